@@ -1,0 +1,36 @@
+/** What an expected failure means to a shell; the numbers are the process exit codes of the command line. */
+export const exitCodes = {
+  failed: 1,
+  usage: 2,
+  not_found: 3,
+  auth: 4,
+  unreachable: 5,
+  conflict: 6,
+  timed_out: 7,
+  interrupted: 130,
+} as const
+
+export type Failure = keyof typeof exitCodes
+
+/**
+ * A failure that a person can act on: bad input, a missing file, a full disk.
+ *
+ * `message` says what happened and why; `fix` says what to do. Anything thrown that is not a UserError
+ * is a bug and is shown with its stack.
+ */
+export class UserError extends Error {
+  override name = 'UserError'
+  readonly failure: Failure
+  readonly fix: string | undefined
+
+  constructor(message: string, options: { failure?: Failure; fix?: string; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.failure = options.failure ?? 'failed'
+    this.fix = options.fix
+  }
+}
+
+/** The text of anything thrown, for messages that wrap another failure. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}

@@ -1,0 +1,63 @@
+/**
+ * The typed border of the engine. The loop lives in a process of its own; these are all the messages that
+ * cross, one `progress` message per iteration whatever the number of sequences in it.
+ */
+import type { Admission, EngineRequest, RequestProgress } from './request.ts'
+
+export type ToEngine =
+  | { type: 'submit'; request: EngineRequest }
+  | { type: 'cancel'; id: string }
+  | { type: 'gauges'; reply: number }
+  /** Finish what runs within the limit, take nothing new, then exit. */
+  | { type: 'drain'; limitMs: number }
+
+export type FromEngine =
+  | { type: 'ready'; info: EngineInfo }
+  | { type: 'fatal'; message: string; fix?: string }
+  | { type: 'admission'; id: string; admission: Admission }
+  | { type: 'progress'; items: readonly RequestProgress[] }
+  | { type: 'gauges'; reply: number; gauges: EngineGauges }
+
+export interface EngineInfo {
+  model: string
+  architecture: string
+  parameters: number
+  vocabularySize: number
+  contextMax: number
+  cacheTokens: number
+  device: string
+  threads: number
+  kernels: string
+  weightBytes: number
+  cacheBytes: number
+}
+
+export interface EngineGauges {
+  running: number
+  waiting: number
+  blocksFree: number
+  blocksCached: number
+  blocksHeld: number
+  iterations: number
+  promptTokens: number
+  cachedTokens: number
+  generatedTokens: number
+  preemptions: number
+  /** Totals in milliseconds since the start: native compute and everything else inside busy iterations. */
+  computeMs: number
+  hostMs: number
+}
+
+/**
+ * An engine as its clients see it, wherever it runs. `submit` resolves when the engine has taken or refused
+ * the request; progress arrives through `listener`, in order, and ends with exactly one `finish`.
+ */
+export interface EngineClient {
+  readonly info: EngineInfo
+  submit(request: EngineRequest, listener: (progress: RequestProgress) => void): Promise<Admission>
+  cancel(id: string): void
+  gauges(): Promise<EngineGauges>
+  /** True while new requests are taken. */
+  readonly accepting: boolean
+  close(limitMs?: number): Promise<void>
+}

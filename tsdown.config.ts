@@ -1,0 +1,12 @@
+import { defineConfig } from 'tsdown'
+
+export default defineConfig({
+  entry: { main: 'src/cli/main.ts', 'engine-process': 'src/cli/engine-process.ts' },
+  format: 'esm',
+  platform: 'node',
+  target: 'node20',
+  outDir: 'dist',
+  outExtensions: () => ({ js: '.js' }),
+  dts: false,
+  clean: true,
+})
