@@ -1,0 +1,133 @@
+import { availableParallelism } from 'node:os'
+import { UserError } from '../base/errors.ts'
+import { type Ggml, loadGgml, type Pointer } from './ffi.ts'
+
+/** ggml's device types (ggml-backend.h). */
+const deviceTypes = ['cpu', 'gpu', 'igpu', 'accelerator'] as const
+
+export interface DeviceDescription {
+  name: string
+  description: string
+  type: string
+}
+
+/** All devices that the installed packages offer, the CPU last. */
+export function listDevices(): DeviceDescription[] {
+  const ggml = loadGgml()
+  return devicePointers(ggml).map((pointer) => describe(ggml, pointer))
+}
+
+function devicePointers(ggml: Ggml): Pointer[] {
+  return Array.from({ length: Number(ggml.deviceCount()) }, (_, i) => ggml.deviceGet(i))
+}
+
+function describe(ggml: Ggml, pointer: Pointer): DeviceDescription {
+  return {
+    name: ggml.deviceName(pointer),
+    description: ggml.deviceDescription(pointer).trim(),
+    type: deviceTypes[ggml.deviceType(pointer)] ?? 'other',
+  }
+}
+
+/** How many threads to use when nobody says: every core that this process may run on, at most 16. */
+export function defaultThreads(): number {
+  const fromEnvironment = Number(process.env.ROPEWAY_THREADS ?? '')
+  if (Number.isInteger(fromEnvironment) && fromEnvironment > 0) return fromEnvironment
+  return Math.max(1, Math.min(16, availableParallelism()))
+}
+
+export interface DeviceOptions {
+  /** 'auto' takes a GPU when one is there; else a name or type such as 'cpu', 'cuda', 'Vulkan0'. */
+  device?: string
+  threads?: number
+}
+
+/**
+ * One backend that computes graphs, and the CPU beside it for the ops that the backend lacks.
+ */
+export class Device implements Disposable {
+  readonly ggml: Ggml
+  readonly name: string
+  readonly description: string
+  readonly threads: number
+  /** True when tensors live in the process's own memory. */
+  readonly isHost: boolean
+  readonly devicePointer: Pointer
+  readonly backend: Pointer
+  readonly bufferType: Pointer
+  /** The CPU backend, which is `backend` itself on a CPU device. */
+  readonly cpuBackend: Pointer
+  readonly cpuBufferType: Pointer
+  #disposed = false
+
+  constructor(options: DeviceOptions = {}) {
+    this.ggml = loadGgml()
+    const pointers = devicePointers(this.ggml)
+    const cpu = pointers.find((pointer) => this.ggml.deviceType(pointer) === 0)
+    if (cpu === undefined) {
+      throw new UserError('The native library offers no CPU device.', {
+        fix: 'Reinstall the packages: npm ci',
+      })
+    }
+    const chosen = chooseDevice(
+      this.ggml,
+      pointers,
+      cpu,
+      options.device ?? process.env.ROPEWAY_DEVICE ?? 'auto',
+    )
+    this.devicePointer = chosen
+    this.name = this.ggml.deviceName(chosen)
+    this.description = this.ggml.deviceDescription(chosen).trim()
+    this.threads = options.threads ?? defaultThreads()
+    this.cpuBackend = initialise(this.ggml, cpu)
+    this.cpuBufferType = this.ggml.deviceBufferType(cpu)
+    this.backend = chosen === cpu ? this.cpuBackend : initialise(this.ggml, chosen)
+    this.bufferType = this.ggml.deviceBufferType(chosen)
+    this.isHost = chosen === cpu
+    this.ggml.setThreads(cpu, this.cpuBackend, this.threads)
+  }
+
+  /** Buffer types that speed up weights on this device (AMX, repack), best first. */
+  extraBufferTypes(): { name: string; pointer: Pointer }[] {
+    if (!this.isHost) return []
+    return this.ggml
+      .extraBufferTypes(this.devicePointer)
+      .map((pointer) => ({ name: this.ggml.bufferTypeName(pointer), pointer }))
+  }
+
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    if (this.backend !== this.cpuBackend) this.ggml.backendFree(this.backend)
+    this.ggml.backendFree(this.cpuBackend)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+function initialise(ggml: Ggml, pointer: Pointer): Pointer {
+  const backend = ggml.deviceInit(pointer, null)
+  if (!backend) throw new UserError(`The device ${ggml.deviceName(pointer)} did not start.`)
+  return backend
+}
+
+function chooseDevice(ggml: Ggml, pointers: Pointer[], cpu: Pointer, wanted: string): Pointer {
+  const wish = wanted.toLowerCase()
+  if (wish === 'cpu') return cpu
+  const gpus = pointers.filter((pointer) => ggml.deviceType(pointer) === 1 || ggml.deviceType(pointer) === 2)
+  if (wish === 'auto') return gpus[0] ?? cpu
+  const match = pointers.find((pointer) => {
+    const name = ggml.deviceName(pointer).toLowerCase()
+    return name === wish || name.startsWith(wish)
+  })
+  const byType = wish === 'gpu' ? gpus[0] : undefined
+  const found = match ?? byType
+  if (found !== undefined) return found
+  const offered = pointers.map((pointer) => ggml.deviceName(pointer)).join(', ')
+  throw new UserError(`There is no device '${wanted}' here; there is: ${offered}.`, {
+    failure: 'usage',
+    fix: 'For a GPU, install its package, for example: npm install @node-llama-cpp/linux-x64-cuda',
+  })
+}
