@@ -1,0 +1,75 @@
+/**
+ * What an architecture says about itself. One file per architecture, named by its `model_type`; the same
+ * definition serves and trains, because attention and linear layers are handed in.
+ *
+ * N tokens of the flattened batch, W width, H heads, G key/value heads, D head width, V vocabulary.
+ */
+import type { Ops } from '../runtime/ops.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+
+export interface ModelConfig {
+  modelType: string
+  vocabularySize: number
+  /** W */
+  width: number
+  layers: number
+  /** H */
+  heads: number
+  /** G */
+  keyValueHeads: number
+  /** D */
+  headWidth: number
+  feedForward: number
+  contextMax: number
+  normEpsilon: number
+  /** The head reuses the embedding. */
+  tied: boolean
+  /** Attend to so many tokens back only; undefined attends to all. */
+  slidingWindow?: number
+  /** The config.json that this was read from, kept for saving. */
+  source: Record<string, unknown>
+}
+
+export interface ParameterSpec {
+  /** The checkpoint's own name. */
+  name: string
+  /** Shape in memory, outermost first; products take [outputs, inputs]. */
+  shape: readonly number[]
+  /** The checkpoint stores the transpose (GPT-2's Conv1D). */
+  transposed?: true
+  /** Products can be quantised; embeddings are looked up by row; vectors stay F32. */
+  role: 'product' | 'embedding' | 'vector'
+  /** Standard deviation of a fresh normal initialisation, or a constant. */
+  init: { std: number } | { value: number }
+}
+
+/** What the model needs from whoever runs it. */
+export interface ForwardPass {
+  ops: Ops
+  /** [N] I32. */
+  tokens: Tensor
+  /** [N] I32. */
+  positions: Tensor
+  /** Rows whose logits are wanted: [M] I32; undefined wants all N. */
+  outputRows: Tensor | undefined
+  /** The parameter of that name. */
+  weight(name: string): Tensor
+  /** x [N, inputs] times the transposed weight `${name}.weight`, plus `${name}.bias` where the model has one. */
+  linear(x: Tensor, name: string): Tensor
+  /** Causal attention of layer `layer`; q [N, H, D], k and v [N, G, D]; gives [N, H*D]. */
+  attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor
+}
+
+export interface Architecture<Config extends ModelConfig = ModelConfig> {
+  readonly modelType: string
+  /** Reads a config.json object; throws a UserError that names the field. */
+  parse(config: Record<string, unknown>): Config
+  parameters(config: Config): ParameterSpec[]
+  /** Logits [M, V]. */
+  forward(config: Config, pass: ForwardPass): Tensor
+}
+
+/** Multiplies every fresh product by depth as GPT-2 does for the layers that write into the residual. */
+export function residualStd(std: number, layers: number): number {
+  return std / Math.sqrt(2 * layers)
+}

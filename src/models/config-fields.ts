@@ -1,0 +1,44 @@
+import { UserError } from '../base/errors.ts'
+
+/** Reads fields of a config.json with errors that name the field. */
+export class ConfigFields {
+  readonly source: Record<string, unknown>
+
+  constructor(source: Record<string, unknown>) {
+    this.source = source
+  }
+
+  /** A whole number in [1, 2^31). */
+  count(field: string, fallback?: number): number {
+    const value = this.source[field] ?? fallback
+    if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > 0x7fffffff) {
+      throw this.refuse(field, value, 'a whole number of at least 1')
+    }
+    return value
+  }
+
+  number(field: string, fallback?: number): number {
+    const value = this.source[field] ?? fallback
+    if (typeof value !== 'number' || !Number.isFinite(value)) throw this.refuse(field, value, 'a number')
+    return value
+  }
+
+  flag(field: string, fallback: boolean): boolean {
+    const value = this.source[field] ?? fallback
+    if (typeof value !== 'boolean') throw this.refuse(field, value, 'true or false')
+    return value
+  }
+
+  /** Refuses a configuration whose feature is not built rather than computing something else. */
+  only(field: string, allowed: readonly unknown[]): void {
+    const value = this.source[field]
+    if (value !== undefined && value !== null && !allowed.includes(value)) {
+      throw this.refuse(field, value, `one of ${allowed.map((entry) => JSON.stringify(entry)).join(', ')}`)
+    }
+  }
+
+  refuse(field: string, value: unknown, expected: string): UserError {
+    const shown = value === undefined ? 'missing' : JSON.stringify(value)
+    return new UserError(`config.json: ${field} is ${shown}; it must be ${expected}.`)
+  }
+}

@@ -1,0 +1,134 @@
+/**
+ * GPT-2 (Radford 2019): layer norms with biases, learned positions, one product for q, k and v, GELU.
+ *
+ * N tokens, M output rows, W width, H heads, D = W/H, V vocabulary. Checkpoints store products transposed
+ * (Conv1D); in memory they are [outputs, inputs] like all others.
+ */
+import { UserError } from '../base/errors.ts'
+import type { Ops } from '../runtime/ops.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+import {
+  type Architecture,
+  type ForwardPass,
+  type ModelConfig,
+  type ParameterSpec,
+  residualStd,
+} from './architecture.ts'
+import { ConfigFields } from './config-fields.ts'
+
+export interface Gpt2Config extends ModelConfig {
+  /** Biases in products and norms; nanoGPT's configurations leave them out. */
+  bias: boolean
+}
+
+function parse(source: Record<string, unknown>): Gpt2Config {
+  const fields = new ConfigFields(source)
+  fields.only('activation_function', ['gelu_new', 'gelu_pytorch_tanh'])
+  fields.only('scale_attn_by_inverse_layer_idx', [false])
+  const width = fields.count('n_embd')
+  const heads = fields.count('n_head')
+  if (width % heads !== 0)
+    throw new UserError(`config.json: n_head ${heads} does not divide n_embd ${width}.`)
+  return {
+    modelType: 'gpt2',
+    vocabularySize: fields.count('vocab_size'),
+    width,
+    layers: fields.count('n_layer'),
+    heads,
+    keyValueHeads: heads,
+    headWidth: width / heads,
+    feedForward: fields.count('n_inner', 4 * width),
+    contextMax: fields.count('n_positions', 1024),
+    normEpsilon: fields.number('layer_norm_epsilon', 1e-5),
+    tied: fields.flag('tie_word_embeddings', true),
+    bias: fields.flag('bias', true),
+    source,
+  }
+}
+
+function parameters(config: Gpt2Config): ParameterSpec[] {
+  const { width, feedForward, vocabularySize, contextMax, layers, bias } = config
+  const std = typeof config.source.initializer_range === 'number' ? config.source.initializer_range : 0.02
+  const specs: ParameterSpec[] = [
+    { name: 'transformer.wte.weight', shape: [vocabularySize, width], role: 'embedding', init: { std } },
+    { name: 'transformer.wpe.weight', shape: [contextMax, width], role: 'embedding', init: { std } },
+  ]
+  const norm = (name: string) => {
+    specs.push({ name: `${name}.weight`, shape: [width], role: 'vector', init: { value: 1 } })
+    if (bias) specs.push({ name: `${name}.bias`, shape: [width], role: 'vector', init: { value: 0 } })
+  }
+  const product = (name: string, outputs: number, inputs: number, spread = std) => {
+    const weight = {
+      name: `${name}.weight`,
+      shape: [outputs, inputs],
+      role: 'product',
+      init: { std: spread },
+    } as const
+    specs.push({ ...weight, transposed: true })
+    if (bias) specs.push({ name: `${name}.bias`, shape: [outputs], role: 'vector', init: { value: 0 } })
+  }
+  for (let i = 0; i < layers; i++) {
+    const layer = `transformer.h.${i}`
+    norm(`${layer}.ln_1`)
+    product(`${layer}.attn.c_attn`, 3 * width, width)
+    product(`${layer}.attn.c_proj`, width, width, residualStd(std, layers))
+    norm(`${layer}.ln_2`)
+    product(`${layer}.mlp.c_fc`, feedForward, width)
+    product(`${layer}.mlp.c_proj`, width, feedForward, residualStd(std, layers))
+  }
+  norm('transformer.ln_f')
+  if (!config.tied) {
+    specs.push({ name: 'lm_head.weight', shape: [vocabularySize, width], role: 'product', init: { std } })
+  }
+  return specs
+}
+
+function forward(config: Gpt2Config, pass: ForwardPass): Tensor {
+  const { ops, outputRows } = pass
+  const norm = (x: Tensor, name: string) => {
+    const scaled = ops.mul(ops.layerNorm(x, config.normEpsilon), pass.weight(`${name}.weight`))
+    return config.bias ? ops.add(scaled, pass.weight(`${name}.bias`)) : scaled
+  }
+  let x: Tensor = ops.add(
+    ops.rows(pass.weight('transformer.wte.weight'), pass.tokens),
+    ops.rows(pass.weight('transformer.wpe.weight'), pass.positions),
+  ) //                                                                                        [N, W]
+  for (let i = 0; i < config.layers; i++) {
+    const layer = `transformer.h.${i}`
+    let mixed = attention(config, pass, i, norm(x, `${layer}.ln_1`))
+    if (i === config.layers - 1 && outputRows !== undefined) {
+      // Nothing after the last attention looks at other rows: drop those whose logits nobody asked for.
+      mixed = ops.rows(mixed, outputRows) //                                                  [M, W]
+      x = ops.rows(x, outputRows)
+    }
+    x = ops.add(x, mixed)
+    const inner = geluTanh(ops, pass.linear(norm(x, `${layer}.ln_2`), `${layer}.mlp.c_fc`))
+    x = ops.add(x, pass.linear(inner, `${layer}.mlp.c_proj`))
+  }
+  x = norm(x, 'transformer.ln_f')
+  return config.tied ? pass.linear(x, 'transformer.wte') : pass.linear(x, 'lm_head') //      [M, V]
+}
+
+function attention(config: Gpt2Config, pass: ForwardPass, layer: number, h: Tensor): Tensor {
+  const { ops } = pass
+  const { width, heads, headWidth } = config
+  const tokens = h.shape[0]!
+  const qkv = pass.linear(h, `transformer.h.${layer}.attn.c_attn`) //                        [N, 3W]
+  const part = (index: number) =>
+    ops.reshape(ops.contiguous(ops.slice(qkv, 1, index * width, width)), [tokens, heads, headWidth])
+  return pass.linear(pass.attend(layer, part(0), part(1), part(2)), `transformer.h.${layer}.attn.c_proj`)
+}
+
+/**
+ * 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) from exact operations: ggml's own GELU looks its values
+ * up in half precision, which training's goldens do not forgive.
+ */
+function geluTanh(ops: Ops, x: Tensor): Tensor {
+  const root = Math.sqrt(2 / Math.PI)
+  const cubic = ops.mul(ops.scale(ops.sqr(x), root * 0.044715), x)
+  const t = ops.tanh(ops.add(ops.scale(x, root), cubic))
+  const half = ops.scale(x, 0.5)
+  return ops.add(half, ops.mul(half, t))
+}
+
+export const gpt2: Architecture<Gpt2Config> = { modelType: 'gpt2', parse, parameters, forward }

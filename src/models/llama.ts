@@ -1,0 +1,155 @@
+/**
+ * Llama (Touvron 2023): RMS norms before attention and feed-forward, rotary positions, grouped key/value
+ * heads, gated SiLU. Qwen2 and Mistral are the same network with other switches and stand on this file.
+ *
+ * N tokens, M output rows, W width, H heads, G key/value heads, D head width, F feed-forward, V vocabulary.
+ */
+import type { Tensor } from '../runtime/tensor.ts'
+import {
+  type Architecture,
+  type ForwardPass,
+  type ModelConfig,
+  type ParameterSpec,
+  residualStd,
+} from './architecture.ts'
+import { ConfigFields } from './config-fields.ts'
+import { parseRope, type RopeScaling } from './rope.ts'
+
+export interface LlamaConfig extends ModelConfig {
+  rope: RopeScaling
+  /** Biases on q, k and v (Qwen2), and on the output projection too (Llama's attention_bias). */
+  attentionBias: 'none' | 'qkv' | 'all'
+  mlpBias: boolean
+}
+
+export function parseLlama(source: Record<string, unknown>, attentionBias?: 'qkv'): LlamaConfig {
+  const fields = new ConfigFields(source)
+  fields.only('hidden_act', ['silu'])
+  const width = fields.count('hidden_size')
+  const heads = fields.count('num_attention_heads')
+  const keyValueHeads = fields.count('num_key_value_heads', heads)
+  const headWidth = fields.count('head_dim', width / heads)
+  if (heads % keyValueHeads !== 0)
+    throw fields.refuse('num_key_value_heads', keyValueHeads, 'a divisor of num_attention_heads')
+  const contextMax = fields.count('max_position_embeddings', 2048)
+  return {
+    modelType: String(source.model_type),
+    vocabularySize: fields.count('vocab_size'),
+    width,
+    layers: fields.count('num_hidden_layers'),
+    heads,
+    keyValueHeads,
+    headWidth,
+    feedForward: fields.count('intermediate_size'),
+    contextMax,
+    normEpsilon: fields.number('rms_norm_eps', 1e-6),
+    tied: fields.flag('tie_word_embeddings', false),
+    rope: parseRope(source, headWidth, contextMax),
+    attentionBias: attentionBias ?? (fields.flag('attention_bias', false) ? 'all' : 'none'),
+    mlpBias: fields.flag('mlp_bias', false),
+    source,
+  }
+}
+
+export function llamaParameters(config: LlamaConfig): ParameterSpec[] {
+  const { width, heads, keyValueHeads, headWidth, feedForward, vocabularySize, layers } = config
+  const std = typeof config.source.initializer_range === 'number' ? config.source.initializer_range : 0.02
+  const residual = residualStd(std, layers)
+  const product = (name: string, outputs: number, inputs: number, spread = std): ParameterSpec => ({
+    name: `${name}.weight`,
+    shape: [outputs, inputs],
+    role: 'product',
+    init: { std: spread },
+  })
+  const vector = (name: string, length: number, value: number): ParameterSpec => ({
+    name,
+    shape: [length],
+    role: 'vector',
+    init: { value },
+  })
+  const specs: ParameterSpec[] = [
+    { name: 'model.embed_tokens.weight', shape: [vocabularySize, width], role: 'embedding', init: { std } },
+  ]
+  for (let i = 0; i < layers; i++) {
+    const layer = `model.layers.${i}`
+    const attention = `${layer}.self_attn`
+    specs.push(
+      vector(`${layer}.input_layernorm.weight`, width, 1),
+      product(`${attention}.q_proj`, heads * headWidth, width),
+      product(`${attention}.k_proj`, keyValueHeads * headWidth, width),
+      product(`${attention}.v_proj`, keyValueHeads * headWidth, width),
+      product(`${attention}.o_proj`, width, heads * headWidth, residual),
+      vector(`${layer}.post_attention_layernorm.weight`, width, 1),
+      product(`${layer}.mlp.gate_proj`, feedForward, width),
+      product(`${layer}.mlp.up_proj`, feedForward, width),
+      product(`${layer}.mlp.down_proj`, width, feedForward, residual),
+    )
+    if (config.attentionBias !== 'none') {
+      specs.push(
+        vector(`${attention}.q_proj.bias`, heads * headWidth, 0),
+        vector(`${attention}.k_proj.bias`, keyValueHeads * headWidth, 0),
+        vector(`${attention}.v_proj.bias`, keyValueHeads * headWidth, 0),
+      )
+    }
+    if (config.attentionBias === 'all') specs.push(vector(`${attention}.o_proj.bias`, width, 0))
+    if (config.mlpBias) {
+      specs.push(
+        vector(`${layer}.mlp.gate_proj.bias`, feedForward, 0),
+        vector(`${layer}.mlp.up_proj.bias`, feedForward, 0),
+        vector(`${layer}.mlp.down_proj.bias`, width, 0),
+      )
+    }
+  }
+  specs.push(vector('model.norm.weight', width, 1))
+  if (!config.tied) specs.push(product('lm_head', vocabularySize, width))
+  return specs
+}
+
+export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
+  const { ops, outputRows } = pass
+  const norm = (x: Tensor, name: string) => ops.mul(ops.rmsNorm(x, config.normEpsilon), pass.weight(name))
+  let x: Tensor = ops.rows(pass.weight('model.embed_tokens.weight'), pass.tokens) //         [N, W]
+  for (let i = 0; i < config.layers; i++) {
+    const layer = `model.layers.${i}`
+    let mixed = attention(config, pass, i, norm(x, `${layer}.input_layernorm.weight`)) //   [N, W]
+    if (i === config.layers - 1 && outputRows !== undefined) {
+      // Nothing after the last attention looks at other rows: drop those whose logits nobody asked for.
+      mixed = ops.rows(mixed, outputRows) //                                                  [M, W]
+      x = ops.rows(x, outputRows)
+    }
+    x = ops.add(x, mixed)
+    const h = norm(x, `${layer}.post_attention_layernorm.weight`)
+    const gated = ops.siluMul(
+      pass.linear(h, `${layer}.mlp.gate_proj`),
+      pass.linear(h, `${layer}.mlp.up_proj`),
+    )
+    x = ops.add(x, pass.linear(gated, `${layer}.mlp.down_proj`))
+  }
+  x = norm(x, 'model.norm.weight')
+  return config.tied ? pass.linear(x, 'model.embed_tokens') : pass.linear(x, 'lm_head') //   [M, V]
+}
+
+function attention(config: LlamaConfig, pass: ForwardPass, layer: number, h: Tensor): Tensor {
+  const { ops, positions } = pass
+  const { heads, keyValueHeads, headWidth, rope } = config
+  const name = `model.layers.${layer}.self_attn`
+  const tokens = h.shape[0]!
+  const split = (x: Tensor, count: number) => ops.reshape(x, [tokens, count, headWidth])
+  const factors = rope.factors === undefined ? undefined : pass.weight('rope_factors')
+  const q = ops.rope(split(pass.linear(h, `${name}.q_proj`), heads), positions, rope.attributes, factors) // [N, H, D]
+  const k = ops.rope(
+    split(pass.linear(h, `${name}.k_proj`), keyValueHeads),
+    positions,
+    rope.attributes,
+    factors,
+  )
+  const v = split(pass.linear(h, `${name}.v_proj`), keyValueHeads) //                          [N, G, D]
+  return pass.linear(pass.attend(layer, q, k, v), `${name}.o_proj`)
+}
+
+export const llama: Architecture<LlamaConfig> = {
+  modelType: 'llama',
+  parse: (source) => parseLlama(source),
+  parameters: llamaParameters,
+  forward: llamaForward,
+}

@@ -1,0 +1,31 @@
+import { UserError } from '../base/errors.ts'
+import type { Architecture, ModelConfig } from './architecture.ts'
+import { gpt2 } from './gpt2.ts'
+import { llama } from './llama.ts'
+import { qwen2 } from './qwen2.ts'
+
+/** Every architecture that can be served and trained, by `model_type`. */
+const architectures: Record<string, Architecture | undefined> = { llama, qwen2, gpt2 }
+
+export interface Definition {
+  architecture: Architecture
+  config: ModelConfig
+}
+
+/** The definition for a config.json object; throws a UserError when its `model_type` is not built. */
+export function defineModel(config: Record<string, unknown>): Definition {
+  const modelType = config.model_type
+  const architecture = typeof modelType === 'string' ? architectures[modelType] : undefined
+  if (architecture === undefined) {
+    throw new UserError(`config.json: model_type ${JSON.stringify(modelType)} is not built.`, {
+      fix: `Built are: ${Object.keys(architectures).join(', ')}.`,
+    })
+  }
+  return { architecture, config: architecture.parse(config) }
+}
+
+/** Number of parameters, counting a tied head once. */
+export function countParameters({ architecture, config }: Definition): number {
+  const sizes = architecture.parameters(config).map((spec) => spec.shape.reduce((a, b) => a * b, 1))
+  return sizes.reduce((a, b) => a + b, 0)
+}

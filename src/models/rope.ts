@@ -1,0 +1,91 @@
+/**
+ * Rotary embeddings and their scalings, as Hugging Face's configurations write them (both `rope_theta` with
+ * `rope_scaling` and the newer `rope_parameters`).
+ *
+ * Sources: RoPE (Su 2021), position interpolation (Chen 2023), YaRN (Peng 2023), Llama 3.1's frequency bands.
+ */
+import { assert } from '../base/assert.ts'
+import { UserError } from '../base/errors.ts'
+import type { RopeAttributes } from '../runtime/ops.ts'
+import { ConfigFields } from './config-fields.ts'
+
+export interface RopeScaling {
+  attributes: RopeAttributes
+  /** Divisors of the D/2 frequencies; undefined leaves them. */
+  factors: Float32Array | undefined
+}
+
+export function parseRope(
+  config: Record<string, unknown>,
+  dimensions: number,
+  contextMax: number,
+): RopeScaling {
+  const nested = (config.rope_parameters ?? config.rope_scaling ?? {}) as Record<string, unknown>
+  const fields = new ConfigFields({ rope_theta: config.rope_theta ?? 10000, ...nested })
+  const kind = nested.rope_type ?? nested.type ?? 'default'
+  const base = fields.number('rope_theta')
+  const plain: RopeAttributes = {
+    dimensions,
+    layout: 'neox',
+    base,
+    scale: 1,
+    contextOriginal: contextMax,
+    extFactor: 0,
+    attnFactor: 1,
+    betaFast: 32,
+    betaSlow: 1,
+  }
+  switch (kind) {
+    case 'default':
+      return { attributes: plain, factors: factorsOf(config, dimensions) }
+    case 'linear':
+      return { attributes: { ...plain, scale: 1 / fields.number('factor') }, factors: undefined }
+    case 'llama3':
+      return { attributes: plain, factors: llama3Factors(fields, dimensions, base) }
+    case 'yarn':
+      return { attributes: yarn(fields, plain, contextMax), factors: undefined }
+    default:
+      throw new UserError(`config.json: rope scaling of type ${JSON.stringify(kind)} is not built.`, {
+        fix: 'Built are: default, linear, llama3, yarn.',
+      })
+  }
+}
+
+/** GGUF files carry Llama 3.1's divisors as a tensor; the loader leaves them here. */
+function factorsOf(config: Record<string, unknown>, dimensions: number): Float32Array | undefined {
+  const given = config.rope_factors
+  if (given === undefined) return undefined
+  assert(given instanceof Float32Array && given.length === dimensions / 2, 'one divisor per frequency')
+  return given
+}
+
+function llama3Factors(fields: ConfigFields, dimensions: number, base: number): Float32Array {
+  const factor = fields.number('factor')
+  const low = fields.number('low_freq_factor', 1)
+  const high = fields.number('high_freq_factor', 4)
+  const original = fields.number('original_max_position_embeddings', 8192)
+  return Float32Array.from({ length: dimensions / 2 }, (_, i) => {
+    const wavelength = 2 * Math.PI * base ** ((2 * i) / dimensions)
+    if (wavelength < original / high) return 1
+    if (wavelength > original / low) return factor
+    const smooth = (original / wavelength - low) / (high - low)
+    return 1 / ((1 - smooth) / factor + smooth)
+  })
+}
+
+function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): RopeAttributes {
+  const original = fields.number('original_max_position_embeddings', contextMax)
+  const factor = fields.number('factor', contextMax / original)
+  // ggml multiplies attnFactor by 1 + 0.1 ln(factor) itself; Hugging Face's attention_factor is the product.
+  const mscale = 1 + 0.1 * Math.log(factor)
+  const attention = fields.source.attention_factor
+  return {
+    ...plain,
+    scale: 1 / factor,
+    contextOriginal: original,
+    extFactor: 1,
+    attnFactor: typeof attention === 'number' ? attention / mscale : 1,
+    betaFast: fields.number('beta_fast', 32),
+    betaSlow: fields.number('beta_slow', 1),
+  }
+}
