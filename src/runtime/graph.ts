@@ -3,9 +3,42 @@ import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
 import { Arena } from './arena.ts'
 import type { Device } from './device.ts'
-import type { Pointer } from './ffi.ts'
+import type { Ggml, Pointer } from './ffi.ts'
 import { Ops } from './ops.ts'
 import type { Shape, Tensor } from './tensor.ts'
+
+/**
+ * The memory between a graph's inputs and outputs. Graphs that never run at the same time may share one:
+ * `generation` counts how often it grew, and a graph allocated in an older generation must not run again.
+ */
+export class GraphMemory implements Disposable {
+  readonly allocator: Pointer
+  generation = 0
+  #bytes = 0
+  readonly #ggml: Ggml
+
+  constructor(device: Device) {
+    this.#ggml = device.ggml
+    this.allocator = this.#ggml.gallocrNew(device.bufferType)
+  }
+
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** Plans `graph` into this memory, growing it when needed. */
+  allocate(graph: Pointer): boolean {
+    const ok = this.#ggml.gallocrAlloc(this.allocator, graph)
+    const bytes = Number(this.#ggml.gallocrSize(this.allocator, 0))
+    if (bytes !== this.#bytes) this.generation++
+    this.#bytes = bytes
+    return ok
+  }
+
+  [Symbol.dispose](): void {
+    this.#ggml.gallocrFree(this.allocator)
+  }
+}
 
 /**
  * A computation that is described once and run many times. Inputs have memory of their own, so they keep
@@ -18,13 +51,16 @@ export class Graph implements Disposable {
   readonly #inputs: Arena
   readonly #nodesMax: number
   readonly #native: Pointer
-  #allocator: Pointer | undefined
+  readonly #shared: GraphMemory | undefined
+  #memory: GraphMemory | undefined
+  #generation = 0
   #scheduler: Pointer | undefined
   #ready = false
   #inputCount = 0
 
-  constructor(device: Device, nodesMax = 4096, inputsMax = 64) {
+  constructor(device: Device, nodesMax = 4096, inputsMax = 64, shared?: GraphMemory) {
     this.device = device
+    this.#shared = shared
     this.#nodesMax = nodesMax
     // Views and reshapes are tensors too and come on top of the computing nodes.
     this.#arena = new Arena(nodesMax * 2, nodesMax * 2)
@@ -62,8 +98,9 @@ export class Graph implements Disposable {
     if (this.#inputCount > 0) this.#inputs.allocate(device.bufferType)
     let ok: boolean
     if (device.isHost) {
-      this.#allocator = ggml.gallocrNew(device.bufferType)
-      ok = ggml.gallocrAlloc(this.#allocator, this.#native)
+      this.#memory = this.#shared ?? new GraphMemory(device)
+      ok = this.#memory.allocate(this.#native)
+      this.#generation = this.#memory.generation
     } else {
       const backends = BigUint64Array.of(device.backend, device.cpuBackend)
       this.#scheduler = ggml.schedNew(backends, null, 2, this.#nodesMax * 2, false, true)
@@ -77,14 +114,19 @@ export class Graph implements Disposable {
     this.#ready = true
   }
 
+  /** False once the shared memory that this graph was planned into has moved. */
+  get current(): boolean {
+    return this.#ready && (this.#memory === undefined || this.#memory.generation === this.#generation)
+  }
+
   /** Bytes of the memory between inputs and outputs. */
   get scratchBytes(): number {
-    return this.#allocator === undefined ? 0 : Number(this.#arena.ggml.gallocrSize(this.#allocator, 0))
+    return this.#memory?.bytes ?? 0
   }
 
   /** Runs on the calling thread. */
   compute(): void {
-    assert(this.#ready, 'a graph is allocated before it runs')
+    assert(this.current, 'a graph is allocated, in memory that has not moved since, before it runs')
     const { ggml } = this.#arena
     const status =
       this.#scheduler === undefined
@@ -95,7 +137,7 @@ export class Graph implements Disposable {
 
   /** Runs on a thread of its own while the event loop goes on. */
   async computeAsync(): Promise<void> {
-    assert(this.#ready, 'a graph is allocated before it runs')
+    assert(this.current, 'a graph is allocated, in memory that has not moved since, before it runs')
     const { ggml } = this.#arena
     const status =
       this.#scheduler === undefined
@@ -107,7 +149,7 @@ export class Graph implements Disposable {
   dispose(): void {
     if (this.#arena.disposed) return
     const { ggml } = this.#arena
-    if (this.#allocator !== undefined) ggml.gallocrFree(this.#allocator)
+    if (this.#shared === undefined) this.#memory?.[Symbol.dispose]()
     if (this.#scheduler !== undefined) ggml.schedFree(this.#scheduler)
     this.#inputs.dispose()
     this.#arena.dispose()

@@ -1,0 +1,105 @@
+/**
+ * A model on disk, whatever its layout: what it is (definition) and where its tensors are, under the names
+ * of Hugging Face checkpoints.
+ */
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { messageOf, UserError } from '../base/errors.ts'
+import { type GgufSource, openGguf } from '../formats/gguf.ts'
+import { configFromGguf, ggufRowPermutation, huggingFaceToGguf } from '../formats/gguf-names.ts'
+import { openModelFolder } from '../formats/model-folder.ts'
+import type { TensorInfo, TensorSource } from '../formats/source.ts'
+import type { ParameterSpec } from './architecture.ts'
+import { type Definition, defineModel } from './registry.ts'
+
+export interface OpenModel extends Disposable {
+  readonly path: string
+  readonly definition: Definition
+  /** config.json, or what a GGUF file says in its place. */
+  readonly config: Record<string, unknown>
+  readonly metadata: GgufSource['metadata'] | undefined
+  info(name: string): TensorInfo | undefined
+  read(name: string, into: Uint8Array, offset?: number): void
+  /** True when the file holds the transpose of the parameter. */
+  transposed(spec: ParameterSpec): boolean
+  /** For each row of the tensor, the row of the file that holds it; undefined keeps the order. */
+  rowOrder(name: string): Int32Array | undefined
+}
+
+/** Opens a Hugging Face folder or a GGUF file. Throws UserErrors that name the file and the field. */
+export function openModel(path: string): OpenModel {
+  if (!existsSync(path)) {
+    throw new UserError(`There is no model at ${path}.`, {
+      failure: 'not_found',
+      fix: 'Give a folder with config.json and model.safetensors, or a .gguf file.',
+    })
+  }
+  return statSync(path).isDirectory() ? openFolder(path) : openGgufModel(path)
+}
+
+/** Reads a JSON object; a missing or broken file is a UserError that names it. */
+export function readJsonFile(path: string): Record<string, unknown> {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new UserError(`${path} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
+  }
+  try {
+    const value: unknown = JSON.parse(text)
+    if (typeof value === 'object' && value !== null && !Array.isArray(value))
+      return value as Record<string, unknown>
+  } catch (error) {
+    throw new UserError(`${path} is not JSON: ${messageOf(error)}`, { cause: error })
+  }
+  throw new UserError(`${path} must hold a JSON object.`)
+}
+
+function openFolder(path: string): OpenModel {
+  const config = readJsonFile(join(path, 'config.json'))
+  const definition = defineModel(config)
+  const source = openModelFolder(path)
+  const stored = storedNames(source, definition)
+  return {
+    path,
+    definition,
+    config,
+    metadata: undefined,
+    info: (name) => source.info(stored(name)),
+    read: (name, into, offset) => source.read(stored(name), into, offset),
+    transposed: (spec) => spec.transposed === true,
+    rowOrder: () => undefined,
+    [Symbol.dispose]: () => source[Symbol.dispose](),
+  }
+}
+
+/** GPT-2's original checkpoints leave out the `transformer.` that newer ones write. */
+function storedNames(source: TensorSource, definition: Definition): (name: string) => string {
+  if (definition.config.modelType !== 'gpt2' || source.info('wte.weight') === undefined) return (name) => name
+  return (name) => name.replace(/^transformer\./, '')
+}
+
+function openGgufModel(path: string): OpenModel {
+  const source = openGguf(path)
+  try {
+    const config = configFromGguf(source)
+    const definition = defineModel(config)
+    const architecture = String(source.metadata.get('general.architecture'))
+    const stored = (name: string) => huggingFaceToGguf(architecture, name) ?? name
+    return {
+      path,
+      definition,
+      config,
+      metadata: source.metadata,
+      info: (name) => source.info(stored(name)),
+      read: (name, into, offset) => source.read(stored(name), into, offset),
+      // GGUF's converters turn GPT-2's products into [outputs, inputs].
+      transposed: () => false,
+      rowOrder: (name) => ggufRowPermutation(architecture, name, config),
+      [Symbol.dispose]: () => source[Symbol.dispose](),
+    }
+  } catch (error) {
+    source[Symbol.dispose]()
+    throw error
+  }
+}

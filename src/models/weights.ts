@@ -1,0 +1,219 @@
+/**
+ * Parameters on a device, loaded a few rows at a time: the file's bytes go straight into the tensor's
+ * memory where formats agree, and through one small scratch buffer where they do not.
+ */
+import { assert } from '../base/assert.ts'
+import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
+import { UserError } from '../base/errors.ts'
+import { dequantize } from '../formats/convert.ts'
+import type { TensorInfo } from '../formats/source.ts'
+import { Arena } from '../runtime/arena.ts'
+import type { Device } from '../runtime/device.ts'
+import type { Ggml } from '../runtime/ffi.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+import type { ParameterSpec } from './architecture.ts'
+import type { OpenModel } from './open.ts'
+
+export interface LoadOptions {
+  /** Store products and embeddings in this format instead of the file's own. */
+  quantize?: DType | undefined
+  /** Called now and then with the share that is done, in [0, 1]. */
+  onProgress?: (share: number) => void
+}
+
+/** How many bytes one step of a conversion handles. */
+const scratchBytesMax = 8 << 20
+
+export class Weights implements Disposable {
+  readonly bytes: number
+  readonly #arena: Arena
+  readonly #tensors: ReadonlyMap<string, Tensor>
+
+  constructor(arena: Arena, tensors: ReadonlyMap<string, Tensor>, bytes: number) {
+    this.#arena = arena
+    this.#tensors = tensors
+    this.bytes = bytes
+  }
+
+  get(name: string): Tensor {
+    const tensor = this.#tensors.get(name)
+    assert(tensor, `the model has a parameter ${name}`)
+    return tensor
+  }
+
+  has(name: string): boolean {
+    return this.#tensors.has(name)
+  }
+
+  names(): string[] {
+    return [...this.#tensors.keys()]
+  }
+
+  [Symbol.dispose](): void {
+    this.#arena.dispose()
+  }
+}
+
+/** Loads every parameter that the architecture names. Throws a UserError for a missing or misshapen one. */
+export function loadWeights(model: OpenModel, device: Device, options: LoadOptions = {}): Weights {
+  const { architecture, config } = model.definition
+  const specs = architecture.parameters(config)
+  const factors = ropeFactors(model)
+  const arena = new Arena(specs.length + 1)
+  try {
+    const tensors = new Map<string, Tensor>()
+    for (const spec of specs) {
+      const info = checkedInfo(model, spec)
+      tensors.set(spec.name, arena.leaf(targetDtype(spec, info, options.quantize), spec.shape, spec.name))
+    }
+    if (factors !== undefined)
+      tensors.set('rope_factors', arena.leaf('F32', [factors.length], 'rope_factors'))
+    const { bytes, buffer } = arena.allocate(device.bufferType)
+    // GGML_BACKEND_BUFFER_USAGE_WEIGHTS: a scheduler over several devices then keeps products beside them.
+    arena.ggml.bufferSetUsage(buffer, 1)
+    for (const [index, spec] of specs.entries()) {
+      fill(model, spec, tensors.get(spec.name)!, device)
+      options.onProgress?.((index + 1) / specs.length)
+    }
+    if (factors !== undefined) tensors.get('rope_factors')!.write(factors)
+    return new Weights(arena, tensors, bytes)
+  } catch (error) {
+    arena.dispose()
+    throw error
+  }
+}
+
+/** Divisors of rotary frequencies, where the model's scaling has them. */
+function ropeFactors(model: OpenModel): Float32Array | undefined {
+  const { config } = model.definition
+  return 'rope' in config ? (config.rope as { factors: Float32Array | undefined }).factors : undefined
+}
+
+function checkedInfo(model: OpenModel, spec: ParameterSpec): TensorInfo {
+  const info = model.info(spec.name)
+  if (info === undefined) {
+    throw new UserError(
+      `${model.path} has no tensor ${spec.name}, which ${model.definition.config.modelType} needs.`,
+      {
+        fix: 'The download may be incomplete, or config.json belongs to another model.',
+      },
+    )
+  }
+  const stored = model.transposed(spec) ? [...spec.shape].reverse() : spec.shape
+  if (stored.join() !== info.shape.join()) {
+    throw new UserError(
+      `${model.path}: tensor ${spec.name} has shape [${info.shape}], config.json implies [${stored}].`,
+    )
+  }
+  return info
+}
+
+function targetDtype(spec: ParameterSpec, info: TensorInfo, quantize: DType | undefined): DType {
+  if (spec.role === 'vector') return 'F32'
+  const wanted = quantize ?? info.dtype
+  const perRow = spec.shape.at(-1)!
+  // Block formats hold whole blocks per row; a row that does not fit keeps half precision.
+  if (perRow % dtypes[wanted].block !== 0) return info.dtype === 'F32' || quantize ? 'F16' : info.dtype
+  return wanted === 'F64' ? 'F32' : wanted
+}
+
+function fill(model: OpenModel, spec: ParameterSpec, tensor: Tensor, device: Device): void {
+  const info = model.info(spec.name)!
+  const order = model.rowOrder(spec.name)
+  const transposed = model.transposed(spec)
+  const direct = info.dtype === tensor.dtype && !transposed && order === undefined
+  if (direct && device.isHost) {
+    model.read(spec.name, new Uint8Array(tensor.hostView()))
+    return
+  }
+  if (transposed) {
+    fillTransposed(model, spec, info, tensor, device)
+    return
+  }
+  const rows = spec.shape.length > 1 ? spec.shape[0]! : 1
+  const perRow = spec.shape.at(-1)!
+  const rowBytes = bytesOf(info.dtype, perRow)
+  const outBytes = bytesOf(tensor.dtype, perRow)
+  const step = Math.max(1, Math.min(rows, Math.floor(scratchBytesMax / Math.max(rowBytes, perRow * 4))))
+  const piece = new Uint8Array(step * rowBytes)
+  for (let row = 0; row < rows; row += step) {
+    const count = Math.min(step, rows - row)
+    const bytes = piece.subarray(0, count * rowBytes)
+    readRows(model, spec.name, bytes, row, count, rowBytes, order)
+    tensor.write(convertRows(device.ggml, bytes, info.dtype, tensor.dtype, count, perRow), row * outBytes)
+  }
+}
+
+function readRows(
+  model: OpenModel,
+  name: string,
+  into: Uint8Array,
+  row: number,
+  count: number,
+  rowBytes: number,
+  order: Int32Array | undefined,
+): void {
+  if (order === undefined) {
+    model.read(name, into, row * rowBytes)
+    return
+  }
+  for (let i = 0; i < count; i++) {
+    model.read(name, into.subarray(i * rowBytes, (i + 1) * rowBytes), order[row + i]! * rowBytes)
+  }
+}
+
+function fillTransposed(
+  model: OpenModel,
+  spec: ParameterSpec,
+  info: TensorInfo,
+  tensor: Tensor,
+  device: Device,
+): void {
+  const [outputs, inputs] = spec.shape as [number, number]
+  const bytes = new Uint8Array(info.bytes)
+  model.read(spec.name, bytes)
+  const stored = toFloats(device.ggml, bytes, info.dtype, outputs * inputs) //       [inputs, outputs]
+  const turned = new Float32Array(outputs * inputs)
+  for (let i = 0; i < inputs; i++) {
+    for (let o = 0; o < outputs; o++) turned[o * inputs + i] = stored[i * outputs + o]!
+  }
+  tensor.write(encodeRows(device.ggml, turned, tensor.dtype, outputs, inputs))
+}
+
+function convertRows(
+  ggml: Ggml,
+  bytes: Uint8Array,
+  from: DType,
+  into: DType,
+  rows: number,
+  perRow: number,
+): Uint8Array {
+  if (from === into) return bytes
+  return encodeRows(ggml, toFloats(ggml, bytes, from, rows * perRow), into, rows, perRow)
+}
+
+/** Decodes any format to float32. */
+export function toFloats(ggml: Ggml, bytes: Uint8Array, dtype: DType, count: number): Float32Array {
+  const out = new Float32Array(count)
+  if (dtype === 'F32') new Uint8Array(out.buffer).set(bytes)
+  else if (dtype === 'F16') ggml.fp16ToFp32Row(bytes, out, count)
+  else if (dtype === 'BF16') ggml.bf16ToFp32Row(bytes, out, count)
+  else out.set(dequantize(dtype, bytes, count))
+  return out
+}
+
+/** Encodes rows of float32 numbers. */
+export function encodeRows(
+  ggml: Ggml,
+  values: Float32Array,
+  dtype: DType,
+  rows: number,
+  perRow: number,
+): Uint8Array {
+  if (dtype === 'F32') return new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+  const out = new Uint8Array(bytesOf(dtype, rows * perRow))
+  if (dtype === 'F16') ggml.fp32ToFp16Row(values, out, rows * perRow)
+  else if (dtype === 'BF16') ggml.fp32ToBf16Row(values, out, rows * perRow)
+  else ggml.quantizeChunk(dtypes[dtype].ggml, values, out, 0, rows, perRow, null)
+  return out
+}

@@ -1,0 +1,211 @@
+/**
+ * Attention over the block cache.
+ *
+ * S sequences of a group, T tokens each, P cached positions looked at (padded), H heads, G key/value heads,
+ * D head width, N tokens of the batch.
+ */
+import type { DType } from '../base/dtype.ts'
+import type { ModelConfig } from '../models/architecture.ts'
+import { Arena } from '../runtime/arena.ts'
+import type { Device } from '../runtime/device.ts'
+import type { Graph } from '../runtime/graph.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+import type { SequenceWork } from './executor.ts'
+
+/** Keys and values of every layer: [slots, G*D]. The last block is nobody's: padding writes there. */
+export class BlockCache implements Disposable {
+  readonly keys: readonly Tensor[]
+  readonly values: readonly Tensor[]
+  readonly bytes: number
+  readonly blockTokens: number
+  readonly blockCount: number
+  readonly #arena: Arena
+
+  constructor(config: ModelConfig, device: Device, blockCount: number, blockTokens: number, dtype: DType) {
+    this.blockTokens = blockTokens
+    this.blockCount = blockCount
+    const shape = [(blockCount + 1) * blockTokens, config.keyValueHeads * config.headWidth]
+    this.#arena = new Arena(config.layers * 2)
+    const layers = Array.from({ length: config.layers }, (_, i) => i)
+    this.keys = layers.map((i) => this.#arena.leaf(dtype, shape, `cache.keys.${i}`))
+    this.values = layers.map((i) => this.#arena.leaf(dtype, shape, `cache.values.${i}`))
+    const { bytes, buffer } = this.#arena.allocate(device.bufferType)
+    // Masked positions are multiplied by zero, and zero times an uninitialised NaN is a NaN.
+    if (!device.isHost) this.#arena.ggml.bufferClear(buffer, 0)
+    this.bytes = bytes
+  }
+
+  /** The block that padding writes to. */
+  get spareBlock(): number {
+    return this.blockCount
+  }
+
+  slotOf(sequence: SequenceWork, position: number): number {
+    const block = sequence.blocks[Math.floor(position / this.blockTokens)]!
+    return block * this.blockTokens + (position % this.blockTokens)
+  }
+
+  [Symbol.dispose](): void {
+    this.#arena.dispose()
+  }
+}
+
+/** How one built graph attends; `write` fills its inputs before each run. */
+export interface BuiltAttention {
+  attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor
+  write(sequences: readonly SequenceWork[]): void
+}
+
+/** One way of attending over the cache. */
+export interface CacheAttention {
+  readonly name: string
+  /** The order in which this attention wants the sequences; graphs are reused for equal keys. */
+  arrange(sequences: readonly SequenceWork[]): { order: readonly number[]; key: string }
+  build(graph: Graph, sequences: readonly SequenceWork[]): BuiltAttention
+}
+
+interface Group {
+  sequences: number
+  tokens: number
+  positions: number
+}
+
+/**
+ * Plain ggml: copies each group's blocks together and runs flash attention on the copy. Sequences with
+ * equally many tokens and about equally long pasts share one node.
+ */
+export class GatherAttention implements CacheAttention {
+  readonly name = 'gather'
+  readonly #cache: BlockCache
+  readonly #config: ModelConfig
+
+  constructor(cache: BlockCache, config: ModelConfig) {
+    this.#cache = cache
+    this.#config = config
+  }
+
+  arrange(sequences: readonly SequenceWork[]): { order: readonly number[]; key: string } {
+    const order = sequences.map((_, i) => i)
+    const sortKey = (i: number) => sequences[i]!.tokens.length * 1e7 + this.#positionsOf(sequences[i]!)
+    order.sort((a, b) => sortKey(a) - sortKey(b) || a - b)
+    const groups = this.#groups(order.map((i) => sequences[i]!))
+    return { order, key: groups.map((g) => `${g.sequences}x${g.tokens}@${g.positions}`).join() }
+  }
+
+  #positionsOf(sequence: SequenceWork): number {
+    const end = sequence.start + sequence.tokens.length
+    const step = end <= 256 ? 64 : 256
+    return Math.ceil(Math.ceil(end / step) * (step / this.#cache.blockTokens)) * this.#cache.blockTokens
+  }
+
+  #groups(sequences: readonly SequenceWork[]): Group[] {
+    const groups: Group[] = []
+    for (const sequence of sequences) {
+      const last = groups.at(-1)
+      const positions = this.#positionsOf(sequence)
+      if (last && last.tokens === sequence.tokens.length && last.positions === positions) last.sequences++
+      else groups.push({ sequences: 1, tokens: sequence.tokens.length, positions })
+    }
+    return groups
+  }
+
+  build(graph: Graph, sequences: readonly SequenceWork[]): BuiltAttention {
+    const { blockTokens } = this.#cache
+    const tokens = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
+    const slots = graph.input('I32', [tokens], 'slots')
+    const groups = this.#groups(sequences).map((group, i) => ({
+      ...group,
+      blocks: graph.input('I32', [(group.sequences * group.positions) / blockTokens], `blocks.${i}`),
+      mask: graph.input('F16', [group.sequences, 1, group.tokens, group.positions], `mask.${i}`),
+    }))
+    return {
+      attend: (layer, q, k, v) => this.#attend(graph, groups, slots, layer, q, k, v),
+      write: (current) => this.#write(current, groups, slots),
+    }
+  }
+
+  #attend(
+    graph: Graph,
+    groups: readonly (Group & { blocks: Tensor; mask: Tensor })[],
+    slots: Tensor,
+    layer: number,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+  ): Tensor {
+    const { ops } = graph
+    const { heads, headWidth, keyValueHeads } = this.#config
+    const width = keyValueHeads * headWidth
+    const tokens = q.shape[0]!
+    const keys = ops.setRows(this.#cache.keys[layer]!, ops.reshape(k, [tokens, width]), slots)
+    const values = ops.setRows(this.#cache.values[layer]!, ops.reshape(v, [tokens, width]), slots)
+    // Writes come before the reads of this layer, also of other sequences that share a block.
+    graph.expand(keys)
+    graph.expand(values)
+    const gather = (cache: Tensor, group: Group & { blocks: Tensor }) => {
+      const { blockTokens, blockCount } = this.#cache
+      const blocks = ops.reshape(cache, [blockCount + 1, blockTokens * width])
+      const copied = ops.rows(blocks, group.blocks) //                             [S*P/block, block*G*D]
+      const split = ops.reshape(copied, [group.sequences, group.positions, keyValueHeads, headWidth])
+      return ops.permute(split, [0, 2, 1, 3]) //                                   [S, G, P, D]
+    }
+    let first = 0
+    let all: Tensor | undefined
+    for (const group of groups) {
+      const rows = group.sequences * group.tokens
+      const part = ops.slice(q, 0, first, rows) //                                 [S*T, H, D]
+      const [tokenStride, headStride, elementStride] = part.strides as [number, number, number]
+      const shape = [group.sequences, heads, group.tokens, headWidth]
+      const strides = [tokenStride * group.tokens, headStride, tokenStride, elementStride]
+      const query = ops.window(part, shape, strides, 0) //                         [S, H, T, D]
+      const scale = 1 / Math.sqrt(headWidth)
+      const mixed = ops.attention(query, gather(keys, group), gather(values, group), group.mask, scale)
+      const flat = ops.reshape(mixed, [rows, heads * headWidth]) //                [S*T, H*D]
+      all = all === undefined ? flat : ops.concat(all, flat, 0)
+      first += rows
+    }
+    return all!
+  }
+
+  #write(
+    sequences: readonly SequenceWork[],
+    groups: readonly (Group & { blocks: Tensor; mask: Tensor })[],
+    slots: Tensor,
+  ): void {
+    const { blockTokens, spareBlock } = this.#cache
+    slots.write(slotsOf(this.#cache, sequences, slots.size))
+    let index = 0
+    for (const group of groups) {
+      const blocks = new Int32Array(group.blocks.size).fill(spareBlock)
+      const mask = new Uint16Array(group.mask.size).fill(minusInfinity)
+      const perSequence = group.positions / blockTokens
+      for (let s = 0; s < group.sequences; s++) {
+        const sequence = sequences[index++]!
+        const used = Math.min(perSequence, sequence.blocks.length)
+        for (let b = 0; b < used; b++) blocks[s * perSequence + b] = sequence.blocks[b]!
+        for (let t = 0; t < group.tokens; t++) {
+          const row = (s * group.tokens + t) * group.positions
+          const end = sequence.start + t
+          const window = this.#config.slidingWindow
+          const begin = window === undefined ? 0 : Math.max(0, end - window + 1)
+          mask.fill(0, row + begin, row + end + 1)
+        }
+      }
+      group.blocks.write(blocks)
+      group.mask.write(mask)
+    }
+  }
+}
+
+/** -Infinity in half precision. */
+const minusInfinity = 0xfc00
+
+/** The cache slot of every token of the batch, in order. */
+export function slotsOf(cache: BlockCache, sequences: readonly SequenceWork[], count: number): Int32Array {
+  const slots = new Int32Array(count)
+  let n = 0
+  for (const sequence of sequences) {
+    for (let t = 0; t < sequence.tokens.length; t++) slots[n++] = cache.slotOf(sequence, sequence.start + t)
+  }
+  return slots
+}

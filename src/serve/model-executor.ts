@@ -1,0 +1,219 @@
+/**
+ * Runs the network over one flattened batch. Graphs are built once per shape and run again with other
+ * inputs, so that an iteration costs a few native calls beside the arithmetic.
+ *
+ * N tokens of the batch, M rows whose logits are wanted, V vocabulary.
+ */
+import { assert } from '../base/assert.ts'
+import type { DType } from '../base/dtype.ts'
+import type { ForwardPass } from '../models/architecture.ts'
+import type { Definition } from '../models/registry.ts'
+import type { Weights } from '../models/weights.ts'
+import type { Device } from '../runtime/device.ts'
+import { Graph, GraphMemory } from '../runtime/graph.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+import { BlockCache, type BuiltAttention, type CacheAttention, GatherAttention } from './cache-attention.ts'
+import type { Executor, ExecutorShape, IterationBatch, IterationOutput, SequenceWork } from './executor.ts'
+
+export interface ModelExecutorOptions {
+  /** Cache size in tokens, over all requests. */
+  cacheTokens: number
+  blockTokens?: number
+  /** F16 halves the cache; F32 is for comparisons. */
+  cacheDtype?: DType
+  contextMax?: number
+}
+
+interface BuiltGraph {
+  graph: Graph
+  tokens: Tensor
+  positions: Tensor
+  outputRows: Tensor
+  logits: Tensor
+  best: Tensor
+  attention: BuiltAttention
+}
+
+/** Each graph keeps only its description and small inputs; the big memory between is shared. */
+const graphsMax = 48
+
+export class ModelExecutor implements Executor {
+  readonly shape: ExecutorShape
+  readonly cache: BlockCache
+  readonly attention: CacheAttention
+  readonly #definition: Definition
+  readonly #weights: Weights
+  readonly #device: Device
+  readonly #memory: GraphMemory
+  readonly #graphs = new Map<string, BuiltGraph>()
+  /** Products of float weights round differently for one row than for several; two rows make every batch alike. */
+  readonly #rowsMin: number
+
+  constructor(definition: Definition, weights: Weights, device: Device, options: ModelExecutorOptions) {
+    const blockTokens = options.blockTokens ?? 16
+    const blockCount = Math.ceil(options.cacheTokens / blockTokens)
+    const { config } = definition
+    this.#definition = definition
+    this.#weights = weights
+    this.#device = device
+    this.#memory = new GraphMemory(device)
+    this.cache = new BlockCache(config, device, blockCount, blockTokens, options.cacheDtype ?? 'F16')
+    this.attention = new GatherAttention(this.cache, config)
+    this.shape = {
+      vocabularySize: config.vocabularySize,
+      contextMax: Math.min(options.contextMax ?? config.contextMax, config.contextMax),
+      blockTokens,
+      blockCount,
+    }
+    const products = definition.architecture.parameters(config).filter((spec) => spec.role !== 'vector')
+    const float = products.some((spec) => ['F32', 'F16', 'BF16'].includes(weights.get(spec.name).dtype))
+    this.#rowsMin = float ? 2 : 1
+  }
+
+  /** Bytes of the memory between the layers. */
+  get scratchBytes(): number {
+    return this.#memory.bytes
+  }
+
+  async execute(batch: IterationBatch): Promise<IterationOutput> {
+    const started = performance.now()
+    const padded = this.#pad(batch.sequences)
+    const { order, key } = this.attention.arrange(padded)
+    const sequences = order.map((i) => padded[i]!)
+    const rows = outputRowsOf(padded, order)
+    const rowCount = Math.max(rows.length, this.#rowsMin)
+    const built = this.#graphFor(`${key}/${rowCount}`, sequences, rowCount)
+    this.#write(built, sequences, rows)
+    const prepared = performance.now()
+    await built.graph.computeAsync()
+    const computeMs = performance.now() - prepared
+    assert(computeMs >= 0 && prepared >= started, 'time does not step back')
+    return this.#output(built, rows.length, computeMs)
+  }
+
+  #pad(sequences: readonly SequenceWork[]): readonly SequenceWork[] {
+    const tokens = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
+    assert(tokens > 0, 'a batch has tokens')
+    const missing = this.#rowsMin - tokens
+    if (missing <= 0) return sequences
+    const nobody: SequenceWork = { blocks: [this.cache.spareBlock], start: 0, tokens: [0], outputs: 0 }
+    return [...sequences, ...Array<SequenceWork>(missing).fill(nobody)]
+  }
+
+  #graphFor(key: string, sequences: readonly SequenceWork[], rowCount: number): BuiltGraph {
+    const known = this.#graphs.get(key)
+    this.#graphs.delete(key)
+    if (known?.graph.current) {
+      // Behind all others: the map's order is the order of last use.
+      this.#graphs.set(key, known)
+      return known
+    }
+    known?.graph.dispose()
+    const built = this.#build(sequences, rowCount)
+    for (const [oldest, { graph }] of this.#graphs) {
+      if (this.#graphs.size < graphsMax) break
+      graph.dispose()
+      this.#graphs.delete(oldest)
+    }
+    this.#graphs.set(key, built)
+    return built
+  }
+
+  #build(sequences: readonly SequenceWork[], rowCount: number): BuiltGraph {
+    const { architecture, config } = this.#definition
+    const count = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
+    const nodesMax = 64 + config.layers * (48 + 16 * sequences.length)
+    const graph = new Graph(this.#device, nodesMax, 8 + 2 * sequences.length, this.#memory)
+    try {
+      const tokens = graph.input('I32', [count], 'tokens')
+      const positions = graph.input('I32', [count], 'positions')
+      const outputRows = graph.input('I32', [rowCount], 'outputRows')
+      const attention = this.attention.build(graph, sequences)
+      const weight = (name: string) => this.#weights.get(name)
+      const pass: ForwardPass = {
+        ops: graph.ops,
+        tokens,
+        positions,
+        outputRows,
+        weight,
+        linear: (x, name) => {
+          const product = graph.ops.matmul(x, weight(`${name}.weight`))
+          return this.#weights.has(`${name}.bias`) ? graph.ops.add(product, weight(`${name}.bias`)) : product
+        },
+        attend: attention.attend,
+      }
+      const logits = graph.output(architecture.forward(config, pass)) //              [M, V]
+      const best = graph.output(graph.ops.argmax(logits)) //                          [M]
+      graph.allocate()
+      return { graph, tokens, positions, outputRows, logits, best, attention }
+    } catch (error) {
+      graph.dispose()
+      throw error
+    }
+  }
+
+  #write(built: BuiltGraph, sequences: readonly SequenceWork[], rows: readonly number[]): void {
+    const tokens = new Int32Array(built.tokens.size)
+    const positions = new Int32Array(built.tokens.size)
+    let n = 0
+    for (const sequence of sequences) {
+      for (let t = 0; t < sequence.tokens.length; t++) {
+        tokens[n] = sequence.tokens[t]!
+        positions[n++] = sequence.start + t
+      }
+    }
+    const outputRows = new Int32Array(built.outputRows.size)
+    outputRows.set(rows)
+    built.tokens.write(tokens)
+    built.positions.write(positions)
+    built.outputRows.write(outputRows)
+    built.attention.write(sequences)
+  }
+
+  #output(built: BuiltGraph, rows: number, computeMs: number): IterationOutput {
+    const { vocabularySize } = this.shape
+    const best = new Int32Array(built.best.size)
+    if (rows > 0) built.best.read(best)
+    const host = this.#device.isHost ? new Float32Array(built.logits.hostView()) : undefined
+    return {
+      computeMs,
+      argmax: (row) => {
+        assert(row < rows, 'only rows that were asked for are read')
+        return best[row]!
+      },
+      logits: (row) => {
+        assert(row < rows, 'only rows that were asked for are read')
+        if (host !== undefined) return host.subarray(row * vocabularySize, (row + 1) * vocabularySize)
+        const copied = new Float32Array(vocabularySize)
+        built.logits.read(copied, row * vocabularySize * 4)
+        return copied
+      },
+    }
+  }
+
+  dispose(): void {
+    for (const { graph } of this.#graphs.values()) graph.dispose()
+    this.#graphs.clear()
+    this.#memory[Symbol.dispose]()
+    this.cache[Symbol.dispose]()
+  }
+}
+
+/**
+ * For each requested output, in the order in which the batch asked for them, its row among the tokens as
+ * arranged in `order`.
+ */
+function outputRowsOf(sequences: readonly SequenceWork[], order: readonly number[]): number[] {
+  const firstRow = new Array<number>(sequences.length)
+  let n = 0
+  for (const index of order) {
+    firstRow[index] = n
+    n += sequences[index]!.tokens.length
+  }
+  const rows: number[] = []
+  for (const [index, { tokens, outputs }] of sequences.entries()) {
+    const end = firstRow[index]! + tokens.length
+    for (let row = end - outputs; row < end; row++) rows.push(row)
+  }
+  return rows
+}
