@@ -1,0 +1,4 @@
+#if defined(__x86_64__)
+#include "isa.h"
+ROPEWAY_TABLE(kernelsAvx512, "avx512");
+#endif

@@ -1,0 +1,2 @@
+#include "isa.h"
+ROPEWAY_TABLE(kernelsPortable, "portable");

@@ -1,0 +1,118 @@
+// The plain C border of the library: which instruction sets run here, the address of each op, and the
+// memory behind the ops. Compiled for the oldest machine of the platform.
+#include <sched.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "kernels.h"
+
+namespace {
+
+const Kernels* const everyKernels[] = {
+#if defined(__x86_64__)
+    &kernelsAvx512,
+    &kernelsAvx2,
+#endif
+    &kernelsPortable,
+};
+
+bool runsHere(const Kernels* kernels) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512vnni");
+  if (kernels == &kernelsAvx2) return avx2;
+  if (kernels == &kernelsAvx512) return avx512;
+#endif
+  return true;
+}
+
+struct ThreadScratch {
+  char* memory = nullptr;
+  size_t bytes = 0;
+  ~ThreadScratch() { free(memory); }
+};
+
+char* grow(char*& memory, size_t& bytes, size_t wanted) {
+  if (wanted > bytes) {
+    free(memory);
+    bytes = alignUp(wanted + wanted / 4);
+    memory = static_cast<char*>(aligned_alloc(64, bytes));
+    // No result could be right any more, and no caller above could be told from inside a ggml op.
+    if (!memory) abort();
+  }
+  return memory;
+}
+
+}  // namespace
+
+extern "C" {
+
+char* rw_workspace_reserve(Workspace* workspace, size_t bytes) {
+  return grow(workspace->memory, workspace->bytes, bytes);
+}
+
+char* rw_thread_scratch(size_t bytes) {
+  static thread_local ThreadScratch scratch;
+  return grow(scratch.memory, scratch.bytes, bytes);
+}
+
+void rw_yield() { sched_yield(); }
+
+/// Name of the i-th instruction set that runs here, best first; null behind the last.
+const char* rw_instruction_set(int index) {
+  for (const Kernels* kernels : everyKernels)
+    if (runsHere(kernels) && index-- == 0) return kernels->name;
+  return nullptr;
+}
+
+/// Address of an op for ggml_custom_4d; null when there is no such set or op.
+void* rw_op(const char* instructionSet, const char* name) {
+  for (const Kernels* kernels : everyKernels) {
+    if (strcmp(kernels->name, instructionSet) != 0 || !runsHere(kernels)) continue;
+    for (const auto& entry : kernels->ops)
+      if (entry.name && strcmp(entry.name, name) == 0) return reinterpret_cast<void*>(entry.op);
+  }
+  return nullptr;
+}
+
+Workspace* rw_workspace_new() { return new Workspace{nullptr, 0}; }
+
+void rw_workspace_free(Workspace* workspace) {
+  free(workspace->memory);
+  delete workspace;
+}
+
+/// The userdata of ops that run one after the other in one workspace with the same parameters.
+Call* rw_call_new(Workspace* workspace, const int32_t* params, int count) {
+  Call* call = new Call{};
+  call->workspace = workspace;
+  for (int i = 0; i < count && i < 16; i++) call->params[i] = params[i];
+  return call;
+}
+
+void rw_call_free(Call* call) { delete call; }
+
+/// Runs an op as ggml would, on threads of its own; for tests.
+void rw_run(void* op, ggml_tensor* dst, int threads, Call* call) {
+  CustomOp run = reinterpret_cast<CustomOp>(op);
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; i++) others.emplace_back(run, dst, i, threads, call);
+  run(dst, 0, threads, call);
+  for (std::thread& other : others) other.join();
+}
+
+/// Offsets that this library was compiled with, in the order of tensor.h, for the test of the layout.
+int rw_tensor_offsets(int64_t* offsets) {
+  const int64_t all[] = {offsetof(ggml_tensor, ne),  offsetof(ggml_tensor, nb),   offsetof(ggml_tensor, op),
+                         offsetof(ggml_tensor, src), offsetof(ggml_tensor, data), offsetof(ggml_tensor, name),
+                         sizeof(ggml_tensor)};
+  memcpy(offsets, all, sizeof all);
+  return int(sizeof all / sizeof all[0]);
+}
+}

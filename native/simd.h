@@ -1,0 +1,189 @@
+// One vector of floats, `lanes` wide, for the instruction set of the including file.
+//
+// The arithmetic is GCC's vector extension, which g++ and clang++ both compile for every machine; only
+// what the extension cannot say (fused multiply-add, half floats) is written per instruction set.
+// Contraction is off in the build, so `a * b + c` is two roundings everywhere and `fma` is one: whether
+// the compiler unrolls a loop can then not change a bit.
+#pragma once
+
+#include <cstdint>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16;
+#elif defined(__AVX2__)
+constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;
+#endif
+
+typedef float Vector __attribute__((vector_size(lanes * 4)));
+typedef float VectorUnaligned __attribute__((vector_size(lanes * 4), aligned(4)));
+typedef int32_t VectorInt __attribute__((vector_size(lanes * 4)));
+typedef uint16_t Half;  // IEEE 754 binary16, as bits
+
+inline Vector load(const float* from) { return *reinterpret_cast<const VectorUnaligned*>(from); }
+inline void store(float* to, Vector value) { *reinterpret_cast<VectorUnaligned*>(to) = value; }
+inline Vector zero() { return Vector{}; }
+inline Vector splat(float value) { return value - Vector{}; }
+inline Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
+
+inline Vector fma(Vector a, Vector b, Vector c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  Vector r;
+  for (int i = 0; i < lanes; i++) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return r;
+#else
+  return a * b + c;
+#endif
+}
+
+inline float fma(float a, float b, float c) {
+#if defined(__AVX2__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline float halfToFloat(Half half) {
+#if defined(__AVX2__)
+  return _cvtsh_ss(half);
+#else
+  uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff, bits;
+  if (rest >= 0x7c00) bits = sign | 0x7f800000 | (rest & 0x3ff) << 13;
+  else {
+    // Moved by 112 exponents through a multiplication, which also normalises subnormals.
+    uint32_t shifted = rest << 13;
+    float value;
+    __builtin_memcpy(&value, &shifted, 4);
+    value *= 0x1p112f;
+    __builtin_memcpy(&bits, &value, 4);
+    bits |= sign;
+  }
+  float result;
+  __builtin_memcpy(&result, &bits, 4);
+  return result;
+#endif
+}
+
+/// Rounds to nearest, ties to even, as the hardware does.
+inline Half floatToHalf(float value) {
+#if defined(__AVX2__)
+  return _cvtss_sh(value, 0);
+#else
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, 4);
+  uint32_t sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+  if (rest > 0x7f800000) return Half(sign | 0x7e00 | (rest >> 13 & 0x3ff));
+  if (rest >= 0x47800000) return Half(sign | 0x7c00);
+  if (rest < 0x38800000) {
+    // Subnormal or zero: adding 0.5 leaves the rounded value in the lowest bits.
+    float magnitude;
+    __builtin_memcpy(&magnitude, &rest, 4);
+    magnitude += 0.5f;
+    __builtin_memcpy(&rest, &magnitude, 4);
+    return Half(sign | (rest - 0x3f000000));
+  }
+  rest += 0xfff + (rest >> 13 & 1);
+  return Half(sign | (rest - 0x38000000) >> 13);
+#endif
+}
+
+inline Vector loadHalf(const Half* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+  Vector result;
+  for (int i = 0; i < lanes; i++) result[i] = halfToFloat(from[i]);
+  return result;
+#endif
+}
+
+/// The first `count` elements, then zeros; reads nothing behind them.
+inline Vector loadHalf(const Half* from, int count) {
+  if (count >= lanes) return loadHalf(from);
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), from));
+#else
+  Vector result = zero();
+  for (int i = 0; i < count; i++) result[i] = halfToFloat(from[i]);
+  return result;
+#endif
+}
+
+inline Vector load(const float* from, int count) {
+  if (count >= lanes) return load(from);
+  Vector result = zero();
+  for (int i = 0; i < count; i++) result[i] = from[i];
+  return result;
+}
+
+inline void store(float* to, Vector value, int count) {
+  if (count >= lanes) return store(to, value);
+  for (int i = 0; i < count; i++) to[i] = value[i];
+}
+
+/// Sum of all lanes as a tree of halves: the same order at every call.
+inline float sumLanes(Vector value) {
+  float part[lanes];
+  store(part, value);
+  for (int width = lanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) part[i] += part[i + width];
+  return part[0];
+}
+
+inline float maximumLane(Vector value) {
+  float part[lanes];
+  store(part, value);
+  for (int width = lanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) part[i] = part[i] > part[i + width] ? part[i] : part[i + width];
+  return part[0];
+}
+
+/// `value` in lanes with first <= index < end, `other` elsewhere; indices count from `base`.
+inline Vector keepRange(Vector value, int base, int first, int end, float other) {
+  VectorInt index;
+  for (int i = 0; i < lanes; i++) index[i] = base + i;
+  return (index >= first) & (index < end) ? value : splat(other);
+}
+
+/// 2^x, relative error below 2e-7; exactly 1 at 0, exactly 0 below -126 (also at -infinity).
+inline Vector exp2(Vector x) {
+  const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  Vector bounded = x > splat(127.0f) ? splat(127.0f) : x;
+  bounded = bounded > splat(-126.0f) ? bounded : splat(-126.0f);
+  Vector shifted = bounded + magic;
+  Vector f = bounded - (shifted - magic);
+  // Taylor coefficients ln(2)^n / n!; |f| <= 1/2 leaves the next term below 1e-8.
+  Vector p = splat(1.5252733804059841e-5f);
+  p = fma(p, f, splat(1.5403530393381608e-4f));
+  p = fma(p, f, splat(1.3333558146428443e-3f));
+  p = fma(p, f, splat(9.6181291076284772e-3f));
+  p = fma(p, f, splat(5.5504108664821580e-2f));
+  p = fma(p, f, splat(2.4022650695910072e-1f));
+  p = fma(p, f, splat(6.9314718055994531e-1f));
+  p = fma(p, f, splat(1.0f));
+  VectorInt exponent = ((VectorInt)shifted - (VectorInt)magic) << 23;
+  Vector result = (Vector)((VectorInt)p + exponent);
+  return x < splat(-126.0f) ? zero() : result;
+}
+
+inline float exp2(float x) { return exp2(splat(x))[0]; }
+
+constexpr float log2e = 1.44269504088896341f;
+
+/// x * sigmoid(x) (Elfwing 2017).
+inline Vector silu(Vector x) { return x / (splat(1.0f) + exp2(x * -log2e)); }
+
+}  // namespace

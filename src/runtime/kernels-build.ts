@@ -1,0 +1,161 @@
+/**
+ * Compiles native/ on first use, when a C++ compiler is there, and keeps the result in the cache folder
+ * under a hash of everything that went into it. Never by an install script, never through a shell.
+ */
+import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const compilers = ['g++', 'clang++', 'c++'] as const
+const compileLimitMs = 120_000
+
+// Contraction off: a fused multiply-add is written where it is meant, so that bits do not depend on how the
+// compiler unrolls. No -march=native: the library picks an instruction set at run time.
+const commonFlags = [
+  '-O3',
+  '-std=c++17',
+  '-fPIC',
+  '-pthread',
+  '-ffp-contract=off',
+  '-fno-math-errno',
+  '-fno-trapping-math',
+  '-w',
+]
+
+const avx2Flags = ['-mavx2', '-mfma', '-mf16c']
+const avx512Flags = [
+  ...avx2Flags,
+  ...['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mavx512vnni', '-mprefer-vector-width=512'],
+]
+
+/** The translation units and what each may use beyond the platform's oldest machine. */
+const units: Readonly<Record<string, readonly string[]>> = {
+  'library.cpp': [],
+  'isa_portable.cpp': [],
+  'isa_avx2.cpp': avx2Flags,
+  'isa_avx512.cpp': avx512Flags,
+}
+
+export type KernelBuild =
+  | { ok: true; path: string; compiler: string; cached: boolean; tookMs: number }
+  | { ok: false; reason: string; fix: string }
+
+export interface Compiler {
+  command: string
+  /** First line of `--version`. */
+  version: string
+}
+
+/** The first C++ compiler that answers, $CXX before the usual names. */
+export function findCompiler(): Compiler | undefined {
+  const wanted = process.env.CXX
+  for (const command of wanted ? [wanted, ...compilers] : compilers) {
+    const result = spawnSync(command, ['--version'], { encoding: 'utf8', timeout: 10_000 })
+    const version = result.stdout?.split('\n')[0]?.trim()
+    if (result.status === 0 && version) return { command, version }
+  }
+  return undefined
+}
+
+/** native/ of this package, found upward from here: src/runtime/ in a checkout, dist/ in a package. */
+export function nativeFolder(): string | undefined {
+  for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
+    const candidate = join(folder, 'native')
+    if (existsSync(join(candidate, 'library.cpp'))) return candidate
+    if (dirname(folder) === folder) return undefined
+  }
+}
+
+export function kernelCacheFolder(): string {
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'ropeway', 'kernels')
+}
+
+/** The library's path, compiled now if this source and compiler have not met before. */
+export function buildKernels(cacheFolder = kernelCacheFolder()): KernelBuild {
+  const source = nativeFolder()
+  if (source === undefined) {
+    return { ok: false, reason: 'the folder native/ is missing', fix: 'Reinstall the ropeway package.' }
+  }
+  const compiler = findCompiler()
+  if (compiler === undefined) {
+    return {
+      ok: false,
+      reason: 'there is no C++ compiler (g++ or clang++)',
+      fix: 'Install one, for example: apt-get install g++. Until then plain ggml does the work.',
+    }
+  }
+  const folder = join(cacheFolder, hashOf(source, compiler))
+  const path = join(folder, libraryName())
+  if (existsSync(path)) return { ok: true, path, compiler: compiler.version, cached: true, tookMs: 0 }
+  const startMs = performance.now()
+  const failure = compileInto(folder, source, compiler)
+  if (failure !== undefined) {
+    return { ok: false, reason: failure, fix: 'Set CXX to another compiler, or ROPEWAY_KERNELS=ggml.' }
+  }
+  return { ok: true, path, compiler: compiler.version, cached: false, tookMs: performance.now() - startMs }
+}
+
+function libraryName(): string {
+  return process.platform === 'darwin' ? 'libropeway.dylib' : 'libropeway.so'
+}
+
+function flagsOf(unit: string): readonly string[] {
+  return [...commonFlags, ...(process.arch === 'x64' ? units[unit]! : [])]
+}
+
+function hashOf(source: string, compiler: Compiler): string {
+  const hash = createHash('sha256')
+  const parts = [process.platform, process.arch, compiler.command, compiler.version]
+  for (const unit of Object.keys(units)) parts.push(unit, ...flagsOf(unit))
+  for (const part of parts) hash.update(part).update('\0')
+  for (const name of readdirSync(source).sort()) {
+    if (/\.(h|cpp)$/.test(name))
+      hash
+        .update(name)
+        .update('\0')
+        .update(readFileSync(join(source, name)))
+  }
+  return hash.digest('hex').slice(0, 24)
+}
+
+/** Compiles beside `folder` and moves the whole result there; the text of a failure, or undefined. */
+function compileInto(folder: string, source: string, compiler: Compiler): string | undefined {
+  mkdirSync(dirname(folder), { recursive: true })
+  const temporary = mkdtempSync(`${folder}.`)
+  try {
+    const objects: string[] = []
+    for (const unit of Object.keys(units)) {
+      const object = join(temporary, unit.replace('.cpp', '.o'))
+      const failure = run(compiler, [...flagsOf(unit), '-c', join(source, unit), '-o', object])
+      if (failure !== undefined) return failure
+      objects.push(object)
+    }
+    const library = join(temporary, libraryName())
+    const failure = run(compiler, ['-shared', '-pthread', ...objects, '-o', library])
+    if (failure !== undefined) return failure
+    for (const object of objects) rmSync(object)
+    moveUnlessThere(temporary, folder)
+    return undefined
+  } finally {
+    rmSync(temporary, { recursive: true, force: true })
+  }
+}
+
+/** Another process may have built the same library meanwhile; its copy is as good as ours. */
+function moveUnlessThere(from: string, to: string): void {
+  try {
+    renameSync(from, to)
+  } catch (error) {
+    if (!existsSync(join(to, libraryName()))) throw error
+  }
+}
+
+function run(compiler: Compiler, args: readonly string[]): string | undefined {
+  const result = spawnSync(compiler.command, args, { encoding: 'utf8', timeout: compileLimitMs })
+  if (result.status === 0) return undefined
+  const text = (result.stderr || result.error?.message || `status ${result.status}`).trim()
+  return `${compiler.command} failed: ${text.split('\n').slice(0, 4).join(' | ')}`
+}

@@ -1,0 +1,233 @@
+/**
+ * Our own CPU kernels (native/), called as ggml custom ops. native/README.md has the contract of each op.
+ *
+ * An op needs two pointers: its address, and a `Call` that carries its fixed parameters and the counters by
+ * which the threads of one op share work. Calls of one graph share a workspace.
+ */
+import koffi from 'koffi'
+import { assert } from '../base/assert.ts'
+import { messageOf, UserError } from '../base/errors.ts'
+import { buildKernels } from './kernels-build.ts'
+
+type Pointer = bigint
+
+export const instructionSets = ['portable', 'avx2', 'avx512', 'amx'] as const
+export type InstructionSet = (typeof instructionSets)[number]
+
+/** What each op's fixed parameters are, in the order in which the native side reads them. */
+export const kernelOps = {
+  rope_table: { factor: 'float' },
+  store_keys_values: { rotaryDims: 'int', rotaryPairs: 'int', normed: 'int', epsilon: 'float' },
+  paged_attention: { kvHeads: 'int', window: 'int', scale: 'float' },
+} as const satisfies Record<string, Record<string, 'int' | 'float'>>
+
+export type KernelOp = keyof typeof kernelOps
+export type KernelParams<Op extends KernelOp> = { [Name in keyof (typeof kernelOps)[Op]]: number }
+
+/** How rotary dimensions pair up: i with i + R/2 (GPT-NeoX, Hugging Face) or 2i with 2i + 1 (Llama's own). */
+export const rotaryPairs = { halves: 0, neighbours: 1 } as const
+
+/** One op with its parameters, as ggml_custom_4d takes it. */
+export interface KernelCall {
+  op: KernelOp
+  fn: Pointer
+  userdata: Pointer
+}
+
+/** Scratch memory and calls of one compute context, whose ops run one after the other. */
+export class KernelContext implements Disposable {
+  readonly #kernels: Kernels
+  readonly #workspace: Pointer
+  readonly #calls: Pointer[] = []
+  #disposed = false
+
+  constructor(kernels: Kernels) {
+    this.#kernels = kernels
+    this.#workspace = kernels.symbols.workspaceNew()
+  }
+
+  /** The call lives as long as this context. */
+  call<Op extends KernelOp>(op: Op, params: KernelParams<Op>): KernelCall {
+    assert(!this.#disposed, 'a kernel context is used before it is disposed')
+    const words = paramWords(op, params)
+    const userdata = this.#kernels.symbols.callNew(this.#workspace, words, words.length)
+    this.#calls.push(userdata)
+    return { op, fn: this.#kernels.address(op), userdata }
+  }
+
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    for (const call of this.#calls) this.#kernels.symbols.callFree(call)
+    this.#kernels.symbols.workspaceFree(this.#workspace)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+function paramWords<Op extends KernelOp>(op: Op, params: KernelParams<Op>): Int32Array {
+  const kinds: Record<string, 'int' | 'float'> = kernelOps[op]
+  const words = new Int32Array(Object.keys(kinds).length)
+  const floats = new Float32Array(words.buffer)
+  Object.entries(kinds).forEach(([name, kind], i) => {
+    const value = (params as Record<string, number>)[name]
+    assert(value !== undefined, `the parameter ${name} of ${op} is given`)
+    if (kind === 'int') words[i] = value
+    else floats[i] = value
+  })
+  return words
+}
+
+interface Symbols {
+  instructionSet(index: number): string | null
+  op(instructionSet: string, name: string): Pointer | null
+  workspaceNew(): Pointer
+  workspaceFree(workspace: Pointer): void
+  callNew(workspace: Pointer, params: Int32Array, count: number): Pointer
+  callFree(call: Pointer): void
+  run(op: Pointer, dst: Uint8Array, threads: number, call: Pointer): void
+  tensorOffsets(into: BigInt64Array): number
+}
+
+const declarations: { [Name in keyof Symbols]: string } = {
+  instructionSet: 'const char* rw_instruction_set(int index)',
+  op: 'void* rw_op(const char* set, const char* name)',
+  workspaceNew: 'void* rw_workspace_new()',
+  workspaceFree: 'void rw_workspace_free(void* workspace)',
+  callNew: 'void* rw_call_new(void* workspace, void* params, int count)',
+  callFree: 'void rw_call_free(void* call)',
+  run: 'void rw_run(void* op, void* dst, int threads, void* call)',
+  tensorOffsets: 'int rw_tensor_offsets(void* offsets)',
+}
+
+/** The loaded library, bound to one instruction set. */
+export class Kernels {
+  readonly symbols: Symbols
+  readonly instructionSet: InstructionSet
+  /** Everything that this machine runs, best first. */
+  readonly available: readonly InstructionSet[]
+  readonly path: string
+
+  constructor(path: string, wanted?: InstructionSet) {
+    this.path = path
+    this.symbols = bind(path)
+    this.available = setsThatRunHere(this.symbols)
+    const chosen = wanted ?? this.available[0]
+    if (chosen === undefined || !this.available.includes(chosen)) {
+      throw new UserError(`This machine does not run the ${chosen} kernels.`, {
+        failure: 'usage',
+        fix: `Set ROPEWAY_KERNELS to one of: ${['ggml', ...this.available].join(', ')}.`,
+      })
+    }
+    this.instructionSet = chosen
+  }
+
+  address(op: KernelOp): Pointer {
+    const pointer = this.symbols.op(this.instructionSet, op)
+    assert(pointer, `the ${this.instructionSet} kernels have ${op}`)
+    return pointer
+  }
+
+  /** Runs an op outside ggml, on threads of its own; `dst` is the bytes of a struct ggml_tensor. For tests. */
+  run(call: KernelCall, dst: Uint8Array, threads: number): void {
+    this.symbols.run(call.fn, dst, threads, call.userdata)
+  }
+}
+
+function bind(path: string): Symbols {
+  const library = koffi.load(path)
+  const entries = Object.entries(declarations).map(([name, declaration]) => [name, library.func(declaration)])
+  return Object.fromEntries(entries) as Symbols
+}
+
+function setsThatRunHere(symbols: Symbols): InstructionSet[] {
+  const found: InstructionSet[] = []
+  for (let i = 0; i < instructionSets.length; i++) {
+    const name = instructionSets.find((set) => set === symbols.instructionSet(i))
+    if (name !== undefined) found.push(name)
+  }
+  return found
+}
+
+export type KernelStatus =
+  | { kernels: Kernels; compiler: string; tookMs: number }
+  | { kernels: undefined; reason: string; fix: string }
+
+let status: KernelStatus | undefined
+
+/**
+ * The kernels of this process, or undefined when plain ggml must do; {@link kernelStatus} says why.
+ * `ROPEWAY_KERNELS` forces an instruction set, or 'ggml' for none.
+ */
+export function loadKernels(): Kernels | undefined {
+  return kernelStatus().kernels
+}
+
+/** Builds and loads at the first call (some seconds when not cached). Throws only for a wrong ROPEWAY_KERNELS. */
+export function kernelStatus(): KernelStatus {
+  status ??= load(process.env.ROPEWAY_KERNELS)
+  return status
+}
+
+function load(wanted: string | undefined): KernelStatus {
+  if (wanted === 'ggml') {
+    return { kernels: undefined, reason: 'ROPEWAY_KERNELS=ggml', fix: 'Unset ROPEWAY_KERNELS.' }
+  }
+  const set = instructionSets.find((name) => name === wanted)
+  if (wanted && set === undefined) {
+    throw new UserError(`ROPEWAY_KERNELS is '${wanted}', which is no set of kernels.`, {
+      failure: 'usage',
+      fix: `Use one of: ggml, ${instructionSets.join(', ')}.`,
+    })
+  }
+  const build = buildKernels()
+  if (!build.ok) return { kernels: undefined, reason: build.reason, fix: build.fix }
+  try {
+    return { kernels: new Kernels(build.path, set), compiler: build.compiler, tookMs: build.tookMs }
+  } catch (error) {
+    if (error instanceof UserError) throw error
+    const reason = `the compiled kernels cannot be loaded: ${messageOf(error)}`
+    return { kernels: undefined, reason, fix: `Delete ${build.path} and try again.` }
+  }
+}
+
+/** One sequence's share of a batch; its rows follow those of the sequence before it. */
+export interface BatchSequence {
+  /** Rows computed now, at positions start, start + 1, ... */
+  count: number
+  start: number
+  /** Block ids in order; they must cover positions up to start + count. Ids outside a sliding window are not read. */
+  blocks: readonly number[]
+}
+
+const batchHeaderWords = 4
+const batchSequenceWords = 4
+
+/** Words of the batch table for at most so many sequences and block ids in all. */
+export function batchTableWordsMax(sequencesMax: number, blocksMax: number): number {
+  return batchHeaderWords + batchSequenceWords * sequencesMax + blocksMax
+}
+
+/** Writes the I32 batch table that native/batch.h describes; returns the words used. */
+export function writeBatchTable(
+  into: Int32Array,
+  sequences: readonly BatchSequence[],
+  blockTokens: number,
+): number {
+  assert(blockTokens % 16 === 0, 'tokens per block are a multiple of 16')
+  let row = 0
+  let at = batchHeaderWords + batchSequenceWords * sequences.length
+  sequences.forEach(({ count, start, blocks }, i) => {
+    const used = Math.ceil((start + count) / blockTokens)
+    assert(count > 0 && blocks.length >= used, 'every sequence has rows, and blocks for them')
+    assert(at + used <= into.length, 'the batch table has room for all block ids')
+    into.set([row, count, start, at], batchHeaderWords + batchSequenceWords * i)
+    for (let block = 0; block < used; block++) into[at + block] = blocks[block]!
+    at += used
+    row += count
+  })
+  into.set([sequences.length, blockTokens, row, 0])
+  return at
+}

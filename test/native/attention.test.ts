@@ -1,0 +1,338 @@
+import { describe, expect, test } from 'vitest'
+import { Random } from '../../src/base/random.ts'
+import {
+  type BatchSequence,
+  batchTableWordsMax,
+  KernelContext,
+  type Kernels,
+  rotaryPairs,
+  writeBatchTable,
+} from '../../src/runtime/kernels.ts'
+import {
+  everyKernels,
+  fakeTensor,
+  halfToNumber,
+  relativeError,
+  runOp,
+  sameBits,
+  stridedTensor,
+} from './tensors.ts'
+
+// N rows of the batch, H query heads, K kv heads, D head width.
+
+interface Shape {
+  width: number
+  heads: number
+  kvHeads: number
+  blockTokens: number
+  window?: number
+}
+
+function normals(random: Random, count: number): Float32Array {
+  return Float32Array.from({ length: count }, () => random.normal())
+}
+
+/** A cache with its own block pool, filled only through the op that stores keys and values. */
+class Cache {
+  readonly shape: Shape
+  readonly keys: Uint16Array
+  readonly values: Uint16Array
+
+  constructor(shape: Shape, blocks: number) {
+    this.shape = shape
+    const elements = blocks * shape.blockTokens * shape.kvHeads * shape.width
+    // Half NaNs: reading a position that nobody wrote would show.
+    this.keys = new Uint16Array(elements).fill(0x7e00)
+    this.values = new Uint16Array(elements).fill(0x7e00)
+  }
+
+  key(block: number, head: number, d: number, inside: number): number {
+    const { blockTokens, kvHeads, width } = this.shape
+    return halfToNumber(this.keys[((block * kvHeads + head) * width + d) * blockTokens + inside]!)
+  }
+
+  value(block: number, head: number, d: number, inside: number): number {
+    const { blockTokens, kvHeads, width } = this.shape
+    return halfToNumber(this.values[((block * kvHeads + head) * blockTokens + inside) * width + d]!)
+  }
+}
+
+function tableOf(sequences: readonly BatchSequence[], blockTokens: number) {
+  const blocks = sequences.reduce((sum, sequence) => sum + sequence.blocks.length, 0)
+  const words = new Int32Array(batchTableWordsMax(sequences.length, blocks))
+  const used = writeBatchTable(words, sequences, blockTokens)
+  return fakeTensor(words, [used])
+}
+
+/** Stores rows given as [N, (H + 2 K) D] and returns the queries [N, H, D]. */
+function storeRows(kernels: Kernels, cache: Cache, sequences: readonly BatchSequence[], qkv: Float32Array) {
+  const { width, heads, kvHeads, blockTokens } = cache.shape
+  const stride = (heads + 2 * kvHeads) * width
+  const rows = qkv.length / stride
+  const dst = fakeTensor(
+    new Float32Array(rows * heads * width),
+    [rows, heads, width],
+    [
+      stridedTensor(qkv, [rows, heads, width], stride, 0),
+      stridedTensor(qkv, [rows, kvHeads, width], stride, heads * width),
+      stridedTensor(qkv, [rows, kvHeads, width], stride, (heads + kvHeads) * width),
+      fakeTensor(cache.keys, [cache.keys.length]),
+      fakeTensor(cache.values, [cache.values.length]),
+      tableOf(sequences, blockTokens),
+    ],
+  )
+  using context = new KernelContext(kernels)
+  const params = { rotaryDims: 0, rotaryPairs: rotaryPairs.halves, normed: 0, epsilon: 0 }
+  runOp(kernels, context.call('store_keys_values', params), dst)
+  return dst.data as Float32Array
+}
+
+function attend(
+  kernels: Kernels,
+  cache: Cache,
+  sequences: readonly BatchSequence[],
+  q: Float32Array,
+  threads = 2,
+): Float32Array {
+  const { width, heads, kvHeads, blockTokens, window } = cache.shape
+  const rows = q.length / heads / width
+  const dst = fakeTensor(
+    new Float32Array(q.length),
+    [rows, heads, width],
+    [
+      fakeTensor(q, [rows, heads, width]),
+      fakeTensor(cache.keys, [cache.keys.length]),
+      fakeTensor(cache.values, [cache.values.length]),
+      tableOf(sequences, blockTokens),
+    ],
+  )
+  using context = new KernelContext(kernels)
+  const call = context.call('paged_attention', { kvHeads, window: window ?? 0, scale: width ** -0.5 })
+  // Twice through the same call: the counters must come back to their start.
+  runOp(kernels, call, dst, threads)
+  runOp(kernels, call, dst, threads)
+  return dst.data as Float32Array
+}
+
+/** Softmax attention in float64, straight from its definition. */
+function reference(cache: Cache, sequences: readonly BatchSequence[], q: Float32Array): Float64Array {
+  const { width, heads, kvHeads, blockTokens, window } = cache.shape
+  const out = new Float64Array(q.length)
+  let row = 0
+  for (const { count, start, blocks } of sequences) {
+    for (let kv = 0; kv < kvHeads; kv++) {
+      const read = (from: 'key' | 'value') =>
+        Array.from({ length: start + count }, (_, p) =>
+          Float64Array.from({ length: width }, (_, d) =>
+            cache[from](blocks[Math.floor(p / blockTokens)]!, kv, d, p % blockTokens),
+          ),
+        )
+      const [keys, values] = [read('key'), read('value')]
+      for (let t = 0; t < count; t++) {
+        const end = start + t + 1
+        const first = window ? Math.max(0, end - window) : 0
+        for (let h = (kv * heads) / kvHeads; h < ((kv + 1) * heads) / kvHeads; h++) {
+          const at = ((row + t) * heads + h) * width
+          attendOne(
+            q.subarray(at, at + width),
+            keys.slice(first, end),
+            values,
+            first,
+            out.subarray(at, at + width),
+          )
+        }
+      }
+    }
+    row += count
+  }
+  return out
+}
+
+function attendOne(
+  q: Float32Array,
+  keys: readonly Float64Array[],
+  values: readonly Float64Array[],
+  first: number,
+  out: Float64Array,
+): void {
+  const scores = keys.map((key) => {
+    let dot = 0
+    for (let d = 0; d < q.length; d++) dot += q[d]! * key[d]!
+    return dot * q.length ** -0.5
+  })
+  const best = Math.max(...scores)
+  const weights = scores.map((score) => Math.exp(score - best))
+  const total = weights.reduce((a, b) => a + b, 0)
+  weights.forEach((weight, i) => {
+    const value = values[first + i]!
+    for (let d = 0; d < q.length; d++) out[d]! += (weight / total) * value[d]!
+  })
+}
+
+/** Contexts of the given lengths with scattered blocks, all positions stored. */
+function filled(kernels: Kernels, shape: Shape, lengths: readonly number[], seed = 1) {
+  const random = new Random(seed)
+  const needed = lengths.map((length) => Math.ceil(length / shape.blockTokens))
+  const total = needed.reduce((a, b) => a + b, 0)
+  const cache = new Cache(shape, total + 1)
+  const ids = Array.from({ length: total }, (_, i) => i + 1)
+  for (let i = total - 1; i > 0; i--) {
+    const j = random.integer(i + 1)
+    const swapped = ids[i]!
+    ids[i] = ids[j]!
+    ids[j] = swapped
+  }
+  const blocks = needed.map((count) => ids.splice(0, count))
+  const whole = lengths.map((count, i) => ({ count, start: 0, blocks: blocks[i]! }))
+  const rows = lengths.reduce((a, b) => a + b, 0)
+  const qkv = normals(random, rows * (shape.heads + 2 * shape.kvHeads) * shape.width)
+  const q = storeRows(kernels, cache, whole, qkv)
+  return { cache, blocks, whole, q }
+}
+
+const shapes: readonly Shape[] = [
+  { width: 64, heads: 14, kvHeads: 2, blockTokens: 32 },
+  { width: 80, heads: 8, kvHeads: 4, blockTokens: 16 },
+  { width: 128, heads: 1, kvHeads: 1, blockTokens: 16 },
+  { width: 16, heads: 4, kvHeads: 4, blockTokens: 32 },
+  { width: 8, heads: 8, kvHeads: 4, blockTokens: 16 },
+  { width: 20, heads: 33, kvHeads: 1, blockTokens: 48 },
+  { width: 64, heads: 14, kvHeads: 2, blockTokens: 16, window: 100 },
+]
+
+describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
+  '%s',
+  (_, kernels) => {
+    test.each(shapes)('paged attention is softmax attention for %o', (shape) => {
+      const { cache, whole, q } = filled(kernels, shape, [1, 17, 130])
+      expect(relativeError(attend(kernels, cache, whole, q), reference(cache, whole, q))).toBeLessThan(3e-6)
+    })
+
+    test('a decode behind any context is softmax attention', () => {
+      const shape = shapes[0]!
+      const lengths = [1, 2, 15, 16, 33, 64, 65, 511, 512, 513, 700]
+      const { cache, blocks } = filled(kernels, shape, lengths)
+      const last = lengths.map((length, i) => ({ count: 1, start: length - 1, blocks: blocks[i]! }))
+      const q = normals(new Random(7), lengths.length * shape.heads * shape.width)
+      expect(relativeError(attend(kernels, cache, last, q), reference(cache, last, q))).toBeLessThan(3e-6)
+    })
+
+    test.each([shapes[0]!, shapes[6]!])(
+      'a row has the same bits in a whole prompt, in pieces and alone (%o)',
+      (shape) => {
+        const lengths = [700, 90]
+        const { cache, blocks, whole, q } = filled(kernels, shape, lengths)
+        const together = attend(kernels, cache, whole, q)
+        const perRow = shape.heads * shape.width
+        for (const [start, count] of [
+          [0, 1],
+          [63, 2],
+          [100, 7],
+          [511, 5],
+          [600, 100],
+          [699, 1],
+        ] as const) {
+          const piece = [{ start, count, blocks: blocks[0]! }]
+          const rows = q.slice(start * perRow, (start + count) * perRow)
+          const expected = together.slice(start * perRow, (start + count) * perRow)
+          for (const threads of [1, 2, 5]) {
+            expect(sameBits(attend(kernels, cache, piece, rows, threads), expected)).toBe(true)
+          }
+        }
+        expect(sameBits(attend(kernels, cache, whole, q, 5), together)).toBe(true)
+      },
+    )
+
+    test('blocks that a sliding window has passed may be gone', () => {
+      const shape = shapes[6]!
+      const { cache, blocks } = filled(kernels, shape, [400])
+      const q = normals(new Random(3), shape.heads * shape.width)
+      const held = attend(kernels, cache, [{ count: 1, start: 399, blocks: blocks[0]! }], q)
+      const passed = blocks[0]!.map((id, i) => ((i + 1) * 16 <= 300 ? -1 : id))
+      expect(attend(kernels, cache, [{ count: 1, start: 399, blocks: passed }], q)).toEqual(held)
+    })
+
+    test.each([
+      ['halves', 64, 0],
+      ['neighbours', 64, 0],
+      ['halves', 20, 0],
+      ['neighbours', 64, 1],
+    ] as const)(
+      'keys and queries are stored rotated: %s, %i dimensions, normed %i',
+      (pairs, rotaryDims, normed) => {
+        const [heads, kvHeads, width, blockTokens, epsilon] = [6, 2, 64, 16, 1e-6]
+        const sequences = [
+          { count: 3, start: 40, blocks: [4, 2, 7] },
+          { count: 1, start: 0, blocks: [1] },
+        ]
+        const random = new Random(11)
+        const cache = new Cache({ width, heads, kvHeads, blockTokens }, 8)
+        const [rows, perRow] = [4, (heads + 2 * kvHeads) * width]
+        const qkv = normals(random, rows * perRow)
+        const norms = [normals(random, width), normals(random, width)] as const
+        const frequencies = Float32Array.from(
+          { length: rotaryDims / 2 },
+          (_, i) => 10000 ** ((-2 * i) / rotaryDims),
+        )
+        using context = new KernelContext(kernels)
+        const table = fakeTensor(
+          new Float32Array(rows * rotaryDims),
+          [rows, rotaryDims],
+          [tableOf(sequences, blockTokens), fakeTensor(frequencies, [rotaryDims / 2])],
+        )
+        runOp(kernels, context.call('rope_table', { factor: 1.5 }), table)
+        const dst = fakeTensor(
+          new Float32Array(rows * heads * width),
+          [rows, heads, width],
+          [
+            stridedTensor(qkv, [rows, heads, width], perRow, 0),
+            stridedTensor(qkv, [rows, kvHeads, width], perRow, heads * width),
+            stridedTensor(qkv, [rows, kvHeads, width], perRow, (heads + kvHeads) * width),
+            fakeTensor(cache.keys, [cache.keys.length]),
+            fakeTensor(cache.values, [cache.values.length]),
+            tableOf(sequences, blockTokens),
+            table,
+            ...(normed ? norms.map((norm) => fakeTensor(norm, [width])) : []),
+          ],
+        )
+        const params = { rotaryDims, rotaryPairs: rotaryPairs[pairs], normed, epsilon }
+        runOp(kernels, context.call('store_keys_values', params), dst)
+
+        const positions = [40, 41, 42, 0]
+        const expectedHead = (row: number, offset: number, norm: Float32Array): number[] => {
+          let head = [...qkv.subarray(row * perRow + offset, row * perRow + offset + width)]
+          if (normed) {
+            const mean = head.reduce((sum, x) => sum + x * x, 0) / width
+            head = head.map((x, d) => (x / Math.sqrt(mean + epsilon)) * norm[d]!)
+          }
+          for (let i = 0; i < rotaryDims / 2; i++) {
+            const [a, b] = pairs === 'halves' ? [i, i + rotaryDims / 2] : [2 * i, 2 * i + 1]
+            const angle = positions[row]! * frequencies[i]!
+            const [x, y] = [head[a]!, head[b]!]
+            head[a] = 1.5 * (x * Math.cos(angle) - y * Math.sin(angle))
+            head[b] = 1.5 * (x * Math.sin(angle) + y * Math.cos(angle))
+          }
+          return head
+        }
+        const q = dst.data as Float32Array
+        for (let row = 0; row < rows; row++) {
+          const block = row < 3 ? 7 : 1
+          const inside = positions[row]! % blockTokens
+          for (let h = 0; h < heads; h++) {
+            const at = (row * heads + h) * width
+            expect(
+              relativeError(q.subarray(at, at + width), expectedHead(row, h * width, norms[0])),
+            ).toBeLessThan(1e-6)
+          }
+          for (let h = 0; h < kvHeads; h++) {
+            const keys = Array.from({ length: width }, (_, d) => cache.key(block, h, d, inside))
+            const values = Array.from({ length: width }, (_, d) => cache.value(block, h, d, inside))
+            expect(relativeError(keys, expectedHead(row, (heads + h) * width, norms[1]))).toBeLessThan(6e-4)
+            const at = row * perRow + (heads + kvHeads + h) * width
+            expect(relativeError(values, qkv.subarray(at, at + width))).toBeLessThan(6e-4)
+          }
+        }
+      },
+    )
+  },
+)

@@ -1,0 +1,97 @@
+import koffi from 'koffi'
+import { type KernelCall, Kernels } from '../../src/runtime/kernels.ts'
+import { buildKernels } from '../../src/runtime/kernels-build.ts'
+
+/**
+ * Tensors as ggml lays them out, made by hand, so that ops are tested without ggml. Lengths are given as in
+ * the rest of the code, slowest first.
+ */
+type Data = Float32Array | Int32Array | Uint16Array | Uint8Array
+
+export interface FakeTensor {
+  struct: Uint8Array
+  data: Data
+  /** Keeps sources from being collected while native code may read them. */
+  sources: readonly FakeTensor[]
+}
+
+const offsets = { ne: 16, nb: 48, src: 152, data: 248, size: 336 }
+
+export function fakeTensor(
+  data: Data,
+  shape: readonly number[],
+  sources: readonly FakeTensor[] = [],
+): FakeTensor {
+  const struct = new Uint8Array(offsets.size)
+  const view = new DataView(struct.buffer)
+  const lengths = [...shape].reverse()
+  let stride = data.BYTES_PER_ELEMENT
+  for (let i = 0; i < 4; i++) {
+    const length = lengths[i] ?? 1
+    view.setBigInt64(offsets.ne + 8 * i, BigInt(length), true)
+    view.setBigUint64(offsets.nb + 8 * i, BigInt(stride), true)
+    stride *= length
+  }
+  sources.forEach((source, i) => {
+    view.setBigUint64(offsets.src + 8 * i, koffi.address(source.struct), true)
+  })
+  view.setBigUint64(offsets.data, koffi.address(data), true)
+  return { struct, data, sources }
+}
+
+/** A tensor whose rows lie `rowStride` elements apart, starting at `offset` elements of `data`. */
+export function stridedTensor(
+  data: Float32Array,
+  [rows, heads, width]: readonly [number, number, number],
+  rowStride: number,
+  offset: number,
+): FakeTensor {
+  const tensor = fakeTensor(data.subarray(offset), [rows, heads, width])
+  new DataView(tensor.struct.buffer).setBigUint64(offsets.nb + 16, BigInt(rowStride * 4), true)
+  return tensor
+}
+
+export function runOp(kernels: Kernels, call: KernelCall, dst: FakeTensor, threads = 2): void {
+  kernels.run(call, dst.struct, threads)
+}
+
+const build = buildKernels()
+if (!build.ok) console.warn(`skipped: native kernels, because ${build.reason}`)
+
+/** Every set of kernels that this machine runs; empty (with a printed reason) without a compiler. */
+export const everyKernels: readonly Kernels[] = build.ok
+  ? new Kernels(build.path).available.map((set) => new Kernels(build.path, set))
+  : []
+
+function decodeHalf(half: number): number {
+  const sign = half & 0x8000 ? -1 : 1
+  const exponent = (half >> 10) & 31
+  const fraction = half & 1023
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
+  if (exponent === 0) return sign * fraction * 2 ** -24
+  return sign * (1024 + fraction) * 2 ** (exponent - 25)
+}
+
+const halves = Float64Array.from({ length: 65536 }, (_, half) => decodeHalf(half))
+
+export function halfToNumber(half: number): number {
+  return halves[half]!
+}
+
+/** Largest difference between two arrays, relative to the largest magnitude in `expected`. */
+export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  let difference = 0
+  let magnitude = 1e-30
+  for (let i = 0; i < expected.length; i++) {
+    const d = Math.abs(actual[i]! - expected[i]!)
+    if (!(d <= difference)) difference = d
+    magnitude = Math.max(magnitude, Math.abs(expected[i]!))
+  }
+  return difference / magnitude
+}
+
+/** True when two arrays are the same to the last bit; far quicker than a deep comparison. */
+export function sameBits(a: Data, b: Data): boolean {
+  const bytes = (data: Data) => Buffer.from(data.buffer, data.byteOffset, data.byteLength)
+  return bytes(a).equals(bytes(b))
+}
