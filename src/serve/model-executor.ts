@@ -11,9 +11,11 @@ import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph, GraphMemory } from '../runtime/graph.ts'
+import { KernelContext, loadKernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { BlockCache, type BuiltAttention, type CacheAttention, GatherAttention } from './cache-attention.ts'
 import type { Executor, ExecutorShape, IterationBatch, IterationOutput, SequenceWork } from './executor.ts'
+import { PagedAttention } from './paged-attention.ts'
 
 export interface ModelExecutorOptions {
   /** Cache size in tokens, over all requests. */
@@ -41,6 +43,9 @@ export class ModelExecutor implements Executor {
   readonly shape: ExecutorShape
   readonly cache: BlockCache
   readonly attention: CacheAttention
+  /** Which of our kernels run here, or 'ggml' for none. */
+  readonly kernelSet: string
+  readonly #kernels: KernelContext | undefined
   readonly #definition: Definition
   readonly #weights: Weights
   readonly #device: Device
@@ -58,7 +63,14 @@ export class ModelExecutor implements Executor {
     this.#device = device
     this.#memory = new GraphMemory(device)
     this.cache = new BlockCache(config, device, blockCount, blockTokens, options.cacheDtype ?? 'F16')
-    this.attention = new GatherAttention(this.cache, config)
+    // Our kernels run in the CPU backend's threads and keep half precision; anything else takes plain ggml.
+    const kernels = device.isHost && (options.cacheDtype ?? 'F16') === 'F16' ? loadKernels() : undefined
+    this.#kernels = kernels && new KernelContext(kernels)
+    this.kernelSet = kernels?.instructionSet ?? 'ggml'
+    this.attention =
+      this.#kernels === undefined
+        ? new GatherAttention(this.cache, config)
+        : new PagedAttention(this.cache, config, this.#kernels)
     this.shape = {
       vocabularySize: config.vocabularySize,
       contextMax: Math.min(options.contextMax ?? config.contextMax, config.contextMax),
@@ -195,6 +207,7 @@ export class ModelExecutor implements Executor {
     for (const { graph } of this.#graphs.values()) graph.dispose()
     this.#graphs.clear()
     this.#memory[Symbol.dispose]()
+    this.#kernels?.dispose()
     this.cache[Symbol.dispose]()
   }
 }

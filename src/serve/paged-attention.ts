@@ -1,0 +1,93 @@
+/**
+ * Attention over the block cache in place, by our own kernels: no copy, cost linear in each request's own
+ * context, any mixture of prompts and decodes in one node. Graphs depend on the number of tokens only.
+ *
+ * N tokens, H heads, G key/value heads, D head width.
+ */
+import { assert } from '../base/assert.ts'
+import type { ModelConfig } from '../models/architecture.ts'
+import type { Graph } from '../runtime/graph.ts'
+import {
+  batchTableWordsMax,
+  type KernelCall,
+  type KernelContext,
+  rotaryPairs,
+  writeBatchTable,
+} from '../runtime/kernels.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+import type { BlockCache, BuiltAttention, CacheAttention } from './cache-attention.ts'
+import type { SequenceWork } from './executor.ts'
+
+export class PagedAttention implements CacheAttention {
+  readonly name = 'paged'
+  readonly #cache: BlockCache
+  readonly #config: ModelConfig
+  readonly #store: KernelCall
+  readonly #attention: KernelCall
+
+  constructor(cache: BlockCache, config: ModelConfig, kernels: KernelContext) {
+    assert(cache.keys[0]!.dtype === 'F16', 'the kernels keep keys and values in half precision')
+    this.#cache = cache
+    this.#config = config
+    this.#store = kernels.call('store_keys_values', {
+      rotaryDims: 0,
+      rotaryPairs: rotaryPairs.halves,
+      normed: 0,
+      epsilon: 0,
+    })
+    this.#attention = kernels.call('paged_attention', {
+      kvHeads: config.keyValueHeads,
+      window: config.slidingWindow ?? 0,
+      scale: 1 / Math.sqrt(config.headWidth),
+    })
+  }
+
+  arrange(sequences: readonly SequenceWork[]): { order: readonly number[]; key: string } {
+    const tokens = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
+    return { order: sequences.map((_, i) => i), key: `${tokens}~${this.#tableWords(sequences)}` }
+  }
+
+  /** A power of two, so that growing contexts seldom need another graph. */
+  #tableWords(sequences: readonly SequenceWork[]): number {
+    const { blockTokens } = this.#cache
+    const blocks = sequences.reduce(
+      (sum, { start, tokens }) => sum + Math.ceil((start + tokens.length) / blockTokens),
+      0,
+    )
+    return 2 ** Math.ceil(Math.log2(batchTableWordsMax(sequences.length, blocks)))
+  }
+
+  build(graph: Graph, sequences: readonly SequenceWork[]): BuiltAttention {
+    const table = graph.input('I32', [this.#tableWords(sequences)], 'batch')
+    const words = new Int32Array(table.size)
+    return {
+      attend: (layer, q, k, v) => this.#attend(graph, table, layer, q, k, v),
+      write: (current) => {
+        const batch = current.map(({ tokens, start, blocks }) => ({ count: tokens.length, start, blocks }))
+        const used = writeBatchTable(words, batch, this.#cache.blockTokens)
+        table.write(words.subarray(0, used))
+      },
+    }
+  }
+
+  #attend(graph: Graph, table: Tensor, layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor {
+    const { ops } = graph
+    const { heads, headWidth } = this.#config
+    const keys = this.#cache.keys[layer]!
+    const values = this.#cache.values[layer]!
+    const { fn, userdata } = this.#store
+    const inputs = [q, k, v, keys, values, table]
+    // The stored queries are this op's result, so the attention below cannot run before the write.
+    const query = ops.custom('store_keys_values', fn, 'F32', q.shape, inputs, userdata) //     [N, H, D]
+    const read = [query, keys, values, table]
+    const mixed = ops.custom(
+      'paged_attention',
+      this.#attention.fn,
+      'F32',
+      q.shape,
+      read,
+      this.#attention.userdata,
+    )
+    return ops.reshape(mixed, [q.shape[0]!, heads * headWidth]) //                              [N, H*D]
+  }
+}
