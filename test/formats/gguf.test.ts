@@ -183,7 +183,7 @@ test.each([
   expect(readFileSync(folder.file('copy')).equals(readFileSync(original))).toBe(true)
 })
 
-test('a vocabulary of 262,144 tokens with scores and types opens in under a second', () => {
+test('a vocabulary of 262,144 tokens with scores and types opens in under a second of processor time', () => {
   using folder = new TemporaryFolder()
   const tokens = Array.from({ length: 262_144 }, (_, id) => `▁token${id}`)
   const entries = new Map<string, GgufEntry>([
@@ -192,9 +192,10 @@ test('a vocabulary of 262,144 tokens with scores and types opens in under a seco
     ['tokenizer.ggml.token_type', { type: 'array', items: 'int32', value: tokens.map(() => 1) }],
   ])
   writeGguf(folder.file('m.gguf'), entries, [])
-  const start = performance.now()
+  const start = process.cpuUsage()
   using source = openGguf(folder.file('m.gguf'))
-  expect(performance.now() - start).toBeLessThan(1000)
+  const used = process.cpuUsage(start)
+  expect((used.user + used.system) / 1000).toBeLessThan(1000)
   expect((source.metadata.get('tokenizer.ggml.tokens') as string[]).join()).toBe(tokens.join())
 })
 
