@@ -2,12 +2,14 @@
  * The typed border of the engine. The loop lives in a process of its own; these are all the messages that
  * cross, one `progress` message per iteration whatever the number of sequences in it.
  */
-import type { Admission, EngineRequest, RequestProgress } from './request.ts'
+import type { Admission, EngineRequest, QueueEstimate, RequestProgress } from './request.ts'
 
 export type ToEngine =
   | { type: 'submit'; request: EngineRequest }
   | { type: 'cancel'; id: string }
   | { type: 'gauges'; reply: number }
+  /** Asks where a request stands in the queue. */
+  | { type: 'queue'; reply: number; id: string }
   /** Finish what runs within the limit, take nothing new, then exit. */
   | { type: 'drain'; limitMs: number }
 
@@ -17,6 +19,8 @@ export type FromEngine =
   | { type: 'admission'; id: string; admission: Admission }
   | { type: 'progress'; items: readonly RequestProgress[] }
   | { type: 'gauges'; reply: number; gauges: EngineGauges }
+  /** Without an estimate when the request has started, ended or is unknown. */
+  | { type: 'queue'; reply: number; estimate?: QueueEstimate }
 
 export interface EngineInfo {
   model: string
@@ -38,6 +42,8 @@ export interface EngineGauges {
   blocksFree: number
   blocksCached: number
   blocksHeld: number
+  /** Of the held ones, those that pins keep. */
+  blocksPinned?: number
   iterations: number
   promptTokens: number
   cachedTokens: number

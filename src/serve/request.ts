@@ -50,6 +50,10 @@ export interface EngineRequest extends GenerationLimits {
   priority: number
   /** Requests with different salts never share cached prefixes. */
   cacheSalt?: string
+  /** Which adapter of the model computes it; prefixes are never shared between adapters. */
+  adapter?: string
+  /** Keep the cached prompt for so long after it was computed, even when blocks run out. */
+  pinPrefixMs?: number
   /** Tokens that an earlier life of this request generated already (after a crash): output goes on behind them. */
   generated?: readonly number[]
 }
@@ -64,14 +68,20 @@ export interface TokenLogprob {
 /** Every accepted request ends in exactly one of these. */
 export type FinishReason = 'stop' | 'length' | 'aborted' | 'failed'
 
+/** Milliseconds; their sum is the latency from arrival to the end. */
 export interface RequestTiming {
-  /** Milliseconds; their sum is the latency from arrival to the end. */
+  /** Until the request joined the batch. */
   queueMs: number
   promptMs: number
   decodeMs: number
+  /** In the batch, but left out of an iteration: no budget, no block, or waiting for a shared prefix. */
   waitingForBudgetMs: number
+  /** Out of the batch again for want of blocks, and computing anew what was lost by that. */
   preemptedMs: number
 }
+
+/** Why a request failed: too long in the queue, a broken device, or logits that are not numbers. */
+export type FailureCode = 'queue_timeout' | 'device' | 'numerics'
 
 export interface Finish {
   reason: FinishReason
@@ -79,6 +89,10 @@ export interface Finish {
   stopToken?: number
   /** What went wrong, for 'failed'. */
   message?: string
+  /** Set with 'failed'. */
+  code?: FailureCode
+  /** Set with 'queue_timeout': when it makes sense to come again. */
+  retryAfterMs?: number
   promptTokens: number
   /** Prompt tokens whose keys and values came from the prefix cache. */
   cachedTokens: number
@@ -106,4 +120,15 @@ export type Refusal =
   | 'duplicate_id'
   | 'shutting_down'
 
-export type Admission = { ok: true } | { ok: false; code: Refusal; retryAfterMs?: number }
+/** Where a request stands that has not started; nine of ten waits lie inside the band. */
+export interface QueueEstimate {
+  /** How many requests start before this one. */
+  position: number
+  expectedStartMs: number
+  lowMs: number
+  highMs: number
+}
+
+export type Admission =
+  | { ok: true; queue?: QueueEstimate }
+  | { ok: false; code: Refusal; retryAfterMs?: number }

@@ -1,0 +1,122 @@
+import type { ExecutorShape } from './executor.ts'
+import { hashText } from './hash.ts'
+import type { SchedulerOptions } from './options.ts'
+import type { Ended, IterationPlan, Outcome, SequenceResult } from './plan.ts'
+import type { Admission, EngineRequest, FinishReason } from './request.ts'
+import { Scheduler } from './scheduler.ts'
+
+/** Everything that a scheduler was told, in order, and what it decided. One line of the log each. */
+export type Decision =
+  | { type: 'begin'; version: 1; shape: ExecutorShape; options: SchedulerOptions }
+  | { type: 'submit'; nowMs: number; request: EngineRequest; ok: boolean }
+  | { type: 'cancel'; nowMs: number; id: string; reason: FinishReason }
+  | { type: 'plan'; nowMs: number; decided: string }
+  | { type: 'commit'; nowMs: number; results: readonly SequenceResult[] }
+  | { type: 'fail'; nowMs: number; message: string }
+
+/**
+ * A scheduler that writes down what it is told and what it decides. The log holds the token ids of prompts
+ * and outputs: it is as private as they are.
+ */
+export class LoggedScheduler extends Scheduler {
+  readonly #log: (decision: Decision) => void
+
+  constructor(shape: ExecutorShape, options: Partial<SchedulerOptions>, log: (decision: Decision) => void) {
+    super(shape, options)
+    this.#log = log
+    const { vocabularySize, contextMax, blockTokens, blockCount } = shape
+    const plain = { vocabularySize, contextMax, blockTokens, blockCount }
+    log({ type: 'begin', version: 1, shape: plain, options: this.options })
+  }
+
+  override submit(request: EngineRequest, nowMs: number): Admission {
+    const admission = super.submit(request, nowMs)
+    this.#log({ type: 'submit', nowMs, request, ok: admission.ok })
+    return admission
+  }
+
+  override cancel(id: string, nowMs: number, reason: FinishReason = 'aborted'): Ended | undefined {
+    this.#log({ type: 'cancel', nowMs, id, reason })
+    return super.cancel(id, nowMs, reason)
+  }
+
+  override plan(nowMs: number): IterationPlan {
+    const plan = super.plan(nowMs)
+    this.#log({ type: 'plan', nowMs, decided: fingerprint(plan) })
+    return plan
+  }
+
+  override commit(plan: IterationPlan, results: readonly SequenceResult[], nowMs: number): Outcome[] {
+    this.#log({ type: 'commit', nowMs, results })
+    return super.commit(plan, results, nowMs)
+  }
+
+  override fail(plan: IterationPlan, message: string, nowMs: number): Outcome[] {
+    this.#log({ type: 'fail', nowMs, message })
+    return super.fail(plan, message, nowMs)
+  }
+}
+
+/** A plan in one short line; block ids as a checksum. Equal plans have equal lines. */
+export function fingerprint(plan: IterationPlan): string {
+  const sequences = plan.sequences.map(
+    ({ sequence, start, count, outputs, guesses }) =>
+      `${sequence.id}@${start}+${count}/${outputs}?${guesses.join('.')}#${hashText(sequence.blocks.join()).toString(36)}`,
+  )
+  const ids = (list: readonly { id: string }[]) => list.map(({ id }) => id).join()
+  const expired = plan.expired.map(({ sequence }) => sequence)
+  return `${plan.iteration} b${plan.budgetTokens} ${sequences.join(' ')} j${ids(plan.joined)} p${ids(plan.preempted)} x${ids(expired)}`
+}
+
+export interface Replay {
+  iterations: number
+  /** The first plan that came out differently; undefined when none did. */
+  difference?: { line: number; logged: string; replayed: string }
+}
+
+/** Tells a fresh scheduler everything that the log says, and compares its plans with the logged ones. */
+export function replay(decisions: Iterable<Decision>): Replay {
+  let scheduler: Scheduler | undefined
+  let plan: IterationPlan | undefined
+  let iterations = 0
+  let line = 0
+  for (const decision of decisions) {
+    line++
+    if (decision.type === 'begin') {
+      scheduler = new Scheduler(decision.shape, decision.options)
+      continue
+    }
+    if (scheduler === undefined) throw new Error(`line ${line}: a decision log begins with its 'begin' line`)
+    if (decision.type === 'plan') {
+      plan = scheduler.plan(decision.nowMs)
+      const replayed = fingerprint(plan)
+      if (replayed !== decision.decided) {
+        return { iterations, difference: { line, logged: decision.decided, replayed } }
+      }
+      iterations++
+    } else {
+      apply(scheduler, plan, decision)
+    }
+  }
+  return { iterations }
+}
+
+function apply(
+  scheduler: Scheduler,
+  plan: IterationPlan | undefined,
+  decision: Exclude<Decision, { type: 'begin' | 'plan' }>,
+): void {
+  switch (decision.type) {
+    case 'submit':
+      scheduler.submit(decision.request, decision.nowMs)
+      return
+    case 'cancel':
+      scheduler.cancel(decision.id, decision.nowMs, decision.reason)
+      return
+    case 'commit':
+      if (plan !== undefined) scheduler.commit(plan, decision.results, decision.nowMs)
+      return
+    case 'fail':
+      if (plan !== undefined) scheduler.fail(plan, decision.message, decision.nowMs)
+  }
+}

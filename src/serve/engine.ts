@@ -1,0 +1,239 @@
+import type { Clock } from '../base/clock.ts'
+import { messageOf } from '../base/errors.ts'
+import { batchOf } from './batch.ts'
+import { type Decision, LoggedScheduler } from './decision-log.ts'
+import type { Executor, IterationOutput } from './executor.ts'
+import type { EngineGauges } from './messages.ts'
+import type { SchedulerOptions } from './options.ts'
+import type { IterationPlan, Outcome, SequenceResult } from './plan.ts'
+import type { Admission, EngineRequest, Finish, QueueEstimate, RequestProgress } from './request.ts'
+import { Sampler } from './sampler.ts'
+import { Scheduler } from './scheduler.ts'
+import type { Sequence } from './sequence.ts'
+import type { TraceLine } from './trace.ts'
+import { type Speech, Voice } from './voice.ts'
+
+/** Who else wants to know. */
+export interface EngineObservers {
+  trace?: (line: TraceLine) => void
+  decisions?: (decision: Decision) => void
+}
+
+/**
+ * The loop's body: plan, compute, sample, commit, tell. Whatever is accepted ends in exactly one `finish`
+ * that goes through `emit`; an iteration emits once, whatever the number of requests in it.
+ */
+export class Engine {
+  readonly scheduler: Scheduler
+  readonly #executor: Executor
+  readonly #clock: Clock
+  readonly #emit: (items: readonly RequestProgress[]) => void
+  readonly #observers: EngineObservers
+  readonly #sampler: Sampler
+  readonly #voices = new WeakMap<Sequence, Voice>()
+  /** Progress that arose outside an iteration; it leaves with the next step. */
+  #unsaid: RequestProgress[] = []
+  #accepting = true
+  #audited = true
+  #iterations = 0
+  #computeMs = 0
+  #hostMs = 0
+
+  constructor(
+    executor: Executor,
+    options: Partial<SchedulerOptions>,
+    clock: Clock,
+    emit: (items: readonly RequestProgress[]) => void,
+    observers: EngineObservers = {},
+  ) {
+    this.#executor = executor
+    this.#clock = clock
+    this.#emit = emit
+    this.#observers = observers
+    this.#sampler = new Sampler(executor.shape.vocabularySize)
+    const { decisions } = observers
+    this.scheduler =
+      decisions === undefined
+        ? new Scheduler(executor.shape, options)
+        : new LoggedScheduler(executor.shape, options, decisions)
+  }
+
+  /** True while new requests are taken. */
+  get accepting(): boolean {
+    return this.#accepting
+  }
+
+  /** Requests that were accepted and have not ended. */
+  get live(): number {
+    return this.scheduler.roster.live
+  }
+
+  submit(request: EngineRequest): Admission {
+    if (!this.#accepting) return { ok: false, code: 'shutting_down' }
+    const nowMs = this.#clock.nowMs()
+    const admission = this.scheduler.submit(request, nowMs)
+    // An earlier life generated everything and died before it could say so.
+    if (admission.ok && (request.generated?.length ?? 0) >= request.maxTokens) {
+      const ended = this.scheduler.cancel(request.id, nowMs, 'length')
+      if (ended !== undefined) this.#unsaid.push({ id: request.id, tokens: [], finish: ended.finish })
+    }
+    return admission
+  }
+
+  /** Ends a request now, wherever it is; its blocks are free before the next iteration is planned. */
+  cancel(id: string): void {
+    const ended = this.scheduler.cancel(id, this.#clock.nowMs())
+    if (ended !== undefined) this.#emit([{ id, tokens: [], finish: ended.finish }])
+  }
+
+  /** Takes nothing new from now on. */
+  close(): void {
+    this.#accepting = false
+  }
+
+  cancelAll(): void {
+    for (const id of this.scheduler.roster.ids()) this.cancel(id)
+  }
+
+  /** Where a request stands in the queue; undefined when it does not wait there. */
+  estimate(id: string): QueueEstimate | undefined {
+    return this.scheduler.estimate(id)
+  }
+
+  /** Runs one iteration. False when there was nothing to do: then nothing will be until something arrives. */
+  async step(): Promise<boolean> {
+    const items = this.#unsaid
+    this.#unsaid = []
+    if (this.live === 0) {
+      if (items.length > 0) this.#emit(items)
+      this.#audit()
+      return false
+    }
+    this.#audited = false
+    const plan = this.scheduler.plan(this.#clock.nowMs())
+    for (const { sequence, finish } of plan.expired) items.push({ id: sequence.id, tokens: [], finish })
+    if (plan.sequences.length === 0) {
+      if (items.length > 0) this.#emit(items)
+      return this.live > 0
+    }
+    await this.#iterate(plan, items)
+    return true
+  }
+
+  gauges(): EngineGauges {
+    const { pool, roster, totals, cache } = this.scheduler
+    return {
+      running: roster.running.size,
+      waiting: roster.queue.size,
+      blocksFree: pool.free,
+      blocksCached: pool.cached,
+      blocksHeld: pool.held,
+      blocksPinned: cache.pinnedBlocks,
+      iterations: this.#iterations,
+      promptTokens: totals.promptTokens,
+      cachedTokens: totals.cachedTokens,
+      generatedTokens: totals.generatedTokens,
+      preemptions: roster.preemptions,
+      computeMs: this.#computeMs,
+      hostMs: this.#hostMs,
+    }
+  }
+
+  async #iterate(plan: IterationPlan, items: RequestProgress[]): Promise<void> {
+    let output: IterationOutput | undefined
+    let outcomes: Outcome[]
+    const speeches = new Map<Sequence, Speech>()
+    try {
+      output = await this.#executor.execute(batchOf(plan))
+    } catch (error) {
+      outcomes = this.scheduler.fail(plan, messageOf(error), this.#clock.nowMs())
+    }
+    if (output !== undefined) {
+      const results = this.#sample(plan, output, speeches)
+      outcomes = this.scheduler.commit(plan, results, this.#clock.nowMs())
+    }
+    for (const outcome of outcomes!) {
+      const item = progressOf(outcome, speeches.get(outcome.sequence))
+      if (item !== undefined) items.push(item)
+    }
+    if (items.length > 0) this.#emit(items)
+    this.#account(plan, output?.computeMs ?? 0, items)
+  }
+
+  #sample(plan: IterationPlan, output: IterationOutput, speeches: Map<Sequence, Speech>): SequenceResult[] {
+    let row = 0
+    return plan.sequences.map((entry) => {
+      const firstRow = row
+      row += entry.outputs
+      const { sequence } = entry
+      // A cancelled request may have been succeeded by another of the same id: only its state tells.
+      if (entry.outputs === 0 || sequence.state === 'ended') return { tokens: [] }
+      let voice = this.#voices.get(sequence)
+      if (voice === undefined) this.#voices.set(sequence, (voice = new Voice(sequence)))
+      try {
+        const speech = voice.speak(entry, output, firstRow, this.#sampler)
+        speeches.set(sequence, speech)
+        return { tokens: speech.tokens }
+      } catch (error) {
+        // One request's row is of no use; the others are not touched by it.
+        return { failed: `No token could be chosen: ${messageOf(error)}` }
+      }
+    })
+  }
+
+  #account(plan: IterationPlan, computeMs: number, items: readonly RequestProgress[]): void {
+    const hostMs = Math.max(0, this.#clock.nowMs() - plan.plannedMs - computeMs)
+    this.#iterations++
+    this.#computeMs += computeMs
+    this.#hostMs += hostMs
+    this.#observers.trace?.(this.#traceOf(plan, computeMs, hostMs, items))
+  }
+
+  #traceOf(
+    plan: IterationPlan,
+    computeMs: number,
+    hostMs: number,
+    items: readonly RequestProgress[],
+  ): TraceLine {
+    const { pool, roster } = this.scheduler
+    return {
+      iteration: plan.iteration,
+      timeMs: plan.plannedMs,
+      budgetTokens: plan.budgetTokens,
+      sequences: plan.sequences.map(({ sequence: { id }, start, count, outputs }) => ({
+        id,
+        start,
+        count,
+        outputs,
+      })),
+      joined: plan.joined.map(({ id }) => id),
+      preempted: plan.preempted.map(({ id }) => id),
+      finished: items.filter(({ finish }) => finish !== undefined).map(({ id }) => id),
+      waiting: roster.queue.size,
+      blocks: { free: pool.free, cached: pool.cached, held: pool.held },
+      computeMs,
+      hostMs,
+    }
+  }
+
+  #audit(): void {
+    if (this.#audited) return
+    this.scheduler.roster.audit()
+    this.#audited = true
+  }
+}
+
+function progressOf(outcome: Outcome, speech: Speech | undefined): RequestProgress | undefined {
+  const { sequence, tokens, finish } = outcome
+  const promptLogprobs = speech?.promptLogprobs ?? []
+  if (tokens.length === 0 && finish === undefined && promptLogprobs.length === 0) return undefined
+  return {
+    id: sequence.id,
+    tokens,
+    // A stop token is not shown, nor is its log-probability.
+    ...(speech !== undefined &&
+      speech.logprobs.length > 0 && { logprobs: speech.logprobs.slice(0, tokens.length) }),
+    ...(promptLogprobs.length > 0 && { promptLogprobs }),
+    ...(finish !== undefined && { finish: finish satisfies Finish }),
+  }
+}

@@ -1,0 +1,245 @@
+import type { BlockPool } from './blocks.ts'
+import type { CostModel, IterationLoad } from './cost-model.ts'
+import type { GoalKeeper } from './goals.ts'
+import type { SchedulerOptions } from './options.ts'
+import type { Draft } from './plan.ts'
+import type { PrefixCache } from './prefix-cache.ts'
+import type { PrefixReuse } from './reuse.ts'
+import type { Roster } from './roster.ts'
+import type { Sequence } from './sequence.ts'
+import type { Speculation } from './speculation.ts'
+
+export interface PlannerParts {
+  roster: Roster
+  pool: BlockPool
+  cache: PrefixCache<Sequence>
+  reuse: PrefixReuse
+  goals: GoalKeeper
+  costs: CostModel
+  speculation: Speculation<Sequence>
+}
+
+/** Of a token's share in the time of an iteration, before the cost model knows it. */
+const tokenShareUntrusted = 1 / 64
+
+/**
+ * Fills a draft, in the order that makes the promises of the scheduler true: those who run, best first and
+ * one token each at least; then newcomers; then what is left goes to long prompts and to guesses.
+ */
+export class Planner {
+  readonly #parts: PlannerParts
+  readonly #options: SchedulerOptions
+  readonly #blockTokens: number
+
+  constructor(parts: PlannerParts, options: SchedulerOptions, blockTokens: number) {
+    this.#parts = parts
+    this.#options = options
+    this.#blockTokens = blockTokens
+  }
+
+  fill(draft: Draft): void {
+    const { roster, speculation } = this.#parts
+    const madeWayFor = this.#makeWayForBetter(draft)
+    const streams = this.#streams()
+    draft.budgetTokens = this.#budget(streams, draft.plannedMs)
+    draft.reservedTokens = streams.tokens
+    // The set shrinks from its end while this walks, never before the place where it stands.
+    for (let index = 0; index < roster.running.size; index++) {
+      const sequence = roster.running.at(index)!
+      if (sequence.owed === 1) draft.reservedTokens--
+      this.#pay(sequence, draft)
+    }
+    this.#admitWaiting(draft, streams, madeWayFor)
+    this.#topUp(draft)
+    if (speculation.enabled) this.#guess(draft)
+  }
+
+  #streams(): IterationLoad {
+    let tokens = 0
+    let context = 0
+    for (const sequence of this.#parts.roster.running) {
+      if (sequence.owed !== 1) continue
+      tokens++
+      context += sequence.computed
+    }
+    return { tokens, context, sequences: tokens }
+  }
+
+  #budget(streams: IterationLoad, nowMs: number): number {
+    const { queue, running, waitingTokens } = this.#parts.roster
+    let promptTokensOwed = waitingTokens
+    let arrivedMs = queue.peek()?.arrivedMs ?? Number.POSITIVE_INFINITY
+    for (const sequence of running) {
+      if (sequence.owed === 1) continue
+      promptTokensOwed += sequence.owed
+      arrivedMs = Math.min(arrivedMs, sequence.arrivedMs)
+    }
+    const oldestMs = arrivedMs === Number.POSITIVE_INFINITY ? undefined : nowMs - arrivedMs
+    return this.#parts.goals.budget({ streams, promptTokensOwed, oldestMs })
+  }
+
+  /** Pays what it can of what `sequence` owes. */
+  #pay(sequence: Sequence, draft: Draft): void {
+    const { reuse } = this.#parts
+    if (sequence.owed > 1) {
+      draft.cachedTokens += reuse.adopt(sequence)
+      if (reuse.followsAnother(sequence)) return
+    }
+    const chunk = this.#chunk(sequence, draft)
+    if (chunk <= 0) return
+    const start = sequence.computed
+    const end = this.#reserve(sequence, start + chunk, draft)
+    if (end <= start) {
+      draft.stalled = true
+      return
+    }
+    if (sequence.owed > 1) reuse.announce(sequence)
+    draft.add(sequence, end - start)
+  }
+
+  #chunk(sequence: Sequence, draft: Draft): number {
+    const { owed } = sequence
+    const left = draft.leftTokens
+    // A prompt that cannot finish now leaves half of the budget to those behind it; what they leave comes back.
+    const fair = owed > left ? Math.ceil(left / 2) : owed
+    if (!sequence.wantsPromptRows) return fair
+    return Math.min(fair, Math.max(0, sequence.promptLogprobsDone - sequence.computed) + draft.promptRowsLeft)
+  }
+
+  /** Finds blocks for the first `end` tokens of `sequence`; returns for how many there are. */
+  #reserve(sequence: Sequence, end: number, draft: Draft): number {
+    const { pool } = this.#parts
+    while (sequence.blocks.length * this.#blockTokens < end) {
+      const covered = sequence.blocks.length * this.#blockTokens
+      // Others are preempted so that it can go on at all, not so that it can go faster.
+      if (pool.available === 0 && (covered > sequence.computed || !this.#makeRoom(sequence, draft))) break
+      sequence.blocks.push(pool.take())
+    }
+    return Math.min(end, sequence.blocks.length * this.#blockTokens)
+  }
+
+  /** Gets a block for `sequence` from those behind it; it waits, keeping its own, when it is the last. */
+  #makeRoom(sequence: Sequence, draft: Draft): boolean {
+    const { pool, roster, cache } = this.#parts
+    while (pool.available === 0) {
+      const victim = roster.running.victimFor(sequence)
+      if (victim !== undefined) this.#preempt(victim, draft)
+      // The first in the order must be able to go on, whatever was promised to nobody in particular.
+      else if (roster.running.at(0) !== sequence || !cache.dropPin()) return false
+    }
+    return true
+  }
+
+  #preempt(victim: Sequence, draft: Draft): void {
+    if (victim.owed === 1 && draft.reservedTokens > 0) draft.reservedTokens--
+    this.#parts.roster.preempt(victim, draft.iteration, draft.plannedMs)
+    draft.preempted.push(victim)
+  }
+
+  /** Preempts requests of lower classes for the next in the queue, where that is enough for it to join. */
+  #makeWayForBetter(draft: Draft): Sequence | undefined {
+    const { queue, running } = this.#parts.roster
+    const newcomer = queue.peek()
+    const last = running.last()
+    if (newcomer === undefined || last === undefined || last.rank <= newcomer.effectiveClass) return undefined
+    let gain = 0
+    for (const sequence of running) {
+      if (sequence.rank <= newcomer.effectiveClass) continue
+      for (const block of sequence.blocks) if (this.#parts.pool.references(block) === 1) gain++
+    }
+    if (this.#blocksMissing(newcomer) > gain) return newcomer
+    for (let victim = running.last(); victim !== undefined; victim = running.last()) {
+      if (this.#fits(newcomer) || victim.rank <= newcomer.effectiveClass) break
+      this.#preempt(victim, draft)
+    }
+    return newcomer
+  }
+
+  #admitWaiting(draft: Draft, streams: IterationLoad, madeWayFor: Sequence | undefined): void {
+    const { roster, goals } = this.#parts
+    let { tokens, context } = streams
+    while (draft.leftTokens > 0) {
+      const sequence = roster.queue.peek()
+      if (sequence === undefined) return
+      // Admitting while preempting would hand the freed blocks to a newcomer, unless they were freed for it.
+      const scarce = draft.preempted.length > 0 || draft.stalled
+      if (scarce && sequence !== madeWayFor) return
+      if (!this.#fits(sequence) || !goals.admits({ tokens, context, sequences: tokens })) return
+      this.#join(sequence, draft)
+      if (tokens > 0) tokens++
+      if (tokens > 0) context += sequence.tokens.length
+    }
+  }
+
+  #fits(sequence: Sequence): boolean {
+    const { size } = this.#parts.roster.running
+    // Alone it fits, or it would have been refused.
+    if (size === 0) return true
+    return size < this.#options.runningMax && this.#blocksMissing(sequence) <= 0
+  }
+
+  #blocksMissing(sequence: Sequence): number {
+    const { cache, pool, reuse, roster } = this.#parts
+    const found = cache.match(sequence, reuse.limit(sequence))
+    const idle = found.filter((node) => pool.references(node.block) === 0).length
+    const needed = Math.ceil((sequence.tokens.length + 1) / this.#blockTokens) - found.length
+    // One block for each running request, or it would be preempted again at once.
+    return needed + roster.running.size - (pool.available - idle)
+  }
+
+  #join(sequence: Sequence, draft: Draft): void {
+    const { roster, reuse } = this.#parts
+    const first = !sequence.started
+    roster.join(sequence, draft.plannedMs)
+    draft.joined.push(sequence)
+    draft.cachedTokens += reuse.adopt(sequence)
+    if (first) {
+      // The prompt is charged at once, or a tenant would fill the batch before its counter moved.
+      const found = sequence.computed + reuse.announcedBehind(sequence)
+      roster.ledger.chargePrompt(sequence, Math.min(found, sequence.promptTokens))
+    }
+    this.#pay(sequence, draft)
+  }
+
+  /** Gives what is left of the budget to prompts that left room for others. */
+  #topUp(draft: Draft): void {
+    const { pool } = this.#parts
+    for (const entry of draft.sequences) {
+      if (draft.leftTokens <= 0) return
+      const { sequence } = entry
+      if (sequence.wantsPromptRows) continue
+      const end = entry.start + entry.count
+      const wanted = end + Math.min(sequence.tokens.length - end, draft.leftTokens)
+      while (sequence.blocks.length * this.#blockTokens < wanted && pool.available > 0) {
+        sequence.blocks.push(pool.take())
+      }
+      const reached = Math.min(wanted, sequence.blocks.length * this.#blockTokens)
+      if (reached > end) draft.grow(entry, reached - end)
+    }
+  }
+
+  /** Guesses take what nobody else wanted: no preemption and no waiting is ever due to them. */
+  #guess(draft: Draft): void {
+    const { costs, pool, roster, speculation } = this.#parts
+    const streams = draft.sequences.reduce((sum, entry) => sum + entry.sampledRows, 0)
+    const iterationMs = costs.trusted ? costs.predictMs(draft.load) : 0
+    for (const entry of draft.sequences) {
+      const { sequence } = entry
+      if (entry.sampledRows !== 1 || sequence.generatedTokens === 0) continue
+      const spareBlocks = pool.available > roster.running.size ? 1 : 0
+      const end = entry.start + entry.count
+      const room = Math.min(
+        draft.leftTokens,
+        sequence.request.maxTokens - sequence.generatedTokens - 1,
+        (sequence.blocks.length + spareBlocks) * this.#blockTokens - end,
+      )
+      if (room <= 0) continue
+      const tokenShare =
+        iterationMs > 0 ? costs.tokenMs(sequence.computed) / iterationMs : tokenShareUntrusted
+      const guesses = speculation.guess(sequence, room, tokenShare * streams)
+      if (guesses.length === 0) continue
+      if (sequence.blocks.length * this.#blockTokens < end + guesses.length) sequence.blocks.push(pool.take())
+      draft.guess(entry, guesses)
+    }
+  }
+}
