@@ -5,7 +5,6 @@
  * (Conv1D); in memory they are [outputs, inputs] like all others.
  */
 import { UserError } from '../base/errors.ts'
-import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import {
   type Architecture,
@@ -102,7 +101,7 @@ function forward(config: Gpt2Config, pass: ForwardPass): Tensor {
       x = ops.rows(x, outputRows)
     }
     x = ops.add(x, mixed)
-    const inner = geluTanh(ops, pass.linear(norm(x, `${layer}.ln_2`), `${layer}.mlp.c_fc`))
+    const inner = ops.gelu(pass.linear(norm(x, `${layer}.ln_2`), `${layer}.mlp.c_fc`))
     x = ops.add(x, pass.linear(inner, `${layer}.mlp.c_proj`))
   }
   x = norm(x, 'transformer.ln_f')
@@ -117,18 +116,6 @@ function attention(config: Gpt2Config, pass: ForwardPass, layer: number, h: Tens
   const part = (index: number) =>
     ops.reshape(ops.contiguous(ops.slice(qkv, 1, index * width, width)), [tokens, heads, headWidth])
   return pass.linear(pass.attend(layer, part(0), part(1), part(2)), `transformer.h.${layer}.attn.c_proj`)
-}
-
-/**
- * 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) from exact operations: ggml's own GELU looks its values
- * up in half precision, which training's goldens do not forgive.
- */
-function geluTanh(ops: Ops, x: Tensor): Tensor {
-  const root = Math.sqrt(2 / Math.PI)
-  const cubic = ops.mul(ops.scale(ops.sqr(x), root * 0.044715), x)
-  const t = ops.tanh(ops.add(ops.scale(x, root), cubic))
-  const half = ops.scale(x, 0.5)
-  return ops.add(half, ops.mul(half, t))
 }
 
 export const gpt2: Architecture<Gpt2Config> = { modelType: 'gpt2', parse, parameters, forward }

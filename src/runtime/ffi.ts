@@ -29,6 +29,7 @@ export interface Ggml {
   setName(tensor: Pointer, name: string): Pointer
   setInput(tensor: Pointer): void
   setOutput(tensor: Pointer): void
+  setParam(tensor: Pointer): void
   getData(tensor: Pointer): Pointer | null
   newGraphCustom(ctx: Pointer, size: number, grads: boolean): Pointer
   buildForwardExpand(graph: Pointer, tensor: Pointer): void
@@ -37,7 +38,10 @@ export interface Ggml {
   sub(ctx: Pointer, a: Pointer, b: Pointer): Pointer
   mul(ctx: Pointer, a: Pointer, b: Pointer): Pointer
   div(ctx: Pointer, a: Pointer, b: Pointer): Pointer
+  addInplace(ctx: Pointer, a: Pointer, b: Pointer): Pointer
   scale(ctx: Pointer, a: Pointer, factor: number): Pointer
+  scaleBias(ctx: Pointer, a: Pointer, factor: number, offset: number): Pointer
+  fill(ctx: Pointer, a: Pointer, value: number): Pointer
   sqr(ctx: Pointer, a: Pointer): Pointer
   sqrt(ctx: Pointer, a: Pointer): Pointer
   log(ctx: Pointer, a: Pointer): Pointer
@@ -48,7 +52,6 @@ export interface Ggml {
   concat(ctx: Pointer, a: Pointer, b: Pointer, dim: number): Pointer
   silu(ctx: Pointer, a: Pointer): Pointer
   siluBack(ctx: Pointer, dy: Pointer, x: Pointer): Pointer
-  gelu(ctx: Pointer, a: Pointer): Pointer
   tanh(ctx: Pointer, a: Pointer): Pointer
   swigluSplit(ctx: Pointer, gate: Pointer, up: Pointer): Pointer
   rmsNorm(ctx: Pointer, a: Pointer, epsilon: number): Pointer
@@ -199,6 +202,7 @@ const baseSymbols: Symbols = {
   setName: `${T} ggml_set_name(${T} t, const char* name)`,
   setInput: `void ggml_set_input(${T} t)`,
   setOutput: `void ggml_set_output(${T} t)`,
+  setParam: `void ggml_set_param(${T} t)`,
   getData: `${T} ggml_get_data(${T} t)`,
   newGraphCustom: `${T} ggml_new_graph_custom(${T} ctx, size_t size, bool grads)`,
   buildForwardExpand: `void ggml_build_forward_expand(${T} graph, ${T} t)`,
@@ -207,7 +211,10 @@ const baseSymbols: Symbols = {
   sub: binary('sub'),
   mul: binary('mul'),
   div: binary('div'),
+  addInplace: binary('add_inplace'),
   scale: `${T} ggml_scale(${T} ctx, ${T} a, float s)`,
+  scaleBias: `${T} ggml_scale_bias(${T} ctx, ${T} a, float s, float b)`,
+  fill: `${T} ggml_fill(${T} ctx, ${T} a, float c)`,
   sqr: unary('sqr'),
   sqrt: unary('sqrt'),
   log: unary('log'),
@@ -218,7 +225,6 @@ const baseSymbols: Symbols = {
   concat: `${T} ggml_concat(${T} ctx, ${T} a, ${T} b, int dim)`,
   silu: unary('silu'),
   siluBack: binary('silu_back'),
-  gelu: unary('gelu'),
   tanh: unary('tanh'),
   swigluSplit: binary('swiglu_split'),
   rmsNorm: `${T} ggml_rms_norm(${T} ctx, ${T} a, float eps)`,

@@ -33,7 +33,10 @@ export interface OpAttributes {
   sub: object
   mul: object
   div: object
+  accumulate: object
   scale: { factor: number }
+  affine: { factor: number; offset: number }
+  fill: { value: number }
   sqr: object
   sqrt: object
   log: object
@@ -73,6 +76,12 @@ export interface OpAttributes {
 
 export type OpName = keyof OpAttributes
 
+/** GELU's 2u/x is linear + cubic x^2. */
+export const geluSlope = {
+  linear: 2 * Math.sqrt(2 / Math.PI),
+  cubic: 2 * Math.sqrt(2 / Math.PI) * 0.044715,
+} as const
+
 export class Ops {
   readonly arena: Arena
 
@@ -98,7 +107,7 @@ export class Ops {
     return this.#make(op, pointer, a.shape, [a, b], {}, a.dtype)
   }
 
-  #unary<Op extends 'sqr' | 'sqrt' | 'log' | 'silu' | 'gelu' | 'tanh'>(op: Op, x: Tensor): Tensor<Op> {
+  #unary<Op extends 'sqr' | 'sqrt' | 'log' | 'silu' | 'tanh'>(op: Op, x: Tensor): Tensor<Op> {
     return this.#make(
       op,
       this.arena.ggml[op](this.arena.context, x.pointer),
@@ -125,9 +134,28 @@ export class Ops {
     return this.#elementwise('div', a, b)
   }
 
+  /** Adds x to the memory of `into` (same shape). Returns `into` as it is after the addition. */
+  accumulate(into: Tensor, x: Tensor) {
+    const pointer = this.arena.ggml.addInplace(this.arena.context, into.pointer, x.pointer)
+    return this.#make('accumulate', pointer, into.shape, [into, x], {}, into.dtype)
+  }
+
   scale(x: Tensor, factor: number) {
     const pointer = this.arena.ggml.scale(this.arena.context, x.pointer, factor)
     return this.#make('scale', pointer, x.shape, [x], { factor })
+  }
+
+  /** x * factor + offset, in one pass. */
+  affine(x: Tensor, factor: number, offset: number) {
+    const pointer = this.arena.ggml.scaleBias(this.arena.context, x.pointer, factor, offset)
+    return this.#make('affine', pointer, x.shape, [x], { factor, offset })
+  }
+
+  /** A tensor of x's shape that holds `value` everywhere; x must be contiguous. */
+  fill(x: Tensor, value: number) {
+    assert(x.contiguous, 'fill takes the shape of a contiguous tensor')
+    const pointer = this.arena.ggml.fill(this.arena.context, x.pointer, value)
+    return this.#make('fill', pointer, x.shape, [x], { value })
   }
 
   sqr(x: Tensor) {
@@ -146,9 +174,16 @@ export class Ops {
     return this.#unary('silu', x)
   }
 
-  /** The tanh form of GELU, which GPT-2 calls gelu_new. */
+  /**
+   * The tanh form of GELU, which GPT-2 calls gelu_new: 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3).
+   *
+   * ggml's own looks values up in half precision, which training does not forgive, and its tanh is slow.
+   * The same function is x sigmoid(2u) = silu(x p) / p with p = 2u/x, whose steps are exact and vectorised.
+   */
   gelu(x: Tensor) {
-    return this.#unary('gelu', x)
+    const p = this.affine(this.sqr(x), geluSlope.cubic, geluSlope.linear)
+    const y = this.div(this.silu(this.mul(x, p)), p)
+    return this.#make('gelu', y.pointer, x.shape, [x], {})
   }
 
   tanh(x: Tensor) {
@@ -404,6 +439,8 @@ export class Ops {
   adamw(weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor, parameters: Tensor) {
     const { ggml, context } = this.arena
     const inputs = [weight, gradient, m, v, parameters]
+    // ggml refuses to step a tensor that was not declared trainable.
+    ggml.setParam(weight.pointer)
     const pointer = ggml.optStepAdamw(
       context,
       weight.pointer,

@@ -1,0 +1,172 @@
+/**
+ * How each operation hands the gradient of its result back to its inputs.
+ *
+ * dy has the shape of y and is packed. A rule gives one entry per input: a function that makes that input's
+ * gradient when somebody asks for it, or undefined where none exists (ids, masks, positions).
+ */
+import { assert } from '../base/assert.ts'
+import { geluSlope, type OpName, type Ops } from '../runtime/ops.ts'
+import type { Shape, Tensor } from '../runtime/tensor.ts'
+import type { Contribution } from './slabs.ts'
+
+export interface RuleContext {
+  ops: Ops
+  /** x itself, or a packed copy of a strided one; made once however many rules ask. */
+  packed(x: Tensor): Tensor
+  /** x with its two innermost dimensions swapped, packed; made once however many rules ask. */
+  transposed(x: Tensor): Tensor
+}
+
+export type Gradient<Op extends OpName> = (
+  context: RuleContext,
+  y: Tensor<Op>,
+  dy: Tensor,
+) => readonly ((() => Contribution) | undefined)[]
+
+/** One rule per op, or 'none' for what training never differentiates. Leaving one out does not compile. */
+export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
+  leaf: 'none',
+  add: ({ ops }, { inputs: [, b] }, dy) => [() => dy, () => reduced(ops, dy, b!)],
+  sub: ({ ops }, { inputs: [, b] }, dy) => [() => dy, () => reduced(ops, ops.scale(dy, -1), b!)],
+  mul: ({ ops }, { inputs: [a, b] }, dy) => [() => ops.mul(dy, b!), () => reduced(ops, ops.mul(dy, a!), b!)],
+  div: ({ ops }, y, dy) => {
+    const b = y.inputs[1]!
+    return [() => ops.div(dy, b), () => reduced(ops, ops.scale(ops.mul(ops.div(dy, b), y), -1), b)]
+  },
+  accumulate: 'none',
+  scale: ({ ops }, y, dy) => [() => ops.scale(dy, y.attributes.factor)],
+  affine: ({ ops }, y, dy) => [() => ops.scale(dy, y.attributes.factor)],
+  fill: 'none',
+  sqr: ({ ops }, { inputs: [x] }, dy) => [() => ops.scale(ops.mul(dy, x!), 2)],
+  sqrt: ({ ops }, y, dy) => [() => ops.scale(ops.div(dy, y), 0.5)],
+  log: ({ ops }, { inputs: [x] }, dy) => [() => ops.div(dy, x!)],
+  sum: ({ ops }, { inputs: [x] }, dy) => [() => ops.repeat(dy, x!)],
+  sumRows: ({ ops }, { inputs: [x] }, dy) => [() => ops.repeat(dy, x!)],
+  repeat: ({ ops }, { inputs: [x] }, dy) => [() => ops.repeatBack(dy, x!), undefined],
+  repeatBack: 'none',
+  concat: ({ ops }, { inputs: [a, b], attributes: { dimension } }, dy) => {
+    const [before, after] = [a!.shape[dimension]!, b!.shape[dimension]!]
+    return [
+      () => ops.contiguous(ops.slice(dy, dimension, 0, before)),
+      () => ops.contiguous(ops.slice(dy, dimension, before, after)),
+    ]
+  },
+  silu: ({ ops }, { inputs: [x] }, dy) => [() => ops.mul(dy, siluSlope(ops, x!, ops.silu(x!)))],
+  siluBack: 'none',
+  gelu: ({ ops }, y, dy) => [() => ops.mul(dy, geluSlopeAt(ops, y.inputs[0]!, y))],
+  tanh: ({ ops }, y, dy) => [() => ops.mul(dy, ops.affine(ops.sqr(y), -1, 1))],
+  siluMul: ({ ops }, { inputs: [gate, up] }, dy) => {
+    const open = ops.silu(gate!)
+    return [() => ops.mul(ops.mul(dy, up!), siluSlope(ops, gate!, open)), () => ops.mul(dy, open)]
+  },
+  rmsNorm: ({ ops }, { inputs: [x], attributes }, dy) => [() => ops.rmsNormBack(dy, x!, attributes.epsilon)],
+  rmsNormBack: 'none',
+  layerNorm: ({ ops }, { inputs: [x], attributes }, dy) => [
+    () => layerNormBack(ops, dy, x!, attributes.epsilon),
+  ],
+  matmul: (context, { inputs: [a, b] }, dy) => [
+    () => productBackA(context, dy, a!, b!),
+    () => productBackB(context, dy, a!, b!),
+  ],
+  softmax: ({ ops }, y, dy) => [() => ops.softmaxBack(dy, y, y.attributes.scale), undefined],
+  softmaxBack: 'none',
+  rope: ({ ops }, { inputs: [, positions, factors], attributes }, dy) => [
+    () => ops.ropeBack(dy, positions!, attributes, factors),
+    undefined,
+    undefined,
+  ],
+  ropeBack: 'none',
+  rows: ({ ops }, { inputs: [table, ids] }, dy) => [() => ops.rowsBack(dy, ids!, table!), undefined],
+  rowsBack: 'none',
+  setRows: 'none',
+  contiguous: (_, __, dy) => [() => dy],
+  cast: ({ ops }, { inputs: [x] }, dy) => [() => (x!.dtype === dy.dtype ? dy : ops.cast(dy, x!.dtype))],
+  copy: 'none',
+  reshape: ({ ops }, { inputs: [x] }, dy) => [() => ops.reshape(dy, x!.shape)],
+  slice: (_, { attributes: { dimension, start } }, dy) => [() => ({ dimension, start, part: dy })],
+  window: 'none',
+  permute: ({ ops }, { attributes: { order } }, dy) => [() => ops.permute(dy, inverse(order))],
+  argmax: 'none',
+  attention: 'none',
+  adamw: 'none',
+  custom: 'none',
+}
+
+/** Sums dy over the repetitions that gave b the shape of the result. */
+function reduced(ops: Ops, dy: Tensor, b: Tensor): Tensor {
+  return sameShape(dy.shape, b.shape) ? dy : ops.repeatBack(dy, b)
+}
+
+function sameShape(a: Shape, b: Shape): boolean {
+  return a.length === b.length && a.every((length, i) => length === b[i])
+}
+
+function inverse(order: readonly number[]): number[] {
+  const back = new Array<number>(order.length)
+  for (const [to, from] of order.entries()) back[from] = to
+  return back
+}
+
+/** Added above and below so that a quotient of two vanishing numbers takes its limit 1/2; far below any square that counts. */
+const tiny = 2 ** -120
+
+/** sigmoid of whatever makes y = x sigmoid: y/x, at zero too. */
+function gateOf(ops: Ops, x: Tensor, y: Tensor): Tensor {
+  return ops.div(ops.affine(ops.mul(x, y), 1, tiny / 2), ops.affine(ops.sqr(x), 1, tiny))
+}
+
+/**
+ * d silu / dx = y + s (1 - y) with s the sigmoid and y = silu(x). ggml's own silu_back calls a scalar expf
+ * for every element; these passes are several times faster.
+ */
+function siluSlope(ops: Ops, x: Tensor, y: Tensor): Tensor {
+  return ops.add(y, ops.mul(gateOf(ops, x, y), ops.affine(y, -1, 1)))
+}
+
+/** d gelu / dx = s + y (1 - s) d(2u)/dx, with y = x s and 2u = linear x + cubic x^3 (see Ops.gelu). */
+function geluSlopeAt(ops: Ops, x: Tensor, y: Tensor): Tensor {
+  const gate = gateOf(ops, x, y)
+  const inner = ops.affine(ops.sqr(x), 3 * geluSlope.cubic, geluSlope.linear)
+  return ops.add(gate, ops.mul(ops.mul(y, ops.affine(gate, -1, 1)), inner))
+}
+
+/**
+ * A layer norm is an RMS norm of centred rows. With an epsilon far above any variance, ggml's layer norm
+ * only centres and divides by sqrt(epsilon): a power of two, so nothing is rounded. Two passes replace a
+ * mean and a subtraction that ggml would do element by element.
+ */
+function layerNormBack(ops: Ops, dy: Tensor, x: Tensor, epsilon: number): Tensor {
+  const centred = ops.layerNorm(x, 2 ** 40) //                          (x - mean) / 2^20
+  const slope = ops.rmsNormBack(dy, centred, epsilon / 2 ** 40) //      2^20 times the gradient of x - mean
+  return ops.scale(ops.layerNorm(slope, 2 ** 80), 2 ** 20)
+}
+
+// For products: y [..., M, N] = a [..., M, K] times b [..., N, K] transposed. Where one b serves several a,
+// those are stacked along M, so that sums over them are part of the product.
+
+function productBackA({ ops, transposed }: RuleContext, dy: Tensor, a: Tensor, b: Tensor): Tensor {
+  const da = ops.matmul(stacked(ops, dy, b), transposed(b)) //          [..., M, N] x [..., K, N]
+  return sameShape(da.shape, a.shape) ? da : ops.reshape(da, a.shape)
+}
+
+function productBackB({ ops, packed, transposed }: RuleContext, dy: Tensor, a: Tensor, b: Tensor): Tensor {
+  const tall = stacked(ops, packed(a), b)
+  return ops.matmul(transposed(stacked(ops, dy, b)), transposed(tall)) // [..., N, M] x [..., K, M]
+}
+
+/** x [..., M, K] with the outer dimensions of b: what shares one b moves into M. */
+function stacked(ops: Ops, x: Tensor, b: Tensor): Tensor {
+  const outer = b.shape.slice(0, -2)
+  const own = x.shape.slice(0, -2)
+  if (sameShape(outer, own)) return x
+  const [b3, b2] = pair(outer)
+  const [x3] = pair(own)
+  assert(x3 === b3 || b2 === 1, `what shares one factor of a product is contiguous: ${x.shape}, ${b.shape}`)
+  const width = x.shape.at(-1)!
+  const rows = x.size / width / (b3 * b2)
+  return ops.reshape(x, [...outer, rows, width])
+}
+
+function pair(outer: Shape): [number, number] {
+  return [outer.at(-2) ?? 1, outer.at(-1) ?? 1]
+}
