@@ -1,0 +1,82 @@
+import { UserError } from '../base/errors.ts'
+import { gpt2Pattern } from './pre-tokenizer.ts'
+
+/** How the byte-level vocabularies of GGUF files cut text, by the name in tokenizer.ggml.pre. */
+export interface GgufPreTokenizer {
+  names: readonly string[]
+  /** Cut one after the other, in Oniguruma syntax. */
+  patterns: readonly string[]
+  ignoreMerges?: boolean
+  addBos?: boolean
+  normalizer?: 'NFC'
+}
+
+const contractions = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+const upperWord = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]'
+const lowerWord = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]'
+const spaces = '\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+'
+
+/** cl100k's pattern with numbers of up to `digits` digits. */
+const cl100k = (digits: string) =>
+  `${contractions}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|${spaces}`
+
+/** o200k's pattern: words break where capitals begin; `suffix` follows each word. */
+const o200k = (suffix: string, digits: string) =>
+  `[^\\r\\n\\p{L}\\p{N}]?${upperWord}*${lowerWord}+${suffix}|[^\\r\\n\\p{L}\\p{N}]?${upperWord}+${lowerWord}*${suffix}` +
+  `|\\p{N}${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|${spaces}`
+
+const known: readonly GgufPreTokenizer[] = [
+  {
+    names: [
+      'default',
+      'gpt-2',
+      'phi-2',
+      'jina-es',
+      'jina-de',
+      'jina-v2-es',
+      'jina-v2-de',
+      'olmo',
+      'mpt',
+      'gigachat',
+    ],
+    patterns: [gpt2Pattern],
+  },
+  {
+    names: ['llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon-h1', 'pixtral', 'lfm2', 'midm-2.0'],
+    patterns: [cl100k('{1,3}')],
+    ignoreMerges: true,
+    addBos: true,
+  },
+  { names: ['dbrx', 'smaug-bpe', 'chatglm-bpe', 'glm4'], patterns: [cl100k('{1,3}')] },
+  {
+    names: ['qwen2', 'deepseek-r1-qwen', 'megrez'],
+    patterns: [cl100k('')],
+    // The GGUF file does not say it, but these tokenizers compose characters first.
+    normalizer: 'NFC',
+  },
+  { names: ['stablelm2', 'hunyuan'], patterns: [cl100k('')] },
+  { names: ['gpt-4o', 'llama4'], patterns: [o200k(`${contractions}?`, '{1,3}')], ignoreMerges: true },
+  { names: ['tekken'], patterns: [o200k('', '')], ignoreMerges: true },
+  {
+    names: ['smollm', 'starcoder', 'refact', 'command-r', 'codeshell', 'exaone'],
+    patterns: ['\\p{N}', gpt2Pattern],
+  },
+  {
+    names: ['deepseek-v3'],
+    patterns: [
+      '\\p{N}{1,3}',
+      '[一-龥぀-ゟ゠-ヿ]+',
+      '[!"#$%&\'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+' +
+        `| ?[\\p{P}\\p{S}]+[\\r\\n]*|${spaces}`,
+    ],
+  },
+]
+
+/** The one called `name`; files from before the field existed hold GPT-2's. */
+export function ggufPreTokenizer(name = 'default'): GgufPreTokenizer {
+  const found = known.find((candidate) => candidate.names.includes(name))
+  if (found !== undefined) return found
+  throw new UserError(`The GGUF file's pre-tokenizer "${name}" (tokenizer.ggml.pre) is not supported`, {
+    fix: `Use the model's Hugging Face folder, or a file with one of: ${known.flatMap(({ names }) => names).join(', ')}.`,
+  })
+}
