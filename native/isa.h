@@ -1,16 +1,20 @@
-// Included last by each isa_*.cpp, after the macro ROPEWAY_KERNELS names its table.
+// The whole library for the instruction set of the including file, as one table.
+#pragma once
+
 #include "attention.h"
 #include "cache.h"
 #include "kernels.h"
+#include "linear.h"
 
-#define ROPEWAY_TEXT(name) #name
-#define ROPEWAY_TABLE(variable, text)        \
-  extern const Kernels variable = {          \
-      text,                                  \
-      lanes,                                 \
-      {                                      \
-          {"rope_table", ropeTable},         \
-          {"store_keys_values", storeKeysValues}, \
-          {"paged_attention", pagedAttention}, \
-      },                                     \
+#define ROPEWAY_TABLE(variable, text)                                \
+  extern const Kernels variable = {                                  \
+      text,                                                          \
+      {                                                              \
+          {"rope_table", ropeTable},                                 \
+          {"store_keys_values", storeKeysValues},                    \
+          {"paged_attention", pagedAttention},                       \
+          {"linear_q8", linear<CodedProduct<Q8Codes, packedQ8>>},    \
+          {"linear_q4", linear<CodedProduct<Q4Codes, packedQ4>>},    \
+      },                                                             \
+      packRows,                                                      \
   }

@@ -5,13 +5,17 @@
 #include "call.h"
 #include "tensor.h"
 
+struct NamedOp {
+  const char* name;
+  CustomOp op;
+};
+
 struct Kernels {
   const char* name;
-  int lanes;
-  struct {
-    const char* name;
-    CustomOp op;
-  } ops[16];
+  NamedOp ops[24];
+  /// See packed.h.
+  void (*packRows)(int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows, int type,
+                   const char* source, int64_t sourceRowBytes, int interleave);
 };
 
 extern const Kernels kernelsPortable;

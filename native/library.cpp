@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "packed.h"
 
 namespace {
 
@@ -49,6 +50,12 @@ char* grow(char*& memory, size_t& bytes, size_t wanted) {
   return memory;
 }
 
+const Kernels* find(const char* instructionSet) {
+  for (const Kernels* kernels : everyKernels)
+    if (strcmp(kernels->name, instructionSet) == 0 && runsHere(kernels)) return kernels;
+  return nullptr;
+}
+
 }  // namespace
 
 extern "C" {
@@ -73,12 +80,22 @@ const char* rw_instruction_set(int index) {
 
 /// Address of an op for ggml_custom_4d; null when there is no such set or op.
 void* rw_op(const char* instructionSet, const char* name) {
-  for (const Kernels* kernels : everyKernels) {
-    if (strcmp(kernels->name, instructionSet) != 0 || !runsHere(kernels)) continue;
-    for (const auto& entry : kernels->ops)
+  const Kernels* kernels = find(instructionSet);
+  if (kernels)
+    for (const NamedOp& entry : kernels->ops)
       if (entry.name && strcmp(entry.name, name) == 0) return reinterpret_cast<void*>(entry.op);
-  }
   return nullptr;
+}
+
+/// Bytes of a packed weight; `outputs` counts each of gate and up when they interleave.
+int64_t rw_packed_bytes(int format, int64_t outputs, int64_t inputs, int interleaved) {
+  int64_t panels = (outputs + panelOutputs - 1) / panelOutputs * (interleaved ? 2 : 1);
+  return panels * int64_t(panelBytes(format, inputs));
+}
+
+void rw_pack_rows(const char* instructionSet, int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows,
+                  int type, const char* source, int64_t sourceRowBytes, int interleave) {
+  find(instructionSet)->packRows(format, packed, inputs, firstRow, rows, type, source, sourceRowBytes, interleave);
 }
 
 Workspace* rw_workspace_new() { return new Workspace{nullptr, 0}; }

@@ -6,6 +6,7 @@
  */
 import koffi from 'koffi'
 import { assert } from '../base/assert.ts'
+import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { messageOf, UserError } from '../base/errors.ts'
 import { buildKernels } from './kernels-build.ts'
 
@@ -14,11 +15,21 @@ type Pointer = bigint
 export const instructionSets = ['portable', 'avx2', 'avx512', 'amx'] as const
 export type InstructionSet = (typeof instructionSets)[number]
 
+const linearParams = {
+  normed: 'int',
+  biased: 'int',
+  residual: 'int',
+  gated: 'int',
+  epsilon: 'float',
+} as const
+
 /** What each op's fixed parameters are, in the order in which the native side reads them. */
 export const kernelOps = {
   rope_table: { factor: 'float' },
   store_keys_values: { rotaryDims: 'int', rotaryPairs: 'int', normed: 'int', epsilon: 'float' },
   paged_attention: { kvHeads: 'int', window: 'int', scale: 'float' },
+  linear_q8: linearParams,
+  linear_q4: linearParams,
 } as const satisfies Record<string, Record<string, 'int' | 'float'>>
 
 export type KernelOp = keyof typeof kernelOps
@@ -80,6 +91,31 @@ function paramWords<Op extends KernelOp>(op: Op, params: KernelParams<Op>): Int3
   return words
 }
 
+/** How packed weights are stored (native/packed.h) and the op that multiplies by them. */
+export const packedFormats = { q8: 0, q4: 1 } as const
+export type PackedFormat = keyof typeof packedFormats
+export const linearOps = { q8: 'linear_q8', q4: 'linear_q4' } as const satisfies Record<
+  PackedFormat,
+  KernelOp
+>
+
+/** The formats that a packed format is made from; q4 takes codes as they are, q8 also rounds floats to Q8_0. */
+export const packableFrom = {
+  q8: ['Q8_0', 'F32', 'F16', 'BF16'],
+  q4: ['Q4_0', 'Q4_1'],
+} as const satisfies Record<PackedFormat, readonly DType[]>
+
+/** Rows that alternate by panel with those of a sibling: the gate and up weights of one gated layer. */
+export type Interleave = 'whole' | 'gate' | 'up'
+const interleaves = { whole: 0, gate: 1, up: 2 } as const satisfies Record<Interleave, number>
+
+export interface PackSource {
+  dtype: DType
+  /** Rows of whole blocks, one behind the other. */
+  data: Uint8Array | Pointer
+  rows: number
+}
+
 interface Symbols {
   instructionSet(index: number): string | null
   op(instructionSet: string, name: string): Pointer | null
@@ -89,6 +125,19 @@ interface Symbols {
   callFree(call: Pointer): void
   run(op: Pointer, dst: Uint8Array, threads: number, call: Pointer): void
   tensorOffsets(into: BigInt64Array): number
+  packedBytes(format: number, outputs: number, inputs: number, interleaved: number): number | bigint
+  packRows(
+    instructionSet: string,
+    format: number,
+    packed: Uint8Array | Pointer,
+    inputs: number,
+    firstRow: number,
+    rows: number,
+    type: number,
+    source: Uint8Array | Pointer,
+    sourceRowBytes: number,
+    interleave: number,
+  ): void
 }
 
 const declarations: { [Name in keyof Symbols]: string } = {
@@ -100,6 +149,9 @@ const declarations: { [Name in keyof Symbols]: string } = {
   callFree: 'void rw_call_free(void* call)',
   run: 'void rw_run(void* op, void* dst, int threads, void* call)',
   tensorOffsets: 'int rw_tensor_offsets(void* offsets)',
+  packedBytes: 'int64_t rw_packed_bytes(int format, int64_t outputs, int64_t inputs, int interleaved)',
+  packRows:
+    'void rw_pack_rows(const char* set, int format, void* packed, int64_t inputs, int64_t firstRow, int64_t rows, int type, void* source, int64_t sourceRowBytes, int interleave)',
 }
 
 /** The loaded library, bound to one instruction set. */
@@ -128,6 +180,43 @@ export class Kernels {
     const pointer = this.symbols.op(this.instructionSet, op)
     assert(pointer, `the ${this.instructionSet} kernels have ${op}`)
     return pointer
+  }
+
+  /** Bytes of a packed weight [outputs, inputs]; of gate and up together, `outputs` each, when `interleaved`. */
+  packedBytes(format: PackedFormat, outputs: number, inputs: number, interleaved = false): number {
+    assert(inputs % 32 === 0, 'packed weights have a multiple of 32 inputs')
+    return Number(this.symbols.packedBytes(packedFormats[format], outputs, inputs, interleaved ? 1 : 0))
+  }
+
+  /**
+   * Packs rows of a weight [outputs, inputs] from `firstRow` on. Several weights may share one packed weight
+   * one behind the other (q, k and v), when each begins at a multiple of 16 rows.
+   */
+  packRows(
+    format: PackedFormat,
+    packed: Uint8Array | Pointer,
+    inputs: number,
+    firstRow: number,
+    source: PackSource,
+    interleave: Interleave = 'whole',
+  ): void {
+    assert(
+      (packableFrom[format] as readonly DType[]).includes(source.dtype),
+      `${source.dtype} can be packed as ${format}`,
+    )
+    const rowBytes = bytesOf(source.dtype, inputs)
+    this.symbols.packRows(
+      this.instructionSet,
+      packedFormats[format],
+      packed,
+      inputs,
+      firstRow,
+      source.rows,
+      dtypes[source.dtype].ggml,
+      source.data,
+      rowBytes,
+      interleaves[interleave],
+    )
   }
 
   /** Runs an op outside ggml, on threads of its own; `dst` is the bytes of a struct ggml_tensor. For tests. */

@@ -39,15 +39,18 @@ export function fakeTensor(
   return { struct, data, sources }
 }
 
-/** A tensor whose rows lie `rowStride` elements apart, starting at `offset` elements of `data`. */
+/** A tensor [rows, heads, width] with given strides, starting at `offset` elements of `data`. */
 export function stridedTensor(
   data: Float32Array,
   [rows, heads, width]: readonly [number, number, number],
   rowStride: number,
   offset: number,
+  headStride = width,
 ): FakeTensor {
   const tensor = fakeTensor(data.subarray(offset), [rows, heads, width])
-  new DataView(tensor.struct.buffer).setBigUint64(offsets.nb + 16, BigInt(rowStride * 4), true)
+  const view = new DataView(tensor.struct.buffer)
+  view.setBigUint64(offsets.nb + 8, BigInt(headStride * 4), true)
+  view.setBigUint64(offsets.nb + 16, BigInt(rowStride * 4), true)
   return tensor
 }
 

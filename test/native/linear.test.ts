@@ -1,0 +1,329 @@
+import { describe, expect, test } from 'vitest'
+import type { DType } from '../../src/base/dtype.ts'
+import { bytesOf } from '../../src/base/dtype.ts'
+import { Random } from '../../src/base/random.ts'
+import {
+  KernelContext,
+  type Kernels,
+  linearOps,
+  type PackedFormat,
+  type PackSource,
+} from '../../src/runtime/kernels.ts'
+import {
+  everyKernels,
+  type FakeTensor,
+  fakeTensor,
+  halfToNumber,
+  relativeError,
+  runOp,
+  sameBits,
+  stridedTensor,
+} from './tensors.ts'
+
+// N rows, K inputs, M outputs.
+
+interface Weight {
+  source: PackSource
+  /** What the stored numbers mean, [M, K]. */
+  values: Float64Array
+}
+
+/** A float16 with a magnitude between 2^-8 and 2^-6. */
+function smallHalf(random: Random): number {
+  return (7 + random.integer(2)) * 1024 + random.integer(1024)
+}
+
+/** Random blocks of a GGUF format, and the numbers that its specification says they are. */
+const codecs: Partial<Record<DType, (random: Random, block: DataView, values: Float64Array) => void>> = {
+  Q8_0: (random, block, values) => {
+    const scale = smallHalf(random)
+    block.setUint16(0, scale, true)
+    for (let i = 0; i < 32; i++) {
+      const code = random.integer(255) - 127
+      block.setInt8(2 + i, code)
+      values[i] = code * halfToNumber(scale)
+    }
+  },
+  Q4_0: (random, block, values) => {
+    const scale = smallHalf(random)
+    block.setUint16(0, scale, true)
+    for (let i = 0; i < 16; i++) {
+      const [low, high] = [random.integer(16), random.integer(16)]
+      block.setUint8(2 + i, low | (high << 4))
+      values[i] = (low - 8) * halfToNumber(scale)
+      values[i + 16] = (high - 8) * halfToNumber(scale)
+    }
+  },
+  Q4_1: (random, block, values) => {
+    const [scale, least] = [smallHalf(random), smallHalf(random) | 0x8000]
+    block.setUint16(0, scale, true)
+    block.setUint16(2, least, true)
+    for (let i = 0; i < 16; i++) {
+      const [low, high] = [random.integer(16), random.integer(16)]
+      block.setUint8(4 + i, low | (high << 4))
+      values[i] = low * halfToNumber(scale) + halfToNumber(least)
+      values[i + 16] = high * halfToNumber(scale) + halfToNumber(least)
+    }
+  },
+  F32: (random, block, values) => {
+    values[0] = Math.fround(random.normal())
+    block.setFloat32(0, values[0], true)
+  },
+}
+
+function randomWeight(dtype: DType, rows: number, inputs: number, seed: number): Weight {
+  const random = new Random(seed)
+  const data = new Uint8Array(bytesOf(dtype, rows * inputs))
+  const perBlock = dtype === 'F32' ? 1 : 32
+  const blockBytes = bytesOf(dtype, perBlock)
+  const values = new Float64Array(rows * inputs)
+  for (let b = 0; b < values.length / perBlock; b++) {
+    const block = new DataView(data.buffer, b * blockBytes, blockBytes)
+    codecs[dtype]!(random, block, values.subarray(b * perBlock, (b + 1) * perBlock))
+  }
+  // Floats are packed as Q8_0; what that rounding does is not what is tested here.
+  return { source: { dtype, data, rows }, values: dtype === 'F32' ? rounded(values) : values }
+}
+
+/** What a row of activations is after rounding to 127 steps per group of 32. */
+function rounded(row: ArrayLike<number>): Float64Array {
+  const out = Float64Array.from(row)
+  for (let g = 0; g < row.length; g += 32) {
+    const group = out.subarray(g, g + 32)
+    const scale = group.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127
+    group.forEach((x, i) => {
+      group[i] = scale > 0 ? Math.round(x / scale) * scale : 0
+    })
+  }
+  return out
+}
+
+function product(x: Float64Array, weight: Float64Array, outputs: number): Float64Array {
+  const inputs = weight.length / outputs
+  return Float64Array.from({ length: outputs }, (_, o) => {
+    let sum = 0
+    for (let k = 0; k < inputs; k++) sum += x[k]! * weight[o * inputs + k]!
+    return sum
+  })
+}
+
+interface Extras {
+  norm?: Float32Array
+  bias?: Float32Array
+  residual?: Float32Array
+  gated?: boolean
+}
+
+const epsilon = 1e-5
+
+function runLinear(
+  kernels: Kernels,
+  format: PackedFormat,
+  x: FakeTensor,
+  [rows, inputs, outputs]: readonly [number, number, number],
+  packed: Uint8Array,
+  { norm, bias, residual, gated }: Extras = {},
+  threads = 2,
+): Float32Array {
+  const dst = fakeTensor(
+    new Float32Array(rows * outputs),
+    [rows, outputs],
+    [
+      x,
+      fakeTensor(packed, [packed.length]),
+      ...(norm ? [fakeTensor(norm, [inputs])] : []),
+      ...(bias ? [fakeTensor(bias, [outputs])] : []),
+      ...(residual ? [fakeTensor(residual, [rows, outputs])] : []),
+    ],
+  )
+  using context = new KernelContext(kernels)
+  const call = context.call(linearOps[format], {
+    normed: norm ? 1 : 0,
+    biased: bias ? 1 : 0,
+    residual: residual ? 1 : 0,
+    gated: gated ? 1 : 0,
+    epsilon,
+  })
+  runOp(kernels, call, dst, threads)
+  runOp(kernels, call, dst, threads)
+  return dst.data as Float32Array
+}
+
+function packed(kernels: Kernels, format: PackedFormat, weight: Weight, inputs: number): Uint8Array {
+  const into = new Uint8Array(kernels.packedBytes(format, weight.source.rows, inputs))
+  kernels.packRows(format, into, inputs, 0, weight.source)
+  return into
+}
+
+function activations(rows: number, inputs: number, seed = 5): Float32Array {
+  const random = new Random(seed)
+  return Float32Array.from({ length: rows * inputs }, () => random.normal())
+}
+
+const cases: readonly (readonly [PackedFormat, DType])[] = [
+  ['q8', 'Q8_0'],
+  ['q8', 'F32'],
+  ['q4', 'Q4_0'],
+  ['q4', 'Q4_1'],
+]
+
+describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
+  '%s',
+  (_, kernels) => {
+    test.each(cases)(
+      '%s from %s is the product of the stored weights and the rounded activations',
+      (format, dtype) => {
+        for (const [rows, inputs, outputs] of [
+          [1, 32, 1],
+          [2, 64, 16],
+          [3, 96, 33],
+          [5, 160, 47],
+          [7, 288, 50],
+          [13, 64, 257],
+        ] as const) {
+          const weight = randomWeight(dtype, outputs, inputs, 1)
+          const x = activations(rows, inputs)
+          const y = runLinear(
+            kernels,
+            format,
+            fakeTensor(x, [rows, inputs]),
+            [rows, inputs, outputs],
+            packed(kernels, format, weight, inputs),
+          )
+          const expected = Array.from({ length: rows }, (_, r) => [
+            ...product(rounded(x.subarray(r * inputs, (r + 1) * inputs)), weight.values, outputs),
+          ]).flat()
+          expect(relativeError(y, expected)).toBeLessThan(2e-3)
+        }
+      },
+    )
+
+    test('rows and outputs that fill whole registers are summed as odd ones are', () => {
+      const [rows, inputs, outputs] = [200, 64, 96]
+      const weight = randomWeight('Q8_0', outputs, inputs, 2)
+      const x = activations(rows, inputs)
+      const y = runLinear(
+        kernels,
+        'q8',
+        fakeTensor(x, [rows, inputs]),
+        [rows, inputs, outputs],
+        packed(kernels, 'q8', weight, inputs),
+      )
+      for (const row of [0, 5, 6, 191, 192, 199]) {
+        const expected = product(
+          rounded(x.subarray(row * inputs, (row + 1) * inputs)),
+          weight.values,
+          outputs,
+        )
+        expect(relativeError(y.subarray(row * outputs, (row + 1) * outputs), expected)).toBeLessThan(2e-3)
+      }
+    })
+
+    test.each(['q8', 'q4'] as const)(
+      'a row of %s has the same bits in every batch and on any number of threads',
+      (format) => {
+        const [rows, inputs, outputs] = [23, 224, 145]
+        const weight = randomWeight(format === 'q8' ? 'Q8_0' : 'Q4_1', outputs, inputs, 3)
+        const codes = packed(kernels, format, weight, inputs)
+        const x = activations(rows, inputs)
+        const together = runLinear(
+          kernels,
+          format,
+          fakeTensor(x, [rows, inputs]),
+          [rows, inputs, outputs],
+          codes,
+        )
+        for (const [first, count, threads] of [
+          [0, 1, 1],
+          [22, 1, 3],
+          [4, 2, 2],
+          [7, 5, 1],
+          [3, 16, 4],
+        ] as const) {
+          const some = fakeTensor(x.slice(first * inputs, (first + count) * inputs), [count, inputs])
+          const alone = runLinear(kernels, format, some, [count, inputs, outputs], codes, {}, threads)
+          expect(sameBits(alone, together.slice(first * outputs, (first + count) * outputs))).toBe(true)
+        }
+      },
+    )
+
+    test('norm, bias and residual are those of separate ops', () => {
+      const [rows, inputs, outputs] = [7, 96, 50]
+      const weight = randomWeight('Q8_0', outputs, inputs, 4)
+      const x = activations(rows, inputs)
+      const [norm, bias, residual] = [
+        activations(1, inputs, 6),
+        activations(1, outputs, 7),
+        activations(rows, outputs, 8),
+      ]
+      const codes = packed(kernels, 'q8', weight, inputs)
+      const y = runLinear(kernels, 'q8', fakeTensor(x, [rows, inputs]), [rows, inputs, outputs], codes, {
+        norm,
+        bias,
+        residual,
+      })
+      const expected = Array.from({ length: rows }, (_, r) => {
+        const row = x.subarray(r * inputs, (r + 1) * inputs)
+        const mean = row.reduce((sum, v) => sum + v * v, 0) / inputs
+        const normal = row.map((v, k) => (v / Math.sqrt(mean + epsilon)) * norm[k]!)
+        return [...product(rounded(normal), weight.values, outputs)].map(
+          (v, o) => v + bias[o]! + residual[r * outputs + o]!,
+        )
+      }).flat()
+      expect(relativeError(y, expected)).toBeLessThan(2e-3)
+    })
+
+    test('a gated layer is silu(gate) * up, whatever its width', () => {
+      for (const [rows, inputs, outputs] of [
+        [9, 64, 48],
+        [3, 32, 25],
+      ] as const) {
+        const [gate, up] = [
+          randomWeight('Q8_0', outputs, inputs, 9),
+          randomWeight('Q8_0', outputs, inputs, 10),
+        ]
+        const codes = new Uint8Array(kernels.packedBytes('q8', outputs, inputs, true))
+        kernels.packRows('q8', codes, inputs, 0, gate.source, 'gate')
+        kernels.packRows('q8', codes, inputs, 0, up.source, 'up')
+        const x = activations(rows, inputs)
+        const y = runLinear(kernels, 'q8', fakeTensor(x, [rows, inputs]), [rows, inputs, outputs], codes, {
+          gated: true,
+        })
+        const expected = Array.from({ length: rows }, (_, r) => {
+          const row = rounded(x.subarray(r * inputs, (r + 1) * inputs))
+          const right = product(row, up.values, outputs)
+          return [...product(row, gate.values, outputs)].map((v, o) => (v / (1 + Math.exp(-v))) * right[o]!)
+        }).flat()
+        expect(relativeError(y, expected)).toBeLessThan(4e-3)
+      }
+    })
+
+    test('weights that are packed in parts, and rows that lie apart, give the same bits', () => {
+      const [rows, inputs, outputs] = [4, 64, 64]
+      const weight = randomWeight('Q8_0', outputs, inputs, 12)
+      const whole = packed(kernels, 'q8', weight, inputs)
+      const parts = new Uint8Array(whole.length)
+      const data = weight.source.data as Uint8Array
+      const rowBytes = bytesOf('Q8_0', inputs)
+      for (const [first, end] of [
+        [32, 64],
+        [0, 32],
+      ] as const) {
+        const source = {
+          dtype: 'Q8_0' as const,
+          data: data.subarray(first * rowBytes, end * rowBytes),
+          rows: end - first,
+        }
+        kernels.packRows('q8', parts, inputs, first, source)
+      }
+      expect(sameBits(parts, whole)).toBe(true)
+      const x = activations(rows, inputs)
+      const apart = new Float32Array(rows * 100)
+      for (let r = 0; r < rows; r++) apart.set(x.subarray(r * inputs, (r + 1) * inputs), r * 100 + 7)
+      const shape = [rows, inputs, outputs] as const
+      const dense = runLinear(kernels, 'q8', fakeTensor(x, [rows, inputs]), shape, whole)
+      const strided = stridedTensor(apart, [1, rows, inputs], rows * 100, 7, 100)
+      expect(sameBits(runLinear(kernels, 'q8', strided, shape, whole), dense)).toBe(true)
+    })
+  },
+)
