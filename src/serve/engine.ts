@@ -112,11 +112,10 @@ export class Engine {
     this.#audited = false
     const plan = this.scheduler.plan(this.#clock.nowMs())
     for (const { sequence, finish } of plan.expired) items.push({ id: sequence.id, tokens: [], finish })
-    if (plan.sequences.length === 0) {
-      if (items.length > 0) this.#emit(items)
-      return this.live > 0
-    }
-    await this.#iterate(plan, items)
+    // These have ended: they do not wait for the iteration.
+    if (items.length > 0) this.#emit(items)
+    if (plan.sequences.length === 0) return this.live > 0
+    await this.#iterate(plan)
     return true
   }
 
@@ -139,7 +138,7 @@ export class Engine {
     }
   }
 
-  async #iterate(plan: IterationPlan, items: RequestProgress[]): Promise<void> {
+  async #iterate(plan: IterationPlan): Promise<void> {
     let output: IterationOutput | undefined
     let outcomes: Outcome[]
     const speeches = new Map<Sequence, Speech>()
@@ -152,6 +151,7 @@ export class Engine {
       const results = this.#sample(plan, output, speeches)
       outcomes = this.scheduler.commit(plan, results, this.#clock.nowMs())
     }
+    const items: RequestProgress[] = []
     for (const outcome of outcomes!) {
       const item = progressOf(outcome, speeches.get(outcome.sequence))
       if (item !== undefined) items.push(item)
@@ -208,7 +208,10 @@ export class Engine {
       })),
       joined: plan.joined.map(({ id }) => id),
       preempted: plan.preempted.map(({ id }) => id),
-      finished: items.filter(({ finish }) => finish !== undefined).map(({ id }) => id),
+      finished: [
+        ...plan.expired.map(({ sequence }) => sequence.id),
+        ...items.filter(({ finish }) => finish !== undefined).map(({ id }) => id),
+      ],
       waiting: roster.queue.size,
       blocks: { free: pool.free, cached: pool.cached, held: pool.held },
       computeMs,
