@@ -1,6 +1,5 @@
 import { assert } from '../base/assert.ts'
 
-export { configFromGguf } from './gguf-config.ts'
 
 /**
  * The same weights have one name in a Hugging Face checkpoint and another in a GGUF file (llama.cpp,

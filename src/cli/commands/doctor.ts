@@ -1,0 +1,74 @@
+import { existsSync } from 'node:fs'
+import { cpus, freemem, totalmem } from 'node:os'
+import type { Command } from 'commander'
+import { defaultThreads, listDevices } from '../../runtime/device.ts'
+import { loadGgml } from '../../runtime/ffi.ts'
+import { kernelStatus } from '../../runtime/kernels.ts'
+import { modelsFolder, ropewayHome } from '../home.ts'
+import { bytes, green, red } from '../terminal.ts'
+
+export function doctorCommand(program: Command): void {
+  program
+    .command('doctor')
+    .description('say what this machine has, what is missing, and what that would bring')
+    .option('--json', 'print the findings as JSON')
+    .action((flags: { json?: boolean }) => {
+      const findings = examine()
+      if (flags.json === true) {
+        process.stdout.write(`${JSON.stringify(findings)}\n`)
+        return
+      }
+      for (const { ok, subject, found, fix } of findings) {
+        process.stdout.write(`${ok ? green('ok') : red('--')} ${subject}: ${found}\n`)
+        if (fix !== undefined) process.stdout.write(`     ${fix}\n`)
+      }
+    })
+  const kernels = program.command('kernels').description('our own CPU kernels')
+  kernels
+    .command('build')
+    .description('compile them now instead of at the first use')
+    .action(() => {
+      const finding = kernelFinding()
+      process.stdout.write(`${finding.found}\n`)
+      if (!finding.ok) process.exitCode = 1
+    })
+}
+
+interface Finding {
+  ok: boolean
+  subject: string
+  found: string
+  fix?: string
+}
+
+function examine(): Finding[] {
+  const ggml = loadGgml()
+  const devices = listDevices().map(({ name, description }) => `${name} (${description})`)
+  return [
+    { ok: true, subject: 'node', found: process.version },
+    { ok: true, subject: 'machine', found: `${cpus().length} cores, ${defaultThreads()} threads by default` },
+    { ok: true, subject: 'memory', found: `${bytes(freemem())} free of ${bytes(totalmem())}` },
+    { ok: true, subject: 'ggml', found: `${ggml.version} from ${ggml.packages.join(', ')}` },
+    { ok: true, subject: 'devices', found: devices.join(', ') },
+    kernelFinding(),
+    {
+      ok: true,
+      subject: 'home',
+      found: `${ropewayHome()}${existsSync(modelsFolder()) ? '' : ' (no models yet)'}`,
+    },
+  ]
+}
+
+function kernelFinding(): Finding {
+  const status = kernelStatus()
+  if (status.kernels === undefined) {
+    const fix = `${status.fix} They bring attention in place and faster products on this CPU.`
+    return { ok: false, subject: 'kernels', found: `plain ggml: ${status.reason}`, fix }
+  }
+  const { instructionSet, available } = status.kernels
+  return {
+    ok: true,
+    subject: 'kernels',
+    found: `${instructionSet} of ${available.join(', ')} (${status.compiler})`,
+  }
+}

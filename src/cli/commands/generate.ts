@@ -1,0 +1,78 @@
+import { readFileSync } from 'node:fs'
+import type { Command } from 'commander'
+import { UserError } from '../../base/errors.ts'
+import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
+import { type SamplingFlags, withSamplingOptions } from '../sampling-options.ts'
+import { shutdownSignal } from '../shutdown.ts'
+import { speak } from '../speak.ts'
+import { dim, note } from '../terminal.ts'
+import { loadTextModel, resolveModel } from '../text-model.ts'
+
+interface GenerateFlags extends EngineFlags, SamplingFlags {
+  prompt?: string
+  file?: string
+  json?: boolean
+  quiet?: boolean
+}
+
+export function generateCommand(program: Command): void {
+  const command = program
+    .command('generate')
+    .description('continue a text in the terminal')
+    .argument('<model>', 'folder, .gguf file, or the name of a model')
+    .option('-p, --prompt <text>', 'the text to continue; standard input when absent')
+    .option('-f, --file <path>', 'read the text to continue from a file')
+    .option('--json', 'print one JSON object with text, counts and times')
+    .option('-q, --quiet', 'print nothing but the text')
+  withEngineOptions(withSamplingOptions(command)).action(async (given: string, flags: GenerateFlags) => {
+    const model = loadTextModel(resolveModel(given))
+    const text = promptText(flags)
+    const prompt = model.tokenizer.encode(text)
+    if (prompt.length === 0)
+      throw new UserError('The prompt is empty.', { failure: 'usage', fix: 'Give -p TEXT.' })
+    const stop = shutdownSignal()
+    const quiet = flags.quiet === true || flags.json === true
+    const engine = await launchEngine(model.path, flags, quiet)
+    try {
+      const write = (piece: string) => {
+        if (flags.json !== true) process.stdout.write(piece)
+      }
+      if (!quiet) note('')
+      if (flags.quiet !== true) write(text)
+      const spoken = await speak(engine, model, prompt, flags, write, stop.signal)
+      report(spoken, flags, quiet)
+      if (stop.signal.aborted) process.exitCode = 130
+    } finally {
+      await engine.close(0)
+      stop.dispose()
+    }
+  })
+}
+
+function promptText(flags: GenerateFlags): string {
+  if (flags.prompt !== undefined) return flags.prompt
+  if (flags.file !== undefined) return readFileSync(flags.file, 'utf8')
+  if (process.stdin.isTTY)
+    throw new UserError('There is no text to continue.', { failure: 'usage', fix: 'Give -p TEXT.' })
+  return readFileSync(0, 'utf8')
+}
+
+function report(spoken: Awaited<ReturnType<typeof speak>>, flags: GenerateFlags, quiet: boolean): void {
+  const { finish, firstMs, restMs, text } = spoken
+  const perSecond = finish.generatedTokens > 1 ? ((finish.generatedTokens - 1) * 1000) / restMs : 0
+  if (flags.json === true) {
+    const { reason, promptTokens, generatedTokens, cachedTokens } = finish
+    const counts = { promptTokens, cachedTokens, generatedTokens }
+    const times = { firstTokenMs: firstMs, tokensPerSecond: perSecond }
+    process.stdout.write(`${JSON.stringify({ text, finish: reason, ...counts, ...times })}\n`)
+    return
+  }
+  process.stdout.write('\n')
+  if (quiet) return
+  note(
+    dim(
+      `\n${finish.promptTokens} prompt tokens, first token after ${firstMs.toFixed(0)} ms; ` +
+        `${finish.generatedTokens} tokens at ${perSecond.toFixed(1)} tokens/s (${finish.reason})`,
+    ),
+  )
+}

@@ -1,0 +1,123 @@
+import { basename } from 'node:path'
+import type { Command } from 'commander'
+import { systemClock } from '../../base/clock.ts'
+import { UserError } from '../../base/errors.ts'
+import { createLogger } from '../../base/log.ts'
+import { createOpenAiServer } from '../../openai/server.ts'
+import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
+import { collect, wholeNumber } from '../options.ts'
+import { shutdownSignal } from '../shutdown.ts'
+import { bold, cyan, note } from '../terminal.ts'
+import { loadTextModel, resolveModel, type TextModel } from '../text-model.ts'
+
+export interface ServeFlags extends EngineFlags {
+  host: string
+  port: number
+  name?: string
+  apiKey?: string[]
+  origin?: string[]
+  drainLimit: number
+}
+
+export const defaultPort = 8765
+
+export function serveCommand(program: Command): void {
+  const command = program
+    .command('serve')
+    .description('serve a Hugging Face folder or a GGUF file over the OpenAI API')
+    .argument('<model>', 'folder, .gguf file, or the name of a model in the models folder')
+    .option('--host <address>', 'address to listen on', '127.0.0.1')
+    .option('--port <n>', 'port to listen on; 0 takes a free one', wholeNumber(0, 65535), defaultPort)
+    .option('--name <id>', "the model's name in the API (default: its file name)")
+    .option(
+      '--api-key <key>',
+      'take only requests with this key (repeatable; also ROPEWAY_API_KEYS, separated by commas)',
+      collect,
+    )
+    .option('--origin <url>', 'web pages of this origin may ask (repeatable)', collect)
+    .option(
+      '--drain-limit <s>',
+      'seconds that running requests get to finish on shutdown',
+      wholeNumber(0, 86400),
+      30,
+    )
+  withEngineOptions(command).action(async (given: string, flags: ServeFlags) => {
+    const model = loadTextModel(resolveModel(given))
+    await serveUntilStopped(model, flags.name ?? basename(given).replace(/\.gguf$/, ''), flags)
+  })
+}
+
+/** Serves until a signal comes; then finishes what runs and refuses what is new. */
+export async function serveUntilStopped(
+  model: TextModel,
+  name: string,
+  flags: ServeFlags,
+  onListening?: (url: string) => void,
+): Promise<void> {
+  const apiKeys = [
+    ...(flags.apiKey ?? []),
+    ...(process.env.ROPEWAY_API_KEYS ?? '').split(',').filter(Boolean),
+  ]
+  refuseOpenDoor(flags.host, apiKeys)
+  const stop = shutdownSignal()
+  const engine = await launchEngine(model.path, flags)
+  const server = createOpenAiServer({
+    engine,
+    tokenizer: model.tokenizer,
+    ...(model.template !== undefined && { template: model.template }),
+    models: [{ id: name, created: Math.floor(systemClock.unixMs() / 1000) }],
+    ...(apiKeys.length > 0 && { apiKeys }),
+    ...(flags.origin !== undefined && { origins: flags.origin }),
+    defaults: model.defaults,
+    log: createLogger('http'),
+  })
+  try {
+    const url = await listen(server, flags)
+    if (onListening === undefined) announce(url, name, model, apiKeys.length > 0)
+    else onListening(url)
+    await stop.requested
+    note('\nStopping: running requests finish, new ones are refused. Once more ends it now.')
+    await server.close(flags.drainLimit * 1000)
+  } finally {
+    await engine.close(0)
+    stop.dispose()
+  }
+}
+
+/** A port that others can reach needs keys: everybody there could use the machine otherwise. */
+function refuseOpenDoor(host: string, apiKeys: readonly string[]): void {
+  const local = host === 'localhost' || host === '::1' || host.startsWith('127.')
+  if (local || apiKeys.length > 0) return
+  throw new UserError(`--host ${host} can be reached from other machines, and no API key is set.`, {
+    failure: 'usage',
+    fix: 'Add --api-key KEY (or ROPEWAY_API_KEYS), or listen on 127.0.0.1.',
+  })
+}
+
+async function listen(server: ReturnType<typeof createOpenAiServer>, flags: ServeFlags): Promise<string> {
+  try {
+    return await server.listen(flags.port, flags.host)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    const why =
+      code === 'EADDRINUSE'
+        ? 'another program listens there'
+        : code === 'EACCES'
+          ? 'it needs more rights'
+          : code
+    if (why === undefined) throw error
+    throw new UserError(`${flags.host}:${flags.port} cannot be used: ${why}.`, {
+      cause: error,
+      fix: 'Choose another with --port N; --port 0 takes a free one.',
+    })
+  }
+}
+
+export function announce(url: string, name: string, model: TextModel, keyed: boolean): void {
+  const key = keyed ? " -H 'authorization: Bearer KEY'" : ''
+  note(`\n${bold(name)} answers at ${cyan(`${url}/v1`)}\n`)
+  note(`  curl ${url}/v1/completions${key} -H 'content-type: application/json' \\`)
+  note(`    -d '{"model": "${name}", "prompt": "Once upon a time", "max_tokens": 64}'`)
+  if (model.template !== undefined) note(`  and ${url}/v1/chat/completions for chat`)
+  note('\nCtrl-C stops it.')
+}

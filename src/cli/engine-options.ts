@@ -1,0 +1,132 @@
+/** The options that every command with an engine shares, and what they mean to the engine process. */
+import { type Command, Option } from 'commander'
+import type { DType } from '../base/dtype.ts'
+import { UserError } from '../base/errors.ts'
+import type { EngineProcessClient } from '../serve/process/client.ts'
+import { startEngine } from '../serve/process/client.ts'
+import type { EngineSetup } from '../serve/process/protocol.ts'
+import { milliseconds, weightFormat, wholeNumber } from './options.ts'
+import { bytes, compact, note, ProgressLine } from './terminal.ts'
+
+export interface EngineFlags {
+  device?: string
+  threads?: number
+  quantize?: DType
+  cacheTokens?: number
+  cacheType?: string
+  context?: number
+  trace?: string
+  decisions?: string
+  stepTokens?: number
+  running?: number
+  goalTpot?: number
+  goalTtft?: number
+  speculate?: number
+  prefixCache?: boolean
+}
+
+export function withEngineOptions(command: Command): Command {
+  return command
+    .option('--device <name>', 'auto, cpu, or a GPU such as cuda or vulkan')
+    .option('--threads <n>', 'compute threads (default: every core)', wholeNumber(1, 256))
+    .option(
+      '--quantize <format>',
+      'store weights in this format while loading, for example q8_0',
+      weightFormat,
+    )
+    .option(
+      '--cache-tokens <n>',
+      'cache size in tokens over all requests (default: from free memory)',
+      wholeNumber(16),
+    )
+    .addOption(new Option('--cache-type <format>', 'number format of the cache').choices(['f16', 'f32']))
+    .option('--context <n>', "longest context (default: the model's own)", wholeNumber(2))
+    .option('--trace <file>', 'write one NDJSON line per iteration: who was in it')
+    .option('--decisions <file>', 'record the decisions of the scheduler, for ropeway replay')
+    .option('--step-tokens <n>', 'tokens that one iteration computes at most', wholeNumber(2))
+    .option('--running <n>', 'requests in the batch at most', wholeNumber(1))
+    .option(
+      '--goal-tpot <time>',
+      'keep the time between two tokens below this, for example 60ms',
+      milliseconds,
+    )
+    .option('--goal-ttft <time>', 'keep the time to the first token below this, for example 2s', milliseconds)
+    .option('--speculate <n>', 'guess up to n tokens by looking them up in the prompt', wholeNumber(0, 16))
+    .option('--no-prefix-cache', 'compute every prompt from its first token')
+}
+
+export function engineSetup(modelPath: string, flags: EngineFlags): EngineSetup {
+  const scheduler: Record<string, unknown> = {
+    stepTokensMax: flags.stepTokens,
+    runningMax: flags.running,
+    goalTpotMs: flags.goalTpot,
+    goalTtftMs: flags.goalTtft,
+    guessesMax: flags.speculate,
+    prefixCache: flags.prefixCache,
+  }
+  const running = flags.running ?? 128
+  if (flags.stepTokens !== undefined && flags.stepTokens <= running)
+    scheduler.runningMax = Math.max(1, flags.stepTokens - 1)
+  const setup: Record<string, unknown> = {
+    modelPath,
+    device: flags.device,
+    threads: flags.threads,
+    quantize: flags.quantize,
+    cacheTokens: flags.cacheTokens,
+    cacheDtype: flags.cacheType?.toUpperCase(),
+    contextMax: flags.context,
+    traceFile: flags.trace,
+    decisionFile: flags.decisions,
+    scheduler: defined(scheduler),
+  }
+  return defined(setup) as unknown as EngineSetup
+}
+
+function defined(record: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(record).filter(([, value]) => value !== undefined))
+}
+
+/** The file that the engine's child process runs: beside this one in dist, in this folder in the source tree. */
+export function engineEntry(): URL {
+  const suffix = import.meta.url.endsWith('.ts') ? '.ts' : '.js'
+  return new URL(`./engine-process${suffix}`, import.meta.url)
+}
+
+/** Starts the engine with its loading shown, and says what was loaded. */
+export async function launchEngine(
+  modelPath: string,
+  flags: EngineFlags,
+  quiet = false,
+): Promise<EngineProcessClient> {
+  const progress = new ProgressLine()
+  const engine = await startEngine({
+    setup: engineSetup(modelPath, flags),
+    entry: engineEntry(),
+    onLoading: (share) => {
+      if (!quiet) progress.update(share, 'loading weights')
+    },
+    onCrash: (message) => note(message),
+  }).catch((error: unknown) => {
+    progress.end()
+    throw error
+  })
+  progress.end()
+  if (!quiet) {
+    const { info } = engine
+    note(
+      `${info.architecture}, ${compact(info.parameters)} parameters, ${bytes(info.weightBytes)} of weights; ` +
+        `cache for ${compact(info.cacheTokens)} tokens (${bytes(info.cacheBytes)}); ` +
+        `${info.device}, ${info.threads} threads, ${info.kernels} kernels`,
+    )
+  }
+  return engine
+}
+
+/** Refuses a --context beyond the model's, which would give text without meaning. */
+export function checkContext(asked: number | undefined, engine: EngineProcessClient): void {
+  if (asked !== undefined && asked > engine.info.contextMax) {
+    throw new UserError(`--context ${asked} is beyond the model's context of ${engine.info.contextMax}.`, {
+      failure: 'usage',
+    })
+  }
+}

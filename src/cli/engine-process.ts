@@ -1,0 +1,4 @@
+/** What the engine's child process runs. */
+import { runEngineProcess } from '../serve/process/host.ts'
+
+runEngineProcess()

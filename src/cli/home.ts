@@ -1,0 +1,13 @@
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+
+/** Where Ropeway keeps models and runs: ROPEWAY_HOME, or the XDG data folder. */
+export function ropewayHome(): string {
+  const { ROPEWAY_HOME, XDG_DATA_HOME } = process.env
+  if (ROPEWAY_HOME) return ROPEWAY_HOME
+  return join(XDG_DATA_HOME || join(homedir(), '.local', 'share'), 'ropeway')
+}
+
+export function modelsFolder(): string {
+  return join(ropewayHome(), 'models')
+}

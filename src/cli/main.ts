@@ -1,0 +1,52 @@
+/** The command line: one file per command; this one only puts them together and turns failures into exit codes. */
+import { Command, CommanderError } from 'commander'
+import { exitCodes, UserError } from '../base/errors.ts'
+import { chatCommand } from './commands/chat.ts'
+import { doctorCommand } from './commands/doctor.ts'
+import { generateCommand } from './commands/generate.ts'
+import { serveCommand } from './commands/serve.ts'
+import { dim, note, red } from './terminal.ts'
+
+export function buildProgram(): Command {
+  const program = new Command('ropeway')
+    .description('Train and serve your own generative language models.')
+    .version('0.1.0')
+    .showHelpAfterError('(--help shows what there is)')
+    .exitOverride()
+  serveCommand(program)
+  generateCommand(program)
+  chatCommand(program)
+  doctorCommand(program)
+  for (const command of program.commands) command.exitOverride()
+  return program
+}
+
+/** Runs one command line; returns its exit code. */
+export async function main(args: readonly string[]): Promise<number> {
+  try {
+    await buildProgram().parseAsync([...args], { from: 'user' })
+    return typeof process.exitCode === 'number' ? process.exitCode : 0
+  } catch (error) {
+    return explain(error)
+  }
+}
+
+function explain(error: unknown): number {
+  // commander has printed its own message; asking for help is no failure.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : exitCodes.usage
+  if (error instanceof UserError) {
+    note(`${red('error:')} ${error.message}`)
+    if (error.fix !== undefined) note(dim(error.fix))
+    return exitCodes[error.failure]
+  }
+  note(`${red('This is a bug in Ropeway:')} ${error instanceof Error ? error.stack : String(error)}`)
+  return exitCodes.failed
+}
+
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  // `ropeway ... | head` closes our output: the reader has what it wanted.
+  if (error.code === 'EPIPE') process.exit(0)
+  throw error
+})
+
+process.exitCode = await main(process.argv.slice(2))

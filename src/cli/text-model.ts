@@ -1,0 +1,88 @@
+/** The text side of a model on disk: tokenizer, chat template, and what its generation_config leaves as defaults. */
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { UserError } from '../base/errors.ts'
+import { openGguf } from '../formats/gguf.ts'
+import { readJsonFile } from '../models/open.ts'
+import type { GenerationDefaults } from '../openai/engine-request.ts'
+import {
+  type ChatTemplate,
+  chatTemplateFromFolder,
+  chatTemplateFromGguf,
+} from '../tokenizer/chat-template.ts'
+import { loadTokenizer, type Tokenizer, tokenizerFromGguf } from '../tokenizer/tokenizer.ts'
+import { modelsFolder } from './home.ts'
+
+export interface TextModel {
+  path: string
+  tokenizer: Tokenizer
+  template: ChatTemplate | undefined
+  defaults: GenerationDefaults
+}
+
+/**
+ * Finds a model: a path as it is, else a name in the models folder. A run folder of `ropeway train` stands
+ * for its newest checkpoint.
+ */
+export function resolveModel(given: string): string {
+  for (const candidate of [resolve(given), join(modelsFolder(), given)]) {
+    if (!existsSync(candidate) || (given.includes('..') && candidate !== resolve(given))) continue
+    return newestCheckpoint(candidate) ?? candidate
+  }
+  const known = existsSync(modelsFolder()) ? readdirSync(modelsFolder()) : []
+  throw new UserError(`There is no model '${given}'.`, {
+    failure: 'not_found',
+    fix:
+      known.length > 0
+        ? `Give a folder, a .gguf file, or one of: ${known.join(', ')}.`
+        : 'Give a Hugging Face folder or a .gguf file; `npm start` trains a starter model.',
+  })
+}
+
+function newestCheckpoint(path: string): string | undefined {
+  const checkpoints = join(path, 'checkpoints')
+  if (!statSync(path).isDirectory() || existsSync(join(path, 'config.json')) || !existsSync(checkpoints))
+    return undefined
+  const steps = readdirSync(checkpoints).filter((name) => /^step-\d+$/.test(name))
+  const newest = steps.sort().at(-1)
+  return newest === undefined ? undefined : join(checkpoints, newest)
+}
+
+export function loadTextModel(path: string): TextModel {
+  return path.endsWith('.gguf') ? fromGguf(path) : fromFolder(path)
+}
+
+function fromFolder(path: string): TextModel {
+  const file = join(path, 'generation_config.json')
+  return {
+    path,
+    tokenizer: loadTokenizer(path),
+    template: chatTemplateFromFolder(path),
+    defaults: existsSync(file) ? defaultsOf(readJsonFile(file)) : {},
+  }
+}
+
+function fromGguf(path: string): TextModel {
+  using source = openGguf(path)
+  return {
+    path,
+    tokenizer: tokenizerFromGguf(source.metadata),
+    template: chatTemplateFromGguf(source.metadata),
+    defaults: {},
+  }
+}
+
+function defaultsOf(config: Record<string, unknown>): GenerationDefaults {
+  // Without do_sample the other fields are transformers' own defaults, which nobody chose for this model.
+  if (config.do_sample !== true) return {}
+  const number = (field: string) =>
+    typeof config[field] === 'number' ? (config[field] as number) : undefined
+  const given = {
+    temperature: number('temperature'),
+    topP: number('top_p'),
+    topK: number('top_k'),
+    minP: number('min_p'),
+    repetitionPenalty: number('repetition_penalty'),
+  }
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+}

@@ -1,0 +1,284 @@
+/**
+ * The engine as a child process. A native abort ends that child only: it is started again, loads the model
+ * again, and requests in flight go on from the tokens they had, because prompt, tokens and random state (a
+ * seed and a count) are kept here. Clients notice a pause.
+ */
+import { type ChildProcess, fork } from 'node:child_process'
+import { assert } from '../../base/assert.ts'
+import { UserError } from '../../base/errors.ts'
+import type { EngineClient, EngineGauges, EngineInfo } from '../messages.ts'
+import type { Admission, EngineRequest, Finish, QueueEstimate, RequestProgress } from '../request.ts'
+import type { EngineSetup, FromProcess, ToProcess } from './protocol.ts'
+
+export interface EngineProcessOptions {
+  setup: EngineSetup
+  /** The file that the child runs; it calls `runEngineProcess`. */
+  entry: URL
+  onLoading?: (share: number) => void
+  /** Told when the child died and what happens now. */
+  onCrash?: (message: string) => void
+}
+
+interface Flight {
+  request: EngineRequest
+  generated: number[]
+  listener: (progress: RequestProgress) => void
+  admitted: (admission: Admission) => void
+  /** True once the first admission was answered; later ones follow a restart. */
+  answered: boolean
+}
+
+/** A child that keeps dying is given up after so many deaths within the window. */
+const crashesMax = 5
+const crashWindowMs = 120_000
+
+/** Starts an engine and resolves when it takes requests; rejects with a UserError when it cannot load. */
+export async function startEngine(options: EngineProcessOptions): Promise<EngineProcessClient> {
+  const client = new EngineProcessClient(options)
+  await client.ready
+  return client
+}
+
+export class EngineProcessClient implements EngineClient {
+  readonly ready: Promise<void>
+  readonly #options: EngineProcessOptions
+  readonly #flights = new Map<string, Flight>()
+  readonly #estimates = new Map<number, (estimate: QueueEstimate | undefined) => void>()
+  readonly #gauges = new Map<
+    number,
+    { resolve: (gauges: EngineGauges) => void; reject: (error: Error) => void }
+  >()
+  #child: ChildProcess
+  #info: EngineInfo | undefined
+  #serving = false
+  #closing = false
+  #dead: string | undefined
+  #replies = 0
+  #crashes: number[] = []
+  #closed: (() => void) | undefined
+  #settleReady!: { resolve: () => void; reject: (error: Error) => void }
+
+  constructor(options: EngineProcessOptions) {
+    this.#options = options
+    this.ready = new Promise((resolve, reject) => {
+      this.#settleReady = { resolve, reject }
+    })
+    this.#child = this.#start()
+  }
+
+  get info(): EngineInfo {
+    assert(this.#info, 'an engine is ready before its description is read')
+    return this.#info
+  }
+
+  get accepting(): boolean {
+    return this.#serving && !this.#closing
+  }
+
+  /** Process id of the child, for tests and for people with a debugger. */
+  get pid(): number | undefined {
+    return this.#child.pid
+  }
+
+  submit(request: EngineRequest, listener: (progress: RequestProgress) => void): Promise<Admission> {
+    if (this.#closing || this.#dead !== undefined)
+      return Promise.resolve({ ok: false, code: 'shutting_down' })
+    if (this.#flights.has(request.id)) return Promise.resolve({ ok: false, code: 'duplicate_id' })
+    return new Promise((admitted) => {
+      const flight = {
+        request,
+        generated: [...(request.generated ?? [])],
+        listener,
+        admitted,
+        answered: false,
+      }
+      this.#flights.set(request.id, flight)
+      // While a crashed child loads again, requests wait here and are sent when it is ready.
+      if (this.#serving) this.#send({ type: 'submit', request })
+    })
+  }
+
+  cancel(id: string): void {
+    const flight = this.#flights.get(id)
+    if (flight === undefined) return
+    if (this.#serving) this.#send({ type: 'cancel', id })
+    else this.#end(flight, 'aborted', 'The request was cancelled.')
+  }
+
+  gauges(): Promise<EngineGauges> {
+    if (!this.#serving)
+      return Promise.reject(new UserError('The engine is not running.', { failure: 'unreachable' }))
+    const reply = this.#replies++
+    return new Promise((resolve, reject) => {
+      this.#gauges.set(reply, { resolve, reject })
+      this.#send({ type: 'gauges', reply })
+    })
+  }
+
+  queue(id: string): Promise<QueueEstimate | undefined> {
+    if (!this.#serving) return Promise.resolve(undefined)
+    const reply = this.#replies++
+    return new Promise((resolve) => {
+      this.#estimates.set(reply, resolve)
+      this.#send({ type: 'queue', reply, id })
+    })
+  }
+
+  /** Lets running requests finish within the limit, then ends the child. */
+  async close(limitMs = 0): Promise<void> {
+    if (this.#closing) return
+    this.#closing = true
+    const child = this.#child
+    if (child.exitCode !== null || child.signalCode !== null) return
+    const exited = new Promise<void>((resolve) => {
+      this.#closed = resolve
+    })
+    if (this.#serving) this.#send({ type: 'drain', limitMs })
+    else child.kill('SIGKILL')
+    // The child ends itself at the limit; a second more and it is ended from here.
+    const timer = setTimeout(() => child.kill('SIGKILL'), limitMs + 1000)
+    await exited
+    clearTimeout(timer)
+  }
+
+  #start(): ChildProcess {
+    const { entry, setup } = this.#options
+    // In the source tree the entry is TypeScript and needs the loader that runs this process too.
+    const execArgv = entry.pathname.endsWith('.ts') ? ['--import', import.meta.resolve('tsx')] : []
+    const child = fork(entry, [], {
+      execArgv,
+      serialization: 'advanced',
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    })
+    child.on('message', (message) => this.#receive(message as FromProcess))
+    child.on('error', (error) => this.#settleReady.reject(error))
+    child.on('exit', (code, signal) => this.#exited(code, signal))
+    child.send({ type: 'setup', setup } satisfies ToProcess)
+    return child
+  }
+
+  #send(message: ToProcess): void {
+    // A send can race with the child's death; its exit event then takes care of what was in flight.
+    if (this.#child.connected) this.#child.send(message, () => undefined)
+  }
+
+  #receive(message: FromProcess): void {
+    switch (message.type) {
+      case 'loading':
+        this.#options.onLoading?.(message.share)
+        return
+      case 'ready':
+        this.#info = message.info
+        this.#serving = true
+        for (const flight of this.#flights.values()) this.#resubmit(flight)
+        this.#settleReady.resolve()
+        return
+      case 'fatal':
+        this.#dead = message.message
+        this.#settleReady.reject(
+          new UserError(message.message, message.fix === undefined ? {} : { fix: message.fix }),
+        )
+        return
+      case 'admission':
+        this.#admit(message.id, message.admission)
+        return
+      case 'progress':
+        for (const item of message.items) this.#progress(item)
+        return
+      case 'gauges':
+        this.#gauges.get(message.reply)?.resolve(message.gauges)
+        this.#gauges.delete(message.reply)
+        return
+      case 'queue':
+        this.#estimates.get(message.reply)?.(message.estimate)
+        this.#estimates.delete(message.reply)
+        return
+      case 'drained':
+        this.#serving = false
+        return
+    }
+  }
+
+  #resubmit(flight: Flight): void {
+    const { request, generated } = flight
+    this.#send({ type: 'submit', request: generated.length > 0 ? { ...request, generated } : request })
+  }
+
+  #admit(id: string, admission: Admission): void {
+    const flight = this.#flights.get(id)
+    if (flight === undefined) return
+    if (!flight.answered) {
+      flight.answered = true
+      if (!admission.ok) this.#flights.delete(id)
+      flight.admitted(admission)
+    } else if (!admission.ok) {
+      this.#end(flight, 'failed', `After a restart the engine refused the request: ${admission.code}.`)
+    }
+  }
+
+  #progress(item: RequestProgress): void {
+    const flight = this.#flights.get(item.id)
+    if (flight === undefined) return
+    for (const token of item.tokens) flight.generated.push(token)
+    if (item.finish !== undefined) this.#flights.delete(item.id)
+    flight.listener(item)
+  }
+
+  #exited(code: number | null, signal: NodeJS.Signals | null): void {
+    this.#serving = false
+    const how = signal === null ? `exit code ${code}` : `signal ${signal}`
+    for (const { reject } of this.#gauges.values())
+      reject(new UserError('The engine stopped.', { failure: 'unreachable' }))
+    this.#gauges.clear()
+    for (const resolve of this.#estimates.values()) resolve(undefined)
+    this.#estimates.clear()
+    this.#closed?.()
+    if (this.#closing) {
+      this.#giveUp('The engine was shut down.', 'aborted')
+      return
+    }
+    if (this.#info === undefined) {
+      this.#dead ??= `The engine ended while loading (${how}).`
+      this.#settleReady.reject(
+        new UserError(this.#dead, { fix: 'Run with ROPEWAY_LOG=debug to see what the library said.' }),
+      )
+      return
+    }
+    const now = performance.now()
+    this.#crashes = [...this.#crashes.filter((at) => now - at < crashWindowMs), now]
+    if (this.#crashes.length > crashesMax) {
+      this.#dead = `The engine ended ${this.#crashes.length} times within ${crashWindowMs / 1000} s (${how}).`
+      this.#options.onCrash?.(`${this.#dead} It is not started again.`)
+      this.#giveUp(this.#dead, 'failed')
+      return
+    }
+    this.#options.onCrash?.(
+      `The engine ended (${how}); it starts again with ${this.#flights.size} requests in flight.`,
+    )
+    this.#child = this.#start()
+  }
+
+  #giveUp(message: string, reason: 'failed' | 'aborted'): void {
+    for (const flight of [...this.#flights.values()]) {
+      if (flight.answered) this.#end(flight, reason, message)
+      else {
+        this.#flights.delete(flight.request.id)
+        flight.admitted({ ok: false, code: 'shutting_down' })
+      }
+    }
+  }
+
+  #end(flight: Flight, reason: 'failed' | 'aborted', message: string): void {
+    this.#flights.delete(flight.request.id)
+    const finish: Finish = {
+      reason,
+      message,
+      promptTokens: flight.request.prompt.length,
+      cachedTokens: 0,
+      generatedTokens: flight.generated.length,
+      timing: { queueMs: 0, promptMs: 0, decodeMs: 0, waitingForBudgetMs: 0, preemptedMs: 0 },
+    }
+    if (!flight.answered) flight.admitted({ ok: true })
+    flight.listener({ id: flight.request.id, tokens: [], finish })
+  }
+}

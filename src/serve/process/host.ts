@@ -1,0 +1,145 @@
+/**
+ * The child's side of the engine process: loads the model once, then runs the loop and answers messages.
+ */
+import { freemem } from 'node:os'
+import { systemClock } from '../../base/clock.ts'
+import { messageOf, UserError } from '../../base/errors.ts'
+import { createLogger } from '../../base/log.ts'
+import { openModel } from '../../models/open.ts'
+import { countParameters, type Definition } from '../../models/registry.ts'
+import { loadWeights, type Weights } from '../../models/weights.ts'
+import { Device } from '../../runtime/device.ts'
+import { nativeLog } from '../../runtime/ffi.ts'
+import { Engine } from '../engine.ts'
+import { EngineLoop } from '../engine-loop.ts'
+import type { EngineInfo } from '../messages.ts'
+import { ModelExecutor } from '../model-executor.ts'
+import { LineFile } from '../trace.ts'
+import type { EngineSetup, FromProcess, ToProcess } from './protocol.ts'
+
+/** Share of the free memory that the cache takes when nobody says how large it is to be. */
+const cacheMemoryShare = 0.25
+const cacheTokensMax = 262_144
+
+/** Runs an engine for the parent that forked this process, until it is drained or the parent is gone. */
+export function runEngineProcess(): void {
+  const pending: ToProcess[] = []
+  let loop: EngineLoop | undefined
+  const send = (message: FromProcess) => {
+    if (process.connected) process.send?.(message)
+  }
+  // The parent decides when this process ends; Ctrl-C in a terminal reaches both.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
+  process.on('disconnect', () => process.exit(0))
+  process.on('message', (message: ToProcess) => {
+    if (message.type === 'setup') {
+      void run(message.setup, send, (ready) => {
+        loop = ready
+        for (const early of pending.splice(0)) if (early.type !== 'setup') loop.receive(early)
+      })
+    } else if (loop !== undefined) loop.receive(message)
+    else pending.push(message)
+  })
+}
+
+async function run(
+  setup: EngineSetup,
+  send: (message: FromProcess) => void,
+  onLoop: (loop: EngineLoop) => void,
+): Promise<void> {
+  const log = createLogger('engine')
+  nativeLog.write = (_, text) => log.debug(text.trimEnd())
+  try {
+    await serve(setup, send, onLoop)
+    send({ type: 'drained' })
+    process.disconnect()
+    process.exit(0)
+  } catch (error) {
+    const fix = error instanceof UserError ? error.fix : undefined
+    if (!(error instanceof UserError)) log.error({ err: error }, 'the engine failed')
+    send({ type: 'fatal', message: messageOf(error), ...(fix !== undefined && { fix }) })
+    // Leaves the message time to reach the parent, which waits for this exit.
+    process.disconnect()
+    process.exitCode = 1
+  }
+}
+
+async function serve(
+  setup: EngineSetup,
+  send: (message: FromProcess) => void,
+  onLoop: (loop: EngineLoop) => void,
+): Promise<void> {
+  const device = new Device({
+    ...(setup.device !== undefined && { device: setup.device }),
+    ...(setup.threads !== undefined && { threads: setup.threads }),
+  })
+  using model = openModel(setup.modelPath)
+  const weights = loadWeights(model, device, {
+    quantize: setup.quantize,
+    onProgress: (share) => send({ type: 'loading', share }),
+  })
+  const { definition } = model
+  const cacheTokens = setup.cacheTokens ?? cacheTokensFor(definition, setup.contextMax)
+  const executor = new ModelExecutor(definition, weights, device, {
+    cacheTokens,
+    ...(setup.cacheDtype !== undefined && { cacheDtype: setup.cacheDtype }),
+    ...(setup.contextMax !== undefined && { contextMax: setup.contextMax }),
+  })
+  const files = [setup.traceFile, setup.decisionFile].map((path) =>
+    path === undefined ? undefined : new LineFile(path),
+  )
+  const [trace, decisions] = files
+  const engine = new Engine(
+    executor,
+    setup.scheduler ?? {},
+    systemClock,
+    (items) => send({ type: 'progress', items }),
+    {
+      ...(trace !== undefined && { trace: (line) => trace.write(line) }),
+      ...(decisions !== undefined && { decisions: (decision) => decisions.write(decision) }),
+    },
+  )
+  const flushing = setInterval(() => {
+    for (const file of files) file?.flush()
+  }, 250)
+  const loop = new EngineLoop(engine, systemClock, send)
+  onLoop(loop)
+  send({ type: 'ready', info: infoOf(setup, definition, weights, device, executor) })
+  await loop.run()
+  clearInterval(flushing)
+  for (const file of files) file?.close()
+  executor.dispose()
+  weights[Symbol.dispose]()
+  device.dispose()
+}
+
+function infoOf(
+  setup: EngineSetup,
+  definition: Definition,
+  weights: Weights,
+  device: Device,
+  executor: ModelExecutor,
+): EngineInfo {
+  const { shape } = executor
+  return {
+    model: setup.modelPath,
+    architecture: definition.config.modelType,
+    parameters: countParameters(definition),
+    vocabularySize: shape.vocabularySize,
+    contextMax: shape.contextMax,
+    cacheTokens: shape.blockCount * shape.blockTokens,
+    device: device.description || device.name,
+    threads: device.threads,
+    kernels: executor.kernelSet,
+    weightBytes: weights.bytes,
+    cacheBytes: executor.cache.bytes,
+  }
+}
+
+/** Room for eight whole contexts, if a quarter of the free memory holds them. */
+function cacheTokensFor({ config }: Definition, contextMax: number | undefined): number {
+  const tokenBytes = config.layers * config.keyValueHeads * config.headWidth * 2 * 2
+  const affordable = Math.floor((freemem() * cacheMemoryShare) / tokenBytes)
+  const context = Math.min(contextMax ?? config.contextMax, config.contextMax)
+  return Math.max(1024, Math.min(cacheTokensMax, 8 * context, affordable))
+}

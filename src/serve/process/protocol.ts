@@ -1,0 +1,24 @@
+import type { DType } from '../../base/dtype.ts'
+import type { FromEngine, ToEngine } from '../messages.ts'
+import type { SchedulerOptions } from '../options.ts'
+
+/** What the engine process needs to know before it is an engine. */
+export interface EngineSetup {
+  /** A Hugging Face folder or a GGUF file. */
+  modelPath: string
+  device?: string
+  threads?: number
+  quantize?: DType
+  /** Cache size in tokens over all requests; chosen from the free memory when absent. */
+  cacheTokens?: number
+  cacheDtype?: DType
+  contextMax?: number
+  scheduler?: Partial<SchedulerOptions>
+  /** NDJSON, one line an iteration. */
+  traceFile?: string
+  /** Decisions of the scheduler, for `ropeway replay`. */
+  decisionFile?: string
+}
+
+export type ToProcess = { type: 'setup'; setup: EngineSetup } | ToEngine
+export type FromProcess = { type: 'loading'; share: number } | { type: 'drained' } | FromEngine
