@@ -6,7 +6,7 @@
  */
 import { assert } from '../base/assert.ts'
 import { UserError } from '../base/errors.ts'
-import type { RopeAttributes } from '../runtime/ops.ts'
+import type { RopeAttributes } from '../runtime/op-attributes.ts'
 import { ConfigFields } from './config-fields.ts'
 
 export interface RopeScaling {

@@ -4,7 +4,7 @@ import { UserError } from '../base/errors.ts'
 import { Arena } from './arena.ts'
 import type { Device } from './device.ts'
 import type { Ggml, Pointer } from './ffi.ts'
-import { Ops } from './ops.ts'
+import { type OpName, Ops } from './ops.ts'
 import type { Shape, Tensor } from './tensor.ts'
 
 /**
@@ -39,6 +39,9 @@ export class GraphMemory implements Disposable {
     this.#ggml.gallocrFree(this.allocator)
   }
 }
+
+/** Ops whose result lies in the memory of their first input. */
+const views: ReadonlySet<OpName> = new Set(['reshape', 'slice', 'window', 'permute', 'setRows', 'accumulate'])
 
 /**
  * A computation that is described once and run many times. Inputs have memory of their own, so they keep
@@ -80,7 +83,11 @@ export class Graph implements Disposable {
 
   /** Asks for this tensor's value: it and what it needs are computed, and its memory is kept until the next run. */
   output<T extends Tensor>(tensor: T): T {
-    this.#arena.ggml.setOutput(tensor.pointer)
+    // A view has no memory of its own: what must be kept is the memory that it looks at.
+    for (let seen: Tensor = tensor; ; seen = seen.inputs[0]!) {
+      this.#arena.ggml.setOutput(seen.pointer)
+      if (!views.has(seen.op)) break
+    }
     this.expand(tensor)
     return tensor
   }

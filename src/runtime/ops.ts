@@ -8,73 +8,8 @@ import { assert } from '../base/assert.ts'
 import { type DType, dtypes } from '../base/dtype.ts'
 import type { Arena } from './arena.ts'
 import type { CustomOpPointer, Pointer } from './ffi.ts'
+import type { OpAttributes, OpName, RopeAttributes } from './op-attributes.ts'
 import { contiguousStrides, ggmlLengths, type Shape, Tensor } from './tensor.ts'
-
-export interface RopeAttributes {
-  /** How many of the innermost elements turn; the rest pass through. */
-  dimensions: number
-  /** 'neox' pairs i with i+dimensions/2 (Hugging Face), 'interleaved' pairs 2i with 2i+1 (GGUF llama). */
-  layout: 'neox' | 'interleaved'
-  base: number
-  /** Multiplies positions; 1/factor for linear and YaRN scaling. */
-  scale: number
-  /** YaRN (Peng et al. 2023); extFactor 0 switches it off. */
-  contextOriginal: number
-  extFactor: number
-  attnFactor: number
-  betaFast: number
-  betaSlow: number
-}
-
-/** What each op carries besides its inputs. The keys are the closed set of ops. */
-export interface OpAttributes {
-  leaf: { name: string }
-  add: object
-  sub: object
-  mul: object
-  div: object
-  accumulate: object
-  scale: { factor: number }
-  affine: { factor: number; offset: number }
-  fill: { value: number }
-  sqr: object
-  sqrt: object
-  log: object
-  sum: object
-  sumRows: object
-  repeat: object
-  repeatBack: object
-  concat: { dimension: number }
-  silu: object
-  siluBack: object
-  gelu: object
-  tanh: object
-  siluMul: object
-  rmsNorm: { epsilon: number }
-  rmsNormBack: { epsilon: number }
-  layerNorm: { epsilon: number }
-  matmul: object
-  softmax: { scale: number }
-  softmaxBack: { scale: number }
-  rope: RopeAttributes
-  ropeBack: RopeAttributes
-  rows: object
-  rowsBack: object
-  setRows: object
-  contiguous: object
-  cast: object
-  copy: object
-  reshape: object
-  slice: { dimension: number; start: number }
-  window: { offset: number }
-  permute: { order: readonly number[] }
-  argmax: object
-  attention: { scale: number }
-  adamw: object
-  custom: { name: string }
-}
-
-export type OpName = keyof OpAttributes
 
 /** GELU's 2u/x is linear + cubic x^2. */
 export const geluSlope = {

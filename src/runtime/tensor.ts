@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.ts'
 import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import type { Ggml, Pointer } from './ffi.ts'
-import type { OpAttributes, OpName } from './ops.ts'
+import type { OpAttributes, OpName } from './op-attributes.ts'
 
 /** Outermost dimension first, as in Hugging Face; at most four dimensions. ggml's `ne` is the reverse. */
 export type Shape = readonly number[]

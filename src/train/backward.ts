@@ -3,7 +3,8 @@
  * what they were made from, add up what each one contributes, hand the sum on.
  */
 import { assert } from '../base/assert.ts'
-import type { OpName, Ops } from '../runtime/ops.ts'
+import type { OpName } from '../runtime/op-attributes.ts'
+import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { type Gradient, gradients, type RuleContext } from './gradients.ts'
 import { type Contribution, sumOf } from './slabs.ts'

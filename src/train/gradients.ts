@@ -5,7 +5,8 @@
  * gradient when somebody asks for it, or undefined where none exists (ids, masks, positions).
  */
 import { assert } from '../base/assert.ts'
-import { geluSlope, type OpName, type Ops } from '../runtime/ops.ts'
+import type { OpName } from '../runtime/op-attributes.ts'
+import { geluSlope, type Ops } from '../runtime/ops.ts'
 import type { Shape, Tensor } from '../runtime/tensor.ts'
 import type { Contribution } from './slabs.ts'
 
