@@ -35,6 +35,19 @@ test('permute follows numpy: dimension i of the result is dimension order[i] of 
       for (let j = 0; j < 3; j++) expect(out[k * 6 + i * 3 + j]).toBe(i * 12 + j * 4 + k)
 })
 
+test('an output that is a view keeps its value to the end of the run', () => {
+  using graph = new Graph(device, 64)
+  const x = graph.input('F32', [4, 8], 'x')
+  const view = graph.output(graph.ops.reshape(graph.ops.scale(x, 2), [8, 4]))
+  let other = graph.ops.scale(x, 3)
+  for (let i = 0; i < 4; i++) other = graph.ops.scale(graph.ops.add(other, x), 3)
+  graph.output(other)
+  graph.allocate()
+  x.write(new Float32Array(32).fill(1))
+  graph.compute()
+  expect([...view.toFloats()]).toEqual(new Array(32).fill(2))
+})
+
 test('a slice reads the middle of a dimension', () => {
   using graph = new Graph(device, 16)
   const x = graph.input('F32', [2, 6], 'x')

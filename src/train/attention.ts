@@ -1,0 +1,61 @@
+/**
+ * Causal attention over whole sequences, from operations that have gradients.
+ *
+ * B sequences of T tokens, N = B*T; H heads, G key/value heads, R = H/G heads to one of those, D head width.
+ */
+import type { ForwardPass } from '../models/architecture.ts'
+import type { Ops } from '../runtime/ops.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+
+/** mask is added to the scores: [T, T] for all sequences alike, or [B, 1, T, T]. */
+export function wholeSequences(
+  ops: Ops,
+  sequences: number,
+  tokens: number,
+  mask: Tensor,
+): ForwardPass['attend'] {
+  const byHead = (x: Tensor) => {
+    const [, heads, width] = x.shape as [number, number, number]
+    const split = ops.reshape(packed(ops, x), [sequences, tokens, heads, width]) //  [B, T, H, D]
+    return ops.contiguous(ops.permute(split, [0, 2, 1, 3])) //                       [B, H, T, D]
+  }
+  return (_, q, k, v) => {
+    const [, heads, width] = q.shape as [number, number, number]
+    const groups = k.shape[1]!
+    // Heads of one group are stacked along the tokens: one product then serves them all.
+    const stacked = [sequences, groups, (heads / groups) * tokens]
+    const scores = ops.matmul(ops.reshape(byHead(q), [...stacked, width]), byHead(k)) // [B, G, R*T, T]
+    const square = ops.reshape(scores, [sequences, heads, tokens, tokens])
+    const shares = ops.softmax(square, mask, 1 / Math.sqrt(width)) //                 [B, H, T, T]
+    const values = ops.transposed(byHead(v)) //                                       [B, G, D, T]
+    const mixed = ops.matmul(ops.reshape(shares, [...stacked, tokens]), values) //    [B, G, R*T, D]
+    const heady = ops.reshape(mixed, [sequences, heads, tokens, width])
+    const flat = ops.contiguous(ops.permute(heady, [0, 2, 1, 3])) //                  [B, T, H, D]
+    return ops.reshape(flat, [sequences * tokens, heads * width])
+  }
+}
+
+function packed(ops: Ops, x: Tensor): Tensor {
+  return x.contiguous ? x : ops.contiguous(x)
+}
+
+/** Additive mask [T, T]: a token sees itself and what came before. */
+export function causalMask(tokens: number): Float32Array {
+  const mask = new Float32Array(tokens * tokens)
+  for (let row = 0; row < tokens; row++) mask.fill(-Infinity, row * tokens + row + 1, (row + 1) * tokens)
+  return mask
+}
+
+/**
+ * Additive mask [B, 1, T, T] for packed documents: a token sees itself and what came before in its own
+ * document. `documents` [B*T] names the document of each token; a document is contiguous.
+ */
+export function documentMask(documents: Int32Array, tokens: number, into: Float32Array): void {
+  into.fill(-Infinity)
+  let start = 0
+  for (let i = 0; i < documents.length; i++) {
+    const column = i % tokens
+    if (column === 0 || documents[i] !== documents[i - 1]) start = column
+    into.fill(0, i * tokens + start, i * tokens + column + 1)
+  }
+}

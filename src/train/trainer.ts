@@ -1,0 +1,135 @@
+/**
+ * One optimizer step after another: gradients of a few micro-batches, their length, the learning rate, the
+ * update. What happens in step s depends on the weights and on s alone.
+ */
+import { assert } from '../base/assert.ts'
+import { type Clock, systemClock } from '../base/clock.ts'
+import { UserError } from '../base/errors.ts'
+import type { Device } from '../runtime/device.ts'
+import { type Batch, type BatchSource, supervisedCount } from './batch.ts'
+import { type GraphShape, LossGraph } from './loss-graph.ts'
+import { AdamW, type AdamWOptions } from './optimizer.ts'
+import type { Parameters } from './parameters.ts'
+import { learningRateAt, type Schedule } from './schedule.ts'
+
+export interface TrainerOptions {
+  shape: GraphShape
+  /** Micro-batches to one step. */
+  accumulate: number
+  optimizer: AdamWOptions
+  schedule: Schedule
+  /** Steps that were done before, on a resume. */
+  stepsDone?: number
+  clock?: Clock
+}
+
+export interface StepReport {
+  /** Counted from 0. */
+  step: number
+  /** Mean over the step's supervised tokens, in nats, before the update. */
+  loss: number
+  /** Length of the whole gradient before clipping. */
+  gradientNorm: number
+  learningRate: number
+  tokens: number
+  supervisedTokens: number
+  elapsedMs: number
+}
+
+export class Trainer implements Disposable {
+  readonly parameters: Parameters
+  readonly #batches: BatchSource
+  readonly #options: TrainerOptions
+  readonly #device: Device
+  readonly #graph: LossGraph
+  readonly #optimizer: AdamW
+  readonly #clock: Clock
+  #evaluation: LossGraph | undefined
+  #stepsDone: number
+
+  constructor(parameters: Parameters, device: Device, batches: BatchSource, options: TrainerOptions) {
+    this.parameters = parameters
+    this.#device = device
+    this.#batches = batches
+    this.#options = options
+    this.#clock = options.clock ?? systemClock
+    this.#stepsDone = options.stepsDone ?? 0
+    this.#graph = new LossGraph(parameters, device, options.shape, 'train')
+    this.#optimizer = new AdamW(parameters, device, options.optimizer)
+  }
+
+  get stepsDone(): number {
+    return this.#stepsDone
+  }
+
+  /** Bytes that the graphs need between inputs and outputs, activations included. */
+  get scratchBytes(): number {
+    return this.#graph.scratchBytes + (this.#evaluation?.scratchBytes ?? 0)
+  }
+
+  async step(): Promise<StepReport> {
+    const startedMs = this.#clock.nowMs()
+    const step = this.#stepsDone
+    const { accumulate } = this.#options
+    const batches = Array.from({ length: accumulate }, (_, i) => this.#batches.at(step * accumulate + i))
+    const { loss, supervisedTokens } = await this.#gradients(batches)
+    const norms = await this.#optimizer.gradientNorms()
+    const gradientNorm = Math.hypot(...norms)
+    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) throw diverged(step, loss, gradientNorm)
+    const learningRate = learningRateAt(this.#options.schedule, step)
+    await this.#optimizer.update(step, learningRate, gradientNorm)
+    this.#stepsDone++
+    const tokens = batches.reduce((sum, batch) => sum + batch.ids.length, 0)
+    const elapsedMs = this.#clock.nowMs() - startedMs
+    return { step, loss, gradientNorm, learningRate, tokens, supervisedTokens, elapsedMs }
+  }
+
+  /** Every micro-batch weighs by its share of the step's supervised tokens: 1 x 8 equals 8 x 1. */
+  async #gradients(batches: readonly Batch[]): Promise<{ loss: number; supervisedTokens: number }> {
+    const supervisedTokens = batches.reduce((sum, batch) => sum + supervisedCount(batch), 0)
+    assert(supervisedTokens > 0, 'a step has at least one token to learn')
+    let loss = 0
+    for (const batch of batches) loss += await this.#graph.run(batch, 1 / supervisedTokens)
+    return { loss, supervisedTokens }
+  }
+
+  /** Length of each parameter's gradient at the current weights, by name; nothing is updated. */
+  async gradientNorms(): Promise<Map<string, number>> {
+    const { accumulate } = this.#options
+    const first = this.#stepsDone * accumulate
+    await this.#gradients(Array.from({ length: accumulate }, (_, i) => this.#batches.at(first + i)))
+    const norms = await this.#optimizer.gradientNorms()
+    this.parameters.clearGradients()
+    return new Map(this.parameters.all.map(({ spec }, i) => [spec.name, norms[i]!]))
+  }
+
+  /** Mean loss over the first `count` batches of `source`, in nats per supervised token. */
+  async evaluate(source: BatchSource, count: number): Promise<number> {
+    this.#evaluation ??= new LossGraph(this.parameters, this.#device, this.#options.shape, 'evaluate')
+    let loss = 0
+    let tokens = 0
+    for (let i = 0; i < count; i++) {
+      const batch = source.at(i)
+      loss += await this.#evaluation.run(batch, 1)
+      tokens += supervisedCount(batch)
+    }
+    return loss / tokens
+  }
+
+  dispose(): void {
+    this.#graph.dispose()
+    this.#evaluation?.dispose()
+    this.#optimizer.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+function diverged(step: number, loss: number, gradientNorm: number): UserError {
+  return new UserError(
+    `Training diverged in step ${step}: the loss is ${loss} and the gradient's length ${gradientNorm}. The weights are those before this step.`,
+    { fix: 'Lower the learning rate or lengthen the warm-up, then resume from an earlier checkpoint.' },
+  )
+}
