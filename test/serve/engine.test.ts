@@ -33,6 +33,7 @@ function setUp(options: Partial<SchedulerOptions> = {}, observers: EngineObserve
   )
   const run = async () => {
     while (await engine.step());
+    expect(device.violation).toBeUndefined()
   }
   return { clock, device, engine, tokens, finishes, heard, run }
 }

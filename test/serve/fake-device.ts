@@ -1,4 +1,4 @@
-import { assert } from '../../src/base/assert.ts'
+import { AssertionError, assert } from '../../src/base/assert.ts'
 import type { ManualClock } from '../../src/base/clock.ts'
 import { uniformAt } from '../../src/base/random.ts'
 import type {
@@ -68,6 +68,8 @@ export class FakeDevice implements Executor {
   whileComputing: () => void = () => {}
   /** The next iteration breaks. */
   breaks = false
+  /** The first promise of the batch that was broken. */
+  violation: AssertionError | undefined
   iterations = 0
   tokens = 0
 
@@ -78,6 +80,16 @@ export class FakeDevice implements Executor {
   }
 
   async execute(batch: IterationBatch): Promise<IterationOutput> {
+    try {
+      return await this.#execute(batch)
+    } catch (error) {
+      // The engine takes what is thrown here for a broken device and goes on.
+      if (error instanceof AssertionError) this.violation ??= error
+      throw error
+    }
+  }
+
+  async #execute(batch: IterationBatch): Promise<IterationOutput> {
     assert(batch.sequences.length > 0, 'no iteration is empty')
     const pasts = batch.sequences.map((work) => this.#readPast(work))
     this.#checkWrites(batch)

@@ -149,6 +149,7 @@ class Simulation {
       this.#device.breaks = this.#random.uniform() < breakChance
       const worked = await this.#engine.step()
       this.#device.breaks = false
+      if (this.#device.violation !== undefined) throw this.#device.violation
       this.#checkBlocks()
       if (!worked && requests.length === 0) break
     }
@@ -267,7 +268,9 @@ class Simulation {
   #checkEnd(): void {
     const { scheduler } = this.#engine
     assert(scheduler.roster.live === 0, 'nobody is left')
-    assert(scheduler.pool.held <= scheduler.cache.pinnedBlocks, 'only pins hold blocks in the end')
+    scheduler.roster.audit()
+    scheduler.cache.expirePins(this.#clock.nowMs() + 1000)
+    assert(scheduler.pool.held === 0, 'nothing is held when nobody is left and all pins have expired')
     for (const [id, wish] of this.#accepted) {
       const finish = this.#finishes.get(id)
       assert(finish !== undefined, 'every accepted request ends')
@@ -276,6 +279,8 @@ class Simulation {
       const expected =
         finish.reason === 'stop' || finish.reason === 'length' ? whole : whole.slice(0, heard.length)
       assert(heard.join() === expected.join(), `${id} gets the output that it would get alone`)
+      const explained = finish.code === 'queue_timeout' || finish.message === 'the fake device broke'
+      assert(finish.reason !== 'failed' || explained, `nothing fails by itself: ${finish.message}`)
       const known = finish.promptTokens + (wish.generated?.length ?? 0)
       assert(finish.cachedTokens < known, 'one token at least is computed')
     }
