@@ -1,0 +1,60 @@
+import type { Exchange } from './exchange.ts'
+import type { Problem } from './problem.ts'
+
+/**
+ * Server-sent events to one client (WHATWG HTML, "Server-sent events"; data-only, as OpenAI streams).
+ *
+ * The writer never waits for the client: whoever produces goes on, and a client that leaves more than
+ * `unreadBytesMax` unread is cut. Cutting aborts the exchange's signal, which is how the producer hears of it.
+ */
+export class EventStream {
+  readonly #exchange: Exchange
+  readonly #unreadBytesMax: number
+  readonly #keepAlive: NodeJS.Timeout
+
+  constructor(
+    exchange: Exchange,
+    limits: { unreadBytesMax: number; keepAliveMs: number },
+    headers: Readonly<Record<string, string>> = {},
+  ) {
+    this.#exchange = exchange
+    this.#unreadBytesMax = limits.unreadBytesMax
+    exchange.response.writeHead(200, {
+      ...headers,
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache, no-transform',
+      'x-accel-buffering': 'no',
+    })
+    exchange.response.flushHeaders()
+    this.#keepAlive = setInterval(() => this.#write(': still here\n\n'), limits.keepAliveMs)
+    exchange.response.once('close', () => clearInterval(this.#keepAlive))
+  }
+
+  send(data: unknown): void {
+    this.#keepAlive.refresh()
+    this.#write(`data: ${JSON.stringify(data)}\n\n`)
+  }
+
+  /** The last event of a stream that went well. */
+  done(): void {
+    this.#write('data: [DONE]\n\n')
+    this.#end()
+  }
+
+  fail(problem: Problem): void {
+    this.#write(`data: ${JSON.stringify(problem.body)}\n\n`)
+    this.#end()
+  }
+
+  #end(): void {
+    clearInterval(this.#keepAlive)
+    if (!this.#exchange.response.destroyed) this.#exchange.end()
+  }
+
+  #write(text: string): void {
+    const { response } = this.#exchange
+    if (response.destroyed) return
+    response.write(text)
+    if (response.writableLength > this.#unreadBytesMax) response.destroy()
+  }
+}

@@ -1,0 +1,54 @@
+import { randomUUID } from 'node:crypto'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Problem } from './problem.ts'
+
+/** One request and its answer. `signal` aborts when the client is gone before the answer is complete. */
+export class Exchange {
+  readonly id = randomUUID()
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly signal: AbortSignal
+  readonly path: string
+  /** Named parts of the path, decoded. */
+  parameters: Readonly<Record<string, string>> = {}
+  readonly #unreadMs: number
+
+  constructor(request: IncomingMessage, response: ServerResponse, limits: { unreadMs: number }) {
+    this.request = request
+    this.response = response
+    this.path = (request.url ?? '/').split('?', 1)[0]!
+    this.#unreadMs = limits.unreadMs
+    const gone = new AbortController()
+    this.signal = gone.signal
+    response.once('close', () => {
+      if (!response.writableFinished) gone.abort()
+    })
+    response.setHeader('x-request-id', this.id)
+  }
+
+  header(name: string): string | undefined {
+    const value = this.request.headers[name]
+    return Array.isArray(value) ? value[0] : value
+  }
+
+  json(status: number, body: unknown, headers: Readonly<Record<string, string>> = {}): void {
+    this.text(status, 'application/json; charset=utf-8', JSON.stringify(body), headers)
+  }
+
+  text(status: number, type: string, body: string, headers: Readonly<Record<string, string>> = {}): void {
+    const bytes = Buffer.from(body)
+    this.response.writeHead(status, { ...headers, 'content-type': type, 'content-length': bytes.length })
+    this.end(bytes)
+  }
+
+  problem(problem: Problem): void {
+    this.json(problem.status, problem.body, problem.headers)
+  }
+
+  /** Completes the answer. From here on the connection is cut when the client takes nothing for `unreadMs`. */
+  end(bytes?: Uint8Array): void {
+    this.response.socket?.setTimeout(this.#unreadMs)
+    if (bytes === undefined) this.response.end()
+    else this.response.end(bytes)
+  }
+}
