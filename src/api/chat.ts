@@ -1,0 +1,177 @@
+import { z } from 'zod'
+import type { Usage } from './completions.ts'
+import {
+  checkTogether,
+  entries,
+  generationFields,
+  list,
+  maybe,
+  only,
+  unsupported,
+  unsupportedCode,
+} from './fields.ts'
+import type { RequestLimits } from './limits.ts'
+
+/** POST /v1/chat/completions: the body, with every null read as absent. Unknown fields are refused by name. */
+export function chatRequest(limits: RequestLimits) {
+  return z
+    .strictObject({
+      ...generationFields(limits),
+      ...outsideFields,
+      messages: list(message, limits.messagesMax).refine(
+        (messages) => messages.length > 0,
+        'Expected at least one message.',
+      ),
+      max_tokens: maybe(z.int().min(1)),
+      max_completion_tokens: maybe(z.int().min(1)),
+      logprobs: maybe(z.boolean()),
+      top_logprobs: maybe(z.int().min(0).max(limits.logprobsMax)),
+      tools: maybe(list(tool, limits.toolsMax)),
+      tool_choice: only(['auto', 'none'], "Only 'auto' and 'none': the model cannot be made to call a tool."),
+      response_format: maybe(responseFormat),
+      reasoning_effort: maybe(z.string().max(32)),
+      chat_template_kwargs: maybe(z.record(z.string(), z.unknown())),
+    })
+    .superRefine((body, context) => {
+      checkTogether(body, context)
+      if (body.top_logprobs !== undefined && body.logprobs !== true) {
+        context.addIssue({ code: 'custom', path: ['top_logprobs'], message: 'Only with logprobs: true.' })
+      }
+    })
+}
+
+/** OpenAI's fields about matters that this server does not have, or that change nothing here. */
+const outsideFields = {
+  metadata: maybe(entries(z.string(), z.string(), 64)),
+  safety_identifier: maybe(z.string()),
+  prompt_cache_key: maybe(z.string()),
+  prompt_cache_retention: maybe(z.string()),
+  store: only([false], 'Answers are not stored.'),
+  service_tier: only(['auto', 'default'], 'There is one service tier here.'),
+  parallel_tool_calls: only([true], 'The number of tool calls cannot be limited.'),
+  modalities: maybe(list(only(['text'], 'This model writes text only.'), 8)),
+  verbosity: only(['medium'], 'This model has no verbosity setting.'),
+  audio: unsupported('This model writes text only.'),
+  prediction: unsupported('Predicted outputs are not supported.'),
+  web_search_options: unsupported('There is no web search here.'),
+  moderation: unsupported('There is no moderation here.'),
+  functions: unsupported('Use tools instead of the deprecated functions.'),
+  function_call: unsupported('Use tool_choice instead of the deprecated function_call.'),
+}
+
+const textPart = z.object(
+  { type: z.string(), text: z.unknown().optional() },
+  'Expected a content part: an object with a type.',
+)
+
+const partsMax = 4096
+const toolCallsMax = 128
+
+/** Parts of text become one text, a line each. */
+const parts = list(textPart, partsMax).transform((items, context): string => {
+  const lines: string[] = []
+  for (const [index, part] of items.entries()) {
+    if (part.type !== 'text') {
+      context.addIssue({
+        code: 'custom',
+        path: [index, 'type'],
+        message: 'This model reads text only: content parts have the type text.',
+        params: { code: unsupportedCode },
+      })
+    } else if (typeof part.text !== 'string') {
+      context.addIssue({ code: 'custom', path: [index, 'text'], message: 'Expected a string.' })
+    } else lines.push(part.text)
+  }
+  return lines.join('\n')
+})
+
+const content = z.union([z.string(), parts], 'Expected a text or a list of content parts.')
+const name = maybe(z.string().max(256))
+
+const toolCall = z.object({
+  id: z.string(),
+  type: z.literal('function'),
+  function: z.object({ name: z.string(), arguments: z.string() }),
+})
+
+const message = z.discriminatedUnion(
+  'role',
+  [
+    z.strictObject({ role: z.literal('system'), content, name }),
+    z.strictObject({ role: z.literal('developer'), content, name }),
+    z.strictObject({ role: z.literal('user'), content, name }),
+    z.strictObject({
+      role: z.literal('assistant'),
+      content: maybe(content),
+      name,
+      tool_calls: maybe(list(toolCall, toolCallsMax)),
+      // Fields of our own answers, so that a client can send one back as it came.
+      refusal: maybe(z.string()),
+      annotations: maybe(z.array(z.unknown())),
+      audio: unsupported('This model reads text only.'),
+      function_call: unsupported('Use tool_calls instead of the deprecated function_call.'),
+    }),
+    z.strictObject({ role: z.literal('tool'), content, tool_call_id: z.string() }),
+  ],
+  'Expected a role of system, developer, user, assistant or tool.',
+)
+
+const tool = z.object({
+  type: z.literal('function', 'Only tools of the type function are supported.'),
+  function: z.object({
+    name: z.string().regex(/^[\w-]{1,64}$/, 'Letters, digits, _ and -, at most 64.'),
+    description: maybe(z.string()),
+    parameters: maybe(z.record(z.string(), z.unknown())),
+    strict: only([false], 'Arguments of tools are not constrained to their schema.'),
+  }),
+})
+
+const responseFormat = z.looseObject({
+  type: only(['text'], 'Only response_format text: output is not constrained to a grammar.'),
+})
+
+export type ChatRequest = z.output<ReturnType<typeof chatRequest>>
+export type ChatMessage = z.output<typeof message>
+
+export interface ChatTopLogprob {
+  token: string
+  logprob: number
+  bytes: number[]
+}
+
+export interface ChatTokenLogprob extends ChatTopLogprob {
+  top_logprobs: ChatTopLogprob[]
+}
+
+export interface ChatLogprobs {
+  content: ChatTokenLogprob[]
+  refusal: null
+}
+
+export interface ChatCompletion {
+  id: string
+  object: 'chat.completion'
+  created: number
+  model: string
+  choices: {
+    index: number
+    message: { role: 'assistant'; content: string; refusal: null }
+    logprobs: ChatLogprobs | null
+    finish_reason: 'stop' | 'length'
+  }[]
+  usage: Usage
+}
+
+export interface ChatChunk {
+  id: string
+  object: 'chat.completion.chunk'
+  created: number
+  model: string
+  choices: {
+    index: number
+    delta: { role?: 'assistant'; content?: string }
+    logprobs: ChatLogprobs | null
+    finish_reason: 'stop' | 'length' | null
+  }[]
+  usage?: Usage | null
+}

@@ -1,0 +1,113 @@
+import { z } from 'zod'
+import type { RequestLimits } from './limits.ts'
+
+/** A field that may be absent or, as OpenAI's clients send it, null; both read as undefined. */
+export function maybe<Inner extends z.ZodType>(inner: Inner) {
+  return inner.nullish().transform((value) => value ?? undefined)
+}
+
+/**
+ * A list of at most `max` items. Its length is checked before its items are: a body may hold a million wrong
+ * ones, and each would become an issue.
+ */
+export function list<Inner extends z.ZodType>(inner: Inner, max: number) {
+  return z.array(z.unknown()).max(max).pipe(z.array(inner))
+}
+
+/** The same for an object's entries. */
+export function entries<Key extends z.ZodString, Inner extends z.ZodType>(
+  key: Key,
+  inner: Inner,
+  max: number,
+) {
+  return z
+    .record(z.string(), z.unknown())
+    .refine((value) => Object.keys(value).length <= max, { error: `At most ${max} entries.`, abort: true })
+    .pipe(z.record(key, inner))
+}
+
+/** Issues with this code in `params` become errors that say "not supported" instead of "invalid". */
+export const unsupportedCode = 'unsupported_parameter'
+
+/** A field that OpenAI has and this server does not: any value but null is refused with `why`. */
+export function unsupported(why: string) {
+  return z
+    .unknown()
+    .optional()
+    .superRefine((value, context) => {
+      if (value !== undefined && value !== null) {
+        context.addIssue({ code: 'custom', message: why, params: { code: unsupportedCode } })
+      }
+    })
+}
+
+/** A field with one value that changes nothing here; any other asks for something that is not done. */
+export function only<Value extends string | boolean>(values: readonly Value[], why: string) {
+  return z
+    .unknown()
+    .optional()
+    .superRefine((value, context) => {
+      if (value !== undefined && value !== null && !values.includes(value as Value)) {
+        context.addIssue({ code: 'custom', message: why, params: { code: unsupportedCode } })
+      }
+    })
+}
+
+const count = (max = Number.MAX_SAFE_INTEGER) => z.int().min(0).max(max)
+const wellFormed = (text: string): boolean => !/\p{Surrogate}/u.test(text)
+
+/** The fields that shape sampling and its end, the same for completions and chat. */
+export function generationFields(limits: RequestLimits) {
+  const stop = z
+    .string()
+    .min(1, 'A stop string has at least one character.')
+    .max(limits.stopCharactersMax)
+    .refine(wellFormed, 'A stop string is whole characters, without lone surrogates.')
+  return {
+    model: z.string().min(1),
+    n: maybe(z.int().min(1).max(limits.choicesMax)),
+    stream: maybe(z.boolean()),
+    stream_options: maybe(
+      z.strictObject({ include_usage: maybe(z.boolean()), include_obfuscation: maybe(z.boolean()) }),
+    ),
+    temperature: maybe(z.number().min(0).max(2)),
+    top_p: maybe(z.number().gt(0).max(1)),
+    presence_penalty: maybe(z.number().min(-2).max(2)),
+    frequency_penalty: maybe(z.number().min(-2).max(2)),
+    // 64-bit seeds lose their last bits in JSON.parse; what is left is still the same each time.
+    seed: maybe(z.number().refine(Number.isInteger, 'Expected an integer.')),
+    stop: maybe(
+      z.union([stop, list(stop, limits.stopStringsMax)], 'Expected a string or a list of strings.'),
+    ),
+    logit_bias: maybe(
+      entries(
+        z.string().regex(/^\d{1,10}$/, 'Keys are token ids.'),
+        z.number().min(-100).max(100),
+        limits.logitBiasesMax,
+      ),
+    ),
+    user: maybe(z.string()),
+    // Beyond OpenAI, as other open servers name them.
+    top_k: maybe(z.int().min(-1).max(Number.MAX_SAFE_INTEGER)),
+    min_p: maybe(z.number().min(0).max(1)),
+    repetition_penalty: maybe(z.number().gt(0).max(10)),
+    min_tokens: maybe(count()),
+    ignore_eos: maybe(z.boolean()),
+    stop_token_ids: maybe(list(count(), limits.stopTokensMax)),
+    priority: maybe(count(limits.priorityMax)),
+    cache_salt: maybe(z.string().min(1).max(256)),
+  }
+}
+
+/** What completions and chat have in common after parsing. */
+export type GenerationFields = z.output<z.ZodObject<ReturnType<typeof generationFields>>>
+
+/** Rules between fields. */
+export function checkTogether(
+  body: { stream?: boolean | undefined; stream_options?: object | undefined },
+  context: z.RefinementCtx,
+): void {
+  if (body.stream_options !== undefined && body.stream !== true) {
+    context.addIssue({ code: 'custom', path: ['stream_options'], message: 'Only with stream: true.' })
+  }
+}

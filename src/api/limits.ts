@@ -1,0 +1,33 @@
+/** Bounds on what one request may ask. They are part of the schemas, so a refusal names the field. */
+export interface RequestLimits {
+  /** Prompts in one completion request. */
+  promptsMax: number
+  /** `n`: answers to one prompt. */
+  choicesMax: number
+  /** Prompts times answers in one request. */
+  sequencesMax: number
+  messagesMax: number
+  toolsMax: number
+  stopStringsMax: number
+  stopCharactersMax: number
+  stopTokensMax: number
+  /** Alternatives reported for each token. */
+  logprobsMax: number
+  logitBiasesMax: number
+  /** The least urgent class; 0 is the most urgent and the default. */
+  priorityMax: number
+}
+
+export const requestLimits: RequestLimits = {
+  promptsMax: 128,
+  choicesMax: 64,
+  sequencesMax: 128,
+  messagesMax: 4096,
+  toolsMax: 128,
+  stopStringsMax: 16,
+  stopCharactersMax: 512,
+  stopTokensMax: 64,
+  logprobsMax: 20,
+  logitBiasesMax: 1024,
+  priorityMax: 15,
+}
