@@ -1,0 +1,164 @@
+import { randomUUID } from 'node:crypto'
+import {
+  type ChatChunk,
+  type ChatCompletion,
+  type ChatMessage,
+  type ChatRequest,
+  chatRequest,
+} from '../api/chat.ts'
+import { messageOf } from '../base/errors.ts'
+import type { Exchange } from '../http/exchange.ts'
+import { Problem } from '../http/problem.ts'
+import type { Handler } from '../http/router.ts'
+import { checkSequences, type Endpoint, findModel, parseBody, stream } from './endpoint.ts'
+import { requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
+import type { GenerationParts, Piece } from './generation.ts'
+import { Generations } from './generations.ts'
+import { checkRoom, roomBehind } from './prompts.ts'
+import { Transcript } from './transcript.ts'
+
+/** POST /v1/chat/completions */
+export function chat(endpoint: Endpoint): Handler {
+  const schema = chatRequest(endpoint.limits)
+  return async (exchange, tenant) => {
+    const body = await parseBody(exchange, schema, endpoint.limits)
+    findModel(endpoint.models, body.model)
+    const choices = body.n ?? 1
+    checkSequences(1, choices, endpoint.limits)
+    const parts = generationParts(body, encodeMessages(body, endpoint), tenant, endpoint)
+    const generations = new Generations(parts, { exchange, promptField: 'messages', choices }, endpoint)
+    await generations.start()
+    const id = `chatcmpl-${randomUUID()}`
+    const created = Math.floor(endpoint.clock.unixMs() / 1000)
+    if (body.stream === true) return answerInChunks(exchange, generations, body, { id, created }, endpoint)
+    await answerAtOnce(exchange, generations, body, { id, created }, endpoint)
+  }
+}
+
+interface Identity {
+  id: string
+  created: number
+}
+
+async function answerAtOnce(
+  exchange: Exchange,
+  generations: Generations,
+  body: ChatRequest,
+  identity: Identity,
+  { tokenTexts }: Endpoint,
+): Promise<void> {
+  const choices = Array.from({ length: body.n ?? 1 }, (_, index): ChatCompletion['choices'][number] => ({
+    index,
+    message: { role: 'assistant', content: '', refusal: null },
+    logprobs: body.logprobs === true ? { content: [], refusal: null } : null,
+    finish_reason: 'stop',
+  }))
+  for await (const piece of generations.pieces()) {
+    const choice = choices[piece.index]!
+    choice.message.content += piece.text
+    choice.logprobs?.content.push(...tokenTexts.forChat(piece.tokens).content)
+    if (piece.finish !== undefined) choice.finish_reason = piece.finish
+  }
+  if (exchange.signal.aborted) return
+  const answer: ChatCompletion = {
+    ...identity,
+    object: 'chat.completion',
+    model: body.model,
+    choices,
+    usage: generations.usage(),
+  }
+  exchange.json(200, answer)
+}
+
+async function answerInChunks(
+  exchange: Exchange,
+  generations: Generations,
+  body: ChatRequest,
+  identity: Identity,
+  { tokenTexts, limits }: Endpoint,
+): Promise<void> {
+  const withUsage = body.stream_options?.include_usage === true
+  const around = (choices: ChatChunk['choices']): ChatChunk => ({
+    ...identity,
+    object: 'chat.completion.chunk',
+    model: body.model,
+    choices,
+    ...(withUsage ? { usage: null } : {}),
+  })
+  const opening = Array.from({ length: body.n ?? 1 }, (_, index) =>
+    around([{ index, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }]),
+  )
+  const chunk = (piece: Piece) =>
+    around([
+      {
+        index: piece.index,
+        delta: piece.text === '' ? {} : { content: piece.text },
+        logprobs: body.logprobs === true && piece.tokens.length > 0 ? tokenTexts.forChat(piece.tokens) : null,
+        finish_reason: piece.finish ?? null,
+      },
+    ])
+  const usage = () => ({ ...around([]), usage: generations.usage() })
+  await stream(exchange, generations, { opening, chunk, ...(withUsage ? { usage } : {}) }, limits)
+}
+
+function encodeMessages(body: ChatRequest, endpoint: Endpoint): readonly number[] {
+  const { encoder, engine } = endpoint
+  return encoder.encode(render(body, endpoint), engine.info, { field: 'messages', templated: true })
+}
+
+function render(body: ChatRequest, { template }: Endpoint): string {
+  if (template === undefined) {
+    const message = 'This model has no chat template: use /v1/completions.'
+    throw new Problem(400, 'no_chat_template', message, { param: 'messages' })
+  }
+  const { reasoning_effort } = body
+  const conversation = {
+    messages: body.messages.map(templateMessage),
+    addGenerationPrompt: true,
+    extra: { ...(reasoning_effort === undefined ? {} : { reasoning_effort }), ...body.chat_template_kwargs },
+  }
+  try {
+    const withoutTools = template.render(conversation)
+    if (body.tools === undefined || body.tools.length === 0 || body.tool_choice === 'none')
+      return withoutTools
+    const withTools = template.render({ ...conversation, tools: body.tools })
+    if (withTools !== withoutTools) return withTools
+  } catch (error) {
+    // Templates are programs of the model's maker: what they do not take, they say by throwing.
+    throw new Problem(400, 'chat_template_refused', messageOf(error), { param: 'messages' })
+  }
+  const message = "The model's chat template has no place for tools."
+  throw new Problem(400, 'unsupported_parameter', message, { param: 'tools' })
+}
+
+/** Templates know no developer; that role is OpenAI's new name for system. */
+function templateMessage(message: ChatMessage): Record<string, unknown> {
+  const role = message.role === 'developer' ? 'system' : message.role
+  return { ...message, role, content: message.content ?? '' }
+}
+
+function generationParts(
+  body: ChatRequest,
+  prompt: readonly number[],
+  tenant: string,
+  endpoint: Endpoint,
+): readonly GenerationParts[] {
+  const { info } = endpoint.engine
+  const base = requestBase(body, { ...endpoint, tenant, vocabularySize: info.vocabularySize })
+  if (body.logprobs === true) base.logprobs = body.top_logprobs ?? 0
+  const room = roomBehind(prompt.length, info, 'messages')
+  const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? room
+  checkRoom(prompt.length, maxTokens, info, 'messages')
+  return Array.from({ length: body.n ?? 1 }, (_, index) => ({
+    index,
+    request: {
+      ...base,
+      id: randomUUID(),
+      prompt,
+      maxTokens,
+      sampling: { ...base.sampling, seed: seedOfChoice(base.sampling.seed, index) },
+    },
+    transcript: new Transcript(endpoint.tokenizer, stopStrings(body), base.minTokens),
+    promptOnly: false,
+  }))
+}

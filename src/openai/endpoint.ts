@@ -1,0 +1,93 @@
+import type { z } from 'zod'
+import { firstIssue } from '../api/issues.ts'
+import type { RequestLimits } from '../api/limits.ts'
+import { readJson } from '../http/body.ts'
+import { EventStream } from '../http/events.ts'
+import type { Exchange } from '../http/exchange.ts'
+import type { HttpLimits } from '../http/limits.ts'
+import { Problem } from '../http/problem.ts'
+import type { ChatTemplate } from '../tokenizer/chat-template.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import type { GenerationDefaults } from './engine-request.ts'
+import type { Piece } from './generation.ts'
+import type { GenerationHost, Generations } from './generations.ts'
+import type { PromptEncoder } from './prompts.ts'
+import type { TokenTexts } from './token-text.ts'
+
+export interface OpenAiLimits extends HttpLimits, RequestLimits {
+  /** Longest wait for the engine's gauges in a scrape. */
+  gaugesMs: number
+}
+
+/** A name under which the engine's model is served. */
+export interface ServedModel {
+  id: string
+  /** Seconds since 1970. */
+  created: number
+}
+
+/** What the handlers of one engine share. */
+export interface Endpoint extends GenerationHost {
+  tokenizer: Tokenizer
+  template: ChatTemplate | undefined
+  encoder: PromptEncoder
+  tokenTexts: TokenTexts
+  models: readonly ServedModel[]
+  defaults: GenerationDefaults
+  endTokens: readonly number[]
+  limits: OpenAiLimits
+}
+
+/** The body as `schema` reads it, or the {@link Problem} that names the first field that is wrong. */
+export async function parseBody<Schema extends z.ZodType>(
+  exchange: Exchange,
+  schema: Schema,
+  limits: HttpLimits,
+): Promise<z.output<Schema>> {
+  const parsed = schema.safeParse(await readJson(exchange.request, limits))
+  if (parsed.success) return parsed.data
+  const { param, message, code } = firstIssue(parsed.error)
+  throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
+}
+
+export function findModel(models: readonly ServedModel[], id: string): ServedModel {
+  const model = models.find((candidate) => candidate.id === id)
+  if (model !== undefined) return model
+  const message = `There is no model '${id.slice(0, 100)}' here; GET /v1/models lists those there are.`
+  throw new Problem(404, 'model_not_found', message, { param: 'model' })
+}
+
+export function checkSequences(prompts: number, choices: number, limits: RequestLimits): void {
+  if (prompts * choices <= limits.sequencesMax) return
+  const message = `${prompts} prompts times ${choices} choices exceed ${limits.sequencesMax} in one request.`
+  throw new Problem(400, 'invalid_value', message, { param: 'n' })
+}
+
+/** How one endpoint words its stream. */
+export interface StreamWording {
+  /** Sent once all generations are taken, before any text. */
+  opening: readonly unknown[]
+  chunk(piece: Piece): unknown
+  /** The chunk behind the last one, when usage was asked for. */
+  usage?: () => unknown
+}
+
+/** Streams generations that were started: a chunk for each piece, then usage, then `[DONE]`; or an error. */
+export async function stream(
+  exchange: Exchange,
+  generations: Generations,
+  wording: StreamWording,
+  limits: HttpLimits,
+): Promise<void> {
+  const events = new EventStream(exchange, limits)
+  try {
+    for (const chunk of wording.opening) events.send(chunk)
+    for await (const piece of generations.pieces()) events.send(wording.chunk(piece))
+    if (exchange.signal.aborted) return
+    if (wording.usage !== undefined) events.send(wording.usage())
+    events.done()
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error
+    events.fail(error)
+  }
+}

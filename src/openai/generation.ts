@@ -1,0 +1,134 @@
+import type { Clock } from '../base/clock.ts'
+import type { EngineClient } from '../serve/messages.ts'
+import type { Admission, EngineRequest, Finish, RequestProgress, TokenLogprob } from '../serve/request.ts'
+import type { Metrics } from './metrics.ts'
+import type { Released, ReleasedToken, Transcript } from './transcript.ts'
+
+/** What one iteration brought to one generation, as far as it may be shown. */
+export interface Piece {
+  /** Which choice of the answer it belongs to. */
+  index: number
+  text: string
+  tokens: readonly ReleasedToken[]
+  /** Log-probabilities of the next prompt tokens, where they were asked for. */
+  prompt: readonly (TokenLogprob | null)[]
+  finish?: 'stop' | 'length'
+}
+
+export interface GenerationParts {
+  index: number
+  request: EngineRequest
+  transcript: Transcript
+  /** The client asked for no token at all; the engine computes one, which is thrown away. */
+  promptOnly: boolean
+}
+
+export interface GenerationPorts {
+  engine: EngineClient
+  metrics: Metrics
+  clock: Clock
+  arrivalMs: number
+  deliver: (piece: Piece) => void
+  /**
+   * Called once, when the engine holds nothing of this generation any more; with its finish when that was
+   * not one to show and nobody had cancelled.
+   */
+  settle: (unexpected?: Finish) => void
+}
+
+/**
+ * One request in the engine and its text. Stop strings end it here: the engine knows tokens only, so it is
+ * told to cancel, and its late tokens are dropped.
+ */
+export class Generation {
+  readonly request: EngineRequest
+  readonly #parts: GenerationParts
+  readonly #ports: GenerationPorts
+  /** 'shown': its last piece was delivered. 'cancelled': nobody wants another. */
+  #state: 'open' | 'shown' | 'cancelled' = 'open'
+  #finish: Finish | undefined
+  #lastTokensMs: number | undefined
+
+  constructor(parts: GenerationParts, ports: GenerationPorts) {
+    this.request = parts.request
+    this.#parts = parts
+    this.#ports = ports
+  }
+
+  /** Tokens that the answer holds. */
+  get tokenCount(): number {
+    return this.#parts.transcript.tokenCount
+  }
+
+  get cachedTokens(): number {
+    return this.#finish?.cachedTokens ?? 0
+  }
+
+  async submit(): Promise<Admission> {
+    const { engine, metrics } = this.#ports
+    const admission = await engine.submit(this.request, (progress) => this.#take(progress))
+    if (!admission.ok) metrics.ended(admission.code)
+    // A cancel that was sent before the engine knew the request may have found nothing to cancel.
+    else if (this.#state === 'cancelled' && this.#finish === undefined) engine.cancel(this.request.id)
+    return admission
+  }
+
+  cancel(): void {
+    if (this.#state !== 'open') return
+    this.#state = 'cancelled'
+    if (this.#finish === undefined) this.#ports.engine.cancel(this.request.id)
+  }
+
+  #take(progress: RequestProgress): void {
+    if (this.#state === 'open') this.#show(progress)
+    if (progress.finish !== undefined) this.#settle(progress.finish)
+  }
+
+  #show(progress: RequestProgress): void {
+    this.#measure(progress.tokens.length)
+    const { transcript, promptOnly, index } = this.#parts
+    const now: Released = promptOnly ? nothing : transcript.push(progress.tokens, progress.logprobs)
+    const rest = progress.finish !== undefined && !transcript.stopped ? transcript.flush() : nothing
+    const piece: Piece = {
+      index,
+      text: now.text + rest.text,
+      tokens: [...now.tokens, ...rest.tokens],
+      prompt: progress.promptLogprobs ?? [],
+    }
+    const finish = transcript.stopped ? 'stop' : this.#shownReason(progress.finish)
+    if (finish !== undefined) piece.finish = finish
+    const isEmpty = piece.text === '' && piece.tokens.length === 0 && piece.prompt.length === 0
+    if (!isEmpty || finish !== undefined) this.#ports.deliver(piece)
+    if (finish === undefined) return
+    this.#state = 'shown'
+    this.#ports.metrics.ended(finish, this.#ports.clock.nowMs() - this.#ports.arrivalMs)
+    if (progress.finish === undefined) this.#ports.engine.cancel(this.request.id)
+  }
+
+  #settle(finish: Finish): void {
+    this.#finish = finish
+    if (this.#state === 'shown') {
+      this.#ports.settle()
+      return
+    }
+    const outcome = finish.reason === 'failed' ? 'failed' : 'aborted'
+    this.#ports.metrics.ended(outcome, this.#ports.clock.nowMs() - this.#ports.arrivalMs)
+    this.#ports.settle(this.#state === 'open' ? finish : undefined)
+  }
+
+  #shownReason(finish: Finish | undefined): 'stop' | 'length' | undefined {
+    if (finish?.reason !== 'stop' && finish?.reason !== 'length') return undefined
+    return this.#parts.promptOnly ? 'length' : finish.reason
+  }
+
+  #measure(tokenCount: number): void {
+    if (tokenCount === 0) return
+    const { metrics, clock, arrivalMs } = this.#ports
+    const nowMs = clock.nowMs()
+    if (this.#lastTokensMs === undefined) metrics.firstToken(nowMs - arrivalMs)
+    else metrics.nextTokens(tokenCount, nowMs - this.#lastTokensMs)
+    this.#lastTokensMs = nowMs
+  }
+}
+
+const nothing: Released = { text: '', tokens: [] }

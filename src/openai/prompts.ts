@@ -1,0 +1,51 @@
+import type { EngineInfo } from '../serve/messages.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { contextTooLong } from './refusals.ts'
+
+/** Encodes prompts, refusing texts that cannot fit before the time of encoding them is spent. */
+export class PromptEncoder {
+  readonly #tokenizer: Tokenizer
+  readonly #longestTokenBytes: number
+
+  constructor(tokenizer: Tokenizer) {
+    this.#tokenizer = tokenizer
+    let longest = 1
+    for (let token = 0; token < tokenizer.vocabularySize; token++) {
+      longest = Math.max(longest, tokenizer.bytesOf(token).length)
+    }
+    this.#longestTokenBytes = longest
+  }
+
+  /** `templated`: the text of a chat template, which writes its special tokens itself. */
+  encode(text: string, info: EngineInfo, about: { field: string; templated: boolean }): number[] {
+    // A text that needs more tokens than the context even if all were the longest ones would block the
+    // event loop for nothing.
+    if (text.length > info.contextMax * this.#longestTokenBytes) {
+      throw contextTooLong(about.field, `The prompt of ${text.length} characters exceeds the model context.`)
+    }
+    return this.#tokenizer.encode(text, { addSpecial: !about.templated })
+  }
+}
+
+/**
+ * The most tokens that can follow a prompt. Throws when the prompt leaves no room at all; whether an explicit
+ * wish fits is for {@link checkRoom}.
+ */
+export function roomBehind(promptTokens: number, info: EngineInfo, field: string): number {
+  // The last token is never fed back, so it needs no place in the cache.
+  const room = Math.min(info.contextMax, info.cacheTokens + 1) - promptTokens
+  if (room >= 1) return room
+  throw contextTooLong(
+    field,
+    `The prompt has ${promptTokens} tokens; with at least one more they exceed the model context of ${info.contextMax}.`,
+  )
+}
+
+export function checkRoom(promptTokens: number, maxTokens: number, info: EngineInfo, field: string): void {
+  if (promptTokens + maxTokens <= info.contextMax) return
+  throw contextTooLong(
+    field,
+    `The prompt has ${promptTokens} tokens and ${maxTokens} more are asked for: together they exceed ` +
+      `the model context of ${info.contextMax}.`,
+  )
+}

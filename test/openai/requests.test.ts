@@ -1,0 +1,193 @@
+import { describe, expect, test } from 'vitest'
+import { ChatTemplate } from '../../src/tokenizer/chat-template.ts'
+import { bytes, byteTokenizer, special } from './byte-tokenizer.ts'
+import { harness, model, post } from './harness.ts'
+
+const completion = { model, prompt: 'hello', max_tokens: 4 }
+const chat = { model, messages: [{ role: 'user', content: 'hi' }] }
+
+/** What the engine is asked for `body`. */
+async function asked(path: string, body: object, options: Parameters<typeof harness>[0] = {}) {
+  await using server = await harness(options)
+  const response = await post(`${server.url}/v1/${path}`, body)
+  expect(response.status, await response.text()).toBe(200)
+  return server.engine.submitted
+}
+
+async function refused(path: string, body: object, options: Parameters<typeof harness>[0] = {}) {
+  await using server = await harness(options)
+  const response = await post(`${server.url}/v1/${path}`, body)
+  expect(server.engine.submitted).toEqual([])
+  return { status: response.status, ...((await response.json()) as { error: { param: string } }).error }
+}
+
+describe('a completion asks the engine', () => {
+  test("for OpenAI's defaults, with the model's own in between", async () => {
+    const [plain] = await asked('completions', { model, prompt: 'hello' })
+    expect(plain).toMatchObject({
+      prompt: bytes('hello'),
+      maxTokens: 16,
+      minTokens: 0,
+      ignoreEos: false,
+      stopTokens: [special.end],
+      priority: 0,
+      tenant: 'anonymous',
+      sampling: { temperature: 1, topP: 1, topK: 0, minP: 0, presencePenalty: 0, repetitionPenalty: 1 },
+    })
+    const defaults = { temperature: 0.7, topP: 0.9, topK: 40, repetitionPenalty: 1.1 }
+    const [own] = await asked('completions', { ...completion, top_p: 0.5, top_k: null }, { defaults })
+    expect(own!.sampling).toMatchObject({ temperature: 0.7, topP: 0.5, topK: 40, repetitionPenalty: 1.1 })
+  })
+
+  test('for every field that a client may set', async () => {
+    const [request] = await asked('completions', {
+      ...completion,
+      temperature: 0.5,
+      top_k: -1,
+      min_p: 0.1,
+      seed: 5,
+      logit_bias: { '65': -100 },
+      presence_penalty: 0.2,
+      frequency_penalty: -0.3,
+      repetition_penalty: 1.2,
+      min_tokens: 2,
+      stop_token_ids: [66],
+      priority: 3,
+      cache_salt: 'mine',
+      logprobs: 0,
+      user: 'somebody',
+    })
+    expect(request).toMatchObject({
+      minTokens: 2,
+      stopTokens: [special.end, 66],
+      priority: 3,
+      cacheSalt: 'mine',
+      logprobs: 0,
+      sampling: {
+        temperature: 0.5,
+        topK: 0,
+        minP: 0.1,
+        seed: 5,
+        logitBias: { 65: -100 },
+        presencePenalty: 0.2,
+        frequencyPenalty: -0.3,
+        repetitionPenalty: 1.2,
+      },
+    })
+  })
+
+  test('to go past the end of the model but not past the stop tokens of the client', async () => {
+    const [alone] = await asked('completions', { ...completion, ignore_eos: true })
+    expect(alone).toMatchObject({ ignoreEos: true })
+    const [both] = await asked('completions', { ...completion, ignore_eos: true, stop_token_ids: [66] })
+    expect(both).toMatchObject({ ignoreEos: false, stopTokens: [66] })
+  })
+
+  test('with seeds in range, whatever integer the client sent', async () => {
+    for (const seed of [-1, 2 ** 60, -(2 ** 63)]) {
+      const [request] = await asked('completions', { ...completion, seed })
+      expect(Number.isSafeInteger(request!.sampling.seed)).toBe(true)
+      expect(request!.sampling.seed).toBeGreaterThanOrEqual(0)
+    }
+  })
+
+  test('for no more prompts and choices than one request may have', async () => {
+    const error = await refused('completions', { ...completion, prompt: ['a', 'b', 'c'], n: 50 })
+    expect(error).toMatchObject({ status: 400, param: 'n' })
+  })
+
+  test('for nothing when the text is certainly too long, before it is encoded', async () => {
+    const tokenizer = byteTokenizer()
+    tokenizer.encode = () => {
+      throw new TypeError('encoded')
+    }
+    const error = await refused(
+      'completions',
+      { ...completion, prompt: 'x'.repeat(3_000_000) },
+      { tokenizer },
+    )
+    expect(error).toMatchObject({ status: 400, code: 'context_length_exceeded', param: 'prompt' })
+  })
+})
+
+describe('a chat asks the engine', () => {
+  test('for the rest of the context, behind the rendered template', async () => {
+    const [request] = await asked('chat/completions', {
+      model,
+      messages: [
+        { role: 'developer', content: 'a' },
+        {
+          role: 'user',
+          content: [
+            { type: 'text', text: 'b' },
+            { type: 'text', text: 'c' },
+          ],
+        },
+      ],
+    })
+    const { user, end, assistant } = special
+    expect(request!.prompt).toEqual([
+      ...[user, ...bytes('system: a'), end],
+      ...[user, ...bytes('user: b\nc'), end],
+      assistant,
+    ])
+    expect(request!.maxTokens).toBe(512 - request!.prompt.length)
+  })
+
+  test('for nothing that is not done here, and says which field it was', async () => {
+    const tools = [{ type: 'function', function: { name: 'f', parameters: {} } }]
+    const image = { type: 'image_url', image_url: { url: 'x' } }
+    const cases: [object, string][] = [
+      [{ response_format: { type: 'json_object' } }, 'response_format.type'],
+      [{ tool_choice: 'required' }, 'tool_choice'],
+      [{ tools }, 'tools'],
+      [{ audio: {} }, 'audio'],
+      [{ functions: [] }, 'functions'],
+      [{ messages: [{ role: 'user', content: [image] }] }, 'messages.0.content.0.type'],
+      [{ top_logprobs: 2 }, 'top_logprobs'],
+    ]
+    for (const [fields, param] of cases) {
+      expect(await refused('chat/completions', { ...chat, ...fields })).toMatchObject({ status: 400, param })
+    }
+  })
+
+  test('for nothing with a message that is wrong, and says where', async () => {
+    const cases: [unknown, string][] = [
+      [[], 'messages'],
+      ['hello', 'messages'],
+      [[{ role: 'user' }], 'messages.0.content'],
+      [[{ role: 'user', content: 5 }], 'messages.0.content'],
+      [
+        [
+          { role: 'user', content: 'x' },
+          { role: 'king', content: 'x' },
+        ],
+        'messages.1.role',
+      ],
+      [[{ role: 'user', content: [{ type: 'text' }] }], 'messages.0.content.0.text'],
+      [[{ role: 'tool', content: 'x' }], 'messages.0.tool_call_id'],
+    ]
+    for (const [messages, param] of cases) {
+      expect(await refused('chat/completions', { model, messages })).toMatchObject({ status: 400, param })
+    }
+  })
+
+  test('for nothing when the template refuses the messages, or when there is none', async () => {
+    const tool = { ...chat, messages: [{ role: 'tool', content: 'x', tool_call_id: 'y' }] }
+    const error = await refused('chat/completions', tool)
+    expect(error).toMatchObject({ status: 400, param: 'messages', code: 'chat_template_refused' })
+    expect(JSON.stringify(error)).toContain('no tool messages here')
+    const without = await refused('chat/completions', chat, { template: undefined as never })
+    expect(without).toMatchObject({ status: 400, code: 'no_chat_template' })
+  })
+
+  test('with tools only when the template shows them to the model', async () => {
+    const template = new ChatTemplate('{{ tools | tojson if tools else "none" }}')
+    const tools = [{ type: 'function', function: { name: 'f' } }]
+    const decode = (tokens: readonly number[]) => Buffer.from(tokens).toString()
+    const [shown] = await asked('chat/completions', { ...chat, tools }, { template })
+    expect(decode(shown!.prompt)).toContain('"name": "f"')
+    const [hidden] = await asked('chat/completions', { ...chat, tools, tool_choice: 'none' }, { template })
+    expect(decode(hidden!.prompt)).toBe('none')
+  })
+})
