@@ -4,7 +4,8 @@ import { UserError } from '../base/errors.ts'
 import { Arena } from './arena.ts'
 import type { Device } from './device.ts'
 import type { Ggml, Pointer } from './ffi.ts'
-import { type OpName, Ops } from './ops.ts'
+import type { OpName } from './op-attributes.ts'
+import { Ops } from './ops.ts'
 import type { Shape, Tensor } from './tensor.ts'
 
 /**

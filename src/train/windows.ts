@@ -1,0 +1,42 @@
+/** Random windows over one long row of tokens, as nanoGPT draws them. */
+
+import { UserError } from '../base/errors.ts'
+import { uniformAt } from '../base/random.ts'
+import type { Batch, BatchSource } from './batch.ts'
+
+export class RandomWindows implements BatchSource {
+  readonly #stream: Int32Array
+  readonly #sequences: number
+  readonly #tokens: number
+  readonly #seed: number
+
+  /** `stream` must hold more than one window; every token but the first is a target. */
+  constructor(stream: Int32Array, sequences: number, tokens: number, seed: number) {
+    if (stream.length <= tokens) {
+      throw new UserError(
+        `The text has ${stream.length} tokens, and one row alone takes ${tokens} and its target.`,
+        {
+          fix: 'Give more text or a shorter context.',
+        },
+      )
+    }
+    this.#stream = stream
+    this.#sequences = sequences
+    this.#tokens = tokens
+    this.#seed = seed
+  }
+
+  at(index: number): Batch {
+    const [sequences, tokens, stream] = [this.#sequences, this.#tokens, this.#stream]
+    const ids = new Int32Array(sequences * tokens)
+    const targets = new Int32Array(sequences * tokens)
+    for (let row = 0; row < sequences; row++) {
+      const places = stream.length - tokens
+      const start = Math.floor(uniformAt(this.#seed, index * sequences + row) * places)
+      ids.set(stream.subarray(start, start + tokens), row * tokens)
+      targets.set(stream.subarray(start + 1, start + tokens + 1), row * tokens)
+    }
+    const positions = ids.map((_, i) => i % tokens)
+    return { sequences, tokens, ids, positions, targets, weights: new Float32Array(ids.length).fill(1) }
+  }
+}
