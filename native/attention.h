@@ -49,47 +49,57 @@ struct AttentionShape {
   CacheShape cache;
 };
 
-/// R x P scores of one kv head, a few positions at a time: scores[r][p] = sum over d of q[r][d] k[d][p],
-/// summed in the order of d.
+/// R x P scores of one kv head, two vectors of positions: scores[r][p] = sum over d of q[d][r] k[d][p],
+/// summed in the order of d. Asks for the same rows at `ahead0` and `ahead1` meanwhile.
 template <int R>
-inline void scoreRows(const float* q, int qStride, const Half* k0, const Half* k1, int kStride, int width,
-                      float* scores) {
+inline void scoreRows(const float* q, int qStride, const Half* k0, const Half* k1, size_t kStride, int width,
+                      const Half* ahead0, const Half* ahead1, float* scores) {
   Vector sum0[R], sum1[R];
   for (int r = 0; r < R; r++) sum0[r] = sum1[r] = zero();
   for (int d = 0; d < width; d++) {
-    Vector a = loadHalf(k0 + size_t(d) * kStride), b = loadHalf(k1 + size_t(d) * kStride);
+    Vector a = loadHalf(k0), b = loadHalf(k1);
+    __builtin_prefetch(ahead0);
+    __builtin_prefetch(ahead1);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      Vector query = splat(q[r * qStride + d]);
+      Vector query = splat(q[r]);
       sum0[r] = fma(query, a, sum0[r]);
       sum1[r] = fma(query, b, sum1[r]);
     }
+    k0 += kStride, k1 += kStride, ahead0 += kStride, ahead1 += kStride;
+    q += qStride;
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     store(scores + r * tilePositions, sum0[r]);
     store(scores + r * tilePositions + lanes, sum1[r]);
   }
 }
 
-/// out[r][d] = out[r][d] * keep[r] + sum over p of weights[r][p] v[p][d] for one or two vectors of d,
-/// summed in the order of p. `v[s]` points to position 16 s of the tile.
-template <int R, int V>
-inline void valueRows(const float* weights, const float* keep, const Half* const* v, int first, int end,
-                      int width, int d, float* out, int outStride) {
+/// out[r][d] = out[r][d] * keep[r] + sum over p of weights[r][p] v[p][d] for V vectors of d, the last of
+/// `last` elements when Partial; summed in the order of p. `v[s]` points to position 16 s of the tile.
+template <int R, int V, bool Partial>
+inline void valueRows(const float* weights, const float* keep, const Half* const* v, const Half* const* ahead,
+                      int first, int end, size_t width, int d, int last, float* out, int outStride) {
   Vector sum[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
     for (int i = 0; i < V; i++) sum[r][i] = load(out + r * outStride + d + i * lanes) * keep[r];
-  int last = width - d - (V - 1) * lanes;
-  for (int p = first; p < end; p++) {
-    const Half* from = v[p / subPositions] + size_t(p % subPositions) * width + d;
-    Vector value[V];
-    for (int i = 0; i < V - 1; i++) value[i] = loadHalf(from + i * lanes);
-    value[V - 1] = loadHalf(from + (V - 1) * lanes, last);
+  for (int p = first; p < end;) {
+    int s = p / subPositions, stop = (s + 1) * subPositions < end ? (s + 1) * subPositions : end;
+    size_t at = size_t(p % subPositions) * width + d;
+    const Half* from = v[s] + at;
+    const Half* next = ahead[s] + at;
+    for (; p < stop; p++, from += width, next += width) {
+      Vector value[V];
+      for (int i = 0; i < V - 1; i++) value[i] = loadHalf(from + i * lanes);
+      value[V - 1] = Partial ? loadHalf(from + (V - 1) * lanes, last) : loadHalf(from + (V - 1) * lanes);
+      __builtin_prefetch(next);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      Vector weight = splat(weights[r * tilePositions + p]);
-      for (int i = 0; i < V; i++) sum[r][i] = fma(weight, value[i], sum[r][i]);
+      for (int r = 0; r < R; r++) {
+        Vector weight = splat(weights[r * tilePositions + p]);
+        for (int i = 0; i < V; i++) sum[r][i] = fma(weight, value[i], sum[r][i]);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -116,9 +126,9 @@ inline void byRegisterRows(int rows, Body body) {
 /// The rows of one unit and their running softmax.
 struct Rows {
   int count;
-  float* query;    // [R][D], multiplied by scale * log2(e)
+  float* query;    // [D][R], multiplied by scale * log2(e)
   float* scores;   // [R][P], then the weights
-  float* keep;     // [R], what the new maximum leaves of the old sum
+  float* keep;     // [R] up to whole vectors, what the new maximum leaves of the old sum
   float* best;     // [R], largest score so far in the chunk
   float* weight;   // [R], sum of weights in the chunk
   float* out;      // [R][D padded], weighted sum of values in the chunk
@@ -128,6 +138,7 @@ struct Rows {
 struct Tile {
   const Half* keys[tilePositions / subPositions];    // at [d = 0] of each 16 positions
   const Half* values[tilePositions / subPositions];  // at each 16 positions
+  const Tile* ahead;                                 // the tile that this thread reads next, or itself
   int base, first, end;                              // positions: of lane 0; some row sees [first, end)
 };
 
@@ -137,12 +148,15 @@ struct ScoreBody {
   Rows& rows;
   template <int R>
   void run(int row) const {
+    // Blocks lie anywhere, so the hardware cannot guess; the first pass over a tile asks for the next one.
+    const Tile& ahead = row == 0 ? *tile.ahead : tile;
     int from = (tile.first - tile.base) / (2 * lanes) * (2 * lanes);
     for (int p = from; p < tile.end - tile.base; p += 2 * lanes) {
       int s0 = p / subPositions, s1 = (p + lanes) / subPositions;
       const Half* k0 = tile.keys[s0] + p % subPositions;
       const Half* k1 = tile.keys[s1] + (p + lanes) % subPositions;
-      scoreRows<R>(rows.query + row * shape.width, shape.width, k0, k1, shape.cache.blockTokens, shape.width,
+      scoreRows<R>(rows.query + row, shape.rowsMax, k0, k1, shape.cache.blockTokens, shape.width,
+                   ahead.keys[s0] + p % subPositions, ahead.keys[s1] + (p + lanes) % subPositions,
                    rows.scores + row * tilePositions + p);
     }
   }
@@ -156,77 +170,131 @@ struct ValueBody {
   void run(int row) const {
     const float* weights = rows.scores + row * tilePositions;
     float* out = rows.out + row * shape.widthPadded;
-    int first = tile.first - tile.base, end = tile.end - tile.base, d = 0;
-    for (; d + lanes < shape.width; d += 2 * lanes)
-      valueRows<R, 2>(weights, rows.keep + row, tile.values, first, end, shape.width, d, out, shape.widthPadded);
-    if (d < shape.width)
-      valueRows<R, 1>(weights, rows.keep + row, tile.values, first, end, shape.width, d, out, shape.widthPadded);
+    const Half* const* ahead = row == 0 ? tile.ahead->values : tile.values;
+    int first = tile.first - tile.base, end = tile.end - tile.base;
+    for (int d = 0; d < shape.width; d += 2 * lanes) {
+      int left = shape.width - d;
+      auto pass = left >= 2 * lanes ? valueRows<R, 2, false>
+                  : left > lanes    ? valueRows<R, 2, true>
+                  : left == lanes   ? valueRows<R, 1, false>
+                                    : valueRows<R, 1, true>;
+      pass(weights, rows.keep + row, tile.values, ahead, first, end, shape.width, d,
+           left > lanes ? left - lanes : left, out, shape.widthPadded);
+    }
   }
 };
 
-/// Turns a row's scores into weights 2^(score - best) and moves its running maximum and sum.
-inline void softmaxRow(Rows& rows, int row, int base, int first, int end) {
+/// Masks a row's scores and raises its maximum; `keep` becomes the logarithm of what that leaves of sums.
+inline void maximumOfRow(Rows& rows, int row, int base, int first, int end) {
   float* scores = rows.scores + row * tilePositions;
   Vector best = splat(nothingYet);
-  for (int p = 0; p < tilePositions; p += lanes) {
-    Vector seen = keepRange(load(scores + p), base + p, first, end, -__builtin_inff());
-    store(scores + p, seen);
-    best = maximum(seen, best);
+  if (first <= base && end >= base + tilePositions) {
+    for (int p = 0; p < tilePositions; p += lanes) best = maximum(load(scores + p), best);
+  } else {
+    for (int p = 0; p < tilePositions; p += lanes) {
+      Vector seen = keepRange(load(scores + p), base + p, first, end, -__builtin_inff());
+      store(scores + p, seen);
+      best = maximum(seen, best);
+    }
   }
   float highest = maximumLane(best), old = rows.best[row];
   if (highest < old) highest = old;
-  Vector sum = zero();
-  for (int p = 0; p < tilePositions; p += lanes) {
-    Vector weight = exp2(load(scores + p) - highest);
-    store(scores + p, weight);
-    sum = sum + weight;
-  }
-  rows.keep[row] = exp2(old - highest);
-  rows.weight[row] = fma(rows.weight[row], rows.keep[row], sumLanes(sum));
+  rows.keep[row] = old - highest;
   rows.best[row] = highest;
 }
 
-inline Tile tileAt(const AttentionShape& shape, const Sequence& sequence, const Half* keys, const Half* values,
-                   int head, int base, int first, int end) {
+/// Turns scores into weights 2^(score - best) and moves the running sums; all rows of a unit.
+inline void softmaxRows(Rows& rows) {
+  for (int r = 0; r < rows.count; r += lanes) store(rows.keep + r, exp2(load(rows.keep + r)));
+  for (int r = 0; r < rows.count; r++) {
+    float* scores = rows.scores + r * tilePositions;
+    Vector sum = zero();
+    for (int p = 0; p < tilePositions; p += lanes) {
+      Vector weight = exp2(load(scores + p) - rows.best[r]);
+      store(scores + p, weight);
+      sum = sum + weight;
+    }
+    rows.weight[r] = fma(rows.weight[r], rows.keep[r], sumLanes(sum));
+  }
+}
+
+/// What one op works on.
+struct Attention {
+  AttentionShape shape;
+  Batch batch;
+  const Half* keys;
+  const Half* values;
+  Plan plan;
+};
+
+/// Positions that some row of a unit sees.
+struct Span {
+  int first, end;
+};
+
+inline Span spanOf(const AttentionShape& shape, const Sequence& sequence, const Unit& unit) {
+  int position = sequence.start + unit.token;
+  int first = shape.window > 0 && position >= shape.window ? position - shape.window + 1 : 0;
+  return {first, position + unit.tokens};
+}
+
+inline Tile tileAt(const Attention& op, const Sequence& sequence, int head, int base, Span span) {
   Tile tile;
   tile.base = base;
-  tile.first = first > base ? first : base;
-  tile.end = end < base + tilePositions ? end : base + tilePositions;
-  int bt = shape.cache.blockTokens;
+  tile.first = span.first > base ? span.first : base;
+  tile.end = span.end < base + tilePositions ? span.end : base + tilePositions;
+  int bt = op.shape.cache.blockTokens;
   for (int s = 0; s < tilePositions / subPositions; s++) {
     int position = base + s * subPositions;
     // Outside [first, end) there may be no block: those positions are masked, so any other will do.
     if (position >= tile.end) position = (tile.end - 1) / subPositions * subPositions;
     if (position + subPositions <= tile.first) position = tile.first / subPositions * subPositions;
-    size_t at = shape.cache.block(sequence.blocks[position / bt]) + shape.cache.head(head);
+    size_t at = op.shape.cache.block(sequence.blocks[position / bt]) + op.shape.cache.head(head);
     int inside = position % bt;
-    tile.keys[s] = keys + at + inside;
-    tile.values[s] = values + at + size_t(inside) * shape.width;
+    tile.keys[s] = op.keys + at + inside;
+    tile.values[s] = op.values + at + size_t(inside) * op.shape.width;
   }
   return tile;
 }
 
-/// One chunk for all rows of a unit, from an empty softmax.
-inline void attendChunk(const AttentionShape& shape, const Sequence& sequence, const Unit& unit, int chunk,
-                        const Half* keys, const Half* values, Rows& rows) {
-  int position = sequence.start + unit.token, end = position + unit.tokens;
-  int first = shape.window > 0 && position >= shape.window ? position - shape.window + 1 : 0;
+inline int firstTileBase(Span span, int chunk) {
+  int base = chunk * chunkPositions;
+  return span.first > base ? span.first / tilePositions * tilePositions : base;
+}
+
+/// The first tile of a unit, for asking for it early.
+inline Tile firstTile(const Attention& op, const Unit& unit) {
+  Sequence sequence = op.batch.sequence(unit.sequence);
+  Span span = spanOf(op.shape, sequence, unit);
+  return tileAt(op, sequence, unit.head, firstTileBase(span, unit.chunk), span);
+}
+
+/// One chunk for all rows of a unit, from an empty softmax. `after` is what this thread reads then.
+inline void attendChunk(const Attention& op, const Unit& unit, int chunk, const Tile* after, Rows& rows) {
+  const AttentionShape& shape = op.shape;
+  Sequence sequence = op.batch.sequence(unit.sequence);
+  Span span = spanOf(shape, sequence, unit);
   for (int r = 0; r < rows.count; r++) {
     rows.best[r] = nothingYet;
     rows.weight[r] = 0;
   }
   for (int i = 0; i < rows.count * shape.widthPadded; i++) rows.out[i] = 0;
-  int chunkEnd = (chunk + 1) * chunkPositions < end ? (chunk + 1) * chunkPositions : end;
-  for (int base = chunk * chunkPositions; base < chunkEnd; base += tilePositions) {
-    if (base + tilePositions <= first) continue;
-    Tile tile = tileAt(shape, sequence, keys, values, unit.head, base, first, end);
+  int end = (chunk + 1) * chunkPositions < span.end ? (chunk + 1) * chunkPositions : span.end;
+  int base = firstTileBase(span, chunk);
+  Tile tile = tileAt(op, sequence, unit.head, base, span);
+  for (; base < end; base += tilePositions) {
+    bool more = base + tilePositions < end || (chunk + 1 < unit.chunk + unit.chunks && end < span.end);
+    Tile next = more ? tileAt(op, sequence, unit.head, base + tilePositions, span) : after ? *after : tile;
+    tile.ahead = &next;
     byRegisterRows(rows.count, ScoreBody{shape, tile, rows});
     for (int r = 0; r < rows.count; r++) {
-      int own = position + r / shape.perKv;
-      int ownFirst = shape.window > 0 && own >= shape.window ? own - shape.window + 1 : 0;
-      softmaxRow(rows, r, base, ownFirst, own + 1);
+      int own = sequence.start + unit.token + r / shape.perKv;
+      int first = shape.window > 0 && own >= shape.window ? own - shape.window + 1 : 0;
+      maximumOfRow(rows, r, base, first, own + 1);
     }
+    softmaxRows(rows);
     byRegisterRows(rows.count, ValueBody{shape, tile, rows});
+    tile = next;
   }
 }
 
@@ -283,22 +351,21 @@ inline void startTotals(const AttentionShape& shape, Rows& rows) {
   }
 }
 
-inline void runUnit(const AttentionShape& shape, const Batch& batch, const Plan& plan, const Unit& unit,
-                    ggml_tensor* dst, Rows& rows) {
+/// `after` is the tile that this thread reads next, or null.
+inline void runUnit(const Attention& op, const Unit& unit, const Tile* after, ggml_tensor* dst, Rows& rows) {
+  const AttentionShape& shape = op.shape;
+  const Plan& plan = op.plan;
   const ggml_tensor* q = dst->src[0];
-  const Half* keys = static_cast<const Half*>(dst->src[1]->data);
-  const Half* values = static_cast<const Half*>(dst->src[2]->data);
-  Sequence sequence = batch.sequence(unit.sequence);
-  int token = sequence.row + unit.token;
+  int token = op.batch.sequence(unit.sequence).row + unit.token;
   size_t floats = partialFloats(shape);
   rows.count = unit.tokens * shape.perKv;
   for (int r = 0; r < rows.count; r++) {
     const float* from = queryRow(q, token + r / shape.perKv, unit.head * shape.perKv + r % shape.perKv);
-    for (int d = 0; d < shape.width; d++) rows.query[r * shape.width + d] = from[d] * (shape.scale * log2e);
+    for (int d = 0; d < shape.width; d++) rows.query[d * shape.rowsMax + r] = from[d] * (shape.scale * log2e);
   }
   startTotals(shape, rows);
   for (int c = unit.chunk; c < unit.chunk + unit.chunks; c++) {
-    attendChunk(shape, sequence, unit, c, keys, values, rows);
+    attendChunk(op, unit, c, after, rows);
     for (int r = 0; r < rows.count; r++) {
       const float* out = rows.out + r * shape.widthPadded;
       float* total = rows.total + r * floats;
@@ -347,7 +414,7 @@ inline void forEachRowSet(const AttentionShape& shape, const Batch& batch, Visit
 
 /// Cuts the batch into units. A set of rows with more chunks than a fair eighth of a thread's share is split
 /// at chunk borders, so that one long context keeps every thread busy.
-inline void makePlan(const AttentionShape& shape, const Batch& batch, int nth, Workspace* workspace, Plan* plan) {
+inline void makePlan(const AttentionShape& shape, const Batch& batch, int nth, Workspace* workspace) {
   int64_t chunksAll = 0;
   forEachRowSet(shape, batch, [&](int, int, int, int, int, int chunks) { chunksAll += chunks; });
   int pieceMax = int(chunksAll / (8 * nth));
@@ -381,7 +448,6 @@ inline void makePlan(const AttentionShape& shape, const Batch& batch, int nth, W
       done += piece;
     }
   });
-  *plan = *made;
 }
 
 /// dst F32 [N, heads, D]. Sources: q F32 [N, heads, D] (rows may be strided), keys, values, batch table.
@@ -389,11 +455,14 @@ inline void makePlan(const AttentionShape& shape, const Batch& batch, int nth, W
 inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor* q = dst->src[0];
-  Batch batch{static_cast<const int32_t*>(dst->src[3]->data)};
-  AttentionShape shape;
+  Attention op;
+  op.batch = {static_cast<const int32_t*>(dst->src[3]->data)};
+  op.keys = static_cast<const Half*>(dst->src[1]->data);
+  op.values = static_cast<const Half*>(dst->src[2]->data);
+  AttentionShape& shape = op.shape;
   shape.width = int(q->ne[0]);
   shape.heads = int(q->ne[1]);
-  shape.cache = {call->params[0], shape.width, batch.blockTokens()};
+  shape.cache = {call->params[0], shape.width, op.batch.blockTokens()};
   shape.perKv = shape.heads / shape.cache.kvHeads;
   shape.widthPadded = (shape.width + 2 * lanes - 1) / (2 * lanes) * (2 * lanes);
   shape.tileTokens = shape.perKv < tileRowsAim ? tileRowsAim / shape.perKv : 1;
@@ -402,15 +471,21 @@ inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   shape.scale = floatParam(call, 2);
 
   if (arriveFirst(call)) {
-    Plan made;
-    makePlan(shape, batch, nth, call->workspace, &made);
+    makePlan(shape, op.batch, nth, call->workspace);
     publish(call);
   }
-  const Plan& plan = *reinterpret_cast<const Plan*>(call->workspace->memory);
+  op.plan = *reinterpret_cast<const Plan*>(call->workspace->memory);
   size_t bytes;
   rowsIn(shape, nullptr, &bytes);
   Rows rows = rowsIn(shape, rw_thread_scratch(bytes), &bytes);
-  for (int piece; (piece = takePiece(call)) < plan.units;) runUnit(shape, batch, plan, plan.unit[piece], dst, rows);
+  // The next piece is taken before the present one is computed, to ask for its first tile in time.
+  for (int piece = takePiece(call); piece < op.plan.units;) {
+    int next = takePiece(call);
+    Tile after;
+    if (next < op.plan.units) after = firstTile(op, op.plan.unit[next]);
+    runUnit(op, op.plan.unit[piece], next < op.plan.units ? &after : nullptr, dst, rows);
+    piece = next;
+  }
   leave(call, nth);
 }
 

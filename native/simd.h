@@ -136,6 +136,9 @@ inline void store(float* to, Vector value, int count) {
 
 /// Sum of all lanes as a tree of halves: the same order at every call.
 inline float sumLanes(Vector value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(value);
+#endif
   float part[lanes];
   store(part, value);
   for (int width = lanes / 2; width > 0; width /= 2)
@@ -144,6 +147,9 @@ inline float sumLanes(Vector value) {
 }
 
 inline float maximumLane(Vector value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(value);
+#endif
   float part[lanes];
   store(part, value);
   for (int width = lanes / 2; width > 0; width /= 2)
@@ -158,11 +164,10 @@ inline Vector keepRange(Vector value, int base, int first, int end, float other)
   return (index >= first) & (index < end) ? value : splat(other);
 }
 
-/// 2^x, relative error below 2e-7; exactly 1 at 0, exactly 0 below -126 (also at -infinity).
+/// 2^x for x <= 127, relative error below 2e-7; exactly 1 at 0, exactly 0 below -126 (also at -infinity).
 inline Vector exp2(Vector x) {
   const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  Vector bounded = x > splat(127.0f) ? splat(127.0f) : x;
-  bounded = bounded > splat(-126.0f) ? bounded : splat(-126.0f);
+  Vector bounded = maximum(x, splat(-126.0f));
   Vector shifted = bounded + magic;
   Vector f = bounded - (shifted - magic);
   // Taylor coefficients ln(2)^n / n!; |f| <= 1/2 leaves the next term below 1e-8.
@@ -174,7 +179,7 @@ inline Vector exp2(Vector x) {
   p = fma(p, f, splat(2.4022650695910072e-1f));
   p = fma(p, f, splat(6.9314718055994531e-1f));
   p = fma(p, f, splat(1.0f));
-  VectorInt exponent = ((VectorInt)shifted - (VectorInt)magic) << 23;
+  VectorInt exponent = (VectorInt)shifted << 23;  // the magic's own low bits are zero
   Vector result = (Vector)((VectorInt)p + exponent);
   return x < splat(-126.0f) ? zero() : result;
 }
@@ -184,6 +189,10 @@ inline float exp2(float x) { return exp2(splat(x))[0]; }
 constexpr float log2e = 1.44269504088896341f;
 
 /// x * sigmoid(x) (Elfwing 2017).
-inline Vector silu(Vector x) { return x / (splat(1.0f) + exp2(x * -log2e)); }
+inline Vector silu(Vector x) {
+  Vector exponent = x * -log2e;
+  exponent = exponent < splat(126.0f) ? exponent : splat(126.0f);
+  return x / (splat(1.0f) + exp2(exponent));
+}
 
 }  // namespace
