@@ -5,22 +5,23 @@ import { contextTooLong } from './refusals.ts'
 /** Encodes prompts, refusing texts that cannot fit before the time of encoding them is spent. */
 export class PromptEncoder {
   readonly #tokenizer: Tokenizer
-  readonly #longestTokenBytes: number
+  readonly #longestPiece: number
 
   constructor(tokenizer: Tokenizer) {
     this.#tokenizer = tokenizer
+    // Pieces are at least as long as the text they stand for, and unlike bytes they need no decoding.
     let longest = 1
     for (let token = 0; token < tokenizer.vocabularySize; token++) {
-      longest = Math.max(longest, tokenizer.bytesOf(token).length)
+      longest = Math.max(longest, tokenizer.textOf(token)?.length ?? 0)
     }
-    this.#longestTokenBytes = longest
+    this.#longestPiece = longest
   }
 
   /** `templated`: the text of a chat template, which writes its special tokens itself. */
   encode(text: string, info: EngineInfo, about: { field: string; templated: boolean }): number[] {
     // A text that needs more tokens than the context even if all were the longest ones would block the
     // event loop for nothing.
-    if (text.length > info.contextMax * this.#longestTokenBytes) {
+    if (text.length > info.contextMax * this.#longestPiece) {
       throw contextTooLong(about.field, `The prompt of ${text.length} characters exceeds the model context.`)
     }
     return this.#tokenizer.encode(text, { addSpecial: !about.templated })
