@@ -67,6 +67,9 @@ export interface LogitsRow {
   argmax(): number
 }
 
+/** Nearly all that is ever drawn lies within so much of the best. */
+const nearDistance = 8
+
 /** Which tokens are kept: those in better buckets, and in the last bucket those up to (distance, id). */
 interface Cut {
   bucket: number
@@ -88,12 +91,16 @@ export class Sampler {
   readonly #changed: Float32Array
   readonly #counts = new Int32Array(bucketCount)
   readonly #masses = new Float64Array(bucketCount)
+  // Ids within nearDistance of the best, in order: the buckets that matter are searched here.
+  readonly #near: Int32Array
+  #nearCount = 0
   #values: Float32Array
   #most = 0
   #coldness = 1
 
   constructor(vocabularySize: number) {
     this.#changed = new Float32Array(vocabularySize)
+    this.#near = new Int32Array(vocabularySize)
     this.#values = this.#changed
   }
 
@@ -133,13 +140,17 @@ export class Sampler {
     const values = this.#values
     const most = this.#most
     const coldness = this.#coldness
+    const near = this.#near
+    let nearCount = 0
     for (let token = 0; token < values.length; token++) {
       const distance = (most - values[token]!) * coldness
       if (!(distance < exponentMax)) continue
       const bucket = (distance * bucketsPerUnit) | 0
       counts[bucket]!++
       masses[bucket]! += expNegative(distance)
+      if (distance < nearDistance) near[nearCount++] = token
     }
+    this.#nearCount = nearCount
   }
 
   #everything(): Cut {
@@ -210,27 +221,25 @@ export class Sampler {
   #membersOf(bucket: number, cut: Cut): number[] {
     const members: number[] = []
     if (bucket > cut.bucket) return members
-    const values = this.#values
-    for (let token = 0; token < values.length; token++) {
+    const isNear = bucket < nearDistance * bucketsPerUnit
+    const candidates = isNear ? this.#nearCount : this.#values.length
+    for (let i = 0; i < candidates; i++) {
+      const token = isNear ? this.#near[i]! : i
       const distance = this.#distance(token)
       if (!(distance < exponentMax) || ((distance * bucketsPerUnit) | 0) !== bucket) continue
-      if (bucket === cut.bucket) {
-        if (distance > cut.distance || (distance === cut.distance && token > cut.id)) continue
-      }
-      members.push(token)
+      const beyond = distance > cut.distance || (distance === cut.distance && token > cut.id)
+      if (bucket < cut.bucket || !beyond) members.push(token)
     }
     return members
   }
 
   #draw(cut: Cut, target: number, best: number): number {
     let left = target
-    let last = best
     for (let bucket = 0; bucket < Math.min(cut.bucket, bucketCount); bucket++) {
       if (left < this.#masses[bucket]!) return this.#drawWithin(bucket, cut, left, best)
       left -= this.#masses[bucket]!
     }
-    if (cut.bucket < bucketCount) last = this.#drawWithin(cut.bucket, cut, left, best)
-    return last
+    return cut.bucket < bucketCount ? this.#drawWithin(cut.bucket, cut, left, best) : best
   }
 
   #drawWithin(bucket: number, cut: Cut, target: number, best: number): number {
