@@ -43,8 +43,33 @@ export interface ParameterSpec {
   init: { std: number } | { value: number }
 }
 
+/** RMS norm in front of products: x / sqrt(mean(x^2) + epsilon) * weight. */
+export interface InputNorm {
+  weight: Tensor
+  epsilon: number
+}
+
+/**
+ * The products of a network, at the grain at which a kernel can fuse them with what stands around. A name is
+ * that of the weight without `.weight`; `${name}.bias` is added where the model has one.
+ */
+export interface LinearLayers {
+  /** norm(x) [N, inputs] times the transposed weight, plus `residual` [N, outputs]. */
+  linear(x: Tensor, name: string, around?: { norm?: InputNorm; residual?: Tensor }): Tensor
+  /** Several products of one input: [N, outputs] each, rows possibly strided. */
+  joined(x: Tensor, names: readonly string[], norm?: InputNorm): Tensor[]
+  /** silu(x times gate) * (x times up). */
+  gated(x: Tensor, gate: string, up: string, norm?: InputNorm): Tensor
+}
+
+/** Which products belong together; serving packs their weights accordingly. */
+export type ProductGroup =
+  | { kind: 'single'; names: readonly [string] }
+  | { kind: 'joined'; names: readonly string[] }
+  | { kind: 'gated'; names: readonly [gate: string, up: string] }
+
 /** What the model needs from whoever runs it. */
-export interface ForwardPass {
+export interface ForwardPass extends LinearLayers {
   ops: Ops
   /** [N] I32. */
   tokens: Tensor
@@ -54,8 +79,6 @@ export interface ForwardPass {
   outputRows: Tensor | undefined
   /** The parameter of that name. */
   weight(name: string): Tensor
-  /** x [N, inputs] times the transposed weight `${name}.weight`, plus `${name}.bias` where the model has one. */
-  linear(x: Tensor, name: string): Tensor
   /** Causal attention of layer `layer`; q [N, H, D], k and v [N, G, D]; gives [N, H*D]. */
   attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor
 }
@@ -65,6 +88,8 @@ export interface Architecture<Config extends ModelConfig = ModelConfig> {
   /** Reads a config.json object; throws a UserError that names the field. */
   parse(config: Record<string, unknown>): Config
   parameters(config: Config): ParameterSpec[]
+  /** The products that {@link forward} asks for, as it asks for them. */
+  products(config: Config): ProductGroup[]
   /** Logits [M, V]. */
   forward(config: Config, pass: ForwardPass): Tensor
 }

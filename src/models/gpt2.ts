@@ -11,6 +11,7 @@ import {
   type ForwardPass,
   type ModelConfig,
   type ParameterSpec,
+  type ProductGroup,
   residualStd,
 } from './architecture.ts'
 import { ConfigFields } from './config-fields.ts'
@@ -100,12 +101,22 @@ function forward(config: Gpt2Config, pass: ForwardPass): Tensor {
       mixed = ops.rows(mixed, outputRows) //                                                  [M, W]
       x = ops.rows(x, outputRows)
     }
-    x = ops.add(x, mixed)
+    x = pass.linear(mixed, `${layer}.attn.c_proj`, { residual: x })
     const inner = ops.gelu(pass.linear(norm(x, `${layer}.ln_2`), `${layer}.mlp.c_fc`))
-    x = ops.add(x, pass.linear(inner, `${layer}.mlp.c_proj`))
+    x = pass.linear(inner, `${layer}.mlp.c_proj`, { residual: x })
   }
   x = norm(x, 'transformer.ln_f')
-  return config.tied ? pass.linear(x, 'transformer.wte') : pass.linear(x, 'lm_head') //      [M, V]
+  return pass.linear(x, headName(config)) //                                                 [M, V]
+}
+
+const headName = (config: Gpt2Config) => (config.tied ? 'transformer.wte' : 'lm_head')
+
+function products(config: Gpt2Config): ProductGroup[] {
+  const inLayer = ['attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj']
+  const layers = Array.from({ length: config.layers }, (_, i) =>
+    inLayer.map((name) => `transformer.h.${i}.${name}`),
+  )
+  return [...layers.flat(), headName(config)].map((name) => ({ kind: 'single', names: [name] }))
 }
 
 function attention(config: Gpt2Config, pass: ForwardPass, layer: number, h: Tensor): Tensor {
@@ -115,7 +126,7 @@ function attention(config: Gpt2Config, pass: ForwardPass, layer: number, h: Tens
   const qkv = pass.linear(h, `transformer.h.${layer}.attn.c_attn`) //                        [N, 3W]
   const part = (index: number) =>
     ops.reshape(ops.contiguous(ops.slice(qkv, 1, index * width, width)), [tokens, heads, headWidth])
-  return pass.linear(pass.attend(layer, part(0), part(1), part(2)), `transformer.h.${layer}.attn.c_proj`)
+  return pass.attend(layer, part(0), part(1), part(2))
 }
 
-export const gpt2: Architecture<Gpt2Config> = { modelType: 'gpt2', parse, parameters, forward }
+export const gpt2: Architecture<Gpt2Config> = { modelType: 'gpt2', parse, parameters, products, forward }

@@ -10,6 +10,7 @@ import {
   type ForwardPass,
   type ModelConfig,
   type ParameterSpec,
+  type ProductGroup,
   residualStd,
 } from './architecture.ts'
 import { ConfigFields } from './config-fields.ts'
@@ -107,49 +108,59 @@ export function llamaParameters(config: LlamaConfig): ParameterSpec[] {
 
 export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
   const { ops, outputRows } = pass
-  const norm = (x: Tensor, name: string) => ops.mul(ops.rmsNorm(x, config.normEpsilon), pass.weight(name))
+  const norm = (name: string) => ({ weight: pass.weight(name), epsilon: config.normEpsilon })
   let x: Tensor = ops.rows(pass.weight('model.embed_tokens.weight'), pass.tokens) //         [N, W]
   for (let i = 0; i < config.layers; i++) {
     const layer = `model.layers.${i}`
-    let mixed = attention(config, pass, i, norm(x, `${layer}.input_layernorm.weight`)) //   [N, W]
+    let mixed = attention(config, pass, i, x) //                                              [N, H*D]
     if (i === config.layers - 1 && outputRows !== undefined) {
       // Nothing after the last attention looks at other rows: drop those whose logits nobody asked for.
-      mixed = ops.rows(mixed, outputRows) //                                                  [M, W]
+      mixed = ops.rows(mixed, outputRows) //                                                  [M, H*D]
       x = ops.rows(x, outputRows)
     }
-    x = ops.add(x, mixed)
-    const h = norm(x, `${layer}.post_attention_layernorm.weight`)
-    const gated = ops.siluMul(
-      pass.linear(h, `${layer}.mlp.gate_proj`),
-      pass.linear(h, `${layer}.mlp.up_proj`),
-    )
-    x = ops.add(x, pass.linear(gated, `${layer}.mlp.down_proj`))
+    x = pass.linear(mixed, `${layer}.self_attn.o_proj`, { residual: x })
+    const [gate, up] = gateAndUp(layer)
+    const gated = pass.gated(x, gate, up, norm(`${layer}.post_attention_layernorm.weight`)) // [M, F]
+    x = pass.linear(gated, `${layer}.mlp.down_proj`, { residual: x })
   }
-  x = norm(x, 'model.norm.weight')
-  return config.tied ? pass.linear(x, 'model.embed_tokens') : pass.linear(x, 'lm_head') //   [M, V]
+  return pass.linear(x, headName(config), { norm: norm('model.norm.weight') }) //              [M, V]
 }
 
-function attention(config: LlamaConfig, pass: ForwardPass, layer: number, h: Tensor): Tensor {
+function attention(config: LlamaConfig, pass: ForwardPass, layer: number, x: Tensor): Tensor {
   const { ops, positions } = pass
-  const { heads, keyValueHeads, headWidth, rope } = config
-  const name = `model.layers.${layer}.self_attn`
-  const tokens = h.shape[0]!
-  const split = (x: Tensor, count: number) => ops.reshape(x, [tokens, count, headWidth])
+  const { heads, keyValueHeads, headWidth, rope, normEpsilon } = config
+  const norm = { weight: pass.weight(`model.layers.${layer}.input_layernorm.weight`), epsilon: normEpsilon }
+  const [q, k, v] = pass.joined(x, queryKeyValue(layer), norm) as [Tensor, Tensor, Tensor]
   const factors = rope.factors === undefined ? undefined : pass.weight('rope_factors')
-  const q = ops.rope(split(pass.linear(h, `${name}.q_proj`), heads), positions, rope.attributes, factors) // [N, H, D]
-  const k = ops.rope(
-    split(pass.linear(h, `${name}.k_proj`), keyValueHeads),
-    positions,
-    rope.attributes,
-    factors,
-  )
-  const v = split(pass.linear(h, `${name}.v_proj`), keyValueHeads) //                          [N, G, D]
-  return pass.linear(pass.attend(layer, q, k, v), `${name}.o_proj`)
+  const turned = (y: Tensor, count: number) =>
+    ops.rope(ops.splitRows(y, count, headWidth), positions, rope.attributes, factors)
+  const values = ops.splitRows(v, keyValueHeads, headWidth) //                                 [N, G, D]
+  return pass.attend(layer, turned(q, heads), turned(k, keyValueHeads), values)
+}
+
+const queryKeyValue = (layer: number) =>
+  ['q', 'k', 'v'].map((part) => `model.layers.${layer}.self_attn.${part}_proj`)
+const gateAndUp = (layer: string) => [`${layer}.mlp.gate_proj`, `${layer}.mlp.up_proj`] as const
+const headName = (config: LlamaConfig) => (config.tied ? 'model.embed_tokens' : 'lm_head')
+
+export function llamaProducts(config: LlamaConfig): ProductGroup[] {
+  const groups: ProductGroup[] = []
+  for (let i = 0; i < config.layers; i++) {
+    const layer = `model.layers.${i}`
+    groups.push(
+      { kind: 'joined', names: queryKeyValue(i) },
+      { kind: 'single', names: [`${layer}.self_attn.o_proj`] },
+      { kind: 'gated', names: gateAndUp(layer) },
+      { kind: 'single', names: [`${layer}.mlp.down_proj`] },
+    )
+  }
+  return [...groups, { kind: 'single', names: [headName(config)] }]
 }
 
 export const llama: Architecture<LlamaConfig> = {
   modelType: 'llama',
   parse: (source) => parseLlama(source),
   parameters: llamaParameters,
+  products: llamaProducts,
   forward: llamaForward,
 }

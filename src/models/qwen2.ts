@@ -1,7 +1,7 @@
 /** Qwen2 and Qwen2.5 (Yang 2024): Llama's network with biases on q, k and v. */
 import type { Architecture } from './architecture.ts'
 import { ConfigFields } from './config-fields.ts'
-import { type LlamaConfig, llamaForward, llamaParameters, parseLlama } from './llama.ts'
+import { type LlamaConfig, llamaForward, llamaParameters, llamaProducts, parseLlama } from './llama.ts'
 
 export const qwen2: Architecture<LlamaConfig> = {
   modelType: 'qwen2',
@@ -10,5 +10,6 @@ export const qwen2: Architecture<LlamaConfig> = {
     return parseLlama(source, 'qkv')
   },
   parameters: llamaParameters,
+  products: llamaProducts,
   forward: llamaForward,
 }

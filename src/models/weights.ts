@@ -5,34 +5,48 @@
 import { assert } from '../base/assert.ts'
 import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
-import { dequantize } from '../formats/convert.ts'
 import type { TensorInfo } from '../formats/source.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
-import type { Ggml } from '../runtime/ffi.ts'
+import type { Kernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { ParameterSpec } from './architecture.ts'
 import type { OpenModel } from './open.ts'
+import { type PackedWeights, packWeights } from './packed-weights.ts'
+import { convertRows, encodeRows, readRows, toFloats } from './rows.ts'
 
 export interface LoadOptions {
   /** Store products and embeddings in this format instead of the file's own. */
   quantize?: DType | undefined
+  /** Pack products for these kernels where they can multiply them; CPU only. */
+  kernels?: Kernels | undefined
   /** Called now and then with the share that is done, in [0, 1]. */
   onProgress?: (share: number) => void
 }
 
+/** Packing takes most of the loading. */
+const packedShare = 0.8
 /** How many bytes one step of a conversion handles. */
 const scratchBytesMax = 8 << 20
 
 export class Weights implements Disposable {
+  /** Packed products included. */
   readonly bytes: number
+  /** Products in the layout of our kernels; what is in there is not here. */
+  readonly packed: PackedWeights | undefined
   readonly #arena: Arena
   readonly #tensors: ReadonlyMap<string, Tensor>
 
-  constructor(arena: Arena, tensors: ReadonlyMap<string, Tensor>, bytes: number) {
+  constructor(
+    arena: Arena,
+    tensors: ReadonlyMap<string, Tensor>,
+    bytes: number,
+    packed?: PackedWeights,
+  ) {
     this.#arena = arena
     this.#tensors = tensors
-    this.bytes = bytes
+    this.bytes = bytes + (packed?.bytes ?? 0)
+    this.packed = packed
   }
 
   get(name: string): Tensor {
@@ -50,6 +64,7 @@ export class Weights implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.packed?.[Symbol.dispose]()
     this.#arena.dispose()
   }
 }
@@ -57,7 +72,14 @@ export class Weights implements Disposable {
 /** Loads every parameter that the architecture names. Throws a UserError for a missing or misshapen one. */
 export function loadWeights(model: OpenModel, device: Device, options: LoadOptions = {}): Weights {
   const { architecture, config } = model.definition
-  const specs = architecture.parameters(config)
+  const all = architecture.parameters(config)
+  for (const spec of all) checkedInfo(model, spec)
+  const { kernels, quantize, onProgress } = options
+  const packed =
+    kernels && packWeights(model, device, kernels, quantize, (share) => onProgress?.(share * packedShare))
+  const elsewhere = packed?.parameterNames()
+  // Rows of an embedding are looked up, also when a packed copy serves as the head.
+  const specs = all.filter(({ name, role }) => role === 'embedding' || !elsewhere?.has(name))
   const factors = ropeFactors(model)
   const arena = new Arena(specs.length + 1)
   try {
@@ -73,11 +95,12 @@ export function loadWeights(model: OpenModel, device: Device, options: LoadOptio
     arena.ggml.bufferSetUsage(buffer, 1)
     for (const [index, spec] of specs.entries()) {
       fill(model, spec, tensors.get(spec.name)!, device)
-      options.onProgress?.((index + 1) / specs.length)
+      onProgress?.(packedShare + ((1 - packedShare) * (index + 1)) / specs.length)
     }
     if (factors !== undefined) tensors.get('rope_factors')!.write(factors)
-    return new Weights(arena, tensors, bytes)
+    return new Weights(arena, tensors, bytes, packed)
   } catch (error) {
+    packed?.[Symbol.dispose]()
     arena.dispose()
     throw error
   }
@@ -144,24 +167,6 @@ function fill(model: OpenModel, spec: ParameterSpec, tensor: Tensor, device: Dev
   }
 }
 
-function readRows(
-  model: OpenModel,
-  name: string,
-  into: Uint8Array,
-  row: number,
-  count: number,
-  rowBytes: number,
-  order: Int32Array | undefined,
-): void {
-  if (order === undefined) {
-    model.read(name, into, row * rowBytes)
-    return
-  }
-  for (let i = 0; i < count; i++) {
-    model.read(name, into.subarray(i * rowBytes, (i + 1) * rowBytes), order[row + i]! * rowBytes)
-  }
-}
-
 function fillTransposed(
   model: OpenModel,
   spec: ParameterSpec,
@@ -178,42 +183,4 @@ function fillTransposed(
     for (let o = 0; o < outputs; o++) turned[o * inputs + i] = stored[i * outputs + o]!
   }
   tensor.write(encodeRows(device.ggml, turned, tensor.dtype, outputs, inputs))
-}
-
-function convertRows(
-  ggml: Ggml,
-  bytes: Uint8Array,
-  from: DType,
-  into: DType,
-  rows: number,
-  perRow: number,
-): Uint8Array {
-  if (from === into) return bytes
-  return encodeRows(ggml, toFloats(ggml, bytes, from, rows * perRow), into, rows, perRow)
-}
-
-/** Decodes any format to float32. */
-export function toFloats(ggml: Ggml, bytes: Uint8Array, dtype: DType, count: number): Float32Array {
-  const out = new Float32Array(count)
-  if (dtype === 'F32') new Uint8Array(out.buffer).set(bytes)
-  else if (dtype === 'F16') ggml.fp16ToFp32Row(bytes, out, count)
-  else if (dtype === 'BF16') ggml.bf16ToFp32Row(bytes, out, count)
-  else out.set(dequantize(dtype, bytes, count))
-  return out
-}
-
-/** Encodes rows of float32 numbers. */
-export function encodeRows(
-  ggml: Ggml,
-  values: Float32Array,
-  dtype: DType,
-  rows: number,
-  perRow: number,
-): Uint8Array {
-  if (dtype === 'F32') return new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
-  const out = new Uint8Array(bytesOf(dtype, rows * perRow))
-  if (dtype === 'F16') ggml.fp32ToFp16Row(values, out, rows * perRow)
-  else if (dtype === 'BF16') ggml.fp32ToBf16Row(values, out, rows * perRow)
-  else ggml.quantizeChunk(dtypes[dtype].ggml, values, out, 0, rows, perRow, null)
-  return out
 }

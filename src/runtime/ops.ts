@@ -296,6 +296,14 @@ export class Ops {
     return this.#make('reshape', pointer, shape, [x], {}, x.dtype)
   }
 
+  /** [N, count*width] as [N, count, width], without a copy also where the rows are strided. */
+  splitRows(x: Tensor, count: number, width: number): Tensor {
+    const rows = x.shape[0]!
+    if (x.contiguous) return this.reshape(x, [rows, count, width])
+    const [rowStride, elementStride] = x.strides as [number, number]
+    return this.window(x, [rows, count, width], [rowStride, width * elementStride, elementStride], 0)
+  }
+
   /** Elements [start, start+length) of one dimension, without a copy. */
   slice(x: Tensor, dimension: number, start: number, length: number) {
     assert(start >= 0 && start + length <= x.shape[dimension]!, 'a slice stays inside its tensor')

@@ -7,6 +7,8 @@
 import { assert } from '../base/assert.ts'
 import type { DType } from '../base/dtype.ts'
 import type { ForwardPass } from '../models/architecture.ts'
+import { PackedCalls, packedLayers } from '../models/packed-layers.ts'
+import { plainLayers } from '../models/plain-layers.ts'
 import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
@@ -46,6 +48,7 @@ export class ModelExecutor implements Executor {
   /** Which of our kernels run here, or 'ggml' for none. */
   readonly kernelSet: string
   readonly #kernels: KernelContext | undefined
+  readonly #calls: PackedCalls | undefined
   readonly #definition: Definition
   readonly #weights: Weights
   readonly #device: Device
@@ -64,11 +67,12 @@ export class ModelExecutor implements Executor {
     this.#memory = new GraphMemory(device)
     this.cache = new BlockCache(config, device, blockCount, blockTokens, options.cacheDtype ?? 'F16')
     // Our kernels run in the CPU backend's threads and keep half precision; anything else takes plain ggml.
-    const kernels = device.isHost && (options.cacheDtype ?? 'F16') === 'F16' ? loadKernels() : undefined
+    const kernels = device.isHost ? loadKernels() : undefined
     this.#kernels = kernels && new KernelContext(kernels)
+    this.#calls = this.#kernels && new PackedCalls(this.#kernels)
     this.kernelSet = kernels?.instructionSet ?? 'ggml'
     this.attention =
-      this.#kernels === undefined
+      this.#kernels === undefined || this.cache.keys[0]!.dtype !== 'F16'
         ? new GatherAttention(this.cache, config)
         : new PagedAttention(this.cache, config, this.#kernels)
     this.shape = {
@@ -77,8 +81,11 @@ export class ModelExecutor implements Executor {
       blockTokens,
       blockCount,
     }
-    const products = definition.architecture.parameters(config).filter((spec) => spec.role !== 'vector')
-    const float = products.some((spec) => ['F32', 'F16', 'BF16'].includes(weights.get(spec.name).dtype))
+    const groups = definition.architecture.products(config)
+    const plain = groups
+      .filter(({ names }) => weights.packed?.find(names) === undefined)
+      .flatMap(({ names }) => names)
+    const float = plain.some((name) => ['F32', 'F16', 'BF16'].includes(weights.get(`${name}.weight`).dtype))
     this.#rowsMin = float ? 2 : 1
   }
 
@@ -141,17 +148,19 @@ export class ModelExecutor implements Executor {
       const positions = graph.input('I32', [count], 'positions')
       const outputRows = graph.input('I32', [rowCount], 'outputRows')
       const attention = this.attention.build(graph, sequences)
-      const weight = (name: string) => this.#weights.get(name)
+      const { ops } = graph
+      const weights = this.#weights
+      const plain = plainLayers(ops, {
+        weight: (name) => weights.get(name),
+        has: (name) => weights.has(name),
+      })
       const pass: ForwardPass = {
-        ops: graph.ops,
+        ops,
         tokens,
         positions,
         outputRows,
-        weight,
-        linear: (x, name) => {
-          const product = graph.ops.matmul(x, weight(`${name}.weight`))
-          return this.#weights.has(`${name}.bias`) ? graph.ops.add(product, weight(`${name}.bias`)) : product
-        },
+        weight: (name) => weights.get(name),
+        ...(weights.packed && this.#calls ? packedLayers(ops, weights.packed, this.#calls, plain) : plain),
         attend: attention.attend,
       }
       const logits = graph.output(architecture.forward(config, pass)) //              [M, V]

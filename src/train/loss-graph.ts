@@ -5,6 +5,7 @@
  * B sequences of T tokens, N = B*T; M rows with a loss; V vocabulary.
  */
 import { assert } from '../base/assert.ts'
+import { plainLayers } from '../models/plain-layers.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
 import type { Tensor } from '../runtime/tensor.ts'
@@ -57,11 +58,7 @@ export class LossGraph implements Disposable {
       positions,
       outputRows: rows,
       weight: (name) => parameters.weight(name),
-      linear: (x, name) => {
-        const y = ops.matmul(x, parameters.weight(`${name}.weight`))
-        const bias = `${name}.bias`
-        return parameters.has(bias) ? ops.add(y, parameters.weight(bias)) : y
-      },
+      ...plainLayers(ops, parameters),
       attend: wholeSequences(ops, shape.sequences, shape.tokens, mask),
     })
     const loss = crossEntropy(ops, logits, cells, weights)

@@ -4,6 +4,7 @@ import type { DType } from '../../src/base/dtype.ts'
 import { openModel } from '../../src/models/open.ts'
 import { loadWeights } from '../../src/models/weights.ts'
 import { Device } from '../../src/runtime/device.ts'
+import { loadKernels } from '../../src/runtime/kernels.ts'
 import type { SequenceWork } from '../../src/serve/executor.ts'
 import { ModelExecutor } from '../../src/serve/model-executor.ts'
 import { sharedData } from '../shared.ts'
@@ -19,7 +20,10 @@ const device = new Device({ device: 'cpu', threads: 1 })
 
 function open(path: string, cacheDtype: DType, quantize?: DType) {
   using model = openModel(path)
-  const weights = loadWeights(model, device, { quantize })
+  const weights = loadWeights(model, device, {
+    quantize,
+    kernels: cacheDtype === 'F16' ? loadKernels() : undefined,
+  })
   const executor = new ModelExecutor(model.definition, weights, device, { cacheTokens: 512, cacheDtype })
   return {
     executor,

@@ -10,6 +10,7 @@ import { countParameters, type Definition } from '../../models/registry.ts'
 import { loadWeights, type Weights } from '../../models/weights.ts'
 import { Device } from '../../runtime/device.ts'
 import { nativeLog } from '../../runtime/ffi.ts'
+import { loadKernels } from '../../runtime/kernels.ts'
 import { Engine } from '../engine.ts'
 import { EngineLoop } from '../engine-loop.ts'
 import type { EngineInfo } from '../messages.ts'
@@ -76,6 +77,7 @@ async function serve(
   using model = openModel(setup.modelPath)
   const weights = loadWeights(model, device, {
     quantize: setup.quantize,
+    kernels: device.isHost ? loadKernels() : undefined,
     onProgress: (share) => send({ type: 'loading', share }),
   })
   const { definition } = model

@@ -1,0 +1,65 @@
+/** The products of a network by our kernels, each with the norm in front and the bias, gate or residual behind. */
+
+import { type KernelCall, type KernelContext, type KernelParams, linearOps } from '../runtime/kernels.ts'
+import type { Ops } from '../runtime/ops.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+import type { InputNorm, LinearLayers } from './architecture.ts'
+import type { PackedProduct, PackedWeights } from './packed-weights.ts'
+
+/** The calls of one compute context, one for each way of calling: they keep no state between ops. */
+export class PackedCalls {
+  readonly #context: KernelContext
+  readonly #calls = new Map<string, KernelCall>()
+
+  constructor(context: KernelContext) {
+    this.#context = context
+  }
+
+  call(product: PackedProduct, params: KernelParams<'linear_q8'>): KernelCall {
+    const op = linearOps[product.format]
+    const key = `${op} ${JSON.stringify(params)}`
+    let call = this.#calls.get(key)
+    if (call === undefined) this.#calls.set(key, (call = this.#context.call(op, params)))
+    return call
+  }
+}
+
+/** Products that were not packed go to `plain`. */
+export function packedLayers(
+  ops: Ops,
+  packed: PackedWeights,
+  calls: PackedCalls,
+  plain: LinearLayers,
+): LinearLayers {
+  const run = (product: PackedProduct, x: Tensor, norm: InputNorm | undefined, residual?: Tensor) => {
+    const present = [norm?.weight, product.bias, residual]
+    const params = {
+      normed: norm === undefined ? 0 : 1,
+      biased: product.bias === undefined ? 0 : 1,
+      residual: residual === undefined ? 0 : 1,
+      gated: product.group.kind === 'gated' ? 1 : 0,
+      epsilon: norm?.epsilon ?? 0,
+    }
+    const { op, fn, userdata } = calls.call(product, params)
+    const inputs = [x, product.weight, ...present.filter((tensor) => tensor !== undefined)]
+    return ops.custom(op, fn, 'F32', [x.shape[0]!, product.outputs], inputs, userdata) //  [N, outputs]
+  }
+  return {
+    linear: (x, name, around = {}) => {
+      const product = packed.find([name])
+      if (product === undefined) return plain.linear(x, name, around)
+      return run(product, x, around.norm, around.residual)
+    },
+    joined: (x, names, norm) => {
+      const product = packed.find(names)
+      if (product === undefined) return plain.joined(x, names, norm)
+      const all = run(product, x, norm)
+      return product.members.map(({ first, outputs }) => ops.slice(all, 1, first, outputs))
+    },
+    gated: (x, gate, up, norm) => {
+      const product = packed.find([gate, up])
+      if (product === undefined) return plain.gated(x, gate, up, norm)
+      return run(product, x, norm)
+    },
+  }
+}

@@ -1,0 +1,36 @@
+/** The products of a network written in separate operations: for training, and for serving without kernels. */
+import type { Ops } from '../runtime/ops.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+import type { InputNorm, LinearLayers } from './architecture.ts'
+
+export interface ParameterAccess {
+  weight(name: string): Tensor
+  has(name: string): boolean
+}
+
+export function plainLayers(ops: Ops, parameters: ParameterAccess): LinearLayers {
+  const product = (x: Tensor, name: string) => {
+    const y = ops.matmul(x, parameters.weight(`${name}.weight`))
+    const bias = `${name}.bias`
+    return parameters.has(bias) ? ops.add(y, parameters.weight(bias)) : y
+  }
+  return {
+    linear: (x, name, { norm, residual } = {}) => {
+      const y = product(normalised(ops, x, norm), name)
+      return residual === undefined ? y : ops.add(residual, y)
+    },
+    joined: (x, names, norm) => {
+      const h = normalised(ops, x, norm)
+      return names.map((name) => product(h, name))
+    },
+    gated: (x, gate, up, norm) => {
+      const h = normalised(ops, x, norm)
+      return ops.siluMul(product(h, gate), product(h, up))
+    },
+  }
+}
+
+/** RMS norm with its weight, or x itself. */
+export function normalised(ops: Ops, x: Tensor, norm: InputNorm | undefined): Tensor {
+  return norm === undefined ? x : ops.mul(ops.rmsNorm(x, norm.epsilon), norm.weight)
+}
