@@ -164,7 +164,7 @@ class WordStarts {
 export function bpeFromJson(json: JsonFields, byteLevel: boolean): Bpe {
   for (const name of ['continuing_subword_prefix', 'end_of_word_suffix'])
     if (json.string(name, '') !== '') throw unknownComponent('BPE option', name, json.where)
-  const vocabulary = Vocabulary.fromObject(json.raw('vocab') as Record<string, unknown>)
+  const vocabulary = Vocabulary.fromObject(json.object('vocab'))
   const unknown = json.raw('unk_token') === undefined ? undefined : json.string('unk_token')
   return new Bpe({
     vocabulary,

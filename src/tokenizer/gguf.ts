@@ -29,11 +29,10 @@ const endingTexts: ReadonlySet<string> = new Set([
 
 /** The parts of the tokenizer that a GGUF file's metadata describes. */
 export function partsFromGguf(metadata: ReadonlyMap<string, unknown>): TokenizerParts {
-  const reader = new GgufTokenizer(metadata)
-  const kind = reader.string('model')
-  if (kind === 'llama') return sentencePieceParts(reader)
-  if (kind === 'gpt2') return byteLevelParts(reader)
-  throw unknownComponent('model', kind ?? '(none)', 'tokenizer.ggml.model')
+  const kind = metadata.get('tokenizer.ggml.model') ?? '(none)'
+  if (kind === 'llama') return sentencePieceParts(new GgufTokenizer(metadata))
+  if (kind === 'gpt2') return byteLevelParts(new GgufTokenizer(metadata))
+  throw unknownComponent('model', String(kind), 'tokenizer.ggml.model')
 }
 
 /** tokenizer.ggml.*, typed. */

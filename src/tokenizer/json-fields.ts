@@ -55,6 +55,11 @@ export class JsonFields {
     return this.list(name).map((item, index) => new JsonFields(item, `${this.where}.${name}[${index}]`))
   }
 
+  /** An object with names of its own, such as a vocabulary. */
+  object(name: string): Readonly<Record<string, unknown>> {
+    return this.fields(name).#object
+  }
+
   names(): string[] {
     return Object.keys(this.#object)
   }

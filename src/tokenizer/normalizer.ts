@@ -11,7 +11,7 @@ const rules: Readonly<Record<string, (fields: JsonFields) => Normalizer>> = {
   NFKC: () => (text) => text.normalize('NFKC'),
   NFKD: () => (text) => text.normalize('NFKD'),
   Lowercase: () => (text) => text.toLowerCase(),
-  StripAccents: () => (text) => text.replace(/\p{Mn}+/gu, ''),
+  StripAccents: () => (text) => text.replace(/\p{M}+/gu, ''),
   ByteLevel: () => toByteCharacters,
   Strip: strip,
   Prepend: prepend,

@@ -1,3 +1,5 @@
+import { UserError } from '../base/errors.ts'
+
 /** What becomes of the stretches that a pattern matched (the names are those of tokenizer.json). */
 export type SplitBehavior = 'Removed' | 'Isolated' | 'MergedWithPrevious' | 'MergedWithNext' | 'Contiguous'
 
@@ -22,6 +24,19 @@ export function split(
   behavior: SplitBehavior,
   invert = false,
 ): string[] {
+  try {
+    return cut(text, pattern, behavior, invert)
+  } catch (error) {
+    // The engine's matcher notes every place to go back to, and gives up after some million of them.
+    if (!(error instanceof RangeError)) throw error
+    throw new UserError('The text has a stretch of millions of characters without a word boundary', {
+      fix: 'Break the text up, or leave out what is not language.',
+      cause: error,
+    })
+  }
+}
+
+function cut(text: string, pattern: string | RegExp, behavior: SplitBehavior, invert: boolean): string[] {
   if (behavior === 'Isolated' && typeof pattern !== 'string') {
     const whole = matchesThatCover(text, pattern)
     if (whole !== undefined) return whole

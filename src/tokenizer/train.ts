@@ -16,7 +16,7 @@ export interface TrainingOptions {
 /**
  * Learns a byte-level BPE (GPT-2's pre-tokenizer) and returns its tokenizer.json: special tokens, the 256
  * bytes, then one piece for each merge, always of the pair that stands most often in the texts. The result
- * depends on the texts alone, and is the same as that of the Rust library's BpeTrainer.
+ * depends on the texts alone: of pairs equally frequent the one with the lowest ids is merged first.
  */
 export function trainByteLevelBpe(texts: Iterable<string>, options: TrainingOptions): object {
   const { vocabularySize, specialTokens, onProgress } = options

@@ -42,7 +42,9 @@ function load(name: string): Tokenizer {
 
 /** The parsed tokenizer.json and tokenizer_config.json of a tokenizer that lies there compressed. */
 export function goldenFiles(name: string): { json: unknown; config: unknown } {
-  const path = [join(folder!, name, 'tokenizer.json.gz'), join(folder!, `${name}.tokenizer.json.gz`)].find(existsSync)
+  const path = [join(folder!, name, 'tokenizer.json.gz'), join(folder!, `${name}.tokenizer.json.gz`)].find(
+    existsSync,
+  )
   const config = join(folder!, name, 'tokenizer_config.json')
   return {
     json: JSON.parse(gunzipSync(readFileSync(path!)).toString()),
