@@ -4,7 +4,7 @@
 #include "attention.h"
 #include "cache.h"
 #include "kernels.h"
-#include "linear.h"
+#include "linear_float.h"
 
 #define ROPEWAY_TABLE(variable, text)                                \
   extern const Kernels variable = {                                  \
@@ -15,6 +15,10 @@
           {"paged_attention", pagedAttention},                       \
           {"linear_q8", linear<CodedProduct<Q8Codes, packedQ8>>},    \
           {"linear_q4", linear<CodedProduct<Q4Codes, packedQ4>>},    \
+          {"linear_f16", linear<FloatProduct<F16Weights>>},          \
+          {"linear_bf16", linearBF16},                               \
+          {"linear_f32", linear<FloatProduct<F32Weights>>},          \
+          {"embed", embed},                                          \
       },                                                             \
       packRows,                                                      \
   }

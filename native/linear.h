@@ -253,6 +253,7 @@ struct CodedProduct {
     x.bias = reinterpret_cast<int32_t*>(x.sums + count * x.groups);
   }
 
+  /// `from` has a multiple of 32 elements.
   void prepare(const float* from, size_t row) const { quantiseRow(from, x, row); }
 
   template <int P, int T>
@@ -300,22 +301,25 @@ inline void pairTile(const Product& product, const char* panel, size_t stride, i
       for (int o = 0; o < panelOutputs; o++) sums[(t * panels + p) * panelOutputs + o] = one[p][t * panelOutputs + o];
 }
 
+/// The same for `count` <= T rows.
+template <class Product, int T>
+inline void pairTileOf(int count, const Product& product, const char* panel, size_t stride, int panels, size_t row,
+                       bool cold, float* sums) {
+  if (count == T) return pairTile<Product, T>(product, panel, stride, panels, row, cold, sums);
+  if constexpr (T > 1) pairTileOf<Product, T - 1>(count, product, panel, stride, panels, row, cold, sums);
+}
+
 template <class Product>
 inline void pairByRows(const Product& product, const char* packed, size_t stride, int64_t panel, int panels,
                        size_t first, size_t end, const Epilogue& epilogue) {
   const char* from = packed + panel * stride;
   float sums[Product::rows * 2 * panelOutputs];
   for (size_t row = first; row < end;) {
-    int count = int(end - row < size_t(Product::rows) ? end - row : Product::rows);
+    // Two halves rather than a full tile and a thin one, which would wait for its few sums.
+    size_t left = end - row, most = Product::rows;
+    int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
     bool cold = row == first;  // the weights of this pair come from memory, later from a cache
-    switch (count) {
-      case 1: pairTile<Product, 1>(product, from, stride, panels, row, cold, sums); break;
-      case 2: if constexpr (Product::rows >= 2) pairTile<Product, 2>(product, from, stride, panels, row, cold, sums); break;
-      case 3: if constexpr (Product::rows >= 3) pairTile<Product, 3>(product, from, stride, panels, row, cold, sums); break;
-      case 4: if constexpr (Product::rows >= 4) pairTile<Product, 4>(product, from, stride, panels, row, cold, sums); break;
-      case 5: if constexpr (Product::rows >= 5) pairTile<Product, 5>(product, from, stride, panels, row, cold, sums); break;
-      default: pairTile<Product, Product::rows>(product, from, stride, panels, row, cold, sums);
-    }
+    pairTileOf<Product, Product::rows>(count, product, from, stride, panels, row, cold, sums);
     for (int t = 0; t < count; t++) epilogue.finish(row + t, panel, panels, sums + t * panels * panelOutputs);
     row += count;
   }
@@ -338,7 +342,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   if (call->params[1]) epilogue.bias = static_cast<const float*>((*extra++)->data);
   if (call->params[2]) epilogue.residual = *extra++;
   float epsilon = floatParam(call, 4);
-  size_t inputs = x->ne[0], rows = x->ne[1];
+  size_t width = x->ne[0], inputs = wholeGroups(width), rows = x->ne[1];
   size_t stride = panelBytes(Product::packedFormat, inputs);
 
   if (arriveFirst(call)) {
@@ -349,10 +353,11 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   product.place(call->workspace->memory, rows, inputs);
   preparePhase(call, int32_t(rows), [&](int32_t row) {
     const float* from = reinterpret_cast<const float*>(static_cast<const char*>(x->data) + row * x->nb[1]);
-    if (normed) {
-      float* normalised = reinterpret_cast<float*>(rw_thread_scratch(alignUp(inputs * 4)));
-      normRow(from, norm, epsilon, int(inputs), normalised);
-      from = normalised;
+    if (normed || inputs > width) {
+      float* own = reinterpret_cast<float*>(rw_thread_scratch(alignUp(inputs * 4)));
+      for (size_t k = 0; k < inputs; k++) own[k] = k < width ? from[k] : 0.0f;
+      if (normed) normRow(own, norm, epsilon, int(width), own);
+      from = own;
     }
     product.prepare(from, row);
   });

@@ -7,8 +7,10 @@
 //   q4  codes [K/32 groups][4][16 outputs][4 inputs] two nibbles each: inputs 4 j + c in the low one,
 //       4 j + 16 + c in the high one; scales [K/32][16], offsets [K/32][16] half      10 K bytes
 //       value = code * scale + offset
-//   f16, bf16, f32  [K/2][16 outputs][2 inputs]                                       32 K or 64 K bytes
+//   f16, f32  [K][16 outputs]                                                         32 K or 64 K bytes
+//   bf16      [K/2][16 outputs][2 inputs]                                             32 K bytes
 //
+// K is the number of inputs up to a whole group; a weight's own tail is packed as zeros.
 // The AVX-512 kernels multiply unsigned weights by signed activations, so their q8 codes are biased by 128.
 #pragma once
 
@@ -33,6 +35,9 @@ enum PackedFormat { packedQ8 = 0, packedQ4 = 1, packedF16 = 2, packedBF16 = 3, p
 /// ggml's type numbers of what can be packed.
 enum SourceType { sourceF32 = 0, sourceF16 = 1, sourceQ4_0 = 2, sourceQ4_1 = 3, sourceQ8_0 = 8, sourceBF16 = 30 };
 
+inline size_t wholeGroups(size_t inputs) { return (inputs + groupInputs - 1) / groupInputs * groupInputs; }
+
+/// `inputs` is a multiple of 32.
 inline size_t panelBytes(int format, size_t inputs) {
   switch (format) {
     case packedQ8: return inputs * 17;
@@ -92,17 +97,22 @@ inline T readAs(const char* from) {
   return value;
 }
 
-inline void readGroup(const char* row, size_t group, int type, SourceGroup* out) {
+inline float readNumber(const char* row, size_t index, int type) {
+  if (type == sourceF32) return readAs<float>(row + index * 4);
+  Half half = readAs<Half>(row + index * 2);
+  return type == sourceF16 ? halfToFloat(half) : bfloatToFloat(half);
+}
+
+inline void readGroup(const char* row, size_t inputs, size_t group, int type, SourceGroup* out) {
   out->coded = false;
   switch (type) {
     case sourceF32:
-      for (int i = 0; i < groupInputs; i++) out->values[i] = readAs<float>(row + (group * 32 + i) * 4);
-      return;
     case sourceF16:
-      for (int i = 0; i < groupInputs; i++) out->values[i] = halfToFloat(readAs<Half>(row + (group * 32 + i) * 2));
-      return;
     case sourceBF16:
-      for (int i = 0; i < groupInputs; i++) out->values[i] = bfloatToFloat(readAs<Half>(row + (group * 32 + i) * 2));
+      for (size_t i = 0; i < groupInputs; i++) {
+        size_t index = group * groupInputs + i;
+        out->values[i] = index < inputs ? readNumber(row, index, type) : 0.0f;
+      }
       return;
     case sourceQ8_0: {
       const char* block = row + group * 34;
@@ -143,9 +153,14 @@ inline void packQ4Group(char* panel, size_t inputs, size_t group, int lane, cons
   __builtin_memcpy(scales + inputs + (group * 16 + lane) * 2, &source->offset, 2);
 }
 
+/// Index of input k of output `lane` in a panel of a float format.
+inline size_t floatAt(int format, size_t k, int lane) {
+  return format == packedBF16 ? (k / 2 * panelOutputs + lane) * 2 + k % 2 : k * panelOutputs + lane;
+}
+
 inline void packFloatGroup(char* panel, size_t group, int lane, int format, const float* values) {
   for (int i = 0; i < groupInputs; i++) {
-    size_t at = ((group * 32 + i) / 2 * 16 + lane) * 2 + i % 2;
+    size_t at = floatAt(format, group * groupInputs + i, lane);
     if (format == packedF32) __builtin_memcpy(panel + at * 4, &values[i], 4);
     else {
       Half half = format == packedF16 ? floatToHalf(values[i]) : bfloatOf(values[i]);
@@ -158,17 +173,38 @@ inline void packFloatGroup(char* panel, size_t group, int lane, int format, cons
 /// Lanes behind the last row keep what was there: nothing reads their sums.
 inline void packRows(int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows, int type,
                      const char* source, int64_t sourceRowBytes, int interleave) {
+  size_t padded = wholeGroups(inputs);
   for (int64_t r = 0; r < rows; r++) {
     size_t row = packedRow(size_t(firstRow + r), interleave);
-    char* panel = packed + row / panelOutputs * panelBytes(format, inputs);
+    char* panel = packed + row / panelOutputs * panelBytes(format, padded);
     int lane = int(row % panelOutputs);
-    for (int64_t g = 0; g < inputs / groupInputs; g++) {
+    for (size_t g = 0; g < padded / groupInputs; g++) {
       SourceGroup group;
-      readGroup(source + r * sourceRowBytes, g, type, &group);
-      if (format == packedQ8) packQ8Group(panel, inputs, g, lane, &group);
-      else if (format == packedQ4) packQ4Group(panel, inputs, g, lane, &group);
+      readGroup(source + r * sourceRowBytes, inputs, g, type, &group);
+      if (format == packedQ8) packQ8Group(panel, padded, g, lane, &group);
+      else if (format == packedQ4) packQ4Group(panel, padded, g, lane, &group);
       else packFloatGroup(panel, g, lane, format, group.values);
     }
+  }
+}
+
+/// One number of a packed weight, for looking rows up; products never come here.
+inline float packedNumber(int format, const char* panel, size_t padded, size_t k, int lane) {
+  size_t group = k / groupInputs, i = k % groupInputs;
+  switch (format) {
+    case packedQ8: {
+      int code = int8_t(uint8_t(panel[group * 512 + i / 4 * 64 + lane * 4 + i % 4]) - codeBias);
+      return float(code) * halfToFloat(readAs<Half>(panel + padded * 16 + (group * 16 + lane) * 2));
+    }
+    case packedQ4: {
+      uint8_t pair = uint8_t(panel[group * 256 + i % 16 / 4 * 64 + lane * 4 + i % 4]);
+      const char* scale = panel + padded * 8 + (group * 16 + lane) * 2;
+      return fma(float(i < 16 ? pair & 15 : pair >> 4), halfToFloat(readAs<Half>(scale)),
+                 halfToFloat(readAs<Half>(scale + padded)));
+    }
+    case packedF32: return readAs<float>(panel + floatAt(format, k, lane) * 4);
+    case packedF16: return halfToFloat(readAs<Half>(panel + floatAt(format, k, lane) * 2));
+    default: return bfloatToFloat(readAs<Half>(panel + floatAt(format, k, lane) * 2));
   }
 }
 

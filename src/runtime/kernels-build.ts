@@ -34,6 +34,7 @@ const avx512Flags = [
 /** The translation units and what each may use beyond the platform's oldest machine. */
 const units: Readonly<Record<string, readonly string[]>> = {
   'library.cpp': [],
+  'pool.cpp': ['-std=c++20'],
   'isa_portable.cpp': [],
   'isa_avx2.cpp': avx2Flags,
   'isa_avx512.cpp': avx512Flags,
@@ -103,7 +104,7 @@ function libraryName(): string {
 }
 
 function flagsOf(unit: string): readonly string[] {
-  return [...commonFlags, ...(process.arch === 'x64' ? units[unit]! : [])]
+  return [...commonFlags, ...units[unit]!.filter((flag) => process.arch === 'x64' || !flag.startsWith('-m'))]
 }
 
 function hashOf(source: string, compiler: Compiler): string {

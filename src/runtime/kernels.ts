@@ -30,6 +30,10 @@ export const kernelOps = {
   paged_attention: { kvHeads: 'int', window: 'int', scale: 'float' },
   linear_q8: linearParams,
   linear_q4: linearParams,
+  linear_f16: linearParams,
+  linear_bf16: linearParams,
+  linear_f32: linearParams,
+  embed: { format: 'int' },
 } as const satisfies Record<string, Record<string, 'int' | 'float'>>
 
 export type KernelOp = keyof typeof kernelOps
@@ -50,11 +54,18 @@ export class KernelContext implements Disposable {
   readonly #kernels: Kernels
   readonly #workspace: Pointer
   readonly #calls: Pointer[] = []
+  readonly #pooledCalls: Pointer[] = []
+  readonly #pool: Pointer | undefined
   #disposed = false
 
-  constructor(kernels: Kernels) {
+  /**
+   * With `threads` the ops bring their own: the graph then runs on one thread of ggml, and no op waits for a
+   * thread that a busy neighbour holds up. Without, they share ggml's threads.
+   */
+  constructor(kernels: Kernels, threads?: number) {
     this.#kernels = kernels
     this.#workspace = kernels.symbols.workspaceNew()
+    this.#pool = threads === undefined ? undefined : kernels.symbols.poolNew(threads)
   }
 
   /** The call lives as long as this context. */
@@ -63,12 +74,18 @@ export class KernelContext implements Disposable {
     const words = paramWords(op, params)
     const userdata = this.#kernels.symbols.callNew(this.#workspace, words, words.length)
     this.#calls.push(userdata)
-    return { op, fn: this.#kernels.address(op), userdata }
+    const fn = this.#kernels.address(op)
+    if (this.#pool === undefined) return { op, fn, userdata }
+    const pooled = this.#kernels.symbols.pooledCallNew(this.#pool, fn, userdata)
+    this.#pooledCalls.push(pooled)
+    return { op, fn: this.#kernels.symbols.pooledAddress(), userdata: pooled }
   }
 
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true
+    if (this.#pool !== undefined) this.#kernels.symbols.poolFree(this.#pool)
+    for (const call of this.#pooledCalls) this.#kernels.symbols.pooledCallFree(call)
     for (const call of this.#calls) this.#kernels.symbols.callFree(call)
     this.#kernels.symbols.workspaceFree(this.#workspace)
   }
@@ -92,17 +109,23 @@ function paramWords<Op extends KernelOp>(op: Op, params: KernelParams<Op>): Int3
 }
 
 /** How packed weights are stored (native/packed.h) and the op that multiplies by them. */
-export const packedFormats = { q8: 0, q4: 1 } as const
+export const packedFormats = { q8: 0, q4: 1, f16: 2, bf16: 3, f32: 4 } as const
 export type PackedFormat = keyof typeof packedFormats
-export const linearOps = { q8: 'linear_q8', q4: 'linear_q4' } as const satisfies Record<
-  PackedFormat,
-  KernelOp
->
+export const linearOps = {
+  q8: 'linear_q8',
+  q4: 'linear_q4',
+  f16: 'linear_f16',
+  bf16: 'linear_bf16',
+  f32: 'linear_f32',
+} as const satisfies Record<PackedFormat, KernelOp>
 
 /** The formats that a packed format is made from; q4 takes codes as they are, q8 also rounds floats to Q8_0. */
 export const packableFrom = {
   q8: ['Q8_0', 'F32', 'F16', 'BF16'],
   q4: ['Q4_0', 'Q4_1'],
+  f16: ['F32', 'F16', 'BF16'],
+  bf16: ['F32', 'F16', 'BF16'],
+  f32: ['F32', 'F16', 'BF16'],
 } as const satisfies Record<PackedFormat, readonly DType[]>
 
 /** Rows that alternate by panel with those of a sibling: the gate and up weights of one gated layer. */
@@ -123,6 +146,11 @@ interface Symbols {
   workspaceFree(workspace: Pointer): void
   callNew(workspace: Pointer, params: Int32Array, count: number): Pointer
   callFree(call: Pointer): void
+  poolNew(threads: number): Pointer
+  poolFree(pool: Pointer): void
+  pooledCallNew(pool: Pointer, op: Pointer, call: Pointer): Pointer
+  pooledCallFree(call: Pointer): void
+  pooledAddress(): Pointer
   run(op: Pointer, dst: Uint8Array, threads: number, call: Pointer): void
   tensorOffsets(into: BigInt64Array): number
   packedBytes(format: number, outputs: number, inputs: number, interleaved: number): number | bigint
@@ -147,6 +175,11 @@ const declarations: { [Name in keyof Symbols]: string } = {
   workspaceFree: 'void rw_workspace_free(void* workspace)',
   callNew: 'void* rw_call_new(void* workspace, void* params, int count)',
   callFree: 'void rw_call_free(void* call)',
+  poolNew: 'void* rw_pool_new(int threads)',
+  poolFree: 'void rw_pool_free(void* pool)',
+  pooledCallNew: 'void* rw_pooled_call_new(void* pool, void* op, void* call)',
+  pooledCallFree: 'void rw_pooled_call_free(void* call)',
+  pooledAddress: 'void* rw_pooled_address()',
   run: 'void rw_run(void* op, void* dst, int threads, void* call)',
   tensorOffsets: 'int rw_tensor_offsets(void* offsets)',
   packedBytes: 'int64_t rw_packed_bytes(int format, int64_t outputs, int64_t inputs, int interleaved)',
@@ -184,7 +217,6 @@ export class Kernels {
 
   /** Bytes of a packed weight [outputs, inputs]; of gate and up together, `outputs` each, when `interleaved`. */
   packedBytes(format: PackedFormat, outputs: number, inputs: number, interleaved = false): number {
-    assert(inputs % 32 === 0, 'packed weights have a multiple of 32 inputs')
     return Number(this.symbols.packedBytes(packedFormats[format], outputs, inputs, interleaved ? 1 : 0))
   }
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { DType } from '../../src/base/dtype.ts'
-import { bytesOf } from '../../src/base/dtype.ts'
+import { bytesOf, dtypes } from '../../src/base/dtype.ts'
 import { Random } from '../../src/base/random.ts'
 import {
   KernelContext,
@@ -8,6 +8,7 @@ import {
   linearOps,
   type PackedFormat,
   type PackSource,
+  packedFormats,
 } from '../../src/runtime/kernels.ts'
 import {
   everyKernels,
@@ -69,20 +70,46 @@ const codecs: Partial<Record<DType, (random: Random, block: DataView, values: Fl
     values[0] = Math.fround(random.normal())
     block.setFloat32(0, values[0], true)
   },
+  F16: (random, block, values) => {
+    const half = smallHalf(random) | (random.integer(2) << 15)
+    block.setUint16(0, half, true)
+    values[0] = halfToNumber(half)
+  },
+  BF16: (random, block, values) => {
+    const float = new DataView(new ArrayBuffer(4))
+    float.setFloat32(0, random.normal())
+    block.setUint16(0, float.getUint16(0), true)
+    float.setUint16(2, 0)
+    values[0] = float.getFloat32(0)
+  },
 }
 
 function randomWeight(dtype: DType, rows: number, inputs: number, seed: number): Weight {
   const random = new Random(seed)
   const data = new Uint8Array(bytesOf(dtype, rows * inputs))
-  const perBlock = dtype === 'F32' ? 1 : 32
+  const perBlock = dtypes[dtype].block
   const blockBytes = bytesOf(dtype, perBlock)
   const values = new Float64Array(rows * inputs)
   for (let b = 0; b < values.length / perBlock; b++) {
     const block = new DataView(data.buffer, b * blockBytes, blockBytes)
     codecs[dtype]!(random, block, values.subarray(b * perBlock, (b + 1) * perBlock))
   }
-  // Floats are packed as Q8_0; what that rounding does is not what is tested here.
-  return { source: { dtype, data, rows }, values: dtype === 'F32' ? rounded(values) : values }
+  return { source: { dtype, data, rows }, values }
+}
+
+/** What a row of activations becomes on its way into the product. */
+function prepared(kernels: Kernels, format: PackedFormat, row: Float32Array): Float64Array {
+  if (isCoded(format)) return rounded(row)
+  const pairs = format === 'bf16' && kernels.instructionSet === 'avx512'
+  return Float64Array.from(row, (x) => (pairs ? toBfloat(x) : x))
+}
+
+function toBfloat(x: number): number {
+  const float = new DataView(new ArrayBuffer(4))
+  float.setFloat32(0, x)
+  const bits = float.getUint32(0)
+  float.setUint32(0, (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000)
+  return float.getFloat32(0)
 }
 
 /** What a row of activations is after rounding to 127 steps per group of 32. */
@@ -95,6 +122,12 @@ function rounded(row: ArrayLike<number>): Float64Array {
       group[i] = scale > 0 ? Math.round(x / scale) * scale : 0
     })
   }
+  return out
+}
+
+function roundedRows(weights: Float64Array, inputs: number): Float64Array {
+  const out = new Float64Array(weights.length)
+  for (let at = 0; at < out.length; at += inputs) out.set(rounded(weights.subarray(at, at + inputs)), at)
   return out
 }
 
@@ -165,13 +198,18 @@ const cases: readonly (readonly [PackedFormat, DType])[] = [
   ['q8', 'F32'],
   ['q4', 'Q4_0'],
   ['q4', 'Q4_1'],
+  ['f16', 'F16'],
+  ['bf16', 'BF16'],
+  ['f32', 'F32'],
 ]
+
+const isCoded = (format: PackedFormat) => format === 'q8' || format === 'q4'
 
 describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
   '%s',
   (_, kernels) => {
     test.each(cases)(
-      '%s from %s is the product of the stored weights and the rounded activations',
+      '%s from %s is the product of the stored weights and the prepared activations',
       (format, dtype) => {
         for (const [rows, inputs, outputs] of [
           [1, 32, 1],
@@ -180,6 +218,14 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
           [5, 160, 47],
           [7, 288, 50],
           [13, 64, 257],
+          [25, 128, 70],
+          // Only floats can have rows that are no multiple of a group.
+          ...(dtypes[dtype].block === 1
+            ? ([
+                [5, 172, 64],
+                [1, 20, 33],
+              ] as const)
+            : []),
         ] as const) {
           const weight = randomWeight(dtype, outputs, inputs, 1)
           const x = activations(rows, inputs)
@@ -190,10 +236,13 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
             [rows, inputs, outputs],
             packed(kernels, format, weight, inputs),
           )
-          const expected = Array.from({ length: rows }, (_, r) => [
-            ...product(rounded(x.subarray(r * inputs, (r + 1) * inputs)), weight.values, outputs),
-          ]).flat()
-          expect(relativeError(y, expected)).toBeLessThan(2e-3)
+          const values =
+            format === 'q8' && dtype === 'F32' ? roundedRows(weight.values, inputs) : weight.values
+          const expected = Array.from({ length: rows }, (_, r) => {
+            const row = prepared(kernels, format, x.subarray(r * inputs, (r + 1) * inputs))
+            return [...product(row, values, outputs)]
+          }).flat()
+          expect(relativeError(y, expected)).toBeLessThan(isCoded(format) ? 2e-3 : 1e-5)
         }
       },
     )
@@ -219,11 +268,17 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       }
     })
 
-    test.each(['q8', 'q4'] as const)(
+    test.each([
+      ['q8', 'Q8_0'],
+      ['q4', 'Q4_1'],
+      ['f16', 'F16'],
+      ['bf16', 'BF16'],
+      ['f32', 'F32'],
+    ] as const)(
       'a row of %s has the same bits in every batch and on any number of threads',
-      (format) => {
-        const [rows, inputs, outputs] = [23, 224, 145]
-        const weight = randomWeight(format === 'q8' ? 'Q8_0' : 'Q4_1', outputs, inputs, 3)
+      (format, dtype) => {
+        const [rows, inputs, outputs] = [47, 224, 145]
+        const weight = randomWeight(dtype, outputs, inputs, 3)
         const codes = packed(kernels, format, weight, inputs)
         const x = activations(rows, inputs)
         const together = runLinear(
@@ -239,6 +294,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
           [4, 2, 2],
           [7, 5, 1],
           [3, 16, 4],
+          [0, 46, 2],
         ] as const) {
           const some = fakeTensor(x.slice(first * inputs, (first + count) * inputs), [count, inputs])
           const alone = runLinear(kernels, format, some, [count, inputs, outputs], codes, {}, threads)
@@ -324,6 +380,25 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       const dense = runLinear(kernels, 'q8', fakeTensor(x, [rows, inputs]), shape, whole)
       const strided = stridedTensor(apart, [1, rows, inputs], rows * 100, 7, 100)
       expect(sameBits(runLinear(kernels, 'q8', strided, shape, whole), dense)).toBe(true)
+    })
+
+    test.each(cases)('a row of %s from %s is looked up as it is stored', (format, dtype) => {
+      for (const inputs of dtypes[dtype].block === 1 ? [64, 172] : [64]) {
+        const outputs = 50
+        const weight = randomWeight(dtype, outputs, inputs, 13)
+        const values = format === 'q8' && dtype === 'F32' ? roundedRows(weight.values, inputs) : weight.values
+        const ids = Int32Array.of(0, 49, 17, 16, 17)
+        const codes = packed(kernels, format, weight, inputs)
+        const dst = fakeTensor(
+          new Float32Array(ids.length * inputs),
+          [ids.length, inputs],
+          [fakeTensor(ids, [ids.length]), fakeTensor(codes, [codes.length])],
+        )
+        using context = new KernelContext(kernels)
+        runOp(kernels, context.call('embed', { format: packedFormats[format] }), dst)
+        const expected = [...ids].flatMap((id) => [...values.subarray(id * inputs, (id + 1) * inputs)])
+        expect(relativeError(dst.data, expected)).toBeLessThan(6e-4)
+      }
     })
   },
 )

@@ -1,0 +1,161 @@
+// Products with weights stored as floats. Activations stay F32 and every output is one chain of fused
+// multiply-adds in the order of inputs. Where the CPU multiplies pairs of bfloat16 (AVX-512 BF16), bf16
+// weights are multiplied by activations rounded to bf16.
+#pragma once
+
+#include "linear.h"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int floatRowsAtOnce = 12, floatPanelsAtOnce = 2;
+#elif defined(__AVX2__)
+constexpr int floatRowsAtOnce = 6, floatPanelsAtOnce = 1;
+#else
+constexpr int floatRowsAtOnce = 2, floatPanelsAtOnce = 1;
+#endif
+
+constexpr int panelVectors = panelOutputs / lanes;
+
+struct F32Weights {
+  static constexpr int format = packedF32, inputBytes = 64, step = 1;
+  static Vector at(const char* panel, size_t k, int v, int) {
+    return load(reinterpret_cast<const float*>(panel) + k * panelOutputs + v * lanes);
+  }
+};
+
+struct F16Weights {
+  static constexpr int format = packedF16, inputBytes = 32, step = 1;
+  static Vector at(const char* panel, size_t k, int v, int) {
+    return loadHalf(reinterpret_cast<const Half*>(panel) + k * panelOutputs + v * lanes);
+  }
+};
+
+/// Two inputs share a 32-bit lane: the even one becomes a float by a shift, the odd one by a mask.
+struct BF16Weights {
+  static constexpr int format = packedBF16, inputBytes = 32, step = 2;
+  static Vector at(const char* panel, size_t k, int v, int odd) {
+    VectorInt pair = (VectorInt)load(reinterpret_cast<const float*>(panel) + k / 2 * panelOutputs + v * lanes);
+    return (Vector)(odd ? pair & int32_t(0xffff0000) : pair << 16);
+  }
+};
+
+template <class Weights>
+struct FloatProduct {
+  static constexpr int rows = floatRowsAtOnce, panels = floatPanelsAtOnce;
+  static constexpr int packedFormat = Weights::format;
+  float* x;  // [N][K]
+  size_t inputs;
+
+  static size_t rowBytes(size_t inputs) { return inputs * 4; }
+
+  void place(char* memory, size_t, size_t width) {
+    x = reinterpret_cast<float*>(memory);
+    inputs = width;
+  }
+
+  void prepare(const float* from, size_t row) const {
+    for (size_t k = 0; k < inputs; k++) x[row * inputs + k] = from[k];
+  }
+
+  template <int P, int T>
+  void tile(const char* panel, size_t stride, size_t row, bool, float* sums) const {
+    Vector sum[T][P * panelVectors];
+    for (int t = 0; t < T; t++)
+      for (int v = 0; v < P * panelVectors; v++) sum[t][v] = zero();
+    const float* from = x + row * inputs;
+    for (size_t k = 0; k < inputs; k += Weights::step) {
+      for (int odd = 0; odd < Weights::step; odd++) {
+        Vector w[P * panelVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < P * panelVectors; v++)
+          w[v] = Weights::at(panel + v / panelVectors * stride, k, v % panelVectors, odd);
+#pragma GCC unroll 12
+        for (int t = 0; t < T; t++) {
+          Vector a = splat(from[t * inputs + k + odd]);
+#pragma GCC unroll 4
+          for (int v = 0; v < P * panelVectors; v++) sum[t][v] = fma(a, w[v], sum[t][v]);
+        }
+      }
+    }
+    for (int t = 0; t < T; t++)
+      for (int v = 0; v < P * panelVectors; v++) store(sums + t * P * panelOutputs + v * lanes, sum[t][v]);
+  }
+};
+
+#if defined(__AVX512F__)
+
+/// Pairs of bfloat16 by pairs of bfloat16, for CPUs that have the instruction.
+struct PairProduct {
+  static constexpr int rows = floatRowsAtOnce, panels = 2;
+  static constexpr int packedFormat = packedBF16;
+  Half* x;  // [N][K]
+  size_t inputs;
+
+  static size_t rowBytes(size_t inputs) { return inputs * 2; }
+
+  void place(char* memory, size_t, size_t width) {
+    x = reinterpret_cast<Half*>(memory);
+    inputs = width;
+  }
+
+  void prepare(const float* from, size_t row) const {
+    for (size_t k = 0; k < inputs; k++) x[row * inputs + k] = bfloatOf(from[k]);
+  }
+
+  template <int P, int T>
+  __attribute__((target("avx512bf16"))) void tile(const char* panel, size_t stride, size_t row, bool cold,
+                                                  float* sums) const {
+    __m512 sum[T][P];
+#pragma GCC unroll 12
+    for (int t = 0; t < T; t++)
+      for (int p = 0; p < P; p++) sum[t][p] = _mm512_setzero_ps();
+    const char* from = reinterpret_cast<const char*>(x + row * inputs);
+    for (size_t k = 0; k < inputs; k += 2) {
+      __m512bh w[P];
+      for (int p = 0; p < P; p++) {
+        const char* at = panel + p * stride + k * 32;
+        if (cold) _mm_prefetch(at + prefetchAhead, _MM_HINT_T0);
+        w[p] = (__m512bh)_mm512_loadu_si512(at);
+      }
+#pragma GCC unroll 12
+      for (int t = 0; t < T; t++) {
+        __m512bh a = (__m512bh)_mm512_set1_epi32(readAs<int32_t>(from + (t * inputs + k) * 2));
+        for (int p = 0; p < P; p++) sum[t][p] = _mm512_dpbf16_ps(sum[t][p], w[p], a);
+      }
+    }
+#pragma GCC unroll 12
+    for (int t = 0; t < T; t++)
+      for (int p = 0; p < P; p++) _mm512_storeu_ps(sums + (t * P + p) * 16, sum[t][p]);
+  }
+};
+
+inline void linearBF16(ggml_tensor* dst, int ith, int nth, void* userdata) {
+  static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
+  if (hasPairs) linear<PairProduct>(dst, ith, nth, userdata);
+  else linear<FloatProduct<BF16Weights>>(dst, ith, nth, userdata);
+}
+
+#else
+
+inline void linearBF16(ggml_tensor* dst, int ith, int nth, void* userdata) {
+  linear<FloatProduct<BF16Weights>>(dst, ith, nth, userdata);
+}
+
+#endif
+
+/// dst F32 [N, K] = rows of a packed weight. Sources: ids I32 [N], packed weight. Params: packed format.
+inline void embed(ggml_tensor* dst, int, int nth, void* userdata) {
+  Call* call = static_cast<Call*>(userdata);
+  const int32_t* ids = static_cast<const int32_t*>(dst->src[0]->data);
+  int format = call->params[0];
+  size_t width = dst->ne[0], padded = wholeGroups(width);
+  for (int64_t row; (row = takePiece(call)) < dst->ne[1];) {
+    const char* panel = static_cast<const char*>(dst->src[1]->data) + ids[row] / panelOutputs * panelBytes(format, padded);
+    float* to = static_cast<float*>(dst->data) + row * width;
+    for (size_t k = 0; k < width; k++) to[k] = packedNumber(format, panel, padded, k, ids[row] % panelOutputs);
+  }
+  leave(call, nth);
+}
+
+}  // namespace
