@@ -53,6 +53,7 @@ export class Device implements Disposable {
   /** True when tensors live in the process's own memory. */
   readonly isHost: boolean
   readonly devicePointer: Pointer
+  readonly cpuPointer: Pointer
   readonly backend: Pointer
   readonly bufferType: Pointer
   /** The CPU backend, which is `backend` itself on a CPU device. */
@@ -76,6 +77,7 @@ export class Device implements Disposable {
       options.device ?? process.env.ROPEWAY_DEVICE ?? 'auto',
     )
     this.devicePointer = chosen
+    this.cpuPointer = cpu
     this.name = this.ggml.deviceName(chosen)
     this.description = this.ggml.deviceDescription(chosen).trim()
     this.threads = options.threads ?? defaultThreads()
@@ -84,7 +86,12 @@ export class Device implements Disposable {
     this.backend = chosen === cpu ? this.cpuBackend : initialise(this.ggml, chosen)
     this.bufferType = this.ggml.deviceBufferType(chosen)
     this.isHost = chosen === cpu
-    this.ggml.setThreads(cpu, this.cpuBackend, this.threads)
+    this.setThreads(this.threads)
+  }
+
+  /** How many threads the CPU backend computes with from now on; `threads` stays what was asked for. */
+  setThreads(count: number): void {
+    this.ggml.setThreads(this.cpuPointer, this.cpuBackend, count)
   }
 
   /** Buffer types that speed up weights on this device (AMX, repack), best first. */

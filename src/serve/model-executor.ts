@@ -66,9 +66,16 @@ export class ModelExecutor implements Executor {
     this.#device = device
     this.#memory = new GraphMemory(device)
     this.cache = new BlockCache(config, device, blockCount, blockTokens, options.cacheDtype ?? 'F16')
+    const groups = definition.architecture.products(config)
+    const plain = groups
+      .filter(({ names }) => weights.packed?.find(names) === undefined)
+      .flatMap(({ names }) => names)
     // Our kernels run in the CPU backend's threads and keep half precision; anything else takes plain ggml.
     const kernels = device.isHost ? loadKernels() : undefined
-    this.#kernels = kernels && new KernelContext(kernels)
+    // Our ops bring their own threads when they do all the heavy work; else they share ggml's.
+    const alone = kernels !== undefined && plain.length === 0 && this.cache.keys[0]!.dtype === 'F16'
+    this.#kernels = kernels && new KernelContext(kernels, alone ? device.threads : undefined)
+    device.setThreads(alone ? 1 : device.threads)
     this.#calls = this.#kernels && new PackedCalls(this.#kernels)
     this.kernelSet = kernels?.instructionSet ?? 'ggml'
     this.attention =
@@ -81,10 +88,6 @@ export class ModelExecutor implements Executor {
       blockTokens,
       blockCount,
     }
-    const groups = definition.architecture.products(config)
-    const plain = groups
-      .filter(({ names }) => weights.packed?.find(names) === undefined)
-      .flatMap(({ names }) => names)
     const float = plain.some((name) => ['F32', 'F16', 'BF16'].includes(weights.get(`${name}.weight`).dtype))
     this.#rowsMin = float ? 2 : 1
   }
