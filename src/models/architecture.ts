@@ -54,6 +54,8 @@ export interface InputNorm {
  * that of the weight without `.weight`; `${name}.bias` is added where the model has one.
  */
 export interface LinearLayers {
+  /** Rows `ids` [N] of the weight: [N, width]. */
+  embed(ids: Tensor, name: string): Tensor
   /** norm(x) [N, inputs] times the transposed weight, plus `residual` [N, outputs]. */
   linear(x: Tensor, name: string, around?: { norm?: InputNorm; residual?: Tensor }): Tensor
   /** Several products of one input: [N, outputs] each, rows possibly strided. */

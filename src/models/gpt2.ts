@@ -90,8 +90,8 @@ function forward(config: Gpt2Config, pass: ForwardPass): Tensor {
     return config.bias ? ops.add(scaled, pass.weight(`${name}.bias`)) : scaled
   }
   let x: Tensor = ops.add(
-    ops.rows(pass.weight('transformer.wte.weight'), pass.tokens),
-    ops.rows(pass.weight('transformer.wpe.weight'), pass.positions),
+    pass.embed(pass.tokens, 'transformer.wte'),
+    pass.embed(pass.positions, 'transformer.wpe'),
   ) //                                                                                        [N, W]
   for (let i = 0; i < config.layers; i++) {
     const layer = `transformer.h.${i}`

@@ -109,7 +109,7 @@ export function llamaParameters(config: LlamaConfig): ParameterSpec[] {
 export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
   const { ops, outputRows } = pass
   const norm = (name: string) => ({ weight: pass.weight(name), epsilon: config.normEpsilon })
-  let x: Tensor = ops.rows(pass.weight('model.embed_tokens.weight'), pass.tokens) //         [N, W]
+  let x: Tensor = pass.embed(pass.tokens, 'model.embed_tokens') //                          [N, W]
   for (let i = 0; i < config.layers; i++) {
     const layer = `model.layers.${i}`
     let mixed = attention(config, pass, i, x) //                                              [N, H*D]

@@ -10,7 +10,6 @@ import { configFromGguf } from '../formats/gguf-config.ts'
 import { ggufRowPermutation, huggingFaceToGguf } from '../formats/gguf-names.ts'
 import { openModelFolder } from '../formats/model-folder.ts'
 import type { TensorInfo, TensorSource } from '../formats/source.ts'
-import type { ParameterSpec } from './architecture.ts'
 import { type Definition, defineModel } from './registry.ts'
 
 export interface OpenModel extends Disposable {
@@ -22,7 +21,7 @@ export interface OpenModel extends Disposable {
   info(name: string): TensorInfo | undefined
   read(name: string, into: Uint8Array, offset?: number): void
   /** True when the file holds the transpose of the parameter. */
-  transposed(spec: ParameterSpec): boolean
+  transposed(name: string): boolean
   /** For each row of the tensor, the row of the file that holds it; undefined keeps the order. */
   rowOrder(name: string): Int32Array | undefined
 }
@@ -61,6 +60,8 @@ function openFolder(path: string): OpenModel {
   const definition = defineModel(config)
   const source = openModelFolder(path)
   const stored = storedNames(source, definition)
+  const parameters = definition.architecture.parameters(definition.config)
+  const turned = new Set(parameters.filter(({ transposed }) => transposed).map(({ name }) => name))
   return {
     path,
     definition,
@@ -68,7 +69,7 @@ function openFolder(path: string): OpenModel {
     metadata: undefined,
     info: (name) => source.info(stored(name)),
     read: (name, into, offset) => source.read(stored(name), into, offset),
-    transposed: (spec) => spec.transposed === true,
+    transposed: (name) => turned.has(name),
     rowOrder: () => undefined,
     [Symbol.dispose]: () => source[Symbol.dispose](),
   }

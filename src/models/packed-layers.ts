@@ -1,6 +1,13 @@
 /** The products of a network by our kernels, each with the norm in front and the bias, gate or residual behind. */
 
-import { type KernelCall, type KernelContext, type KernelParams, linearOps } from '../runtime/kernels.ts'
+import {
+  type KernelCall,
+  type KernelContext,
+  type KernelOp,
+  type KernelParams,
+  linearOps,
+  packedFormats,
+} from '../runtime/kernels.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { InputNorm, LinearLayers } from './architecture.ts'
@@ -15,8 +22,7 @@ export class PackedCalls {
     this.#context = context
   }
 
-  call(product: PackedProduct, params: KernelParams<'linear_q8'>): KernelCall {
-    const op = linearOps[product.format]
+  call<Op extends KernelOp>(op: Op, params: KernelParams<Op>): KernelCall {
     const key = `${op} ${JSON.stringify(params)}`
     let call = this.#calls.get(key)
     if (call === undefined) this.#calls.set(key, (call = this.#context.call(op, params)))
@@ -40,11 +46,17 @@ export function packedLayers(
       gated: product.group.kind === 'gated' ? 1 : 0,
       epsilon: norm?.epsilon ?? 0,
     }
-    const { op, fn, userdata } = calls.call(product, params)
+    const { op, fn, userdata } = calls.call(linearOps[product.format], params)
     const inputs = [x, product.weight, ...present.filter((tensor) => tensor !== undefined)]
     return ops.custom(op, fn, 'F32', [x.shape[0]!, product.outputs], inputs, userdata) //  [N, outputs]
   }
   return {
+    embed: (ids, name) => {
+      const product = packed.find([name])
+      if (product === undefined) return plain.embed(ids, name)
+      const { op, fn, userdata } = calls.call('embed', { format: packedFormats[product.format] })
+      return ops.custom(op, fn, 'F32', [ids.shape[0]!, product.inputs], [ids, product.weight], userdata)
+    },
     linear: (x, name, around = {}) => {
       const product = packed.find([name])
       if (product === undefined) return plain.linear(x, name, around)

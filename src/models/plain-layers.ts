@@ -15,6 +15,7 @@ export function plainLayers(ops: Ops, parameters: ParameterAccess): LinearLayers
     return parameters.has(bias) ? ops.add(y, parameters.weight(bias)) : y
   }
   return {
+    embed: (ids, name) => ops.rows(parameters.weight(`${name}.weight`), ids),
     linear: (x, name, { norm, residual } = {}) => {
       const y = product(normalised(ops, x, norm), name)
       return residual === undefined ? y : ops.add(residual, y)

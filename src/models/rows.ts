@@ -1,11 +1,69 @@
-/** Rows of tensors on their way from a file into memory: read, decoded and encoded again. */
+/** Rows of parameters on their way from a file into memory: read, put in order, decoded and encoded again. */
 import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { dequantize } from '../formats/convert.ts'
 import type { Ggml } from '../runtime/ffi.ts'
 import type { OpenModel } from './open.ts'
 
-/** Reads `count` rows from row `row` on; `order` says which row of the file each one is. */
-export function readRows(
+/** What one step of a conversion handles. */
+const pieceBytesMax = 4 << 20
+
+/**
+ * The number format in which a parameter is kept: the file's own, or what `--quantize` asks for. Block formats
+ * hold whole blocks per row; a row that does not fit keeps half precision.
+ */
+export function keptDtype(stored: DType, perRow: number, quantize: DType | undefined): DType {
+  const wanted = quantize ?? stored
+  if (perRow % dtypes[wanted].block !== 0) return 'F16'
+  return wanted === 'F64' ? 'F32' : wanted
+}
+
+export interface RowPiece {
+  /** First row of the piece. */
+  row: number
+  rows: number
+  /** Encoded in the format that was asked for; valid until the next piece. */
+  bytes: Uint8Array
+}
+
+/** The rows [outputs, inputs] of parameter `name` in order, encoded as `dtype`, a few megabytes at a time. */
+export function* rowsOf(model: OpenModel, ggml: Ggml, name: string, dtype: DType): Generator<RowPiece> {
+  const info = model.info(name)!
+  if (model.transposed(name)) {
+    const [inputs, outputs] = info.shape as [number, number]
+    const turned = transposedFloats(model, ggml, name, inputs, outputs)
+    yield { row: 0, rows: outputs, bytes: encodeRows(ggml, turned, dtype, outputs, inputs) }
+    return
+  }
+  // A vector is rows of one element, because a file's row order may touch a bias too.
+  const order = model.rowOrder(name)
+  const vector = info.shape.length < 2
+  const perRow = vector && order !== undefined ? 1 : info.shape.at(-1)!
+  const total = info.shape.reduce((a, b) => a * b, 1) / perRow
+  const rowBytes = bytesOf(info.dtype, perRow)
+  const step = Math.max(1, Math.min(total, Math.floor(pieceBytesMax / Math.max(rowBytes, perRow * 4))))
+  const piece = new Uint8Array(step * rowBytes)
+  for (let row = 0; row < total; row += step) {
+    const rows = Math.min(step, total - row)
+    const bytes = piece.subarray(0, rows * rowBytes)
+    readRows(model, name, bytes, row, rows, rowBytes, order)
+    yield { row, rows, bytes: convertRows(ggml, bytes, info.dtype, dtype, rows, perRow) }
+  }
+}
+
+/** A whole vector as floats, in order. */
+export function vectorOf(model: OpenModel, ggml: Ggml, name: string): Float32Array {
+  const size = model.info(name)!.shape.reduce((a, b) => a * b, 1)
+  const out = new Float32Array(size)
+  const into = new Uint8Array(out.buffer)
+  let at = 0
+  for (const { bytes } of rowsOf(model, ggml, name, 'F32')) {
+    into.set(bytes, at)
+    at += bytes.length
+  }
+  return out
+}
+
+function readRows(
   model: OpenModel,
   name: string,
   into: Uint8Array,
@@ -23,8 +81,25 @@ export function readRows(
   }
 }
 
-/** Rows in another number format; the same bytes when it is the same. */
-export function convertRows(
+function transposedFloats(
+  model: OpenModel,
+  ggml: Ggml,
+  name: string,
+  inputs: number,
+  outputs: number,
+): Float32Array {
+  const info = model.info(name)!
+  const bytes = new Uint8Array(info.bytes)
+  model.read(name, bytes)
+  const stored = toFloats(ggml, bytes, info.dtype, inputs * outputs) //                     [inputs, outputs]
+  const turned = new Float32Array(inputs * outputs)
+  for (let i = 0; i < inputs; i++) {
+    for (let o = 0; o < outputs; o++) turned[o * inputs + i] = stored[i * outputs + o]!
+  }
+  return turned
+}
+
+function convertRows(
   ggml: Ggml,
   bytes: Uint8Array,
   from: DType,

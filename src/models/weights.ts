@@ -3,7 +3,7 @@
  * memory where formats agree, and through one small scratch buffer where they do not.
  */
 import { assert } from '../base/assert.ts'
-import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
+import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
 import type { TensorInfo } from '../formats/source.ts'
 import { Arena } from '../runtime/arena.ts'
@@ -13,7 +13,7 @@ import type { Tensor } from '../runtime/tensor.ts'
 import type { ParameterSpec } from './architecture.ts'
 import type { OpenModel } from './open.ts'
 import { type PackedWeights, packWeights } from './packed-weights.ts'
-import { convertRows, encodeRows, readRows, toFloats } from './rows.ts'
+import { keptDtype, rowsOf } from './rows.ts'
 
 export interface LoadOptions {
   /** Store products and embeddings in this format instead of the file's own. */
@@ -26,9 +26,6 @@ export interface LoadOptions {
 
 /** Packing takes most of the loading. */
 const packedShare = 0.8
-/** How many bytes one step of a conversion handles. */
-const scratchBytesMax = 8 << 20
-
 export class Weights implements Disposable {
   /** Packed products included. */
   readonly bytes: number
@@ -37,12 +34,7 @@ export class Weights implements Disposable {
   readonly #arena: Arena
   readonly #tensors: ReadonlyMap<string, Tensor>
 
-  constructor(
-    arena: Arena,
-    tensors: ReadonlyMap<string, Tensor>,
-    bytes: number,
-    packed?: PackedWeights,
-  ) {
+  constructor(arena: Arena, tensors: ReadonlyMap<string, Tensor>, bytes: number, packed?: PackedWeights) {
     this.#arena = arena
     this.#tensors = tensors
     this.bytes = bytes + (packed?.bytes ?? 0)
@@ -78,15 +70,14 @@ export function loadWeights(model: OpenModel, device: Device, options: LoadOptio
   const packed =
     kernels && packWeights(model, device, kernels, quantize, (share) => onProgress?.(share * packedShare))
   const elsewhere = packed?.parameterNames()
-  // Rows of an embedding are looked up, also when a packed copy serves as the head.
-  const specs = all.filter(({ name, role }) => role === 'embedding' || !elsewhere?.has(name))
+  const specs = all.filter(({ name }) => !elsewhere?.has(name))
   const factors = ropeFactors(model)
   const arena = new Arena(specs.length + 1)
   try {
     const tensors = new Map<string, Tensor>()
     for (const spec of specs) {
       const info = checkedInfo(model, spec)
-      tensors.set(spec.name, arena.leaf(targetDtype(spec, info, options.quantize), spec.shape, spec.name))
+      tensors.set(spec.name, arena.leaf(dtypeOf(spec, info, quantize), spec.shape, spec.name))
     }
     if (factors !== undefined)
       tensors.set('rope_factors', arena.leaf('F32', [factors.length], 'rope_factors'))
@@ -122,7 +113,7 @@ function checkedInfo(model: OpenModel, spec: ParameterSpec): TensorInfo {
       },
     )
   }
-  const stored = model.transposed(spec) ? [...spec.shape].reverse() : spec.shape
+  const stored = model.transposed(spec.name) ? [...spec.shape].reverse() : spec.shape
   if (stored.join() !== info.shape.join()) {
     throw new UserError(
       `${model.path}: tensor ${spec.name} has shape [${info.shape}], config.json implies [${stored}].`,
@@ -131,56 +122,21 @@ function checkedInfo(model: OpenModel, spec: ParameterSpec): TensorInfo {
   return info
 }
 
-function targetDtype(spec: ParameterSpec, info: TensorInfo, quantize: DType | undefined): DType {
-  if (spec.role === 'vector') return 'F32'
-  const wanted = quantize ?? info.dtype
-  const perRow = spec.shape.at(-1)!
-  // Block formats hold whole blocks per row; a row that does not fit keeps half precision.
-  if (perRow % dtypes[wanted].block !== 0) return info.dtype === 'F32' || quantize ? 'F16' : info.dtype
-  return wanted === 'F64' ? 'F32' : wanted
+function dtypeOf(spec: ParameterSpec, info: TensorInfo, quantize: DType | undefined): DType {
+  return spec.role === 'vector' ? 'F32' : keptDtype(info.dtype, spec.shape.at(-1)!, quantize)
 }
 
 function fill(model: OpenModel, spec: ParameterSpec, tensor: Tensor, device: Device): void {
   const info = model.info(spec.name)!
-  const order = model.rowOrder(spec.name)
-  const transposed = model.transposed(spec)
-  const direct = info.dtype === tensor.dtype && !transposed && order === undefined
-  if (direct && device.isHost) {
+  const asItIs =
+    info.dtype === tensor.dtype && !model.transposed(spec.name) && model.rowOrder(spec.name) === undefined
+  if (asItIs && device.isHost) {
     model.read(spec.name, new Uint8Array(tensor.hostView()))
     return
   }
-  if (transposed) {
-    fillTransposed(model, spec, info, tensor, device)
-    return
+  let offset = 0
+  for (const { bytes } of rowsOf(model, device.ggml, spec.name, tensor.dtype)) {
+    tensor.write(bytes, offset)
+    offset += bytes.length
   }
-  const rows = spec.shape.length > 1 ? spec.shape[0]! : 1
-  const perRow = spec.shape.at(-1)!
-  const rowBytes = bytesOf(info.dtype, perRow)
-  const outBytes = bytesOf(tensor.dtype, perRow)
-  const step = Math.max(1, Math.min(rows, Math.floor(scratchBytesMax / Math.max(rowBytes, perRow * 4))))
-  const piece = new Uint8Array(step * rowBytes)
-  for (let row = 0; row < rows; row += step) {
-    const count = Math.min(step, rows - row)
-    const bytes = piece.subarray(0, count * rowBytes)
-    readRows(model, spec.name, bytes, row, count, rowBytes, order)
-    tensor.write(convertRows(device.ggml, bytes, info.dtype, tensor.dtype, count, perRow), row * outBytes)
-  }
-}
-
-function fillTransposed(
-  model: OpenModel,
-  spec: ParameterSpec,
-  info: TensorInfo,
-  tensor: Tensor,
-  device: Device,
-): void {
-  const [outputs, inputs] = spec.shape as [number, number]
-  const bytes = new Uint8Array(info.bytes)
-  model.read(spec.name, bytes)
-  const stored = toFloats(device.ggml, bytes, info.dtype, outputs * inputs) //       [inputs, outputs]
-  const turned = new Float32Array(outputs * inputs)
-  for (let i = 0; i < inputs; i++) {
-    for (let o = 0; o < outputs; o++) turned[o * inputs + i] = stored[i * outputs + o]!
-  }
-  tensor.write(encodeRows(device.ggml, turned, tensor.dtype, outputs, inputs))
 }

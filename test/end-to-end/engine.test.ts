@@ -149,9 +149,16 @@ describe.skipIf(folder === undefined)('the engine in its process', () => {
 
   test('a killed engine process starts again and requests in flight go on as if nothing had happened', async () => {
     const crashes: string[] = []
-    const engine = await start({}, (message) => crashes.push(message))
+    let heard = () => {}
+    const crashed = new Promise<void>((resolve) => {
+      heard = resolve
+    })
+    const engine = await start({}, (message) => {
+      crashes.push(message)
+      heard()
+    })
     const asked = prompts.map((prompt, i) =>
-      request(`r${i}`, prompt, 120, {
+      request(`r${i}`, prompt, 400, {
         sampling: { ...request('', prompt, 1).sampling, temperature: 0.9, seed: i },
       }),
     )
@@ -167,7 +174,9 @@ describe.skipIf(folder === undefined)('the engine in its process', () => {
         }),
       ),
     )
+    await crashed
     expect(crashes).toHaveLength(1)
+    expect(crashes[0]).toMatch(/starts again with [1-6] requests in flight/)
     expect(disturbed.map(({ tokens }) => tokens)).toEqual(undisturbed.map(({ tokens }) => tokens))
     for (const { finish } of disturbed) expect(finish.reason).toBe('length')
   })
