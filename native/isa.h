@@ -5,6 +5,7 @@
 #include "cache.h"
 #include "kernels.h"
 #include "linear_float.h"
+#include "read.h"
 
 #define ROPEWAY_TABLE(variable, text)                                \
   extern const Kernels variable = {                                  \
@@ -19,6 +20,7 @@
           {"linear_bf16", linearBF16},                               \
           {"linear_f32", linear<FloatProduct<F32Weights>>},          \
           {"embed", embed},                                          \
+          {"read_bytes", readBytes},                                 \
       },                                                             \
       packRows,                                                      \
   }

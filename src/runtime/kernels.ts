@@ -34,6 +34,7 @@ export const kernelOps = {
   linear_bf16: linearParams,
   linear_f32: linearParams,
   embed: { format: 'int' },
+  read_bytes: {},
 } as const satisfies Record<string, Record<string, 'int' | 'float'>>
 
 export type KernelOp = keyof typeof kernelOps

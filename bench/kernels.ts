@@ -1,0 +1,275 @@
+/**
+ * Our kernels beside ggml's ops, in turns, as nodes of ggml graphs on the same threads. What memory bounds
+ * also stands beside a plain read of as many bytes.
+ *
+ * N rows of activations, K inputs, M outputs; S sequences, H query heads, G kv heads, D head width, C context.
+ */
+import { UserError } from '../src/base/errors.ts'
+import { Random } from '../src/base/random.ts'
+import { f32ToF16, quantize } from '../src/formats/convert.ts'
+import { Arena } from '../src/runtime/arena.ts'
+import { Device } from '../src/runtime/device.ts'
+import { Graph } from '../src/runtime/graph.ts'
+import {
+  batchTableWordsMax,
+  KernelContext,
+  type Kernels,
+  kernelStatus,
+  linearOps,
+  type PackedFormat,
+  writeBatchTable,
+} from '../src/runtime/kernels.ts'
+import type { Tensor } from '../src/runtime/tensor.ts'
+import {
+  type Bench,
+  type Findings,
+  runFromCommandLine,
+  type Surroundings,
+  type Values,
+} from './harness/bench.ts'
+import { type Comparison, interleave, type Measured, type Side } from './harness/comparison.ts'
+
+const parameters = {
+  pairs: { small: 1, large: 5 },
+  threads: { small: 1, large: 2 },
+  inputs: { small: 64, large: 2048 },
+  outputs: { small: 96, large: 6144 },
+  weightMiB: { small: 1, large: 256 },
+  rowsMax: { small: 8, large: 512 },
+  sequences: { small: 2, large: 32 },
+  context: { small: 64, large: 512 },
+  layers: { small: 2, large: 8 },
+} as const
+
+type Wanted = Values<typeof parameters>
+
+const weights = [
+  { dtype: 'Q8_0', packed: 'q8' },
+  { dtype: 'Q4_0', packed: 'q4' },
+  { dtype: 'BF16', packed: 'bf16' },
+  { dtype: 'F32', packed: 'f32' },
+] as const
+
+const rowCounts = [1, 4, 8, 16, 32, 128, 512] as const
+const attentionShapes = [
+  { heads: 14, kvHeads: 2, width: 64 },
+  { heads: 32, kvHeads: 8, width: 128 },
+  { heads: 8, kvHeads: 8, width: 64 },
+] as const
+const blockTokens = 32
+
+/** Milliseconds of the quickest of three runs: what other work on the machine adds is not ours to report. */
+function quickestMs(graph: Graph): number {
+  let best = Number.POSITIVE_INFINITY
+  for (let run = 0; run < 3; run++) {
+    const startMs = performance.now()
+    graph.compute()
+    best = Math.min(best, performance.now() - startMs)
+  }
+  return best
+}
+
+function noise(count: number, seed = 1): Float32Array {
+  const random = new Random(seed)
+  return Float32Array.from({ length: count }, () => random.uniform() - 0.5)
+}
+
+function side(name: string, run: () => Measured): Side {
+  return { name, run: async () => run() }
+}
+
+/** Fills a tensor with copies of `pattern`. */
+function fill(tensor: Tensor, pattern: Uint8Array): void {
+  for (let at = 0; at < tensor.bytes; at += pattern.length) {
+    tensor.write(pattern.subarray(0, Math.min(pattern.length, tensor.bytes - at)), at)
+  }
+}
+
+class Products implements Disposable {
+  readonly #device: Device
+  readonly #context: KernelContext
+  readonly #arena = new Arena(4096)
+  readonly #plain: Tensor[] = []
+  readonly #packed: Tensor[] = []
+  readonly #wanted: Wanted
+  readonly #format: PackedFormat
+
+  constructor(device: Device, kernels: Kernels, wanted: Wanted, { dtype, packed }: (typeof weights)[number]) {
+    this.#device = device
+    this.#context = new KernelContext(kernels)
+    this.#wanted = wanted
+    this.#format = packed
+    const { inputs, outputs } = wanted
+    const bytes = kernels.packedBytes(packed, outputs, inputs)
+    // Enough weights that no cache holds them all.
+    const copies = Math.max(2, Math.ceil((wanted.weightMiB * 2 ** 20) / bytes))
+    for (let i = 0; i < copies; i++) {
+      this.#plain.push(this.#arena.leaf(dtype, [outputs, inputs]))
+      this.#packed.push(this.#arena.leaf('I8', [bytes]))
+    }
+    this.#arena.allocate(device.bufferType)
+    const pattern = quantize(dtype, noise(32 * inputs))
+    const whole = new Uint8Array(this.#plain[0]!.bytes)
+    for (let at = 0; at < whole.length; at += pattern.length)
+      whole.set(pattern.subarray(0, whole.length - at), at)
+    const into = new Uint8Array(bytes)
+    kernels.packRows(packed, into, inputs, 0, { dtype, data: whole, rows: outputs })
+    for (const tensor of this.#plain) tensor.write(whole)
+    for (const tensor of this.#packed) tensor.write(into)
+  }
+
+  #graph(rows: number, node: (graph: Graph, x: Tensor, copy: number) => Tensor): Graph {
+    const graph = new Graph(this.#device)
+    const x = graph.input('F32', [rows, this.#wanted.inputs], 'x')
+    for (let copy = 0; copy < this.#copiesFor(rows); copy++) graph.output(node(graph, x, copy))
+    graph.allocate()
+    x.write(noise(rows * this.#wanted.inputs, 2))
+    graph.compute()
+    return graph
+  }
+
+  /** Fewer where arithmetic bounds the product and a run would take long. */
+  #copiesFor(rows: number): number {
+    return Math.max(2, Math.min(this.#plain.length, Math.ceil(256 / rows)))
+  }
+
+  async compare(rows: number, say: (line: string) => void): Promise<Comparison[]> {
+    const { inputs, outputs, pairs } = this.#wanted
+    const params = { normed: 0, biased: 0, residual: 0, gated: 0, epsilon: 0 }
+    const { fn, userdata } = this.#context.call(linearOps[this.#format], params)
+    const read = this.#context.call('read_bytes', {})
+    using ours = this.#graph(rows, ({ ops }, x, copy) =>
+      ops.custom('linear', fn, 'F32', [rows, outputs], [x, this.#packed[copy]!], userdata),
+    )
+    using theirs = this.#graph(rows, ({ ops }, x, copy) => ops.matmul(x, this.#plain[copy]!))
+    using plainRead = this.#graph(1, ({ ops }, _, copy) =>
+      ops.custom('read', read.fn, 'I32', [1], [this.#packed[copy]!], read.userdata),
+    )
+    const copies = this.#copiesFor(rows)
+    const bytes = copies * this.#packed[0]!.bytes
+    const name = `${this.#format}Rows${rows}`
+    const measured = (graph: Graph): Measured => ({
+      [`${name}GigaflopsPerSecond`]: (2 * rows * inputs * outputs * copies) / quickestMs(graph) / 1e6,
+    })
+    const found = await interleave(
+      pairs,
+      side('ropeway', () => measured(ours)),
+      side('ggml', () => measured(theirs)),
+      say,
+    )
+    if (rows > 1) return found
+    const figure = `${this.#format}GigabytesPerSecond`
+    const bandwidth = await interleave(
+      pairs,
+      side('ropeway', () => ({ [figure]: bytes / quickestMs(ours) / 1e6 })),
+      side('plain read', () => ({ [figure]: bytes / quickestMs(plainRead) / 1e6 })),
+      say,
+    )
+    return [...found, ...bandwidth]
+  }
+
+  [Symbol.dispose](): void {
+    this.#context.dispose()
+    this.#arena.dispose()
+  }
+}
+
+/** One decode step of S sequences of the same context, in every layer's own cache. */
+async function compareDecode(
+  device: Device,
+  kernels: Kernels,
+  wanted: Wanted,
+  { heads, kvHeads, width }: (typeof attentionShapes)[number],
+  say: (line: string) => void,
+): Promise<Comparison[]> {
+  const { sequences, context, layers, pairs } = wanted
+  using calls = new KernelContext(kernels)
+  using arena = new Arena(layers * 2)
+  // [S, G, C, D] to ggml, blocks in a scattered order to us: the same bytes serve both.
+  const caches = Array.from({ length: layers * 2 }, () =>
+    arena.leaf('F16', [sequences, kvHeads, context, width]),
+  )
+  arena.allocate(device.bufferType)
+  const pattern = Uint16Array.from(noise(8192, 3), (x) => f32ToF16(x))
+  for (const cache of caches) fill(cache, new Uint8Array(pattern.buffer))
+  const scale = 1 / Math.sqrt(width)
+
+  using ours = new Graph(device)
+  const q = ours.input('F32', [sequences, heads, width], 'q')
+  const blocks = Math.ceil(context / blockTokens)
+  const table = ours.input('I32', [batchTableWordsMax(sequences, sequences * blocks)], 'batch')
+  const call = calls.call('paged_attention', { kvHeads, window: 0, scale })
+  using theirs = new Graph(device)
+  const theirQ = theirs.input('F32', [sequences, heads, 1, width], 'q')
+  using plain = new Graph(device)
+  const read = calls.call('read_bytes', {})
+  for (let layer = 0; layer < layers; layer++) {
+    const [keys, values] = [caches[2 * layer]!, caches[2 * layer + 1]!]
+    ours.output(ours.ops.custom('attend', call.fn, 'F32', q.shape, [q, keys, values, table], call.userdata))
+    theirs.output(theirs.ops.attention(theirQ, keys, values, undefined, scale))
+    for (const half of [keys, values]) {
+      plain.output(plain.ops.custom('read', read.fn, 'I32', [1], [half], read.userdata))
+    }
+  }
+  for (const graph of [ours, theirs, plain]) graph.allocate()
+  const queries = noise(sequences * heads * width, 4)
+  q.write(queries)
+  theirQ.write(queries)
+  table.write(decodeTable(sequences, context))
+  for (const graph of [ours, theirs, plain]) graph.compute()
+  const bytes = caches.reduce((sum, cache) => sum + cache.bytes, 0)
+  const figure = `decodeHeads${heads}Of${kvHeads}GigabytesPerSecond`
+  const speed = (graph: Graph) => () => ({ [figure]: bytes / quickestMs(graph) / 1e6 })
+  return [
+    ...(await interleave(
+      pairs,
+      side('ropeway', speed(ours)),
+      side('ggml on dense caches', speed(theirs)),
+      say,
+    )),
+    ...(await interleave(pairs, side('ropeway', speed(ours)), side('plain read', speed(plain)), say)),
+  ]
+}
+
+function decodeTable(sequences: number, context: number): Int32Array {
+  const perSequence = Math.ceil(context / blockTokens)
+  const random = new Random(5)
+  const ids = Array.from({ length: sequences * perSequence }, (_, i) => i)
+  for (let i = ids.length - 1; i > 0; i--) {
+    const j = random.integer(i + 1)
+    const moved = ids[i]!
+    ids[i] = ids[j]!
+    ids[j] = moved
+  }
+  const words = new Int32Array(batchTableWordsMax(sequences, ids.length))
+  const batch = Array.from({ length: sequences }, (_, s) => ({
+    count: 1,
+    start: context - 1,
+    blocks: ids.slice(s * perSequence, (s + 1) * perSequence),
+  }))
+  writeBatchTable(words, batch, blockTokens)
+  return words
+}
+
+async function run(wanted: Wanted, { say }: Surroundings): Promise<Findings> {
+  const status = kernelStatus()
+  if (status.kernels === undefined)
+    throw new UserError(`There are no kernels: ${status.reason}.`, { fix: status.fix })
+  const { kernels, compiler } = status
+  using device = new Device({ device: 'cpu', threads: wanted.threads })
+  const comparisons: Comparison[] = []
+  for (const weight of weights) {
+    using products = new Products(device, kernels, wanted, weight)
+    for (const rows of rowCounts) {
+      if (rows <= wanted.rowsMax) comparisons.push(...(await products.compare(rows, say)))
+    }
+  }
+  for (const shape of attentionShapes) {
+    comparisons.push(...(await compareDecode(device, kernels, wanted, shape, say)))
+  }
+  return { figures: {}, comparisons, chosen: { kernels: kernels.instructionSet }, versions: { compiler } }
+}
+
+export const kernelsBench: Bench<typeof parameters> = { name: 'kernels', parameters, run }
+
+await runFromCommandLine(import.meta.url, kernelsBench)
