@@ -1,3 +1,4 @@
+import { plainLayers } from '../../src/models/plain-layers.ts'
 import type { Device } from '../../src/runtime/device.ts'
 import { Graph } from '../../src/runtime/graph.ts'
 import { causalMask, documentMask, wholeSequences } from '../../src/train/attention.ts'
@@ -19,10 +20,7 @@ export function logitsOf(parameters: Parameters, device: Device, batch: Batch): 
     positions,
     outputRows: undefined,
     weight: (name) => parameters.weight(name),
-    linear: (x, name) => {
-      const y = ops.matmul(x, parameters.weight(`${name}.weight`))
-      return parameters.has(`${name}.bias`) ? ops.add(y, parameters.weight(`${name}.bias`)) : y
-    },
+    ...plainLayers(ops, parameters),
     attend: wholeSequences(ops, sequences, tokens, mask),
   })
   graph.output(logits)

