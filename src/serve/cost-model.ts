@@ -11,28 +11,28 @@ export const noLoad: IterationLoad = { tokens: 0, context: 0, sequences: 0 }
 
 // Scales that bring the features near 1, where the least squares are well conditioned.
 const scales = { tokens: 1 / 64, context: 1 / 16384, sequences: 1 / 16 }
-const forgetting = 0.995
 const featureCount = 4
-// Forgetting without news lets the covariance grow; beyond this it is held.
-const covarianceTraceMax = 1e5
+/** About the last 250 iterations count. */
+const forgetting = 0.996
+const sweepsPerFit = 6
 const ratiosKept = 256
 const ratiosBeforeTrust = 16
 
 /**
- * Milliseconds of an iteration from its load: constant + tokens + context + sequences, fitted while the
- * engine runs by recursive least squares with a forgetting factor (Haykin, Adaptive Filter Theory, ch. 10).
+ * Milliseconds of an iteration from its load: constant + tokens + context + sequences, each of which takes
+ * time and never saves any. Least squares with a forgetting factor over what the engine sees of itself,
+ * kept as normal equations and solved under w >= 0 by a few sweeps of coordinate descent from the last
+ * solution. A direction in which nothing varies lately keeps what was learned about it before.
  */
 export class CostModel {
   readonly #weights = new Float64Array(featureCount)
-  readonly #covariance = new Float64Array(featureCount * featureCount)
+  /** Decayed sums of x x^T and of x ms. */
+  readonly #products = new Float64Array(featureCount * featureCount)
+  readonly #targets = new Float64Array(featureCount)
   readonly #features = new Float64Array(featureCount)
   readonly #ratios: number[] = []
   #observed = 0
   #spread = 1.25
-
-  constructor() {
-    for (let i = 0; i < featureCount; i++) this.#covariance[i * featureCount + i] = 1000
-  }
 
   /** Whether enough was seen to rely on {@link predictMs}. */
   get trusted(): boolean {
@@ -46,19 +46,35 @@ export class CostModel {
 
   predictMs(load: IterationLoad): number {
     const w = this.#weights
-    // No part of the work takes time away: a negative weight is noise.
+    const { tokens, context, sequences } = load
     return (
-      Math.max(0, w[0]!) +
-      Math.max(0, w[1]!) * load.tokens * scales.tokens +
-      Math.max(0, w[2]!) * load.context * scales.context +
-      Math.max(0, w[3]!) * load.sequences * scales.sequences
+      w[0]! +
+      w[1]! * tokens * scales.tokens +
+      w[2]! * context * scales.context +
+      w[3]! * sequences * scales.sequences
     )
   }
 
   /** Milliseconds that one more token at a context of `context` adds. */
   tokenMs(context: number): number {
     const w = this.#weights
-    return Math.max(0, w[1]!) * scales.tokens + Math.max(0, w[2]!) * context * scales.context
+    return w[1]! * scales.tokens + w[2]! * context * scales.context
+  }
+
+  /** Milliseconds that a sequence which computes `count` tokens from position `start` on adds. */
+  chunkMs(start: number, count: number): number {
+    const sequenceMs = this.#weights[3]! * scales.sequences
+    return sequenceMs + count * this.tokenMs(start + (count - 1) / 2)
+  }
+
+  /** The longest chunk from position `start` on that {@link chunkMs} puts within `ms`; may be fractional or Infinity. */
+  tokensWithin(ms: number, start: number): number {
+    const leftMs = ms - this.#weights[3]! * scales.sequences
+    if (leftMs <= 0) return 0
+    const contextMs = this.#weights[2]! * scales.context
+    // contextMs / 2 n^2 + b n = leftMs, solved in the form that survives contextMs = 0.
+    const b = Math.max(0, this.tokenMs(start - 0.5))
+    return (2 * leftMs) / (b + Math.sqrt(b * b + 2 * contextMs * leftMs))
   }
 
   observe(load: IterationLoad, ms: number): void {
@@ -68,32 +84,35 @@ export class CostModel {
     x[1] = load.tokens * scales.tokens
     x[2] = load.context * scales.context
     x[3] = load.sequences * scales.sequences
-    let predicted = 0
-    for (let i = 0; i < featureCount; i++) predicted += this.#weights[i]! * x[i]!
-    let error = ms - predicted
     // One pause of the machine must not bend the line: it counts as a surprise of bounded size.
-    if (this.trusted) error = Math.max(-predicted, Math.min(error, Math.abs(predicted)))
-    this.#learn(x, error)
+    const target = this.trusted ? Math.min(ms, 2 * this.predictMs(load)) : ms
+    this.#learn(x, target)
     this.#observed++
   }
 
-  #learn(x: Float64Array, error: number): void {
-    const p = this.#covariance
-    const px = new Float64Array(featureCount)
-    let energy = 0
-    let trace = 0
+  #learn(x: Float64Array, ms: number): void {
+    const products = this.#products
+    const targets = this.#targets
     for (let i = 0; i < featureCount; i++) {
-      for (let j = 0; j < featureCount; j++) px[i]! += p[i * featureCount + j]! * x[j]!
-      energy += px[i]! * x[i]!
-      trace += p[i * featureCount + i]!
-    }
-    const lambda = trace > covarianceTraceMax ? 1 : forgetting
-    for (let i = 0; i < featureCount; i++) {
-      const gain = px[i]! / (lambda + energy)
-      this.#weights[i]! += gain * error
+      targets[i] = forgetting * targets[i]! + x[i]! * ms
       for (let j = 0; j < featureCount; j++) {
-        p[i * featureCount + j] = (p[i * featureCount + j]! - gain * px[j]!) / lambda
+        const at = i * featureCount + j
+        products[at] = forgetting * products[at]! + x[i]! * x[j]!
       }
+    }
+    for (let sweep = 0; sweep < sweepsPerFit; sweep++) this.#descend()
+  }
+
+  #descend(): void {
+    const w = this.#weights
+    for (let i = 0; i < featureCount; i++) {
+      const own = this.#products[i * featureCount + i]!
+      if (own === 0) continue
+      let rest = this.#targets[i]!
+      for (let j = 0; j < featureCount; j++) {
+        if (j !== i) rest -= this.#products[i * featureCount + j]! * w[j]!
+      }
+      w[i] = Math.max(0, rest / own)
     }
   }
 

@@ -83,8 +83,8 @@ export class WaitEstimator<Key extends object> {
       const highMs = unknownHigh * expectedMs
       return { position, expectedStartMs: expectedMs, lowMs: 0, highMs }
     }
-    const low = sorted[Math.floor(sorted.length * 0.04)]!
-    const high = sorted[Math.min(sorted.length - 1, Math.ceil(sorted.length * 0.96))]!
+    const low = sorted[Math.floor(sorted.length * 0.03)]!
+    const high = sorted[Math.min(sorted.length - 1, Math.ceil(sorted.length * 0.97))]!
     const middle = sorted[sorted.length >> 1]!
     const expectedStartMs = expectedMs * middle
     return { position, expectedStartMs, lowMs: expectedMs * low, highMs: expectedMs * high }

@@ -1,4 +1,5 @@
 import type { IterationLoad } from './cost-model.ts'
+import type { PromptAllowance } from './goals.ts'
 import type { Finish } from './request.ts'
 import type { Sequence } from './sequence.ts'
 
@@ -56,9 +57,13 @@ export class Draft implements IterationPlan {
   readonly joined: Sequence[] = []
   readonly preempted: Sequence[] = []
   readonly expired: Ended[] = []
+  /** What the goals leave to prompts and guesses; set before anything is added. */
+  allowance!: PromptAllowance
   /** Tokens of the budget that are kept for streams which have not had their turn yet. */
   reservedTokens = 0
   promptRowsLeft: number
+  /** Prompts in the batch that this iteration does not finish. */
+  unfinishedPrompts = 0
   /** Whether some request got nothing for want of a block. */
   stalled = false
   /** Tokens that were found in the cache, each counted once in the life of its request. */
@@ -76,11 +81,40 @@ export class Draft implements IterationPlan {
     return this.budgetTokens - this.tokens - this.reservedTokens
   }
 
+  /** Tokens that a prompt which stands at `start` may compute. */
+  leftFrom(start: number): number {
+    return Math.min(this.leftTokens, this.allowance.tokensFrom(start))
+  }
+
   get load(): IterationLoad {
     return { tokens: this.tokens, context: this.#context, sequences: this.sequences.length }
   }
 
+  /** Computes the one token that a stream is due, which the goals have reckoned with. */
+  addStream(sequence: Sequence): void {
+    this.#grow(this.#enter(sequence), 1)
+  }
+
+  /** Computes `count` owed tokens of a prompt. */
   add(sequence: Sequence, count: number): void {
+    this.grow(this.#enter(sequence), count)
+  }
+
+  /** Computes `count` more owed tokens for a sequence in the plan. */
+  grow(entry: PlannedSequence, count: number): void {
+    this.allowance.spend(entry.start + entry.count, count)
+    this.#grow(entry, count)
+  }
+
+  guess(entry: PlannedSequence, guesses: readonly number[]): void {
+    this.allowance.spend(entry.start + entry.count, guesses.length)
+    entry.guesses = guesses
+    entry.sampledRows += guesses.length
+    entry.outputs += guesses.length
+    this.#count(entry, guesses.length)
+  }
+
+  #enter(sequence: Sequence): PlannedSequence {
     const entry: PlannedSequence = {
       sequence,
       start: sequence.computed,
@@ -92,11 +126,10 @@ export class Draft implements IterationPlan {
     }
     sequence.plannedIteration = this.iteration
     this.sequences.push(entry)
-    this.grow(entry, count)
+    return entry
   }
 
-  /** Computes `count` more owed tokens for a sequence in the plan. */
-  grow(entry: PlannedSequence, count: number): void {
+  #grow(entry: PlannedSequence, count: number): void {
     const { sequence, start } = entry
     this.#count(entry, count)
     const end = start + entry.count
@@ -108,13 +141,6 @@ export class Draft implements IterationPlan {
     this.promptRowsLeft -= rows - entry.promptRows
     entry.promptRows = rows
     if (rows > 0) entry.outputs = end - first
-  }
-
-  guess(entry: PlannedSequence, guesses: readonly number[]): void {
-    entry.guesses = guesses
-    entry.sampledRows += guesses.length
-    entry.outputs += guesses.length
-    this.#count(entry, guesses.length)
   }
 
   #count(entry: PlannedSequence, count: number): void {

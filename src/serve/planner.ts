@@ -1,6 +1,6 @@
 import type { BlockPool } from './blocks.ts'
 import type { CostModel, IterationLoad } from './cost-model.ts'
-import type { GoalKeeper } from './goals.ts'
+import type { GoalKeeper, PromptAllowance } from './goals.ts'
 import type { SchedulerOptions } from './options.ts'
 import type { Draft } from './plan.ts'
 import type { PrefixCache } from './prefix-cache.ts'
@@ -19,6 +19,8 @@ export interface PlannerParts {
   speculation: Speculation<Sequence>
 }
 
+/** More prompts than these that cannot finish in an iteration do not join the batch: they would only wait in it. */
+const unfinishedPromptsMax = 4
 /** Of a token's share in the time of an iteration, before the cost model knows it. */
 const tokenShareUntrusted = 1 / 64
 
@@ -41,7 +43,8 @@ export class Planner {
     const { roster, speculation } = this.#parts
     const madeWayFor = this.#makeWayForBetter(draft)
     const streams = this.#streams()
-    draft.budgetTokens = this.#budget(streams, draft.plannedMs)
+    draft.allowance = this.#allowance(streams, draft.plannedMs)
+    draft.budgetTokens = Math.min(this.#options.stepTokensMax, streams.tokens + draft.allowance.tokensFrom(0))
     draft.reservedTokens = streams.tokens
     // The set shrinks from its end while this walks, never before the place where it stands.
     for (let index = 0; index < roster.running.size; index++) {
@@ -49,7 +52,7 @@ export class Planner {
       if (sequence.owed === 1) draft.reservedTokens--
       this.#pay(sequence, draft)
     }
-    this.#admitWaiting(draft, streams, madeWayFor)
+    this.#admitWaiting(draft, madeWayFor)
     this.#topUp(draft)
     if (speculation.enabled) this.#guess(draft)
   }
@@ -65,7 +68,7 @@ export class Planner {
     return { tokens, context, sequences: tokens }
   }
 
-  #budget(streams: IterationLoad, nowMs: number): number {
+  #allowance(streams: IterationLoad, nowMs: number): PromptAllowance {
     const { queue, running, waitingTokens } = this.#parts.roster
     let promptTokensOwed = waitingTokens
     let arrivedMs = queue.peek()?.arrivedMs ?? Number.POSITIVE_INFINITY
@@ -75,13 +78,14 @@ export class Planner {
       arrivedMs = Math.min(arrivedMs, sequence.arrivedMs)
     }
     const oldestMs = arrivedMs === Number.POSITIVE_INFINITY ? undefined : nowMs - arrivedMs
-    return this.#parts.goals.budget({ streams, promptTokensOwed, oldestMs })
+    return this.#parts.goals.allowance({ streams, promptTokensOwed, oldestMs })
   }
 
   /** Pays what it can of what `sequence` owes. */
   #pay(sequence: Sequence, draft: Draft): void {
     const { reuse } = this.#parts
-    if (sequence.owed > 1) {
+    const isStream = sequence.owed === 1
+    if (!isStream) {
       draft.cachedTokens += reuse.adopt(sequence)
       if (reuse.followsAnother(sequence)) return
     }
@@ -93,17 +97,28 @@ export class Planner {
       draft.stalled = true
       return
     }
-    if (sequence.owed > 1) reuse.announce(sequence)
-    draft.add(sequence, end - start)
+    if (isStream) draft.addStream(sequence)
+    else {
+      reuse.announce(sequence)
+      draft.add(sequence, end - start)
+    }
   }
 
   #chunk(sequence: Sequence, draft: Draft): number {
     const { owed } = sequence
-    const left = draft.leftTokens
-    // A prompt that cannot finish now leaves half of the budget to those behind it; what they leave comes back.
-    const fair = owed > left ? Math.ceil(left / 2) : owed
+    if (owed === 1) return Math.min(1, draft.leftTokens)
+    const left = draft.leftFrom(sequence.computed)
+    const fair = owed <= left ? owed : this.#partOf(left, draft)
     if (!sequence.wantsPromptRows) return fair
     return Math.min(fair, Math.max(0, sequence.promptLogprobsDone - sequence.computed) + draft.promptRowsLeft)
+  }
+
+  /**
+   * What a prompt gets that cannot finish now: the oldest such prompt half of what is left, so that short
+   * ones behind it are not kept waiting, and the others nothing; what nobody needs comes back to it.
+   */
+  #partOf(left: number, draft: Draft): number {
+    return draft.unfinishedPrompts++ === 0 ? Math.ceil(left / 2) : 0
   }
 
   /** Finds blocks for the first `end` tokens of `sequence`; returns for how many there are. */
@@ -155,19 +170,21 @@ export class Planner {
     return newcomer
   }
 
-  #admitWaiting(draft: Draft, streams: IterationLoad, madeWayFor: Sequence | undefined): void {
+  #admitWaiting(draft: Draft, madeWayFor: Sequence | undefined): void {
     const { roster, goals } = this.#parts
-    let { tokens, context } = streams
-    while (draft.leftTokens > 0) {
+    let context = 0
+    for (const sequence of roster.running) context += sequence.tokens.length
+    while (draft.leftTokens > 0 && draft.unfinishedPrompts < unfinishedPromptsMax) {
       const sequence = roster.queue.peek()
       if (sequence === undefined) return
       // Admitting while preempting would hand the freed blocks to a newcomer, unless they were freed for it.
       const scarce = draft.preempted.length > 0 || draft.stalled
       if (scarce && sequence !== madeWayFor) return
-      if (!this.#fits(sequence) || !goals.admits({ tokens, context, sequences: tokens })) return
+      const { size } = roster.running
+      const running = { tokens: size, context, sequences: size }
+      if (!this.#fits(sequence) || !goals.admits(running, sequence.tokens.length)) return
+      context += sequence.tokens.length
       this.#join(sequence, draft)
-      if (tokens > 0) tokens++
-      if (tokens > 0) context += sequence.tokens.length
     }
   }
 
@@ -209,7 +226,7 @@ export class Planner {
       const { sequence } = entry
       if (sequence.wantsPromptRows) continue
       const end = entry.start + entry.count
-      const wanted = end + Math.min(sequence.tokens.length - end, draft.leftTokens)
+      const wanted = end + Math.min(sequence.tokens.length - end, draft.leftFrom(end))
       while (sequence.blocks.length * this.#blockTokens < wanted && pool.available > 0) {
         sequence.blocks.push(pool.take())
       }
@@ -229,7 +246,7 @@ export class Planner {
       const spareBlocks = pool.available > roster.running.size ? 1 : 0
       const end = entry.start + entry.count
       const room = Math.min(
-        draft.leftTokens,
+        draft.leftFrom(end),
         sequence.request.maxTokens - sequence.generatedTokens - 1,
         (sequence.blocks.length + spareBlocks) * this.#blockTokens - end,
       )

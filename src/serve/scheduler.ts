@@ -62,11 +62,7 @@ export class Scheduler {
       pool: this.pool,
       cache: this.cache,
       reuse: this.#reuse,
-      goals: new GoalKeeper(
-        { tpotMs: options.goalTpotMs, ttftMs: options.goalTtftMs },
-        this.costs,
-        options.stepTokensMax,
-      ),
+      goals: new GoalKeeper({ tpotMs: options.goalTpotMs, ttftMs: options.goalTtftMs }, this.costs),
       costs: this.costs,
       speculation: this.#speculation,
     }

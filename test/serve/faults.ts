@@ -1,5 +1,4 @@
 import { BlockPool } from '../../src/serve/blocks.ts'
-import { GoalKeeper } from '../../src/serve/goals.ts'
 import { Draft, type IterationPlan } from '../../src/serve/plan.ts'
 import { PrefixCache } from '../../src/serve/prefix-cache.ts'
 import { WaitingQueue } from '../../src/serve/queue.ts'
@@ -241,12 +240,12 @@ export const faults: Record<string, (patch: Patch) => void> = {
   'the budget depends on something that is not in the log': (patch) => {
     let calls = 0
     patch(
-      GoalKeeper.prototype,
-      'budget',
+      Draft.prototype,
+      'leftTokens',
       (original) =>
-        function (situation) {
-          const budget = original.call(this, situation)
-          return calls++ % 7 === 0 ? Math.max(situation.streams.tokens + 1, budget - 1) : budget
+        function () {
+          const left = original.call(this)
+          return calls++ % 7 === 0 && left > 1 ? left - 1 : left
         },
     )
   },

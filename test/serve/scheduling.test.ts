@@ -47,15 +47,22 @@ class Bench {
   }
 }
 
-test('several prompts are in progress at once, and what one leaves of the budget another takes', () => {
+test('short prompts pass a long one that is in progress, which gets at least half and all that they leave', () => {
   const bench = new Bench()
   bench.submit({ id: 'giant', prompt: range(0, 300) })
   bench.submit({ id: 'small', prompt: range(400, 410) })
   bench.submit({ id: 'middle', prompt: range(500, 530) })
-  // The giant leaves half, the middle one half of what is left then; the rest goes to the first in the order.
-  expect(bench.counts(bench.step())).toEqual({ giant: 43, small: 10, middle: 11 })
-  bench.scheduler.cancel('middle', 0)
-  expect(bench.counts(bench.step())).toEqual({ giant: 63, small: 1 })
+  // Half of 64 is the giant's. 22 are left behind the small one: too few for the middle one, so they go back.
+  expect(bench.counts(bench.step())).toEqual({ giant: 54, small: 10 })
+  expect(bench.counts(bench.step())).toEqual({ giant: 33, small: 1, middle: 30 })
+})
+
+test('of two long prompts the older is finished first', () => {
+  const bench = new Bench()
+  bench.submit({ id: 'first', prompt: range(0, 300) })
+  bench.submit({ id: 'second', prompt: range(400, 700) })
+  for (let i = 0; i < 4; i++) expect(bench.counts(bench.step())).toEqual({ first: 64 })
+  expect(bench.counts(bench.step())).toEqual({ first: 44, second: 20 })
 })
 
 test('blocks are allocated as they are needed and never for tokens to come', () => {

@@ -6,7 +6,7 @@ import { Engine } from '../../src/serve/engine.ts'
 import type { ExecutorShape } from '../../src/serve/executor.ts'
 import type { SchedulerOptions } from '../../src/serve/options.ts'
 import type { EngineRequest, Finish, RequestProgress } from '../../src/serve/request.ts'
-import { precedes } from '../../src/serve/sequence.ts'
+import { precedes, type Sequence } from '../../src/serve/sequence.ts'
 import type { TraceLine } from '../../src/serve/trace.ts'
 import { alone, FakeDevice } from './fake-device.ts'
 import { greedy, request } from './requests.ts'
@@ -123,6 +123,8 @@ class Simulation {
   readonly #tokens = new Map<string, number[]>()
   readonly #finishes = new Map<string, Finish>()
   readonly #joined: string[] = []
+  /** The first in the order of service, one iteration ago. */
+  #first: Sequence | undefined
   #guessed = 0
 
   constructor(seed: number) {
@@ -227,8 +229,9 @@ class Simulation {
     const { roster, totals } = this.#engine.scheduler
     const first = roster.running.at(0)!
     const computes = first.plannedIteration === totals.iterations - 1
-    // A newcomer may find the rows for prompt log-probabilities taken in its first iteration.
-    assert(computes || first.wantsPromptRows, 'the first in the order of service computes in every iteration')
+    // One that has just come may find that another long prompt has had its share.
+    assert(computes || first !== this.#first, 'the first in the order of service computes in every iteration')
+    this.#first = first
   }
 
   // Joins for the first time come in the order of arrival, within one tenant and class.
@@ -250,7 +253,7 @@ class Simulation {
     const { pool, roster, cache } = this.#engine.scheduler
     pool.audit()
     const holders = new Map<number, number>()
-    let previous: Parameters<typeof precedes>[0] | undefined
+    let previous: Sequence | undefined
     for (const sequence of roster.running) {
       assert(previous === undefined || precedes(previous, sequence), 'the batch is in its order of service')
       previous = sequence
