@@ -5,6 +5,8 @@ import { chatCommand } from './commands/chat.ts'
 import { doctorCommand } from './commands/doctor.ts'
 import { generateCommand } from './commands/generate.ts'
 import { serveCommand } from './commands/serve.ts'
+import { startCommand } from './commands/start.ts'
+import { trainCommand } from './commands/train.ts'
 import { dim, note, red } from './terminal.ts'
 
 export function buildProgram(): Command {
@@ -13,9 +15,11 @@ export function buildProgram(): Command {
     .version('0.1.0')
     .showHelpAfterError('(--help shows what there is)')
     .exitOverride()
+  startCommand(program)
   serveCommand(program)
   generateCommand(program)
   chatCommand(program)
+  trainCommand(program)
   doctorCommand(program)
   for (const command of program.commands) command.exitOverride()
   return program

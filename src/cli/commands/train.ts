@@ -1,0 +1,91 @@
+import { readFileSync } from 'node:fs'
+import { dirname, relative, resolve } from 'node:path'
+import type { Command } from 'commander'
+import { parse } from 'yaml'
+import { messageOf, UserError } from '../../base/errors.ts'
+import { parseTrainingJob } from '../../train/job.ts'
+import { wholeNumber } from '../options.ts'
+import { shutdownSignal } from '../shutdown.ts'
+import { note } from '../terminal.ts'
+import { runShown } from '../training.ts'
+
+interface TrainFlags {
+  here?: boolean
+  out?: string
+  steps?: number
+  seed?: number
+  threads?: number
+  device?: string
+  json?: boolean
+}
+
+export function trainCommand(program: Command): void {
+  program
+    .command('train')
+    .description('train a model as a job file says')
+    .argument('<file>', 'job file (YAML); see examples/')
+    .option('--here', 'run in this process, on this machine')
+    .option('--out <folder>', "where checkpoints go (default: the job's own)")
+    .option('--steps <n>', 'train for so many steps instead', wholeNumber(1))
+    .option('--seed <n>', 'use this seed instead', wholeNumber(0))
+    .option('--threads <n>', 'compute threads', wholeNumber(1, 256))
+    .option('--device <name>', 'auto, cpu, or a GPU')
+    .option('--json', 'print every event as a line of JSON')
+    .action(async (file: string, flags: TrainFlags) => {
+      if (flags.here !== true) {
+        throw new UserError('Jobs run in the process that starts them so far.', {
+          failure: 'usage',
+          fix: `Run: ropeway train ${file} --here`,
+        })
+      }
+      await trainHere(file, flags)
+    })
+}
+
+async function trainHere(file: string, flags: TrainFlags): Promise<void> {
+  const folder = dirname(resolve(file))
+  const given = readJobFile(file)
+  const { out, steps, seed, threads, device } = flags
+  const overrides = { out: out && resolve(out), steps, seed, threads, device }
+  const changed = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
+  const job = parseTrainingJob({ ...given, ...changed }, folder)
+  const stop = shutdownSignal()
+  const emit = (event: Record<string, unknown>) => process.stdout.write(`${JSON.stringify(event)}\n`)
+  try {
+    const result = await runShown(job, stop.signal, flags.json === true ? emit : undefined)
+    if (flags.json === true) emit({ event: 'end', ...result })
+    const model = relative('.', result.folder)
+    if (result.outcome === 'stopped') {
+      note(
+        `Stopped after step ${result.stepsDone}; the same command goes on from there. Checkpoint: ${model}`,
+      )
+      process.exitCode = 130
+      return
+    }
+    const held =
+      result.validationLoss === undefined ? '' : `, held-out loss ${result.validationLoss.toFixed(4)}`
+    note(`Finished after step ${result.stepsDone}${held}.\n`)
+    note(`  ropeway generate ${model} -p "..."\n  ropeway serve ${model}`)
+  } finally {
+    stop.dispose()
+  }
+}
+
+function readJobFile(file: string): Record<string, unknown> {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new UserError(`${file} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
+  }
+  let value: unknown
+  try {
+    value = parse(text)
+  } catch (error) {
+    throw new UserError(`${file} is not YAML: ${messageOf(error)}`, { failure: 'usage', cause: error })
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new UserError(`${file} must hold fields such as model, data and steps.`, { failure: 'usage' })
+  }
+  return value as Record<string, unknown>
+}

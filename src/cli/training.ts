@@ -1,0 +1,84 @@
+/** A training job shown in the terminal, shared by `train` and `start`. */
+import type { TrainingJob } from '../train/job.ts'
+import { type JobResult, type JobStart, runTrainingJob } from '../train/run-job.ts'
+import { bold, compact, dim, duration, ProgressLine } from './terminal.ts'
+
+/** Half-life, in steps, of the averages that are shown. */
+const smoothingSteps = 20
+
+class Smooth {
+  #value: number | undefined
+
+  add(value: number): number {
+    const weight = this.#value === undefined ? 1 : 1 - 0.5 ** (1 / smoothingSteps)
+    this.#value = (this.#value ?? 0) * (1 - weight) + value * weight
+    return this.#value
+  }
+}
+
+/** Runs the job with a progress line; `emit` gets every event as plain data instead when it is given. */
+export async function runShown(
+  job: TrainingJob,
+  signal: AbortSignal,
+  emit?: (event: Record<string, unknown>) => void,
+): Promise<JobResult> {
+  const line = new ProgressLine()
+  const loss = new Smooth()
+  const stepMs = new Smooth()
+  let start: JobStart | undefined
+  let lastMs = performance.now()
+  try {
+    return await runTrainingJob(
+      job,
+      {
+        onNote: (text) => (emit ? emit({ event: 'note', text }) : line.note(text)),
+        onStart: (begun) => {
+          start = begun
+          lastMs = performance.now()
+          if (emit) emit({ event: 'start', ...begun })
+          else line.note(describe(begun))
+        },
+        onStep: (report) => {
+          if (emit) emit({ event: 'step', ...report })
+          if (emit || start === undefined) return
+          const nowMs = performance.now()
+          const ms = stepMs.add(nowMs - lastMs)
+          lastMs = nowMs
+          const stepsDone = report.step + 1
+          const left = start.steps - stepsDone
+          const rate = compact((start.tokensPerStep * 1000) / ms)
+          const smooth = loss.add(report.loss).toFixed(3)
+          const counts = `step ${stepsDone}/${start.steps}`
+          line.update(
+            stepsDone / start.steps,
+            `${counts}  loss ${smooth}  ${rate} tokens/s  ${duration((left * ms) / 1000)} left`,
+          )
+        },
+        onEvaluation: ({ stepsDone, loss: held, batches }) => {
+          if (emit) emit({ event: 'evaluation', stepsDone, loss: held, batches })
+          else
+            line.note(
+              `step ${stepsDone}: held-out loss ${bold(held.toFixed(4))} ${dim(`(${batches} batches)`)}`,
+            )
+          lastMs = performance.now()
+        },
+        onCheckpoint: ({ stepsDone, folder }) => {
+          if (emit) emit({ event: 'checkpoint', stepsDone, folder })
+          lastMs = performance.now()
+        },
+      },
+      signal,
+    )
+  } finally {
+    line.end()
+  }
+}
+
+function describe(start: JobStart): string {
+  const resumed = start.stepsDone > 0 ? `, going on after step ${start.stepsDone}` : ''
+  return (
+    `${compact(start.parameters)} parameters, vocabulary ${compact(start.vocabularySize)}, ` +
+    `${compact(start.trainingTokens)} tokens to learn from; ${start.steps} steps of ${compact(start.tokensPerStep)} tokens ` +
+    `on ${start.device}, ${start.threads} threads${resumed}`
+  )
+}
