@@ -122,7 +122,9 @@ function metadataOf(size: ModelSize): Map<string, GgufEntry> {
 function vocabularyOf(count: number): string[] {
   const printable = (byte: number) => (byte > 32 && byte < 127) || (byte > 160 && byte < 256 && byte !== 173)
   let spare = 0
-  const bytes = Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(printable(byte) ? byte : 256 + spare++))
+  const bytes = Array.from({ length: 256 }, (_, byte) =>
+    String.fromCodePoint(printable(byte) ? byte : 256 + spare++),
+  )
   const tokens = [...bytes, 'th', 'the']
   while (tokens.length < count - 1) tokens.push(`t${tokens.length}`)
   return [...tokens, '<|end|>']
