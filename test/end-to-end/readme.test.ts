@@ -1,0 +1,81 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, expect, test } from 'vitest'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
+const home = mkdtempSync(join(tmpdir(), 'ropeway-readme-'))
+const background: ChildProcess[] = []
+
+/** A fresh home, and a starter of a few steps: the text is worse, the path is the same. */
+const environment = { ...process.env, ROPEWAY_HOME: home, ROPEWAY_STARTER_STEPS: '12' }
+
+afterAll(async () => {
+  await Promise.all(background.map(stop))
+  rmSync(home, { recursive: true, force: true })
+  rmSync(join(root, 'examples', 'whale', 'out'), { recursive: true, force: true })
+})
+
+interface Block {
+  code: string
+  /** The text that a block in the background prints when others may go on. */
+  ready: string | undefined
+}
+
+/** The blocks that the README marks as sh; those marked text need files that only the reader has. */
+function blocks(): Block[] {
+  const readme = readFileSync(join(root, 'README.md'), 'utf8')
+  return [...readme.matchAll(/^```sh(?: background=(\S+))?\n([\s\S]*?)^```/gm)].map(([, ready, code]) => ({
+    code: code!.trim(),
+    ready,
+  }))
+}
+
+function startInBackground({ code, ready }: Block): Promise<string> {
+  // A process group of its own, so that all of it can be ended.
+  const child = spawn('bash', ['-c', code], { cwd: root, env: environment, detached: true })
+  background.push(child)
+  return new Promise((resolve, reject) => {
+    let text = ''
+    const hear = (chunk: Buffer) => {
+      text += chunk
+      if (text.includes(ready!)) resolve(text)
+    }
+    child.stdout.on('data', hear)
+    child.stderr.on('data', hear)
+    child.on('exit', (status) => reject(new Error(`${code} ended with ${status}:\n${text}`)))
+  })
+}
+
+async function stop(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null) return
+  const ended = new Promise((resolve) => child.on('exit', resolve))
+  process.kill(-child.pid!, 'SIGINT')
+  await ended
+}
+
+test('every command of the README runs on a fresh home, in order', { timeout: 240_000 }, async () => {
+  const all = blocks()
+  expect(all.length).toBeGreaterThanOrEqual(5)
+  for (const block of all) {
+    if (block.ready !== undefined) {
+      await startInBackground(block)
+      continue
+    }
+    const { status, stdout, stderr } = spawnSync('bash', ['-e', '-c', block.code], {
+      cwd: root,
+      env: environment,
+      encoding: 'utf8',
+    })
+    expect(status, `${block.code}\n${stdout}${stderr}`).toBe(0)
+    expect(stdout, block.code).not.toMatch(/"error"/)
+  }
+  const completion = all.find(({ code }) => code.startsWith('curl'))!
+  const { stdout } = spawnSync('bash', ['-c', completion.code.replace('curl', 'curl -s')], {
+    encoding: 'utf8',
+  })
+  const answer = JSON.parse(stdout) as { usage: { completion_tokens: number } }
+  expect(answer.usage.completion_tokens).toBeGreaterThan(0)
+})
