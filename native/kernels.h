@@ -18,6 +18,10 @@ struct Kernels {
                    const char* source, int64_t sourceRowBytes, int interleave);
 };
 
+// AMX has products only; for all else it is AVX-512.
+extern const Kernels kernelsAmx;
+// The same code on emulated tiles, for tests.
+extern const Kernels kernelsAmxEmulated;
 extern const Kernels kernelsPortable;
 extern const Kernels kernelsAvx2;
 extern const Kernels kernelsAvx512;

@@ -1,6 +1,13 @@
 // The plain C border of the library: which instruction sets run here, the address of each op, and the
 // memory behind the ops. Compiled for the oldest machine of the platform.
 #include <sched.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <cstdlib>
 #include <cstring>
@@ -14,11 +21,30 @@ namespace {
 
 const Kernels* const everyKernels[] = {
 #if defined(__x86_64__)
+    &kernelsAmx,
     &kernelsAvx512,
     &kernelsAvx2,
 #endif
     &kernelsPortable,
 };
+
+#if defined(__x86_64__)
+
+/// Asks the kernel for the tile registers, which a process does not have from the start.
+bool tilesAllowed() {
+#if defined(__linux__)
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  constexpr unsigned bf16 = 1u << 22, tile = 1u << 24, int8 = 1u << 25;
+  if ((edx & (bf16 | tile | int8)) != (bf16 | tile | int8)) return false;
+  constexpr long requestPermission = 0x1023, tileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, requestPermission, tileData) == 0;
+#else
+  return false;
+#endif
+}
+
+#endif
 
 bool runsHere(const Kernels* kernels) {
 #if defined(__x86_64__)
@@ -28,7 +54,9 @@ bool runsHere(const Kernels* kernels) {
                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                 __builtin_cpu_supports("avx512vnni");
   if (kernels == &kernelsAvx2) return avx2;
-  if (kernels == &kernelsAvx512) return avx512;
+  if (kernels == &kernelsAvx512 || kernels == &kernelsAmxEmulated) return avx512;
+  static const bool tiles = avx512 && tilesAllowed();
+  if (kernels == &kernelsAmx) return tiles;
 #endif
   return true;
 }
@@ -53,6 +81,18 @@ char* grow(char*& memory, size_t& bytes, size_t wanted) {
 const Kernels* find(const char* instructionSet) {
   for (const Kernels* kernels : everyKernels)
     if (strcmp(kernels->name, instructionSet) == 0 && runsHere(kernels)) return kernels;
+#if defined(__x86_64__)
+  if (strcmp(kernelsAmxEmulated.name, instructionSet) == 0 && runsHere(&kernelsAmxEmulated)) return &kernelsAmxEmulated;
+#endif
+  return nullptr;
+}
+
+CustomOp opOf(const Kernels* kernels, const char* name) {
+  for (const NamedOp& entry : kernels->ops)
+    if (entry.name && strcmp(entry.name, name) == 0) return entry.op;
+#if defined(__x86_64__)
+  if (kernels == &kernelsAmx || kernels == &kernelsAmxEmulated) return opOf(&kernelsAvx512, name);
+#endif
   return nullptr;
 }
 
@@ -81,10 +121,7 @@ const char* rw_instruction_set(int index) {
 /// Address of an op for ggml_custom_4d; null when there is no such set or op.
 void* rw_op(const char* instructionSet, const char* name) {
   const Kernels* kernels = find(instructionSet);
-  if (kernels)
-    for (const NamedOp& entry : kernels->ops)
-      if (entry.name && strcmp(entry.name, name) == 0) return reinterpret_cast<void*>(entry.op);
-  return nullptr;
+  return kernels ? reinterpret_cast<void*>(opOf(kernels, name)) : nullptr;
 }
 
 /// Bytes of a packed weight; `outputs` counts each of gate and up when they interleave.

@@ -235,9 +235,36 @@ inline void productTile(const char* panel, size_t, const QuantisedRows& x, size_
 
 #endif
 
-/// Weights by int8 codes; see FloatProduct in linear_float.h for its sibling.
+/// A pair of panels by `count` <= Self::rows rows, by a tile compiled for exactly so many.
+template <class Self>
+struct ByRegisters {
+  void enter() const {}
+  void exit() const {}
+
+  void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
+    exactly<Self::rows>(panel, stride, panels, row, count, cold, sums);
+  }
+
+ private:
+  template <int T>
+  void exactly(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
+    if constexpr (T > 1)
+      if (count < T) return exactly<T - 1>(panel, stride, panels, row, count, cold, sums);
+    const Self& self = static_cast<const Self&>(*this);
+    if constexpr (Self::panels == 2)
+      if (panels == 2) return self.template tile<2, T>(panel, stride, row, cold, sums);
+    float one[T * panelOutputs];
+    for (int p = 0; p < panels; p++) {
+      self.template tile<1, T>(panel + p * stride, stride, row, cold, one);
+      for (int t = 0; t < T; t++)
+        for (int o = 0; o < panelOutputs; o++) sums[(t * panels + p) * panelOutputs + o] = one[t * panelOutputs + o];
+    }
+  }
+};
+
+/// Weights by int8 codes; its sibling for floats is FloatProduct in linear_float.h.
 template <class Codes, int format>
-struct CodedProduct {
+struct CodedProduct : ByRegisters<CodedProduct<Codes, format>> {
   static constexpr int rows = rowsAtOnce, panels = panelsAtOnce;
   static constexpr int packedFormat = format;
   QuantisedRows x;
@@ -289,37 +316,17 @@ struct Epilogue {
   }
 };
 
-/// A pair of panels by rows [row, row + T).
-template <class Product, int T>
-inline void pairTile(const Product& product, const char* panel, size_t stride, int panels, size_t row, bool cold,
-                     float* sums) {
-  if (panels == 2 && Product::panels == 2) return product.template tile<2, T>(panel, stride, row, cold, sums);
-  float one[2][T * panelOutputs];
-  for (int p = 0; p < panels; p++) product.template tile<1, T>(panel + p * stride, stride, row, cold, one[p]);
-  for (int t = 0; t < T; t++)
-    for (int p = 0; p < panels; p++)
-      for (int o = 0; o < panelOutputs; o++) sums[(t * panels + p) * panelOutputs + o] = one[p][t * panelOutputs + o];
-}
-
-/// The same for `count` <= T rows.
-template <class Product, int T>
-inline void pairTileOf(int count, const Product& product, const char* panel, size_t stride, int panels, size_t row,
-                       bool cold, float* sums) {
-  if (count == T) return pairTile<Product, T>(product, panel, stride, panels, row, cold, sums);
-  if constexpr (T > 1) pairTileOf<Product, T - 1>(count, product, panel, stride, panels, row, cold, sums);
-}
-
 template <class Product>
 inline void pairByRows(const Product& product, const char* packed, size_t stride, int64_t panel, int panels,
                        size_t first, size_t end, const Epilogue& epilogue) {
   const char* from = packed + panel * stride;
-  float sums[Product::rows * 2 * panelOutputs];
+  alignas(64) float sums[Product::rows * 2 * panelOutputs];
   for (size_t row = first; row < end;) {
     // Two halves rather than a full tile and a thin one, which would wait for its few sums.
     size_t left = end - row, most = Product::rows;
     int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
     bool cold = row == first;  // the weights of this pair come from memory, later from a cache
-    pairTileOf<Product, Product::rows>(count, product, from, stride, panels, row, cold, sums);
+    product.pair(from, stride, panels, row, count, cold, sums);
     for (int t = 0; t < count; t++) epilogue.finish(row + t, panel, panels, sums + t * panels * panelOutputs);
     row += count;
   }
@@ -345,12 +352,15 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   size_t width = x->ne[0], inputs = wholeGroups(width), rows = x->ne[1];
   size_t stride = panelBytes(Product::packedFormat, inputs);
 
+  // Kernels may read, but not use, rows up to a whole number of tiles.
+  size_t placed = (rows + Product::rows - 1) / Product::rows * Product::rows;
+
   if (arriveFirst(call)) {
-    rw_workspace_reserve(call->workspace, rows * Product::rowBytes(inputs) + 64);
+    rw_workspace_reserve(call->workspace, placed * Product::rowBytes(inputs) + 64);
     publish(call);
   }
   Product product;
-  product.place(call->workspace->memory, rows, inputs);
+  product.place(call->workspace->memory, placed, inputs);
   preparePhase(call, int32_t(rows), [&](int32_t row) {
     const float* from = reinterpret_cast<const float*>(static_cast<const char*>(x->data) + row * x->nb[1]);
     if (normed || inputs > width) {
@@ -363,11 +373,13 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   });
   int64_t panels = (dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
+  product.enter();
   for (int64_t piece; (piece = takePiece(call)) < pairs * blocks;) {
     int64_t panel = piece / blocks * 2;
     size_t first = piece % blocks * rowsPerPiece, end = first + rowsPerPiece < rows ? first + rowsPerPiece : rows;
     pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, epilogue);
   }
+  product.exit();
   leave(call, nth);
 }
 

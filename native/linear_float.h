@@ -41,7 +41,7 @@ struct BF16Weights {
 };
 
 template <class Weights>
-struct FloatProduct {
+struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
   static constexpr int rows = floatRowsAtOnce, panels = floatPanelsAtOnce;
   static constexpr int packedFormat = Weights::format;
   float* x;  // [N][K]
@@ -86,7 +86,7 @@ struct FloatProduct {
 #if defined(__AVX512F__)
 
 /// Pairs of bfloat16 by pairs of bfloat16, for CPUs that have the instruction.
-struct PairProduct {
+struct PairProduct : ByRegisters<PairProduct> {
   static constexpr int rows = floatRowsAtOnce, panels = 2;
   static constexpr int packedFormat = packedBF16;
   Half* x;  // [N][K]

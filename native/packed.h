@@ -11,7 +11,7 @@
 //   bf16      [K/2][16 outputs][2 inputs]                                             32 K bytes
 //
 // K is the number of inputs up to a whole group; a weight's own tail is packed as zeros.
-// The AVX-512 kernels multiply unsigned weights by signed activations, so their q8 codes are biased by 128.
+// The AVX-512 kernels multiply unsigned weights by signed activations, so their q8 codes are biased by 128; tiles take both signed.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ namespace {
 constexpr int panelOutputs = 16;
 constexpr int groupInputs = 32;
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) && !defined(ROPEWAY_TILES)
 constexpr uint8_t codeBias = 128;
 #else
 constexpr uint8_t codeBias = 0;

@@ -38,6 +38,8 @@ const units: Readonly<Record<string, readonly string[]>> = {
   'isa_portable.cpp': [],
   'isa_avx2.cpp': avx2Flags,
   'isa_avx512.cpp': avx512Flags,
+  'isa_amx.cpp': [...avx512Flags, '-mamx-tile', '-mamx-int8', '-mamx-bf16'],
+  'isa_amx_emulated.cpp': avx512Flags,
 }
 
 export type KernelBuild =

@@ -14,6 +14,8 @@ type Pointer = bigint
 
 export const instructionSets = ['portable', 'avx2', 'avx512', 'amx'] as const
 export type InstructionSet = (typeof instructionSets)[number]
+/** The AMX kernels on tiles made of plain arrays, for tests on machines with AVX-512 alone. */
+export type EmulatedSet = 'amx-emulated'
 
 const linearParams = {
   normed: 'int',
@@ -191,17 +193,17 @@ const declarations: { [Name in keyof Symbols]: string } = {
 /** The loaded library, bound to one instruction set. */
 export class Kernels {
   readonly symbols: Symbols
-  readonly instructionSet: InstructionSet
+  readonly instructionSet: InstructionSet | EmulatedSet
   /** Everything that this machine runs, best first. */
   readonly available: readonly InstructionSet[]
   readonly path: string
 
-  constructor(path: string, wanted?: InstructionSet) {
+  constructor(path: string, wanted?: InstructionSet | EmulatedSet) {
     this.path = path
     this.symbols = bind(path)
     this.available = setsThatRunHere(this.symbols)
     const chosen = wanted ?? this.available[0]
-    if (chosen === undefined || !this.available.includes(chosen)) {
+    if (chosen === undefined || !this.symbols.op(chosen, 'linear_q8')) {
       throw new UserError(`This machine does not run the ${chosen} kernels.`, {
         failure: 'usage',
         fix: `Set ROPEWAY_KERNELS to one of: ${['ggml', ...this.available].join(', ')}.`,

@@ -100,7 +100,7 @@ function randomWeight(dtype: DType, rows: number, inputs: number, seed: number):
 /** What a row of activations becomes on its way into the product. */
 function prepared(kernels: Kernels, format: PackedFormat, row: Float32Array): Float64Array {
   if (isCoded(format)) return rounded(row)
-  const pairs = format === 'bf16' && kernels.instructionSet === 'avx512'
+  const pairs = format === 'bf16' && !['avx2', 'portable'].includes(kernels.instructionSet)
   return Float64Array.from(row, (x) => (pairs ? toBfloat(x) : x))
 }
 
@@ -402,3 +402,22 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
     })
   },
 )
+
+const [vectors, tiles] = ['avx512', 'amx-emulated'].map((set) =>
+  everyKernels.find((kernels) => kernels.instructionSet === set),
+)
+describe.skipIf(vectors === undefined || tiles === undefined)('tiles and vectors', () => {
+  test.each([
+    ['q8', 'Q8_0'],
+    ['q4', 'Q4_1'],
+  ] as const)('give the same bits for %s', (format, dtype) => {
+    const [rows, inputs, outputs] = [37, 160, 50]
+    const weight = randomWeight(dtype, outputs, inputs, 14)
+    const x = activations(rows, inputs)
+    const [a, b] = [vectors!, tiles!].map((kernels) => {
+      const codes = packed(kernels, format, weight, inputs)
+      return runLinear(kernels, format, fakeTensor(x, [rows, inputs]), [rows, inputs, outputs], codes)
+    })
+    expect(sameBits(a!, b!)).toBe(true)
+  })
+})

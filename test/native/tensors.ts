@@ -61,10 +61,17 @@ export function runOp(kernels: Kernels, call: KernelCall, dst: FakeTensor, threa
 const build = buildKernels()
 if (!build.ok) console.warn(`skipped: native kernels, because ${build.reason}`)
 
-/** Every set of kernels that this machine runs; empty (with a printed reason) without a compiler. */
-export const everyKernels: readonly Kernels[] = build.ok
-  ? new Kernels(build.path).available.map((set) => new Kernels(build.path, set))
-  : []
+/**
+ * Every set of kernels that this machine runs; empty (with a printed reason) without a compiler. Where there is
+ * AVX-512, the AMX kernels run on emulated tiles too.
+ */
+export const everyKernels: readonly Kernels[] = build.ok ? kernelsIn(build.path) : []
+
+function kernelsIn(path: string): Kernels[] {
+  const { available } = new Kernels(path)
+  const emulated = available.includes('avx512') ? (['amx-emulated'] as const) : []
+  return [...available, ...emulated].map((set) => new Kernels(path, set))
+}
 
 function decodeHalf(half: number): number {
   const sign = half & 0x8000 ? -1 : 1

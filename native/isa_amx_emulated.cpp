@@ -1,0 +1,2 @@
+#define ROPEWAY_EMULATE_TILES
+#include "isa_amx.cpp"
