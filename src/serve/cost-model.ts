@@ -7,8 +7,6 @@ export interface IterationLoad {
   sequences: number
 }
 
-export const noLoad: IterationLoad = { tokens: 0, context: 0, sequences: 0 }
-
 // Scales that bring the features near 1, where the least squares are well conditioned.
 const scales = { tokens: 1 / 64, context: 1 / 16384, sequences: 1 / 16 }
 const featureCount = 4

@@ -5,9 +5,25 @@ import type { Ended, IterationPlan, Outcome, SequenceResult } from './plan.ts'
 import type { Admission, EngineRequest, FinishReason } from './request.ts'
 import { Scheduler } from './scheduler.ts'
 
+/** Options as JSON can hold them: no limit is null. */
+export type PlainOptions = { [Name in keyof SchedulerOptions]: SchedulerOptions[Name] | null }
+
+function plainOptions(options: SchedulerOptions): PlainOptions {
+  const entries = Object.entries(options).map(([name, value]) => [
+    name,
+    value === Number.POSITIVE_INFINITY ? null : value,
+  ])
+  return Object.fromEntries(entries)
+}
+
+function optionsOf(plain: PlainOptions): Partial<SchedulerOptions> {
+  const entries = Object.entries(plain).map(([name, value]) => [name, value ?? Number.POSITIVE_INFINITY])
+  return Object.fromEntries(entries.filter(([name]) => plain[name as keyof PlainOptions] !== undefined))
+}
+
 /** Everything that a scheduler was told, in order, and what it decided. One line of the log each. */
 export type Decision =
-  | { type: 'begin'; version: 1; shape: ExecutorShape; options: SchedulerOptions }
+  | { type: 'begin'; version: 1; shape: ExecutorShape; options: PlainOptions }
   | { type: 'submit'; nowMs: number; request: EngineRequest; ok: boolean }
   | { type: 'cancel'; nowMs: number; id: string; reason: FinishReason }
   | { type: 'plan'; nowMs: number; decided: string }
@@ -26,7 +42,7 @@ export class LoggedScheduler extends Scheduler {
     this.#log = log
     const { vocabularySize, contextMax, blockTokens, blockCount } = shape
     const plain = { vocabularySize, contextMax, blockTokens, blockCount }
-    log({ type: 'begin', version: 1, shape: plain, options: this.options })
+    log({ type: 'begin', version: 1, shape: plain, options: plainOptions(this.options) })
   }
 
   override submit(request: EngineRequest, nowMs: number): Admission {
@@ -83,7 +99,7 @@ export function replay(decisions: Iterable<Decision>): Replay {
   for (const decision of decisions) {
     line++
     if (decision.type === 'begin') {
-      scheduler = new Scheduler(decision.shape, decision.options)
+      scheduler = new Scheduler(decision.shape, optionsOf(decision.options))
       continue
     }
     if (scheduler === undefined) throw new Error(`line ${line}: a decision log begins with its 'begin' line`)

@@ -21,6 +21,8 @@ interface Past {
   lastButOne: number
 }
 
+const usualWholeTextShare = 1.5
+
 const nothing: Past = { hash: 7, last: -1, lastButOne: -1 }
 
 function behind(past: Past, token: number): Past {
@@ -31,22 +33,26 @@ function behind(past: Past, token: number): Past {
  * What the network of the fake device says: mostly a function of the last two tokens, so that texts repeat
  * and can be guessed, and partly of the whole text, so that a wrong past gives other tokens.
  */
-function logitsOf(past: Past, vocabularySize: number): Float32Array {
+function logitsOf(past: Past, vocabularySize: number, wholeTextShare: number): Float32Array {
   const near = hashTokens(past.lastButOne + 3, [past.last], 0, 1)
   return Float32Array.from(
     { length: vocabularySize },
-    (_, v) => 5 * uniformAt(near, v) + 1.5 * uniformAt(past.hash, v),
+    (_, v) => 5 * uniformAt(near, v) + wholeTextShare * uniformAt(past.hash, v),
   )
 }
 
 /** The output of a request that has the device to itself, computed without engine, scheduler or cache. */
-export function alone(request: EngineRequest, vocabularySize: number): number[] {
+export function alone(
+  request: EngineRequest,
+  vocabularySize: number,
+  wholeTextShare = usualWholeTextShare,
+): number[] {
   const sampler = new Sampler(vocabularySize)
   const memory = new SamplingMemory(request, request.prompt)
   let past = request.prompt.reduce(behind, nothing)
   const tokens: number[] = []
   for (;;) {
-    const row = logitsOf(past, vocabularySize)
+    const row = logitsOf(past, vocabularySize, wholeTextShare)
     const token = sampler.choose({ logits: () => row, argmax: () => largest(row) }, memory)
     memory.add(token)
     const end = endOf(request, token, memory.count)
@@ -66,6 +72,8 @@ export class FakeDevice implements Executor {
   readonly #slots: ({ before: number; past: Past; position: number } | undefined)[]
   /** Called in the middle of an iteration. */
   whileComputing: () => void = () => {}
+  /** The smaller, the easier its texts are to guess. */
+  wholeTextShare = usualWholeTextShare
   /** The next iteration breaks. */
   breaks = false
   /** The first promise of the batch that was broken. */
@@ -156,7 +164,8 @@ export class FakeDevice implements Executor {
       past = behind(past, token)
       const position = work.start + i
       this.#slots[this.#slot(work, position)] = { before, past, position }
-      if (i >= work.tokens.length - work.outputs) rows.push(logitsOf(past, this.shape.vocabularySize))
+      if (i >= work.tokens.length - work.outputs)
+        rows.push(logitsOf(past, this.shape.vocabularySize, this.wholeTextShare))
     }
     return rows
   }
