@@ -4,7 +4,8 @@ import type { Problem } from './problem.ts'
 
 /** One request and its answer. `signal` aborts when the client is gone before the answer is complete. */
 export class Exchange {
-  readonly id = randomUUID()
+  /** The client's own x-request-id when it sent one that is fit for logs, else a new one. */
+  readonly id: string
   readonly request: IncomingMessage
   readonly response: ServerResponse
   readonly signal: AbortSignal
@@ -16,6 +17,8 @@ export class Exchange {
   constructor(request: IncomingMessage, response: ServerResponse, limits: { unreadMs: number }) {
     this.request = request
     this.response = response
+    const named = this.header('x-request-id')
+    this.id = named !== undefined && /^[\w.:-]{1,128}$/.test(named) ? named : randomUUID()
     this.path = (request.url ?? '/').split('?', 1)[0]!
     this.#unreadMs = limits.unreadMs
     const gone = new AbortController()

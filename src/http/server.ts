@@ -12,6 +12,8 @@ export interface HttpServerOptions {
   onError: (error: unknown, exchange: Exchange) => void
 }
 
+const lastRefusalsMs = 1000
+
 /** An HTTP/1.1 server that always answers, and that ends without cutting answers off when it may take the time. */
 export class HttpServer {
   readonly server: Server
@@ -52,24 +54,29 @@ export class HttpServer {
     return `http://${address.family === 'IPv6' ? `[${address.address}]` : address.address}:${address.port}`
   }
 
-  /** Takes nothing new, gives the answers under way `limitMs` to end, then cuts what is left. */
+  /**
+   * Gives the answers under way `limitMs` to end, then cuts what is left. Until then it listens on, so that
+   * whoever comes meanwhile is told to go elsewhere instead of finding the port dead.
+   */
   async close(limitMs: number): Promise<void> {
     assert(!this.#draining, 'a server is closed once')
     this.#draining = true
+    const isIdle = await this.#untilIdle(limitMs)
     const closed = new Promise<void>((resolve) => this.server.close(() => resolve()))
-    this.server.closeIdleConnections()
-    await this.#untilIdle(limitMs)
+    // What came in the last moment is being refused; that takes no time, but it is not cut off either.
+    if (isIdle) await this.#untilIdle(Math.min(limitMs, lastRefusalsMs))
     this.server.closeAllConnections()
     await closed
   }
 
-  async #untilIdle(limitMs: number): Promise<void> {
-    if (this.#answering.size === 0) return
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, limitMs)
+  /** Whether all answers were complete before `limitMs` had passed. */
+  async #untilIdle(limitMs: number): Promise<boolean> {
+    if (this.#answering.size === 0) return true
+    return await new Promise<boolean>((resolve) => {
+      const timer = setTimeout(() => resolve(false), limitMs)
       this.#idle = () => {
         clearTimeout(timer)
-        resolve()
+        resolve(true)
       }
     })
   }

@@ -200,6 +200,12 @@ describe('the state of the server', () => {
       code: 'shutting_down',
     })
     const closed = server.server.close(60_000)
+    // The listener is open to the end, for connections that are there as for new ones.
+    for (const connection of ['keep-alive', 'close']) {
+      const late = await post(`${server.url}/v1/completions`, completion, { headers: { connection } })
+      expect(late.headers.get('connection')).toBe('close')
+      expect(await refusal(late)).toMatchObject({ status: 503, code: 'shutting_down' })
+    }
     for (let count = 0; count < 6; count++) server.engine.iterate()
     expect(await response.text()).toContain('[DONE]')
     await closed
