@@ -99,4 +99,19 @@ export interface Usage {
   completion_tokens: number
   total_tokens: number
   prompt_tokens_details: { cached_tokens: number }
+  /** With explain: true. Of several answers, the one that took longest. */
+  ropeway_timing?: UsageTiming
+}
+
+/** Where a request's time in the engine went, in milliseconds. The others add up to `total_ms`. */
+export interface UsageTiming {
+  /** Before it joined the batch. */
+  queue_ms: number
+  prompt_ms: number
+  decode_ms: number
+  /** In the batch, but left out of an iteration. */
+  waiting_for_budget_ms: number
+  /** Out of the batch again for want of memory, and computing anew what was lost by that or by a crash. */
+  preempted_ms: number
+  total_ms: number
 }

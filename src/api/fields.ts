@@ -96,6 +96,9 @@ export function generationFields(limits: RequestLimits) {
     stop_token_ids: maybe(list(count(), limits.stopTokensMax)),
     priority: maybe(count(limits.priorityMax)),
     cache_salt: maybe(z.string().min(1).max(256)),
+    // Our own.
+    pin_prefix_seconds: maybe(z.number().gt(0).max(limits.pinSecondsMax)),
+    explain: maybe(z.boolean()),
   }
 }
 

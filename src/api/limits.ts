@@ -16,6 +16,8 @@ export interface RequestLimits {
   logitBiasesMax: number
   /** The least urgent class; 0 is the most urgent and the default. */
   priorityMax: number
+  /** How long a request may pin its prompt in the cache. */
+  pinSecondsMax: number
 }
 
 export const requestLimits: RequestLimits = {
@@ -30,4 +32,5 @@ export const requestLimits: RequestLimits = {
   logprobsMax: 20,
   logitBiasesMax: 1024,
   priorityMax: 15,
+  pinSecondsMax: 3600,
 }

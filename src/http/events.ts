@@ -35,6 +35,12 @@ export class EventStream {
     this.#write(`data: ${JSON.stringify(data)}\n\n`)
   }
 
+  /** One line that readers of events skip. */
+  comment(text: string): void {
+    this.#keepAlive.refresh()
+    this.#write(`: ${text}\n\n`)
+  }
+
   /** The last event of a stream that went well. */
   done(): void {
     this.#write('data: [DONE]\n\n')

@@ -10,11 +10,12 @@ import { messageOf } from '../base/errors.ts'
 import type { Exchange } from '../http/exchange.ts'
 import { Problem } from '../http/problem.ts'
 import type { Handler } from '../http/router.ts'
-import { checkSequences, type Endpoint, findModel, parseBody, stream } from './endpoint.ts'
+import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
 import { requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
 import type { GenerationParts, Piece } from './generation.ts'
 import { Generations } from './generations.ts'
 import { checkRoom, roomBehind } from './prompts.ts'
+import { queueHeaders } from './queue-report.ts'
 import { Transcript } from './transcript.ts'
 
 /** POST /v1/chat/completions */
@@ -65,9 +66,9 @@ async function answerAtOnce(
     object: 'chat.completion',
     model: body.model,
     choices,
-    usage: generations.usage(),
+    usage: generations.usage(body.explain),
   }
-  exchange.json(200, answer)
+  exchange.json(200, answer, queueHeaders(exchange, generations.queue))
 }
 
 async function answerInChunks(
@@ -77,7 +78,7 @@ async function answerInChunks(
   identity: Identity,
   { tokenTexts, limits }: Endpoint,
 ): Promise<void> {
-  const withUsage = body.stream_options?.include_usage === true
+  const withUsage = streamsUsage(body)
   const around = (choices: ChatChunk['choices']): ChatChunk => ({
     ...identity,
     object: 'chat.completion.chunk',
@@ -97,7 +98,7 @@ async function answerInChunks(
         finish_reason: piece.finish ?? null,
       },
     ])
-  const usage = () => ({ ...around([]), usage: generations.usage() })
+  const usage = () => ({ ...around([]), usage: generations.usage(body.explain) })
   await stream(exchange, generations, { opening, chunk, ...(withUsage ? { usage } : {}) }, limits)
 }
 

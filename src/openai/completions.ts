@@ -11,11 +11,12 @@ import type { Handler } from '../http/router.ts'
 import type { TokenLogprob } from '../serve/request.ts'
 import { TextStream } from '../tokenizer/stream.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
-import { checkSequences, type Endpoint, findModel, parseBody, stream } from './endpoint.ts'
+import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
 import { requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
 import type { GenerationParts, Piece } from './generation.ts'
 import { Generations } from './generations.ts'
 import { checkRoom, roomBehind } from './prompts.ts'
+import { queueHeaders } from './queue-report.ts'
 import type { TokenTexts } from './token-text.ts'
 import { codePoints, Transcript } from './transcript.ts'
 
@@ -43,16 +44,17 @@ export function completions(endpoint: Endpoint): Handler {
       for await (const piece of generations.pieces()) writers[piece.index]!.add(piece)
       if (exchange.signal.aborted) return
       const choices = writers.map((writer) => writer.take())
-      return exchange.json(200, { ...envelope.around(choices), usage: generations.usage() })
+      const answer = { ...envelope.around(choices), usage: generations.usage(body.explain) }
+      return exchange.json(200, answer, queueHeaders(exchange, generations.queue))
     }
-    const withUsage = body.stream_options?.include_usage === true
+    const withUsage = streamsUsage(body)
     const noUsage = withUsage ? { usage: null } : {}
     const chunk = (piece: Piece) => {
       const writer = writers[piece.index]!
       writer.add(piece)
       return { ...envelope.around([writer.take()]), ...noUsage }
     }
-    const usage = () => ({ ...envelope.around([]), usage: generations.usage() })
+    const usage = () => ({ ...envelope.around([]), usage: generations.usage(body.explain) })
     const wording = { opening: [], chunk, ...(withUsage ? { usage } : {}) }
     await stream(exchange, generations, wording, endpoint.limits)
   }

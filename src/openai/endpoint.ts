@@ -1,4 +1,5 @@
 import type { z } from 'zod'
+import type { GenerationFields } from '../api/fields.ts'
 import { firstIssue } from '../api/issues.ts'
 import type { RequestLimits } from '../api/limits.ts'
 import { readJson } from '../http/body.ts'
@@ -12,11 +13,14 @@ import type { GenerationDefaults } from './engine-request.ts'
 import type { Piece } from './generation.ts'
 import type { GenerationHost, Generations } from './generations.ts'
 import type { PromptEncoder } from './prompts.ts'
+import { type QueueReport, queueHeaders, reportQueue, wantsQueue } from './queue-report.ts'
 import type { TokenTexts } from './token-text.ts'
 
 export interface OpenAiLimits extends HttpLimits, RequestLimits {
   /** Longest wait for the engine's gauges in a scrape. */
   gaugesMs: number
+  /** A waiting stream hears of its place in the queue so often at most. */
+  queueReportMs: number
 }
 
 /** A name under which the engine's model is served. */
@@ -63,6 +67,11 @@ export function checkSequences(prompts: number, choices: number, limits: Request
   throw new Problem(400, 'invalid_value', message, { param: 'n' })
 }
 
+/** Whether a stream ends with a chunk of usage; an explanation has no other place to stand. */
+export function streamsUsage(body: GenerationFields): boolean {
+  return body.stream_options?.include_usage === true || body.explain === true
+}
+
 /** How one endpoint words its stream. */
 export interface StreamWording {
   /** Sent once all generations are taken, before any text. */
@@ -77,9 +86,12 @@ export async function stream(
   exchange: Exchange,
   generations: Generations,
   wording: StreamWording,
-  limits: HttpLimits,
+  limits: OpenAiLimits,
 ): Promise<void> {
-  const events = new EventStream(exchange, limits)
+  const events = new EventStream(exchange, limits, queueHeaders(exchange, generations.queue))
+  const stopReporting = wantsQueue(exchange)
+    ? reportQueue(queueReport(events, generations), limits.queueReportMs)
+    : undefined
   try {
     for (const chunk of wording.opening) events.send(chunk)
     for await (const piece of generations.pieces()) events.send(wording.chunk(piece))
@@ -89,5 +101,15 @@ export async function stream(
   } catch (error) {
     if (!(error instanceof Problem)) throw error
     events.fail(error)
+  } finally {
+    stopReporting?.()
+  }
+}
+
+function queueReport(events: EventStream, generations: Generations): QueueReport {
+  return {
+    ask: () => generations.queueNow(),
+    isOver: () => generations.hasProgress,
+    say: (comment) => events.comment(comment),
   }
 }

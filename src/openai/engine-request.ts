@@ -33,6 +33,7 @@ export function requestBase(body: GenerationFields, frame: RequestFrame): Reques
     priority: body.priority ?? 0,
   }
   if (body.cache_salt !== undefined) base.cacheSalt = body.cache_salt
+  if (body.pin_prefix_seconds !== undefined) base.pinPrefixMs = body.pin_prefix_seconds * 1000
   return base
 }
 

@@ -1,6 +1,13 @@
 import type { Clock } from '../base/clock.ts'
 import type { EngineClient } from '../serve/messages.ts'
-import type { Admission, EngineRequest, Finish, RequestProgress, TokenLogprob } from '../serve/request.ts'
+import type {
+  Admission,
+  EngineRequest,
+  Finish,
+  RequestProgress,
+  RequestTiming,
+  TokenLogprob,
+} from '../serve/request.ts'
 import type { Metrics } from './metrics.ts'
 import type { Released, ReleasedToken, Transcript } from './transcript.ts'
 
@@ -48,6 +55,7 @@ export class Generation {
   #state: 'open' | 'shown' | 'cancelled' = 'open'
   #finish: Finish | undefined
   #lastTokensMs: number | undefined
+  #hasProgress = false
 
   constructor(parts: GenerationParts, ports: GenerationPorts) {
     this.request = parts.request
@@ -62,6 +70,16 @@ export class Generation {
 
   get cachedTokens(): number {
     return this.#finish?.cachedTokens ?? 0
+  }
+
+  /** Where the engine spent its time; known once it is settled. */
+  get timing(): RequestTiming | undefined {
+    return this.#finish?.timing
+  }
+
+  /** Whether the engine has said anything of it since it was taken. */
+  get hasProgress(): boolean {
+    return this.#hasProgress
   }
 
   async submit(): Promise<Admission> {
@@ -80,6 +98,7 @@ export class Generation {
   }
 
   #take(progress: RequestProgress): void {
+    this.#hasProgress = true
     if (this.#state === 'open') this.#show(progress)
     if (progress.finish !== undefined) this.#settle(progress.finish)
   }

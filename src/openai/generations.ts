@@ -1,9 +1,10 @@
-import type { Usage } from '../api/completions.ts'
+import type { Usage, UsageTiming } from '../api/completions.ts'
+import { assert } from '../base/assert.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Exchange } from '../http/exchange.ts'
 import type { Problem } from '../http/problem.ts'
 import type { EngineClient } from '../serve/messages.ts'
-import type { Finish } from '../serve/request.ts'
+import type { Finish, QueueEstimate, RequestTiming } from '../serve/request.ts'
 import { Generation, type GenerationParts, type Piece } from './generation.ts'
 import type { Metrics } from './metrics.ts'
 import { finishProblem, refusalProblem, unavailable } from './refusals.ts'
@@ -29,6 +30,7 @@ export class Generations {
   #failure: Problem | undefined
   #unsettled = 0
   #wake: (() => void) | undefined
+  #queue: QueueEstimate | undefined
 
   /**
    * `parts` holds `choices` generations for each prompt, in order. `promptField` is what the endpoint calls
@@ -73,6 +75,23 @@ export class Generations {
       )
     }
     if (this.#failure !== undefined) throw this.#failure
+    const [first] = admissions
+    if (first?.status === 'fulfilled' && first.value.ok) this.#queue = first.value.queue
+  }
+
+  /** Where the first generation stood when it was taken: the others of the request wait behind it. */
+  get queue(): QueueEstimate | undefined {
+    return this.#queue
+  }
+
+  /** The same as of now; undefined when it does not wait. */
+  async queueNow(): Promise<QueueEstimate | undefined> {
+    return await this.#host.engine.queue(this.#generations[0]!.request.id)
+  }
+
+  /** Whether anything has come of the first generation. */
+  get hasProgress(): boolean {
+    return this.#generations[0]!.hasProgress
   }
 
   /**
@@ -94,7 +113,7 @@ export class Generations {
   }
 
   /** Known once {@link pieces} has ended. A prompt counts once, however many choices it got. */
-  usage(): Usage {
+  usage(explain = false): Usage {
     let promptTokens = 0
     let cachedTokens = 0
     for (let first = 0; first < this.#generations.length; first += this.#choices) {
@@ -109,7 +128,16 @@ export class Generations {
       completion_tokens: completionTokens,
       total_tokens: promptTokens + completionTokens,
       prompt_tokens_details: { cached_tokens: cachedTokens },
+      ...(explain && { ropeway_timing: this.#longest() }),
     }
+  }
+
+  #longest(): UsageTiming {
+    const timings = this.#generations.flatMap(({ timing }) =>
+      timing === undefined ? [] : [explained(timing)],
+    )
+    assert(timings.length > 0, 'a request that is answered has settled generations')
+    return timings.reduce((longest, timing) => (timing.total_ms > longest.total_ms ? timing : longest))
   }
 
   #deliver(piece: Piece): void {
@@ -131,5 +159,17 @@ export class Generations {
   #cancel(): void {
     for (const generation of this.#generations) generation.cancel()
     this.#wake?.()
+  }
+}
+
+function explained(timing: RequestTiming): UsageTiming {
+  const { queueMs, promptMs, decodeMs, waitingForBudgetMs, preemptedMs } = timing
+  return {
+    queue_ms: queueMs,
+    prompt_ms: promptMs,
+    decode_ms: decodeMs,
+    waiting_for_budget_ms: waitingForBudgetMs,
+    preempted_ms: preemptedMs,
+    total_ms: queueMs + promptMs + decodeMs + waitingForBudgetMs + preemptedMs,
   }
 }

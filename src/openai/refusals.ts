@@ -35,7 +35,7 @@ export const refusals = {
     status: 429,
     code: 'queue_full',
     blames: 'nothing',
-    message: 'Too many requests are waiting. Retry later.',
+    message: 'Too many requests are waiting.',
   },
   duplicate_id: {
     status: 409,
@@ -54,11 +54,8 @@ export const refusals = {
 /** `promptField`: what the endpoint calls its prompt. */
 export function refusalProblem(admission: Admission & { ok: false }, promptField: string): Problem {
   const { status, code, blames, message } = refusals[admission.code]
-  const retryable = status === 429 || status === 503
-  return new Problem(status, code, message, {
-    param: blames === 'prompt' ? promptField : undefined,
-    headers: retryable ? { 'retry-after': retryAfter(admission.retryAfterMs ?? 1000) } : {},
-  })
+  if (status === 429 || status === 503) return retryLater(status, code, message, admission.retryAfterMs)
+  return new Problem(status, code, message, { param: blames === 'prompt' ? promptField : undefined })
 }
 
 export function contextTooLong(promptField: string, facts: string): Problem {
@@ -68,23 +65,19 @@ export function contextTooLong(promptField: string, facts: string): Problem {
 
 /** What a client sees of a request that was taken and then failed. */
 const failures = {
-  queue_timeout: { status: 429, message: 'The request waited too long for its turn. Retry later.' },
+  queue_timeout: { status: 429, message: 'The request waited too long for its turn.' },
   device: { status: 500, message: 'The device failed while it computed this request.' },
   numerics: { status: 500, message: 'The model computed values that are not numbers.' },
 } as const satisfies { [Code in FailureCode]: { status: 429 | 500; message: string } }
 
 /** `finish`: one that nobody asked for, of reason failed or aborted. */
 export function finishProblem(finish: Finish): Problem {
-  if (finish.reason === 'aborted') {
-    return new Problem(503, 'aborted', 'The server ended this request before it was complete.', {
-      headers: { 'retry-after': retryAfter(0) },
-    })
-  }
+  if (finish.reason === 'aborted')
+    return retryLater(503, 'aborted', 'The server ended this request before it was complete.')
   const code = finish.code ?? 'device'
   const { status, message } = failures[code]
-  return new Problem(status, code, message, {
-    headers: status === 429 ? { 'retry-after': retryAfter(finish.retryAfterMs ?? 1000) } : {},
-  })
+  if (status === 429) return retryLater(status, code, message, finish.retryAfterMs)
+  return new Problem(status, code, message)
 }
 
 export function shuttingDown(): Problem {
@@ -92,17 +85,18 @@ export function shuttingDown(): Problem {
 }
 
 export function unavailable(): Problem {
-  return new Problem(
+  return retryLater(
     503,
     'engine_unavailable',
     'The model is not ready: it is loading, or its engine stopped.',
-    {
-      headers: { 'retry-after': retryAfter(0) },
-    },
   )
 }
 
-/** The header counts whole seconds; zero would invite a loop. */
-function retryAfter(ms: number): string {
-  return String(Math.max(1, Math.ceil(ms / 1000)))
+/** The wait stands in the message too: an error inside a stream comes too late for headers. */
+function retryLater(status: 429 | 503, code: string, message: string, ms = 0): Problem {
+  // The header counts whole seconds; zero would invite a loop.
+  const seconds = Math.max(1, Math.ceil(ms / 1000))
+  return new Problem(status, code, `${message} Retry in ${seconds} s.`, {
+    headers: { 'retry-after': String(seconds) },
+  })
 }

@@ -19,7 +19,12 @@ import { shuttingDown, unavailable } from './refusals.ts'
 import { routes } from './routes.ts'
 import { TokenTexts } from './token-text.ts'
 
-export const openAiLimits: OpenAiLimits = { ...httpLimits, ...requestLimits, gaugesMs: 2000 }
+export const openAiLimits: OpenAiLimits = {
+  ...httpLimits,
+  ...requestLimits,
+  gaugesMs: 2000,
+  queueReportMs: 1000,
+}
 
 export interface OpenAiServerOptions {
   /** Its `info` is read per request and only while it accepts, so it may still be loading. */

@@ -63,6 +63,8 @@ export interface EngineClient {
   submit(request: EngineRequest, listener: (progress: RequestProgress) => void): Promise<Admission>
   cancel(id: string): void
   gauges(): Promise<EngineGauges>
+  /** Where a request stands that waits for its first start; undefined for any other. */
+  queue(id: string): Promise<QueueEstimate | undefined>
   /** True while new requests are taken. */
   readonly accepting: boolean
   close(limitMs?: number): Promise<void>

@@ -5,6 +5,7 @@ import type {
   Admission,
   EngineRequest,
   Finish,
+  QueueEstimate,
   RequestProgress,
   TokenLogprob,
 } from '../../src/serve/request.ts'
@@ -39,6 +40,7 @@ export class ScriptedEngine implements EngineClient {
   info: EngineInfo
   pace: 'auto' | 'manual' = 'auto'
   script: (request: EngineRequest) => Script
+  estimate: (id: string) => QueueEstimate | undefined = () => undefined
   admission: (request: EngineRequest) => Admission | Promise<Admission> = () => ({ ok: true })
   readonly #running = new Map<string, Running>()
   #waiters: { condition: () => boolean; resolve: () => void }[] = []
@@ -113,6 +115,10 @@ export class ScriptedEngine implements EngineClient {
       computeMs: 1500,
       hostMs: 20,
     }
+  }
+
+  async queue(id: string): Promise<QueueEstimate | undefined> {
+    return this.estimate(id)
   }
 
   async close(): Promise<void> {

@@ -26,6 +26,9 @@ interface Flight {
   admitted: (admission: Admission) => void
   /** True once the first admission was answered; later ones follow a restart. */
   answered: boolean
+  submittedMs: number
+  /** What lives of the engine that ended took away, from the submission to the start of the present life. */
+  lostMs: number
 }
 
 /** A child that keeps dying is given up after so many deaths within the window. */
@@ -91,6 +94,8 @@ export class EngineProcessClient implements EngineClient {
         listener,
         admitted,
         answered: false,
+        submittedMs: performance.now(),
+        lostMs: 0,
       }
       this.#flights.set(request.id, flight)
       // While a crashed child loads again, requests wait here and are sent when it is ready.
@@ -201,6 +206,7 @@ export class EngineProcessClient implements EngineClient {
 
   #resubmit(flight: Flight): void {
     const { request, generated } = flight
+    flight.lostMs = performance.now() - flight.submittedMs
     this.#send({ type: 'submit', request: generated.length > 0 ? { ...request, generated } : request })
   }
 
@@ -220,8 +226,11 @@ export class EngineProcessClient implements EngineClient {
     const flight = this.#flights.get(item.id)
     if (flight === undefined) return
     for (const token of item.tokens) flight.generated.push(token)
-    if (item.finish !== undefined) this.#flights.delete(item.id)
-    flight.listener(item)
+    if (item.finish === undefined) flight.listener(item)
+    else {
+      this.#flights.delete(item.id)
+      flight.listener({ ...item, finish: withLostTime(item.finish, flight.lostMs) })
+    }
   }
 
   #exited(code: number | null, signal: NodeJS.Signals | null): void {
@@ -281,4 +290,10 @@ export class EngineProcessClient implements EngineClient {
     if (!flight.answered) flight.admitted({ ok: true })
     flight.listener({ id: flight.request.id, tokens: [], finish })
   }
+}
+
+/** Time before a restart is charged as the work that was lost, so that the parts add up to the whole latency. */
+function withLostTime(finish: Finish, lostMs: number): Finish {
+  const { timing } = finish
+  return { ...finish, timing: { ...timing, preemptedMs: timing.preemptedMs + lostMs } }
 }
