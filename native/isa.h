@@ -3,8 +3,9 @@
 
 #include "attention.h"
 #include "cache.h"
+#include "choose.h"
 #include "kernels.h"
-#include "linear_float.h"
+#include "matmul.h"
 #include "read.h"
 
 #define ROPEWAY_TABLE(variable, text)                                \
@@ -20,6 +21,9 @@
           {"linear_bf16", linearBF16},                               \
           {"linear_f32", linear<FloatProduct<F32Weights>>},          \
           {"embed", embed},                                          \
+          {"matmul_f32", matmul<FloatProduct<F32Weights>>},          \
+          {"matmul_bf16", matmulBF16},                               \
+          {"argmax", argmaxRows},                                    \
           {"read_bytes", readBytes},                                 \
       },                                                             \
       packRows,                                                      \

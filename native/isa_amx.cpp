@@ -18,6 +18,7 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"linear_q4", linear<TileCodedProduct<TileQ4>>},
         {"linear_bf16", linear<TilePairProduct>},
         {"embed", embed},
+        {"matmul_bf16", matmul<TilePairProduct>},
     },
     packRows,
 };

@@ -332,13 +332,34 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
   }
 }
 
+/// The product itself, in pieces of a pair of panels by some rows.
+template <class Product>
+inline void multiplyPieces(Call* call, const Product& product, const char* packed, size_t stride, size_t rows,
+                           const Epilogue& epilogue) {
+  constexpr size_t rowsPerPiece = 192;
+  int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
+  int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
+  product.enter();
+  for (int64_t piece; (piece = takePiece(call)) < pairs * blocks;) {
+    int64_t panel = piece / blocks * 2;
+    size_t first = piece % blocks * rowsPerPiece, end = first + rowsPerPiece < rows ? first + rowsPerPiece : rows;
+    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, epilogue);
+  }
+  product.exit();
+}
+
+template <class Product>
+inline size_t rowsPlaced(size_t rows) {
+  // Kernels may read, but not use, rows up to a whole number of tiles.
+  return (rows + Product::rows - 1) / Product::rows * Product::rows;
+}
+
 /// dst F32 [N, M]. Sources: x F32 [N, K] (rows may be strided), packed weights, then those present of: norm
 /// weight [K], bias [M], residual [N, M].
 /// Params: normed, biased, residual, gated (0/1 each), epsilon as float bits. Gated weights interleave gate
 /// and up by panel; dst is silu(gate) * up.
 template <class Product>
 inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
-  constexpr size_t rowsPerPiece = 192;
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor* x = dst->src[0];
   const char* packed = static_cast<const char*>(dst->src[1]->data);
@@ -352,8 +373,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   size_t width = x->ne[0], inputs = wholeGroups(width), rows = x->ne[1];
   size_t stride = panelBytes(Product::packedFormat, inputs);
 
-  // Kernels may read, but not use, rows up to a whole number of tiles.
-  size_t placed = (rows + Product::rows - 1) / Product::rows * Product::rows;
+  size_t placed = rowsPlaced<Product>(rows);
 
   if (arriveFirst(call)) {
     rw_workspace_reserve(call->workspace, placed * Product::rowBytes(inputs) + 64);
@@ -371,15 +391,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
     }
     product.prepare(from, row);
   });
-  int64_t panels = (dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
-  int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
-  product.enter();
-  for (int64_t piece; (piece = takePiece(call)) < pairs * blocks;) {
-    int64_t panel = piece / blocks * 2;
-    size_t first = piece % blocks * rowsPerPiece, end = first + rowsPerPiece < rows ? first + rowsPerPiece : rows;
-    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, epilogue);
-  }
-  product.exit();
+  multiplyPieces(call, product, packed, stride, rows, epilogue);
   leave(call, nth);
 }
 

@@ -5,7 +5,7 @@
 // results of coded weights are theirs to the bit.
 #pragma once
 
-#include "linear_float.h"
+#include "matmul.h"
 #include "tiles.h"
 
 namespace {

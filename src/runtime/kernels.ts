@@ -25,6 +25,8 @@ const linearParams = {
   epsilon: 'float',
 } as const
 
+const matmulParams = { aTransposed: 'int', bTransposed: 'int', added: 'int' } as const
+
 /** What each op's fixed parameters are, in the order in which the native side reads them. */
 export const kernelOps = {
   rope_table: { factor: 'float' },
@@ -36,6 +38,9 @@ export const kernelOps = {
   linear_bf16: linearParams,
   linear_f32: linearParams,
   embed: { format: 'int' },
+  matmul_f32: matmulParams,
+  matmul_bf16: matmulParams,
+  argmax: {},
   read_bytes: {},
 } as const satisfies Record<string, Record<string, 'int' | 'float'>>
 

@@ -1,0 +1,91 @@
+// Products of two float matrices that both change from step to step, as training needs them: forward, the
+// gradient of the activations and that of the weights differ only in which side is read transposed. Both sides
+// are packed on the way, then multiplied like a layer's weights.
+#pragma once
+
+#include "linear_float.h"
+
+namespace {
+
+/// An F32 matrix of rows, whichever way it lies in memory.
+struct Matrix {
+  const float* data;
+  size_t rows, inputs, rowStride, inputStride;
+
+  static Matrix of(const ggml_tensor* tensor, bool transposed) {
+    size_t fast = tensor->nb[0] / 4, slow = tensor->nb[1] / 4;
+    const float* data = static_cast<const float*>(tensor->data);
+    if (transposed) return {data, size_t(tensor->ne[0]), size_t(tensor->ne[1]), fast, slow};
+    return {data, size_t(tensor->ne[1]), size_t(tensor->ne[0]), slow, fast};
+  }
+};
+
+constexpr size_t gatheredRows = 16;
+
+/// Rows first.. as [16][padded], zeros behind each row's end. Reads along whichever side is contiguous.
+inline void gatherRows(const Matrix& from, size_t first, size_t count, size_t padded, float* to) {
+  if (from.inputStride == 1) {
+    for (size_t r = 0; r < count; r++)
+      __builtin_memcpy(to + r * padded, from.data + (first + r) * from.rowStride, from.inputs * 4);
+  } else {
+    for (size_t k = 0; k < from.inputs; k++)
+      for (size_t r = 0; r < count; r++)
+        to[r * padded + k] = from.data[(first + r) * from.rowStride + k * from.inputStride];
+  }
+  for (size_t r = 0; r < count; r++)
+    for (size_t k = from.inputs; k < padded; k++) to[r * padded + k] = 0;
+}
+
+/// The panel of rows 16 panel.. in a float format, zeros behind the matrix.
+inline void packPanel(const Matrix& from, int format, size_t panel, size_t padded, char* to) {
+  size_t first = panel * panelOutputs, count = from.rows - first < panelOutputs ? from.rows - first : panelOutputs;
+  for (size_t k = 0; k < padded; k++)
+    for (size_t lane = 0; lane < panelOutputs; lane++) {
+      bool inside = k < from.inputs && lane < count;
+      float value = inside ? from.data[(first + lane) * from.rowStride + k * from.inputStride] : 0.0f;
+      size_t at = floatAt(format, k, int(lane));
+      if (format == packedF32) reinterpret_cast<float*>(to)[at] = value;
+      else reinterpret_cast<Half*>(to)[at] = bfloatOf(value);
+    }
+}
+
+/// dst F32 [N, M] = a b^T, plus a third source [N, M] if given. Sources: a [N, K] or, transposed, [K, N];
+/// b [M, K] or, transposed, [K, M]; F32, rows may be strided. Params: a transposed, b transposed, added (0/1).
+template <class Product>
+inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
+  Call* call = static_cast<Call*>(userdata);
+  Matrix a = Matrix::of(dst->src[0], call->params[0] != 0), b = Matrix::of(dst->src[1], call->params[1] != 0);
+  Epilogue epilogue{dst, nullptr, call->params[2] ? dst->src[2] : nullptr, false};
+  size_t padded = wholeGroups(a.inputs), placed = rowsPlaced<Product>(a.rows);
+  size_t stride = panelBytes(Product::packedFormat, padded);
+  size_t panels = (b.rows + panelOutputs - 1) / panelOutputs;
+  size_t rowBytes = alignUp(placed * Product::rowBytes(padded));
+  if (arriveFirst(call)) {
+    rw_workspace_reserve(call->workspace, rowBytes + panels * stride);
+    publish(call);
+  }
+  Product product;
+  product.place(call->workspace->memory, placed, padded);
+  char* packed = call->workspace->memory + rowBytes;
+  size_t gathers = (a.rows + gatheredRows - 1) / gatheredRows;
+  preparePhase(call, int32_t(gathers + panels), [&](int32_t piece) {
+    if (size_t(piece) >= gathers)
+      return packPanel(b, Product::packedFormat, piece - gathers, padded, packed + (piece - gathers) * stride);
+    float* rows = reinterpret_cast<float*>(rw_thread_scratch(gatheredRows * padded * 4));
+    size_t first = piece * gatheredRows, count = a.rows - first < gatheredRows ? a.rows - first : gatheredRows;
+    gatherRows(a, first, count, padded, rows);
+    for (size_t r = 0; r < count; r++) product.prepare(rows + r * padded, first + r);
+  });
+  multiplyPieces(call, product, packed, stride, a.rows, epilogue);
+  leave(call, nth);
+}
+
+inline void matmulBF16(ggml_tensor* dst, int ith, int nth, void* userdata) {
+#if defined(__AVX512F__)
+  static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
+  if (hasPairs) return matmul<PairProduct>(dst, ith, nth, userdata);
+#endif
+  matmul<FloatProduct<BF16Weights>>(dst, ith, nth, userdata);
+}
+
+}  // namespace

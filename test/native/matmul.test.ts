@@ -1,0 +1,107 @@
+import { describe, expect, test } from 'vitest'
+import { Random } from '../../src/base/random.ts'
+import { KernelContext, type Kernels } from '../../src/runtime/kernels.ts'
+import { everyKernels, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
+
+type Op = 'matmul_f32' | 'matmul_bf16'
+
+interface Sides {
+  a: Float32Array
+  b: Float32Array
+  aTransposed: boolean
+  bTransposed: boolean
+}
+
+function noise(count: number, seed: number): Float32Array {
+  const random = new Random(seed)
+  return Float32Array.from({ length: count }, () => random.normal())
+}
+
+function transposed(data: Float32Array, rows: number, columns: number): Float32Array {
+  return Float32Array.from(
+    { length: data.length },
+    (_, i) => data[(i % rows) * columns + Math.floor(i / rows)]!,
+  )
+}
+
+function multiply(
+  kernels: Kernels,
+  op: Op,
+  [n, k, m]: readonly [number, number, number],
+  { a, b, aTransposed, bTransposed }: Sides,
+  { added, threads = 2 }: { added?: Float32Array; threads?: number } = {},
+): Float32Array {
+  const dst = fakeTensor(
+    new Float32Array(n * m),
+    [n, m],
+    [
+      fakeTensor(a, aTransposed ? [k, n] : [n, k]),
+      fakeTensor(b, bTransposed ? [k, m] : [m, k]),
+      ...(added ? [fakeTensor(added, [n, m])] : []),
+    ],
+  )
+  using context = new KernelContext(kernels)
+  const flags = { aTransposed: Number(aTransposed), bTransposed: Number(bTransposed), added: added ? 1 : 0 }
+  const call = context.call(op, flags)
+  runOp(kernels, call, dst, threads)
+  runOp(kernels, call, dst, threads)
+  return dst.data as Float32Array
+}
+
+const shapes = [
+  [1, 1, 1],
+  [5, 33, 17],
+  [40, 70, 50],
+  [200, 64, 96],
+] as const
+
+describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
+  '%s',
+  (_, kernels) => {
+    test.each(['matmul_f32', 'matmul_bf16'] as const)(
+      '%s is the product, whichever side lies transposed',
+      (op) => {
+        for (const [n, k, m] of shapes) {
+          const [a, b, added] = [noise(n * k, 1), noise(m * k, 2), noise(n * m, 3)]
+          const expected = Float64Array.from({ length: n * m }, (_, i) => {
+            const [row, column] = [Math.floor(i / m), i % m]
+            let sum = added[i]!
+            for (let j = 0; j < k; j++) sum += a[row * k + j]! * b[column * k + j]!
+            return sum
+          })
+          const plain = multiply(
+            kernels,
+            op,
+            [n, k, m],
+            { a, b, aTransposed: false, bTransposed: false },
+            { added },
+          )
+          // bf16 keeps 8 bits of each factor.
+          expect(relativeError(plain, expected)).toBeLessThan(op === 'matmul_f32' ? 1e-6 : 1e-2)
+          const [turnedA, turnedB] = [transposed(a, n, k), transposed(b, m, k)]
+          for (const sides of [
+            { a: turnedA, b, aTransposed: true, bTransposed: false },
+            { a, b: turnedB, aTransposed: false, bTransposed: true },
+            { a: turnedA, b: turnedB, aTransposed: true, bTransposed: true },
+          ]) {
+            const turned = multiply(kernels, op, [n, k, m], sides, { added, threads: 3 })
+            expect(sameBits(turned, plain)).toBe(true)
+          }
+        }
+      },
+    )
+
+    test('argmax is the lowest index of the largest number of each row', () => {
+      const [rows, count] = [7, 1003]
+      const x = noise(rows * count, 4)
+      for (const [row, first] of [0, 1, 15, 16, 500, 1001, 1002].entries()) {
+        x[row * count + first] = 9
+        x[row * count + 1002] = 9
+      }
+      const dst = fakeTensor(new Int32Array(rows), [rows], [fakeTensor(x, [rows, count])])
+      using context = new KernelContext(kernels)
+      runOp(kernels, context.call('argmax', {}), dst)
+      expect([...dst.data]).toEqual([0, 1, 15, 16, 500, 1001, 1002])
+    })
+  },
+)
