@@ -40,7 +40,9 @@ const args = [
   `--outputFile.json=${report}`,
   ...filters,
 ]
-const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
+// Test files run side by side: more compute threads than one each would only wait for one another.
+const env = { ROPEWAY_THREADS: '1', ...process.env }
+const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit', env })
 
 let counts = { numPassedTests: 0, numFailedTests: 1, numPendingTests: 0, numTotalTests: 0 }
 try {

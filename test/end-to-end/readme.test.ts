@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -10,7 +10,7 @@ const home = mkdtempSync(join(tmpdir(), 'ropeway-readme-'))
 const background: ChildProcess[] = []
 
 /** A fresh home, and a starter of a few steps: the text is worse, the path is the same. */
-const environment = { ...process.env, ROPEWAY_HOME: home, ROPEWAY_STARTER_STEPS: '12' }
+const environment = { ...process.env, ROPEWAY_HOME: home, ROPEWAY_STARTER_STEPS: '6', ROPEWAY_THREADS: '1' }
 
 afterAll(async () => {
   await Promise.all(background.map(stop))
@@ -49,6 +49,15 @@ function startInBackground({ code, ready }: Block): Promise<string> {
   })
 }
 
+function run(code: string): Promise<{ failure: Error | null; output: string }> {
+  return new Promise((resolve) => {
+    const options = { cwd: root, env: environment }
+    execFile('bash', ['-e', '-c', code], options, (failure, stdout, stderr) => {
+      resolve({ failure, output: failure === null ? stdout : stdout + stderr })
+    })
+  })
+}
+
 async function stop(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null) return
   const ended = new Promise((resolve) => child.on('exit', resolve))
@@ -64,18 +73,12 @@ test('every command of the README runs on a fresh home, in order', { timeout: 24
       await startInBackground(block)
       continue
     }
-    const { status, stdout, stderr } = spawnSync('bash', ['-e', '-c', block.code], {
-      cwd: root,
-      env: environment,
-      encoding: 'utf8',
-    })
-    expect(status, `${block.code}\n${stdout}${stderr}`).toBe(0)
-    expect(stdout, block.code).not.toMatch(/"error"/)
+    const { failure, output } = await run(block.code)
+    expect(failure, `${block.code}\n${output}`).toBeNull()
+    expect(output, block.code).not.toMatch(/"error"/)
   }
   const completion = all.find(({ code }) => code.startsWith('curl'))!
-  const { stdout } = spawnSync('bash', ['-c', completion.code.replace('curl', 'curl -s')], {
-    encoding: 'utf8',
-  })
-  const answer = JSON.parse(stdout) as { usage: { completion_tokens: number } }
+  const { output } = await run(completion.code.replace('curl', 'curl -s'))
+  const answer = JSON.parse(output) as { usage: { completion_tokens: number } }
   expect(answer.usage.completion_tokens).toBeGreaterThan(0)
 })
