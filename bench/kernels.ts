@@ -39,6 +39,8 @@ const parameters = {
   sequences: { small: 2, large: 32 },
   context: { small: 64, large: 512 },
   layers: { small: 2, large: 8 },
+  trainingRows: { small: 8, large: 4096 },
+  trainingWidth: { small: 32, large: 384 },
 } as const
 
 type Wanted = Values<typeof parameters>
@@ -251,6 +253,50 @@ function decodeTable(sequences: number, context: number): Int32Array {
   return words
 }
 
+/**
+ * The three products of a layer's training step, R rows through a weight [4 W, W]. ggml gets both sides as it
+ * likes them, which in training it would first have to make; ours read the gradients' sides transposed.
+ */
+async function compareTraining(
+  device: Device,
+  kernels: Kernels,
+  { trainingRows, trainingWidth, pairs }: Wanted,
+  say: (line: string) => void,
+): Promise<Comparison[]> {
+  const [rows, width, wide] = [trainingRows, trainingWidth, 4 * trainingWidth]
+  const products = [
+    { name: 'forward', n: rows, k: width, m: wide, aTransposed: 0, bTransposed: 0 },
+    { name: 'activationGradient', n: rows, k: wide, m: width, aTransposed: 0, bTransposed: 1 },
+    { name: 'weightGradient', n: wide, k: rows, m: width, aTransposed: 1, bTransposed: 1 },
+  ] as const
+  const found: Comparison[] = []
+  using calls = new KernelContext(kernels)
+  for (const { name, n, k, m, aTransposed, bTransposed } of products) {
+    using theirs = new Graph(device)
+    const sides = [theirs.input('F32', [n, k], 'a'), theirs.input('F32', [m, k], 'b')] as const
+    theirs.output(theirs.ops.matmul(...sides))
+    theirs.allocate()
+    sides[0].write(noise(n * k, 6))
+    sides[1].write(noise(m * k, 7))
+    for (const op of ['matmul_f32', 'matmul_bf16'] as const) {
+      using ours = new Graph(device)
+      const a = ours.input('F32', aTransposed ? [k, n] : [n, k], 'a')
+      const b = ours.input('F32', bTransposed ? [k, m] : [m, k], 'b')
+      const { fn, userdata } = calls.call(op, { aTransposed, bTransposed, added: 0 })
+      ours.output(ours.ops.custom(op, fn, 'F32', [n, m], [a, b], userdata))
+      ours.allocate()
+      a.write(noise(n * k, 6))
+      b.write(noise(m * k, 7))
+      const figure = `${name}${op === 'matmul_f32' ? 'F32' : 'Bf16'}GigaflopsPerSecond`
+      const speed = (graph: Graph) => () => ({ [figure]: (2 * n * k * m) / quickestMs(graph) / 1e6 })
+      found.push(
+        ...(await interleave(pairs, side('ropeway', speed(ours)), side('ggml in F32', speed(theirs)), say)),
+      )
+    }
+  }
+  return found
+}
+
 async function run(wanted: Wanted, { say }: Surroundings): Promise<Findings> {
   const status = kernelStatus()
   if (status.kernels === undefined)
@@ -267,6 +313,7 @@ async function run(wanted: Wanted, { say }: Surroundings): Promise<Findings> {
   for (const shape of attentionShapes) {
     comparisons.push(...(await compareDecode(device, kernels, wanted, shape, say)))
   }
+  comparisons.push(...(await compareTraining(device, kernels, wanted, say)))
   return { figures: {}, comparisons, chosen: { kernels: kernels.instructionSet }, versions: { compiler } }
 }
 
