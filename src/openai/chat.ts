@@ -1,15 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import {
-  type ChatChunk,
-  type ChatCompletion,
-  type ChatMessage,
-  type ChatRequest,
-  chatRequest,
-} from '../api/chat.ts'
-import { messageOf } from '../base/errors.ts'
+import { type ChatChunk, type ChatCompletion, type ChatRequest, chatRequest } from '../api/chat.ts'
 import type { Exchange } from '../http/exchange.ts'
-import { Problem } from '../http/problem.ts'
 import type { Handler } from '../http/router.ts'
+import { chatPrompt } from './chat-prompt.ts'
 import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
 import { requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
 import type { GenerationParts, Piece } from './generation.ts'
@@ -103,39 +96,9 @@ async function answerInChunks(
 }
 
 function encodeMessages(body: ChatRequest, endpoint: Endpoint): readonly number[] {
-  const { encoder, engine } = endpoint
-  return encoder.encode(render(body, endpoint), engine.info, { field: 'messages', templated: true })
-}
-
-function render(body: ChatRequest, { template }: Endpoint): string {
-  if (template === undefined) {
-    const message = 'This model has no chat template: use /v1/completions.'
-    throw new Problem(400, 'no_chat_template', message, { param: 'messages' })
-  }
-  const { reasoning_effort } = body
-  const conversation = {
-    messages: body.messages.map(templateMessage),
-    addGenerationPrompt: true,
-    extra: { ...(reasoning_effort === undefined ? {} : { reasoning_effort }), ...body.chat_template_kwargs },
-  }
-  try {
-    const withoutTools = template.render(conversation)
-    if (body.tools === undefined || body.tools.length === 0 || body.tool_choice === 'none')
-      return withoutTools
-    const withTools = template.render({ ...conversation, tools: body.tools })
-    if (withTools !== withoutTools) return withTools
-  } catch (error) {
-    // Templates are programs of the model's maker: what they do not take, they say by throwing.
-    throw new Problem(400, 'chat_template_refused', messageOf(error), { param: 'messages' })
-  }
-  const message = "The model's chat template has no place for tools."
-  throw new Problem(400, 'unsupported_parameter', message, { param: 'tools' })
-}
-
-/** Templates know no developer; that role is OpenAI's new name for system. */
-function templateMessage(message: ChatMessage): Record<string, unknown> {
-  const role = message.role === 'developer' ? 'system' : message.role
-  return { ...message, role, content: message.content ?? '' }
+  const { encoder, engine, template, spellings } = endpoint
+  const prompt = chatPrompt(body, template, spellings)
+  return encoder.encode(prompt.text, engine.info, { field: 'messages', templated: true, ...prompt })
 }
 
 function generationParts(

@@ -14,6 +14,7 @@ import type { Piece } from './generation.ts'
 import type { GenerationHost, Generations } from './generations.ts'
 import type { PromptEncoder } from './prompts.ts'
 import { type QueueReport, queueHeaders, reportQueue, wantsQueue } from './queue-report.ts'
+import type { SpecialSpellings } from './special-spellings.ts'
 import type { TokenTexts } from './token-text.ts'
 
 export interface OpenAiLimits extends HttpLimits, RequestLimits {
@@ -35,6 +36,7 @@ export interface Endpoint extends GenerationHost {
   tokenizer: Tokenizer
   template: ChatTemplate | undefined
   encoder: PromptEncoder
+  spellings: SpecialSpellings
   tokenTexts: TokenTexts
   models: readonly ServedModel[]
   defaults: GenerationDefaults

@@ -2,6 +2,15 @@ import type { EngineInfo } from '../serve/messages.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { contextTooLong } from './refusals.ts'
 
+export interface PromptText {
+  /** What the endpoint calls the prompt. */
+  field: string
+  /** The text of a chat template, which writes its special tokens itself. */
+  templated: boolean
+  /** Places where no special token begins, whatever the text spells there. */
+  plainAt?: ReadonlySet<number>
+}
+
 /** Encodes prompts, refusing texts that cannot fit before the time of encoding them is spent. */
 export class PromptEncoder {
   readonly #tokenizer: Tokenizer
@@ -17,14 +26,17 @@ export class PromptEncoder {
     this.#longestPiece = longest
   }
 
-  /** `templated`: the text of a chat template, which writes its special tokens itself. */
-  encode(text: string, info: EngineInfo, about: { field: string; templated: boolean }): number[] {
+  encode(text: string, info: EngineInfo, about: PromptText): number[] {
     // A text that needs more tokens than the context even if all were the longest ones would block the
     // event loop for nothing.
     if (text.length > info.contextMax * this.#longestPiece) {
       throw contextTooLong(about.field, `The prompt of ${text.length} characters exceeds the model context.`)
     }
-    return this.#tokenizer.encode(text, { addSpecial: !about.templated })
+    const { templated, plainAt } = about
+    return this.#tokenizer.encode(text, {
+      addSpecial: !templated,
+      ...(plainAt !== undefined && { plainAt }),
+    })
   }
 }
 

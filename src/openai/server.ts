@@ -17,6 +17,7 @@ import { Metrics } from './metrics.ts'
 import { PromptEncoder } from './prompts.ts'
 import { shuttingDown, unavailable } from './refusals.ts'
 import { routes } from './routes.ts'
+import { SpecialSpellings } from './special-spellings.ts'
 import { TokenTexts } from './token-text.ts'
 
 export const openAiLimits: OpenAiLimits = {
@@ -73,6 +74,7 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
     metrics: new Metrics(),
     clock: options.clock ?? systemClock,
     encoder: new PromptEncoder(tokenizer),
+    spellings: new SpecialSpellings(tokenizer),
     tokenTexts: new TokenTexts(tokenizer),
     defaults: options.defaults ?? {},
     endTokens: options.endTokens ?? tokenizer.eosTokens,

@@ -56,19 +56,32 @@ export class AddedTokenSplitter {
     )
   }
 
-  /** Segments of `text`, their texts normalized. Those in which `start` is 0 begin the text. */
-  split(text: string, parseSpecial: boolean): Segment[] {
+  /**
+   * Segments of `text`, their texts normalized. Those in which `start` is 0 begin the text. No special token
+   * begins at a place in `plainAt`.
+   */
+  split(text: string, parseSpecial: boolean, plainAt: ReadonlySet<number> = nowhere): Segment[] {
     const segments: Segment[] = []
-    for (const outer of this.#raw.split(text, parseSpecial)) {
+    for (const outer of this.#raw.split(text, parseSpecial, plainAt)) {
       if ('token' in outer) segments.push(outer)
       else {
         const normal = this.#normalizer === undefined ? outer.text : this.#normalizer(outer.text)
-        for (const inner of this.#normalized.split(normal, parseSpecial))
+        // Normalizing moves characters: a stretch that has a plain place is plain as a whole here.
+        const parses = parseSpecial && !hasPlace(plainAt, outer.start, outer.start + outer.text.length)
+        for (const inner of this.#normalized.split(normal, parses, nowhere))
           segments.push({ ...inner, start: outer.start + inner.start })
       }
     }
     return segments
   }
+}
+
+const nowhere: ReadonlySet<number> = new Set()
+
+function hasPlace(places: ReadonlySet<number>, start: number, end: number): boolean {
+  if (places.size === 0) return false
+  for (let at = start; at < end; at++) if (places.has(at)) return true
+  return false
 }
 
 /** A node of the trie over UTF-16 units. */
@@ -101,7 +114,7 @@ class TokenFinder {
     }
   }
 
-  split(text: string, parseSpecial: boolean): Segment[] {
+  split(text: string, parseSpecial: boolean, plainAt: ReadonlySet<number>): Segment[] {
     const begins = this.#begins
     if (begins === undefined) return text === '' ? [] : [{ text, start: 0 }]
     const segments: Segment[] = []
@@ -112,7 +125,7 @@ class TokenFinder {
       if (found === undefined) continue
       const { token, end } = found
       at = end - 1
-      if (token.special && !parseSpecial) continue
+      if (token.special && (!parseSpecial || plainAt.has(found.start))) continue
       if (token.singleWord && !standsAlone(text, found.start, end)) continue
       const start = token.stripLeft ? Math.max(done, spaceStart(text, found.start)) : found.start
       if (start > done) segments.push({ text: text.slice(done, start), start: done })

@@ -13,6 +13,12 @@ import { postProcessorFromJson } from './post-processor.ts'
 import { preTokenizerFromJson } from './pre-tokenizer.ts'
 import { unigramFromJson } from './unigram.ts'
 
+export interface EncodeOptions {
+  addSpecial?: boolean
+  parseSpecial?: boolean
+  plainAt?: ReadonlySet<number>
+}
+
 /** Text to token ids and back. Ids and texts equal those of the Rust `tokenizers` library. */
 export interface Tokenizer {
   /** Ids run below this. The model's own vocabulary may be padded to more. */
@@ -24,9 +30,10 @@ export interface Tokenizer {
   readonly leading?: LeadingStrip | undefined
   /**
    * `addSpecial` (default true) puts BOS and the like as the tokenizer's post-processor says. Special tokens
-   * written in the text are recognised unless `parseSpecial` is false. Lone surrogates become U+FFFD.
+   * written in the text are recognised unless `parseSpecial` is false, or where they begin at one of the
+   * places in `plainAt`. Lone surrogates become U+FFFD.
    */
-  encode(text: string, options?: { addSpecial?: boolean; parseSpecial?: boolean }): number[]
+  encode(text: string, options?: EncodeOptions): number[]
   /** Bytes that are not UTF-8 become U+FFFD; ids that the vocabulary lacks give nothing. */
   decode(tokens: readonly number[], options?: { skipSpecial?: boolean }): string
   /** Bytes that the token stands for inside a text; none for an id that the vocabulary lacks. */
@@ -66,11 +73,11 @@ class Pipeline implements Tokenizer {
     this.leading = parts.decoder.leading
   }
 
-  encode(text: string, options: { addSpecial?: boolean; parseSpecial?: boolean } = {}): number[] {
-    const { addSpecial = true, parseSpecial = true } = options
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    const { addSpecial = true, parseSpecial = true, plainAt } = options
     const { preTokenizer, model, postProcessor } = this.#parts
     const ids: number[] = addSpecial ? [...postProcessor.before] : []
-    for (const segment of this.#splitter.split(wellFormed(text), parseSpecial)) {
+    for (const segment of this.#splitter.split(wellFormed(text), parseSpecial, plainAt)) {
       if ('token' in segment) ids.push(segment.token)
       else for (const word of preTokenizer.split(segment.text, segment.start === 0)) model.encode(word, ids)
     }

@@ -1,0 +1,60 @@
+import type { ChatMessage, ChatRequest } from '../api/chat.ts'
+import { messageOf } from '../base/errors.ts'
+import { Problem } from '../http/problem.ts'
+import type { ChatTemplate } from '../tokenizer/chat-template.ts'
+import type { SpecialSpellings } from './special-spellings.ts'
+
+/** A conversation as the model's template writes it. */
+export interface ChatPrompt {
+  text: string
+  /** Where a special token is spelt that the client wrote and not the template: it is text there. */
+  plainAt?: ReadonlySet<number>
+}
+
+/** What of a request the template gets to see. All of it but the roles is the client's own wording. */
+type Written = Pick<ChatRequest, 'messages' | 'tools' | 'reasoning_effort' | 'chat_template_kwargs'>
+
+/** Throws the {@link Problem} when there is no template, or when it does not take the conversation. */
+export function chatPrompt(
+  body: ChatRequest,
+  template: ChatTemplate | undefined,
+  spellings: SpecialSpellings,
+): ChatPrompt {
+  if (template === undefined) {
+    const message = 'This model has no chat template: use /v1/completions.'
+    throw new Problem(400, 'no_chat_template', message, { param: 'messages' })
+  }
+  const { messages, reasoning_effort, chat_template_kwargs } = body
+  const tools = body.tool_choice === 'none' ? undefined : body.tools
+  const written: Written = { messages, tools, reasoning_effort, chat_template_kwargs }
+  const text = render(written, template)
+  if (!spellings.occurIn(written)) return { text }
+  const veil = spellings.veil(text, written)
+  return veil.lift(render(veil.over(written), template))
+}
+
+function render(written: Written, template: ChatTemplate): string {
+  const { messages, tools, reasoning_effort, chat_template_kwargs } = written
+  const conversation = {
+    messages: messages.map(templateMessage),
+    addGenerationPrompt: true,
+    extra: { ...(reasoning_effort === undefined ? {} : { reasoning_effort }), ...chat_template_kwargs },
+  }
+  try {
+    const withoutTools = template.render(conversation)
+    if (tools === undefined || tools.length === 0) return withoutTools
+    const withTools = template.render({ ...conversation, tools })
+    if (withTools !== withoutTools) return withTools
+  } catch (error) {
+    // Templates are programs of the model's maker: what they do not take, they say by throwing.
+    throw new Problem(400, 'chat_template_refused', messageOf(error), { param: 'messages' })
+  }
+  const message = "The model's chat template has no place for tools."
+  throw new Problem(400, 'unsupported_parameter', message, { param: 'tools' })
+}
+
+/** Templates know no developer; that role is OpenAI's new name for system. */
+function templateMessage(message: ChatMessage): Record<string, unknown> {
+  const role = message.role === 'developer' ? 'system' : message.role
+  return { ...message, role, content: message.content ?? '' }
+}
