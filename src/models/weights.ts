@@ -8,6 +8,7 @@ import { UserError } from '../base/errors.ts'
 import type { TensorInfo } from '../formats/source.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
+import type { Pointer } from '../runtime/ffi.ts'
 import type { Kernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { ParameterSpec } from './architecture.ts'
@@ -31,13 +32,18 @@ export class Weights implements Disposable {
   readonly bytes: number
   /** Products in the layout of our kernels; what is in there is not here. */
   readonly packed: PackedWeights | undefined
-  readonly #arena: Arena
+  readonly #arenas: readonly Arena[]
   readonly #tensors: ReadonlyMap<string, Tensor>
 
-  constructor(arena: Arena, tensors: ReadonlyMap<string, Tensor>, bytes: number, packed?: PackedWeights) {
-    this.#arena = arena
+  constructor(
+    arenas: readonly Arena[],
+    tensors: ReadonlyMap<string, Tensor>,
+    bytes: number,
+    packed?: PackedWeights,
+  ) {
+    this.#arenas = arenas
     this.#tensors = tensors
-    this.bytes = bytes + (packed?.bytes ?? 0)
+    this.bytes = bytes
     this.packed = packed
   }
 
@@ -57,7 +63,7 @@ export class Weights implements Disposable {
 
   [Symbol.dispose](): void {
     this.packed?.[Symbol.dispose]()
-    this.#arena.dispose()
+    for (const arena of this.#arenas) arena.dispose()
   }
 }
 
@@ -71,30 +77,55 @@ export function loadWeights(model: OpenModel, device: Device, options: LoadOptio
     kernels && packWeights(model, device, kernels, quantize, (share) => onProgress?.(share * packedShare))
   const elsewhere = packed?.parameterNames()
   const specs = all.filter(({ name }) => !elsewhere?.has(name))
-  const factors = ropeFactors(model)
-  const arena = new Arena(specs.length + 1)
+  const arenas = new Map<Pointer, Arena>()
   try {
-    const tensors = new Map<string, Tensor>()
-    for (const spec of specs) {
-      const info = checkedInfo(model, spec)
-      tensors.set(spec.name, arena.leaf(dtypeOf(spec, info, quantize), spec.shape, spec.name))
+    const tensors = place(model, device, specs, quantize, arenas)
+    let bytes = packed?.bytes ?? 0
+    for (const [bufferType, arena] of arenas) {
+      const allocated = arena.allocate(bufferType)
+      // GGML_BACKEND_BUFFER_USAGE_WEIGHTS: a scheduler over several devices then keeps products beside them.
+      arena.ggml.bufferSetUsage(allocated.buffer, 1)
+      bytes += allocated.bytes
     }
-    if (factors !== undefined)
-      tensors.set('rope_factors', arena.leaf('F32', [factors.length], 'rope_factors'))
-    const { bytes, buffer } = arena.allocate(device.bufferType)
-    // GGML_BACKEND_BUFFER_USAGE_WEIGHTS: a scheduler over several devices then keeps products beside them.
-    arena.ggml.bufferSetUsage(buffer, 1)
     for (const [index, spec] of specs.entries()) {
-      fill(model, spec, tensors.get(spec.name)!, device)
+      const { tensor, bufferType } = tensors.get(spec.name)!
+      fill(model, spec, tensor, device, bufferType !== device.bufferType)
       onProgress?.(packedShare + ((1 - packedShare) * (index + 1)) / specs.length)
     }
-    if (factors !== undefined) tensors.get('rope_factors')!.write(factors)
-    return new Weights(arena, tensors, bytes, packed)
+    tensors.get('rope_factors')?.tensor.write(ropeFactors(model)!)
+    const byName = new Map([...tensors].map(([name, { tensor }]) => [name, tensor]))
+    return new Weights([...arenas.values()], byName, bytes, packed)
   } catch (error) {
     packed?.[Symbol.dispose]()
-    arena.dispose()
+    for (const arena of arenas.values()) arena.dispose()
     throw error
   }
+}
+
+/** Decides for each parameter in which kind of memory it lives; products go where they run fastest. */
+function place(
+  model: OpenModel,
+  device: Device,
+  specs: readonly ParameterSpec[],
+  quantize: DType | undefined,
+  arenas: Map<Pointer, Arena>,
+): Map<string, { tensor: Tensor; bufferType: Pointer }> {
+  const tensors = new Map<string, { tensor: Tensor; bufferType: Pointer }>()
+  const factors = ropeFactors(model)
+  const add = (name: string, dtype: DType, shape: readonly number[], bufferType: Pointer) => {
+    let arena = arenas.get(bufferType)
+    if (arena === undefined) arenas.set(bufferType, (arena = new Arena(specs.length + 1)))
+    tensors.set(name, { tensor: arena.leaf(dtype, shape, name), bufferType })
+  }
+  for (const spec of specs) {
+    const dtype = dtypeOf(spec, model.info(spec.name)!, quantize)
+    const [rows, inputs] = spec.shape as [number, number]
+    const bufferType =
+      spec.role === 'product' ? device.productBufferType(dtype, rows, inputs) : device.bufferType
+    add(spec.name, dtype, spec.shape, bufferType)
+  }
+  if (factors !== undefined) add('rope_factors', 'F32', [factors.length], device.bufferType)
+  return tensors
 }
 
 /** Divisors of rotary frequencies, where the model's scaling has them. */
@@ -126,17 +157,21 @@ function dtypeOf(spec: ParameterSpec, info: TensorInfo, quantize: DType | undefi
   return spec.role === 'vector' ? 'F32' : keptDtype(info.dtype, spec.shape.at(-1)!, quantize)
 }
 
-function fill(model: OpenModel, spec: ParameterSpec, tensor: Tensor, device: Device): void {
+/** `whole`: the memory rearranges what is written, which it can do only with all of it at once. */
+function fill(model: OpenModel, spec: ParameterSpec, tensor: Tensor, device: Device, whole: boolean): void {
   const info = model.info(spec.name)!
   const asItIs =
     info.dtype === tensor.dtype && !model.transposed(spec.name) && model.rowOrder(spec.name) === undefined
-  if (asItIs && device.isHost) {
+  if (asItIs && device.isHost && !whole) {
     model.read(spec.name, new Uint8Array(tensor.hostView()))
     return
   }
+  const all = whole ? new Uint8Array(tensor.bytes) : undefined
   let offset = 0
   for (const { bytes } of rowsOf(model, device.ggml, spec.name, tensor.dtype)) {
-    tensor.write(bytes, offset)
+    if (all === undefined) tensor.write(bytes, offset)
+    else all.set(bytes, offset)
     offset += bytes.length
   }
+  if (all !== undefined) tensor.write(all)
 }

@@ -1,5 +1,7 @@
 import { availableParallelism } from 'node:os'
+import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
+import { Arena } from './arena.ts'
 import { type Ggml, loadGgml, type Pointer } from './ffi.ts'
 
 /** ggml's device types (ggml-backend.h). */
@@ -100,6 +102,30 @@ export class Device implements Disposable {
     return this.ggml
       .extraBufferTypes(this.devicePointer)
       .map((pointer) => ({ name: this.ggml.bufferTypeName(pointer), pointer }))
+  }
+
+  /**
+   * The buffer type in which products with a weight [rows, inputs] run fastest: one of the extra types where
+   * the library says that it can multiply from there, else the plain one.
+   */
+  productBufferType(dtype: DType, rows: number, inputs: number): Pointer {
+    // The AMX type writes beyond weights whose rows are not whole tiles.
+    const safe = this.extraBufferTypes().filter(({ name }) => name !== 'AMX' || rows % 32 === 0)
+    const found = safe.find(({ pointer }) => this.#multiplies(pointer, dtype, rows, inputs))
+    return found?.pointer ?? this.bufferType
+  }
+
+  #multiplies(bufferType: Pointer, dtype: DType, rows: number, inputs: number): boolean {
+    using arena = new Arena(4)
+    const weight = arena.leaf(dtype, [rows, inputs])
+    const x = arena.leaf('F32', [32, inputs])
+    const product = arena.ggml.mulMat(arena.context, weight.pointer, x.pointer)
+    const buffer = this.ggml.bufferTypeAlloc(bufferType, 0)
+    if (!buffer) return false
+    this.ggml.pretendBuffer(weight.pointer, buffer)
+    const supported = this.ggml.deviceSupportsOp(this.devicePointer, product)
+    this.ggml.bufferFree(buffer)
+    return supported
   }
 
   dispose(): void {

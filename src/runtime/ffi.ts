@@ -136,6 +136,7 @@ export interface Ggml {
   backendFree(backend: Pointer): void
   bufferTypeName(bufferType: Pointer): string
   bufferTypeIsHost(bufferType: Pointer): boolean
+  bufferTypeAlloc(bufferType: Pointer, bytes: number): Pointer | null
   allocContext(ctx: Pointer, bufferType: Pointer): Pointer | null
   bufferFree(buffer: Pointer): void
   bufferSize(buffer: Pointer): bigint | number
@@ -165,6 +166,8 @@ export interface Ggml {
   /** Zero-terminated array of the extra buffer types of a CPU device (AMX, repack), best first. */
   extraBufferTypes(device: Pointer): Pointer[]
   setThreads(device: Pointer, backend: Pointer, threads: number): void
+  /** Makes a tensor without memory belong to a buffer, as far as questions about it go. */
+  pretendBuffer(tensor: Pointer, buffer: Pointer): void
   /** A view over native memory; valid as long as that memory is. */
   view(pointer: Pointer, bytes: number): ArrayBuffer
 }
@@ -267,6 +270,7 @@ const baseSymbols: Symbols = {
   backendFree: `void ggml_backend_free(${T} b)`,
   bufferTypeName: `const char* ggml_backend_buft_name(${T} b)`,
   bufferTypeIsHost: `bool ggml_backend_buft_is_host(${T} b)`,
+  bufferTypeAlloc: `${T} ggml_backend_buft_alloc_buffer(${T} buft, size_t size)`,
   allocContext: `${T} ggml_backend_alloc_ctx_tensors_from_buft(${T} ctx, ${T} buft)`,
   bufferFree: `void ggml_backend_buffer_free(${T} b)`,
   bufferSize: `size_t ggml_backend_buffer_get_size(${T} b)`,
@@ -351,6 +355,10 @@ function bind(folder: string, platform: string): Ggml {
   ggml.packages = packages
   ggml.graphComputeAsync = promised(functions.graphCompute!)
   ggml.schedComputeAsync = promised(functions.schedCompute!)
+  ggml.pretendBuffer = (tensor, buffer) => {
+    // struct ggml_tensor: int32 type, then the buffer's pointer at the next multiple of eight.
+    new DataView(koffi.view(tensor, 16)).setBigUint64(8, buffer, true)
+  }
   ggml.view = (pointer, bytes) => koffi.view(pointer, bytes)
   ggml.extraBufferTypes = (device) => extraBufferTypes(ggml, device)
   ggml.setThreads = (device, backend, threads) => {

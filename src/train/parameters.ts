@@ -92,7 +92,7 @@ export function createModel(config: Record<string, unknown>, seed: number, devic
   const { bytes } = arena.allocate(device.bufferType)
   for (const spec of specs) tensors.get(spec.name)!.write(initialValues(spec, seed))
   if (divisors !== undefined) tensors.get('rope_factors')!.write(divisors)
-  return new Parameters(definition, new Weights(arena, tensors, bytes, undefined), device)
+  return new Parameters(definition, new Weights([arena], tensors, bytes), device)
 }
 
 /** The weights of a model on disk, in F32, to train on. */

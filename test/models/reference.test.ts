@@ -86,6 +86,18 @@ for (const [name, gguf] of models) {
       }
     })
 
+    test('Q4_0 weights give the same logits from rearranged memory of ggml as from our packed form', async () => {
+      using plain = open(folder, 'F32', 'Q4_0')
+      using packed = open(folder, 'F16', 'Q4_0')
+      for (const { prompt_ids } of cases) {
+        const [a, b] = [
+          await greedy(plain.executor, prompt_ids, 1),
+          await greedy(packed.executor, prompt_ids, 1),
+        ]
+        for (const [i, value] of a.logits.entries()) expect(Math.abs(value - b.logits[i]!)).toBeLessThan(0.25)
+      }
+    })
+
     test('weights quantised to Q8_0 while loading move the logits by little', async () => {
       using model = open(folder, 'F16', 'Q8_0')
       for (const { prompt_ids, first_step_top10_logits } of cases) {

@@ -99,3 +99,16 @@ test('the device says what it is and the library says its version', () => {
 test('an unknown device is refused with the list of those that exist', () => {
   expect(() => new Device({ device: 'tpu9' })).toThrow(/no device 'tpu9'.*CPU/)
 })
+
+test('weights go to rearranging memory only where the library can multiply from it', () => {
+  const { ggml, bufferType } = device
+  for (const dtype of ['F32', 'F16', 'Q8_0', 'Q4_0', 'Q4_K'] as const) {
+    const chosen = device.productBufferType(dtype, 512, 512)
+    const names = ['CPU', ...device.extraBufferTypes().map(({ name }) => name)]
+    expect(names).toContain(ggml.bufferTypeName(chosen))
+  }
+  // A float product runs from plain memory on every processor without AMX or KleidiAI.
+  if (device.extraBufferTypes().every(({ name }) => name === 'CPU_REPACK')) {
+    expect(device.productBufferType('F32', 512, 512)).toBe(bufferType)
+  }
+})
