@@ -86,6 +86,7 @@ export class Graph implements Disposable {
   output<T extends Tensor>(tensor: T): T {
     // A view has no memory of its own: what must be kept is the memory that it looks at.
     for (let seen: Tensor = tensor; ; seen = seen.inputs[0]!) {
+      assert(seen.op !== 'transposed', 'a transposed tensor is packed before it is kept')
       this.#arena.ggml.setOutput(seen.pointer)
       if (!views.has(seen.op)) break
     }

@@ -43,6 +43,7 @@ export interface OpAttributes {
   rmsNormBack: { epsilon: number }
   layerNorm: { epsilon: number }
   matmul: object
+  outerProduct: object
   softmax: { scale: number }
   softmaxBack: { scale: number }
   rope: RopeAttributes
@@ -57,6 +58,7 @@ export interface OpAttributes {
   slice: { dimension: number; start: number }
   window: { offset: number }
   permute: { order: readonly number[] }
+  transposed: object
   argmax: object
   attention: { scale: number }
   adamw: object

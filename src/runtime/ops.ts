@@ -195,6 +195,16 @@ export class Ops {
     return this.#make('matmul', pointer, shape, [a, b], {})
   }
 
+  /**
+   * a [..., M, K] and b [..., M, N]: their product summed over rows, [..., N, K]. Needs no transposed copies,
+   * but ggml computes it at half the rate of {@link matmul}, and slowly where K is small.
+   */
+  outerProduct(a: Tensor, b: Tensor) {
+    const pointer = this.arena.ggml.outProd(this.arena.context, a.pointer, b.pointer)
+    const shape = [...a.shape.slice(0, -2), b.shape.at(-1)!, a.shape.at(-1)!]
+    return this.#make('outerProduct', pointer, shape, [a, b], {})
+  }
+
   /** softmax(x * scale + mask) over the innermost dimension; mask [N, D] F32 or F16, or absent. */
   softmax(x: Tensor, mask: Tensor | undefined, scale: number) {
     const pointer = this.arena.ggml.softMaxExt(this.arena.context, x.pointer, mask?.pointer ?? null, scale, 0)
@@ -322,6 +332,10 @@ export class Ops {
 
   #view(x: Tensor, shape: Shape, strides: readonly number[], offset: number): Pointer {
     const rank = shape.length
+    assert(
+      shape.at(-1) === 1 || strides.at(-1) === dtypes[x.dtype].bytes,
+      'a view reads neighbours in its innermost dimension: slice before permuting',
+    )
     // ggml wants nb1..nb3; dimensions beyond the rank have length one, so any stride serves.
     const nb = (i: number) => (rank - 1 - i >= 0 ? strides[rank - 1 - i]! : strides[0]! * shape[0]!)
     const { ggml, context } = this.arena
@@ -342,11 +356,22 @@ export class Ops {
 
   /** Swaps the two innermost dimensions and packs: what {@link matmul} wants to sum over the other side. */
   transposed(x: Tensor): Tensor {
-    const rank = x.shape.length
-    const order = Array.from({ length: rank }, (_, i) => i)
-    order[rank - 1] = rank - 2
-    order[rank - 2] = rank - 1
-    return this.contiguous(this.permute(x, order))
+    const [rows, columns] = x.shape.slice(-2) as [number, number]
+    const outer = x.shape.slice(0, -2)
+    const order = [...outer.keys(), outer.length + 1, outer.length]
+    if (!x.contiguous || x.dtype !== 'F32' || columns % 2 !== 0)
+      return this.contiguous(this.permute(x, order))
+    // ggml joins two strided halves 1.3 to 1.9 times as fast as it packs one strided whole, in threads over
+    // the third dimension: without outer dimensions, pairs of columns make one.
+    const batches = outer.reduce((product, length) => product * length, 1)
+    const split =
+      outer.length > 0 ? this.reshape(x, [batches, rows, columns]) : this.reshape(x, [rows, columns / 2, 2])
+    const length = split.shape[2]! / 2
+    const half = (start: number) =>
+      this.permute(this.slice(split, 2, start, length), outer.length > 0 ? [0, 2, 1] : [1, 2, 0])
+    const packed = this.concat(half(0), half(length), 1)
+    const shape = [...outer, columns, rows]
+    return this.#make('transposed', this.reshape(packed, shape).pointer, shape, [x], {})
   }
 
   /** Index of the largest element of each row of x [N, D]: [N] (I32). */

@@ -25,7 +25,8 @@ export function backward(ops: Ops, y: Tensor, dy: Tensor, wanted: ReadonlySet<Te
     const contributions = waiting.get(tensor)
     waiting.delete(tensor)
     if (contributions === undefined || tensor.inputs.length === 0) continue
-    const total = context.packed(sumOf(ops, tensor, contributions))
+    const sum = sumOf(ops, tensor, contributions)
+    const total = movers.has(tensor.op) ? sum : context.packed(sum)
     const rule = ruleOf(tensor)(context, tensor, total)
     for (const [index, input] of tensor.inputs.entries()) {
       const make = rule[index]
@@ -35,6 +36,9 @@ export function backward(ops: Ops, y: Tensor, dy: Tensor, wanted: ReadonlySet<Te
     }
   }
 }
+
+/** Ops whose gradient is another view of what they are given: packing can wait, often until it is not needed. */
+const movers: ReadonlySet<OpName> = new Set(['permute', 'transposed', 'contiguous'])
 
 function ruleOf(tensor: Tensor): Gradient<OpName> {
   const rule = gradients[tensor.op]
@@ -62,7 +66,8 @@ function dependents(y: Tensor, wanted: ReadonlySet<Tensor>): Tensor[] {
 
 function ruleContext(ops: Ops): RuleContext {
   const packed = memoised((x: Tensor) => (x.contiguous ? x : ops.contiguous(x)))
-  return { ops, packed, transposed: memoised((x: Tensor) => ops.transposed(x)) }
+  const transposed = (x: Tensor) => (x.op === 'transposed' ? x.inputs[0]! : ops.transposed(x))
+  return { ops, packed, transposed: memoised(transposed) }
 }
 
 function memoised(make: (x: Tensor) => Tensor): (x: Tensor) => Tensor {

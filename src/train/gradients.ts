@@ -1,7 +1,7 @@
 /**
  * How each operation hands the gradient of its result back to its inputs.
  *
- * dy has the shape of y and is packed. A rule gives one entry per input: a function that makes that input's
+ * dy has the shape of y and is packed, but for ops that only move elements. A rule gives one entry per input: a function that makes that input's
  * gradient when somebody asks for it, or undefined where none exists (ids, masks, positions).
  */
 import { assert } from '../base/assert.ts'
@@ -69,6 +69,7 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
     () => productBackA(context, dy, a!, b!),
     () => productBackB(context, dy, a!, b!),
   ],
+  outerProduct: 'none',
   softmax: ({ ops }, y, dy) => [() => ops.softmaxBack(dy, y, y.attributes.scale), undefined],
   softmaxBack: 'none',
   rope: ({ ops }, { inputs: [, positions, factors], attributes }, dy) => [
@@ -87,6 +88,7 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   slice: (_, { attributes: { dimension, start } }, dy) => [() => ({ dimension, start, part: dy })],
   window: 'none',
   permute: ({ ops }, { attributes: { order } }, dy) => [() => ops.permute(dy, inverse(order))],
+  transposed: ({ ops }, _, dy) => [() => swapped(ops, dy)],
   argmax: 'none',
   attention: 'none',
   adamw: 'none',
@@ -151,8 +153,18 @@ function productBackA({ ops, transposed }: RuleContext, dy: Tensor, a: Tensor, b
 }
 
 function productBackB({ ops, packed, transposed }: RuleContext, dy: Tensor, a: Tensor, b: Tensor): Tensor {
-  const tall = stacked(ops, packed(a), b)
-  return ops.matmul(transposed(stacked(ops, dy, b)), transposed(tall)) // [..., N, M] x [..., K, M]
+  const x = stacked(ops, packed(a), b) //                               [..., M, K]
+  const slope = stacked(ops, dy, b) //                                  [..., M, N]
+  const [outputs, inputs] = b.shape.slice(-2) as [number, number]
+  // Between few columns, transposing costs more than the faster product gains (measured on AVX-512).
+  if ((outputs * inputs) / (outputs + inputs) > 64) return ops.matmul(transposed(slope), transposed(x))
+  return inputs >= outputs ? ops.outerProduct(x, slope) : swapped(ops, ops.outerProduct(slope, x))
+}
+
+/** A view of x with its two innermost dimensions swapped. */
+function swapped(ops: Ops, x: Tensor): Tensor {
+  const order = [...x.shape.keys()]
+  return ops.permute(x, [...order.slice(0, -2), order.length - 1, order.length - 2])
 }
 
 /** x [..., M, K] with the outer dimensions of b: what shares one b moves into M. */

@@ -310,6 +310,33 @@ const cases: Case[] = [
     build: (ops, [x]) => ops.contiguous(ops.permute(x!, [2, 0, 3, 1])),
     plain: ([x]) => generate([4, 2, 5, 3], ([c, a, d, b]) => at(x!, [a!, b!, c!, d!])),
   },
+  ...(
+    [
+      ['a matrix', [6, 8]],
+      ['many matrices', [2, 3, 6, 8]],
+      ['a matrix of odd width', [6, 7]],
+    ] as const
+  ).map(
+    ([what, shape]): Case => ({
+      name: `transposed: ${what}`,
+      shapes: [[...shape]],
+      build: (ops, [x]) => ops.scale(ops.transposed(x!), 3),
+      plain: ([x]) =>
+        generate([...shape.slice(0, -2), shape.at(-1)!, shape.at(-2)!], (place) => {
+          const [column, row] = place.slice(-2) as [number, number]
+          return 3 * at(x!, [...place.slice(0, -2), row, column])
+        }),
+    }),
+  ),
+  {
+    name: 'matmul of matrices wide enough for transposed copies',
+    shapes: [
+      [2, 130],
+      [132, 130],
+    ],
+    build: (ops, [a, b]) => ops.matmul(a!, b!),
+    plain: ([a, b]) => product(a!, b!),
+  },
   {
     name: 'a value that is used three times',
     shapes: [[4, 9]],
@@ -382,7 +409,7 @@ function run(entry: Case, inputs: NumberArray[], viewed: boolean) {
   }
 }
 
-/** Central differences of sum(dy * f(x)) in float64. */
+/** Central differences of sum(dy * f(x)) in float64; NaN where a large input is not probed. */
 function differences(entry: Case, inputs: NumberArray[], index: number, dy: NumberArray): NumberArray {
   const step = 1e-5
   const loss = (moved: NumberArray) => {
@@ -390,7 +417,9 @@ function differences(entry: Case, inputs: NumberArray[], index: number, dy: Numb
     return y.data.reduce((sum, value, i) => sum + value * dy.data[i]!, 0)
   }
   const x = inputs[index]!
+  const stride = x.data.length > 1000 ? Math.ceil(x.data.length / 10) : 1
   return map(x, (value, i) => {
+    if (i % stride !== 0) return Number.NaN
     const moved = (by: number) => map(x, (v, j) => (j === i ? value + by : v))
     return (loss(moved(step)) - loss(moved(-step))) / (2 * step)
   })
@@ -398,8 +427,9 @@ function differences(entry: Case, inputs: NumberArray[], index: number, dy: Numb
 
 function expectClose(actual: NumberArray, expected: NumberArray): void {
   expect(actual.shape).toEqual(expected.shape)
-  const scale = Math.max(1e-6, ...expected.data.map(Math.abs))
-  const worst = Math.max(...actual.data.map((value, i) => Math.abs(value - expected.data[i]!)))
+  const probed = [...expected.data.keys()].filter((i) => !Number.isNaN(expected.data[i]))
+  const scale = Math.max(1e-6, ...probed.map((i) => Math.abs(expected.data[i]!)))
+  const worst = Math.max(...probed.map((i) => Math.abs(actual.data[i]! - expected.data[i]!)))
   expect(worst / scale).toBeLessThan(3e-5)
 }
 
