@@ -116,21 +116,21 @@ struct TilePairProduct : PairProduct {
   void enter() const { loadTileConfig(tileConfig(64, 16)); }
   void exit() const { releaseTiles(); }
 
-  void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool, float* sums) const {
-    const Half* top = x + row * inputs;
-    const Half* bottom = top + tileRows * inputs;
+  void pair(const char* panel, size_t panelStride, int panels, size_t row, int count, bool, float* sums) const {
+    const Half* top = x + row * stride;
+    const Half* bottom = top + tileRows * stride;
     bool two = panels == 2, more = count > tileRows;
     zeroTile<0>(), zeroTile<1>(), zeroTile<2>(), zeroTile<3>();
     for (size_t k = 0; k < inputs; k += 32) {
-      loadTile<4>(top + k, inputs * 2);
+      loadTile<4>(top + k, stride * 2);
       loadTile<6>(panel + k * 32, 64);
       dotPairs<0, 4, 6>();
       if (two) {
-        loadTile<7>(panel + stride + k * 32, 64);
+        loadTile<7>(panel + panelStride + k * 32, 64);
         dotPairs<1, 4, 7>();
       }
       if (!more) continue;
-      loadTile<5>(bottom + k, inputs * 2);
+      loadTile<5>(bottom + k, stride * 2);
       dotPairs<2, 5, 6>();
       if (two) dotPairs<3, 5, 7>();
     }

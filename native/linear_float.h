@@ -15,6 +15,9 @@ constexpr int floatRowsAtOnce = 6, floatPanelsAtOnce = 1;
 constexpr int floatRowsAtOnce = 2, floatPanelsAtOnce = 1;
 #endif
 
+/// Rows whose length is a power of two would share the same sets of the cache; a line more, and they do not.
+inline size_t rowStride(size_t inputs, size_t bytes) { return inputs + 64 / bytes; }
+
 constexpr int panelVectors = panelOutputs / lanes;
 
 struct F32Weights {
@@ -44,35 +47,36 @@ template <class Weights>
 struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
   static constexpr int rows = floatRowsAtOnce, panels = floatPanelsAtOnce;
   static constexpr int packedFormat = Weights::format;
-  float* x;  // [N][K]
-  size_t inputs;
+  float* x;  // [N][K], `stride` apart
+  size_t inputs, stride;
 
-  static size_t rowBytes(size_t inputs) { return inputs * 4; }
+  static size_t rowBytes(size_t inputs) { return rowStride(inputs, 4) * 4; }
 
   void place(char* memory, size_t, size_t width) {
     x = reinterpret_cast<float*>(memory);
     inputs = width;
+    stride = rowStride(width, 4);
   }
 
   void prepare(const float* from, size_t row) const {
-    for (size_t k = 0; k < inputs; k++) x[row * inputs + k] = from[k];
+    for (size_t k = 0; k < inputs; k++) x[row * stride + k] = from[k];
   }
 
   template <int P, int T>
-  void tile(const char* panel, size_t stride, size_t row, bool, float* sums) const {
+  void tile(const char* panel, size_t panelStride, size_t row, bool, float* sums) const {
     Vector sum[T][P * panelVectors];
     for (int t = 0; t < T; t++)
       for (int v = 0; v < P * panelVectors; v++) sum[t][v] = zero();
-    const float* from = x + row * inputs;
+    const float* from = x + row * stride;
     for (size_t k = 0; k < inputs; k += Weights::step) {
       for (int odd = 0; odd < Weights::step; odd++) {
         Vector w[P * panelVectors];
 #pragma GCC unroll 4
         for (int v = 0; v < P * panelVectors; v++)
-          w[v] = Weights::at(panel + v / panelVectors * stride, k, v % panelVectors, odd);
+          w[v] = Weights::at(panel + v / panelVectors * panelStride, k, v % panelVectors, odd);
 #pragma GCC unroll 12
         for (int t = 0; t < T; t++) {
-          Vector a = splat(from[t * inputs + k + odd]);
+          Vector a = splat(from[t * stride + k + odd]);
 #pragma GCC unroll 4
           for (int v = 0; v < P * panelVectors; v++) sum[t][v] = fma(a, w[v], sum[t][v]);
         }
@@ -89,38 +93,39 @@ struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
 struct PairProduct : ByRegisters<PairProduct> {
   static constexpr int rows = floatRowsAtOnce, panels = 2;
   static constexpr int packedFormat = packedBF16;
-  Half* x;  // [N][K]
-  size_t inputs;
+  Half* x;  // [N][K], `stride` apart
+  size_t inputs, stride;
 
-  static size_t rowBytes(size_t inputs) { return inputs * 2; }
+  static size_t rowBytes(size_t inputs) { return rowStride(inputs, 2) * 2; }
 
   void place(char* memory, size_t, size_t width) {
     x = reinterpret_cast<Half*>(memory);
     inputs = width;
+    stride = rowStride(width, 2);
   }
 
   void prepare(const float* from, size_t row) const {
-    for (size_t k = 0; k < inputs; k++) x[row * inputs + k] = bfloatOf(from[k]);
+    for (size_t k = 0; k < inputs; k++) x[row * stride + k] = bfloatOf(from[k]);
   }
 
   template <int P, int T>
-  __attribute__((target("avx512bf16"))) void tile(const char* panel, size_t stride, size_t row, bool cold,
+  __attribute__((target("avx512bf16"))) void tile(const char* panel, size_t panelStride, size_t row, bool cold,
                                                   float* sums) const {
     __m512 sum[T][P];
 #pragma GCC unroll 12
     for (int t = 0; t < T; t++)
       for (int p = 0; p < P; p++) sum[t][p] = _mm512_setzero_ps();
-    const char* from = reinterpret_cast<const char*>(x + row * inputs);
+    const char* from = reinterpret_cast<const char*>(x + row * stride);
     for (size_t k = 0; k < inputs; k += 2) {
       __m512bh w[P];
       for (int p = 0; p < P; p++) {
-        const char* at = panel + p * stride + k * 32;
+        const char* at = panel + p * panelStride + k * 32;
         if (cold) _mm_prefetch(at + prefetchAhead, _MM_HINT_T0);
         w[p] = (__m512bh)_mm512_loadu_si512(at);
       }
 #pragma GCC unroll 12
       for (int t = 0; t < T; t++) {
-        __m512bh a = (__m512bh)_mm512_set1_epi32(readAs<int32_t>(from + (t * inputs + k) * 2));
+        __m512bh a = (__m512bh)_mm512_set1_epi32(readAs<int32_t>(from + (t * stride + k) * 2));
         for (int p = 0; p < P; p++) sum[t][p] = _mm512_dpbf16_ps(sum[t][p], w[p], a);
       }
     }

@@ -22,18 +22,18 @@ struct Matrix {
 
 constexpr size_t gatheredRows = 16;
 
-/// Rows first.. as [16][padded], zeros behind each row's end. Reads along whichever side is contiguous.
-inline void gatherRows(const Matrix& from, size_t first, size_t count, size_t padded, float* to) {
+/// Rows first.. as [count][padded], `stride` apart, zeros behind each row's end. Reads along whichever side is contiguous.
+inline void gatherRows(const Matrix& from, size_t first, size_t count, size_t padded, size_t stride, float* to) {
   if (from.inputStride == 1) {
     for (size_t r = 0; r < count; r++)
-      __builtin_memcpy(to + r * padded, from.data + (first + r) * from.rowStride, from.inputs * 4);
+      __builtin_memcpy(to + r * stride, from.data + (first + r) * from.rowStride, from.inputs * 4);
   } else {
     for (size_t k = 0; k < from.inputs; k++)
       for (size_t r = 0; r < count; r++)
-        to[r * padded + k] = from.data[(first + r) * from.rowStride + k * from.inputStride];
+        to[r * stride + k] = from.data[(first + r) * from.rowStride + k * from.inputStride];
   }
   for (size_t r = 0; r < count; r++)
-    for (size_t k = from.inputs; k < padded; k++) to[r * padded + k] = 0;
+    for (size_t k = from.inputs; k < padded; k++) to[r * stride + k] = 0;
 }
 
 /// The panel of rows 16 panel.. in a float format, zeros behind the matrix.
@@ -67,14 +67,15 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   Product product;
   product.place(call->workspace->memory, placed, padded);
   char* packed = call->workspace->memory + rowBytes;
+  size_t gathered = rowStride(padded, 4);
   size_t gathers = (a.rows + gatheredRows - 1) / gatheredRows;
   preparePhase(call, int32_t(gathers + panels), [&](int32_t piece) {
     if (size_t(piece) >= gathers)
       return packPanel(b, Product::packedFormat, piece - gathers, padded, packed + (piece - gathers) * stride);
-    float* rows = reinterpret_cast<float*>(rw_thread_scratch(gatheredRows * padded * 4));
+    float* rows = reinterpret_cast<float*>(rw_thread_scratch(gatheredRows * gathered * 4));
     size_t first = piece * gatheredRows, count = a.rows - first < gatheredRows ? a.rows - first : gatheredRows;
-    gatherRows(a, first, count, padded, rows);
-    for (size_t r = 0; r < count; r++) product.prepare(rows + r * padded, first + r);
+    gatherRows(a, first, count, padded, gathered, rows);
+    for (size_t r = 0; r < count; r++) product.prepare(rows + r * gathered, first + r);
   });
   multiplyPieces(call, product, packed, stride, a.rows, epilogue);
   leave(call, nth);
