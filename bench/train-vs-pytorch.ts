@@ -1,0 +1,107 @@
+/**
+ * Training tokens per second against PyTorch on the same shapes in F32, both sides in turns. PyTorch comes
+ * from outside: `npx tsx bench/train-vs-pytorch.ts --python PATH [--shape shakespeare|llama] [--pairs 5] [--out FILE]`
+ */
+import { spawnSync } from 'node:child_process'
+import { appendFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { UserError } from '../src/base/errors.ts'
+import { Device } from '../src/runtime/device.ts'
+import { modelConfig } from '../src/train/model-config.ts'
+import { createModel } from '../src/train/parameters.ts'
+import { Trainer } from '../src/train/trainer.ts'
+import { RandomWindows } from '../src/train/windows.ts'
+import { interleave, type Measured } from './harness/comparison.ts'
+import { describeSetting } from './harness/machine.ts'
+
+interface Shape {
+  architecture: 'gpt2' | 'llama'
+  layers: number
+  width: number
+  heads: number
+  feedForward: number
+  vocabulary: number
+  batch: number
+  context: number
+  warmup: number
+  steps: number
+}
+
+const shapes: Record<string, Shape> = {
+  /** nanoGPT's shakespeare_char for a CPU. */
+  shakespeare: {
+    ...{ architecture: 'gpt2', layers: 4, width: 128, heads: 4, feedForward: 512, vocabulary: 65 },
+    ...{ batch: 12, context: 64, warmup: 5, steps: 60 },
+  },
+  llama: {
+    ...{ architecture: 'llama', layers: 6, width: 256, heads: 8, feedForward: 704, vocabulary: 2048 },
+    ...{ batch: 8, context: 256, warmup: 1, steps: 4 },
+  },
+}
+
+async function ropeway(shape: Shape, threads: number): Promise<Measured> {
+  using device = new Device({ device: 'cpu', threads })
+  const sizes = { ...shape, feed_forward: shape.feedForward, bias: false, tied: true }
+  const special = { vocabularySize: shape.vocabulary, bosToken: undefined, eosToken: 0 }
+  using parameters = createModel(modelConfig(sizes, shape.context, special), 1337, device)
+  const stream = Int32Array.from({ length: 100_000 }, (_, i) => (i * 7919) % shape.vocabulary)
+  const source = new RandomWindows(stream, shape.batch, shape.context, 1337)
+  using trainer = new Trainer(parameters, device, source, {
+    shape: { sequences: shape.batch, tokens: shape.context },
+    accumulate: 1,
+    optimizer: { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, clipNorm: 1 },
+    schedule: { kind: 'constant', learningRate: 1e-3, learningRateMin: 0, warmupSteps: 0, decaySteps: 1 },
+  })
+  for (let i = 0; i < shape.warmup; i++) await trainer.step()
+  const [startedMs, processor] = [performance.now(), process.cpuUsage()]
+  for (let i = 0; i < shape.steps; i++) await trainer.step()
+  const seconds = (performance.now() - startedMs) / 1000
+  const { user, system } = process.cpuUsage(processor)
+  const tokens = shape.batch * shape.context * shape.steps
+  return { tokensPerSecond: tokens / seconds, tokensPerProcessorSecond: tokens / ((user + system) / 1e6) }
+}
+
+function pytorch(python: string, shape: Shape, threads: number): { figures: Measured; version: string } {
+  const script = join(import.meta.dirname, 'train-vs-pytorch.py')
+  const run = spawnSync(python, [script, JSON.stringify({ ...shape, threads })], { encoding: 'utf8' })
+  if (run.status !== 0) throw new UserError(`PyTorch did not run: ${run.stderr || String(run.error)}`)
+  const { torch, tokensPerSecond, tokensPerProcessorSecond } = JSON.parse(run.stdout)
+  return { figures: { tokensPerSecond, tokensPerProcessorSecond }, version: torch }
+}
+
+const { values } = parseArgs({
+  options: {
+    python: { type: 'string', default: 'python3' },
+    shape: { type: 'string', default: 'shakespeare' },
+    pairs: { type: 'string', default: '5' },
+    threads: { type: 'string', default: '1' },
+    out: { type: 'string' },
+  },
+})
+const shape = shapes[values.shape]
+if (shape === undefined) throw new UserError(`--shape is one of ${Object.keys(shapes).join(', ')}.`)
+const threads = Number(values.threads)
+const setting = describeSetting(values.shape)
+let version = 'unknown'
+const comparisons = await interleave(
+  Number(values.pairs),
+  { name: 'ropeway', run: () => ropeway(shape, threads) },
+  {
+    name: 'pytorch',
+    run: async () => {
+      const { figures, version: found } = pytorch(values.python, shape, threads)
+      version = found
+      return figures
+    },
+  },
+  (line) => process.stderr.write(`${line}\n`),
+)
+const record = {
+  bench: 'train-vs-pytorch',
+  parameters: { shape: values.shape, ...shape, threads, pairs: Number(values.pairs) },
+  comparisons,
+  setting: setting.end({ torch: version }),
+}
+process.stdout.write(`${JSON.stringify(record)}\n`)
+if (values.out !== undefined) appendFileSync(values.out, `${JSON.stringify(record)}\n`)
