@@ -1,7 +1,11 @@
 import { defineConfig } from 'tsdown'
 
 export default defineConfig({
-  entry: { main: 'src/cli/main.ts', 'engine-process': 'src/cli/engine-process.ts' },
+  entry: {
+    main: 'src/cli/main.ts',
+    'engine-process': 'src/cli/engine-process.ts',
+    'encoder-thread': 'src/cli/encoder-thread.ts',
+  },
   format: 'esm',
   platform: 'node',
   target: 'node20',

@@ -19,7 +19,7 @@ export function chat(endpoint: Endpoint): Handler {
     findModel(endpoint.models, body.model)
     const choices = body.n ?? 1
     checkSequences(1, choices, endpoint.limits)
-    const parts = generationParts(body, encodeMessages(body, endpoint), tenant, endpoint)
+    const parts = generationParts(body, await encodeMessages(body, endpoint), tenant, endpoint)
     const generations = new Generations(parts, { exchange, promptField: 'messages', choices }, endpoint)
     await generations.start()
     const id = `chatcmpl-${randomUUID()}`
@@ -95,10 +95,10 @@ async function answerInChunks(
   await stream(exchange, generations, { opening, chunk, ...(withUsage ? { usage } : {}) }, limits)
 }
 
-function encodeMessages(body: ChatRequest, endpoint: Endpoint): readonly number[] {
+async function encodeMessages(body: ChatRequest, endpoint: Endpoint): Promise<readonly number[]> {
   const { encoder, engine, template, spellings } = endpoint
   const prompt = chatPrompt(body, template, spellings)
-  return encoder.encode(prompt.text, engine.info, { field: 'messages', templated: true, ...prompt })
+  return await encoder.encode(prompt.text, engine.info, { field: 'messages', templated: true, ...prompt })
 }
 
 function generationParts(

@@ -22,6 +22,8 @@ export interface OpenAiLimits extends HttpLimits, RequestLimits {
   gaugesMs: number
   /** A waiting stream hears of its place in the queue so often at most. */
   queueReportMs: number
+  /** Long prompts that may be on their way to tokens; further ones are refused with 429. */
+  encodingsMax: number
 }
 
 /** A name under which the engine's model is served. */

@@ -1,6 +1,8 @@
+import { UserError } from '../base/errors.ts'
+import { Problem } from '../http/problem.ts'
 import type { EngineInfo } from '../serve/messages.ts'
-import type { Tokenizer } from '../tokenizer/tokenizer.ts'
-import { contextTooLong } from './refusals.ts'
+import type { EncodeOptions, Tokenizer } from '../tokenizer/tokenizer.ts'
+import { contextTooLong, refusalProblem, unavailable } from './refusals.ts'
 
 export interface PromptText {
   /** What the endpoint calls the prompt. */
@@ -11,13 +13,28 @@ export interface PromptText {
   plainAt?: ReadonlySet<number>
 }
 
-/** Encodes prompts, refusing texts that cannot fit before the time of encoding them is spent. */
+/** Encodes on another thread. */
+export type RemoteEncode = (text: string, options: EncodeOptions) => Promise<ArrayLike<number>>
+
+/** Longer texts leave this thread, where there is another: so many characters take a millisecond or two. */
+const inlineCharactersMax = 4096
+
+/**
+ * Encodes prompts. A text that cannot fit is refused before the time of encoding it is spent; a long one is
+ * encoded elsewhere, so that streams go on meanwhile.
+ */
 export class PromptEncoder {
   readonly #tokenizer: Tokenizer
   readonly #longestPiece: number
+  readonly #remote: RemoteEncode | undefined
+  readonly #remoteMax: number
+  #remoteCount = 0
 
-  constructor(tokenizer: Tokenizer) {
+  /** Without `remote` everything is encoded here; `remoteMax` texts may be on their way. */
+  constructor(tokenizer: Tokenizer, remote: RemoteEncode | undefined, remoteMax: number) {
     this.#tokenizer = tokenizer
+    this.#remote = remote
+    this.#remoteMax = remoteMax
     // Pieces are at least as long as the text they stand for, and unlike bytes they need no decoding.
     let longest = 1
     for (let token = 0; token < tokenizer.vocabularySize; token++) {
@@ -26,17 +43,32 @@ export class PromptEncoder {
     this.#longestPiece = longest
   }
 
-  encode(text: string, info: EngineInfo, about: PromptText): number[] {
-    // A text that needs more tokens than the context even if all were the longest ones would block the
-    // event loop for nothing.
+  async encode(text: string, info: EngineInfo, about: PromptText): Promise<readonly number[]> {
+    // It needs more tokens than the context even if all were the longest ones.
     if (text.length > info.contextMax * this.#longestPiece) {
       throw contextTooLong(about.field, `The prompt of ${text.length} characters exceeds the model context.`)
     }
-    const { templated, plainAt } = about
-    return this.#tokenizer.encode(text, {
-      addSpecial: !templated,
-      ...(plainAt !== undefined && { plainAt }),
+    const { templated, plainAt, field } = about
+    const options = { addSpecial: !templated, ...(plainAt !== undefined && { plainAt }) }
+    const isLong = this.#remote !== undefined && text.length > inlineCharactersMax
+    const encode = async () =>
+      isLong ? await this.#encodeRemotely(text, options) : this.#tokenizer.encode(text, options)
+    const tokens = await encode().catch((error: unknown) => {
+      throw unencodable(error, field)
     })
+    // Copying them would cost more than the refusal that they are going to get.
+    if (tokens.length > info.contextMax) throw noRoom(tokens.length, info, field)
+    return Array.isArray(tokens) ? tokens : Array.from(tokens)
+  }
+
+  async #encodeRemotely(text: string, options: EncodeOptions): Promise<ArrayLike<number>> {
+    if (this.#remoteCount >= this.#remoteMax) throw refusalProblem({ ok: false, code: 'queue_full' }, '')
+    this.#remoteCount++
+    try {
+      return await this.#remote!(text, options)
+    } finally {
+      this.#remoteCount--
+    }
   }
 }
 
@@ -48,7 +80,11 @@ export function roomBehind(promptTokens: number, info: EngineInfo, field: string
   // The last token is never fed back, so it needs no place in the cache.
   const room = Math.min(info.contextMax, info.cacheTokens + 1) - promptTokens
   if (room >= 1) return room
-  throw contextTooLong(
+  throw noRoom(promptTokens, info, field)
+}
+
+function noRoom(promptTokens: number, info: EngineInfo, field: string): Problem {
+  return contextTooLong(
     field,
     `The prompt has ${promptTokens} tokens; with at least one more they exceed the model context of ${info.contextMax}.`,
   )
@@ -61,4 +97,11 @@ export function checkRoom(promptTokens: number, maxTokens: number, info: EngineI
     `The prompt has ${promptTokens} tokens and ${maxTokens} more are asked for: together they exceed ` +
       `the model context of ${info.contextMax}.`,
   )
+}
+
+/** What the client is told: the tokenizer refuses some texts, and the thread that encodes may have died. */
+function unencodable(error: unknown, field: string): unknown {
+  if (!(error instanceof UserError)) return error
+  if (error.failure === 'unreachable') return unavailable()
+  return new Problem(400, 'invalid_value', error.message, { param: field })
 }

@@ -14,7 +14,7 @@ import { Authentication, anonymous } from './authentication.ts'
 import type { Endpoint, OpenAiLimits, ServedModel } from './endpoint.ts'
 import type { GenerationDefaults } from './engine-request.ts'
 import { Metrics } from './metrics.ts'
-import { PromptEncoder } from './prompts.ts'
+import { PromptEncoder, type RemoteEncode } from './prompts.ts'
 import { shuttingDown, unavailable } from './refusals.ts'
 import { routes } from './routes.ts'
 import { SpecialSpellings } from './special-spellings.ts'
@@ -25,6 +25,7 @@ export const openAiLimits: OpenAiLimits = {
   ...requestLimits,
   gaugesMs: 2000,
   queueReportMs: 1000,
+  encodingsMax: 64,
 }
 
 export interface OpenAiServerOptions {
@@ -37,6 +38,8 @@ export interface OpenAiServerOptions {
   models: readonly ServedModel[]
   /** Plain keys, or `sha256:` and the hex digest of one. Without keys everybody may ask. */
   apiKeys?: readonly string[]
+  /** Encodes long prompts on another thread; without it they hold up this one. */
+  encodeLong?: RemoteEncode
   /** What requests leave out: the model's generation_config. */
   defaults?: GenerationDefaults
   /** Tokens that end an answer; the tokenizer's own when absent. */
@@ -73,7 +76,7 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
     models: options.models,
     metrics: new Metrics(),
     clock: options.clock ?? systemClock,
-    encoder: new PromptEncoder(tokenizer),
+    encoder: new PromptEncoder(tokenizer, options.encodeLong, limits.encodingsMax),
     spellings: new SpecialSpellings(tokenizer),
     tokenTexts: new TokenTexts(tokenizer),
     defaults: options.defaults ?? {},

@@ -90,7 +90,7 @@ describe.skipIf(stories === undefined)('SIGTERM on ropeway serve', () => {
     const chunks = await events(stream)
     expect(chunks.at(-1)).toBe('[DONE]')
     expect(chunks.filter((chunk) => JSON.stringify(chunk).includes('"finish_reason":"length"'))).toHaveLength(
-      16,
+      long.n,
     )
     expect(await command.exited).toBe(0)
   })

@@ -1,5 +1,6 @@
 import { connect } from 'node:net'
 import { describe, expect, test } from 'vitest'
+import { UserError } from '../../src/base/errors.ts'
 import { byteTokenizer } from './byte-tokenizer.ts'
 import { harness, model, post } from './harness.ts'
 
@@ -240,6 +241,21 @@ describe('the state of the server', () => {
     const silent = await (await fetch(`${server.url}/metrics`)).text()
     expect(silent).toContain('ropeway_engine_up 0')
     expect(silent).toContain('ropeway_iterations_total 5')
+  })
+
+  test('a text that the tokenizer refuses is a 400, and a tokenizer that is gone a 503', async () => {
+    const tokenizer = byteTokenizer()
+    for (const [failure, status] of [
+      ['failed', 400],
+      ['unreachable', 503],
+    ] as const) {
+      tokenizer.encode = () => {
+        throw new UserError('no such text', { failure })
+      }
+      await using server = await harness({ tokenizer })
+      expect(await refusal(await post(`${server.url}/v1/completions`, completion))).toMatchObject({ status })
+      expect(server.errors).toEqual([])
+    }
   })
 
   test('a bug is a 500 that keeps its details to the log', async () => {

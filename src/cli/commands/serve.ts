@@ -4,6 +4,7 @@ import { systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { createLogger } from '../../base/log.ts'
 import { createOpenAiServer } from '../../openai/server.ts'
+import { EncoderThread } from '../encoder.ts'
 import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
 import { collect, wholeNumber } from '../options.ts'
 import { shutdownSignal } from '../shutdown.ts'
@@ -60,10 +61,12 @@ export async function serveUntilStopped(
   ]
   refuseOpenDoor(flags.host, apiKeys)
   const stop = shutdownSignal()
+  const encoder = new EncoderThread(model.path)
   const engine = await launchEngine(model.path, flags)
   const server = createOpenAiServer({
     engine,
     tokenizer: model.tokenizer,
+    encodeLong: (text, options) => encoder.encode(text, options),
     ...(model.template !== undefined && { template: model.template }),
     models: [{ id: name, created: Math.floor(systemClock.unixMs() / 1000) }],
     ...(apiKeys.length > 0 && { apiKeys }),
@@ -80,6 +83,7 @@ export async function serveUntilStopped(
     await server.close(flags.drainLimit * 1000)
   } finally {
     await engine.close(0)
+    await encoder.close()
     stop.dispose()
   }
 }
