@@ -41,7 +41,7 @@ export class Engine {
 
   constructor(
     executor: Executor,
-    options: Partial<SchedulerOptions>,
+    options: Partial<SchedulerOptions> | Scheduler,
     clock: Clock,
     emit: (items: readonly RequestProgress[]) => void,
     observers: EngineObservers = {},
@@ -52,10 +52,9 @@ export class Engine {
     this.#observers = observers
     this.#sampler = new Sampler(executor.shape.vocabularySize)
     const { decisions } = observers
-    this.scheduler =
-      decisions === undefined
-        ? new Scheduler(executor.shape, options)
-        : new LoggedScheduler(executor.shape, options, decisions)
+    if (options instanceof Scheduler) this.scheduler = options
+    else if (decisions === undefined) this.scheduler = new Scheduler(executor.shape, options)
+    else this.scheduler = new LoggedScheduler(executor.shape, options, decisions)
   }
 
   /** True while new requests are taken. */
