@@ -4,6 +4,7 @@ import { UserError } from '../base/errors.ts'
 import { Arena } from './arena.ts'
 import type { Device } from './device.ts'
 import type { Ggml, Pointer } from './ffi.ts'
+import type { KernelContext } from './kernels.ts'
 import type { OpName } from './op-attributes.ts'
 import { Ops } from './ops.ts'
 import type { Shape, Tensor } from './tensor.ts'
@@ -44,6 +45,13 @@ export class GraphMemory implements Disposable {
 /** Ops whose result lies in the memory of their first input. */
 const views: ReadonlySet<OpName> = new Set(['reshape', 'slice', 'window', 'permute', 'setRows', 'accumulate'])
 
+export interface GraphOptions {
+  /** Memory that this graph shares with others. */
+  memory?: GraphMemory | undefined
+  /** Our own products for float matrices. */
+  kernels?: KernelContext | undefined
+}
+
 /**
  * A computation that is described once and run many times. Inputs have memory of their own, so they keep
  * their values between runs; everything between shares memory that the planner hands out.
@@ -62,14 +70,14 @@ export class Graph implements Disposable {
   #ready = false
   #inputCount = 0
 
-  constructor(device: Device, nodesMax = 4096, inputsMax = 64, shared?: GraphMemory) {
+  constructor(device: Device, nodesMax = 4096, inputsMax = 64, options: GraphOptions = {}) {
     this.device = device
-    this.#shared = shared
+    this.#shared = options.memory
     this.#nodesMax = nodesMax
     // Views and reshapes are tensors too and come on top of the computing nodes.
     this.#arena = new Arena(nodesMax * 2, nodesMax * 2)
     this.#inputs = new Arena(inputsMax)
-    this.ops = new Ops(this.#arena)
+    this.ops = new Ops(this.#arena, device.isHost ? options.kernels : undefined)
     this.#native = this.#arena.ggml.newGraphCustom(this.#arena.context, nodesMax * 2, false)
   }
 

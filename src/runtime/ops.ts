@@ -8,6 +8,7 @@ import { assert } from '../base/assert.ts'
 import { type DType, dtypes } from '../base/dtype.ts'
 import type { Arena } from './arena.ts'
 import type { CustomOpPointer, Pointer } from './ffi.ts'
+import type { KernelContext } from './kernels.ts'
 import type { OpAttributes, OpName, RopeAttributes } from './op-attributes.ts'
 import { contiguousStrides, ggmlLengths, type Shape, Tensor } from './tensor.ts'
 
@@ -19,9 +20,17 @@ export const geluSlope = {
 
 export class Ops {
   readonly arena: Arena
+  readonly #kernels: KernelContext | undefined
 
-  constructor(arena: Arena) {
+  /** With `kernels`, products of two F32 matrices run in our own; without, in ggml's. CPU only. */
+  constructor(arena: Arena, kernels?: KernelContext) {
     this.arena = arena
+    this.#kernels = kernels
+  }
+
+  /** True when a product reads transposed factors where they lie, so that nobody need copy them for it. */
+  get readsTransposed(): boolean {
+    return this.#kernels !== undefined
   }
 
   #make<Op extends OpName>(
@@ -190,9 +199,24 @@ export class Ops {
    */
   matmul(a: Tensor, b: Tensor) {
     assert(a.shape.at(-1) === b.shape.at(-1), `matmul: ${a.shape} and ${b.shape} share the innermost length`)
-    const pointer = this.arena.ggml.mulMat(this.arena.context, b.pointer, a.pointer)
     const shape = [...a.shape.slice(0, -1), b.shape.length > 1 ? b.shape.at(-2)! : 1]
+    const pointer =
+      this.#kernelProduct(a, b, shape) ?? this.arena.ggml.mulMat(this.arena.context, b.pointer, a.pointer)
     return this.#make('matmul', pointer, shape, [a, b], {})
+  }
+
+  #kernelProduct(a: Tensor, b: Tensor, shape: Shape): Pointer | undefined {
+    const matrix = (x: Tensor) => x.shape.length === 2 && x.dtype === 'F32'
+    if (this.#kernels === undefined || !matrix(a) || !matrix(b)) return undefined
+    // The packed copy of a transposed factor is then nobody's, and is never computed.
+    const source = (x: Tensor) => (x.op === 'transposed' && x.inputs[0]!.contiguous ? x.inputs[0]! : x)
+    const [left, right] = [source(a), source(b)]
+    const { fn, userdata } = this.#kernels.call('matmul_f32', {
+      aTransposed: left === a ? 0 : 1,
+      bTransposed: right === b ? 0 : 1,
+      added: 0,
+    })
+    return this.custom('matmul_f32', fn, 'F32', shape, [left, right], userdata).pointer
   }
 
   /**

@@ -156,6 +156,8 @@ function productBackB({ ops, packed, transposed }: RuleContext, dy: Tensor, a: T
   const x = stacked(ops, packed(a), b) //                               [..., M, K]
   const slope = stacked(ops, dy, b) //                                  [..., M, N]
   const [outputs, inputs] = b.shape.slice(-2) as [number, number]
+  const matrices = b.shape.length === 2
+  if (ops.readsTransposed && matrices) return ops.matmul(transposed(slope), transposed(x))
   // Between few columns, transposing costs more than the faster product gains (measured on AVX-512).
   if ((outputs * inputs) / (outputs + inputs) > 64) return ops.matmul(transposed(slope), transposed(x))
   return inputs >= outputs ? ops.outerProduct(x, slope) : swapped(ops, ops.outerProduct(slope, x))

@@ -8,6 +8,7 @@ import { assert } from '../base/assert.ts'
 import { plainLayers } from '../models/plain-layers.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
+import { KernelContext, loadKernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { causalMask, documentMask, wholeSequences } from './attention.ts'
 import { backward } from './backward.ts'
@@ -36,6 +37,7 @@ interface Inputs {
 export class LossGraph implements Disposable {
   readonly shape: Required<GraphShape>
   readonly #graph: Graph
+  readonly #kernels: KernelContext | undefined
   readonly #inputs: Inputs
   readonly #chosen: Tensor
   readonly #vocabulary: number
@@ -47,7 +49,9 @@ export class LossGraph implements Disposable {
     this.shape = { supervisedMax: all, packed: false, ...shape }
     this.#vocabulary = config.vocabularySize
     const nodesMax = 1024 + 256 * config.layers
-    const graph = new Graph(device, nodesMax)
+    const kernels = device.isHost ? loadKernels() : undefined
+    this.#kernels = kernels && new KernelContext(kernels)
+    const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels })
     this.#graph = graph
     this.#inputs = declareInputs(graph, this.shape)
     const { ops } = graph
@@ -111,6 +115,7 @@ export class LossGraph implements Disposable {
 
   dispose(): void {
     this.#graph.dispose()
+    this.#kernels?.dispose()
   }
 
   [Symbol.dispose](): void {

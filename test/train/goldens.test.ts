@@ -118,7 +118,10 @@ describe.skipIf(folder === undefined).each(cases)('$name', ({ name, lossToleranc
       const expected = golden.float64.param_sum_final[spec.name]!
       // PyTorch's own float32 run misses its float64 run by up to this much.
       const drift = Math.abs(trace.param_sum_final[spec.name]! - expected)
-      const allowed = 5 * drift + 1e-6 * weight.size + 1e-4
+      // Softmax ignores a shift of all keys, so the key third of this bias has no gradient but rounding noise,
+      // which AdamW turns into steps of its own size: one sample of that walk does not bound another.
+      const noisy = spec.name.endsWith('attn.c_attn.bias')
+      const allowed = (noisy ? 25 : 5) * drift + 1e-6 * weight.size + 1e-4
       expect(Math.abs(sumOf(weight.toFloats()) - expected), spec.name).toBeLessThan(allowed)
     }
   })
