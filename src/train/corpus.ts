@@ -8,8 +8,8 @@ import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 export type TextSource =
   /** A text file, or a folder whose .txt and .md files are taken in the order of their names. */
   | { path: string }
-  /** Text files in a folder of an installed npm package. */
-  | { package: string; folder: string }
+  /** Text files in a folder of an installed npm package, or those of them whose name matches. */
+  | { package: string; folder: string; match?: string | undefined }
 
 export interface Text {
   path: string
@@ -21,7 +21,8 @@ export function readTexts(sources: readonly TextSource[], baseFolder: string): T
   const texts = sources.flatMap((source) => {
     const path =
       'path' in source ? resolve(baseFolder, expanded(source.path)) : packageFolder(source, baseFolder)
-    return textFiles(path).map((file) => ({ path: file, content: readText(file) }))
+    const pattern = 'match' in source && source.match !== undefined ? new RegExp(source.match) : undefined
+    return textFiles(path, pattern).map((file) => ({ path: file, content: readText(file) }))
   })
   if (texts.every(({ content }) => content.length === 0)) {
     throw new UserError('The data has no text.', {
@@ -61,16 +62,18 @@ function packageFolder(source: { package: string; folder: string }, baseFolder: 
   )
 }
 
-function textFiles(path: string): string[] {
+function textFiles(path: string, pattern = /(?:)/): string[] {
   if (!existsSync(path)) {
     throw new UserError(`The field data.text points at ${path}, which does not exist.`, {
       failure: 'not_found',
     })
   }
   if (!statSync(path).isDirectory()) return [path]
-  const names = readdirSync(path).filter((name) => /\.(txt|md)$/i.test(name))
+  const names = readdirSync(path).filter((name) => /\.(txt|md)$/i.test(name) && pattern.test(name))
   if (names.length === 0) {
-    throw new UserError(`The folder ${path} has no .txt or .md files.`, { failure: 'not_found' })
+    throw new UserError(`The folder ${path} has no .txt or .md files that are asked for.`, {
+      failure: 'not_found',
+    })
   }
   return names.sort(byNumberThenName).map((name) => join(path, name))
 }

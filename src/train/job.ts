@@ -10,7 +10,11 @@ const count = z.int().min(1)
 const share = z.number().min(0).max(0.9)
 const source = z.union([
   z.string().min(1),
-  z.strictObject({ package: z.string().min(1), folder: z.string().default('.') }),
+  z.strictObject({
+    package: z.string().min(1),
+    folder: z.string().default('.'),
+    match: z.string().refine(isPattern, 'it is no regular expression').optional(),
+  }),
 ])
 
 const sizes = z.strictObject({
@@ -24,6 +28,15 @@ const sizes = z.strictObject({
   bias: z.boolean().default(true),
   tied: z.boolean().default(true),
 })
+
+function isPattern(text: string): boolean {
+  try {
+    return new RegExp(text) !== undefined
+  } catch (error) {
+    if (error instanceof SyntaxError) return false
+    throw error
+  }
+}
 
 const jobFile = z.strictObject({
   name: z

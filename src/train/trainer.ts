@@ -75,7 +75,10 @@ export class Trainer implements Disposable {
     const { loss, supervisedTokens } = await this.#gradients(batches)
     const norms = await this.#optimizer.gradientNorms()
     const gradientNorm = Math.hypot(...norms)
-    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) throw diverged(step, loss, gradientNorm)
+    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
+      this.parameters.clearGradients()
+      throw diverged(step, loss, gradientNorm)
+    }
     const learningRate = learningRateAt(this.#options.schedule, step)
     await this.#optimizer.update(step, learningRate, gradientNorm)
     this.#stepsDone++

