@@ -28,7 +28,7 @@ export interface PolicyBench {
   /** Requests a second; chosen from the unloaded device when absent. */
   rates?: readonly number[]
   seed: number
-  /** Requests arrive for so long in each run; it may take half as long again to end them. */
+  /** Requests arrive for so long in each run, and it may take half as long again to end them; Infinity for virtual time. */
   windowMs: number
   requestsMax: number
 }
@@ -60,12 +60,13 @@ export interface PolicyPoint extends Summary {
 }
 
 /** Multiples of the rate at which an unloaded device serves one request after the other. */
-const rateSteps = [0.25, 0.5, 1, 2, 4, 8]
-const unloadedRequests = 5
+export const rateSteps = [0.25, 0.5, 1, 2, 4, 8, 16]
+const unloadedRequests = 8
 
 /**
  * Runs every policy at every rate, what is in `known` excepted, and reports each point as it is there.
- * Rates are the outer loop, so that a run cut short has all policies at the lower rates.
+ * Rates are the outer loop, so that a run cut short has all policies at the lower rates. Rates that it chooses
+ * itself end where no policy keeps twice the unloaded latency.
  */
 export async function benchPolicies(
   bench: PolicyBench,
@@ -90,6 +91,9 @@ export async function benchPolicies(
       const { unfinished } = result
       add({ policy: policy.name, offered, unfinished, ...summarize(result) })
     }
+    const limitMs = 2 * unloaded.perTokenMs.p50
+    const here = points.filter((point) => point.offered === offered)
+    if (bench.rates === undefined && here.every(({ perTokenMs }) => perTokenMs.p50 > limitMs)) break
   }
   return points
 }
@@ -120,9 +124,11 @@ async function unloadedPoint(bench: PolicyBench, run: Runner): Promise<PolicyPoi
 export interface Verdict {
   /** Twice the unloaded median latency per generated token. */
   limitMs: number
-  /** Requests a second at that latency. */
+  /** Requests a second at that latency; 0 where the lowest rate is too high already. */
   perSecond: Partial<Record<PolicyName, number>>
-  /** Ours over each of the others. */
+  /** Policies that kept it at every rate, so that they may serve more. */
+  atLeast: PolicyName[]
+  /** Ours over each of the others that serves any. */
   ratio: Partial<Record<PolicyName, number>>
 }
 
@@ -130,8 +136,10 @@ export function verdictOf(points: readonly PolicyPoint[]): Verdict {
   const unloaded = points.find(({ offered }) => offered === 0)!
   const limitMs = 2 * unloaded.perTokenMs.p50
   const perSecond: Verdict['perSecond'] = {}
+  const atLeast: PolicyName[] = []
   for (const name of new Set(points.map(({ policy }) => policy))) {
     const own = points.filter(({ policy, offered }) => policy === name && offered > 0)
+    if (own.every(({ perTokenMs }) => perTokenMs.p50 <= limitMs)) atLeast.push(name)
     perSecond[name] = readOff(
       own.map(({ offered, perTokenMs }) => ({ offered, medianMs: perTokenMs.p50 })),
       limitMs,
@@ -139,8 +147,10 @@ export function verdictOf(points: readonly PolicyPoint[]): Verdict {
   }
   const ratio: Verdict['ratio'] = {}
   const ours = perSecond.ours ?? Number.NaN
-  for (const [name, rate] of Object.entries(perSecond)) ratio[name as PolicyName] = ours / rate
-  return { limitMs, perSecond, ratio }
+  for (const [name, rate] of Object.entries(perSecond)) {
+    if (name !== 'ours' && rate > 0) ratio[name as PolicyName] = ours / rate
+  }
+  return { limitMs, perSecond, atLeast, ratio }
 }
 
 function rounded(value: number): number {
