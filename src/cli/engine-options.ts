@@ -105,6 +105,9 @@ export async function launchEngine(
     onLoading: (share) => {
       if (!quiet) progress.update(share, 'loading weights')
     },
+    onNote: (text) => {
+      if (!quiet) progress.note(text)
+    },
     onCrash: (message) => note(message),
   }).catch((error: unknown) => {
     progress.end()

@@ -8,6 +8,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSy
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
 
 const compilers = ['g++', 'clang++', 'c++'] as const
 const compileLimitMs = 120_000
@@ -72,6 +73,14 @@ export function nativeFolder(): string | undefined {
   }
 }
 
+/** True when the next {@link buildKernels} has to compile, which takes a while. */
+export function kernelsNeedBuilding(): boolean {
+  const source = nativeFolder()
+  const compiler = process.env.ROPEWAY_KERNELS === 'ggml' ? undefined : findCompiler()
+  if (source === undefined || compiler === undefined) return false
+  return !existsSync(join(kernelCacheFolder(), hashOf(source, compiler), libraryName()))
+}
+
 export function kernelCacheFolder(): string {
   return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'ropeway', 'kernels')
 }
@@ -129,15 +138,12 @@ function compileInto(folder: string, source: string, compiler: Compiler): string
   mkdirSync(dirname(folder), { recursive: true })
   const temporary = mkdtempSync(`${folder}.`)
   try {
-    const objects: string[] = []
-    for (const unit of Object.keys(units)) {
-      const object = join(temporary, unit.replace('.cpp', '.o'))
-      const failure = run(compiler, [...flagsOf(unit), '-c', join(source, unit), '-o', object])
-      if (failure !== undefined) return failure
-      objects.push(object)
-    }
+    const names = Object.keys(units)
+    const objects = names.map((unit) => join(temporary, unit.replace('.cpp', '.o')))
+    const compile = names.map((unit, i) => [...flagsOf(unit), '-c', join(source, unit), '-o', objects[i]!])
     const library = join(temporary, libraryName())
-    const failure = run(compiler, ['-shared', '-pthread', ...objects, '-o', library])
+    const link = ['-shared', '-pthread', ...objects, '-o', library]
+    const failure = runSideBySide(compiler, compile) ?? runSideBySide(compiler, [link])
     if (failure !== undefined) return failure
     for (const object of objects) rmSync(object)
     moveUnlessThere(temporary, folder)
@@ -156,9 +162,42 @@ function moveUnlessThere(from: string, to: string): void {
   }
 }
 
-function run(compiler: Compiler, args: readonly string[]): string | undefined {
-  const result = spawnSync(compiler.command, args, { encoding: 'utf8', timeout: compileLimitMs })
-  if (result.status === 0) return undefined
-  const text = (result.stderr || result.error?.message || `status ${result.status}`).trim()
+/** Runs on a thread of its own, because the caller waits without an event loop. */
+const spawner = `
+const { workerData } = require('node:worker_threads')
+const { execFile } = require('node:child_process')
+const { command, lists, timeout, shared } = workerData
+const [state, text] = [new Int32Array(shared, 0, 2), new Uint8Array(shared, 8)]
+const finish = (failure) => {
+  if (Atomics.compareExchange(state, 0, 0, 1) !== 0) return
+  state[1] = new TextEncoder().encodeInto(failure, text).written
+  Atomics.store(state, 0, 2)
+  Atomics.notify(state, 0)
+}
+let left = lists.length
+for (const list of lists) {
+  execFile(command, list, { timeout, maxBuffer: 1 << 24 }, (error, _, stderr) => {
+    if (error) finish((stderr || error.message).trim())
+    else if (--left === 0) finish('')
+  })
+}`
+
+/** Runs the compiler once per list, side by side; the text of the first failure, or undefined. */
+function runSideBySide(compiler: Compiler, lists: readonly (readonly string[])[]): string | undefined {
+  const shared = new SharedArrayBuffer(8 + 65536)
+  const state = new Int32Array(shared, 0, 2)
+  const workerData = { command: compiler.command, lists, timeout: compileLimitMs, shared }
+  const worker = new Worker(spawner, { eval: true, workerData })
+  // Two states: 1 while the failure is being written, 2 when it can be read.
+  const deadlineMs = performance.now() + compileLimitMs + 5000
+  while (Atomics.load(state, 0) !== 2 && performance.now() < deadlineMs) {
+    Atomics.wait(state, 0, Atomics.load(state, 0), 1000)
+  }
+  const done = Atomics.load(state, 0) === 2
+  const text = done
+    ? new TextDecoder().decode(new Uint8Array(shared, 8).slice(0, state[1]))
+    : 'it took too long'
+  worker.unref()
+  if (text === '') return undefined
   return `${compiler.command} failed: ${text.split('\n').slice(0, 4).join(' | ')}`
 }

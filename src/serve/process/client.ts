@@ -15,6 +15,8 @@ export interface EngineProcessOptions {
   /** The file that the child runs; it calls `runEngineProcess`. */
   entry: URL
   onLoading?: (share: number) => void
+  /** Told what takes a while before loading. */
+  onNote?: (text: string) => void
   /** Told when the child died and what happens now. */
   onCrash?: (message: string) => void
 }
@@ -171,6 +173,9 @@ export class EngineProcessClient implements EngineClient {
     switch (message.type) {
       case 'loading':
         this.#options.onLoading?.(message.share)
+        return
+      case 'note':
+        this.#options.onNote?.(message.text)
         return
       case 'ready':
         this.#info = message.info

@@ -11,6 +11,7 @@ import { loadWeights, type Weights } from '../../models/weights.ts'
 import { Device } from '../../runtime/device.ts'
 import { nativeLog } from '../../runtime/ffi.ts'
 import { loadKernels } from '../../runtime/kernels.ts'
+import { kernelsNeedBuilding } from '../../runtime/kernels-build.ts'
 import { Engine } from '../engine.ts'
 import { EngineLoop } from '../engine-loop.ts'
 import type { EngineInfo } from '../messages.ts'
@@ -75,6 +76,8 @@ async function serve(
     ...(setup.threads !== undefined && { threads: setup.threads }),
   })
   using model = openModel(setup.modelPath)
+  if (device.isHost && kernelsNeedBuilding())
+    send({ type: 'note', text: 'Compiling kernels for this machine, once.' })
   const weights = loadWeights(model, device, {
     quantize: setup.quantize,
     kernels: device.isHost ? loadKernels() : undefined,

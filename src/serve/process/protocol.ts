@@ -21,4 +21,9 @@ export interface EngineSetup {
 }
 
 export type ToProcess = { type: 'setup'; setup: EngineSetup } | ToEngine
-export type FromProcess = { type: 'loading'; share: number } | { type: 'drained' } | FromEngine
+export type FromProcess =
+  | { type: 'loading'; share: number }
+  /** Something that takes a while and is not loading. */
+  | { type: 'note'; text: string }
+  | { type: 'drained' }
+  | FromEngine
