@@ -1,10 +1,12 @@
 /** The command line: one file per command; this one only puts them together and turns failures into exit codes. */
 import { Command, CommanderError } from 'commander'
 import { exitCodes, UserError } from '../base/errors.ts'
+import { benchCommand } from './commands/bench.ts'
 import { chatCommand } from './commands/chat.ts'
 import { doctorCommand } from './commands/doctor.ts'
 import { generateCommand } from './commands/generate.ts'
 import { serveCommand } from './commands/serve.ts'
+import { simulateCommand } from './commands/simulate.ts'
 import { startCommand } from './commands/start.ts'
 import { trainCommand } from './commands/train.ts'
 import { dim, note, red } from './terminal.ts'
@@ -20,9 +22,17 @@ export function buildProgram(): Command {
   generateCommand(program)
   chatCommand(program)
   trainCommand(program)
+  benchCommand(program)
+  simulateCommand(program)
   doctorCommand(program)
-  for (const command of program.commands) command.exitOverride()
+  for (const command of program.commands) overrideExit(command)
   return program
+}
+
+/** Subcommands exit on their own unless told not to. */
+function overrideExit(command: Command): void {
+  command.exitOverride()
+  for (const nested of command.commands) overrideExit(nested)
 }
 
 /** Runs one command line; returns its exit code. */
