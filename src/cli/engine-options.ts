@@ -23,6 +23,7 @@ export interface EngineFlags {
   goalTtft?: number
   speculate?: number
   prefixCache?: boolean
+  fastNumerics?: boolean
 }
 
 export function withEngineOptions(command: Command): Command {
@@ -53,6 +54,10 @@ export function withEngineOptions(command: Command): Command {
     .option('--goal-ttft <time>', 'keep the time to the first token below this, for example 2s', milliseconds)
     .option('--speculate <n>', 'guess up to n tokens by looking them up in the prompt', wholeNumber(0, 16))
     .option('--no-prefix-cache', 'compute every prompt from its first token')
+    .option(
+      '--fast-numerics',
+      'without our kernels: be faster, and let the last bits depend on what else is in the batch',
+    )
 }
 
 export function engineSetup(modelPath: string, flags: EngineFlags): EngineSetup {
@@ -77,6 +82,7 @@ export function engineSetup(modelPath: string, flags: EngineFlags): EngineSetup 
     contextMax: flags.context,
     traceFile: flags.trace,
     decisionFile: flags.decisions,
+    fastNumerics: flags.fastNumerics,
     scheduler: defined(scheduler),
   }
   return defined(setup) as unknown as EngineSetup

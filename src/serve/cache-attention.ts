@@ -59,6 +59,8 @@ export interface BuiltAttention {
 /** One way of attending over the cache. */
 export interface CacheAttention {
   readonly name: string
+  /** The same work, in its order, in the parts that this attention computes. */
+  parts(sequences: readonly SequenceWork[]): readonly SequenceWork[]
   /** The order in which this attention wants the sequences; graphs are reused for equal keys. */
   arrange(sequences: readonly SequenceWork[]): { order: readonly number[]; key: string }
   build(graph: Graph, sequences: readonly SequenceWork[]): BuiltAttention
@@ -70,6 +72,18 @@ interface Group {
   positions: number
 }
 
+interface GroupInputs extends Group {
+  /** How often each query is asked. */
+  times: number
+  blocks: Tensor
+  mask: Tensor
+}
+
+/** ggml computes so many queries of one sequence or more in tiles, which round differently (flash_attn_ext). */
+const tileTokens = 64
+/** ggml splits the past of a query that is alone in its node among threads from so many positions on. */
+const splitPositions = 512
+
 /**
  * Plain ggml: copies each group's blocks together and runs flash attention on the copy. Sequences with
  * equally many tokens and about equally long pasts share one node.
@@ -78,10 +92,18 @@ export class GatherAttention implements CacheAttention {
   readonly name = 'gather'
   readonly #cache: BlockCache
   readonly #config: ModelConfig
+  readonly #exact: boolean
 
-  constructor(cache: BlockCache, config: ModelConfig) {
+  /** With `exact` a request's bits do not depend on its company. */
+  constructor(cache: BlockCache, config: ModelConfig, exact: boolean) {
     this.#cache = cache
     this.#config = config
+    this.#exact = exact
+  }
+
+  parts(sequences: readonly SequenceWork[]): readonly SequenceWork[] {
+    if (!this.#exact) return sequences
+    return sequences.flatMap((sequence) => partsOf(sequence, tileTokens - 1))
   }
 
   arrange(sequences: readonly SequenceWork[]): { order: readonly number[]; key: string } {
@@ -113,11 +135,16 @@ export class GatherAttention implements CacheAttention {
     const { blockTokens } = this.#cache
     const tokens = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
     const slots = graph.input('I32', [tokens], 'slots')
-    const groups = this.#groups(sequences).map((group, i) => ({
-      ...group,
-      blocks: graph.input('I32', [(group.sequences * group.positions) / blockTokens], `blocks.${i}`),
-      mask: graph.input('F16', [group.sequences, 1, group.tokens, group.positions], `mask.${i}`),
-    }))
+    const groups = this.#groups(sequences).map((group, i) => {
+      const lone = group.sequences * group.tokens === 1 && group.positions >= splitPositions
+      const times = lone && this.#exact ? 2 : 1
+      return {
+        ...group,
+        times,
+        blocks: graph.input('I32', [(group.sequences * group.positions) / blockTokens], `blocks.${i}`),
+        mask: graph.input('F16', [group.sequences, 1, group.tokens * times, group.positions], `mask.${i}`),
+      }
+    })
     return {
       attend: (layer, q, k, v) => this.#attend(graph, groups, slots, layer, q, k, v),
       write: (current) => this.#write(current, groups, slots),
@@ -126,7 +153,7 @@ export class GatherAttention implements CacheAttention {
 
   #attend(
     graph: Graph,
-    groups: readonly (Group & { blocks: Tensor; mask: Tensor })[],
+    groups: readonly GroupInputs[],
     slots: Tensor,
     layer: number,
     q: Tensor,
@@ -153,25 +180,24 @@ export class GatherAttention implements CacheAttention {
     let all: Tensor | undefined
     for (const group of groups) {
       const rows = group.sequences * group.tokens
-      const part = ops.slice(q, 0, first, rows) //                                 [S*T, H, D]
+      const own = ops.slice(q, 0, first, rows)
+      // With the same query again, the past of a lone one is not split among threads.
+      const part = group.times > 1 ? ops.concat(own, own, 0) : own //              [S*T, H, D]
       const [tokenStride, headStride, elementStride] = part.strides as [number, number, number]
-      const shape = [group.sequences, heads, group.tokens, headWidth]
+      const shape = [group.sequences, heads, group.tokens * group.times, headWidth]
       const strides = [tokenStride * group.tokens, headStride, tokenStride, elementStride]
       const query = ops.window(part, shape, strides, 0) //                         [S, H, T, D]
       const scale = 1 / Math.sqrt(headWidth)
       const mixed = ops.attention(query, gather(keys, group), gather(values, group), group.mask, scale)
-      const flat = ops.reshape(mixed, [rows, heads * headWidth]) //                [S*T, H*D]
+      const asked = ops.reshape(mixed, [rows * group.times, heads * headWidth])
+      const flat = group.times > 1 ? ops.slice(asked, 0, 0, rows) : asked //       [S*T, H*D]
       all = all === undefined ? flat : ops.concat(all, flat, 0)
       first += rows
     }
     return all!
   }
 
-  #write(
-    sequences: readonly SequenceWork[],
-    groups: readonly (Group & { blocks: Tensor; mask: Tensor })[],
-    slots: Tensor,
-  ): void {
+  #write(sequences: readonly SequenceWork[], groups: readonly GroupInputs[], slots: Tensor): void {
     const { blockTokens, spareBlock } = this.#cache
     slots.write(slotsOf(this.#cache, sequences, slots.size))
     let index = 0
@@ -191,10 +217,25 @@ export class GatherAttention implements CacheAttention {
           mask.fill(0, row + begin, row + end + 1)
         }
       }
+      if (group.times > 1) mask.copyWithin(group.positions, 0, group.positions)
       group.blocks.write(blocks)
       group.mask.write(mask)
     }
   }
+}
+
+/** Consecutive parts of at most `tokensMax` tokens: all keys and values of a layer are written before any is read. */
+function partsOf(sequence: SequenceWork, tokensMax: number): SequenceWork[] {
+  const { blocks, start, tokens, outputs } = sequence
+  if (tokens.length <= tokensMax) return [sequence]
+  const parts: SequenceWork[] = []
+  for (let from = 0; from < tokens.length; from += tokensMax) {
+    const part = tokens.slice(from, from + tokensMax)
+    const behind = tokens.length - from - part.length
+    const wanted = Math.min(part.length, Math.max(0, outputs - behind))
+    parts.push({ blocks, start: start + from, tokens: part, outputs: wanted })
+  }
+  return parts
 }
 
 /** -Infinity in half precision. */

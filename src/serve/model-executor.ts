@@ -13,7 +13,7 @@ import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph, GraphMemory } from '../runtime/graph.ts'
-import { KernelContext, loadKernels } from '../runtime/kernels.ts'
+import { type KernelCall, KernelContext, type Kernels, loadKernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { BlockCache, type BuiltAttention, type CacheAttention, GatherAttention } from './cache-attention.ts'
 import type { Executor, ExecutorShape, IterationBatch, IterationOutput, SequenceWork } from './executor.ts'
@@ -26,6 +26,10 @@ export interface ModelExecutorOptions {
   /** F16 halves the cache; F32 is for comparisons. */
   cacheDtype?: DType
   contextMax?: number
+  /** Our kernels, or 'ggml' for none of them; when absent, those of this process. They must have packed the weights. */
+  kernels?: Kernels | 'ggml'
+  /** Take the faster of two roundings where a request's last bits then depend on its company (docs/decisions.md). */
+  fastNumerics?: boolean
 }
 
 interface BuiltGraph {
@@ -35,6 +39,8 @@ interface BuiltGraph {
   outputRows: Tensor
   logits: Tensor
   best: Tensor
+  /** The logits where they lie, once somebody read them. */
+  host?: Float32Array
   attention: BuiltAttention
 }
 
@@ -49,6 +55,7 @@ export class ModelExecutor implements Executor {
   readonly kernelSet: string
   readonly #kernels: KernelContext | undefined
   readonly #calls: PackedCalls | undefined
+  readonly #argmax: KernelCall | undefined
   readonly #definition: Definition
   readonly #weights: Weights
   readonly #device: Device
@@ -66,21 +73,23 @@ export class ModelExecutor implements Executor {
     this.#device = device
     this.#memory = new GraphMemory(device)
     this.cache = new BlockCache(config, device, blockCount, blockTokens, options.cacheDtype ?? 'F16')
+    const exact = options.fastNumerics !== true && device.isHost
     const groups = definition.architecture.products(config)
     const plain = groups
       .filter(({ names }) => weights.packed?.find(names) === undefined)
       .flatMap(({ names }) => names)
     // Our kernels run in the CPU backend's threads and keep half precision; anything else takes plain ggml.
-    const kernels = device.isHost ? loadKernels() : undefined
+    const kernels = device.isHost ? ourKernels(options.kernels) : undefined
     // Our ops bring their own threads when they do all the heavy work; else they share ggml's.
     const alone = kernels !== undefined && plain.length === 0 && this.cache.keys[0]!.dtype === 'F16'
     this.#kernels = kernels && new KernelContext(kernels, alone ? device.threads : undefined)
     device.setThreads(alone ? 1 : device.threads)
     this.#calls = this.#kernels && new PackedCalls(this.#kernels)
+    this.#argmax = this.#kernels?.call('argmax', {})
     this.kernelSet = kernels?.instructionSet ?? 'ggml'
     this.attention =
       this.#kernels === undefined || this.cache.keys[0]!.dtype !== 'F16'
-        ? new GatherAttention(this.cache, config)
+        ? new GatherAttention(this.cache, config, exact)
         : new PagedAttention(this.cache, config, this.#kernels)
     this.shape = {
       vocabularySize: config.vocabularySize,
@@ -89,7 +98,7 @@ export class ModelExecutor implements Executor {
       blockCount,
     }
     const float = plain.some((name) => ['F32', 'F16', 'BF16'].includes(weights.get(`${name}.weight`).dtype))
-    this.#rowsMin = float ? 2 : 1
+    this.#rowsMin = float && exact ? 2 : 1
   }
 
   /** Bytes of the memory between the layers. */
@@ -99,7 +108,7 @@ export class ModelExecutor implements Executor {
 
   async execute(batch: IterationBatch): Promise<IterationOutput> {
     const started = performance.now()
-    const padded = this.#pad(batch.sequences)
+    const padded = this.#pad(this.attention.parts(batch.sequences))
     const { order, key } = this.attention.arrange(padded)
     const sequences = order.map((i) => padded[i]!)
     const rows = outputRowsOf(padded, order)
@@ -145,7 +154,7 @@ export class ModelExecutor implements Executor {
     const { architecture, config } = this.#definition
     const count = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
     const nodesMax = 64 + config.layers * (48 + 16 * sequences.length)
-    const graph = new Graph(this.#device, nodesMax, 8 + 2 * sequences.length, this.#memory)
+    const graph = new Graph(this.#device, nodesMax, 8 + 2 * sequences.length, { memory: this.#memory })
     try {
       const tokens = graph.input('I32', [count], 'tokens')
       const positions = graph.input('I32', [count], 'positions')
@@ -167,13 +176,19 @@ export class ModelExecutor implements Executor {
         attend: attention.attend,
       }
       const logits = graph.output(architecture.forward(config, pass)) //              [M, V]
-      const best = graph.output(graph.ops.argmax(logits)) //                          [M]
+      const best = graph.output(this.#best(graph, logits)) //                         [M]
       graph.allocate()
       return { graph, tokens, positions, outputRows, logits, best, attention }
     } catch (error) {
       graph.dispose()
       throw error
     }
+  }
+
+  #best(graph: Graph, logits: Tensor): Tensor {
+    const call = this.#argmax
+    if (call === undefined) return graph.ops.argmax(logits)
+    return graph.ops.custom('argmax', call.fn, 'I32', [logits.shape[0]!], [logits], call.userdata)
   }
 
   #write(built: BuiltGraph, sequences: readonly SequenceWork[], rows: readonly number[]): void {
@@ -198,7 +213,6 @@ export class ModelExecutor implements Executor {
     const { vocabularySize } = this.shape
     const best = new Int32Array(built.best.size)
     if (rows > 0) built.best.read(best)
-    const host = this.#device.isHost ? new Float32Array(built.logits.hostView()) : undefined
     return {
       computeMs,
       argmax: (row) => {
@@ -207,7 +221,11 @@ export class ModelExecutor implements Executor {
       },
       logits: (row) => {
         assert(row < rows, 'only rows that were asked for are read')
-        if (host !== undefined) return host.subarray(row * vocabularySize, (row + 1) * vocabularySize)
+        if (this.#device.isHost) {
+          // One view for the life of the graph: V8 counts its bytes and collects garbage for a new one each time.
+          built.host ??= new Float32Array(built.logits.hostView())
+          return built.host.subarray(row * vocabularySize, (row + 1) * vocabularySize)
+        }
         const copied = new Float32Array(vocabularySize)
         built.logits.read(copied, row * vocabularySize * 4)
         return copied
@@ -222,6 +240,10 @@ export class ModelExecutor implements Executor {
     this.#kernels?.dispose()
     this.cache[Symbol.dispose]()
   }
+}
+
+function ourKernels(given: Kernels | 'ggml' | undefined): Kernels | undefined {
+  return given === 'ggml' ? undefined : (given ?? loadKernels())
 }
 
 /**

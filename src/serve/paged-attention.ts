@@ -42,6 +42,10 @@ export class PagedAttention implements CacheAttention {
     })
   }
 
+  parts(sequences: readonly SequenceWork[]): readonly SequenceWork[] {
+    return sequences
+  }
+
   arrange(sequences: readonly SequenceWork[]): { order: readonly number[]; key: string } {
     const tokens = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
     return { order: sequences.map((_, i) => i), key: `${tokens}~${this.#tableWords(sequences)}` }

@@ -23,6 +23,9 @@ export interface SchedulerTotals {
   promptTokens: number
   cachedTokens: number
   generatedTokens: number
+  /** Tokens that were guessed, and those of them that the model would have said. */
+  guessedTokens: number
+  acceptedTokens: number
 }
 
 /**
@@ -41,7 +44,14 @@ export class Scheduler {
   readonly cache: PrefixCache<Sequence>
   readonly roster: Roster
   readonly costs = new CostModel()
-  readonly totals: SchedulerTotals = { iterations: 0, promptTokens: 0, cachedTokens: 0, generatedTokens: 0 }
+  readonly totals: SchedulerTotals = {
+    iterations: 0,
+    promptTokens: 0,
+    cachedTokens: 0,
+    generatedTokens: 0,
+    guessedTokens: 0,
+    acceptedTokens: 0,
+  }
   readonly #waits = new WaitEstimator<Sequence>()
   readonly #reuse: PrefixReuse
   readonly #speculation: Speculation<Sequence>
@@ -133,6 +143,8 @@ export class Scheduler {
       }
       if (entry.guesses.length > 0) {
         this.#speculation.learn(sequence, entry.guesses.length, result.tokens.length - 1)
+        this.totals.guessedTokens += entry.guesses.length
+        this.totals.acceptedTokens += result.tokens.length - 1
       }
       this.#book(sequence, entry.start + entry.count - entry.guesses.length, entry.promptRows, nowMs)
       outcomes.push(this.#append(sequence, result.tokens, nowMs))

@@ -89,6 +89,7 @@ async function serve(
     cacheTokens,
     ...(setup.cacheDtype !== undefined && { cacheDtype: setup.cacheDtype }),
     ...(setup.contextMax !== undefined && { contextMax: setup.contextMax }),
+    ...(setup.fastNumerics !== undefined && { fastNumerics: setup.fastNumerics }),
   })
   const files = [setup.traceFile, setup.decisionFile].map((path) =>
     path === undefined ? undefined : new LineFile(path),

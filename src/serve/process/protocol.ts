@@ -13,6 +13,8 @@ export interface EngineSetup {
   cacheTokens?: number
   cacheDtype?: DType
   contextMax?: number
+  /** See {@link ModelExecutorOptions.fastNumerics}. */
+  fastNumerics?: boolean
   scheduler?: Partial<SchedulerOptions>
   /** NDJSON, one line an iteration. */
   traceFile?: string

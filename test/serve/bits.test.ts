@@ -1,0 +1,84 @@
+import { describe, expect, test } from 'vitest'
+import type { DType } from '../../src/base/dtype.ts'
+import { openModel } from '../../src/models/open.ts'
+import { loadWeights } from '../../src/models/weights.ts'
+import { Device } from '../../src/runtime/device.ts'
+import { type Kernels, loadKernels } from '../../src/runtime/kernels.ts'
+import { ModelExecutor } from '../../src/serve/model-executor.ts'
+import { sharedData } from '../shared.ts'
+import { companyOf, difference, type Heard, requestsFor, serveAlone, serveCompany } from './company.ts'
+
+// One seed to replay, or how many seeds to run for each model, format and set of kernels.
+const only = process.env.ROPEWAY_BITS_SEED
+const seedCount = Number(process.env.ROPEWAY_BITS_SEEDS ?? 2)
+const requestCount = 10
+
+function open(folder: string, threads: number, quantize: DType, kernels: Kernels | undefined) {
+  const device = new Device({ device: 'cpu', threads })
+  using model = openModel(folder)
+  const weights = loadWeights(model, device, { quantize, kernels })
+  const executor = new ModelExecutor(model.definition, weights, device, {
+    cacheTokens: 1024,
+    kernels: kernels ?? 'ggml',
+  })
+  return {
+    executor,
+    [Symbol.dispose]: () => {
+      executor.dispose()
+      weights[Symbol.dispose]()
+      device.dispose()
+    },
+  }
+}
+
+const ours = loadKernels()
+if (ours === undefined) console.warn('skipped: our kernels do not run on this machine')
+const cases = ['stories260K', 'babyllama-char-1M']
+  .flatMap((name) =>
+    (['F32', 'Q8_0', 'Q4_0'] as const).flatMap((format) => [
+      { name, format, kernels: undefined, set: 'ggml' },
+      { name, format, kernels: ours, set: 'ours' },
+    ]),
+  )
+  .map((one, index) => ({ ...one, index }))
+/** Each case meets companies of its own. */
+const seedsOf = (index: number) =>
+  only === undefined ? Array.from({ length: seedCount }, (_, i) => i * cases.length + index) : [Number(only)]
+const seen = { preemptions: 0, cachedTokens: 0, guessedTokens: 0, acceptedTokens: 0 }
+
+describe.each(cases)('$name in $format on $set', ({ name, format, kernels, set, index }) => {
+  const folder = sharedData('models', name, 'hf')
+  const missing = folder === undefined || (set === 'ours' && kernels === undefined)
+
+  test.skipIf(missing)('a request gets the same bits in random company as alone', async () => {
+    using one = open(folder!, 1, format, kernels)
+    // ggml's own threads meet spinning: on a busy machine two of them take minutes for this.
+    const pooled = set === 'ours' && name === 'babyllama-char-1M'
+    using two = open(folder!, pooled || process.env.ROPEWAY_BITS_SEEDS ? 2 : 1, format, kernels)
+    const { shape } = one.executor
+    const requests = requestsFor(shape, 1, requestCount)
+    const alone = new Map<string, Heard>()
+    for (const wish of requests) alone.set(wish.id, await serveAlone(one.executor, wish))
+    for (const [turn, seed] of seedsOf(index).entries()) {
+      const { executor } = [two, one][turn % 2]!
+      const served = await serveCompany(executor, companyOf(seed, shape, requests))
+      for (const { id } of requests) {
+        const found = difference(alone.get(id)!, served.heard.get(id)!)
+        expect(found, `ROPEWAY_BITS_SEED=${seed} replays it: ${id}`).toBeUndefined()
+      }
+      seen.preemptions += served.preemptions
+      for (const what of ['cachedTokens', 'guessedTokens', 'acceptedTokens'] as const)
+        seen[what] += served.totals[what]
+    }
+  })
+})
+
+test.skipIf(only !== undefined || sharedData('models') === undefined)(
+  'the companies meet preemption, cached prefixes, and guesses both right and wrong',
+  () => {
+    expect(seen.preemptions).toBeGreaterThan(0)
+    expect(seen.cachedTokens).toBeGreaterThan(0)
+    expect(seen.acceptedTokens).toBeGreaterThan(0)
+    expect(seen.guessedTokens).toBeGreaterThan(seen.acceptedTokens)
+  },
+)
