@@ -43,7 +43,11 @@ export function withEngineOptions(command: Command): Command {
     .addOption(new Option('--cache-type <format>', 'number format of the cache').choices(['f16', 'f32']))
     .option('--context <n>', "longest context (default: the model's own)", wholeNumber(2))
     .option('--trace <file>', 'write one NDJSON line per iteration: who was in it')
-    .option('--decisions <file>', 'record the decisions of the scheduler, for ropeway replay')
+    .option(
+      '--decisions <file>',
+      'record the decisions of the scheduler for ropeway replay; the file holds the token ids of prompts and ' +
+        'answers, so only you may read it',
+    )
     .option('--step-tokens <n>', 'tokens that one iteration computes at most', wholeNumber(2))
     .option('--running <n>', 'requests in the batch at most', wholeNumber(1))
     .option(

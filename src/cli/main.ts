@@ -5,6 +5,7 @@ import { benchCommand } from './commands/bench.ts'
 import { chatCommand } from './commands/chat.ts'
 import { doctorCommand } from './commands/doctor.ts'
 import { generateCommand } from './commands/generate.ts'
+import { replayCommand } from './commands/replay.ts'
 import { serveCommand } from './commands/serve.ts'
 import { simulateCommand } from './commands/simulate.ts'
 import { startCommand } from './commands/start.ts'
@@ -24,6 +25,7 @@ export function buildProgram(): Command {
   trainCommand(program)
   benchCommand(program)
   simulateCommand(program)
+  replayCommand(program)
   doctorCommand(program)
   for (const command of program.commands) overrideExit(command)
   return program

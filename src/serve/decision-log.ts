@@ -1,3 +1,4 @@
+import { UserError } from '../base/errors.ts'
 import type { ExecutorShape } from './executor.ts'
 import { hashText } from './hash.ts'
 import type { SchedulerOptions } from './options.ts'
@@ -90,31 +91,47 @@ export interface Replay {
   difference?: { line: number; logged: string; replayed: string }
 }
 
-/** Tells a fresh scheduler everything that the log says, and compares its plans with the logged ones. */
-export function replay(decisions: Iterable<Decision>): Replay {
-  let scheduler: Scheduler | undefined
-  let plan: IterationPlan | undefined
-  let iterations = 0
-  let line = 0
-  for (const decision of decisions) {
-    line++
-    if (decision.type === 'begin') {
-      scheduler = new Scheduler(decision.shape, optionsOf(decision.options))
-      continue
-    }
-    if (scheduler === undefined) throw new Error(`line ${line}: a decision log begins with its 'begin' line`)
-    if (decision.type === 'plan') {
-      plan = scheduler.plan(decision.nowMs)
-      const replayed = fingerprint(plan)
-      if (replayed !== decision.decided) {
-        return { iterations, difference: { line, logged: decision.decided, replayed } }
-      }
-      iterations++
-    } else {
-      apply(scheduler, plan, decision)
-    }
+/** Tells a fresh scheduler everything that a log says, line by line, and compares its plans with the logged ones. */
+export class Replayer {
+  #scheduler: Scheduler | undefined
+  #plan: IterationPlan | undefined
+  #iterations = 0
+  #line = 0
+  #difference: Replay['difference']
+
+  get result(): Replay {
+    const difference = this.#difference
+    return { iterations: this.#iterations, ...(difference !== undefined && { difference }) }
   }
-  return { iterations }
+
+  /** False once a plan came out differently: what follows from there on would too. */
+  take(decision: Decision): boolean {
+    this.#line++
+    if (decision.type === 'begin') {
+      this.#scheduler = new Scheduler(decision.shape, optionsOf(decision.options))
+      return true
+    }
+    if (this.#scheduler === undefined) {
+      throw new UserError(`line ${this.#line}: a decision log begins with its 'begin' line.`)
+    }
+    if (decision.type === 'plan') return this.#compare(this.#scheduler.plan(decision.nowMs), decision.decided)
+    apply(this.#scheduler, this.#plan, decision)
+    return true
+  }
+
+  #compare(plan: IterationPlan, logged: string): boolean {
+    this.#plan = plan
+    const replayed = fingerprint(plan)
+    if (replayed === logged) this.#iterations++
+    else this.#difference = { line: this.#line, logged, replayed }
+    return replayed === logged
+  }
+}
+
+export function replay(decisions: Iterable<Decision>): Replay {
+  const replayer = new Replayer()
+  for (const decision of decisions) if (!replayer.take(decision)) break
+  return replayer.result
 }
 
 function apply(

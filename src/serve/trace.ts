@@ -1,4 +1,4 @@
-import { closeSync, openSync, writeSync } from 'node:fs'
+import { closeSync, fchmodSync, openSync, writeSync } from 'node:fs'
 
 /** One iteration as `--trace FILE` shows it: one such object a line. */
 export interface TraceLine {
@@ -24,8 +24,10 @@ export class LineFile {
   #lines: string[] = []
   #characters = 0
 
-  constructor(path: string) {
-    this.#file = openSync(path, 'w')
+  /** A private file can be read by its owner alone, also where it was there before. */
+  constructor(path: string, access: 'usual' | 'private' = 'usual') {
+    this.#file = openSync(path, 'w', access === 'private' ? 0o600 : 0o666)
+    if (access === 'private') fchmodSync(this.#file, 0o600)
   }
 
   write(value: unknown): void {

@@ -91,10 +91,10 @@ async function serve(
     ...(setup.contextMax !== undefined && { contextMax: setup.contextMax }),
     ...(setup.fastNumerics !== undefined && { fastNumerics: setup.fastNumerics }),
   })
-  const files = [setup.traceFile, setup.decisionFile].map((path) =>
-    path === undefined ? undefined : new LineFile(path),
-  )
-  const [trace, decisions] = files
+  const trace = setup.traceFile === undefined ? undefined : new LineFile(setup.traceFile)
+  // It holds what was asked and answered, as token ids.
+  const decisions = setup.decisionFile === undefined ? undefined : new LineFile(setup.decisionFile, 'private')
+  const files = [trace, decisions]
   const engine = new Engine(
     executor,
     setup.scheduler ?? {},
