@@ -5,7 +5,7 @@ import { UserError } from '../base/errors.ts'
 import type { EngineProcessClient } from '../serve/process/client.ts'
 import { startEngine } from '../serve/process/client.ts'
 import type { EngineSetup } from '../serve/process/protocol.ts'
-import { milliseconds, weightFormat, wholeNumber } from './options.ts'
+import { milliseconds, number, weightFormat, wholeNumber } from './options.ts'
 import { bytes, compact, note, ProgressLine } from './terminal.ts'
 
 export interface EngineFlags {
@@ -21,6 +21,7 @@ export interface EngineFlags {
   running?: number
   goalTpot?: number
   goalTtft?: number
+  goalShed?: number
   speculate?: number
   prefixCache?: boolean
   fastNumerics?: boolean
@@ -56,6 +57,11 @@ export function withEngineOptions(command: Command): Command {
       milliseconds,
     )
     .option('--goal-ttft <time>', 'keep the time to the first token below this, for example 2s', milliseconds)
+    .option(
+      '--goal-shed <factor>',
+      'refuse at once (429) who would wait for more than this many times --goal-ttft (default: 4)',
+      number(1, 1e6),
+    )
     .option('--speculate <n>', 'guess up to n tokens by looking them up in the prompt', wholeNumber(0, 16))
     .option('--no-prefix-cache', 'compute every prompt from its first token')
     .option(
@@ -70,6 +76,7 @@ export function engineSetup(modelPath: string, flags: EngineFlags): EngineSetup 
     runningMax: flags.running,
     goalTpotMs: flags.goalTpot,
     goalTtftMs: flags.goalTtft,
+    goalShed: flags.goalShed,
     guessesMax: flags.speculate,
     prefixCache: flags.prefixCache,
   }

@@ -27,6 +27,12 @@ export interface SchedulerOptions {
   goalTpotMs: number | undefined
   /** Milliseconds from arrival to the first token that the engine should keep where it can. */
   goalTtftMs: number | undefined
+  /**
+   * With goalTtftMs: a request that would have to wait for its start more than so many times the goal is
+   * refused (queue_full) instead of waiting in vain; Infinity refuses none. Nobody is refused while the queue
+   * is empty.
+   */
+  goalShed: number
 }
 
 export const defaultSchedulerOptions: SchedulerOptions = {
@@ -43,6 +49,7 @@ export const defaultSchedulerOptions: SchedulerOptions = {
   guessesMax: 0,
   goalTpotMs: undefined,
   goalTtftMs: undefined,
+  goalShed: 4,
 }
 
 export function schedulerOptions(given: Partial<SchedulerOptions> = {}): SchedulerOptions {

@@ -88,7 +88,19 @@ export class Scheduler {
       return { ok: false, code: 'queue_full', retryAfterMs: this.retryAfterMs() }
     }
     const sequence = this.roster.arrive(request, this.shape.blockTokens, nowMs)
-    return { ok: true, queue: this.#waits.waits(sequence, queue.ahead(sequence), nowMs) }
+    const estimate = this.#waits.waits(sequence, queue.ahead(sequence), nowMs)
+    const hopelessMs = this.#hopelessMs(estimate)
+    if (hopelessMs <= 0) return { ok: true, queue: estimate }
+    this.#end(sequence, 'aborted', nowMs)
+    return { ok: false, code: 'queue_full', retryAfterMs: Math.max(retryAfterMsMin, Math.ceil(hopelessMs)) }
+  }
+
+  /** How far beyond all hope for its goal a newcomer would start. */
+  #hopelessMs({ position, expectedStartMs }: QueueEstimate): number {
+    const { goalTtftMs, goalShed } = this.options
+    // The first in the queue starts next: to refuse it would leave the estimate as it is for ever.
+    if (goalTtftMs === undefined || position === 0) return 0
+    return expectedStartMs - goalTtftMs * goalShed
   }
 
   /** Ends a request in whatever state it is; undefined when there is no such request (any more). */
