@@ -23,6 +23,8 @@ export interface GraphShape {
   supervisedMax?: number
   /** Rows hold several documents that must not see one another. */
   packed?: boolean
+  /** Use our own products where they are built (the default), or ggml's everywhere. */
+  ownKernels?: boolean
 }
 
 interface Inputs {
@@ -46,10 +48,10 @@ export class LossGraph implements Disposable {
   constructor(parameters: Parameters, device: Device, shape: GraphShape, mode: 'train' | 'evaluate') {
     const { architecture, config } = parameters.definition
     const all = shape.sequences * shape.tokens
-    this.shape = { supervisedMax: all, packed: false, ...shape }
+    this.shape = { supervisedMax: all, packed: false, ownKernels: true, ...shape }
     this.#vocabulary = config.vocabularySize
     const nodesMax = 1024 + 256 * config.layers
-    const kernels = device.isHost ? loadKernels() : undefined
+    const kernels = device.isHost && this.shape.ownKernels ? loadKernels() : undefined
     this.#kernels = kernels && new KernelContext(kernels)
     const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels })
     this.#graph = graph

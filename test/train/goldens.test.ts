@@ -147,10 +147,12 @@ describe.skipIf(folder === undefined).each(cases)('$name', ({ name, lossToleranc
     expect(Math.sqrt(sumOf(logits.map((x) => x * x))) / trace.logits_l2_step0!).toBeCloseTo(1, 5)
   })
 
-  test('computing the head only for supervised rows trains the same', async () => {
+  test.each([
+    { how: 'the head only for supervised rows', shape: { supervisedMax: sequences * tokens - 1 } },
+    { how: "with ggml's products instead of our own", shape: { ownKernels: false } },
+  ])('computing $how trains the same', async ({ shape }) => {
     using parameters = open()
-    const supervisedMax = sequences * tokens - 1
-    using trainer = trainerOf(parameters, opt, { supervisedMax })
+    using trainer = trainerOf(parameters, opt, shape)
     for (let step = 0; step < steps; step++) {
       const report = await trainer.step()
       expect(Math.abs(report.loss - trace.losses[step]!), `loss of step ${step}`).toBeLessThan(lossTolerance)
