@@ -5,6 +5,7 @@
 import { spawnSync } from 'node:child_process'
 import { appendFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import { UserError } from '../src/base/errors.ts'
 import { Device } from '../src/runtime/device.ts'
@@ -15,7 +16,7 @@ import { RandomWindows } from '../src/train/windows.ts'
 import { interleave, type Measured } from './harness/comparison.ts'
 import { describeSetting } from './harness/machine.ts'
 
-interface Shape {
+export interface Shape {
   architecture: 'gpt2' | 'llama'
   layers: number
   width: number
@@ -28,7 +29,12 @@ interface Shape {
   steps: number
 }
 
-const shapes: Record<string, Shape> = {
+export const shapes: Record<string, Shape> = {
+  /** Runs in `npm test`. */
+  small: {
+    ...{ architecture: 'llama', layers: 1, width: 16, heads: 2, feedForward: 32, vocabulary: 40 },
+    ...{ batch: 2, context: 8, warmup: 1, steps: 2 },
+  },
   /** nanoGPT's shakespeare_char for a CPU. */
   shakespeare: {
     ...{ architecture: 'gpt2', layers: 4, width: 128, heads: 4, feedForward: 512, vocabulary: 65 },
@@ -40,7 +46,7 @@ const shapes: Record<string, Shape> = {
   },
 }
 
-async function ropeway(shape: Shape, threads: number): Promise<Measured> {
+export async function ropeway(shape: Shape, threads: number): Promise<Measured> {
   using device = new Device({ device: 'cpu', threads })
   const sizes = { ...shape, feed_forward: shape.feedForward, bias: false, tied: true }
   const special = { vocabularySize: shape.vocabulary, bosToken: undefined, eosToken: 0 }
@@ -70,38 +76,40 @@ function pytorch(python: string, shape: Shape, threads: number): { figures: Meas
   return { figures: { tokensPerSecond, tokensPerProcessorSecond }, version: torch }
 }
 
-const { values } = parseArgs({
-  options: {
-    python: { type: 'string', default: 'python3' },
-    shape: { type: 'string', default: 'shakespeare' },
-    pairs: { type: 'string', default: '5' },
-    threads: { type: 'string', default: '1' },
-    out: { type: 'string' },
-  },
-})
-const shape = shapes[values.shape]
-if (shape === undefined) throw new UserError(`--shape is one of ${Object.keys(shapes).join(', ')}.`)
-const threads = Number(values.threads)
-const setting = describeSetting(values.shape)
-let version = 'unknown'
-const comparisons = await interleave(
-  Number(values.pairs),
-  { name: 'ropeway', run: () => ropeway(shape, threads) },
-  {
-    name: 'pytorch',
-    run: async () => {
-      const { figures, version: found } = pytorch(values.python, shape, threads)
-      version = found
-      return figures
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      python: { type: 'string', default: 'python3' },
+      shape: { type: 'string', default: 'shakespeare' },
+      pairs: { type: 'string', default: '5' },
+      threads: { type: 'string', default: '1' },
+      out: { type: 'string' },
     },
-  },
-  (line) => process.stderr.write(`${line}\n`),
-)
-const record = {
-  bench: 'train-vs-pytorch',
-  parameters: { shape: values.shape, ...shape, threads, pairs: Number(values.pairs) },
-  comparisons,
-  setting: setting.end({ torch: version }),
+  })
+  const shape = shapes[values.shape]
+  if (shape === undefined) throw new UserError(`--shape is one of ${Object.keys(shapes).join(', ')}.`)
+  const [threads, pairs] = [Number(values.threads), Number(values.pairs)]
+  const setting = describeSetting(values.shape)
+  let version = 'unknown'
+  const other = async () => {
+    const { figures, version: found } = pytorch(values.python, shape, threads)
+    version = found
+    return figures
+  }
+  const comparisons = await interleave(
+    pairs,
+    { name: 'ropeway', run: () => ropeway(shape, threads) },
+    { name: 'pytorch', run: other },
+    (line) => process.stderr.write(`${line}\n`),
+  )
+  const record = {
+    bench: 'train-vs-pytorch',
+    parameters: { ...shape, shape: values.shape, threads, pairs },
+    comparisons,
+    setting: setting.end({ torch: version }),
+  }
+  process.stdout.write(`${JSON.stringify(record)}\n`)
+  if (values.out !== undefined) appendFileSync(values.out, `${JSON.stringify(record)}\n`)
 }
-process.stdout.write(`${JSON.stringify(record)}\n`)
-if (values.out !== undefined) appendFileSync(values.out, `${JSON.stringify(record)}\n`)
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await main()

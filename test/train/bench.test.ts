@@ -1,0 +1,26 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { trainOnce } from '../../bench/shakespeare.ts'
+import { ropeway, shapes } from '../../bench/train-vs-pytorch.ts'
+
+test('our side of train-vs-pytorch measures a speed in wall and in processor time', async () => {
+  const figures = await ropeway(shapes.small!, 1)
+  expect(Object.keys(figures)).toEqual(['tokensPerSecond', 'tokensPerProcessorSecond'])
+  expect(Object.values(figures).every((figure) => figure > 0)).toBe(true)
+})
+
+test('the Shakespeare bench records the loss, the curve and where it was measured', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'ropeway-bench-'))
+  try {
+    writeFileSync(join(folder, 'text.txt'), 'To be, or not to be, that is the question. '.repeat(40))
+    const evaluate = { every: 2, batches: 1, final_batches: 2 }
+    const record = await trainOnce(join(folder, 'text.txt'), 1, 1, { steps: 4, context: 8, evaluate })
+    expect(record.curve.map(([steps]) => steps)).toEqual([2, 4])
+    expect(record.figures.validationLoss).toBeGreaterThan(0)
+    expect(record.setting.commit).toMatch(/^[0-9a-f]+$|unknown/)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+})
