@@ -18,7 +18,7 @@ import {
 import { Roofline } from '../../serve/simulate/roofline.ts'
 import { summarize } from '../../serve/simulate/statistics.ts'
 import { readTrace } from '../../serve/simulate/trace-file.ts'
-import { day } from '../../serve/simulate/workload.ts'
+import { day, publishedLengths } from '../../serve/simulate/workload.ts'
 import { milliseconds, number, wholeNumber } from '../options.ts'
 import { compact, dim, note } from '../terminal.ts'
 
@@ -37,6 +37,13 @@ interface FleetFlags extends DeviceFlags {
   stepTokens: number
   engineGoals?: boolean
   json?: boolean
+}
+
+interface DayFlags extends FleetFlags {
+  requests: number
+  seed: number
+  lengths: 'conversation' | 'published'
+  replicas: number
 }
 
 /** Longer prompts than any trace has: on a simulated device memory is the limit, not positions. */
@@ -68,6 +75,14 @@ export function simulateCommand(program: Command): void {
       .description('play a synthetic day of requests, generated from a seed, to a number of replicas')
       .option('--requests <n>', 'requests of the day', wholeNumber(1, 100_000_000), 1_000_000)
       .option('--seed <n>', 'seed of lengths and arrivals', wholeNumber(0), 1)
+      .addOption(
+        new Option(
+          '--lengths <kind>',
+          'of a conversation (1,130 in, 180 out), or of the OSDI 2022 evaluation (272 in, 64 out)',
+        )
+          .choices(['conversation', 'published'])
+          .default('conversation'),
+      )
       .option('--replicas <n>', 'engines that share them', wholeNumber(1, 100_000), 24),
   ).action(playDay)
 }
@@ -181,16 +196,20 @@ function capacityText({ replicas, kept, refused, summary }: Capacity, flags: Fle
   return lines.join('\n')
 }
 
-function playDay(flags: FleetFlags & { requests: number; seed: number; replicas: number }): void {
-  const arrivals = day(flags.requests, flags.seed)
+function playDay(flags: DayFlags): void {
+  const arrivals = day(
+    flags.requests,
+    flags.seed,
+    flags.lengths === 'published' ? publishedLengths : undefined,
+  )
   const startedMs = performance.now()
   const goal = goalOf(flags)
   const { replicas } = flags
   const record = runFleet(deviceOf(flags), policyOf(flags, goal, false), arrivals, { replicas })
   const wallSeconds = (performance.now() - startedMs) / 1000
   const { iterations, preemptions } = record
-  const { model, device, requests, seed } = flags
-  const setting = { model, device, requests, seed, replicas }
+  const { model, device, requests, seed, lengths } = flags
+  const setting = { model, device, requests, seed, lengths, replicas }
   const result = { type: 'day', ...setting, wallSeconds, iterations, preemptions, ...summarize(record) }
   if (flags.json === true) {
     print(JSON.stringify(result))

@@ -46,6 +46,7 @@ export function servingPolicy({ stepTokensMax, prefixCache, goal }: ServingOptio
     prefixCache,
     goalTpotMs: goal?.tpotMs,
     goalTtftMs: goal?.ttftMs,
+    goalShed: Number.POSITIVE_INFINITY,
   }
   return { name: 'ours', options }
 }

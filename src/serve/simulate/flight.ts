@@ -6,6 +6,12 @@ import { type Pipeline, type Work, workOf } from './roofline.ts'
 /** The device's answer to everything: what is said does not matter, only how much. */
 const token = 0
 const silence: SequenceResult = { tokens: [] }
+const sayings: SequenceResult[] = []
+
+/** `count` tokens; made once for each count, because a day of a million requests asks very often. */
+function saying(count: number): SequenceResult {
+  return (sayings[count] ??= { tokens: new Array<number>(count).fill(token) })
+}
 
 /**
  * Iterations on their way through the device: one as planned, and, where nothing can change for a while, all
@@ -68,7 +74,7 @@ export class Flight {
 
   commit(): Outcome[] {
     const plan = this.#plan
-    const said: SequenceResult = { tokens: new Array<number>(this.#iterations).fill(token) }
+    const said = saying(this.#iterations)
     const results = plan.sequences.map(({ sampledRows }) => (sampledRows === 0 ? silence : said))
     if (this.#iterations === 1) return this.scheduler.commit(plan, results, this.#endMs)
     const { iteration, budgetTokens, tokens, sequences, joined, preempted, expired } = plan
@@ -100,6 +106,8 @@ function quietIterations(scheduler: Scheduler, plan: IterationPlan): number {
   const { running, queue } = roster
   // Baselines plan by other rules; published blocks and guesses depend on every single token.
   if (scheduler.constructor !== Scheduler || options.prefixCache || options.guessesMax > 0) return 1
+  // Who is refused depends on what the queue was told of every iteration.
+  if (options.goalTtftMs !== undefined && options.goalShed !== Number.POSITIVE_INFINITY) return 1
   if (plan.sequences.length !== running.size || plan.preempted.length > 0) return 1
   if (queue.size > 0) {
     // A learning cost model may change its mind about who may join; a lack of room or blocks lasts.

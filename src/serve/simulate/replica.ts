@@ -27,6 +27,8 @@ export class Replica {
   readonly #coarse: boolean
   readonly #onOutcomes: ReplicaOptions['onOutcomes']
   iterations = 0
+  /** Nothing happens before this moment. */
+  #nextMs = Number.POSITIVE_INFINITY
   #live = 0
 
   constructor(pipeline: Pipeline, schedulers: readonly Scheduler[], options: ReplicaOptions) {
@@ -61,25 +63,32 @@ export class Replica {
     this.#live++
     for (const flight of lane.flights) flight.cut()
     this.#launch(lane, nowMs)
+    this.#next()
     return admission
   }
 
   /** Lives through everything that happens up to `untilMs`, that moment included. */
   advance(untilMs: number): void {
-    for (;;) {
+    while (this.#nextMs <= untilMs) {
       const lane = this.#next()
       if (lane === undefined) return
       const nowMs = nextMs(lane)
       if (nowMs > untilMs) return
       const flight = earliest(lane)
       if (flight !== undefined && flight.endMs <= nowMs) {
-        if (flight.extend()) continue
+        // A stretch has the device to itself, so nothing else can happen before its next end.
+        while (flight.extend()) if (flight.endMs > untilMs) break
+        this.#nextMs = flight.endMs
+        if (flight.endMs > untilMs) return
         this.#land(lane, flight)
+        this.#launch(lane, flight.endMs)
+      } else {
+        this.#launch(lane, nowMs)
       }
-      this.#launch(lane, nowMs)
     }
   }
 
+  /** The lane in which something happens next, if anything does. */
   #next(): Lane | undefined {
     let next: Lane | undefined
     let nextAtMs = Number.POSITIVE_INFINITY
@@ -89,6 +98,7 @@ export class Replica {
       next = lane
       nextAtMs = atMs
     }
+    this.#nextMs = nextAtMs
     return next
   }
 

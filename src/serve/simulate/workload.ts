@@ -22,12 +22,19 @@ export const publishedLengths: Lengths = { prompt: [32, 512], output: [1, 128] }
 export function poisson(count: number, perSecond: number, lengths: Lengths, seed: number): Arrival[] {
   const gaps = new Random(deriveSeed(seed, 'gaps'))
   const sizes = new Random(deriveSeed(seed, 'sizes'))
-  const uniform = ([min, max]: readonly [number, number]) => min + sizes.integer(max - min + 1)
   let atMs = 0
   return Array.from({ length: count }, () => {
     atMs += (-Math.log(1 - gaps.uniform()) / perSecond) * 1000
-    return { atMs, promptTokens: uniform(lengths.prompt), outputTokens: uniform(lengths.output) }
+    return {
+      atMs,
+      promptTokens: uniform(sizes, lengths.prompt),
+      outputTokens: uniform(sizes, lengths.output),
+    }
   })
+}
+
+function uniform(random: Random, [min, max]: readonly [number, number]): number {
+  return min + random.integer(max - min + 1)
 }
 
 const dayMs = 86_400_000
@@ -37,11 +44,14 @@ const dayOutput = { log: Math.log(130), spread: 0.8, max: 1000 }
 /** The busiest moment has (1 + swing) times the mean rate, the quietest (1 - swing). */
 const daySwing = 0.6
 
-/** A day of `count` requests: rate like a sine with its peak in the afternoon, lengths lognormal. */
-export function day(count: number, seed: number): Arrival[] {
+/**
+ * A day of `count` requests: rate like a sine with its peak in the afternoon; lengths lognormal as in
+ * conversations, or uniform in `lengths`.
+ */
+export function day(count: number, seed: number, lengths?: Lengths): Arrival[] {
   const times = new Random(deriveSeed(seed, 'times'))
   const sizes = new Random(deriveSeed(seed, 'sizes'))
-  const lengthOf = ({ log, spread, max }: typeof dayPrompt) =>
+  const lognormal = ({ log, spread, max }: typeof dayPrompt) =>
     Math.max(1, Math.min(max, Math.round(Math.exp(log + spread * sizes.normal()))))
   const moments = new Float64Array(count)
   for (let i = 0; i < count; ) {
@@ -51,8 +61,8 @@ export function day(count: number, seed: number): Arrival[] {
   }
   return Array.from(moments.sort(), (atMs) => ({
     atMs,
-    promptTokens: lengthOf(dayPrompt),
-    outputTokens: lengthOf(dayOutput),
+    promptTokens: lengths === undefined ? lognormal(dayPrompt) : uniform(sizes, lengths.prompt),
+    outputTokens: lengths === undefined ? lognormal(dayOutput) : uniform(sizes, lengths.output),
   }))
 }
 
