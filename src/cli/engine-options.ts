@@ -7,6 +7,10 @@ import { startEngine } from '../serve/process/client.ts'
 import type { EngineSetup } from '../serve/process/protocol.ts'
 import { milliseconds, number, weightFormat, wholeNumber } from './options.ts'
 import { bytes, compact, note, ProgressLine } from './terminal.ts'
+import { loadTextModel, resolveModel } from './text-model.ts'
+
+const tokenizerProbe =
+  'The quick brown fox; 1234.5 + "déjà vu" = 안녕하세요? \n\tif (x <= 10) { return [x, y] }'
 
 export interface EngineFlags {
   device?: string
@@ -23,6 +27,7 @@ export interface EngineFlags {
   goalTtft?: number
   goalShed?: number
   speculate?: number
+  draft?: string
   prefixCache?: boolean
   fastNumerics?: boolean
 }
@@ -63,6 +68,10 @@ export function withEngineOptions(command: Command): Command {
       number(1, 1e6),
     )
     .option('--speculate <n>', 'guess up to n tokens by looking them up in the prompt', wholeNumber(0, 16))
+    .option(
+      '--draft <model>',
+      'guess with this smaller model of the same tokenizer, up to --speculate tokens (4) ahead',
+    )
     .option('--no-prefix-cache', 'compute every prompt from its first token')
     .option(
       '--fast-numerics',
@@ -93,10 +102,22 @@ export function engineSetup(modelPath: string, flags: EngineFlags): EngineSetup 
     contextMax: flags.context,
     traceFile: flags.trace,
     decisionFile: flags.decisions,
+    draftPath: flags.draft === undefined ? undefined : draftPath(modelPath, flags.draft),
     fastNumerics: flags.fastNumerics,
     scheduler: defined(scheduler),
   }
   return defined(setup) as unknown as EngineSetup
+}
+
+/** Refuses a draft model that cuts texts otherwise: its guesses would be about other tokens. */
+function draftPath(modelPath: string, draft: string): string {
+  const path = resolveModel(draft)
+  const [own, other] = [modelPath, path].map((model) => loadTextModel(model).tokenizer.encode(tokenizerProbe))
+  if (own!.join() === other!.join()) return path
+  throw new UserError(`${draft} cuts texts into other tokens than the model: it cannot guess for it.`, {
+    failure: 'usage',
+    fix: 'Give a smaller model of the same family, with the same tokenizer.',
+  })
 }
 
 function defined(record: Record<string, unknown>): Record<string, unknown> {

@@ -2,7 +2,7 @@ import { UserError } from '../base/errors.ts'
 import type { ExecutorShape } from './executor.ts'
 import { hashText } from './hash.ts'
 import type { SchedulerOptions } from './options.ts'
-import type { Ended, IterationPlan, Outcome, SequenceResult } from './plan.ts'
+import type { Ended, IterationPlan, Outcome, Proposals, SequenceResult } from './plan.ts'
 import type { Admission, EngineRequest, FinishReason } from './request.ts'
 import { Scheduler } from './scheduler.ts'
 
@@ -27,7 +27,7 @@ export type Decision =
   | { type: 'begin'; version: 1; shape: ExecutorShape; options: PlainOptions }
   | { type: 'submit'; nowMs: number; request: EngineRequest; ok: boolean }
   | { type: 'cancel'; nowMs: number; id: string; reason: FinishReason }
-  | { type: 'plan'; nowMs: number; decided: string }
+  | { type: 'plan'; nowMs: number; decided: string; proposals?: Proposals }
   | { type: 'commit'; nowMs: number; results: readonly SequenceResult[] }
   | { type: 'fail'; nowMs: number; message: string }
 
@@ -57,9 +57,9 @@ export class LoggedScheduler extends Scheduler {
     return super.cancel(id, nowMs, reason)
   }
 
-  override plan(nowMs: number): IterationPlan {
-    const plan = super.plan(nowMs)
-    this.#log({ type: 'plan', nowMs, decided: fingerprint(plan) })
+  override plan(nowMs: number, proposals?: Proposals): IterationPlan {
+    const plan = super.plan(nowMs, proposals)
+    this.#log({ type: 'plan', nowMs, decided: fingerprint(plan), ...(proposals && { proposals }) })
     return plan
   }
 
@@ -114,7 +114,9 @@ export class Replayer {
     if (this.#scheduler === undefined) {
       throw new UserError(`line ${this.#line}: a decision log begins with its 'begin' line.`)
     }
-    if (decision.type === 'plan') return this.#compare(this.#scheduler.plan(decision.nowMs), decision.decided)
+    if (decision.type === 'plan') {
+      return this.#compare(this.#scheduler.plan(decision.nowMs, decision.proposals), decision.decided)
+    }
     apply(this.#scheduler, this.#plan, decision)
     return true
   }

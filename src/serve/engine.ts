@@ -2,10 +2,11 @@ import type { Clock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
 import { batchOf } from './batch.ts'
 import { type Decision, LoggedScheduler } from './decision-log.ts'
+import type { Proposer } from './draft-model.ts'
 import type { Executor, IterationOutput } from './executor.ts'
 import type { EngineGauges } from './messages.ts'
 import type { SchedulerOptions } from './options.ts'
-import type { IterationPlan, Outcome, SequenceResult } from './plan.ts'
+import type { IterationPlan, Outcome, Proposals, SequenceResult } from './plan.ts'
 import type { Admission, EngineRequest, Finish, QueueEstimate, RequestProgress } from './request.ts'
 import { Sampler } from './sampler.ts'
 import { Scheduler } from './scheduler.ts'
@@ -17,6 +18,8 @@ import { type Speech, Voice } from './voice.ts'
 export interface EngineObservers {
   trace?: (line: TraceLine) => void
   decisions?: (decision: Decision) => void
+  /** Told when the draft model failed; the engine goes on without it. */
+  draftFailed?: (message: string) => void
 }
 
 /**
@@ -33,11 +36,13 @@ export class Engine {
   readonly #voices = new WeakMap<Sequence, Voice>()
   /** Progress that arose outside an iteration; it leaves with the next step. */
   #unsaid: RequestProgress[] = []
+  #proposer: Proposer | undefined
   #accepting = true
   #audited = true
   #iterations = 0
   #computeMs = 0
   #hostMs = 0
+  #draftMs = 0
 
   constructor(
     executor: Executor,
@@ -45,7 +50,9 @@ export class Engine {
     clock: Clock,
     emit: (items: readonly RequestProgress[]) => void,
     observers: EngineObservers = {},
+    proposer?: Proposer,
   ) {
+    this.#proposer = proposer
     this.#executor = executor
     this.#clock = clock
     this.#emit = emit
@@ -109,7 +116,8 @@ export class Engine {
       return false
     }
     this.#audited = false
-    const plan = this.scheduler.plan(this.#clock.nowMs())
+    const proposals = this.#proposer && (await this.#propose(this.#proposer))
+    const plan = this.scheduler.plan(this.#clock.nowMs(), proposals)
     for (const { sequence, finish } of plan.expired) items.push({ id: sequence.id, tokens: [], finish })
     // These have ended: they do not wait for the iteration.
     if (items.length > 0) this.#emit(items)
@@ -134,6 +142,25 @@ export class Engine {
       preemptions: roster.preemptions,
       computeMs: this.#computeMs,
       hostMs: this.#hostMs,
+      draftMs: this.#draftMs,
+      guessedTokens: totals.guessedTokens,
+      acceptedTokens: totals.acceptedTokens,
+    }
+  }
+
+  async #propose(proposer: Proposer): Promise<Proposals | undefined> {
+    const wishes = this.scheduler.wishes(proposer.passMs)
+    if (wishes.length === 0) return undefined
+    const startedMs = this.#clock.nowMs()
+    try {
+      const guesses = await proposer.propose(wishes)
+      const tookMs = this.#clock.nowMs() - startedMs
+      this.#draftMs += tookMs
+      return { guesses, tookMs }
+    } catch (error) {
+      this.#proposer = undefined
+      this.#observers.draftFailed?.(messageOf(error))
+      return undefined
     }
   }
 

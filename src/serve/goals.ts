@@ -21,6 +21,8 @@ export interface Situation {
   promptTokensOwed: number
   /** How long the oldest request without a first token has been here; undefined when there is none. */
   oldestMs: number | undefined
+  /** What the draft model took since the last iteration. */
+  spentMs: number
 }
 
 /** What prompts may take of one iteration, beside the streams. Every chunk is spent from it. */
@@ -65,12 +67,12 @@ export class GoalKeeper {
 
   allowance(situation: Situation): PromptAllowance {
     const { tpotMs, ttftMs } = this.#goals
-    const { streams } = situation
+    const { streams, spentMs } = situation
     let tokens = Number.POSITIVE_INFINITY
     let ms = Number.POSITIVE_INFINITY
     if (streams.tokens > 0 && tpotMs !== undefined) {
       if (!this.#model.trusted) tokens = untrustedPromptTokens
-      else ms = (tpotMs * margin) / this.#model.spread - this.#model.predictMs(streams)
+      else ms = (tpotMs * margin) / this.#model.spread - this.#model.predictMs(streams) - spentMs
     } else if (streams.tokens > 0 && ttftMs !== undefined) {
       tokens = this.#enoughFor(ttftMs, situation)
     }

@@ -52,6 +52,11 @@ export interface EngineGauges {
   /** Totals in milliseconds since the start: native compute and everything else inside busy iterations. */
   computeMs: number
   hostMs: number
+  /** In the draft model, between iterations. */
+  draftMs?: number
+  /** Tokens that were guessed, and those of them that came true. */
+  guessedTokens?: number
+  acceptedTokens?: number
 }
 
 /**

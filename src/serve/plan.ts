@@ -2,6 +2,7 @@ import type { IterationLoad } from './cost-model.ts'
 import type { PromptAllowance } from './goals.ts'
 import type { Finish } from './request.ts'
 import type { Sequence } from './sequence.ts'
+import type { GuessSource } from './speculation.ts'
 
 /** One request's share of an iteration. */
 export interface PlannedSequence {
@@ -11,6 +12,8 @@ export interface PlannedSequence {
   count: number
   /** Guesses for the tokens behind the last known one; they are the last of the `count`. */
   guesses: readonly number[]
+  /** Set when there are guesses. */
+  guessedBy?: GuessSource
   /** Rows of logits, for the last tokens of the `count`. */
   outputs: number
   /** The first of these rows give log-probabilities of the prompt, ... */
@@ -36,6 +39,18 @@ export interface IterationPlan {
 export interface Ended {
   readonly sequence: Sequence
   readonly finish: Finish
+}
+
+/** For whom a draft model should run ahead before the next plan, and how many tokens. */
+export interface Wish {
+  readonly sequence: Sequence
+  readonly length: number
+}
+
+/** What a draft model says before a plan is made. */
+export interface Proposals {
+  readonly guesses: readonly { readonly id: string; readonly tokens: readonly number[] }[]
+  readonly tookMs: number
 }
 
 /** What came out for one planned sequence: its new tokens (none inside a prompt), or why there are none. */
@@ -106,7 +121,8 @@ export class Draft implements IterationPlan {
     this.#grow(entry, count)
   }
 
-  guess(entry: PlannedSequence, guesses: readonly number[]): void {
+  guess(entry: PlannedSequence, guesses: readonly number[], guessedBy: GuessSource): void {
+    entry.guessedBy = guessedBy
     this.allowance.spend(entry.start + entry.count, guesses.length)
     entry.guesses = guesses
     entry.sampledRows += guesses.length

@@ -2,7 +2,7 @@ import type { BlockPool } from './blocks.ts'
 import type { CostModel, IterationLoad } from './cost-model.ts'
 import type { GoalKeeper, PromptAllowance } from './goals.ts'
 import type { SchedulerOptions } from './options.ts'
-import type { Draft } from './plan.ts'
+import type { Draft, PlannedSequence, Proposals, Wish } from './plan.ts'
 import type { PrefixCache } from './prefix-cache.ts'
 import type { PrefixReuse } from './reuse.ts'
 import type { Roster } from './roster.ts'
@@ -39,11 +39,11 @@ export class Planner {
     this.#blockTokens = blockTokens
   }
 
-  fill(draft: Draft): void {
+  fill(draft: Draft, proposals: Proposals | undefined): void {
     const { roster, speculation } = this.#parts
     const madeWayFor = this.#makeWayForBetter(draft)
     const streams = this.#streams()
-    draft.allowance = this.#allowance(streams, draft.plannedMs)
+    draft.allowance = this.#allowance(streams, draft.plannedMs, proposals?.tookMs ?? 0)
     draft.budgetTokens = Math.min(this.#options.stepTokensMax, streams.tokens + draft.allowance.tokensFrom(0))
     draft.reservedTokens = streams.tokens
     // The set shrinks from its end while this walks, never before the place where it stands.
@@ -54,7 +54,23 @@ export class Planner {
     }
     this.#admitWaiting(draft, madeWayFor)
     this.#topUp(draft)
-    if (speculation.enabled) this.#guess(draft)
+    if (speculation.enabled) this.#guess(draft, proposals)
+  }
+
+  /** Who should be proposed how much, when one pass of the draft model over all of them takes `passMs`. */
+  wishes(passMs: number): Wish[] {
+    const { roster, speculation } = this.#parts
+    if (!speculation.enabled) return []
+    const streams = [...roster.running].filter(
+      ({ owed, generatedTokens }) => owed === 1 && generatedTokens > 0,
+    )
+    const load = this.#streams()
+    return streams.flatMap((sequence) => {
+      const price = this.#price(sequence, load, passMs / streams.length) * load.tokens
+      const left = sequence.request.maxTokens - sequence.generatedTokens - 1
+      const length = Math.min(left, speculation.length(sequence, 'draft', price))
+      return length > 0 ? [{ sequence, length }] : []
+    })
   }
 
   #streams(): IterationLoad {
@@ -68,7 +84,7 @@ export class Planner {
     return { tokens, context, sequences: tokens }
   }
 
-  #allowance(streams: IterationLoad, nowMs: number): PromptAllowance {
+  #allowance(streams: IterationLoad, nowMs: number, spentMs: number): PromptAllowance {
     const { queue, running, waitingTokens } = this.#parts.roster
     let promptTokensOwed = waitingTokens
     let arrivedMs = queue.peek()?.arrivedMs ?? Number.POSITIVE_INFINITY
@@ -78,7 +94,7 @@ export class Planner {
       arrivedMs = Math.min(arrivedMs, sequence.arrivedMs)
     }
     const oldestMs = arrivedMs === Number.POSITIVE_INFINITY ? undefined : nowMs - arrivedMs
-    return this.#parts.goals.allowance({ streams, promptTokensOwed, oldestMs })
+    return this.#parts.goals.allowance({ streams, promptTokensOwed, oldestMs, spentMs })
   }
 
   /** Pays what it can of what `sequence` owes. */
@@ -236,27 +252,45 @@ export class Planner {
   }
 
   /** Guesses take what nobody else wanted: no preemption and no waiting is ever due to them. */
-  #guess(draft: Draft): void {
-    const { costs, pool, roster, speculation } = this.#parts
+  #guess(draft: Draft, proposals: Proposals | undefined): void {
+    const { pool, speculation } = this.#parts
     const streams = draft.sequences.reduce((sum, entry) => sum + entry.sampledRows, 0)
-    const iterationMs = costs.trusted ? costs.predictMs(draft.load) : 0
+    const proposed = new Map(proposals?.guesses.map(({ id, tokens }) => [id, tokens]))
+    const { load } = draft
     for (const entry of draft.sequences) {
       const { sequence } = entry
       if (entry.sampledRows !== 1 || sequence.generatedTokens === 0) continue
-      const spareBlocks = pool.available > roster.running.size ? 1 : 0
-      const end = entry.start + entry.count
-      const room = Math.min(
-        draft.leftFrom(end),
-        sequence.request.maxTokens - sequence.generatedTokens - 1,
-        (sequence.blocks.length + spareBlocks) * this.#blockTokens - end,
-      )
+      const proposal = proposed.get(sequence.id) ?? []
+      if (proposal.length > 0) speculation.tried(sequence, 'draft')
+      const room = this.#guessRoom(entry, draft)
       if (room <= 0) continue
-      const tokenShare =
-        iterationMs > 0 ? costs.tokenMs(sequence.computed) / iterationMs : tokenShareUntrusted
-      const guesses = speculation.guess(sequence, room, tokenShare * streams)
+      const guesses =
+        proposal.length > 0
+          ? proposal.slice(0, room)
+          : speculation.lookUp(sequence, room, this.#price(sequence, load, 0) * streams)
       if (guesses.length === 0) continue
-      if (sequence.blocks.length * this.#blockTokens < end + guesses.length) sequence.blocks.push(pool.take())
-      draft.guess(entry, guesses)
+      const end = entry.start + entry.count + guesses.length
+      if (sequence.blocks.length * this.#blockTokens < end) sequence.blocks.push(pool.take())
+      draft.guess(entry, guesses, proposal.length > 0 ? 'draft' : 'lookup')
     }
+  }
+
+  #guessRoom(entry: PlannedSequence, draft: Draft): number {
+    const { pool, roster } = this.#parts
+    const { sequence } = entry
+    const spareBlocks = pool.available > roster.running.size ? 1 : 0
+    const end = entry.start + entry.count
+    return Math.min(
+      draft.leftFrom(end),
+      sequence.request.maxTokens - sequence.generatedTokens - 1,
+      (sequence.blocks.length + spareBlocks) * this.#blockTokens - end,
+    )
+  }
+
+  /** The share of an iteration's time that one more token takes, with what guessing it takes before. */
+  #price(sequence: Sequence, load: IterationLoad, guessMs: number): number {
+    const { costs } = this.#parts
+    const iterationMs = costs.trusted ? costs.predictMs(load) : 0
+    return iterationMs > 0 ? (costs.tokenMs(sequence.computed) + guessMs) / iterationMs : tokenShareUntrusted
   }
 }

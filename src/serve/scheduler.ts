@@ -6,7 +6,15 @@ import { WaitEstimator } from './estimates.ts'
 import type { ExecutorShape } from './executor.ts'
 import { GoalKeeper } from './goals.ts'
 import { type SchedulerOptions, schedulerOptions } from './options.ts'
-import { Draft, type Ended, type IterationPlan, type Outcome, type SequenceResult } from './plan.ts'
+import {
+  Draft,
+  type Ended,
+  type IterationPlan,
+  type Outcome,
+  type Proposals,
+  type SequenceResult,
+  type Wish,
+} from './plan.ts'
 import { Planner } from './planner.ts'
 import { PrefixCache } from './prefix-cache.ts'
 import type { Admission, EngineRequest, FinishReason, QueueEstimate } from './request.ts'
@@ -120,14 +128,19 @@ export class Scheduler {
     return Math.max(retryAfterMsMin, Math.ceil(this.#waits.expectedMs(this.roster.queue.size / 2)))
   }
 
+  /** For whom a draft model should run ahead before the next plan; `passMs` is what one token of all takes it. */
+  wishes(passMs: number): Wish[] {
+    return this.#planner.wishes(passMs)
+  }
+
   /** The next iteration. Nothing may be in flight: every plan is committed or failed before the next. */
-  plan(nowMs: number): IterationPlan {
+  plan(nowMs: number, proposals?: Proposals): IterationPlan {
     const { queue } = this.roster
     this.cache.expirePins(nowMs)
     this.#waits.tick(nowMs, queue.size)
     const draft = new Draft(this.totals.iterations++, nowMs, this.options.promptLogprobRowsMax)
     for (const sequence of queue.overdue(nowMs)) draft.expired.push(this.#expire(sequence, nowMs))
-    this.#planner.fill(draft)
+    this.#planner.fill(draft, proposals)
     this.totals.cachedTokens += draft.cachedTokens
     return draft
   }
@@ -153,12 +166,14 @@ export class Scheduler {
         })
         continue
       }
-      if (entry.guesses.length > 0) {
-        this.#speculation.learn(sequence, entry.guesses.length, result.tokens.length - 1)
-        this.totals.guessedTokens += entry.guesses.length
-        this.totals.acceptedTokens += result.tokens.length - 1
+      const { guesses, guessedBy } = entry
+      if (guessedBy !== undefined) {
+        const accepted = result.tokens.length - 1
+        this.#speculation.learn(sequence, guessedBy, guesses.length, accepted)
+        this.totals.guessedTokens += guesses.length
+        this.totals.acceptedTokens += accepted
       }
-      this.#book(sequence, entry.start + entry.count - entry.guesses.length, entry.promptRows, nowMs)
+      this.#book(sequence, entry.start + entry.count - guesses.length, entry.promptRows, nowMs)
       outcomes.push(this.#append(sequence, result.tokens, nowMs))
     }
     return outcomes

@@ -1,4 +1,5 @@
 import { BlockPool } from '../../src/serve/blocks.ts'
+import { Replayer } from '../../src/serve/decision-log.ts'
 import { Draft, type IterationPlan } from '../../src/serve/plan.ts'
 import { PrefixCache } from '../../src/serve/prefix-cache.ts'
 import { WaitingQueue } from '../../src/serve/queue.ts'
@@ -249,6 +250,15 @@ export const faults: Record<string, (patch: Patch) => void> = {
         },
     )
   },
+  'what the draft model said is not in the log': (patch) =>
+    patch(
+      Replayer.prototype,
+      'take',
+      (original) =>
+        function ({ proposals, ...rest }) {
+          return original.call(this, rest)
+        },
+    ),
   'a guess is believed': (patch) =>
     patch(
       Voice.prototype,

@@ -2,6 +2,7 @@ import { assert } from '../../src/base/assert.ts'
 import { ManualClock } from '../../src/base/clock.ts'
 import { deriveSeed, Random } from '../../src/base/random.ts'
 import { type Decision, replay } from '../../src/serve/decision-log.ts'
+import { DraftModel, type Proposer } from '../../src/serve/draft-model.ts'
 import { Engine } from '../../src/serve/engine.ts'
 import type { ExecutorShape } from '../../src/serve/executor.ts'
 import type { SchedulerOptions } from '../../src/serve/options.ts'
@@ -9,6 +10,7 @@ import type { EngineRequest, Finish, RequestProgress } from '../../src/serve/req
 import { precedes, type Sequence } from '../../src/serve/sequence.ts'
 import type { TraceLine } from '../../src/serve/trace.ts'
 import { alone, FakeDevice } from './fake-device.ts'
+import { FlakyProposer } from './fake-proposers.ts'
 import { greedy, request } from './requests.ts'
 
 // Two tokens end a request wherever a request lets them.
@@ -23,6 +25,8 @@ interface Scenario {
   requests: { at: number; request: EngineRequest }[]
   cancelChance: number
   breakChance: number
+  /** Who guesses beside the look-up: a copy of the model, somebody who knows nothing and breaks, or nobody. */
+  draft: 'twin' | 'flaky' | undefined
 }
 
 function scenarioOf(random: Random): Scenario {
@@ -46,7 +50,9 @@ function scenarioOf(random: Random): Scenario {
   }
   const cancelChance = random.uniform() < 0.5 ? 0 : random.uniform() * 0.08
   const breakChance = random.uniform() < 0.75 ? 0 : 0.03
-  return { shape, options, requests: requestsOf(random, shape), cancelChance, breakChance }
+  const requests = requestsOf(random, shape)
+  const draft = sometimes('twin' as const) ?? sometimes('flaky' as const)
+  return { shape, options, requests, cancelChance, breakChance, draft }
 }
 
 function requestsOf(random: Random, shape: ExecutorShape): Scenario['requests'] {
@@ -117,6 +123,7 @@ class Simulation {
   readonly #clock = new ManualClock()
   readonly #device: FakeDevice
   readonly #engine: Engine
+  #draftDevice: FakeDevice | undefined
   readonly #decisions: Decision[] = []
   readonly #accepted = new Map<string, EngineRequest>()
   readonly #arrivedMs = new Map<string, number>()
@@ -136,10 +143,29 @@ class Simulation {
       this.#checkProgress()
       this.#cancelSome()
     }
-    this.#engine = new Engine(this.#device, options, this.#clock, (items) => this.#hear(items), {
-      trace: (line) => this.#checkIteration(line),
-      decisions: (decision) => this.#decisions.push(decision),
-    })
+    this.#engine = new Engine(
+      this.#device,
+      options,
+      this.#clock,
+      (items) => this.#hear(items),
+      {
+        trace: (line) => this.#checkIteration(line),
+        decisions: (decision) => this.#decisions.push(decision),
+      },
+      this.#proposer(options),
+    )
+  }
+
+  #proposer({ guessesMax = 0, runningMax = 1 }: Partial<SchedulerOptions>): Proposer | undefined {
+    const { draft, shape } = this.#scenario
+    if (draft === undefined) return undefined
+    if (draft === 'flaky') return new FlakyProposer(this.#random, () => this.#random.integer(vocabularySize))
+    const scratch = DraftModel.scratchBlocks(guessesMax, shape.blockTokens)
+    const blockCount = shape.blockCount + runningMax * scratch
+    const device = new FakeDevice({ ...shape, blockCount }, this.#clock)
+    device.whileComputing = () => this.#cancelSome()
+    this.#draftDevice = device
+    return new DraftModel(device, shape.blockCount, scratch, this.#clock)
   }
 
   async run(): Promise<SimulationReport> {
@@ -151,7 +177,8 @@ class Simulation {
       this.#device.breaks = this.#random.uniform() < breakChance
       const worked = await this.#engine.step()
       this.#device.breaks = false
-      if (this.#device.violation !== undefined) throw this.#device.violation
+      const violation = this.#device.violation ?? this.#draftDevice?.violation
+      if (violation !== undefined) throw violation
       this.#checkBlocks()
       if (!worked && requests.length === 0) break
     }

@@ -52,11 +52,11 @@ test('a request that stops inside of accepted guesses stops there', async () => 
 test('guesses follow the last occurrence of the last tokens', () => {
   const speculation = new Speculation(4)
   const user = { tokens: [1, 2, 3, 4, 5, 6, 1, 2, 3, 9, 8, 1, 2, 3] }
-  expect(speculation.guess(user, 10, 0)).toEqual([9, 8, 1, 2])
-  expect(speculation.guess(user, 2, 0)).toEqual([9, 8])
+  expect(speculation.lookUp(user, 10, 0)).toEqual([9, 8, 1, 2])
+  expect(speculation.lookUp(user, 2, 0)).toEqual([9, 8])
   user.tokens.push(4)
-  expect(speculation.guess(user, 10, 0)).toEqual([5, 6, 1, 2])
-  expect(speculation.guess({ tokens: [1, 2, 3, 4] }, 10, 0)).toEqual([])
+  expect(speculation.lookUp(user, 10, 0)).toEqual([5, 6, 1, 2])
+  expect(speculation.lookUp({ tokens: [1, 2, 3, 4] }, 10, 0)).toEqual([])
 })
 
 test('guessing stops when guesses turn out wrong, and tries again after a while', () => {
@@ -65,10 +65,10 @@ test('guessing stops when guesses turn out wrong, and tries again after a while'
   const price = 0.2
   let tries = 0
   for (let i = 0; i < 200; i++) {
-    const guesses = speculation.guess(user, 8, price)
+    const guesses = speculation.lookUp(user, 8, price)
     if (guesses.length > 0) {
       tries++
-      speculation.learn(user, guesses.length, 0)
+      speculation.learn(user, 'lookup', guesses.length, 0)
     }
     user.tokens.push(i % 5)
   }
@@ -79,8 +79,8 @@ test('guessing stops when guesses turn out wrong, and tries again after a while'
 test('guesses become longer when they come true, and shorter when the batch makes them dear', () => {
   const speculation = new Speculation(8)
   const user = { tokens: Array.from({ length: 50 }, (_, i) => i % 5) }
-  const first = speculation.guess(user, 8, 0.2).length
-  for (let i = 0; i < 20; i++) speculation.learn(user, 4, 4)
-  expect(speculation.guess(user, 8, 0.2).length).toBeGreaterThan(first)
-  expect(speculation.guess(user, 8, 1.1)).toEqual([])
+  const first = speculation.lookUp(user, 8, 0.2).length
+  for (let i = 0; i < 20; i++) speculation.learn(user, 'lookup', 4, 4)
+  expect(speculation.lookUp(user, 8, 0.2).length).toBeGreaterThan(first)
+  expect(speculation.lookUp(user, 8, 1.1)).toEqual([])
 })

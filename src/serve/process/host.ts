@@ -16,7 +16,9 @@ import { Engine } from '../engine.ts'
 import { EngineLoop } from '../engine-loop.ts'
 import type { EngineInfo } from '../messages.ts'
 import { ModelExecutor } from '../model-executor.ts'
+import { schedulerOptions } from '../options.ts'
 import { LineFile } from '../trace.ts'
+import { loadDraft } from './draft.ts'
 import type { EngineSetup, FromProcess, ToProcess } from './protocol.ts'
 
 /** Share of the free memory that the cache takes when nobody says how large it is to be. */
@@ -52,7 +54,7 @@ async function run(
   const log = createLogger('engine')
   nativeLog.write = (_, text) => log.debug(text.trimEnd())
   try {
-    await serve(setup, send, onLoop)
+    await serve(setup, log, send, onLoop)
     send({ type: 'drained' })
     process.disconnect()
     process.exit(0)
@@ -68,6 +70,7 @@ async function run(
 
 async function serve(
   setup: EngineSetup,
+  log: ReturnType<typeof createLogger>,
   send: (message: FromProcess) => void,
   onLoop: (loop: EngineLoop) => void,
 ): Promise<void> {
@@ -95,15 +98,20 @@ async function serve(
   // It holds what was asked and answered, as token ids.
   const decisions = setup.decisionFile === undefined ? undefined : new LineFile(setup.decisionFile, 'private')
   const files = [trace, decisions]
+  const options = schedulerOptions(setup.scheduler)
+  const draft =
+    setup.draftPath === undefined ? undefined : loadDraft(setup.draftPath, setup, executor, options)
   const engine = new Engine(
     executor,
-    setup.scheduler ?? {},
+    draft === undefined ? options : { ...options, guessesMax: draft.guessesMax },
     systemClock,
     (items) => send({ type: 'progress', items }),
     {
       ...(trace !== undefined && { trace: (line) => trace.write(line) }),
       ...(decisions !== undefined && { decisions: (decision) => decisions.write(decision) }),
+      draftFailed: (message) => log.warn(`The draft model failed and is not used any more: ${message}`),
     },
+    draft?.proposer,
   )
   const flushing = setInterval(() => {
     for (const file of files) file?.flush()
@@ -114,6 +122,7 @@ async function serve(
   await loop.run()
   clearInterval(flushing)
   for (const file of files) file?.close()
+  draft?.dispose()
   executor.dispose()
   weights[Symbol.dispose]()
   device.dispose()

@@ -16,6 +16,8 @@ export interface EngineSetup {
   /** See {@link ModelExecutorOptions.fastNumerics}. */
   fastNumerics?: boolean
   scheduler?: Partial<SchedulerOptions>
+  /** A small model with the same tokenizer that runs ahead; it guesses 4 tokens unless `guessesMax` says how many. */
+  draftPath?: string
   /** NDJSON, one line an iteration. */
   traceFile?: string
   /** Decisions of the scheduler, for `ropeway replay`. */
