@@ -34,11 +34,23 @@ function behind(past: Past, token: number): Past {
  * and can be guessed, and partly of the whole text, so that a wrong past gives other tokens.
  */
 function logitsOf(past: Past, vocabularySize: number, wholeTextShare: number): Float32Array {
-  const near = hashTokens(past.lastButOne + 3, [past.last], 0, 1)
-  return Float32Array.from(
-    { length: vocabularySize },
-    (_, v) => 5 * uniformAt(near, v) + wholeTextShare * uniformAt(past.hash, v),
-  )
+  const near = nearLogits(past, vocabularySize)
+  const logits = new Float32Array(vocabularySize)
+  for (let v = 0; v < vocabularySize; v++) logits[v] = near[v]! + wholeTextShare * uniformAt(past.hash, v)
+  return logits
+}
+
+const nearLogitsKnown = new Map<string, Float64Array>()
+
+function nearLogits({ last, lastButOne }: Past, vocabularySize: number): Float64Array {
+  const key = `${lastButOne} ${last} ${vocabularySize}`
+  let logits = nearLogitsKnown.get(key)
+  if (logits === undefined) {
+    const near = hashTokens(lastButOne + 3, [last], 0, 1)
+    logits = Float64Array.from({ length: vocabularySize }, (_, v) => 5 * uniformAt(near, v))
+    nearLogitsKnown.set(key, logits)
+  }
+  return logits
 }
 
 /** The output of a request that has the device to itself, computed without engine, scheduler or cache. */

@@ -158,6 +158,7 @@ test('while two tenants are backlogged their service differs by less than the pu
     // One floods the queue with long requests before the other begins with short ones.
     for (let i = 0; i < 300; i++) submit('heavy', true)
     for (let i = 0; i < 600; i++) submit('light', false)
+    const waiting = { heavy: 300, light: 600 }
     while (bench.scheduler.roster.queue.size > 0) {
       const plan = bench.step()
       for (const { sequence, count, sampledRows } of plan.sequences) {
@@ -168,22 +169,14 @@ test('while two tenants are backlogged their service differs by less than the pu
         )
         tenants[name] += prices.prompt * promptTokens + prices.output * sampledRows
       }
-      const both = new Set(waitingTenants(bench.scheduler))
-      if (both.size < 2) break
+      for (const { tenant } of plan.joined) waiting[tenant.name as 'heavy' | 'light']--
+      for (const { tenant } of plan.preempted) waiting[tenant.name as 'heavy' | 'light']++
+      if (waiting.heavy === 0 || waiting.light === 0) break
       expect(Math.abs(tenants.heavy - tenants.light)).toBeLessThanOrEqual(bound)
     }
     expect(tenants.heavy + tenants.light).toBeGreaterThan(5 * bound)
   }
 })
-
-function waitingTenants(scheduler: Scheduler): string[] {
-  const { roster } = scheduler
-  return roster
-    .ids()
-    .map((id) => roster.get(id)!)
-    .filter((sequence) => sequence.state === 'waiting')
-    .map((sequence) => sequence.tenant.name)
-}
 
 test('a tenant of twice the weight gets twice the service', () => {
   const bench = new Bench({ runningMax: 4, waitingMax: 4000, tenantWeights: { double: 2 } })

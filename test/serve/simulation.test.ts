@@ -4,7 +4,7 @@ import { simulate } from './simulation.ts'
 
 // One seed to replay, or how many seeds to run.
 const only = process.env.ROPEWAY_SIM_SEED
-const seedCount = Number(process.env.ROPEWAY_SIM_SEEDS ?? 200)
+const seedCount = Number(process.env.ROPEWAY_SIM_SEEDS ?? 120)
 
 const seeds = only === undefined ? Array.from({ length: seedCount }, (_, seed) => seed) : [Number(only)]
 
