@@ -27,6 +27,7 @@ import { differences, recipeOf, type TrainingJob } from './job.ts'
 import { modelConfig } from './model-config.ts'
 import { PackedDocuments } from './packing.ts'
 import { createModel, loadModel, type Parameters } from './parameters.ts'
+import { ThreadChoice } from './thread-choice.ts'
 import { type StepReport, Trainer } from './trainer.ts'
 import { RandomWindows } from './windows.ts'
 
@@ -181,6 +182,7 @@ function prepareModel(job: TrainingJob, tokenizer: Tokenizer, device: Device): P
 /** One life of a job: from the checkpoint that it starts at to its end or its interruption. */
 class JobRun implements Disposable {
   readonly #job: TrainingJob
+  readonly #device: Device
   readonly #root: string
   readonly #data: PreparedData
   readonly #callbacks: JobCallbacks
@@ -200,6 +202,7 @@ class JobRun implements Disposable {
     callbacks: JobCallbacks,
   ) {
     this.#job = job
+    this.#device = device
     this.#root = root
     this.#data = data
     this.#callbacks = callbacks
@@ -245,8 +248,11 @@ class JobRun implements Disposable {
 
   async toEnd(signal: AbortSignal): Promise<JobResult> {
     const { steps, evaluate, checkpoint } = this.#job
+    const choice = new ThreadChoice(this.#device.threads)
     while (this.#trainer.stepsDone < steps && !signal.aborted) {
+      this.#device.setThreads(choice.threads)
       const report = await this.#trainer.step()
+      choice.took(report.elapsedMs)
       this.#callbacks.onStep?.(report)
       const { stepsDone } = this.#trainer
       const last = stepsDone === steps
