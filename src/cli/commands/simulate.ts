@@ -131,12 +131,12 @@ function osdi22(flags: {
     `the paper: 175b at ${perTokenMs} ms/token: ${iterationLevel} against ${requestLevel} requests/s, ${ratio}x`,
   )
   if (flags.sensitivity !== true) return
-  for (const line of sensitivity(test)) {
+  sensitivity(test, (line) =>
     show(
       { type: 'sensitivity', ...line },
       `${line.constant.padEnd(14)} -20 %: ${line.lower.toFixed(1)}x   +20 %: ${line.higher.toFixed(1)}x`,
-    )
-  }
+    ),
+  )
 }
 
 function comparisonText(result: Comparison): string {
@@ -203,14 +203,25 @@ function playDay(flags: DayFlags): void {
     flags.lengths === 'published' ? publishedLengths : undefined,
   )
   const startedMs = performance.now()
+  const started = process.cpuUsage()
   const goal = goalOf(flags)
   const { replicas } = flags
   const record = runFleet(deviceOf(flags), policyOf(flags, goal, false), arrivals, { replicas })
   const wallSeconds = (performance.now() - startedMs) / 1000
+  const used = process.cpuUsage(started)
+  const cpuSeconds = (used.user + used.system) / 1e6
   const { iterations, preemptions } = record
   const { model, device, requests, seed, lengths } = flags
   const setting = { model, device, requests, seed, lengths, replicas }
-  const result = { type: 'day', ...setting, wallSeconds, iterations, preemptions, ...summarize(record) }
+  const result = {
+    type: 'day',
+    ...setting,
+    wallSeconds,
+    cpuSeconds,
+    iterations,
+    preemptions,
+    ...summarize(record),
+  }
   if (flags.json === true) {
     print(JSON.stringify(result))
     return

@@ -10,7 +10,7 @@ const sayings: SequenceResult[] = []
 
 /** `count` tokens; made once for each count, because a day of a million requests asks very often. */
 function saying(count: number): SequenceResult {
-  return (sayings[count] ??= { tokens: new Array<number>(count).fill(token) })
+  return (sayings[count] ??= { tokens: Array.from({ length: count }, () => token) })
 }
 
 /**
