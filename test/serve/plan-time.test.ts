@@ -1,78 +1,50 @@
 import { expect, test } from 'vitest'
-import { assert } from '../../src/base/assert.ts'
-import type { SchedulerOptions } from '../../src/serve/options.ts'
+import { measure, valuesOf } from '../../bench/harness/bench.ts'
+import { plan } from '../../bench/plan.ts'
 import { Scheduler } from '../../src/serve/scheduler.ts'
 import { request } from './requests.ts'
 
-const shape = { vocabularySize: 32_000, contextMax: 8192, blockTokens: 16, blockCount: 16_384 }
+const surroundings = { modelPath: 'none', say: () => undefined }
 
-function crowded(options: Partial<SchedulerOptions>): Scheduler {
-  const scheduler = new Scheduler(shape, {
-    runningMax: 256,
-    stepTokensMax: 1024,
-    waitingMax: 20_000,
-    ...options,
-  })
-  for (let i = 0; i < 10_256; i++) {
-    const prompt = Array.from({ length: 64 }, (_, t) => (i * 31 + t) % 32_000)
-    const wish = request({ prompt, maxTokens: 2000, tenant: `tenant-${i % 100}`, priority: i % 3 })
-    assert(scheduler.submit(wish, 0).ok, 'there is room for all that wait')
-  }
-  return scheduler
-}
-
-function medianPlanMs(scheduler: Scheduler, iterations: number): number {
-  const times: number[] = []
-  let nowMs = 0
-  for (let i = 0; i < iterations; i++) {
-    const start = performance.now()
-    const plan = scheduler.plan(nowMs)
-    times.push(performance.now() - start)
-    nowMs += 10
-    scheduler.commit(
-      plan,
-      plan.sequences.map((entry) => ({ tokens: entry.sampledRows > 0 ? [7] : [] })),
-      nowMs,
-    )
-  }
-  return times.sort((a, b) => a - b)[times.length >> 1]!
-}
+test('the bench of plans gives a complete record at its small size, and the service stays within its bound', async () => {
+  const record = await measure(plan, 'small', valuesOf(plan.parameters, 'small'), surroundings)
+  const { planMedianMs, planP99Ms, serviceApartMost, serviceApartBound } = record.figures
+  expect(planMedianMs).toBeGreaterThan(0)
+  expect(planP99Ms).toBeGreaterThanOrEqual(planMedianMs!)
+  expect(serviceApartMost).toBeGreaterThan(0)
+  expect(serviceApartMost).toBeLessThanOrEqual(serviceApartBound!)
+})
 
 // The goal is 0.2 ms on a quiet machine; here ten times that tells a scan of what waits from none.
-test.each([
-  ['plain', {}],
-  ['with goals and guesses', { goalTpotMs: 1000, goalTtftMs: 1000, guessesMax: 4 }],
-])('a plan with 256 running and 10,000 waiting takes a fraction of a millisecond: %s', (_, options) => {
-  const scheduler = crowded(options)
-  medianPlanMs(scheduler, 100)
-  expect(scheduler.roster.running.size).toBe(256)
-  expect(scheduler.roster.queue.size).toBe(10_000)
-  const ms = medianPlanMs(scheduler, 200)
-  if (process.env.ROPEWAY_SIM_VERBOSE !== undefined) console.log(`plan: ${ms.toFixed(3)} ms`)
-  expect(ms).toBeLessThan(2)
+test('a plan with 256 running and 10,000 waiting takes a fraction of a millisecond', async () => {
+  const values = { ...valuesOf(plan.parameters, 'large'), plans: 100 }
+  const { figures } = await measure(plan, 'custom', values, surroundings)
+  expect(figures.planMedianMs).toBeLessThan(2)
+  expect(figures.planWithGoalsMedianMs).toBeLessThan(2)
 })
 
 test('thousands that age or expire in the same moment are moved in bounded steps', () => {
-  const scheduler = crowded({ ageingMs: 1000, queueLimitMs: 50_000 })
-  medianPlanMs(scheduler, 20)
-  const start = performance.now()
-  scheduler.commit(
-    scheduler.plan(60_000),
-    [...scheduler.roster.running].map(() => ({ tokens: [7] })),
-    60_001,
-  )
-  expect(performance.now() - start).toBeLessThan(50)
-  let waiting = scheduler.roster.queue.size
-  expect(waiting).toBeGreaterThan(9900)
-  for (let i = 0; waiting > 0 && i < 1000; i++) {
-    const plan = scheduler.plan(60_002 + i)
-    expect(plan.expired.length).toBeLessThanOrEqual(64)
-    scheduler.commit(
-      plan,
-      plan.sequences.map(() => ({ tokens: [7] })),
-      60_002 + i,
-    )
-    waiting = scheduler.roster.queue.size
+  const shape = { vocabularySize: 32_000, contextMax: 8192, blockTokens: 16, blockCount: 4096 }
+  const limits = { runningMax: 16, stepTokensMax: 64, waitingMax: 20_000 }
+  const scheduler = new Scheduler(shape, { ...limits, ageingMs: 1000, queueLimitMs: 50_000 })
+  const prompt = Array.from({ length: 16 }, (_, t) => t)
+  for (let i = 0; i < 5016; i++) {
+    scheduler.submit(request({ prompt, maxTokens: 2000, tenant: `${i % 100}`, priority: i % 3 }), 0)
   }
-  expect(waiting).toBe(0)
+  const step = (nowMs: number) => {
+    const made = scheduler.plan(nowMs)
+    const results = made.sequences.map(({ sampledRows }) => ({ tokens: sampledRows > 0 ? [7] : [] }))
+    scheduler.commit(made, results, nowMs + 1)
+    return made
+  }
+  for (let i = 0; i < 20; i++) step(i)
+  const { queue } = scheduler.roster
+  const started = performance.now()
+  step(60_000)
+  expect(performance.now() - started).toBeLessThan(50)
+  expect(queue.size).toBeGreaterThan(4900)
+  for (let i = 0; queue.size > 0 && i < 1000; i++) {
+    expect(step(60_002 + i).expired.length).toBeLessThanOrEqual(64)
+  }
+  expect(queue.size).toBe(0)
 })
