@@ -4,6 +4,7 @@
  */
 import { ManualClock } from '../../src/base/clock.ts'
 import { deriveSeed, Random } from '../../src/base/random.ts'
+import type { Proposer } from '../../src/serve/draft-model.ts'
 import { Engine } from '../../src/serve/engine.ts'
 import type { Executor, ExecutorShape, IterationBatch, IterationOutput } from '../../src/serve/executor.ts'
 import type { SchedulerOptions } from '../../src/serve/options.ts'
@@ -70,7 +71,7 @@ export function requestsFor(shape: ExecutorShape, seed: number, count: number): 
     return request({
       id: `r${i}`,
       prompt: [1, ...prompt],
-      maxTokens: 6 + random.integer(40),
+      maxTokens: 12 + random.integer(40),
       sampling: [greedy, sampled, greedy, topped][i % 4]!,
       logprobs: 2,
       ...(i % 5 === 1 && { promptLogprobs: true }),
@@ -84,7 +85,7 @@ export function requestsFor(shape: ExecutorShape, seed: number, count: number): 
 export function companyOf(seed: number, shape: ExecutorShape, requests: readonly EngineRequest[]): Company {
   const random = new Random(deriveSeed(seed, 'company'))
   const longest = Math.max(...requests.map(({ prompt, maxTokens }) => prompt.length + maxTokens))
-  const runningMax = 1 + random.integer(8)
+  const runningMax = 1 + random.integer(random.uniform() < 0.2 ? 1 : 8)
   const options: Partial<SchedulerOptions> = {
     runningMax,
     stepTokensMax: runningMax + 1 + random.integer(random.uniform() < 0.3 ? 300 : 24),
@@ -94,13 +95,11 @@ export function companyOf(seed: number, shape: ExecutorShape, requests: readonly
     queueLimitMs: Number.POSITIVE_INFINITY,
   }
   const blocksMin = Math.ceil(longest / shape.blockTokens)
-  const blockCount = Math.min(
-    shape.blockCount,
-    blocksMin + random.integer(blocksMin * (1 + random.integer(3))),
-  )
+  const spare = random.integer(random.uniform() < 0.6 ? 4 : 3 * blocksMin)
+  const blockCount = Math.min(shape.blockCount, blocksMin + spare)
   let at = 0
   const arrivals = shuffled(requests, random).map((request) => {
-    if (random.uniform() < 0.5) at += random.integer(8)
+    if (random.uniform() < 0.5) at += random.integer(5)
     return { at, request }
   })
   const departures = new Map<number, string>()
@@ -117,6 +116,7 @@ function shuffled<T>(items: readonly T[], random: Random): T[] {
 export async function serveCompany(
   executor: Executor,
   { blockCount, options, arrivals, departures }: Company,
+  proposer?: Proposer,
 ) {
   const clock = new ManualClock()
   const heard = new Map<string, Heard>()
@@ -128,8 +128,13 @@ export async function serveCompany(
     one.promptLogprobs.push(...(promptLogprobs ?? []))
     one.finish = finish
   }
-  const engine = new Engine(new TimedExecutor(executor, clock, blockCount), options, clock, (items) =>
-    items.forEach(hear),
+  const engine = new Engine(
+    new TimedExecutor(executor, clock, blockCount),
+    options,
+    clock,
+    (items) => items.forEach(hear),
+    {},
+    proposer,
   )
   const left = [...arrivals]
   let worked = true

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { replayFile } from '../../src/cli/commands/replay.ts'
-import { engineEntry } from '../../src/cli/engine-options.ts'
+import { engineEntry, engineSetup } from '../../src/cli/engine-options.ts'
+import type { EngineGauges } from '../../src/serve/messages.ts'
 import { startEngine } from '../../src/serve/process/client.ts'
 import { sharedData } from '../shared.ts'
 import { greedy, request } from './requests.ts'
@@ -12,8 +13,8 @@ const folder = mkdtempSync(join(tmpdir(), 'ropeway-replay-'))
 afterAll(() => rmSync(folder, { recursive: true }))
 const modelPath = sharedData('models', 'stories260K', 'hf')
 
-/** Serves some requests in a process of its own, with guesses, chunks and little cache. */
-async function record(path: string): Promise<void> {
+/** Serves some requests in a process of its own, with a draft model, chunks and little cache. */
+async function record(path: string): Promise<EngineGauges> {
   // A file that others may read is there already.
   writeFileSync(path, 'old', { mode: 0o644 })
   const scheduler = { runningMax: 3, stepTokensMax: 12, guessesMax: 3, goalTpotMs: 20 }
@@ -23,6 +24,7 @@ async function record(path: string): Promise<void> {
     threads: 1,
     cacheTokens: 256,
     decisionFile: path,
+    draftPath: modelPath!,
     scheduler,
   }
   const engine = await startEngine({ setup, entry: engineEntry() })
@@ -38,17 +40,22 @@ async function record(path: string): Promise<void> {
     })
   })
   await Promise.all(ends)
+  const gauges = await engine.gauges()
   await engine.close(1000)
+  return gauges
 }
 
 describe.skipIf(modelPath === undefined)('a decision log of a live engine', () => {
   const path = join(folder, 'live.ndjson')
 
   test('replays to identical plans, and only its owner may read it', async () => {
-    await record(path)
+    const { guessedTokens, draftMs } = await record(path)
+    expect(guessedTokens).toBeGreaterThan(0)
+    expect(draftMs).toBeGreaterThan(0)
+    expect(readFileSync(path, 'utf8')).toContain('"proposals":')
     const { iterations, difference } = await replayFile(path)
     expect(difference).toBeUndefined()
-    expect(iterations).toBeGreaterThan(40)
+    expect(iterations).toBeGreaterThan(20)
     expect(statSync(path).mode & 0o777).toBe(0o600)
   })
 
@@ -71,6 +78,17 @@ describe.skipIf(modelPath === undefined)('a decision log of a live engine', () =
     await expect(replayFile(torn)).rejects.toThrow('is not a decision')
   })
 })
+
+const other = sharedData('models', 'babyllama-char-1M', 'hf')
+
+test.skipIf(modelPath === undefined || other === undefined)(
+  'a draft model with another vocabulary is refused, and with another tokenizer too',
+  async () => {
+    const setup = { modelPath: modelPath!, device: 'cpu', threads: 1, cacheTokens: 256, draftPath: other! }
+    await expect(startEngine({ setup, entry: engineEntry() })).rejects.toThrow('361 tokens, the model 512')
+    expect(() => engineSetup(modelPath!, { draft: other! })).toThrow('cuts texts into other tokens')
+  },
+)
 
 test('what is no decision log is refused with a reason', async () => {
   const path = join(folder, 'other.txt')
