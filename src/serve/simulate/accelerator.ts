@@ -64,9 +64,10 @@ export interface Efficiencies {
 }
 
 /**
- * Not guesses and not fitted to any figure of a scheduler: the least squares over 62 latencies that NVIDIA
- * publishes for its own library on A100-80GB (FasterTransformer, docs/gpt_guide.md: GPT 20B, 89B, 175B,
- * 530B, 1 to 24 devices), rounded. test/simulate/roofline.test.ts holds the model to those latencies.
+ * Not fitted to any figure of a scheduler: products, memory, link, hop and layer are the least squares over 80
+ * latencies that NVIDIA publishes for its own library on A100-80GB (FasterTransformer, docs/gpt_guide.md: GPT
+ * 20B, 89B, 175B, 530B, 1 to 24 devices), rounded. The others are set by hand: those latencies and our results
+ * hardly depend on them. test/simulate/roofline.test.ts holds the model to 22 of the latencies.
  */
 export const measuredEfficiencies: Efficiencies = {
   products: 0.74,
