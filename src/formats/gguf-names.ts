@@ -1,6 +1,5 @@
 import { assert } from '../base/assert.ts'
 
-
 /**
  * The same weights have one name in a Hugging Face checkpoint and another in a GGUF file (llama.cpp,
  * gguf-py/gguf/tensor_mapping.py), and some are stored in another order. This is the dictionary.

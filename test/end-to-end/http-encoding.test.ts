@@ -62,7 +62,8 @@ describe.skipIf(packed === undefined)('a long prompt', () => {
   })
 
   test('that the thread dies over is an error, and the next one finds a new thread', async () => {
-    const lost = encoder.encode('x', {})
+    // Long enough that it cannot be done before the thread is told to end.
+    const lost = encoder.encode('many words '.repeat(200_000), {})
     await encoder.close()
     await expect(lost).rejects.toThrow(/thread that encodes prompts ended/)
     expect([...(await encoder.encode('hello', {}))]).toEqual(tokenizer.encode('hello'))

@@ -16,6 +16,7 @@ import {
   simulatedRunner,
   verdictOf,
 } from '../../src/serve/simulate/policy-bench.ts'
+import { summarize } from '../../src/serve/simulate/statistics.ts'
 import { type Lengths, poisson, publishedLengths } from '../../src/serve/simulate/workload.ts'
 import { FakeDevice } from '../serve/fake-device.ts'
 
@@ -35,7 +36,7 @@ for (const policy of comparedPolicies(4, 5)) {
   })
 }
 
-test('a run that reaches its limit counts the unfinished requests as if they had ended there', async () => {
+test('a request that has not ended at the limit of its run counts as slower than every other', async () => {
   const clock = new ManualClock()
   const sleep = async (ms: number) => clock.advance(ms)
   const arrivals = poisson(50, 1e6, short, 1)
@@ -47,7 +48,9 @@ test('a run that reaches its limit counts the unfinished requests as if they had
     sleep,
   })
   expect(run.unfinished).toBeGreaterThan(10)
-  expect(run.endMs.every((ms) => ms > 0 && ms < 100)).toBe(true)
+  const { requests, perTokenMs, refused } = summarize(run)
+  expect(requests + run.unfinished).toBe(50)
+  expect([perTokenMs.p50, refused]).toEqual([Number.POSITIVE_INFINITY, 0])
 })
 
 test('points that are known are not run again, and cheap rates come first', async () => {
@@ -55,6 +58,7 @@ test('points that are known are not run again, and cheap rates come first', asyn
     lengths: publishedLengths,
     policies: comparedPolicies(8, 100),
     rates: [1, 4],
+    rateSteps: [],
     seed: 1,
     windowMs: Number.POSITIVE_INFINITY,
     requestsMax: 60,
@@ -72,6 +76,7 @@ test('at the published lengths iterations serve several times what static batche
   const bench = {
     lengths: publishedLengths,
     policies: comparedPolicies(16, 100),
+    rateSteps: [0.25, 0.5, 1, 2, 4, 8, 16],
     seed: 1,
     windowMs: Number.POSITIVE_INFINITY,
     requestsMax: 150,

@@ -17,7 +17,7 @@ export interface EngineRunOptions {
 }
 
 export type EngineRun = Pick<RunRecord, 'arrivals' | 'firstMs' | 'endMs' | 'preemptions' | 'iterations'> & {
-  /** Requests that had not ended at the limit; their latency counts as if they had ended there. */
+  /** Requests that had not ended at the limit; when they would have is not known, so it counts as never. */
   unfinished: number
 }
 
@@ -48,7 +48,8 @@ export async function runEngine(
     for (const { id, tokens, finish } of items) {
       const index = Number(id)
       if (tokens.length > 0 && Number.isNaN(firstMs[index])) firstMs[index] = nowMs
-      if (finish === undefined) continue
+      // What was cut off at the limit did not end by itself.
+      if (finish === undefined || finish.reason === 'aborted') continue
       endMs[index] = nowMs
       ended++
     }
@@ -71,10 +72,9 @@ export async function runEngine(
   const unfinished = arrivals.length - ended
   const { iterations, preemptions } = engine.gauges()
   engine.cancelAll()
-  const limitMs = clock.nowMs() - startMs
   for (let index = 0; index < arrivals.length; index++) {
-    if (Number.isNaN(endMs[index])) endMs[index] = Math.max(limitMs, arrivals[index]!.atMs)
-    if (Number.isNaN(firstMs[index])) firstMs[index] = endMs[index]!
+    if (Number.isNaN(endMs[index])) endMs[index] = Number.POSITIVE_INFINITY
+    if (Number.isNaN(firstMs[index])) firstMs[index] = Number.POSITIVE_INFINITY
   }
   return { arrivals, firstMs, endMs, unfinished, iterations, preemptions }
 }

@@ -82,7 +82,7 @@ function candidates(low: number, high: number, steps: readonly number[]): number
 
 function curve({ points }: Line, x: Axis['place'], y: Axis['place'], color: string): string {
   const places = [...points]
-    .filter((point) => point.x > 0 && point.y > 0)
+    .filter((point) => point.x > 0 && point.y > 0 && Number.isFinite(point.y))
     .sort((a, b) => a.x - b.x)
     .map((point) => [x(point.x).toFixed(1), y(point.y).toFixed(1)] as const)
   const dots = places.map(([cx, cy]) => `<circle cx="${cx}" cy="${cy}" r="3.5" fill="${color}"/>`).join('')

@@ -27,8 +27,10 @@ export interface PolicyBench {
   policies: readonly Policy[]
   /** Requests a second; chosen from the unloaded device when absent. */
   rates?: readonly number[]
+  /** How: multiples of the rate at which it serves one request after the other. */
+  rateSteps: readonly number[]
   seed: number
-  /** Requests arrive for so long in each run, and it may take half as long again to end them; Infinity for virtual time. */
+  /** Requests arrive for so long in each run, and it may take as long again to end them; Infinity for virtual time. */
   windowMs: number
   requestsMax: number
 }
@@ -59,8 +61,6 @@ export interface PolicyPoint extends Summary {
   unfinished: number
 }
 
-/** Multiples of the rate at which an unloaded device serves one request after the other. */
-export const rateSteps = [0.25, 0.5, 1, 2, 4, 8, 16]
 const unloadedRequests = 8
 
 /**
@@ -81,13 +81,13 @@ export async function benchPolicies(
   }
   let unloaded = points.find(({ offered }) => offered === 0)
   if (unloaded === undefined) add((unloaded = await unloadedPoint(bench, run)))
-  const rates = bench.rates ?? rateSteps.map((step) => rounded(step * unloaded.requestsPerSecond))
+  const rates = bench.rates ?? bench.rateSteps.map((step) => rounded(step * unloaded.requestsPerSecond))
   for (const offered of rates) {
     for (const policy of bench.policies) {
       if (points.some((point) => point.policy === policy.name && point.offered === offered)) continue
       const count = Math.min(bench.requestsMax, Math.ceil((offered * bench.windowMs) / 1000) + 1)
       const arrivals = poisson(count, offered, bench.lengths, bench.seed)
-      const result = await run(policy, arrivals, 1.5 * bench.windowMs)
+      const result = await run(policy, arrivals, 2 * bench.windowMs)
       const { unfinished } = result
       add({ policy: policy.name, offered, unfinished, ...summarize(result) })
     }

@@ -6,7 +6,8 @@ export function quantile(values: ArrayLike<number>, q: number): number {
   if (sorted.length === 0) return Number.NaN
   const place = q * (sorted.length - 1)
   const low = sorted[Math.floor(place)]!
-  return low + (sorted[Math.ceil(place)]! - low) * (place - Math.floor(place))
+  const high = sorted[Math.ceil(place)]!
+  return high === low ? low : low + (high - low) * (place - Math.floor(place))
 }
 
 export interface Summary {
@@ -23,7 +24,11 @@ export interface Summary {
   nextTokenMs: { p50: number; p99: number }
 }
 
-/** Sums a run up. The first tenth of the requests finds an empty machine and is left out of the latencies. */
+/**
+ * Sums a run up. The first tenth of the requests finds an empty machine and is left out of the latencies.
+ * A request that never ended (Infinity) has a latency beyond every other and is not served; one that was
+ * refused (NaN) has none.
+ */
 export function summarize(record: Pick<RunRecord, 'arrivals' | 'firstMs' | 'endMs'>): Summary {
   const { arrivals, firstMs, endMs } = record
   const perToken: number[] = []
@@ -31,23 +36,26 @@ export function summarize(record: Pick<RunRecord, 'arrivals' | 'firstMs' | 'endM
   const next: number[] = []
   let ended = 0
   let tokens = 0
+  let unfinished = 0
   let lastMs = 0
   for (const [i, { atMs, outputTokens }] of arrivals.entries()) {
     const end = endMs[i]!
     if (Number.isNaN(end)) continue
-    ended++
-    tokens += outputTokens
-    lastMs = Math.max(lastMs, end)
+    if (Number.isFinite(end)) {
+      ended++
+      tokens += outputTokens
+      lastMs = Math.max(lastMs, end)
+    } else unfinished++
     if (i < arrivals.length / 10) continue
     perToken.push((end - atMs) / outputTokens)
     first.push(firstMs[i]! - atMs)
-    if (outputTokens > 1) next.push((end - firstMs[i]!) / (outputTokens - 1))
+    if (outputTokens > 1 && Number.isFinite(end)) next.push((end - firstMs[i]!) / (outputTokens - 1))
   }
   const seconds = Math.max(1e-9, lastMs - (arrivals[0]?.atMs ?? 0)) / 1000
   const middleAndTail = (values: number[]) => ({ p50: quantile(values, 0.5), p99: quantile(values, 0.99) })
   return {
     requests: ended,
-    refused: arrivals.length - ended,
+    refused: arrivals.length - ended - unfinished,
     requestsPerSecond: ended / seconds,
     outputTokensPerSecond: tokens / seconds,
     perTokenMs: middleAndTail(perToken),
