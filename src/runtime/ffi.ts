@@ -166,6 +166,9 @@ export interface Ggml {
   /** Zero-terminated array of the extra buffer types of a CPU device (AMX, repack), best first. */
   extraBufferTypes(device: Pointer): Pointer[]
   setThreads(device: Pointer, backend: Pointer, threads: number): void
+  /** Threads that stay between computations, given to the backend; undefined where the library has none. */
+  threadPoolNew(device: Pointer, backend: Pointer, threads: number): Pointer | undefined
+  threadPoolFree(device: Pointer, pool: Pointer): void
   /** Makes a tensor without memory belong to a buffer, as far as questions about it go. */
   pretendBuffer(tensor: Pointer, buffer: Pointer): void
   /** A view over native memory; valid as long as that memory is. */
@@ -365,15 +368,48 @@ function bind(folder: string, platform: string): Ggml {
     const address = ggml.procAddress(ggml.deviceRegistry(device), 'ggml_backend_set_n_threads')
     if (address) koffi.decode(address, prototypes.setThreads!)(backend, threads)
   }
+  bindThreadPools(ggml, base)
   return ggml
 }
 
-const prototypes: { setThreads?: TypeObject; extraBufferTypes?: TypeObject } = {}
+/** Bytes that surely hold a ggml_threadpool_params (a CPU mask of 512 and five numbers). */
+const poolParamsBytes = 1024
+
+function bindThreadPools(ggml: Ggml, base: LibraryHandle): void {
+  const initialise = base.func('void ggml_threadpool_params_init(void* params, int threads)')
+  const find = (device: Pointer, name: string) => ggml.procAddress(ggml.deviceRegistry(device), name)
+  ggml.threadPoolNew = (device, backend, threads) => {
+    const [make, attach] = ['ggml_threadpool_new', 'ggml_backend_cpu_set_threadpool'].map((name) =>
+      find(device, name),
+    )
+    if (!make || !attach) return undefined
+    const params = new Uint8Array(poolParamsBytes)
+    initialise(params, threads)
+    const pool: Pointer | null = koffi.decode(make, prototypes.threadPoolNew!)(params)
+    if (!pool) return undefined
+    koffi.decode(attach, prototypes.threadPoolAttach!)(backend, pool)
+    return pool
+  }
+  ggml.threadPoolFree = (device, pool) => {
+    const free = find(device, 'ggml_threadpool_free')
+    if (free) koffi.decode(free, prototypes.threadPoolFree!)(pool)
+  }
+}
+
+const prototypes: Partial<
+  Record<
+    'setThreads' | 'extraBufferTypes' | 'threadPoolNew' | 'threadPoolAttach' | 'threadPoolFree',
+    TypeObject
+  >
+> = {}
 
 function declareStructs(): void {
   koffi.struct('ropeway_init_params', { mem_size: 'size_t', mem_buffer: 'void*', no_alloc: 'bool' })
   prototypes.setThreads = koffi.proto('void ropeway_set_threads(void* backend, int threads)')
   prototypes.extraBufferTypes = koffi.proto('void* ropeway_extra_bufts(void* device)')
+  prototypes.threadPoolNew = koffi.proto('void* ropeway_threadpool_new(void* params)')
+  prototypes.threadPoolAttach = koffi.proto('void ropeway_threadpool_attach(void* backend, void* pool)')
+  prototypes.threadPoolFree = koffi.proto('void ropeway_threadpool_free(void* pool)')
 }
 
 function extraBufferTypes(ggml: Ggml, device: Pointer): Pointer[] {
