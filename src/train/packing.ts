@@ -6,20 +6,27 @@
 import { UserError } from '../base/errors.ts'
 import { deriveSeed, Random } from '../base/random.ts'
 import type { Batch, BatchSource } from './batch.ts'
+import type { Sample } from './data/sample.ts'
 
-export interface Document {
-  tokens: Int32Array
-  /** Whether each token is to be learned as a target; all are by default. */
-  trained?: Uint8Array
+/** A sample, or tokens that all count. */
+export type Document = Pick<Sample, 'tokens'> & Partial<Pick<Sample, 'weights'>>
+
+/** Documents by number, so that they may lie in a file: packing asks for lengths only, a batch for its own. */
+export interface DocumentList {
+  readonly length: number
+  lengthOf(index: number): number
+  at(index: number): Document
 }
 
 interface Piece {
-  document: Document
+  /** Number of its document. */
+  document: number
   start: number
   length: number
 }
 
 export class PackedDocuments implements BatchSource {
+  readonly #documents: DocumentList
   readonly #rows: readonly (readonly Piece[])[]
   readonly #sequences: number
   readonly #tokens: number
@@ -27,8 +34,14 @@ export class PackedDocuments implements BatchSource {
   #shuffled: { epoch: number; order: Int32Array } | undefined
 
   /** A document longer than a row is cut into pieces of one row. */
-  constructor(documents: readonly Document[], sequences: number, tokens: number, seed: number) {
-    this.#rows = packRows(piecesOf(documents, tokens), tokens)
+  constructor(
+    documents: readonly Document[] | DocumentList,
+    sequences: number,
+    tokens: number,
+    seed: number,
+  ) {
+    this.#documents = 'lengthOf' in documents ? documents : inMemory(documents)
+    this.#rows = packRows(piecesOf(this.#documents, tokens), tokens)
     if (this.#rows.length === 0) {
       throw new UserError('No document has two tokens, so there is nothing to learn.', {
         fix: 'Give more text.',
@@ -65,7 +78,7 @@ export class PackedDocuments implements BatchSource {
     for (let row = 0; row < sequences; row++) {
       let place = row * tokens
       for (const [number, piece] of this.#rowAt(index * sequences + row).entries()) {
-        layDown(piece, number, batch, place)
+        layDown(this.#documents.at(piece.document), piece, number, batch, place)
         place += piece.length
       }
     }
@@ -83,8 +96,9 @@ export class PackedDocuments implements BatchSource {
   }
 }
 
-function layDown({ document, start, length }: Piece, number: number, batch: Batch, place: number): void {
-  const { tokens, trained } = document
+function layDown(document: Document, piece: Piece, number: number, batch: Batch, place: number): void {
+  const { tokens, weights } = document
+  const { start, length } = piece
   for (let i = 0; i < length; i++) {
     batch.ids[place + i] = tokens[start + i]!
     batch.positions[place + i] = i
@@ -92,16 +106,25 @@ function layDown({ document, start, length }: Piece, number: number, batch: Batc
     const next = start + i + 1
     if (i === length - 1) continue
     batch.targets[place + i] = tokens[next]!
-    batch.weights[place + i] = trained === undefined || trained[next] === 1 ? 1 : 0
+    batch.weights[place + i] = weights === undefined ? 1 : weights[next]!
   }
 }
 
-function piecesOf(documents: readonly Document[], rowTokens: number): Piece[] {
+function inMemory(documents: readonly Document[]): DocumentList {
+  return {
+    length: documents.length,
+    lengthOf: (index) => documents[index]!.tokens.length,
+    at: (index) => documents[index]!,
+  }
+}
+
+function piecesOf(documents: DocumentList, rowTokens: number): Piece[] {
   const pieces: Piece[] = []
-  for (const document of documents) {
+  for (let document = 0; document < documents.length; document++) {
+    const tokens = documents.lengthOf(document)
     // Neighbouring pieces share a token: the last of one is only a target, the first of the next only context.
-    for (let start = 0; start < document.tokens.length - 1; start += rowTokens - 1) {
-      pieces.push({ document, start, length: Math.min(rowTokens, document.tokens.length - start) })
+    for (let start = 0; start < tokens - 1; start += rowTokens - 1) {
+      pieces.push({ document, start, length: Math.min(rowTokens, tokens - start) })
     }
   }
   return pieces

@@ -84,10 +84,26 @@ describe('packed documents', () => {
     expect(packed.fillRate).toBeGreaterThan(0.95)
   })
 
-  test('tokens that are not to be learned weigh nothing', () => {
-    const trained = Uint8Array.of(0, 0, 0, 1, 1)
-    const source = new PackedDocuments([{ tokens: Int32Array.of(5, 6, 7, 8, 9), trained }], 1, 8, 1)
-    expect([...source.at(0).weights]).toEqual([0, 0, 1, 1, 0, 0, 0, 0])
+  test('every target weighs what its token weighs in the sample', () => {
+    const sample = { tokens: Int32Array.of(5, 6, 7, 8, 9), weights: Float32Array.of(0, 0, 0, 0.5, 1) }
+    const source = new PackedDocuments([sample], 1, 8, 1)
+    expect([...source.at(0).weights]).toEqual([0, 0, 0.5, 1, 0, 0, 0, 0])
+  })
+
+  test('documents that lie elsewhere are packed by their lengths and read when their batch is asked for', () => {
+    const read: number[] = []
+    const list = {
+      length: documents.length,
+      lengthOf: (index: number) => lengths[index]!,
+      at: (index: number) => {
+        read.push(index)
+        return documents[index]!
+      },
+    }
+    const lazy = new PackedDocuments(list, sequences, tokens, 9)
+    expect(read).toEqual([])
+    expect(lazy.at(2)).toEqual(packed.at(2))
+    expect(read.length).toBeLessThan(documents.length)
   })
 })
 
