@@ -48,6 +48,7 @@ export const shapes: Record<string, Shape> = {
 
 export async function ropeway(shape: Shape, threads: number): Promise<Measured> {
   using device = new Device({ device: 'cpu', threads })
+  device.keepThreads()
   const sizes = { ...shape, feed_forward: shape.feedForward, bias: false, tied: true }
   const special = { vocabularySize: shape.vocabulary, bosToken: undefined, eosToken: 0 }
   using parameters = createModel(modelConfig(sizes, shape.context, special), 1337, device)

@@ -62,7 +62,7 @@ export class Device implements Disposable {
   /** The CPU backend, which is `backend` itself on a CPU device. */
   readonly cpuBackend: Pointer
   readonly cpuBufferType: Pointer
-  readonly #pool: Pointer | undefined
+  #pool: Pointer | undefined
   #disposed = false
 
   constructor(options: DeviceOptions = {}) {
@@ -90,10 +90,17 @@ export class Device implements Disposable {
     this.backend = chosen === cpu ? this.cpuBackend : initialise(this.ggml, chosen)
     this.bufferType = this.ggml.deviceBufferType(chosen)
     this.isHost = chosen === cpu
-    // Without a pool ggml starts its threads anew in every computation, and a new thread may wait some
-    // milliseconds behind the one that spins for it (measured: 8 ms for a product of microseconds).
-    if (this.threads > 1) this.#pool = this.ggml.threadPoolNew(cpu, this.cpuBackend, this.threads)
     this.setThreads(this.threads)
+  }
+
+  /**
+   * Keeps ggml's threads between computations. Without, it starts them anew in each, and a new thread may wait
+   * some milliseconds behind the one that spins for it (measured: 8 ms for a product of microseconds). Not for
+   * computations that bring threads of their own: ggml's would spin beside them.
+   */
+  keepThreads(): void {
+    if (this.threads > 1)
+      this.#pool ??= this.ggml.threadPoolNew(this.cpuPointer, this.cpuBackend, this.threads)
   }
 
   /** How many threads the CPU backend computes with from now on; `threads` stays what was asked for and is the most. */

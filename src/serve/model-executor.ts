@@ -84,6 +84,7 @@ export class ModelExecutor implements Executor {
     const alone = kernels !== undefined && plain.length === 0 && this.cache.keys[0]!.dtype === 'F16'
     this.#kernels = kernels && new KernelContext(kernels, alone ? device.threads : undefined)
     device.setThreads(alone ? 1 : device.threads)
+    if (!alone) device.keepThreads()
     this.#calls = this.#kernels && new PackedCalls(this.#kernels)
     this.#argmax = this.#kernels?.call('argmax', {})
     this.kernelSet = kernels?.instructionSet ?? 'ggml'

@@ -92,6 +92,7 @@ export async function runTrainingJob(
     ...(job.device !== undefined && { device: job.device }),
     ...(job.threads !== undefined && { threads: job.threads }),
   })
+  device.keepThreads()
   using parameters = prepareModel(job, data.tokenizer, device)
   if (found !== undefined) restore(found.folder, parameters)
   using run = new JobRun(job, root, data, parameters, device, found?.state, callbacks)
