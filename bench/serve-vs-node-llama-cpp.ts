@@ -33,6 +33,7 @@ const parameters = {
   requests: { small: 3, large: 32 },
   promptTokens: { small: 12, large: 255 },
   outputTokens: { small: 6, large: 32 },
+  mixPairs: { small: 1, large: 2 },
   mixRequests: { small: 4, large: 48 },
   mixConcurrency: { small: 2, large: 16 },
   mixPromptMin: { small: 4, large: 32 },
@@ -46,6 +47,7 @@ type Wanted = Values<typeof parameters>
 /** A workload by turn and what is read off its deliveries. */
 interface Scene {
   name: string
+  pairs: number
   workload: (turn: number) => Workload
   read: (deliveries: readonly Delivery[]) => Measured
 }
@@ -55,12 +57,14 @@ function scenes(wanted: Wanted, vocabularySize: number): Scene[] {
   return [
     {
       name: 'alone',
+      pairs: wanted.pairs,
       workload: (turn) =>
         uniformWorkload(1, alonePromptTokens, aloneOutputTokens, vocabularySize, 100 + turn),
       read: (deliveries) => ({ aloneDecodeTokensPerSecond: decodeTokensPerSecond(deliveries) }),
     },
     {
       name: 'together',
+      pairs: wanted.pairs,
       workload: (turn) => uniformWorkload(requests, promptTokens, outputTokens, vocabularySize, 200 + turn),
       read: (deliveries) => ({
         togetherOutputTokensPerSecond: outputTokensPerSecond(deliveries),
@@ -70,6 +74,7 @@ function scenes(wanted: Wanted, vocabularySize: number): Scene[] {
     },
     {
       name: 'mixed',
+      pairs: wanted.mixPairs,
       workload: (turn) =>
         mixedWorkload(
           wanted.mixRequests,
@@ -101,7 +106,7 @@ export function serveAgainst(startRival: StartRival): Bench<typeof parameters> {
       await using rival = await startRival(threads, surroundings)
       const comparisons = []
       const chosen: Record<string, string> = { threads: String(threads) }
-      for (const scene of scenes(wanted, ropeway.vocabularySize)) {
+      for (const scene of scenes(wanted, ropeway.vocabularySize).filter(({ pairs }) => pairs > 0)) {
         // A first, unmeasured turn: pages and graphs are warm, and the rival shows what suits it.
         await ropeway.run(scene.workload(-1))
         if (rival instanceof NodeLlamaCpp) chosen[scene.name] = await rival.choose(scene.workload(-1))
@@ -110,7 +115,7 @@ export function serveAgainst(startRival: StartRival): Bench<typeof parameters> {
           name: contender.name,
           run: async (turn) => scene.read(await contender.run(scene.workload(turn))),
         })
-        comparisons.push(...(await interleave(wanted.pairs, side(ropeway), side(rival), say)))
+        comparisons.push(...(await interleave(scene.pairs, side(ropeway), side(rival), say)))
       }
       return { figures: {}, comparisons, versions: { ...ropeway.versions, ...rival.versions }, chosen }
     },
