@@ -6,11 +6,17 @@ const ratiosBeforeBand = 20
 /** Before there is experience the band is this wide. */
 const unknownHigh = 8
 
-interface Expectation {
+/** What was said about a start. */
+export interface Expectation {
   position: number
   startsBefore: number
   expectedMs: number
   sinceMs: number
+}
+
+/** Whoever waits carries what was said. */
+export interface Waiter {
+  expectation: Expectation | undefined
 }
 
 /**
@@ -18,8 +24,7 @@ interface Expectation {
  * between two starts lately; the band comes from how earlier waits compared with what was said about
  * them (conformal prediction), so it needs no assumption about lengths or arrivals.
  */
-export class WaitEstimator<Key extends object> {
-  readonly #expectations = new WeakMap<Key, Expectation>()
+export class WaitEstimator {
   readonly #ratios: number[] = []
   #sorted: number[] = []
   #ratioCount = 0
@@ -40,18 +45,17 @@ export class WaitEstimator<Key extends object> {
     this.#iterationMs += (ms - this.#iterationMs) * 0.1
   }
 
-  /** Called when `key` begins to wait behind `position` others. */
-  waits(key: Key, position: number, nowMs: number): QueueEstimate {
+  /** Called when `waiter` begins to wait behind `position` others. */
+  waits(waiter: Waiter, position: number, nowMs: number): QueueEstimate {
     const expectedMs = this.expectedMs(position)
-    this.#expectations.set(key, { position, startsBefore: this.#starts, expectedMs, sinceMs: nowMs })
+    waiter.expectation = { position, startsBefore: this.#starts, expectedMs, sinceMs: nowMs }
     return this.#banded(position, expectedMs)
   }
 
-  started(key: Key, nowMs: number): void {
+  started({ expectation: said }: Waiter, nowMs: number): void {
     this.#starts++
     this.#startedAtBusyMs.push(this.#busyMs)
     if (this.#startedAtBusyMs.length > startsAveraged) this.#startedAtBusyMs.shift()
-    const said = this.#expectations.get(key)
     // Requests that found an empty queue tell nothing about waiting.
     if (said === undefined || said.position === 0 || said.expectedMs === 0) return
     this.#ratios[this.#ratioCount++ % ratiosKept] = (nowMs - said.sinceMs) / said.expectedMs
@@ -59,8 +63,7 @@ export class WaitEstimator<Key extends object> {
   }
 
   /** The estimate for a request that still waits, as of now. */
-  now(key: Key): QueueEstimate | undefined {
-    const said = this.#expectations.get(key)
+  now({ expectation: said }: Waiter): QueueEstimate | undefined {
     if (said === undefined) return undefined
     const position = Math.max(0, said.position - (this.#starts - said.startsBefore))
     return this.#banded(position, this.expectedMs(position))

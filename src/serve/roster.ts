@@ -19,7 +19,7 @@ export class Roster {
   readonly ledger: TenantLedger
   readonly #pool: BlockPool
   readonly #cache: PrefixCache<Sequence>
-  readonly #waits: WaitEstimator<Sequence>
+  readonly #waits: WaitEstimator
   readonly #byId = new Map<string, Sequence>()
   #arrivals = 0
   #waitingTokens = 0
@@ -29,7 +29,7 @@ export class Roster {
     options: SchedulerOptions,
     pool: BlockPool,
     cache: PrefixCache<Sequence>,
-    waits: WaitEstimator<Sequence>,
+    waits: WaitEstimator,
   ) {
     this.queue = new WaitingQueue(options)
     this.ledger = new TenantLedger(options.prices, options.tenantWeights)

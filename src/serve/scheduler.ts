@@ -60,7 +60,7 @@ export class Scheduler {
     guessedTokens: 0,
     acceptedTokens: 0,
   }
-  readonly #waits = new WaitEstimator<Sequence>()
+  readonly #waits = new WaitEstimator()
   readonly #reuse: PrefixReuse
   readonly #speculation: Speculation<Sequence>
   readonly #planner: Planner

@@ -1,3 +1,4 @@
+import type { Expectation } from './estimates.ts'
 import { hashText, hashTokens } from './hash.ts'
 import type { CacheNode } from './prefix-cache.ts'
 import type { EngineRequest, Finish, FinishReason } from './request.ts'
@@ -49,11 +50,12 @@ export class Sequence {
   effectiveClass = 0
   wakeMs = 0
   heapIndex = -1
+  /** What was said about its start (see estimates.ts). */
+  expectation: Expectation | undefined
 
   readonly #blockTokens: number
   readonly #hashes: number[] = []
-  readonly scope: string
-  readonly #scopeHash: number
+  #scope: string | undefined
 
   constructor(request: EngineRequest, tenant: Tenant, arrival: number, nowMs: number, blockTokens: number) {
     this.id = request.id
@@ -64,10 +66,17 @@ export class Sequence {
     this.priority = Math.min(priorityClasses - 1, request.priority)
     this.rank = this.priority
     this.watch = new Stopwatch(nowMs)
-    this.tokens = [...request.prompt, ...(request.generated ?? [])]
+    // Copied as one piece: a simulated day copies a thousand million of them.
+    this.tokens = request.prompt.slice()
+    for (const token of request.generated ?? []) this.tokens.push(token)
     this.#blockTokens = blockTokens
-    this.scope = JSON.stringify([request.tenant, request.cacheSalt ?? '', request.adapter ?? ''])
-    this.#scopeHash = hashText(this.scope)
+  }
+
+  /** Who may share its blocks: only requests of the same scope. */
+  get scope(): string {
+    const { tenant, cacheSalt, adapter } = this.request
+    this.#scope ??= JSON.stringify([tenant, cacheSalt ?? '', adapter ?? ''])
+    return this.#scope
   }
 
   get promptTokens(): number {
@@ -92,7 +101,7 @@ export class Sequence {
   blockHash(index: number): number {
     while (this.#hashes.length <= index) {
       const next = this.#hashes.length
-      const parent = next === 0 ? this.#scopeHash : this.#hashes[next - 1]!
+      const parent = next === 0 ? hashText(this.scope) : this.#hashes[next - 1]!
       const from = next * this.#blockTokens
       this.#hashes.push(hashTokens(parent, this.tokens, from, from + this.#blockTokens))
     }
