@@ -134,7 +134,7 @@ export function engineEntry(): URL {
 export async function launchEngine(
   modelPath: string,
   flags: EngineFlags,
-  quiet = false,
+  { quiet = false, signal }: { quiet?: boolean; signal?: AbortSignal } = {},
 ): Promise<EngineProcessClient> {
   const progress = new ProgressLine()
   const engine = await startEngine({
@@ -147,6 +147,7 @@ export async function launchEngine(
       if (!quiet) progress.note(text)
     },
     onCrash: (message) => note(message),
+    ...(signal !== undefined && { signal }),
   }).catch((error: unknown) => {
     progress.end()
     throw error

@@ -14,6 +14,9 @@ const engineTotals = {
   preemptions: ['ropeway_preemptions_total', 'Requests that gave their cache back and were recomputed.', 1],
   computeMs: ['ropeway_compute_seconds_total', 'Time in native compute.', 1000],
   hostMs: ['ropeway_host_seconds_total', 'Time of busy iterations outside native compute.', 1000],
+  draftMs: ['ropeway_draft_seconds_total', 'Time in the draft model, between iterations.', 1000],
+  guessedTokens: ['ropeway_guessed_tokens_total', 'Tokens that speculation guessed.', 1],
+  acceptedTokens: ['ropeway_accepted_tokens_total', 'Guessed tokens that the model would have said.', 1],
 } as const satisfies Partial<Record<keyof EngineGauges, readonly [string, string, number]>>
 
 type Total = keyof typeof engineTotals
@@ -113,7 +116,7 @@ export class Metrics {
     for (const [total, [, , unit]] of Object.entries(engineTotals)) {
       const counter = this.#totals[total as Total]
       counter.reset()
-      counter.inc(gauges[total as Total] / unit)
+      counter.inc((gauges[total as Total] ?? 0) / unit)
     }
   }
 }

@@ -3,7 +3,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { engineEntry } from '../../src/cli/engine-options.ts'
-import { type EngineProcessClient, startEngine } from '../../src/serve/process/client.ts'
+import {
+  type EngineProcessClient,
+  type EngineProcessOptions,
+  startEngine,
+} from '../../src/serve/process/client.ts'
 import type { EngineSetup } from '../../src/serve/process/protocol.ts'
 import type { EngineRequest, Finish } from '../../src/serve/request.ts'
 import type { TraceLine } from '../../src/serve/trace.ts'
@@ -18,11 +22,16 @@ afterAll(async () => {
   rmSync(scratch, { recursive: true, force: true })
 })
 
-async function start(setup: Partial<EngineSetup> = {}, onCrash?: (message: string) => void) {
+async function start(
+  setup: Partial<EngineSetup> = {},
+  onCrash?: (message: string) => void,
+  more: Partial<EngineProcessOptions> = {},
+) {
   const engine = await startEngine({
     setup: { modelPath: folder!, device: 'cpu', threads: 1, cacheTokens: 2048, ...setup },
     entry: engineEntry(),
     ...(onCrash !== undefined && { onCrash }),
+    ...more,
   })
   engines.push(engine)
   return engine
@@ -179,6 +188,25 @@ describe.skipIf(folder === undefined)('the engine in its process', () => {
     expect(crashes[0]).toMatch(/starts again with [1-6] requests in flight/)
     expect(disturbed.map(({ tokens }) => tokens)).toEqual(undisturbed.map(({ tokens }) => tokens))
     for (const { finish } of disturbed) expect(finish.reason).toBe('length')
+  })
+
+  test('a request that comes while a crashed engine loads again waits for it instead of being refused', async () => {
+    let heard = () => {}
+    const crashed = new Promise<void>((resolve) => {
+      heard = resolve
+    })
+    const engine = await start({}, () => heard())
+    process.kill(engine.pid!, 'SIGKILL')
+    await crashed
+    expect(engine.accepting).toBe(true)
+    const { finish, tokens } = await run(engine, request('late', prompts[0]!, 5))
+    expect([finish.reason, tokens.length]).toEqual(['length', 5])
+  })
+
+  test('loading is given up when it is asked to stop', async () => {
+    const stop = new AbortController()
+    const options = { signal: stop.signal, onLoading: () => stop.abort() }
+    await expect(start({}, undefined, options)).rejects.toThrow(/Stopped while the model was loading/)
   })
 
   test('a model that cannot be loaded is one clear sentence', async () => {

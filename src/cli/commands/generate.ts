@@ -32,7 +32,7 @@ export function generateCommand(program: Command): void {
       throw new UserError('The prompt is empty.', { failure: 'usage', fix: 'Give -p TEXT.' })
     const stop = shutdownSignal()
     const quiet = flags.quiet === true || flags.json === true
-    const engine = await launchEngine(model.path, flags, quiet)
+    const engine = await launchEngine(model.path, flags, { quiet, signal: stop.signal })
     try {
       const write = (piece: string) => {
         if (flags.json !== true) process.stdout.write(piece)

@@ -62,7 +62,7 @@ export async function serveUntilStopped(
   refuseOpenDoor(flags.host, apiKeys)
   const stop = shutdownSignal()
   const encoder = new EncoderThread(model.path)
-  const engine = await launchEngine(model.path, flags)
+  const engine = await launchEngine(model.path, flags, { signal: stop.signal })
   const server = createOpenAiServer({
     engine,
     tokenizer: model.tokenizer,

@@ -7,6 +7,7 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { assert } from '../../base/assert.ts'
 import { UserError } from '../../base/errors.ts'
 import type { EngineClient, EngineGauges, EngineInfo } from '../messages.ts'
+import { defaultSchedulerOptions } from '../options.ts'
 import type { Admission, EngineRequest, Finish, QueueEstimate, RequestProgress } from '../request.ts'
 import type { EngineSetup, FromProcess, ToProcess } from './protocol.ts'
 
@@ -19,6 +20,8 @@ export interface EngineProcessOptions {
   onNote?: (text: string) => void
   /** Told when the child died and what happens now. */
   onCrash?: (message: string) => void
+  /** Gives up loading when it is aborted; once the engine is ready, `close` is the way. */
+  signal?: AbortSignal
 }
 
 interface Flight {
@@ -36,12 +39,21 @@ interface Flight {
 /** A child that keeps dying is given up after so many deaths within the window. */
 const crashesMax = 5
 const crashWindowMs = 120_000
+/** Whoever is refused while the child loads again is told to come back after so long. */
+const reloadRetryAfterMs = 5_000
 
 /** Starts an engine and resolves when it takes requests; rejects with a UserError when it cannot load. */
 export async function startEngine(options: EngineProcessOptions): Promise<EngineProcessClient> {
   const client = new EngineProcessClient(options)
-  await client.ready
-  return client
+  const stop = () => void client.close()
+  options.signal?.addEventListener('abort', stop, { once: true })
+  if (options.signal?.aborted) stop()
+  try {
+    await client.ready
+    return client
+  } finally {
+    options.signal?.removeEventListener('abort', stop)
+  }
 }
 
 export class EngineProcessClient implements EngineClient {
@@ -76,8 +88,9 @@ export class EngineProcessClient implements EngineClient {
     return this.#info
   }
 
+  /** Also while a crashed child loads again: what comes then waits here, so that clients notice only a pause. */
   get accepting(): boolean {
-    return this.#serving && !this.#closing
+    return this.#info !== undefined && this.#dead === undefined && !this.#closing
   }
 
   /** Process id of the child, for tests and for people with a debugger. */
@@ -89,6 +102,8 @@ export class EngineProcessClient implements EngineClient {
     if (this.#closing || this.#dead !== undefined)
       return Promise.resolve({ ok: false, code: 'shutting_down' })
     if (this.#flights.has(request.id)) return Promise.resolve({ ok: false, code: 'duplicate_id' })
+    if (!this.#serving && this.#flights.size >= this.#flightsMax)
+      return Promise.resolve({ ok: false, code: 'queue_full', retryAfterMs: reloadRetryAfterMs })
     return new Promise((admitted) => {
       const flight = {
         request,
@@ -146,6 +161,11 @@ export class EngineProcessClient implements EngineClient {
     const timer = setTimeout(() => child.kill('SIGKILL'), limitMs + 1000)
     await exited
     clearTimeout(timer)
+  }
+
+  get #flightsMax(): number {
+    const { runningMax, waitingMax } = { ...defaultSchedulerOptions, ...this.#options.setup.scheduler }
+    return runningMax + waitingMax
   }
 
   #start(): ChildProcess {
@@ -248,6 +268,9 @@ export class EngineProcessClient implements EngineClient {
     this.#estimates.clear()
     this.#closed?.()
     if (this.#closing) {
+      this.#settleReady.reject(
+        new UserError('Stopped while the model was loading.', { failure: 'interrupted' }),
+      )
       this.#giveUp('The engine was shut down.', 'aborted')
       return
     }
