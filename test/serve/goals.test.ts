@@ -119,7 +119,7 @@ function ramp(traffic: Traffic, options: Partial<SchedulerOptions>, seed = 3): R
       const prompt = Array.from({ length: promptTokens }, () => random.integer(100))
       const wish = request({ prompt, maxTokens: outputTokens })
       scheduler.submit(wish, nowMs)
-      arrivedMs.set(wish.id, nextMs)
+      arrivedMs.set(wish.id, nowMs)
       nextMs += gapMs
     }
     const plan = scheduler.plan(nowMs)
