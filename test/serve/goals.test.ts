@@ -59,19 +59,21 @@ interface Ramp {
 interface Traffic {
   forMs: number
   deviceMs: (load: IterationLoad) => number
-  /** A request that comes at `atMs`, and after how long the next one does. */
-  draw: (random: Random, atMs: number) => { promptTokens: number; outputTokens: number; gapMs: number }
+  /** A request that comes at `atMs`, ... */
+  draw: (random: Random, atMs: number) => { promptTokens: number; outputTokens: number }
+  /** ... and after how long the next one does. */
+  gapMs: (random: Random, atMs: number) => number
 }
 
 /** Streams and long prompts that arrive faster and faster, on a device with the costs above. */
 const faster: Traffic = {
   forMs: 60_000,
   deviceMs: trueMs,
-  draw: (random, atMs) => ({
+  draw: (random) => ({
     promptTokens: 20 + random.integer(random.uniform() < 0.1 ? 2000 : 200),
     outputTokens: 20 + random.integer(100),
-    gapMs: (-Math.log(1 - random.uniform()) * 1000) / (2 + (atMs / 60_000) * 22),
   }),
+  gapMs: (random, atMs) => (-Math.log(1 - random.uniform()) * 1000) / (2 + (atMs / 60_000) * 22),
 }
 
 /**
@@ -83,16 +85,10 @@ const shifting: Traffic = {
   deviceMs: (load) => trueMs(load) + 0.0002 * load.context,
   draw: (random, atMs) =>
     atMs < 40_000
-      ? {
-          promptTokens: 100 + random.integer(200),
-          outputTokens: 2 + random.integer(8),
-          gapMs: ((0.5 + random.uniform()) * 1000) / (0.5 + (atMs / 40_000) * 35),
-        }
-      : {
-          promptTokens: 600 + random.integer(400),
-          outputTokens: 600 + random.integer(600),
-          gapMs: (0.5 + random.uniform()) * 830,
-        },
+      ? { promptTokens: 100 + random.integer(200), outputTokens: 2 + random.integer(8) }
+      : { promptTokens: 600 + random.integer(400), outputTokens: 600 + random.integer(600) },
+  gapMs: (random, atMs) =>
+    (0.5 + random.uniform()) * (atMs < 40_000 ? 1000 / (0.5 + (atMs / 40_000) * 35) : 830),
 }
 
 function ramp(traffic: Traffic, options: Partial<SchedulerOptions>, seed = 3): Ramp {
@@ -115,12 +111,12 @@ function ramp(traffic: Traffic, options: Partial<SchedulerOptions>, seed = 3): R
   let generated = 0
   while (nowMs < traffic.forMs) {
     while (nextMs <= nowMs) {
-      const { promptTokens, outputTokens, gapMs } = traffic.draw(random, nextMs)
+      const { promptTokens, outputTokens } = traffic.draw(random, nextMs)
       const prompt = Array.from({ length: promptTokens }, () => random.integer(100))
       const wish = request({ prompt, maxTokens: outputTokens })
       scheduler.submit(wish, nowMs)
       arrivedMs.set(wish.id, nowMs)
-      nextMs += gapMs
+      nextMs += traffic.gapMs(random, nextMs)
     }
     const plan = scheduler.plan(nowMs)
     if (plan.sequences.length === 0) {
