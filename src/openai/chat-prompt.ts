@@ -1,8 +1,8 @@
-import type { ChatMessage, ChatRequest } from '../api/chat.ts'
+import type { ChatRequest } from '../api/chat.ts'
 import { messageOf } from '../base/errors.ts'
 import { Problem } from '../http/problem.ts'
-import type { ChatTemplate } from '../tokenizer/chat-template.ts'
-import type { SpecialSpellings } from './special-spellings.ts'
+import { type ChatTemplate, templateMessage } from '../tokenizer/chat-template.ts'
+import type { SpecialSpellings, Veil } from '../tokenizer/special-spellings.ts'
 
 /** A conversation as the model's template writes it. */
 export interface ChatPrompt {
@@ -29,7 +29,7 @@ export function chatPrompt(
   const written: Written = { messages, tools, reasoning_effort, chat_template_kwargs }
   const text = render(written, template)
   if (!spellings.occurIn(written)) return { text }
-  const veil = spellings.veil(text, written)
+  const veil = veilOver(text, written, spellings)
   return veil.lift(render(veil.over(written), template))
 }
 
@@ -53,8 +53,10 @@ function render(written: Written, template: ChatTemplate): string {
   throw new Problem(400, 'unsupported_parameter', message, { param: 'tools' })
 }
 
-/** Templates know no developer; that role is OpenAI's new name for system. */
-function templateMessage(message: ChatMessage): Record<string, unknown> {
-  const role = message.role === 'developer' ? 'system' : message.role
-  return { ...message, role, content: message.content ?? '' }
+function veilOver(text: string, written: Written, spellings: SpecialSpellings): Veil {
+  try {
+    return spellings.veil(text, written)
+  } catch (error) {
+    throw new Problem(400, 'invalid_value', messageOf(error), { param: 'messages' })
+  }
 }

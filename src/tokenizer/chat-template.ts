@@ -77,9 +77,25 @@ export class ChatTemplate {
   }
 }
 
+/** A message as templates take it: they know no developer (OpenAI's new name for system) and no absent text. */
+export function templateMessage(message: {
+  readonly role: string
+  readonly content?: unknown
+}): Record<string, unknown> {
+  const role = message.role === 'developer' ? 'system' : message.role
+  return { ...message, role, content: message.content ?? '' }
+}
+
+/** transformers marks what a model says by {% generation %}; the mark writes nothing and Jinja does not know it. */
+const generationMarks = /\{%(-?)\s*(end)?generation\s*(-?)%\}/g
+
 function parse(source: string): Template {
   try {
-    return new Template(source)
+    return new Template(
+      source.replace(generationMarks, (_, left: string, end: string | undefined, right: string) =>
+        end === undefined ? `{%${left} if true ${right}%}` : `{%${left} endif ${right}%}`,
+      ),
+    )
   } catch (error) {
     throw new UserError(`The chat template is not valid Jinja: ${messageOf(error)}`, {
       fix: 'Give another template, or correct this one.',

@@ -1,86 +1,28 @@
 /** Texts from files, folders and npm packages, and their tokens split into training and validation. */
 import { createHash } from 'node:crypto'
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { readFileSync } from 'node:fs'
 import { messageOf, UserError } from '../base/errors.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { type FileSource, sourceFiles } from './data/source-files.ts'
 
-export type TextSource =
-  /** A text file, or a folder whose .txt and .md files are taken in the order of their names. */
-  | { path: string }
-  /** Text files in a folder of an installed npm package, or those of them whose name matches. */
-  | { package: string; folder: string; match?: string | undefined }
+const textChoice = { field: 'data.text', endings: /\.(txt|md)$/i, endingNames: '.txt or .md' }
 
 export interface Text {
   path: string
   content: string
 }
 
-/** Reads all sources. Paths are relative to `baseFolder`; `${NAME}` and `${NAME:-default}` come from the environment. */
-export function readTexts(sources: readonly TextSource[], baseFolder: string): Text[] {
-  const texts = sources.flatMap((source) => {
-    const path =
-      'path' in source ? resolve(baseFolder, expanded(source.path)) : packageFolder(source, baseFolder)
-    const pattern = 'match' in source && source.match !== undefined ? new RegExp(source.match) : undefined
-    return textFiles(path, pattern).map((file) => ({ path: file, content: readText(file) }))
-  })
+/** Reads all sources: files, and of folders the .txt and .md files in the order of their names. */
+export function readTexts(sources: readonly FileSource[], baseFolder: string): Text[] {
+  const texts = sources
+    .flatMap((source) => sourceFiles(source, baseFolder, textChoice))
+    .map((path) => ({ path, content: readText(path) }))
   if (texts.every(({ content }) => content.length === 0)) {
     throw new UserError('The data has no text.', {
       fix: 'Point the field data.text at files that are not empty.',
     })
   }
   return texts
-}
-
-function expanded(path: string): string {
-  return path.replace(/\$\{(\w+)(?::-([^}]*))?\}/g, (_, name: string, fallback: string | undefined) => {
-    const value = process.env[name] ?? fallback
-    if (value === undefined) {
-      throw new UserError(`The field data.text uses the environment variable ${name}, which is not set.`, {
-        failure: 'usage',
-        fix: `Set it: export ${name}=PATH`,
-      })
-    }
-    return value
-  })
-}
-
-function packageFolder(source: { package: string; folder: string }, baseFolder: string): string {
-  for (const start of [resolve(baseFolder), import.meta.dirname]) {
-    for (let folder = start; ; folder = dirname(folder)) {
-      const found = join(folder, 'node_modules', source.package)
-      if (existsSync(found)) return join(found, source.folder)
-      if (folder === dirname(folder)) break
-    }
-  }
-  throw new UserError(
-    `The field data.text names the npm package ${source.package}, which is not installed.`,
-    {
-      failure: 'not_found',
-      fix: `Run: npm install ${source.package}`,
-    },
-  )
-}
-
-function textFiles(path: string, pattern = /(?:)/): string[] {
-  if (!existsSync(path)) {
-    throw new UserError(`The field data.text points at ${path}, which does not exist.`, {
-      failure: 'not_found',
-    })
-  }
-  if (!statSync(path).isDirectory()) return [path]
-  const names = readdirSync(path).filter((name) => /\.(txt|md)$/i.test(name) && pattern.test(name))
-  if (names.length === 0) {
-    throw new UserError(`The folder ${path} has no .txt or .md files that are asked for.`, {
-      failure: 'not_found',
-    })
-  }
-  return names.sort(byNumberThenName).map((name) => join(path, name))
-}
-
-/** chapter_2 before chapter_10. */
-function byNumberThenName(a: string, b: string): number {
-  return a.localeCompare(b, 'en', { numeric: true })
 }
 
 function readText(path: string): string {

@@ -4,7 +4,7 @@
 import { isAbsolute, resolve } from 'node:path'
 import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
-import type { TextSource } from './corpus.ts'
+import type { FileSource } from './data/source-files.ts'
 
 const count = z.int().min(1)
 const share = z.number().min(0).max(0.9)
@@ -96,7 +96,7 @@ export type ModelSizes = z.output<typeof sizes>
 
 /** A job with every default filled in and every path absolute. */
 export interface TrainingJob extends Omit<JobFile, 'data' | 'out'> {
-  data: { text: TextSource[]; validation: number; rows: 'windows' | 'documents' }
+  data: { text: FileSource[]; validation: number; rows: 'windows' | 'documents' }
   schedule: JobFile['schedule'] & { decay_steps: number }
   out: string
   /** What relative paths in the file are relative to. */

@@ -1,5 +1,5 @@
-import { Problem } from '../http/problem.ts'
-import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { UserError } from '../base/errors.ts'
+import type { Tokenizer } from './tokenizer.ts'
 
 interface Node {
   next: Map<number, Node>
@@ -7,7 +7,7 @@ interface Node {
 }
 
 /**
- * Keeps what a client wrote from being read as special tokens, which are for the chat template alone: text
+ * Keeps what people wrote (clients, data sets) from being read as special tokens, which are for the chat template alone: text
  * that spells `<|im_start|>` must not open a message.
  *
  * The first character of each such spelling is veiled by a stand-in while the template works on it. In the
@@ -40,14 +40,7 @@ export class SpecialSpellings {
     for (const unit of this.#root.next.keys()) {
       while (taken.includes(String.fromCharCode(candidate))) candidate++
       if (candidate > privateUseLast) {
-        throw new Problem(
-          400,
-          'invalid_value',
-          'The messages use up the private-use characters of Unicode.',
-          {
-            param: 'messages',
-          },
-        )
+        throw new UserError('The messages use up the private-use characters of Unicode.')
       }
       standIns.set(String.fromCharCode(unit), String.fromCharCode(candidate++))
     }

@@ -1,0 +1,61 @@
+/** Prompts and completions without a chat template: one behind the other, and the ending token. */
+import { UserError } from '../../base/errors.ts'
+import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
+import type { ConversationEncoder, RenderOptions } from './chat-renderer.ts'
+import type { Conversation } from './conversation.ts'
+import { encodePieces } from './encode-pieces.ts'
+import { placeOf, type Sample, type SourceLine } from './sample.ts'
+
+export class PlainPrompts implements ConversationEncoder {
+  readonly notes: ReadonlySet<string> = new Set()
+  readonly #tokenizer: Tokenizer
+  readonly #options: RenderOptions
+
+  constructor(tokenizer: Tokenizer, options: RenderOptions) {
+    this.#tokenizer = tokenizer
+    this.#options = options
+  }
+
+  samples({ messages, tools }: Conversation, source: SourceLine): Sample[] {
+    const [prompt, answer] = messages
+    const isPlain = messages.length === 2 && prompt!.role === 'user' && answer!.role === 'assistant'
+    if (!isPlain || tools !== undefined || answer!.tool_calls !== undefined) {
+      throw new UserError(
+        `${placeOf(source)}: a conversation needs a chat template, and there is none for this model.`,
+        { fix: 'Give one in the field data.template: chatml, plain, or the path of a Jinja file.' },
+      )
+    }
+    const weight = answer!.weight ?? 1
+    const { tokens, weights } = encodePieces(this.#tokenizer, [
+      { text: prompt!.content ?? '', weight: 0, plain: true },
+      { text: answer!.content ?? '', weight, plain: true },
+    ])
+    const begin = beginningOf(this.#tokenizer)
+    const end = this.#tokenizer.eosTokens.slice(0, 1)
+    return [
+      {
+        tokens: Int32Array.from([...begin, ...tokens, ...end]),
+        weights: Float32Array.from([
+          ...begin.map(() => 0),
+          ...weights,
+          ...end.map(() => (this.#options.trainEndOfTurn ? weight : 0)),
+        ]),
+        source,
+      },
+    ]
+  }
+}
+
+/** A whole text, the ending token behind it. All of it counts. */
+export function textSample(tokenizer: Tokenizer, text: string, source: SourceLine): Sample {
+  const ids = tokenizer.encode(text, { addSpecial: false, parseSpecial: false })
+  const end = tokenizer.eosTokens.slice(0, 1)
+  const tokens = Int32Array.from([beginningOf(tokenizer), ids, end].flat())
+  return { tokens, weights: new Float32Array(tokens.length).fill(1), source }
+}
+
+/** What the tokenizer puts before every text: its BOS, if anything. */
+function beginningOf(tokenizer: Tokenizer): number[] {
+  const [first] = tokenizer.encode('', { addSpecial: true })
+  return first !== undefined && first === tokenizer.bosToken ? [first] : []
+}
