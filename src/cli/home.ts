@@ -11,3 +11,8 @@ export function ropewayHome(): string {
 export function modelsFolder(): string {
   return join(ropewayHome(), 'models')
 }
+
+/** What can be made again. */
+export function cacheFolder(): string {
+  return join(ropewayHome(), 'cache')
+}

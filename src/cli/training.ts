@@ -79,6 +79,19 @@ function describe(start: JobStart): string {
   return (
     `${compact(start.parameters)} parameters, vocabulary ${compact(start.vocabularySize)}, ` +
     `${compact(start.trainingTokens)} tokens to learn from; ${start.steps} steps of ${compact(start.tokensPerStep)} tokens ` +
-    `on ${start.device}, ${start.threads} threads${resumed}`
+    `on ${start.device}, ${start.threads} threads${resumed}${describeSamples(start)}`
   )
+}
+
+function describeSamples({ samples }: JobStart): string {
+  if (samples === undefined) return ''
+  const share = (value: number) => `${(value * 100).toFixed(1)} %`
+  const parts = [
+    `${compact(samples.training)} samples to learn from, ${compact(samples.validation)} held out`,
+    `${share(samples.trainedShare)} of the tokens are learned`,
+    `rows are ${share(samples.fillRate)} full`,
+    ...(samples.cut > 0 ? [`${compact(samples.cut)} samples were cut to the context`] : []),
+    ...(samples.skipped > 0 ? [`${compact(samples.skipped)} records were left out`] : []),
+  ]
+  return `\n${parts.join(', ')}`
 }

@@ -125,11 +125,15 @@ function wellFormed(text: string): string {
 }
 
 /**
- * A tokenizer from the parsed tokenizer.json and, for the special tokens' roles, tokenizer_config.json.
- * A component that Ropeway lacks is a UserError that names it.
+ * A tokenizer from the parsed tokenizer.json and, for the special tokens' roles, tokenizer_config.json; `endings`
+ * are ending tokens beside its eos_token. A component that Ropeway lacks is a UserError that names it.
  */
-export function tokenizerFromJson(json: unknown, config?: unknown): Tokenizer {
-  return fromJson(json, config, [])
+export function tokenizerFromJson(
+  json: unknown,
+  config?: unknown,
+  endings: readonly number[] = [],
+): Tokenizer {
+  return fromJson(json, config, endings)
 }
 
 function fromJson(json: unknown, config: unknown, moreEosTokens: readonly number[]): Tokenizer {

@@ -1,5 +1,8 @@
-/** A tokenizer.json whose pieces are the characters of a text, in the order of their code points. */
-export function characterTokenizer(texts: Iterable<string>): object {
+/**
+ * A tokenizer.json whose pieces are the characters of a text, in the order of their code points, and then the
+ * special tokens.
+ */
+export function characterTokenizer(texts: Iterable<string>, specialTokens: readonly string[] = []): object {
   const characters = new Set<string>()
   for (const text of texts) for (const character of text) characters.add(character)
   const pieces = [...characters].sort((a, b) => a.codePointAt(0)! - b.codePointAt(0)!)
@@ -7,7 +10,15 @@ export function characterTokenizer(texts: Iterable<string>): object {
     version: '1.0',
     truncation: null,
     padding: null,
-    added_tokens: [],
+    added_tokens: specialTokens.map((content, index) => ({
+      id: pieces.length + index,
+      content,
+      single_word: false,
+      lstrip: false,
+      rstrip: false,
+      normalized: false,
+      special: true,
+    })),
     normalizer: null,
     pre_tokenizer: null,
     post_processor: null,

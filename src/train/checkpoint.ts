@@ -42,8 +42,8 @@ export interface CheckpointContent {
   parameters: Parameters
   /** config.json, as the model was made from. */
   config: Record<string, unknown>
-  /** tokenizer.json, where there is one. */
-  tokenizer: object | undefined
+  /** What goes along as it is, by file name: tokenizer and chat template. */
+  files: Readonly<Record<string, string>>
   state: TrainerState
 }
 
@@ -89,10 +89,10 @@ export function saveCheckpoint(
 }
 
 function writeFiles(folder: string, content: CheckpointContent, onStage: (stage: SaveStage) => void): void {
-  const { parameters, config, tokenizer, state } = content
+  const { parameters, config, files: texts, state } = content
   const metadata = { format: 'pt' }
   writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
-  if (tokenizer !== undefined) writeFileAtomic(join(folder, 'tokenizer.json'), JSON.stringify(tokenizer))
+  for (const [name, text] of Object.entries(texts)) writeFileAtomic(join(folder, name), text)
   writeSafetensors(
     join(folder, 'model.safetensors'),
     parameters.all.map(({ spec, weight }) => toWrite(spec.name, spec, weight)),

@@ -4,6 +4,7 @@
 import { isAbsolute, resolve } from 'node:path'
 import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
+import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
 import type { FileSource } from './data/source-files.ts'
 
 const count = z.int().min(1)
@@ -38,17 +39,20 @@ function isPattern(text: string): boolean {
   }
 }
 
+/** Texts to continue. */
+const textFields = z.strictObject({
+  text: z.union([source, z.array(source).min(1)]),
+  validation: share.default(0.1),
+  rows: z.enum(['windows', 'documents']).default('windows'),
+})
+
 const jobFile = z.strictObject({
   name: z
     .string()
     .regex(/^[a-z0-9][a-z0-9._-]*$/i)
     .default('model'),
   model: z.union([sizes, z.strictObject({ from: z.string().min(1) })]),
-  data: z.strictObject({
-    text: z.union([source, z.array(source).min(1)]),
-    validation: share.default(0.1),
-    rows: z.enum(['windows', 'documents']).default('windows'),
-  }),
+  data: textFields,
   tokenizer: z
     .union([
       z.literal('characters'),
@@ -90,22 +94,27 @@ const jobFile = z.strictObject({
   threads: count.optional(),
 })
 
+/** A job that learns from records instead of running text. */
+const samplesJobFile = jobFile.extend({ data: sampleFields })
+
 type JobFile = z.output<typeof jobFile>
 
 export type ModelSizes = z.output<typeof sizes>
 
 /** A job with every default filled in and every path absolute. */
 export interface TrainingJob extends Omit<JobFile, 'data' | 'out'> {
-  data: { text: FileSource[]; validation: number; rows: 'windows' | 'documents' }
+  data: { text: FileSource[]; validation: number; rows: 'windows' | 'documents' } | SampleData
   schedule: JobFile['schedule'] & { decay_steps: number }
   out: string
   /** What relative paths in the file are relative to. */
   baseFolder: string
+  /** Where samples are kept from one run to the next; nowhere without it. */
+  cacheFolder?: string
 }
 
 /** Throws a UserError that names the field when the object is not a job. */
 export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJob {
-  const result = jobFile.safeParse(object)
+  const result = (asksForSamples(object) ? samplesJobFile : jobFile).safeParse(object)
   if (!result.success) throw refusal(result.error)
   const job = result.data
   if (job.tokenizer === undefined && !('from' in job.model)) {
@@ -121,17 +130,26 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
     )
   }
   const at = (path: string) => (isAbsolute(path) ? path : resolve(baseFolder, path))
-  const texts = Array.isArray(job.data.text) ? job.data.text : [job.data.text]
   return {
     ...job,
     model: 'from' in job.model ? { from: at(job.model.from) } : job.model,
     ...(typeof job.tokenizer === 'object' &&
       'from' in job.tokenizer && { tokenizer: { from: at(job.tokenizer.from) } }),
-    data: { ...job.data, text: texts.map((text) => (typeof text === 'string' ? { path: text } : text)) },
+    data: 'text' in job.data ? textData(job.data) : sampleData(job.data, at),
     schedule: { ...job.schedule, decay_steps: job.schedule.decay_steps ?? job.steps },
     out: at(job.out),
     baseFolder,
   }
+}
+
+function asksForSamples(object: unknown): boolean {
+  const data = typeof object === 'object' && object !== null && 'data' in object ? object.data : undefined
+  return typeof data === 'object' && data !== null && 'train' in data
+}
+
+function textData(data: z.output<typeof textFields>) {
+  const texts = Array.isArray(data.text) ? data.text : [data.text]
+  return { ...data, text: texts.map((text) => (typeof text === 'string' ? { path: text } : text)) }
 }
 
 function refusal(error: z.ZodError): UserError {
@@ -163,7 +181,7 @@ export function recipeOf(job: TrainingJob): Record<string, unknown> {
   const { model, data, tokenizer, context, batch, accumulate, seed, optimizer, schedule } = job
   return {
     model,
-    data: { validation: data.validation, rows: data.rows },
+    data: 'text' in data ? { validation: data.validation, rows: data.rows } : data,
     tokenizer: tokenizer ?? null,
     context,
     batch,

@@ -4,8 +4,9 @@
  */
 
 import { UserError } from '../base/errors.ts'
-import { deriveSeed, Random } from '../base/random.ts'
+import { deriveSeed } from '../base/random.ts'
 import type { Batch, BatchSource } from './batch.ts'
+import { Mixture, shuffle } from './data/mixture.ts'
 import type { Sample } from './data/sample.ts'
 
 /** A sample, or tokens that all count. */
@@ -25,21 +26,15 @@ interface Piece {
   length: number
 }
 
-export class PackedDocuments implements BatchSource {
+/** Rows of one list of documents; every pass takes each row once, in an order of its own. */
+class PackedRows {
   readonly #documents: DocumentList
   readonly #rows: readonly (readonly Piece[])[]
-  readonly #sequences: number
   readonly #tokens: number
   readonly #seed: number
   #shuffled: { epoch: number; order: Int32Array } | undefined
 
-  /** A document longer than a row is cut into pieces of one row. */
-  constructor(
-    documents: readonly Document[] | DocumentList,
-    sequences: number,
-    tokens: number,
-    seed: number,
-  ) {
+  constructor(documents: readonly Document[] | DocumentList, tokens: number, seed: number) {
     this.#documents = 'lengthOf' in documents ? documents : inMemory(documents)
     this.#rows = packRows(piecesOf(this.#documents, tokens), tokens)
     if (this.#rows.length === 0) {
@@ -47,20 +42,73 @@ export class PackedDocuments implements BatchSource {
         fix: 'Give more text.',
       })
     }
-    this.#sequences = sequences
     this.#tokens = tokens
     this.#seed = seed
   }
 
-  /** Rows in one pass over all documents. */
   get rows(): number {
     return this.#rows.length
   }
 
+  get heldTokens(): number {
+    return this.#rows.reduce((sum, row) => sum + row.reduce((held, piece) => held + piece.length, 0), 0)
+  }
+
+  /** Puts row `index`, counted over all passes, into row `row` of the batch. */
+  layDown(index: number, batch: Batch, row: number): void {
+    let place = row * this.#tokens
+    for (const [number, piece] of this.#rowAt(index).entries()) {
+      layDown(this.#documents.at(piece.document), piece, number, batch, place)
+      place += piece.length
+    }
+  }
+
+  #rowAt(index: number): readonly Piece[] {
+    const count = this.#rows.length
+    const epoch = Math.floor(index / count)
+    if (this.#shuffled?.epoch !== epoch) {
+      const order = Int32Array.from({ length: count }, (_, i) => i)
+      shuffle(order, deriveSeed(this.#seed, `epoch ${epoch}`))
+      this.#shuffled = { epoch, order }
+    }
+    return this.#rows[this.#shuffled.order[index % count]!]!
+  }
+}
+
+/** Several lists of documents; of each so many rows as its weight says. */
+export class MixedDocuments implements BatchSource {
+  readonly #parts: readonly PackedRows[]
+  readonly #mixture: Mixture
+  readonly #sequences: number
+  readonly #tokens: number
+
+  /** A document longer than a row is cut into pieces of one row. */
+  constructor(
+    parts: readonly { documents: readonly Document[] | DocumentList; weight: number }[],
+    sequences: number,
+    tokens: number,
+    seed: number,
+  ) {
+    this.#parts = parts.map(
+      ({ documents }, part) =>
+        new PackedRows(documents, tokens, part === 0 ? seed : deriveSeed(seed, `part ${part}`)),
+    )
+    this.#mixture = new Mixture(
+      parts.map(({ weight }) => weight),
+      deriveSeed(seed, 'mixture'),
+    )
+    this.#sequences = sequences
+    this.#tokens = tokens
+  }
+
+  /** Rows in one pass over all documents. */
+  get rows(): number {
+    return this.#parts.reduce((sum, { rows }) => sum + rows, 0)
+  }
+
   /** Share of the rows' places that hold tokens, in (0, 1]. */
   get fillRate(): number {
-    const held = this.#rows.flat().reduce((sum, piece) => sum + piece.length, 0)
-    return held / (this.#rows.length * this.#tokens)
+    return this.#parts.reduce((sum, { heldTokens }) => sum + heldTokens, 0) / (this.rows * this.#tokens)
   }
 
   at(index: number): Batch {
@@ -76,23 +124,22 @@ export class PackedDocuments implements BatchSource {
       documents: new Int32Array(size).fill(-1),
     }
     for (let row = 0; row < sequences; row++) {
-      let place = row * tokens
-      for (const [number, piece] of this.#rowAt(index * sequences + row).entries()) {
-        layDown(this.#documents.at(piece.document), piece, number, batch, place)
-        place += piece.length
-      }
+      const { source, rank } = this.#mixture.at(index * sequences + row)
+      this.#parts[source]!.layDown(rank, batch, row)
     }
     return batch
   }
+}
 
-  /** Every pass takes each row once, in an order of its own. */
-  #rowAt(index: number): readonly Piece[] {
-    const count = this.#rows.length
-    const epoch = Math.floor(index / count)
-    if (this.#shuffled?.epoch !== epoch) {
-      this.#shuffled = { epoch, order: shuffledOrder(count, deriveSeed(this.#seed, `epoch ${epoch}`)) }
-    }
-    return this.#rows[this.#shuffled.order[index % count]!]!
+/** One list of documents. */
+export class PackedDocuments extends MixedDocuments {
+  constructor(
+    documents: readonly Document[] | DocumentList,
+    sequences: number,
+    tokens: number,
+    seed: number,
+  ) {
+    super([{ documents, weight: 1 }], sequences, tokens, seed)
   }
 }
 
@@ -146,17 +193,4 @@ function packRows(pieces: readonly Piece[], rowTokens: number): Piece[][] {
     if (left >= 2) open[left]!.push(row)
   }
   return rows
-}
-
-/** Fisher and Yates. */
-function shuffledOrder(count: number, seed: number): Int32Array {
-  const random = new Random(seed)
-  const order = Int32Array.from({ length: count }, (_, i) => i)
-  for (let i = count - 1; i > 0; i--) {
-    const j = random.integer(i + 1)
-    const kept = order[i]!
-    order[i] = order[j]!
-    order[j] = kept
-  }
-  return order
 }

@@ -2,16 +2,11 @@
  * Runs a training job from wherever it stands to its end: data, tokenizer, model, steps, evaluations,
  * checkpoints. It only reports; whoever calls it shows.
  */
-import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from '../base/errors.ts'
-import { deriveSeed } from '../base/random.ts'
-import { readJsonFile } from '../models/open.ts'
 import { Device } from '../runtime/device.ts'
-import { type Tokenizer, tokenizerFromJson } from '../tokenizer/tokenizer.ts'
-import { trainByteLevelBpe } from '../tokenizer/train.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { BatchSource } from './batch.ts'
-import { characterTokenizer } from './character-tokenizer.ts'
 import {
   type FoundCheckpoint,
   newestCheckpoint,
@@ -22,20 +17,16 @@ import {
   saveCheckpoint,
   type TrainerState,
 } from './checkpoint.ts'
-import { type Corpus, joined, readTexts, splitTexts, tokenise } from './corpus.ts'
 import { differences, recipeOf, type TrainingJob } from './job.ts'
+import { type DataSummary, type JobData, prepareData } from './job-data.ts'
 import { modelConfig } from './model-config.ts'
-import { PackedDocuments } from './packing.ts'
 import { createModel, loadModel, type Parameters } from './parameters.ts'
 import { ThreadChoice } from './thread-choice.ts'
 import { type StepReport, Trainer } from './trainer.ts'
-import { RandomWindows } from './windows.ts'
 
-export interface JobStart {
+export interface JobStart extends DataSummary {
   parameters: number
   vocabularySize: number
-  trainingTokens: number
-  validationTokens: number
   tokensPerStep: number
   /** Steps that an earlier run did. */
   stepsDone: number
@@ -87,13 +78,14 @@ export async function runTrainingJob(
       validationLoss: undefined,
     }
   }
-  const data = prepareData(job, found, callbacks)
+  using data = await prepareData(job, found?.folder, (text) => callbacks.onNote?.(text))
+  if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
   using device = new Device({
     ...(job.device !== undefined && { device: job.device }),
     ...(job.threads !== undefined && { threads: job.threads }),
   })
   device.keepThreads()
-  using parameters = prepareModel(job, data.tokenizer, device)
+  using parameters = prepareModel(job, data.kit.tokenizer, device)
   if (found !== undefined) restore(found.folder, parameters)
   using run = new JobRun(job, root, data, parameters, device, found?.state, callbacks)
   callbacks.onStart?.(run.start(device))
@@ -109,50 +101,11 @@ function refuseOtherRecipe(job: TrainingJob, found: FoundCheckpoint): void {
   })
 }
 
-interface PreparedData {
-  tokenizer: Tokenizer
-  tokenizerJson: object
-  corpus: Corpus
-}
-
-function prepareData(
-  job: TrainingJob,
-  found: FoundCheckpoint | undefined,
-  callbacks: JobCallbacks,
-): PreparedData {
-  callbacks.onNote?.('Reading the texts.')
-  const texts = splitTexts(readTexts(job.data.text, job.baseFolder), job.data.validation)
-  const tokenizerJson = chooseTokenizer(job, found, texts.training, callbacks)
-  const tokenizer = tokenizerFromJson(tokenizerJson)
-  const corpus = tokenise(tokenizer, texts)
-  if (found !== undefined && found.state.dataHash !== corpus.hash) {
-    throw new UserError(`The texts changed since ${found.folder} was saved.`, {
-      failure: 'conflict',
-      fix: 'Restore them to go on with that run, or choose another out folder for a new one.',
-    })
-  }
-  return { tokenizer, tokenizerJson, corpus }
-}
-
-function chooseTokenizer(
-  job: TrainingJob,
-  found: FoundCheckpoint | undefined,
-  texts: readonly string[],
-  callbacks: JobCallbacks,
-): object {
-  if (found !== undefined) return readJsonFile(join(found.folder, 'tokenizer.json'))
-  const { tokenizer, model } = job
-  if (tokenizer === 'characters') return characterTokenizer(texts)
-  if (tokenizer !== undefined && 'byte_pairs' in tokenizer) {
-    callbacks.onNote?.(`Learning a tokenizer of ${tokenizer.byte_pairs} pieces.`)
-    return trainByteLevelBpe(texts, {
-      vocabularySize: tokenizer.byte_pairs,
-      specialTokens: ['<|endoftext|>'],
-    })
-  }
-  const folder = tokenizer?.from ?? ('from' in model ? model.from : job.baseFolder)
-  const path = existsSync(join(folder, 'tokenizer.json')) ? join(folder, 'tokenizer.json') : folder
-  return readJsonFile(path)
+function refuseOtherData(found: FoundCheckpoint): never {
+  throw new UserError(`The data changed since ${found.folder} was saved.`, {
+    failure: 'conflict',
+    fix: 'Restore it to go on with that run, or choose another out folder for a new one.',
+  })
 }
 
 function prepareModel(job: TrainingJob, tokenizer: Tokenizer, device: Device): Parameters {
@@ -185,7 +138,7 @@ class JobRun implements Disposable {
   readonly #job: TrainingJob
   readonly #device: Device
   readonly #root: string
-  readonly #data: PreparedData
+  readonly #data: JobData
   readonly #callbacks: JobCallbacks
   readonly #trainer: Trainer
   readonly #validation: BatchSource | undefined
@@ -196,7 +149,7 @@ class JobRun implements Disposable {
   constructor(
     job: TrainingJob,
     root: string,
-    data: PreparedData,
+    data: JobData,
     parameters: Parameters,
     device: Device,
     state: TrainerState | undefined,
@@ -208,9 +161,9 @@ class JobRun implements Disposable {
     this.#data = data
     this.#callbacks = callbacks
     this.#best = state?.best
-    this.#validation = validationSource(job, data.corpus)
-    this.#trainer = new Trainer(parameters, device, trainingSource(job, data.corpus), {
-      shape: { sequences: job.batch, tokens: job.context, packed: job.data.rows === 'documents' },
+    this.#validation = data.validation
+    this.#trainer = new Trainer(parameters, device, data.training, {
+      shape: { sequences: job.batch, tokens: job.context, packed: data.packed },
       accumulate: job.accumulate,
       optimizer: {
         beta1: job.optimizer.beta1,
@@ -231,14 +184,11 @@ class JobRun implements Disposable {
   }
 
   start(device: Device): JobStart {
-    const { corpus, tokenizer } = this.#data
-    const sizeOf = (documents: readonly Int32Array[]) =>
-      documents.reduce((sum, { length }) => sum + length, 0)
+    const { summary, kit } = this.#data
     return {
       parameters: this.#trainer.parameters.count,
-      vocabularySize: tokenizer.vocabularySize,
-      trainingTokens: sizeOf(corpus.training),
-      validationTokens: sizeOf(corpus.validation),
+      vocabularySize: kit.tokenizer.vocabularySize,
+      ...summary,
       tokensPerStep: this.#job.batch * this.#job.context * this.#job.accumulate,
       stepsDone: this.#trainer.stepsDone,
       steps: this.#job.steps,
@@ -282,13 +232,13 @@ class JobRun implements Disposable {
     const state = {
       stepsDone,
       recipe: recipeOf(this.#job),
-      dataHash: this.#data.corpus.hash,
+      dataHash: this.#data.hash,
       best: this.#best,
     }
     const content = {
       parameters,
       config: parameters.definition.config.source,
-      tokenizer: this.#data.tokenizerJson,
+      files: this.#data.kit.files,
       state,
     }
     const folder = saveCheckpoint(this.#root, content, this.#callbacks.onSaveStage)
@@ -302,23 +252,4 @@ class JobRun implements Disposable {
   [Symbol.dispose](): void {
     this.#trainer.dispose()
   }
-}
-
-function trainingSource(job: TrainingJob, corpus: Corpus): BatchSource {
-  return sourceOf(job, corpus.training, deriveSeed(job.seed, 'training batches'))
-}
-
-function validationSource(job: TrainingJob, corpus: Corpus): BatchSource | undefined {
-  if (corpus.validation.length === 0) return undefined
-  return sourceOf(job, corpus.validation, deriveSeed(job.seed, 'validation batches'))
-}
-
-function sourceOf(job: TrainingJob, documents: readonly Int32Array[], seed: number): BatchSource {
-  if (job.data.rows === 'windows') return new RandomWindows(joined(documents), job.batch, job.context, seed)
-  return new PackedDocuments(
-    documents.map((tokens) => ({ tokens })),
-    job.batch,
-    job.context,
-    seed,
-  )
 }

@@ -104,12 +104,12 @@ test('a run with other settings in the same folder is refused with their names',
   await expect(runTrainingJob(other)).rejects.toThrow(/batch, optimizer.learning_rate changed/)
 })
 
-test('a run whose texts changed is refused', async () => {
+test('a run whose data changed is refused', async () => {
   const folder = join(root, 'changed')
   await runTrainingJob(tinyJob(folder, { steps: 4, schedule: { decay_steps: 12 } }))
   const job = tinyJob(folder, { schedule: { decay_steps: 12 } })
   appendFileSync(join(folder, 'text.txt'), ' and leaves the moving rope'.repeat(20))
-  await expect(runTrainingJob(job)).rejects.toThrow(/texts changed/)
+  await expect(runTrainingJob(job)).rejects.toThrow(/data changed/)
 })
 
 test('only the newest checkpoints and the best one are kept', async () => {

@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 import { parse } from 'yaml'
 import { messageOf, UserError } from '../../base/errors.ts'
 import { parseTrainingJob } from '../../train/job.ts'
+import { cacheFolder } from '../home.ts'
 import { wholeNumber } from '../options.ts'
 import { shutdownSignal } from '../shutdown.ts'
 import { note } from '../terminal.ts'
@@ -48,7 +49,7 @@ async function trainHere(file: string, flags: TrainFlags): Promise<void> {
   const { out, steps, seed, threads, device } = flags
   const overrides = { out: out && resolve(out), steps, seed, threads, device }
   const changed = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
-  const job = parseTrainingJob({ ...given, ...changed }, folder)
+  const job = { ...parseTrainingJob({ ...given, ...changed }, folder), cacheFolder: cacheFolder() }
   const stop = shutdownSignal()
   const emit = (event: Record<string, unknown>) => process.stdout.write(`${JSON.stringify(event)}\n`)
   try {

@@ -120,6 +120,40 @@ export async function* loadRatedSamples(
   maker.tellNotes()
 }
 
+/** Everything that people wrote in these records, for learning a tokenizer from. */
+export async function* loadTexts(
+  sources: readonly DataSource[],
+  options: LoadOptions,
+): AsyncGenerator<string> {
+  for await (const example of examplesOf(sources, options)) {
+    if (example.kind === 'text') yield example.text
+    else {
+      const messages =
+        example.kind === 'pair'
+          ? [...example.prompt.messages, ...example.chosen, ...example.rejected]
+          : example.conversation.messages
+      for (const { content } of messages) if (content !== null) yield content
+    }
+  }
+}
+
+async function* examplesOf(sources: readonly DataSource[], options: LoadOptions): AsyncGenerator<Example> {
+  const { baseFolder, field = 'data.train', onFile } = options
+  const choice = { field, endings: dataEndings, endingNames: '.jsonl, .json, .csv, .tsv, .txt or .md' }
+  for (const source of sources) {
+    for (const file of sourceFiles(source.files, baseFolder, choice)) {
+      const reader = new ExampleReader(source.format)
+      let isFirst = true
+      for await (const record of readRecords(file, source)) {
+        const example = reader.read(record)
+        if (isFirst) onFile?.(file, reader.format!)
+        isFirst = false
+        yield example
+      }
+    }
+  }
+}
+
 class SampleMaker {
   readonly #encoder: ConversationEncoder
   readonly #options: LoadOptions
@@ -135,20 +169,8 @@ class SampleMaker {
         : new ChatRenderer(tokenizer, template, { trainEndOfTurn })
   }
 
-  async *examples(sources: readonly DataSource[]): AsyncGenerator<Example> {
-    const { baseFolder, field = 'data.train' } = this.#options
-    const choice = { field, endings: dataEndings, endingNames: '.jsonl, .json, .csv, .tsv, .txt or .md' }
-    for (const source of sources) {
-      for (const file of sourceFiles(source.files, baseFolder, choice)) {
-        const reader = new ExampleReader(source.format)
-        let isFirst = true
-        for await (const record of readRecords(file, source)) {
-          yield reader.read(record)
-          if (isFirst) this.#options.onFile?.(file, reader.format!)
-          isFirst = false
-        }
-      }
-    }
+  examples(sources: readonly DataSource[]): AsyncGenerator<Example> {
+    return examplesOf(sources, this.#options)
   }
 
   samplesOf(conversation: Conversation, source: SourceLine): Sample[] {

@@ -1,0 +1,296 @@
+/** Everything about a job that is data: tokenizer and template, batches to learn from, batches that are held out. */
+import { createHash } from 'node:crypto'
+import { UserError } from '../base/errors.ts'
+import { deriveSeed } from '../base/random.ts'
+import { openModel } from '../models/open.ts'
+import type { BatchSource } from './batch.ts'
+import { joined, readTexts, splitTexts, tokenise } from './corpus.ts'
+import { loadTexts } from './data/load.ts'
+import { refuseUnusable } from './data/refusals.ts'
+import { type CacheOptions, cachedSamples } from './data/sample-cache.ts'
+import type { SampleData } from './data/sample-data.ts'
+import { concatenated, type SampleList, splitSamples } from './data/sample-list.ts'
+import type { SampleStore, StoreReport } from './data/sample-store.ts'
+import type { TrainingJob } from './job.ts'
+import { type Document, MixedDocuments, PackedDocuments } from './packing.ts'
+import {
+  byteLevelKit,
+  characterKit,
+  checkTemplate,
+  type TextKit,
+  textKitFrom,
+  withTemplate,
+} from './text-kit.ts'
+import { RandomWindows } from './windows.ts'
+
+/** What is told of data when a job starts. */
+export interface DataSummary {
+  trainingTokens: number
+  validationTokens: number
+  /** Of a job that learns from records. */
+  samples?: {
+    training: number
+    validation: number
+    /** Share of the training tokens that are learned. */
+    trainedShare: number
+    /** Share of the rows' places that hold tokens. */
+    fillRate: number
+    cut: number
+    skipped: number
+  }
+}
+
+export interface JobData extends Disposable {
+  kit: TextKit
+  training: BatchSource
+  validation: BatchSource | undefined
+  /** Rows hold several documents. */
+  packed: boolean
+  /** SHA-256 of what is learned. */
+  hash: string
+  summary: DataSummary
+}
+
+type Note = (text: string) => void
+
+/** `earlier` is the folder of the checkpoint that a run goes on from. */
+export async function prepareData(
+  job: TrainingJob,
+  earlier: string | undefined,
+  onNote: Note,
+): Promise<JobData> {
+  return 'text' in job.data
+    ? textJobData(job, job.data, earlier, onNote)
+    : await sampleJobData(job, job.data, earlier, onNote)
+}
+
+type TextData = Exclude<TrainingJob['data'], SampleData>
+
+function textJobData(job: TrainingJob, data: TextData, earlier: string | undefined, onNote: Note): JobData {
+  onNote('Reading the texts.')
+  const texts = splitTexts(readTexts(data.text, job.baseFolder), data.validation)
+  const kit = earlier === undefined ? newKit(job, texts.training, false, onNote) : textKitFrom(earlier)
+  const corpus = tokenise(kit.tokenizer, texts)
+  const { batch, context } = job
+  const batches = (documents: readonly Int32Array[], seed: number): BatchSource =>
+    data.rows === 'windows'
+      ? new RandomWindows(joined(documents), batch, context, seed)
+      : new PackedDocuments(
+          documents.map((tokens): Document => ({ tokens })),
+          batch,
+          context,
+          seed,
+        )
+  const seeds = seedsOf(job)
+  return {
+    kit,
+    training: batches(corpus.training, seeds.training),
+    validation: corpus.validation.length === 0 ? undefined : batches(corpus.validation, seeds.validation),
+    packed: data.rows === 'documents',
+    hash: corpus.hash,
+    summary: { trainingTokens: sizeOf(corpus.training), validationTokens: sizeOf(corpus.validation) },
+    [Symbol.dispose]: () => undefined,
+  }
+}
+
+function sizeOf(documents: readonly Int32Array[]): number {
+  return documents.reduce((sum, { length }) => sum + length, 0)
+}
+
+/** A row's draw must not depend on what else is drawn from the job's seed. */
+function seedsOf({ seed }: TrainingJob): { training: number; validation: number } {
+  return {
+    training: deriveSeed(seed, 'training batches'),
+    validation: deriveSeed(seed, 'validation batches'),
+  }
+}
+
+/** Samples of a job before they are packed. */
+export interface JobSamples extends Disposable {
+  kit: TextKit
+  /** One list for each source; the weights are theirs. */
+  training: { samples: SampleList; weight: number | undefined }[]
+  validation: SampleList
+  /** Of all sources, the training ones first. */
+  reports: StoreReport[]
+  hash: string
+}
+
+/** Reads, renders and tokenises a job's records, or finds them in the cache. */
+export async function prepareSamples(
+  job: TrainingJob,
+  data: SampleData,
+  earlier: string | undefined,
+  onNote: Note,
+): Promise<JobSamples> {
+  const kit = earlier === undefined ? await sampleKit(job, data, onNote) : textKitFrom(earlier)
+  checkTemplate(kit)
+  const stores: SampleStore[] = []
+  const disposeAll = () => {
+    for (const store of stores) store[Symbol.dispose]()
+  }
+  try {
+    const options = cacheOptions(job, data, kit, onNote)
+    const load = async (sources: SampleData['train'], field: string) => {
+      for (const source of sources) stores.push(await cachedSamples(source, kit, { ...options, field }))
+    }
+    onNote('Reading the data.')
+    await load(data.train, 'data.train')
+    const training = stores.slice()
+    if (typeof data.validation !== 'number') await load(data.validation, 'data.validation')
+    const hash = createHash('sha256')
+    for (const store of training) hash.update(store.hash)
+    return {
+      kit,
+      ...partsOf(training, stores.slice(training.length), job, data),
+      reports: stores.map(({ report }) => report),
+      hash: hash.digest('hex'),
+      [Symbol.dispose]: disposeAll,
+    }
+  } catch (error) {
+    disposeAll()
+    throw error
+  }
+}
+
+function partsOf(
+  training: readonly SampleStore[],
+  validation: readonly SampleStore[],
+  job: TrainingJob,
+  data: SampleData,
+): Pick<JobSamples, 'training' | 'validation'> {
+  const share = typeof data.validation === 'number' ? data.validation : 0
+  const isWeighted = data.train.some(({ weight }) => weight !== undefined)
+  const pools = isWeighted ? training : [concatenated(training)]
+  const split = pools.map((pool) => splitSamples(pool, share, job.seed))
+  return {
+    training: split.map((part, index) => ({
+      samples: part.training,
+      weight: isWeighted ? (data.train[index]!.weight ?? 1) : undefined,
+    })),
+    validation: concatenated([...split.map((part) => part.validation), ...validation]),
+  }
+}
+
+function cacheOptions(job: TrainingJob, data: SampleData, kit: TextKit, onNote: Note): CacheOptions {
+  return {
+    baseFolder: job.baseFolder,
+    contextMax: job.context,
+    tooLong: data.tooLong,
+    trainEndOfTurn: data.trainEndOfTurn,
+    vocabularySize: vocabularySizeOf(job, kit),
+    cacheFolder: job.cacheFolder,
+    onNote,
+  }
+}
+
+function vocabularySizeOf(job: TrainingJob, kit: TextKit): number {
+  if (!('from' in job.model)) return kit.tokenizer.vocabularySize
+  using model = openModel(job.model.from)
+  return model.definition.config.vocabularySize
+}
+
+async function sampleJobData(
+  job: TrainingJob,
+  data: SampleData,
+  earlier: string | undefined,
+  onNote: Note,
+): Promise<JobData> {
+  const samples = await prepareSamples(job, data, earlier, onNote)
+  try {
+    const { kit, training, validation, reports, hash } = samples
+    refuseUnusable(reports, data, kit)
+    for (const text of new Set(reports.flatMap((report) => report.notes))) onNote(text)
+    const seeds = seedsOf(job)
+    const filled = training.filter((part) => part.samples.length > 0)
+    if (filled.length < training.length) throw nothingLeft()
+    const batches = new MixedDocuments(
+      training.map(({ samples: documents, weight }) => ({ documents, weight: weight ?? 1 })),
+      job.batch,
+      job.context,
+      seeds.training,
+    )
+    const held =
+      validation.length === 0
+        ? undefined
+        : new PackedDocuments(validation, job.batch, job.context, seeds.validation)
+    return {
+      kit,
+      training: batches,
+      validation: held,
+      packed: true,
+      hash,
+      summary: summaryOf(samples, batches.fillRate),
+      [Symbol.dispose]: () => samples[Symbol.dispose](),
+    }
+  } catch (error) {
+    samples[Symbol.dispose]()
+    throw error
+  }
+}
+
+function nothingLeft(): UserError {
+  return new UserError('A source in the field data.train has no sample to learn from.', {
+    fix: 'Give it more records, or hold fewer out (data.validation).',
+  })
+}
+
+function summaryOf({ training, validation, reports }: JobSamples, fillRate: number): DataSummary {
+  const lists = training.map(({ samples }) => samples)
+  const tokens = sumOf(lists, (list, i) => list.lengthOf(i))
+  const trained = sumOf(lists, (list, i) => list.trainedOf(i))
+  const skipped = reports.flatMap(({ problemCounts }) => Object.values(problemCounts))
+  return {
+    trainingTokens: tokens,
+    validationTokens: sumOf([validation], (list, i) => list.lengthOf(i)),
+    samples: {
+      training: lists.reduce((sum, { length }) => sum + length, 0),
+      validation: validation.length,
+      trainedShare: trained / tokens,
+      fillRate,
+      cut: reports.reduce((sum, report) => sum + report.cutSamples, 0),
+      skipped: skipped.reduce((sum, count) => sum + count, 0),
+    },
+  }
+}
+
+function sumOf(lists: readonly SampleList[], of: (list: SampleList, index: number) => number): number {
+  let sum = 0
+  for (const list of lists) for (let i = 0; i < list.length; i++) sum += of(list, i)
+  return sum
+}
+
+/** A tokenizer is learned from so many characters at most. */
+const tokenizerCharactersMax = 64 << 20
+
+/** The model's kit, or a new one, with the template that the data asks for; new models speak ChatML. */
+async function sampleKit(job: TrainingJob, data: SampleData, onNote: Note): Promise<TextKit> {
+  const texts: string[] = []
+  if (isNewTokenizer(job)) {
+    onNote('Reading the data for the tokenizer.')
+    let characters = 0
+    for await (const text of loadTexts(data.train, { baseFolder: job.baseFolder, contextMax: job.context })) {
+      texts.push(text)
+      characters += text.length
+      if (characters > tokenizerCharactersMax) break
+    }
+    // What templates write around the messages.
+    texts.push('system user assistant tool User: Assistant:\n')
+  }
+  const kit = newKit(job, texts, true, onNote)
+  return withTemplate(kit, data.template ?? (isNewTokenizer(job) ? 'chatml' : undefined))
+}
+
+function isNewTokenizer({ tokenizer }: TrainingJob): boolean {
+  return tokenizer === 'characters' || (typeof tokenizer === 'object' && 'byte_pairs' in tokenizer)
+}
+
+function newKit(job: TrainingJob, texts: readonly string[], forChats: boolean, onNote: Note): TextKit {
+  const { tokenizer, model } = job
+  if (tokenizer === 'characters') return characterKit(texts, forChats)
+  if (tokenizer !== undefined && 'byte_pairs' in tokenizer) {
+    onNote(`Learning a tokenizer of ${tokenizer.byte_pairs} pieces.`)
+    return byteLevelKit(texts, tokenizer.byte_pairs)
+  }
+  return textKitFrom(tokenizer?.from ?? ('from' in model ? model.from : job.baseFolder))
+}

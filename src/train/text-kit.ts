@@ -1,0 +1,187 @@
+/**
+ * The text side of a model in training: tokenizer and chat template, as the files of a model folder that hold
+ * them. What is read from a checkpoint later is exactly what was trained with.
+ */
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { messageOf, UserError } from '../base/errors.ts'
+import { type ChatTemplate, chatTemplateFromConfig } from '../tokenizer/chat-template.ts'
+import { type Tokenizer, tokenizerFromJson } from '../tokenizer/tokenizer.ts'
+import { trainByteLevelBpe } from '../tokenizer/train.ts'
+import { characterTokenizer } from './character-tokenizer.ts'
+import { chatMlTemplate, chatMlTokens, plainTemplate } from './data/default-templates.ts'
+
+/** Texts by file name. */
+type Files = Readonly<Record<string, string>>
+
+export interface TextKit {
+  tokenizer: Tokenizer
+  template: ChatTemplate | undefined
+  /** What a model folder holds of it. */
+  files: Files
+  /** SHA-256 of the files. */
+  hash: string
+}
+
+const fileNames = [
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'generation_config.json',
+  'chat_template.jinja',
+] as const
+
+/** Throws UserErrors for files that are no tokenizer or no template. */
+export function textKit(files: Files): TextKit {
+  const json = (name: (typeof fileNames)[number]): unknown =>
+    files[name] === undefined ? undefined : parsed(files[name], name)
+  const config = (json('tokenizer_config.json') ?? {}) as Record<string, unknown>
+  const endings = (json('generation_config.json') as { eos_token_id?: unknown } | undefined)?.eos_token_id
+  const template = files['chat_template.jinja']
+  const hash = createHash('sha256')
+  for (const name of fileNames) hash.update(JSON.stringify([name, files[name] ?? null]))
+  return {
+    tokenizer: tokenizerFromJson(json('tokenizer.json'), config, numbersOf(endings)),
+    template: chatTemplateFromConfig(
+      template === undefined ? config : { ...config, chat_template: template },
+    ),
+    files,
+    hash: hash.digest('hex'),
+  }
+}
+
+function parsed(text: string, name: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    throw new UserError(`${name} is not JSON: ${messageOf(error)}`, { fix: 'Fetch it again.', cause: error })
+  }
+}
+
+function numbersOf(value: unknown): number[] {
+  return [value].flat().filter((item): item is number => typeof item === 'number')
+}
+
+/** The kit of a model folder, or of a tokenizer.json alone. */
+export function textKitFrom(path: string): TextKit {
+  const isFile = existsSync(path) && statSync(path).isFile()
+  const pathOf = (name: string) => (isFile && name === 'tokenizer.json' ? path : join(path, name))
+  if (isFile && path.endsWith('.gguf')) throw noTokenizer(path)
+  const found = fileNames.filter((name) => existsSync(pathOf(name)))
+  if (!found.includes('tokenizer.json')) throw noTokenizer(path)
+  const files: Record<string, string> = {}
+  for (const name of found) files[name] = readFileSync(pathOf(name), 'utf8')
+  const config = join(path, 'config.json')
+  if (files['generation_config.json'] === undefined && existsSync(config)) {
+    // Older folders name the ending token here only.
+    const { eos_token_id } = parsed(readFileSync(config, 'utf8'), config) as { eos_token_id?: unknown }
+    if (eos_token_id != null) files['generation_config.json'] = JSON.stringify({ eos_token_id })
+  }
+  return textKit(files)
+}
+
+function noTokenizer(path: string): UserError {
+  return new UserError(`${path} has no tokenizer.json.`, {
+    failure: 'not_found',
+    fix: 'Train from a model folder in Hugging Face layout, or name one in the field tokenizer: {from: FOLDER}.',
+  })
+}
+
+const endOfText = '<|endoftext|>'
+
+/** A new byte-level BPE. It knows ChatML's tokens from the beginning, so that any model can learn to chat later. */
+export function byteLevelKit(texts: Iterable<string>, vocabularySize: number): TextKit {
+  const specialTokens = [endOfText, ...chatMlTokens]
+  const json = trainByteLevelBpe(texts, { vocabularySize, specialTokens })
+  return textKit({
+    'tokenizer.json': JSON.stringify(json),
+    'tokenizer_config.json': JSON.stringify({ eos_token: endOfText, pad_token: endOfText }),
+  })
+}
+
+/** Characters and nothing else; with `forChats` the special tokens of a byte-level tokenizer too. */
+export function characterKit(texts: Iterable<string>, forChats: boolean): TextKit {
+  if (!forChats) return textKit({ 'tokenizer.json': JSON.stringify(characterTokenizer(texts)) })
+  const json = characterTokenizer(texts, [endOfText, ...chatMlTokens])
+  return textKit({
+    'tokenizer.json': JSON.stringify(json),
+    'tokenizer_config.json': JSON.stringify({ eos_token: endOfText, pad_token: endOfText }),
+  })
+}
+
+/** `chosen` is chatml, plain, none, or the path of a Jinja file; the kit's own template when it is undefined. */
+export function withTemplate(kit: TextKit, chosen: string | undefined): TextKit {
+  if (chosen === undefined) return kit
+  const { 'chat_template.jinja': _, ...files } = kit.files
+  if (chosen === 'none')
+    return { ...textKit(withConfig(files, { chat_template: undefined })), template: undefined }
+  if (chosen === 'chatml') return chatMlKit(kit, files)
+  const source = chosen === 'plain' ? plainTemplate : readTemplate(chosen)
+  return textKit({ ...files, 'chat_template.jinja': source })
+}
+
+function chatMlKit(kit: TextKit, files: Files): TextKit {
+  const ids = chatMlTokens.map((text) => kit.tokenizer.idOf(text))
+  if (ids.some((id) => id === undefined || !kit.tokenizer.isSpecial(id))) {
+    throw new UserError(
+      `The template chatml needs the tokens ${chatMlTokens.join(' and ')}, which the tokenizer lacks.`,
+      {
+        failure: 'usage',
+        fix: 'Choose template: plain, which needs none, or a Jinja file made for this tokenizer.',
+      },
+    )
+  }
+  const [, end] = ids
+  const endings = [end, ...kit.tokenizer.eosTokens.filter((token) => token !== end)]
+  return textKit({
+    ...withConfig(files, { eos_token: chatMlTokens[1] }),
+    'generation_config.json': JSON.stringify({ eos_token_id: endings }),
+    'chat_template.jinja': chatMlTemplate,
+  })
+}
+
+function withConfig(files: Files, changes: Record<string, unknown>): Files {
+  const config = JSON.parse(files['tokenizer_config.json'] ?? '{}') as Record<string, unknown>
+  return { ...files, 'tokenizer_config.json': JSON.stringify({ ...config, ...changes }) }
+}
+
+function readTemplate(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new UserError(`The template ${path} cannot be read: ${messageOf(error)}`, {
+      failure: 'not_found',
+      fix: 'Name a Jinja file, or one of chatml, plain, none in the field data.template.',
+      cause: error,
+    })
+  }
+}
+
+/** Words that the template itself uses, so that what is lost is the template's. */
+const probe = [
+  { role: 'user', content: 'user' },
+  { role: 'assistant', content: 'assistant' },
+]
+
+/** Throws a UserError for a template that writes what the tokenizer does not have. */
+export function checkTemplate({ tokenizer, template }: TextKit): void {
+  if (template === undefined) return
+  const text = template.render({ messages: probe, addGenerationPrompt: true })
+  const unknown = text.match(/<\|[\w-]+\|>/g)?.find((spelt) => tokenizer.idOf(spelt) === undefined)
+  if (unknown !== undefined) {
+    throw new UserError(`The chat template writes ${unknown}, which is no token of the tokenizer.`, {
+      fix: 'Use the template that belongs to this tokenizer, or data.template: plain.',
+    })
+  }
+  const seen = (value: string) => value.normalize('NFKC').replace(/\s/g, '')
+  const back = tokenizer.decode(tokenizer.encode(text, { addSpecial: false }))
+  if (seen(back) !== seen(text)) {
+    throw new UserError(
+      'The tokenizer cannot write what the chat template writes: characters of it are lost.',
+      {
+        fix: 'Use another tokenizer (byte_pairs knows every character) or another template.',
+      },
+    )
+  }
+}
