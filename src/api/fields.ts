@@ -56,6 +56,15 @@ export function only<Value extends string | boolean>(values: readonly Value[], w
 const count = (max = Number.MAX_SAFE_INTEGER) => z.int().min(0).max(max)
 const wellFormed = (text: string): boolean => !/\p{Surrogate}/u.test(text)
 
+/** Where one choice goes on: the tokens so far, and the code units of text that the client has of them. */
+const continuation = z.strictObject({
+  tokens: z.array(z.int().min(0)),
+  characters: z.int().min(0),
+  finished: z.boolean().optional(),
+})
+
+export type Continuation = z.output<typeof continuation>
+
 /** The fields that shape sampling and its end, the same for completions and chat. */
 export function generationFields(limits: RequestLimits) {
   const stop = z
@@ -99,6 +108,8 @@ export function generationFields(limits: RequestLimits) {
     // Our own.
     pin_prefix_seconds: maybe(z.number().gt(0).max(limits.pinSecondsMax)),
     explain: maybe(z.boolean()),
+    // For gateways alone: how far each choice got on a server that is gone; null for one that had not begun.
+    ropeway_continue: maybe(list(continuation.nullable(), limits.sequencesMax)),
   }
 }
 

@@ -11,30 +11,51 @@ export const anonymous = 'anonymous'
  */
 export class Authentication {
   readonly #digests: readonly Buffer[] | undefined
+  readonly #gatewayDigests: readonly Buffer[]
 
-  /** Without keys everybody may ask. */
-  constructor(keys: readonly string[] | undefined) {
-    this.#digests = keys?.map((key) =>
-      /^sha256:[0-9a-f]{64}$/i.test(key) ? Buffer.from(key.slice('sha256:'.length), 'hex') : digestOf(key),
-    )
+  /**
+   * Without any key everybody may ask. A gateway's key lets it speak for others: it names the tenant in
+   * `x-ropeway-tenant` and may continue requests that began elsewhere.
+   */
+  constructor(keys: readonly string[] | undefined, gatewayKeys: readonly string[] = []) {
+    this.#gatewayDigests = gatewayKeys.map(digestOfGiven)
+    this.#digests = keys?.map(digestOfGiven) ?? (gatewayKeys.length > 0 ? [] : undefined)
+  }
+
+  isGateway(exchange: Exchange): boolean {
+    const key = bearerOf(exchange)
+    return key !== undefined && isAmong(this.#gatewayDigests, digestOf(key))
   }
 
   /** The tenant of the key in `Authorization: Bearer`, or throws 401. */
   tenantOf(exchange: Exchange): string {
     if (this.#digests === undefined) return anonymous
-    const [scheme, key] = (exchange.header('authorization') ?? '').split(/ +/, 2)
-    if (scheme?.toLowerCase() !== 'bearer' || key === undefined || key === '') {
-      throw denied('Send the API key as Authorization: Bearer KEY.')
-    }
+    const key = bearerOf(exchange)
+    if (key === undefined) throw denied('Send the API key as Authorization: Bearer KEY.')
     const digest = digestOf(key)
-    // Every digest is compared: the time taken must not tell which key was near.
-    const known = this.#digests.reduce(
-      (found, candidate) => timingSafeEqual(candidate, digest) || found,
-      false,
-    )
-    if (!known) throw denied('The API key is not known here.')
+    if (isAmong(this.#gatewayDigests, digest)) return namedTenant(exchange)
+    if (!isAmong(this.#digests, digest)) throw denied('The API key is not known here.')
     return `key-${digest.toString('hex').slice(0, 12)}`
   }
+}
+
+function bearerOf(exchange: Exchange): string | undefined {
+  const [scheme, key] = (exchange.header('authorization') ?? '').split(/ +/, 2)
+  return scheme?.toLowerCase() === 'bearer' && key !== '' ? key : undefined
+}
+
+/** Every digest is compared: the time taken must not tell which key was near. */
+function isAmong(digests: readonly Buffer[], digest: Buffer): boolean {
+  return digests.reduce((found, candidate) => timingSafeEqual(candidate, digest) || found, false)
+}
+
+function namedTenant(exchange: Exchange): string {
+  const tenant = exchange.header('x-ropeway-tenant')
+  return tenant !== undefined && /^[\w.:-]{1,128}$/.test(tenant) ? tenant : 'gateway'
+}
+
+function digestOfGiven(key: string): Buffer {
+  return /^sha256:[0-9a-f]{64}$/i.test(key) ? Buffer.from(key.slice('sha256:'.length), 'hex') : digestOf(key)
 }
 
 function digestOf(key: string): Buffer {

@@ -3,6 +3,7 @@ import { type ChatChunk, type ChatCompletion, type ChatRequest, chatRequest } fr
 import type { Exchange } from '../http/exchange.ts'
 import type { Handler } from '../http/router.ts'
 import { chatPrompt } from './chat-prompt.ts'
+import { continuationsOf, continued } from './continuation.ts'
 import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
 import { requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
 import type { GenerationParts, Piece } from './generation.ts'
@@ -19,7 +20,10 @@ export function chat(endpoint: Endpoint): Handler {
     findModel(endpoint.models, body.model)
     const choices = body.n ?? 1
     checkSequences(1, choices, endpoint.limits)
-    const parts = generationParts(body, await encodeMessages(body, endpoint), tenant, endpoint)
+    const continuations = continuationsOf(body, exchange, endpoint)
+    const parts = generationParts(body, await encodeMessages(body, endpoint), tenant, endpoint).map(
+      (part, index) => continued(part, continuations?.[index], 0),
+    )
     const generations = new Generations(parts, { exchange, promptField: 'messages', choices }, endpoint)
     await generations.start()
     const id = `chatcmpl-${randomUUID()}`
@@ -69,8 +73,9 @@ async function answerInChunks(
   generations: Generations,
   body: ChatRequest,
   identity: Identity,
-  { tokenTexts, limits }: Endpoint,
+  endpoint: Endpoint,
 ): Promise<void> {
+  const { tokenTexts } = endpoint
   const withUsage = streamsUsage(body)
   const around = (choices: ChatChunk['choices']): ChatChunk => ({
     ...identity,
@@ -92,7 +97,7 @@ async function answerInChunks(
       },
     ])
   const usage = () => ({ ...around([]), usage: generations.usage(body.explain) })
-  await stream(exchange, generations, { opening, chunk, ...(withUsage ? { usage } : {}) }, limits)
+  await stream(exchange, generations, { opening, chunk, ...(withUsage ? { usage } : {}) }, endpoint)
 }
 
 async function encodeMessages(body: ChatRequest, endpoint: Endpoint): Promise<readonly number[]> {

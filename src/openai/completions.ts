@@ -11,6 +11,7 @@ import type { Handler } from '../http/router.ts'
 import type { TokenLogprob } from '../serve/request.ts'
 import { TextStream } from '../tokenizer/stream.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { continuationsOf, continued } from './continuation.ts'
 import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
 import { requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
 import type { GenerationParts, Piece } from './generation.ts'
@@ -31,13 +32,18 @@ export function completions(endpoint: Endpoint): Handler {
     findModel(endpoint.models, body.model)
     checkSequences(body.prompt.length, body.n ?? 1, endpoint.limits)
     const prompts = await encodePrompts(body.prompt, endpoint)
-    const parts = generationParts(body, prompts, tenant, endpoint)
+    const continuations = continuationsOf(body, exchange, endpoint)
+    const parts = generationParts(body, prompts, tenant, endpoint).map((part, index) => {
+      const echoed = body.echo === true ? prompts[Math.floor(index / (body.n ?? 1))]!.text.length : 0
+      return continued(part, continuations?.[index], echoed)
+    })
     const request = { exchange, promptField: 'prompt', choices: body.n ?? 1 }
     const generations = new Generations(parts, request, endpoint)
     await generations.start()
     const writers = parts.map(({ index }) => {
       const prompt = prompts[Math.floor(index / (body.n ?? 1))]!
-      return new ChoiceWriter(index, body.echo === true ? prompt : undefined, body, endpoint)
+      const isContinued = continuations?.[index] != null
+      return new ChoiceWriter(index, body.echo === true ? prompt : undefined, isContinued, body, endpoint)
     })
     const envelope = new Envelope(body.model, endpoint.clock.unixMs())
     if (body.stream !== true) {
@@ -56,7 +62,7 @@ export function completions(endpoint: Endpoint): Handler {
     }
     const usage = () => ({ ...envelope.around([]), usage: generations.usage(body.explain) })
     const wording = { opening: [], chunk, ...(withUsage ? { usage } : {}) }
-    await stream(exchange, generations, wording, endpoint.limits)
+    await stream(exchange, generations, wording, endpoint)
   }
 }
 
@@ -137,6 +143,7 @@ class ChoiceWriter {
   constructor(
     index: number,
     echo: EncodedPrompt | undefined,
+    isContinued: boolean,
     body: CompletionRequest,
     { tokenTexts, tokenizer }: Endpoint,
   ) {
@@ -145,7 +152,8 @@ class ChoiceWriter {
     this.#wantsLogprobs = body.logprobs !== undefined
     this.#echo = echo === undefined ? undefined : new PromptEcho(echo.tokens, tokenizer, tokenTexts)
     this.#textOffset = echo === undefined ? 0 : codePoints(echo.text)
-    this.#choice = this.#empty(echo?.text ?? '')
+    // What goes on behind a text that began elsewhere has shown its prompt there.
+    this.#choice = this.#empty(isContinued ? '' : (echo?.text ?? ''))
   }
 
   add(piece: Piece): void {

@@ -44,6 +44,8 @@ export interface Endpoint extends GenerationHost {
   defaults: GenerationDefaults
   endTokens: readonly number[]
   limits: OpenAiLimits
+  /** Whether a gateway asks, which may see and say more than its clients. */
+  isGateway: (exchange: Exchange) => boolean
 }
 
 /** The body as `schema` reads it, or the {@link Problem} that names the first field that is wrong. */
@@ -80,7 +82,7 @@ export function streamsUsage(body: GenerationFields): boolean {
 export interface StreamWording {
   /** Sent once all generations are taken, before any text. */
   opening: readonly unknown[]
-  chunk(piece: Piece): unknown
+  chunk(piece: Piece): { choices: readonly object[] }
   /** The chunk behind the last one, when usage was asked for. */
   usage?: () => unknown
 }
@@ -90,15 +92,23 @@ export async function stream(
   exchange: Exchange,
   generations: Generations,
   wording: StreamWording,
-  limits: OpenAiLimits,
+  { limits, isGateway }: Endpoint,
 ): Promise<void> {
-  const events = new EventStream(exchange, limits, queueHeaders(exchange, generations.queue))
+  const forGateway = isGateway(exchange)
+  const headers = {
+    ...queueHeaders(exchange, generations.queue),
+    ...(forGateway && promptHeader(generations)),
+  }
+  const events = new EventStream(exchange, limits, headers)
   const stopReporting = wantsQueue(exchange)
     ? reportQueue(queueReport(events, generations), limits.queueReportMs)
     : undefined
   try {
     for (const chunk of wording.opening) events.send(chunk)
-    for await (const piece of generations.pieces()) events.send(wording.chunk(piece))
+    for await (const piece of generations.pieces()) {
+      const chunk = wording.chunk(piece)
+      events.send(forGateway ? withTokens(chunk, piece) : chunk)
+    }
     if (exchange.signal.aborted) return
     if (wording.usage !== undefined) events.send(wording.usage())
     events.done()
@@ -116,4 +126,14 @@ function queueReport(events: EventStream, generations: Generations): QueueReport
     isOver: () => generations.hasProgress,
     say: (comment) => events.comment(comment),
   }
+}
+
+/** The ids behind a chunk's text: with them a gateway can let another server go on. */
+function withTokens<Chunk extends { choices: readonly object[] }>(chunk: Chunk, { ids }: Piece): Chunk {
+  return { ...chunk, choices: chunk.choices.map((choice) => ({ ...choice, ropeway_tokens: ids })) }
+}
+
+/** A gateway bills the prompt of a stream that its client leaves, which gets no usage. */
+function promptHeader(generations: Generations): Record<string, string> {
+  return { 'x-ropeway-prompt-tokens': String(generations.promptTokens) }
 }

@@ -19,6 +19,8 @@ export interface Piece {
   tokens: readonly ReleasedToken[]
   /** Log-probabilities of the next prompt tokens, where they were asked for. */
   prompt: readonly (TokenLogprob | null)[]
+  /** The tokens behind the text since the last piece; where log-probabilities are reported, those reported. */
+  ids: readonly number[]
   finish?: 'stop' | 'length'
 }
 
@@ -28,6 +30,8 @@ export interface GenerationParts {
   transcript: Transcript
   /** The client asked for no token at all; the engine computes one, which is thrown away. */
   promptOnly: boolean
+  /** It ended in an earlier life on another server: nothing is left but to count it. */
+  finished?: boolean
 }
 
 export interface GenerationPorts {
@@ -56,6 +60,7 @@ export class Generation {
   #finish: Finish | undefined
   #lastTokensMs: number | undefined
   #hasProgress = false
+  #ids: number[] = []
 
   constructor(parts: GenerationParts, ports: GenerationPorts) {
     this.request = parts.request
@@ -69,6 +74,8 @@ export class Generation {
   }
 
   get cachedTokens(): number {
+    // Of a choice that ended elsewhere, nothing was computed here.
+    if (this.#parts.finished === true) return this.request.prompt.length
     return this.#finish?.cachedTokens ?? 0
   }
 
@@ -83,7 +90,12 @@ export class Generation {
   }
 
   async submit(): Promise<Admission> {
-    const { engine, metrics } = this.#ports
+    const { engine, metrics, settle } = this.#ports
+    if (this.#parts.finished === true) {
+      this.#state = 'shown'
+      settle()
+      return { ok: true }
+    }
     const admission = await engine.submit(this.request, (progress) => this.#take(progress))
     if (!admission.ok) metrics.ended(admission.code)
     // A cancel that was sent before the engine knew the request may have found nothing to cancel.
@@ -113,11 +125,17 @@ export class Generation {
       text: now.text + rest.text,
       tokens: [...now.tokens, ...rest.tokens],
       prompt: progress.promptLogprobs ?? [],
+      ids: [],
     }
+    this.#ids.push(...progress.tokens)
     const finish = transcript.stopped ? 'stop' : this.#shownReason(progress.finish)
     if (finish !== undefined) piece.finish = finish
     const isEmpty = piece.text === '' && piece.tokens.length === 0 && piece.prompt.length === 0
-    if (!isEmpty || finish !== undefined) this.#ports.deliver(piece)
+    if (!isEmpty || finish !== undefined) {
+      const all = finish !== undefined || this.request.logprobs === undefined
+      piece.ids = this.#ids.splice(0, all ? this.#ids.length : piece.tokens.length)
+      this.#ports.deliver(piece)
+    }
     if (finish === undefined) return
     this.#state = 'shown'
     this.#ports.metrics.ended(finish, this.#ports.clock.nowMs() - this.#ports.arrivalMs)

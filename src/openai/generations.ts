@@ -1,5 +1,4 @@
 import type { Usage, UsageTiming } from '../api/completions.ts'
-import { assert } from '../base/assert.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Exchange } from '../http/exchange.ts'
 import type { Problem } from '../http/problem.ts'
@@ -112,13 +111,18 @@ export class Generations {
     }
   }
 
+  /** Of all prompts; known from the start. */
+  get promptTokens(): number {
+    const firsts = this.#generations.filter((_, index) => index % this.#choices === 0)
+    return firsts.reduce((sum, { request }) => sum + request.prompt.length, 0)
+  }
+
   /** Known once {@link pieces} has ended. A prompt counts once, however many choices it got. */
   usage(explain = false): Usage {
-    let promptTokens = 0
+    const { promptTokens } = this
     let cachedTokens = 0
     for (let first = 0; first < this.#generations.length; first += this.#choices) {
       const choices = this.#generations.slice(first, first + this.#choices)
-      promptTokens += choices[0]!.request.prompt.length
       // Later choices find the prompt of the first one in the cache; what none had to compute was cached.
       cachedTokens += Math.min(...choices.map((generation) => generation.cachedTokens))
     }
@@ -136,8 +140,9 @@ export class Generations {
     const timings = this.#generations.flatMap(({ timing }) =>
       timing === undefined ? [] : [explained(timing)],
     )
-    assert(timings.length > 0, 'a request that is answered has settled generations')
-    return timings.reduce((longest, timing) => (timing.total_ms > longest.total_ms ? timing : longest))
+    // A request whose choices all ended on another server took no time here.
+    const none = explained({ queueMs: 0, promptMs: 0, decodeMs: 0, waitingForBudgetMs: 0, preemptedMs: 0 })
+    return timings.reduce((longest, timing) => (timing.total_ms > longest.total_ms ? timing : longest), none)
   }
 
   #deliver(piece: Piece): void {

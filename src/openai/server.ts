@@ -38,6 +38,8 @@ export interface OpenAiServerOptions {
   models: readonly ServedModel[]
   /** Plain keys, or `sha256:` and the hex digest of one. Without keys everybody may ask. */
   apiKeys?: readonly string[]
+  /** The same for gateways, which may speak for others and continue what began elsewhere. */
+  gatewayKeys?: readonly string[]
   /** Encodes long prompts on another thread; without it they hold up this one. */
   encodeLong?: RemoteEncode
   /** What requests leave out: the model's generation_config. */
@@ -69,7 +71,9 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
   const { engine, tokenizer } = options
   const limits = { ...openAiLimits, ...options.limits }
   const log = options.log ?? createLogger('openai')
+  const authentication = new Authentication(options.apiKeys, options.gatewayKeys)
   const endpoint: Endpoint = {
+    isGateway: (exchange) => authentication.isGateway(exchange),
     engine,
     tokenizer,
     template: options.template,
@@ -87,7 +91,7 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
   const state = () => (draining ? 'draining' : engine.accepting ? 'ready' : 'unavailable')
   const handle = dispatcher(endpoint, {
     state,
-    authentication: new Authentication(options.apiKeys),
+    authentication,
     origins: new Origins(options.origins),
   })
   const http = new HttpServer({

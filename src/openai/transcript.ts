@@ -32,6 +32,8 @@ export class Transcript {
   #decodedPoints = 0
   #tokenCount = 0
   #stopped = false
+  /** Code units of the next text that were shown in an earlier life. */
+  #shownAhead = 0
 
   /** Stop strings are looked for in the text after the first `minTokens` tokens. */
   constructor(tokenizer: Tokenizer, stops: readonly string[], minTokens = 0) {
@@ -56,6 +58,15 @@ export class Transcript {
    */
   continueBehind(prompt: readonly number[]): void {
     for (const token of prompt.slice(-characterTokensMax)) this.#stream.push(token)
+  }
+
+  /**
+   * Takes up a text that began on another server: `tokens` are behind it, and its first `shown` code units
+   * were shown there. Tokens that were seen but are not given here will be generated again, unseen.
+   */
+  resume(tokens: readonly number[], shown: number): void {
+    const { text } = this.push(tokens)
+    this.#shownAhead = Math.max(0, shown - text.length)
   }
 
   push(tokens: readonly number[], logprobs?: readonly TokenLogprob[]): Released {
@@ -100,7 +111,9 @@ export class Transcript {
     const ready = this.#held.findIndex(
       ({ start, end }) => !(last ? start < this.#released : end <= this.#released),
     )
-    return { text, tokens: this.#held.splice(0, ready === -1 ? this.#held.length : ready) }
+    const unseen = text.slice(this.#shownAhead)
+    this.#shownAhead -= text.length - unseen.length
+    return { text: unseen, tokens: this.#held.splice(0, ready === -1 ? this.#held.length : ready) }
   }
 }
 

@@ -16,6 +16,7 @@ export interface ServeFlags extends EngineFlags {
   port: number
   name?: string
   apiKey?: string[]
+  gatewayKey?: string[]
   origin?: string[]
   drainLimit: number
 }
@@ -33,6 +34,12 @@ export function serveCommand(program: Command): void {
     .option(
       '--api-key <key>',
       'take only requests with this key (repeatable; also ROPEWAY_API_KEYS, separated by commas)',
+      collect,
+    )
+    .option(
+      '--gateway-key <key>',
+      'a key for `ropeway gateway`, which may speak for its clients and continue streams of other servers ' +
+        '(repeatable; also ROPEWAY_GATEWAY_KEYS)',
       collect,
     )
     .option('--origin <url>', 'web pages of this origin may ask (repeatable)', collect)
@@ -55,11 +62,9 @@ export async function serveUntilStopped(
   flags: ServeFlags,
   onListening?: (url: string) => void,
 ): Promise<void> {
-  const apiKeys = [
-    ...(flags.apiKey ?? []),
-    ...(process.env.ROPEWAY_API_KEYS ?? '').split(',').filter(Boolean),
-  ]
-  refuseOpenDoor(flags.host, apiKeys)
+  const apiKeys = keysOf(flags.apiKey, process.env.ROPEWAY_API_KEYS)
+  const gatewayKeys = keysOf(flags.gatewayKey, process.env.ROPEWAY_GATEWAY_KEYS)
+  refuseOpenDoor(flags.host, [...apiKeys, ...gatewayKeys])
   const stop = shutdownSignal()
   const encoder = new EncoderThread(model.path)
   const engine = await launchEngine(model.path, flags, { signal: stop.signal })
@@ -70,13 +75,14 @@ export async function serveUntilStopped(
     ...(model.template !== undefined && { template: model.template }),
     models: [{ id: name, created: Math.floor(systemClock.unixMs() / 1000) }],
     ...(apiKeys.length > 0 && { apiKeys }),
+    ...(gatewayKeys.length > 0 && { gatewayKeys }),
     ...(flags.origin !== undefined && { origins: flags.origin }),
     defaults: model.defaults,
     log: createLogger('http'),
   })
   try {
     const url = await listen(server, flags)
-    if (onListening === undefined) announce(url, name, model, apiKeys.length > 0)
+    if (onListening === undefined) announce(url, name, model, apiKeys.length + gatewayKeys.length > 0)
     else onListening(url)
     await stop.requested
     note('\nStopping: running requests finish, new ones are refused. Once more ends it now.')
@@ -88,8 +94,12 @@ export async function serveUntilStopped(
   }
 }
 
+function keysOf(given: readonly string[] | undefined, variable: string | undefined): string[] {
+  return [...(given ?? []), ...(variable ?? '').split(',').filter(Boolean)]
+}
+
 /** A port that others can reach needs keys: everybody there could use the machine otherwise. */
-function refuseOpenDoor(host: string, apiKeys: readonly string[]): void {
+export function refuseOpenDoor(host: string, apiKeys: readonly string[]): void {
   const local = host === 'localhost' || host === '::1' || host.startsWith('127.')
   if (local || apiKeys.length > 0) return
   throw new UserError(`--host ${host} can be reached from other machines, and no API key is set.`, {
@@ -98,7 +108,11 @@ function refuseOpenDoor(host: string, apiKeys: readonly string[]): void {
   })
 }
 
-async function listen(server: ReturnType<typeof createOpenAiServer>, flags: ServeFlags): Promise<string> {
+/** Listens, or says why it cannot. */
+export async function listen(
+  server: { listen(port: number, host: string): Promise<string> },
+  flags: { host: string; port: number },
+): Promise<string> {
   try {
     return await server.listen(flags.port, flags.host)
   } catch (error) {
