@@ -4,6 +4,7 @@ import { exitCodes, UserError } from '../base/errors.ts'
 import { benchCommand } from './commands/bench.ts'
 import { chatCommand } from './commands/chat.ts'
 import { doctorCommand } from './commands/doctor.ts'
+import { gatewayCommand } from './commands/gateway.ts'
 import { generateCommand } from './commands/generate.ts'
 import { replayCommand } from './commands/replay.ts'
 import { serveCommand } from './commands/serve.ts'
@@ -20,6 +21,7 @@ export function buildProgram(): Command {
     .exitOverride()
   startCommand(program)
   serveCommand(program)
+  gatewayCommand(program)
   generateCommand(program)
   chatCommand(program)
   trainCommand(program)

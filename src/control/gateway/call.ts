@@ -1,0 +1,98 @@
+import { randomInt } from 'node:crypto'
+import type { Exchange } from '../../http/exchange.ts'
+import { Problem } from '../../http/problem.ts'
+import { PrefixAffinity } from './affinity.ts'
+import type { Caller } from './keys.ts'
+import type { Bill } from './ledger.ts'
+import type { Deployment, Target, Version } from './replicas.ts'
+import type { PromptShape } from './roster.ts'
+
+export type Body = Readonly<Record<string, unknown>>
+
+/** One request of a client, as it is sent to whichever replica answers it. */
+export interface Call {
+  readonly exchange: Exchange
+  readonly path: '/v1/completions' | '/v1/chat/completions'
+  readonly deployment: Deployment
+  readonly version: Version
+  readonly caller: Caller
+  readonly bill: Bill
+  readonly arrivedMs: number
+  /** What the client wrote into `model`, and reads there again. */
+  readonly asked: string
+  /** What the replica gets. */
+  readonly body: Body
+  readonly streams: boolean
+  /** Whether the client itself asked for usage in its stream. */
+  readonly wantsUsage: boolean
+  /** How many choices the answer has in all. */
+  readonly choices: number
+  readonly prompt: PromptShape
+}
+
+/** The body as an object with a model, or the {@link Problem} that says what it lacks. */
+export function checkedBody(value: unknown): Body & { model: string } {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new Problem(400, 'invalid_value', 'The body is a JSON object.')
+  }
+  const { model } = value as Body
+  if (typeof model !== 'string' || model === '') {
+    throw new Problem(400, 'invalid_value', 'model: Expected the name of a deployment.', { param: 'model' })
+  }
+  // It speaks for us to replicas and is not for clients.
+  if ('ropeway_continue' in value) {
+    throw new Problem(400, 'unknown_parameter', 'ropeway_continue: Unknown field.', {
+      param: 'ropeway_continue',
+    })
+  }
+  return value as Body & { model: string }
+}
+
+/**
+ * What is sent to a replica for a client's body: the replica's name of the model, the deployment's defaults,
+ * usage at the end of every stream, and a seed, so that another replica can compute the same answer.
+ */
+export function bodyFor(body: Body, { deployment, adapter }: Target, version: Version): Body {
+  const given = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
+  const sent: Record<string, unknown> = { ...deployment.defaults, ...given }
+  sent.model = adapter === undefined ? version.model : version.adapters[adapter]
+  sent.seed ??= randomInt(2 ** 47)
+  const options = sent.stream_options ?? {}
+  if (sent.stream === true && typeof options === 'object') {
+    sent.stream_options = { ...options, include_usage: true }
+  }
+  return sent
+}
+
+export function wantsUsage(body: Body): boolean {
+  const options = body.stream_options as { include_usage?: unknown } | null | undefined
+  return options?.include_usage === true || body.explain === true
+}
+
+/** Prompts times answers, as far as the body says it rightly; a replica refuses what it says wrongly. */
+export function choicesOf({ prompt, n }: Body): number {
+  const isList = Array.isArray(prompt) && prompt.length > 0 && typeof prompt[0] !== 'number'
+  return (isList ? prompt.length : 1) * (typeof n === 'number' ? n : 1)
+}
+
+/** Text that is looked at to find where a prompt was computed before. */
+const shapeCharactersMax = 20_000
+
+/** `scope`: replicas share computed prefixes within one only. */
+export function shapeOf(body: Body, scope: string): PromptShape {
+  let text = ''
+  let characters = 0
+  const add = (piece: string) => {
+    characters += piece.length
+    if (text.length < shapeCharactersMax) text += piece.slice(0, shapeCharactersMax)
+  }
+  if (Array.isArray(body.messages)) {
+    for (const message of body.messages) {
+      const { role, content } = (message ?? {}) as { role?: unknown; content?: unknown }
+      add(`${String(role)}\n`)
+      add(typeof content === 'string' ? content : (JSON.stringify(content) ?? ''))
+    }
+  } else if (typeof body.prompt === 'string') add(body.prompt)
+  else if (Array.isArray(body.prompt)) add(JSON.stringify(body.prompt.slice(0, shapeCharactersMax)))
+  return { chain: PrefixAffinity.chain(scope, text), characters }
+}

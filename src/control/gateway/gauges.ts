@@ -1,0 +1,58 @@
+import type { ReplicaTable } from './replicas.ts'
+import type { Roster } from './roster.ts'
+import { ReplicaLost, type Upstreams } from './upstream.ts'
+
+/** Replicas that are asked at once. */
+const asksMax = 32
+const askMs = 2000
+
+/** Asks ready replicas now and then how many requests they have, which others than this gateway may have sent. */
+export class GaugePoller {
+  readonly #table: ReplicaTable
+  readonly #roster: Roster
+  readonly #upstreams: Upstreams
+  readonly #timer: NodeJS.Timeout
+  readonly #closed = new AbortController()
+  #asking = false
+
+  constructor(table: ReplicaTable, roster: Roster, upstreams: Upstreams, everyMs: number) {
+    this.#table = table
+    this.#roster = roster
+    this.#upstreams = upstreams
+    this.#timer = setInterval(() => void this.ask(), everyMs)
+  }
+
+  /** One round; a round that takes longer than the interval is not overtaken. */
+  async ask(): Promise<void> {
+    if (this.#asking) return
+    this.#asking = true
+    const { deployments } = this.#table.current
+    const replicas = deployments.flatMap(({ versions }) => versions.flatMap((version) => version.replicas))
+    const waiting = replicas.filter(({ state }) => state === 'ready')
+    const worker = async () => {
+      for (let replica = waiting.pop(); replica !== undefined; replica = waiting.pop()) {
+        try {
+          const signal = AbortSignal.any([this.#closed.signal, AbortSignal.timeout(askMs)])
+          const requests = requestsIn(await this.#upstreams.get(replica, '/metrics', signal))
+          if (requests !== undefined) this.#roster.heard(replica.id, requests)
+        } catch (error) {
+          // No gauges: the choice goes by what we know ourselves. Requests find out whether it is alive.
+          if (!(error instanceof ReplicaLost)) throw error
+        }
+      }
+    }
+    await Promise.all(Array.from({ length: asksMax }, worker))
+    this.#asking = false
+  }
+
+  close(): void {
+    clearInterval(this.#timer)
+    this.#closed.abort()
+  }
+}
+
+/** Running and waiting requests in an engine's metrics; undefined where there are none. */
+export function requestsIn(metrics: string): number | undefined {
+  const counts = [...metrics.matchAll(/^ropeway_requests\{state="(?:running|waiting)"\} (\d+)$/gm)]
+  return counts.length === 0 ? undefined : counts.reduce((sum, [, count]) => sum + Number(count), 0)
+}

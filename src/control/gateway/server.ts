@@ -1,0 +1,286 @@
+import { randomInt } from 'node:crypto'
+import type { Server } from 'node:http'
+import type { Model, ModelList } from '../../api/models.ts'
+import { type Clock, systemClock } from '../../base/clock.ts'
+import { createLogger, type Logger } from '../../base/log.ts'
+import { readJson } from '../../http/body.ts'
+import type { Exchange } from '../../http/exchange.ts'
+import { type HttpLimits, httpLimits } from '../../http/limits.ts'
+import { Origins } from '../../http/origins.ts'
+import { Problem } from '../../http/problem.ts'
+import { type Route, Router } from '../../http/router.ts'
+import { HttpServer } from '../../http/server.ts'
+import { type Budget, checkBudgets, type Price } from './budgets.ts'
+import { bodyFor, type Call, checkedBody, choicesOf, shapeOf, wantsUsage } from './call.ts'
+import { GaugePoller } from './gauges.ts'
+import { Hold, type HoldLimits, holdLimits, type Wake } from './hold.ts'
+import { anonymousCaller, type Caller, callerOf, type KeyVerifier, keyMissing } from './keys.ts'
+import type { Ledger } from './ledger.ts'
+import { GatewayMetrics, type Outcome } from './metrics.ts'
+import { RateLimits } from './rate-limits.ts'
+import { Relay, type RelayLimits, type RelayPorts, relayLimits, StreamFailed } from './relay.ts'
+import { type Deployment, findTarget, modelNames, type ReplicaTable, type Target } from './replicas.ts'
+import { Roster, type RosterLimits } from './roster.ts'
+import { versionFor } from './shares.ts'
+import { type UpstreamLimits, Upstreams, upstreamLimits } from './upstream.ts'
+
+export interface GatewayLimits extends HttpLimits, RelayLimits, HoldLimits, UpstreamLimits {
+  /** So often the gauges of replicas are asked for. */
+  gaugesMs: number
+  /** So often the tokens of open streams are written down. */
+  ledgerMs: number
+}
+
+export const gatewayLimits: GatewayLimits = {
+  ...httpLimits,
+  ...relayLimits,
+  ...holdLimits,
+  ...upstreamLimits,
+  connectionsMax: 8192,
+  gaugesMs: 1000,
+  ledgerMs: 1000,
+}
+
+export interface GatewayOptions {
+  table: ReplicaTable
+  ledger: Ledger
+  /** Without one everybody may ask everything. */
+  verify?: KeyVerifier
+  budgets?: () => readonly Budget[]
+  prices?: () => readonly Price[]
+  /** Called when a request waits for a deployment that has no ready replica. */
+  wake?: Wake
+  origins?: readonly string[]
+  limits?: Partial<GatewayLimits>
+  roster?: Partial<RosterLimits>
+  clock?: Clock
+  seed?: number
+  log?: Logger
+}
+
+/** OpenAI's API for all deployments under one address. */
+export class Gateway {
+  readonly metrics: GatewayMetrics
+  readonly roster: Roster
+  readonly #options: GatewayOptions
+  readonly #limits: GatewayLimits
+  readonly #clock: Clock
+  readonly #log: Logger
+  readonly #rates: RateLimits
+  readonly #upstreams: Upstreams
+  readonly #http: HttpServer
+  readonly #ports: RelayPorts
+  readonly #poller: GaugePoller
+  readonly #flushing: NodeJS.Timeout
+  readonly #forgetTable: () => void
+  #draining = false
+
+  constructor(options: GatewayOptions) {
+    const { table, wake = () => undefined } = options
+    this.#options = options
+    this.#limits = { ...gatewayLimits, ...options.limits }
+    this.#clock = options.clock ?? systemClock
+    this.#log = options.log ?? createLogger('gateway')
+    this.metrics = new GatewayMetrics(this.#clock)
+    this.roster = new Roster(this.#clock, options.seed ?? randomInt(2 ** 47), options.roster)
+    this.#rates = new RateLimits(this.#clock)
+    this.#upstreams = new Upstreams(this.#limits)
+    this.#ports = {
+      table,
+      roster: this.roster,
+      upstreams: this.#upstreams,
+      hold: new Hold(table, wake, this.#limits),
+      metrics: this.metrics,
+      clock: this.#clock,
+      limits: this.#limits,
+    }
+    const handle = this.#dispatcher(new Origins(options.origins))
+    this.#http = new HttpServer({
+      limits: this.#limits,
+      handle,
+      onError: (error, { id }) => this.#log.error({ err: error, request: id }, 'a request failed by a bug'),
+    })
+    this.#poller = new GaugePoller(table, this.roster, this.#upstreams, this.#limits.gaugesMs)
+    this.#flushing = setInterval(() => options.ledger.flush(), this.#limits.ledgerMs)
+    this.#forgetTable = table.onChange((fleet) => this.roster.retain(fleet))
+  }
+
+  get server(): Server {
+    return this.#http.server
+  }
+
+  /** Resolves to the base URL, without /v1. Port 0 takes a free one. */
+  async listen(port: number, host?: string): Promise<string> {
+    return await this.#http.listen(port, host)
+  }
+
+  /** Refuses what is new, gives what runs `limitMs` to end, then cuts it. The ledger stays open: it is the caller's. */
+  async close(limitMs = 30_000): Promise<void> {
+    this.#draining = true
+    await this.#http.close(limitMs)
+    clearInterval(this.#flushing)
+    this.#poller.close()
+    this.#forgetTable()
+    this.#upstreams.close()
+  }
+
+  #dispatcher(origins: Origins): (exchange: Exchange) => Promise<void> {
+    const router = new Router(this.#routes())
+    return async (exchange) => {
+      const method = exchange.request.method ?? 'GET'
+      origins.check(exchange)
+      if (method === 'OPTIONS' && exchange.header('access-control-request-method') !== undefined) {
+        return origins.preflight(exchange)
+      }
+      const { route, parameters } = router.find(method, exchange.path)
+      exchange.parameters = parameters
+      await route.handle(exchange, '')
+    }
+  }
+
+  #routes(): Route[] {
+    const answer = (path: Call['path']): Route => ({
+      method: 'POST',
+      path,
+      handle: async (exchange) => await this.#answer(exchange, path),
+    })
+    return [
+      {
+        method: 'GET',
+        path: '/health',
+        handle: async (exchange) =>
+          exchange.json(this.#draining ? 503 : 200, { status: this.#draining ? 'draining' : 'ready' }),
+      },
+      {
+        method: 'GET',
+        path: '/metrics',
+        handle: async (exchange) => {
+          await this.#callerOf(exchange, true)
+          exchange.text(200, this.metrics.contentType, await this.metrics.render())
+        },
+      },
+      { method: 'GET', path: '/v1/models', handle: async (exchange) => await this.#listModels(exchange) },
+      { method: 'GET', path: '/v1/models/:id', handle: async (exchange) => await this.#showModel(exchange) },
+      answer('/v1/completions'),
+      answer('/v1/chat/completions'),
+    ]
+  }
+
+  async #listModels(exchange: Exchange): Promise<void> {
+    const caller = await this.#callerOf(exchange, false)
+    const { deployments } = this.#options.table.current
+    const data = deployments
+      .filter((deployment) => this.#mayAsk(caller, deployment))
+      .flatMap((deployment) => modelNames(deployment).map((id) => describe(id, deployment)))
+    exchange.json(200, { object: 'list', data } satisfies ModelList)
+  }
+
+  async #showModel(exchange: Exchange): Promise<void> {
+    const caller = await this.#callerOf(exchange, false)
+    const id = exchange.parameters.id!
+    exchange.json(200, describe(id, this.#find(caller, id).deployment))
+  }
+
+  /** `strict`: a caller without a key is refused at once, for no deployment can be public to it. */
+  async #callerOf(exchange: Exchange, strict: boolean): Promise<Caller | undefined> {
+    const { verify } = this.#options
+    if (verify === undefined) return undefined
+    const caller = await callerOf(exchange, verify)
+    if (strict && caller === undefined) throw keyMissing()
+    return caller
+  }
+
+  /** What a caller may not ask does not exist for it. */
+  #mayAsk(caller: Caller | undefined, deployment: Deployment): boolean {
+    return this.#options.verify === undefined || deployment.public || caller?.project === deployment.project
+  }
+
+  #find(caller: Caller | undefined, model: string): Target {
+    const target = findTarget(this.#options.table.current, model)
+    if (target !== undefined && this.#mayAsk(caller, target.deployment)) return target
+    if (caller === undefined && this.#options.verify !== undefined) throw keyMissing()
+    const message = `There is no deployment '${model.slice(0, 100)}' here; GET /v1/models lists those there are.`
+    throw new Problem(404, 'model_not_found', message, { param: 'model' })
+  }
+
+  async #answer(exchange: Exchange, path: Call['path']): Promise<void> {
+    if (this.#draining)
+      throw new Problem(503, 'shutting_down', 'The gateway is shutting down. Retry in 1 s.', {
+        headers: { 'retry-after': '1' },
+      })
+    const known = await this.#callerOf(exchange, false)
+    const leave = this.#rates.admit(known ?? anonymousCaller)
+    try {
+      const call = await this.#callOf(exchange, path, known)
+      await this.#relay(call)
+    } finally {
+      leave()
+    }
+  }
+
+  async #callOf(exchange: Exchange, path: Call['path'], known: Caller | undefined): Promise<Call> {
+    const { ledger, budgets, prices } = this.#options
+    const arrivedMs = this.#clock.nowMs()
+    const body = checkedBody(await readJson(exchange.request, this.#limits))
+    const target = this.#find(known, body.model)
+    const { deployment, adapter } = target
+    const caller = known ?? { ...anonymousCaller, project: deployment.project }
+    checkBudgets(caller, budgets?.() ?? [], ledger.sums, prices?.() ?? [], this.#clock.unixMs())
+    const able = deployment.versions.filter(
+      ({ adapters }) => adapter === undefined || Object.hasOwn(adapters, adapter),
+    )
+    const version = target.version ?? versionFor(deployment.name, able, stickyOf(body, known, exchange))
+    const billed = adapter === undefined ? deployment.name : `${deployment.name}:${adapter}`
+    return {
+      exchange,
+      path,
+      deployment,
+      version,
+      caller,
+      bill: ledger.begin({ request: exchange.id, project: caller.project, key: caller.key, model: billed }),
+      arrivedMs,
+      asked: body.model,
+      body: bodyFor(body, target, version),
+      streams: body.stream === true,
+      wantsUsage: wantsUsage(body),
+      choices: choicesOf(body),
+      prompt: shapeOf(body, JSON.stringify([deployment.name, version.id, adapter, caller.key])),
+    }
+  }
+
+  async #relay(call: Call): Promise<void> {
+    const { exchange, deployment, version, bill, caller } = call
+    this.metrics.began(deployment.name)
+    let outcome: Outcome = 'failed'
+    try {
+      await new Relay(call, this.#ports).run()
+      outcome = exchange.signal.aborted ? 'gone' : 'ok'
+    } catch (error) {
+      outcome = exchange.signal.aborted ? 'gone' : outcomeOf(error)
+      if (!exchange.signal.aborted && !(error instanceof StreamFailed)) throw error
+    } finally {
+      if (!bill.settled) bill.settle()
+      this.#rates.charge(caller, bill.tokens.prompt + bill.tokens.output)
+      this.metrics.ended(deployment.name, version.id, outcome)
+    }
+  }
+}
+
+function outcomeOf(error: unknown): Outcome {
+  const problem = error instanceof StreamFailed ? error.problem : error
+  return problem instanceof Problem && problem.status < 500 ? 'refused' : 'failed'
+}
+
+/** Who keeps to one version: a client's user, else a key, else nobody. */
+function stickyOf(
+  body: Readonly<Record<string, unknown>>,
+  caller: Caller | undefined,
+  { id }: Exchange,
+): string {
+  if (typeof body.user === 'string') return JSON.stringify([caller?.key, body.user])
+  return caller === undefined ? id : JSON.stringify([caller.key])
+}
+
+function describe(id: string, { created }: Deployment): Model {
+  return { id, object: 'model', created, owned_by: 'ropeway' }
+}

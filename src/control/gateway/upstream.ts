@@ -1,0 +1,157 @@
+import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http'
+import { Agent as HttpsAgent, request as httpsRequest } from 'node:https'
+import { messageOf } from '../../base/errors.ts'
+import type { Replica } from './replicas.ts'
+
+export interface UpstreamLimits {
+  /** Longest silence of a replica: on a stream it sends comments more often than this. */
+  silenceMs: number
+  /** Longest wait for an answer that comes as a whole. */
+  answerMs: number
+  answerBytesMax: number
+  /** One event of a stream. */
+  eventCharactersMax: number
+  /** Idle connections that are kept to one replica. */
+  idleConnectionsMax: number
+}
+
+export const upstreamLimits: UpstreamLimits = {
+  silenceMs: 45_000,
+  answerMs: 1_800_000,
+  answerBytesMax: 64 * 1024 * 1024,
+  eventCharactersMax: 4 * 1024 * 1024,
+  idleConnectionsMax: 256,
+}
+
+/** A replica did not answer, or its answer broke off. What it had been asked may be asked of another. */
+export class ReplicaLost extends Error {
+  override name = 'ReplicaLost'
+  /** Nothing listens there: nobody else needs to try. */
+  readonly unreachable: boolean
+
+  constructor(message: string, unreachable: boolean) {
+    super(message)
+    this.unreachable = unreachable
+  }
+}
+
+const unreachableCodes = new Set(['ECONNREFUSED', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN'])
+
+/** Connections to replicas, kept open between requests. */
+export class Upstreams {
+  readonly #limits: UpstreamLimits
+  readonly #http: HttpAgent
+  readonly #https: HttpsAgent
+
+  constructor(limits: Partial<UpstreamLimits> = {}) {
+    this.#limits = { ...upstreamLimits, ...limits }
+    const options = { keepAlive: true, maxFreeSockets: this.#limits.idleConnectionsMax, noDelay: true }
+    this.#http = new HttpAgent(options)
+    this.#https = new HttpsAgent(options)
+  }
+
+  /** Resolves with the head of the answer; throws {@link ReplicaLost}. `whole`: no byte comes before all have. */
+  async post(
+    replica: Replica,
+    path: string,
+    body: Buffer,
+    options: { headers: Readonly<Record<string, string>>; signal: AbortSignal; whole: boolean },
+  ): Promise<IncomingMessage> {
+    try {
+      return await this.#send(replica, path, body, options)
+    } catch (error) {
+      // A kept connection may have been closed by the other side just when it was taken up again.
+      if (!(error instanceof StaleConnection)) throw error
+      return await this.#send(replica, path, body, options)
+    }
+  }
+
+  async get(replica: Replica, path: string, signal: AbortSignal): Promise<string> {
+    const response = await this.#send(replica, path, undefined, { headers: {}, signal, whole: false })
+    const text = await this.text(response)
+    if (response.statusCode !== 200) throw new ReplicaLost(`${path} gave ${response.statusCode}`, false)
+    return text
+  }
+
+  /** The whole body of an answer; throws {@link ReplicaLost} when it breaks off or is too long. */
+  async text(response: IncomingMessage): Promise<string> {
+    const chunks: Buffer[] = []
+    let bytes = 0
+    for await (const chunk of chunksOf(response)) {
+      bytes += chunk.length
+      if (bytes > this.#limits.answerBytesMax) throw new ReplicaLost('its answer is too long', false)
+      chunks.push(chunk)
+    }
+    return Buffer.concat(chunks).toString('utf8')
+  }
+
+  /** Events of a stream until it ends: the text behind `data: `, or behind a comment's colon. */
+  async *events(response: IncomingMessage): AsyncGenerator<{ data?: string; comment?: string }> {
+    const decoder = new TextDecoder()
+    let rest = ''
+    for await (const chunk of chunksOf(response)) {
+      rest += decoder.decode(chunk, { stream: true })
+      const blocks = rest.split('\n\n')
+      rest = blocks.pop()!
+      if (rest.length > this.#limits.eventCharactersMax) throw new ReplicaLost('its event is too long', false)
+      for (const block of blocks) {
+        if (block.startsWith('data: ')) yield { data: block.slice('data: '.length) }
+        else if (block.startsWith(':')) yield { comment: block.slice(1).trim() }
+      }
+    }
+  }
+
+  close(): void {
+    this.#http.destroy()
+    this.#https.destroy()
+  }
+
+  #send(
+    replica: Replica,
+    path: string,
+    body: Buffer | undefined,
+    options: { headers: Readonly<Record<string, string>>; signal: AbortSignal; whole: boolean },
+  ): Promise<IncomingMessage> {
+    const url = new URL(replica.url + path)
+    const secure = url.protocol === 'https:'
+    const send = secure ? httpsRequest : httpRequest
+    return new Promise((resolve, reject) => {
+      const request = send(url, {
+        agent: secure ? this.#https : this.#http,
+        method: body === undefined ? 'GET' : 'POST',
+        signal: options.signal,
+        headers: {
+          ...options.headers,
+          ...(body !== undefined && { 'content-type': 'application/json', 'content-length': body.length }),
+          ...(replica.key !== undefined && { authorization: `Bearer ${replica.key}` }),
+        },
+      })
+      request.setTimeout(options.whole ? this.#limits.answerMs : this.#limits.silenceMs, () =>
+        request.destroy(new ReplicaLost('it has been silent for too long', false)),
+      )
+      request.once('response', resolve)
+      request.on('error', (error: NodeJS.ErrnoException) => {
+        const stale = request.reusedSocket && (error.code === 'ECONNRESET' || error.code === 'EPIPE')
+        reject(stale ? new StaleConnection() : lost(error))
+      })
+      request.end(body)
+    })
+  }
+}
+
+class StaleConnection extends Error {}
+
+function lost(error: NodeJS.ErrnoException): ReplicaLost {
+  if (error instanceof ReplicaLost) return error
+  return new ReplicaLost(messageOf(error), unreachableCodes.has(error.code ?? ''))
+}
+
+/** The body as it comes; any way in which it can break off is {@link ReplicaLost}. */
+async function* chunksOf(response: IncomingMessage): AsyncGenerator<Buffer> {
+  try {
+    for await (const chunk of response) yield chunk as Buffer
+  } catch (error) {
+    throw lost(error as NodeJS.ErrnoException)
+  }
+  if (!response.complete) throw new ReplicaLost('its answer broke off', false)
+}
