@@ -28,7 +28,7 @@ export class CostModel {
   readonly #products = new Float64Array(featureCount * featureCount)
   readonly #targets = new Float64Array(featureCount)
   readonly #features = new Float64Array(featureCount)
-  readonly #ratios: number[] = []
+  readonly #ratios = new Float64Array(ratiosKept)
   #observed = 0
   #spread = 1.25
 
@@ -116,11 +116,12 @@ export class CostModel {
 
   #keepRatio(load: IterationLoad, ms: number): void {
     if (!this.trusted) return
-    this.#ratios[(this.#observed - ratiosBeforeTrust) % ratiosKept] =
-      ms / Math.max(1e-6, this.predictMs(load))
-    if (this.#ratios.length < 32 || this.#observed % 32 !== 0) return
-    const sorted = [...this.#ratios].sort((a, b) => a - b)
-    const wanted = sorted[Math.min(sorted.length - 1, Math.ceil(sorted.length * 0.99))]!
+    const place = this.#observed - ratiosBeforeTrust
+    this.#ratios[place % ratiosKept] = ms / Math.max(1e-6, this.predictMs(load))
+    const count = Math.min(place + 1, ratiosKept)
+    if (count < 32 || this.#observed % 32 !== 0) return
+    const sorted = this.#ratios.slice(0, count).sort()
+    const wanted = sorted[Math.min(count - 1, Math.ceil(count * 0.99))]!
     this.#spread = Math.min(4, Math.max(1, wanted))
   }
 }

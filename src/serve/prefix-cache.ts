@@ -132,6 +132,7 @@ export class PrefixCache<User extends CacheUser> {
   }
 
   withdraw(user: User): void {
+    if (this.#producers.size === 0) return
     const full = Math.floor(user.tokens.length / this.#blockTokens)
     for (let index = user.nodes.length; index < full; index++) {
       const hash = user.blockHash(index)

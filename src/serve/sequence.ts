@@ -8,6 +8,16 @@ import { Stopwatch } from './timing.ts'
 /** Priorities beyond the last class count as the last class. */
 export const priorityClasses = 8
 
+const roomTokensMax = 256
+const room: readonly number[] = Array.from({ length: roomTokensMax }, () => 0)
+
+/** A copy of `tokens` to which `count` more can be appended without moving it; V8 keeps the room of a cut array. */
+function withRoom(tokens: readonly number[], count: number): number[] {
+  const copy = tokens.concat(count === roomTokensMax ? room : room.slice(0, count))
+  copy.length = tokens.length
+  return copy
+}
+
 /**
  * One request as the scheduler sees it: a list of tokens, of which the first `computed` have their keys
  * and values in the cache. The rest is owed; paying the last owed token yields the next token.
@@ -66,8 +76,7 @@ export class Sequence {
     this.priority = Math.min(priorityClasses - 1, request.priority)
     this.rank = this.priority
     this.watch = new Stopwatch(nowMs)
-    // Copied as one piece: a simulated day copies a thousand million of them.
-    this.tokens = request.prompt.slice()
+    this.tokens = withRoom(request.prompt, Math.min(request.maxTokens, roomTokensMax))
     for (const token of request.generated ?? []) this.tokens.push(token)
     this.#blockTokens = blockTokens
   }

@@ -115,13 +115,17 @@ function quietIterations(scheduler: Scheduler, plan: IterationPlan): number {
     if (!lasting || options.queueLimitMs !== Number.POSITIVE_INFINITY) return 1
   }
   let quiet = Number.POSITIVE_INFINITY
-  const slack: number[] = []
-  for (const { sequence, start, count, sampledRows } of plan.sequences) {
+  for (const { sequence, count, sampledRows } of plan.sequences) {
     // The last token of a prompt looks like a stream, but what it yields is a first token with a time of its own.
     if (count !== 1 || sampledRows !== 1 || sequence.generatedTokens === 0) return 1
     quiet = Math.min(quiet, sequence.request.maxTokens - sequence.generatedTokens)
-    slack.push(sequence.blocks.length * shape.blockTokens - start)
   }
+  // Mostly there are blocks for all of it, and nobody needs to know for exactly how long they last.
+  if (plan.sequences.length * Math.ceil(quiet / shape.blockTokens) <= pool.available)
+    return Math.max(1, quiet)
+  const slack = plan.sequences.map(
+    ({ sequence, start }) => sequence.blocks.length * shape.blockTokens - start,
+  )
   return Math.max(1, Math.min(quiet, iterationsWithin(pool.available, slack, shape.blockTokens)))
 }
 
