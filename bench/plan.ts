@@ -25,8 +25,10 @@ export const plan: Bench<typeof parameters> = {
   run: async (wanted, { say }) => {
     say('plans without goals')
     const plain = planMs(wanted, {})
-    say('plans with goals and guesses')
-    const goals = planMs(wanted, { goalTpotMs: 1000, goalTtftMs: 1000, guessesMax: 4 })
+    say('plans with goals')
+    const goals = planMs(wanted, { goalTpotMs: 1000, goalTtftMs: 1000 })
+    say('plans with guesses for every stream')
+    const guesses = planMs(wanted, { goalTpotMs: 1000, goalTtftMs: 1000, guessesMax: 4 })
     say('service of two keys')
     const { worst, bound } = fairness(wanted.plans)
     const figures = {
@@ -34,6 +36,8 @@ export const plan: Bench<typeof parameters> = {
       planP99Ms: quantile(plain, 0.99),
       planWithGoalsMedianMs: quantile(goals, 0.5),
       planWithGoalsP99Ms: quantile(goals, 0.99),
+      planWithGuessesMedianMs: quantile(guesses, 0.5),
+      planWithGuessesP99Ms: quantile(guesses, 0.99),
       serviceApartMost: worst,
       serviceApartBound: bound,
     }
