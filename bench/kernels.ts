@@ -137,7 +137,7 @@ class Products implements Disposable {
 
   async compare(rows: number, say: (line: string) => void): Promise<Comparison[]> {
     const { inputs, outputs, pairs } = this.#wanted
-    const params = { normed: 0, biased: 0, residual: 0, gated: 0, epsilon: 0 }
+    const params = { normed: 0, biased: 0, residual: 0, gated: 0, adapted: 0, epsilon: 0 }
     const { fn, userdata } = this.#context.call(linearOps[this.#format], params)
     const read = this.#context.call('read_bytes', {})
     using ours = this.#graph(rows, ({ ops }, x, copy) =>

@@ -8,6 +8,7 @@
 // Legend: N rows, K inputs, M outputs, P panels of 16 outputs, T rows in registers.
 #pragma once
 
+#include "adapter.h"
 #include "call.h"
 #include "packed.h"
 #include "simd.h"
@@ -295,6 +296,7 @@ struct Epilogue {
   const float* bias;
   const ggml_tensor* residual;
   bool gated;
+  AdaptedRows adapted;
 
   /// `sums` holds outputs first.. of one row, `panels` panels side by side.
   void finish(size_t row, int64_t panel, int panels, const float* sums) const {
@@ -327,6 +329,7 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
     int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
     bool cold = row == first;  // the weights of this pair come from memory, later from a cache
     product.pair(from, stride, panels, row, count, cold, sums);
+    if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, sums);
     for (int t = 0; t < count; t++) epilogue.finish(row + t, panel, panels, sums + t * panels * panelOutputs);
     row += count;
   }
@@ -355,8 +358,8 @@ inline size_t rowsPlaced(size_t rows) {
 }
 
 /// dst F32 [N, M]. Sources: x F32 [N, K] (rows may be strided), packed weights, then those present of: norm
-/// weight [K], bias [M], residual [N, M].
-/// Params: normed, biased, residual, gated (0/1 each), epsilon as float bits. Gated weights interleave gate
+/// weight [K], bias [M], residual [N, M], adapters: I32 [N] slot of each row, then their addresses by slot.
+/// Params: normed, biased, residual, gated, adapted (0/1 each), epsilon as float bits. Gated weights interleave gate
 /// and up by panel; dst is silu(gate) * up.
 template <class Product>
 inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
@@ -369,18 +372,25 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   Epilogue epilogue{dst, nullptr, nullptr, call->params[3] != 0};
   if (call->params[1]) epilogue.bias = static_cast<const float*>((*extra++)->data);
   if (call->params[2]) epilogue.residual = *extra++;
-  float epsilon = floatParam(call, 4);
+  AdaptedRows& adapted = epilogue.adapted;
+  if (call->params[4]) {
+    adapted.slots = static_cast<const int32_t*>((*extra++)->data);
+    adapted.adapters = static_cast<const Adapter* const*>((*extra++)->data);
+  }
+  float epsilon = floatParam(call, 5);
   size_t width = x->ne[0], inputs = wholeGroups(width), rows = x->ne[1];
   size_t stride = panelBytes(Product::packedFormat, inputs);
 
-  size_t placed = rowsPlaced<Product>(rows);
+  size_t placed = rowsPlaced<Product>(rows), placedBytes = alignUp(placed * Product::rowBytes(inputs));
+  if (adapted.slots) adapted.stride = adapted.ranksMost(rows);
 
   if (arriveFirst(call)) {
-    rw_workspace_reserve(call->workspace, placed * Product::rowBytes(inputs) + 64);
+    rw_workspace_reserve(call->workspace, placedBytes + rows * adapted.stride * 4 + 64);
     publish(call);
   }
   Product product;
   product.place(call->workspace->memory, placed, inputs);
+  adapted.lowered = reinterpret_cast<float*>(call->workspace->memory + placedBytes);
   preparePhase(call, int32_t(rows), [&](int32_t row) {
     const float* from = reinterpret_cast<const float*>(static_cast<const char*>(x->data) + row * x->nb[1]);
     if (normed || inputs > width) {
@@ -390,6 +400,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
       from = own;
     }
     product.prepare(from, row);
+    if (adapted.slots) adapted.lower(from, row);
   });
   multiplyPieces(call, product, packed, stride, rows, epilogue);
   leave(call, nth);

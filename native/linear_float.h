@@ -18,8 +18,6 @@ constexpr int floatRowsAtOnce = 2, floatPanelsAtOnce = 1;
 /// Rows whose length is a power of two would share the same sets of the cache; a line more, and they do not.
 inline size_t rowStride(size_t inputs, size_t bytes) { return inputs + 64 / bytes; }
 
-constexpr int panelVectors = panelOutputs / lanes;
-
 struct F32Weights {
   static constexpr int format = packedF32, inputBytes = 64, step = 1;
   static Vector at(const char* panel, size_t k, int v, int) {

@@ -30,25 +30,37 @@ export class PackedCalls {
   }
 }
 
+/** Which adapter each row has, for the kernels to look up. */
+export interface AdaptedTensors {
+  /** I32 [rows]: slots of the rows of a tensor with so many. */
+  slots(rows: number): Tensor
+  /** The factors of each slot at this product. */
+  tableOf(product: PackedProduct): Tensor
+}
+
 /** Products that were not packed go to `plain`. */
 export function packedLayers(
   ops: Ops,
   packed: PackedWeights,
   calls: PackedCalls,
   plain: LinearLayers,
+  adapted?: AdaptedTensors,
 ): LinearLayers {
   const run = (product: PackedProduct, x: Tensor, norm: InputNorm | undefined, residual?: Tensor) => {
-    const present = [norm?.weight, product.bias, residual]
+    const rows = x.shape[0]!
+    const adapters = adapted === undefined ? [] : [adapted.slots(rows), adapted.tableOf(product)]
+    const present = [norm?.weight, product.bias, residual, ...adapters]
     const params = {
       normed: norm === undefined ? 0 : 1,
       biased: product.bias === undefined ? 0 : 1,
       residual: residual === undefined ? 0 : 1,
       gated: product.group.kind === 'gated' ? 1 : 0,
+      adapted: adapted === undefined ? 0 : 1,
       epsilon: norm?.epsilon ?? 0,
     }
     const { op, fn, userdata } = calls.call(linearOps[product.format], params)
     const inputs = [x, product.weight, ...present.filter((tensor) => tensor !== undefined)]
-    return ops.custom(op, fn, 'F32', [x.shape[0]!, product.outputs], inputs, userdata) //  [N, outputs]
+    return ops.custom(op, fn, 'F32', [rows, product.outputs], inputs, userdata) //  [N, outputs]
   }
   return {
     embed: (ids, name) => {

@@ -22,6 +22,7 @@ const linearParams = {
   biased: 'int',
   residual: 'int',
   gated: 'int',
+  adapted: 'int',
   epsilon: 'float',
 } as const
 

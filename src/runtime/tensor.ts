@@ -78,11 +78,16 @@ export class Tensor<Op extends OpName = OpName> {
     return out
   }
 
+  /** Where its memory lies; valid while its arena or graph lives. */
+  get address(): Pointer {
+    const data = this.#ggml.getData(this.pointer)
+    assert(data, 'a tensor has memory before it is looked at')
+    return data
+  }
+
   /** The tensor's own memory, for host buffers only; valid while its arena or graph lives. */
   hostView(): ArrayBuffer {
-    const data = this.#ggml.getData(this.pointer)
-    assert(data, 'a tensor has memory before it is viewed')
-    return this.#ggml.view(data, this.bytes)
+    return this.#ggml.view(this.address, this.bytes)
   }
 }
 

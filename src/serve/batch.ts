@@ -9,5 +9,6 @@ export function batchOf(plan: IterationPlan): IterationBatch {
 function workOf({ sequence, start, count, guesses, outputs }: PlannedSequence): SequenceWork {
   const known = sequence.tokens.slice(start, start + count - guesses.length)
   const tokens = guesses.length === 0 ? known : [...known, ...guesses]
-  return { blocks: sequence.blocks, start, tokens, outputs }
+  const { adapter } = sequence.request
+  return { blocks: sequence.blocks, start, tokens, outputs, ...(adapter !== undefined && { adapter }) }
 }

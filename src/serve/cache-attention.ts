@@ -226,14 +226,14 @@ export class GatherAttention implements CacheAttention {
 
 /** Consecutive parts of at most `tokensMax` tokens: all keys and values of a layer are written before any is read. */
 function partsOf(sequence: SequenceWork, tokensMax: number): SequenceWork[] {
-  const { blocks, start, tokens, outputs } = sequence
+  const { start, tokens, outputs } = sequence
   if (tokens.length <= tokensMax) return [sequence]
   const parts: SequenceWork[] = []
   for (let from = 0; from < tokens.length; from += tokensMax) {
     const part = tokens.slice(from, from + tokensMax)
     const behind = tokens.length - from - part.length
     const wanted = Math.min(part.length, Math.max(0, outputs - behind))
-    parts.push({ blocks, start: start + from, tokens: part, outputs: wanted })
+    parts.push({ ...sequence, start: start + from, tokens: part, outputs: wanted })
   }
   return parts
 }

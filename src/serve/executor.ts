@@ -14,6 +14,8 @@ export interface SequenceWork {
   tokens: readonly number[]
   /** How many of the last tokens need logits: 0 inside a prompt, 1 when a token is due, more to verify guesses. */
   outputs: number
+  /** The adapter that computes it, by the id under which it was loaded; the model alone when absent. */
+  adapter?: string
 }
 
 export interface IterationBatch {

@@ -15,6 +15,8 @@ import type { Device } from '../runtime/device.ts'
 import { Graph, GraphMemory } from '../runtime/graph.ts'
 import { type KernelCall, KernelContext, type Kernels, loadKernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
+import { type BatchSlots, type BuiltAdapters, buildAdapters, slotsKey, slotsOf } from './adapted-batch.ts'
+import { AdapterBank, type AdapterLayers } from './adapters.ts'
 import { BlockCache, type BuiltAttention, type CacheAttention, GatherAttention } from './cache-attention.ts'
 import type { Executor, ExecutorShape, IterationBatch, IterationOutput, SequenceWork } from './executor.ts'
 import { PagedAttention } from './paged-attention.ts'
@@ -42,6 +44,18 @@ interface BuiltGraph {
   /** The logits where they lie, once somebody read them. */
   host?: Float32Array
   attention: BuiltAttention
+  /** Only where the batch has adapters. */
+  adapters: BuiltAdapters | undefined
+}
+
+/** What one iteration computes, in the order of the attention. */
+interface Arranged {
+  sequences: readonly SequenceWork[]
+  /** The rows whose logits are wanted, ascending. */
+  rows: readonly number[]
+  /** Rows of the graph's output, padding included. */
+  rowCount: number
+  slots: BatchSlots | undefined
 }
 
 /** Each graph keeps only its description and small inputs; the big memory between is shared. */
@@ -51,6 +65,8 @@ export class ModelExecutor implements Executor {
   readonly shape: ExecutorShape
   readonly cache: BlockCache
   readonly attention: CacheAttention
+  /** Adapters that requests may name. */
+  readonly adapters: AdapterBank
   /** Which of our kernels run here, or 'ggml' for none. */
   readonly kernelSet: string
   readonly #kernels: KernelContext | undefined
@@ -63,6 +79,7 @@ export class ModelExecutor implements Executor {
   readonly #graphs = new Map<string, BuiltGraph>()
   /** Products of float weights round differently for one row than for several; two rows make every batch alike. */
   readonly #rowsMin: number
+  readonly #exact: boolean
 
   constructor(definition: Definition, weights: Weights, device: Device, options: ModelExecutorOptions) {
     const blockTokens = options.blockTokens ?? 16
@@ -74,6 +91,8 @@ export class ModelExecutor implements Executor {
     this.#memory = new GraphMemory(device)
     this.cache = new BlockCache(config, device, blockCount, blockTokens, options.cacheDtype ?? 'F16')
     const exact = options.fastNumerics !== true && device.isHost
+    this.#exact = exact
+    this.adapters = new AdapterBank(definition, weights, device)
     const groups = definition.architecture.products(config)
     const plain = groups
       .filter(({ names }) => weights.packed?.find(names) === undefined)
@@ -112,15 +131,21 @@ export class ModelExecutor implements Executor {
     const padded = this.#pad(this.attention.parts(batch.sequences))
     const { order, key } = this.attention.arrange(padded)
     const sequences = order.map((i) => padded[i]!)
-    const rows = outputRowsOf(padded, order)
-    const rowCount = Math.max(rows.length, this.#rowsMin)
-    const built = this.#graphFor(`${key}/${rowCount}`, sequences, rowCount)
-    this.#write(built, sequences, rows)
+    const wanted = outputRowsOf(padded, order)
+    const rows = [...wanted].sort((a, b) => a - b)
+    const rowsPadded = Math.max(rows.length, this.#rowsMin)
+    const slots = slotsOf(this.adapters, sequences, rows, rowsPadded)
+    const rowCount = slots?.outputs.length ?? rowsPadded
+    const arranged = { sequences, rows, rowCount, slots }
+    const built = this.#graphFor(`${key}/${rowCount}${slotsKey(this.adapters, slots)}`, arranged)
+    this.#write(built, arranged)
     const prepared = performance.now()
     await built.graph.computeAsync()
     const computeMs = performance.now() - prepared
     assert(computeMs >= 0 && prepared >= started, 'time does not step back')
-    return this.#output(built, rows.length, computeMs)
+    const placeOf = new Map(rows.map((row, place) => [row, place]))
+    const places = wanted.map((row) => placeOf.get(row)!)
+    return this.#output(built, places, computeMs)
   }
 
   #pad(sequences: readonly SequenceWork[]): readonly SequenceWork[] {
@@ -132,7 +157,7 @@ export class ModelExecutor implements Executor {
     return [...sequences, ...Array<SequenceWork>(missing).fill(nobody)]
   }
 
-  #graphFor(key: string, sequences: readonly SequenceWork[], rowCount: number): BuiltGraph {
+  #graphFor(key: string, arranged: Arranged): BuiltGraph {
     const known = this.#graphs.get(key)
     this.#graphs.delete(key)
     if (known?.graph.current) {
@@ -141,7 +166,7 @@ export class ModelExecutor implements Executor {
       return known
     }
     known?.graph.dispose()
-    const built = this.#build(sequences, rowCount)
+    const built = this.#build(arranged)
     for (const [oldest, { graph }] of this.#graphs) {
       if (this.#graphs.size < graphsMax) break
       graph.dispose()
@@ -151,10 +176,11 @@ export class ModelExecutor implements Executor {
     return built
   }
 
-  #build(sequences: readonly SequenceWork[], rowCount: number): BuiltGraph {
+  #build({ sequences, rowCount, slots }: Arranged): BuiltGraph {
     const { architecture, config } = this.#definition
     const count = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
-    const nodesMax = 64 + config.layers * (48 + 16 * sequences.length)
+    const perSequence = slots === undefined ? 16 : 16 + 80
+    const nodesMax = 64 + config.layers * (48 + perSequence * sequences.length)
     const graph = new Graph(this.#device, nodesMax, 8 + 2 * sequences.length, { memory: this.#memory })
     try {
       const tokens = graph.input('I32', [count], 'tokens')
@@ -163,23 +189,29 @@ export class ModelExecutor implements Executor {
       const attention = this.attention.build(graph, sequences)
       const { ops } = graph
       const weights = this.#weights
-      const plain = plainLayers(ops, {
+      const adapters = slots && buildAdapters(graph, this.adapters, slots, this.#exact)
+      const model = plainLayers(ops, {
         weight: (name) => weights.get(name),
         has: (name) => weights.has(name),
       })
+      const plain = adapters?.plain(model) ?? model
+      const layers =
+        weights.packed && this.#calls
+          ? packedLayers(ops, weights.packed, this.#calls, plain, adapters?.packed)
+          : plain
       const pass: ForwardPass = {
         ops,
         tokens,
         positions,
         outputRows,
         weight: (name) => weights.get(name),
-        ...(weights.packed && this.#calls ? packedLayers(ops, weights.packed, this.#calls, plain) : plain),
+        ...layers,
         attend: attention.attend,
       }
       const logits = graph.output(architecture.forward(config, pass)) //              [M, V]
       const best = graph.output(this.#best(graph, logits)) //                         [M]
       graph.allocate()
-      return { graph, tokens, positions, outputRows, logits, best, attention }
+      return { graph, tokens, positions, outputRows, logits, best, attention, adapters }
     } catch (error) {
       graph.dispose()
       throw error
@@ -192,7 +224,7 @@ export class ModelExecutor implements Executor {
     return graph.ops.custom('argmax', call.fn, 'I32', [logits.shape[0]!], [logits], call.userdata)
   }
 
-  #write(built: BuiltGraph, sequences: readonly SequenceWork[], rows: readonly number[]): void {
+  #write(built: BuiltGraph, { sequences, rows, slots }: Arranged): void {
     const tokens = new Int32Array(built.tokens.size)
     const positions = new Int32Array(built.tokens.size)
     let n = 0
@@ -208,20 +240,23 @@ export class ModelExecutor implements Executor {
     built.positions.write(positions)
     built.outputRows.write(outputRows)
     built.attention.write(sequences)
+    if (slots !== undefined) built.adapters!.write(slots)
   }
 
-  #output(built: BuiltGraph, rows: number, computeMs: number): IterationOutput {
+  /** `places`: for each output that was asked for, its row in the graph's. */
+  #output(built: BuiltGraph, places: readonly number[], computeMs: number): IterationOutput {
     const { vocabularySize } = this.shape
     const best = new Int32Array(built.best.size)
-    if (rows > 0) built.best.read(best)
+    if (places.length > 0) built.best.read(best)
     return {
       computeMs,
-      argmax: (row) => {
-        assert(row < rows, 'only rows that were asked for are read')
-        return best[row]!
+      argmax: (output) => {
+        assert(output < places.length, 'only rows that were asked for are read')
+        return best[places[output]!]!
       },
-      logits: (row) => {
-        assert(row < rows, 'only rows that were asked for are read')
+      logits: (output) => {
+        assert(output < places.length, 'only rows that were asked for are read')
+        const row = places[output]!
         if (this.#device.isHost) {
           // One view for the life of the graph: V8 counts its bytes and collects garbage for a new one each time.
           built.host ??= new Float32Array(built.logits.hostView())
@@ -234,11 +269,32 @@ export class ModelExecutor implements Executor {
     }
   }
 
+  hasAdapter(id: string): boolean {
+    return this.adapters.has(id)
+  }
+
+  /** Resolves when requests may name `id`. Throws a UserError when the adapter cannot be served. */
+  async addAdapter(id: string, layers: AdapterLayers): Promise<void> {
+    await this.adapters.add(id, layers)
+  }
+
+  /** Takes an adapter out; nothing may be computing, and no request may have it. */
+  removeAdapter(id: string): void {
+    this.adapters.remove(id)
+    // Graphs hold the factors of products that are not packed, and the slot may go to another adapter.
+    for (const [key, { graph, adapters }] of this.#graphs) {
+      if (adapters === undefined || !this.adapters.shapesGraphs) continue
+      graph.dispose()
+      this.#graphs.delete(key)
+    }
+  }
+
   dispose(): void {
     for (const { graph } of this.#graphs.values()) graph.dispose()
     this.#graphs.clear()
     this.#memory[Symbol.dispose]()
     this.#kernels?.dispose()
+    this.adapters[Symbol.dispose]()
     this.cache[Symbol.dispose]()
   }
 }

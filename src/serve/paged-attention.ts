@@ -48,7 +48,13 @@ export class PagedAttention implements CacheAttention {
 
   arrange(sequences: readonly SequenceWork[]): { order: readonly number[]; key: string } {
     const tokens = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
-    return { order: sequences.map((_, i) => i), key: `${tokens}~${this.#tableWords(sequences)}` }
+    const order = sequences.map((_, i) => i)
+    if (sequences.some(({ adapter }) => adapter !== undefined)) {
+      // Neighbours with one adapter share its factors on their way through the caches.
+      const name = (i: number) => sequences[i]!.adapter ?? ''
+      order.sort((a, b) => (name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : a - b))
+    }
+    return { order, key: `${tokens}~${this.#tableWords(sequences)}` }
   }
 
   /** A power of two, so that growing contexts seldom need another graph. */

@@ -175,6 +175,7 @@ function runLinear(
     biased: bias ? 1 : 0,
     residual: residual ? 1 : 0,
     gated: gated ? 1 : 0,
+    adapted: 0,
     epsilon,
   })
   runOp(kernels, call, dst, threads)

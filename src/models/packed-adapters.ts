@@ -1,0 +1,128 @@
+/**
+ * Low-rank changes of packed products in the layout that the kernels read (native/adapter.h): one piece of
+ * memory per adapter and packed product, and per product a table of these by slot.
+ *
+ * K inputs, R ranks of all members of a product (each up to whole 16), r ranks of one member.
+ */
+import { assert } from '../base/assert.ts'
+import type { ProductGroup } from './architecture.ts'
+
+/** What an adapter adds to one product: scale * x aᵀ bᵀ (LoRA, Hu 2021). */
+export interface AdapterFactors {
+  inputs: number
+  outputs: number
+  rank: number
+  scale: number
+  /** [rank, inputs] */
+  a: Float32Array
+  /** [outputs, rank] */
+  b: Float32Array
+}
+
+/** Where the members of a packed product lie (see PackedProduct). */
+export interface MemberPlaces {
+  group: ProductGroup
+  inputs: number
+  members: readonly { name: string; first: number; outputs: number }[]
+}
+
+export type FactorFormat = 'F32' | 'BF16'
+
+const headerBytes = 32
+const memberBytes = 32
+/** Outputs of a panel, and ranks that are lowered together. */
+const lanes = 16
+
+interface Placed {
+  factors: AdapterFactors
+  firstPanel: number
+  step: number
+  panels: number
+  firstRank: number
+  /** Where B begins, in numbers behind the first of A. */
+  b: number
+}
+
+/** Lays out what `layers` change of a packed product; undefined when they leave it alone. */
+export function packAdapter(
+  places: MemberPlaces,
+  layers: ReadonlyMap<string, AdapterFactors>,
+  format: FactorFormat,
+): Uint8Array | undefined {
+  const placed: Placed[] = []
+  let ranks = 0
+  for (const [index, { name, first, outputs }] of places.members.entries()) {
+    const factors = layers.get(name)
+    if (factors === undefined) continue
+    assert(factors.inputs === places.inputs && factors.outputs === outputs, `the adapter of ${name} fits it`)
+    const gated = places.group.kind === 'gated'
+    placed.push({
+      factors,
+      firstPanel: gated ? index : first / lanes,
+      step: gated ? 2 : 1,
+      panels: Math.ceil(outputs / lanes),
+      firstRank: ranks,
+      b: 0,
+    })
+    ranks += Math.ceil(factors.rank / lanes) * lanes
+  }
+  if (placed.length === 0) return undefined
+  let count = ranks * places.inputs
+  for (const one of placed) {
+    one.b = count
+    count += one.panels * one.factors.rank * lanes
+  }
+  const numberBytes = format === 'F32' ? 4 : 2
+  const start = Math.ceil((headerBytes + memberBytes * placed.length) / 64) * 64
+  const bytes = new Uint8Array(start + count * numberBytes)
+  writeHeader(new DataView(bytes.buffer), placed, ranks, places.inputs, start, numberBytes)
+  const numbers = new Float32Array(count)
+  for (const one of placed) placeFactors(numbers, one, places.inputs)
+  if (format === 'F32') new Float32Array(bytes.buffer, start).set(numbers)
+  else roundToBfloat(numbers, new Uint16Array(bytes.buffer, start))
+  return bytes
+}
+
+function writeHeader(
+  view: DataView,
+  placed: readonly Placed[],
+  ranks: number,
+  inputs: number,
+  start: number,
+  numberBytes: number,
+): void {
+  const words = [numberBytes === 2 ? 1 : 0, ranks, placed.length, inputs]
+  words.forEach((word, i) => {
+    view.setInt32(4 * i, word, true)
+  })
+  view.setBigInt64(16, BigInt(start), true)
+  for (const [index, { factors, firstPanel, step, panels, firstRank, b }] of placed.entries()) {
+    const at = headerBytes + memberBytes * index
+    for (const [i, word] of [firstPanel, step, panels, factors.rank, firstRank].entries())
+      view.setInt32(at + 4 * i, word, true)
+    view.setFloat32(at + 20, factors.scale, true)
+    view.setBigInt64(at + 24, BigInt(start + b * numberBytes), true)
+  }
+}
+
+function placeFactors(into: Float32Array, { factors, firstRank, b }: Placed, inputs: number): void {
+  const { rank, outputs } = factors
+  for (let r = 0; r < rank; r++) {
+    const lane = firstRank + r
+    const from = Math.floor(lane / lanes) * lanes * inputs + (lane % lanes)
+    for (let k = 0; k < inputs; k++) into[from + k * lanes] = factors.a[r * inputs + k]!
+  }
+  for (let o = 0; o < outputs; o++) {
+    const from = b + Math.floor(o / lanes) * rank * lanes + (o % lanes)
+    for (let r = 0; r < rank; r++) into[from + r * lanes] = factors.b[o * rank + r]!
+  }
+}
+
+/** Nearest, ties to even; factors are finite. */
+function roundToBfloat(from: Float32Array, into: Uint16Array): void {
+  const bits = new Uint32Array(from.buffer, from.byteOffset, from.length)
+  for (let i = 0; i < from.length; i++) {
+    const word = bits[i]!
+    into[i] = (word + 0x7fff + ((word >>> 16) & 1)) >>> 16
+  }
+}

@@ -1,0 +1,177 @@
+import { describe, expect, test } from 'vitest'
+import type { DType } from '../../src/base/dtype.ts'
+import { Random } from '../../src/base/random.ts'
+import { type AdapterLayer, adaptableProducts } from '../../src/models/adapter.ts'
+import { type OpenModel, openModel } from '../../src/models/open.ts'
+import type { Definition } from '../../src/models/registry.ts'
+import { loadWeights } from '../../src/models/weights.ts'
+import { Device } from '../../src/runtime/device.ts'
+import { type Kernels, loadKernels } from '../../src/runtime/kernels.ts'
+import { adapterSlots } from '../../src/serve/adapters.ts'
+import type { SequenceWork } from '../../src/serve/executor.ts'
+import { ModelExecutor } from '../../src/serve/model-executor.ts'
+import { relativeError } from '../native/tensors.ts'
+import { sharedData } from '../shared.ts'
+import { companyOf, difference, requestsFor, serveAlone, serveCompany } from './company.ts'
+
+const ours = loadKernels()
+if (ours === undefined) console.warn('skipped: our kernels do not run on this machine')
+
+type Layers = ReadonlyMap<string, AdapterLayer>
+
+/** An adapter of some of the products, strong enough to change what the model says. */
+function randomAdapter(definition: Definition, rank: number, seed: number, only = /./): Layers {
+  const random = new Random(seed)
+  const values = (count: number, spread: number) =>
+    Float32Array.from({ length: count }, () => spread * random.normal())
+  const layers = new Map<string, AdapterLayer>()
+  for (const [name, [outputs, inputs]] of adaptableProducts(definition)) {
+    if (!only.test(name)) continue
+    const [a, b] = [values(rank * inputs, inputs ** -0.5), values(outputs * rank, 0.3 * rank ** -0.5)]
+    layers.set(name, { name, inputs, outputs, rank, scale: 0.5, a, b, magnitude: undefined })
+  }
+  return layers
+}
+
+/** The model with the adapter added to its weights, which are F32. */
+function merged(model: OpenModel, layers: Layers): OpenModel {
+  return {
+    ...model,
+    read: (name, into, offset = 0) => {
+      const info = model.info(name)!
+      const values = new Float32Array(info.bytes / 4)
+      model.read(name, new Uint8Array(values.buffer))
+      const layer = layers.get(name.replace(/\.weight$/, ''))
+      if (layer !== undefined) {
+        const { inputs, outputs, rank, scale, a, b } = layer
+        for (let o = 0; o < outputs; o++)
+          for (let k = 0; k < inputs; k++) {
+            let sum = 0
+            for (let r = 0; r < rank; r++) sum += b[o * rank + r]! * a[r * inputs + k]!
+            values[o * inputs + k]! += scale * sum
+          }
+      }
+      into.set(new Uint8Array(values.buffer, offset, into.length))
+    },
+  }
+}
+
+function open(model: OpenModel, quantize: DType, kernels: Kernels | undefined, threads = 1) {
+  const device = new Device({ device: 'cpu', threads })
+  const weights = loadWeights(model, device, { quantize, kernels })
+  const options = { cacheTokens: 1024, kernels: kernels ?? ('ggml' as const) }
+  const executor = new ModelExecutor(model.definition, weights, device, options)
+  return {
+    executor,
+    [Symbol.dispose]: () => {
+      executor.dispose()
+      weights[Symbol.dispose]()
+      device.dispose()
+    },
+  }
+}
+
+async function logitsOf(executor: ModelExecutor, sequences: SequenceWork[]): Promise<Float32Array[]> {
+  const output = await executor.execute({ sequences })
+  return sequences.map((_, i) => output.logits(i).slice())
+}
+
+const folder = sharedData('models', 'stories260K', 'hf')
+const sides = [
+  { set: 'our kernels', kernels: ours },
+  { set: 'plain ggml', kernels: undefined },
+].filter(({ set, kernels }) => kernels !== undefined || set === 'plain ggml')
+
+describe.skipIf(folder === undefined).each(sides)('on $set', ({ kernels }) => {
+  test('each request gets the logits of the model with its own adapter merged in', async () => {
+    using model = openModel(folder!)
+    const { definition } = model
+    const adapters = {
+      all: randomAdapter(definition, 5, 1),
+      some: randomAdapter(definition, 16, 2, /q_proj|down_proj/),
+    }
+    using base = open(model, 'F32', kernels)
+    for (const [id, layers] of Object.entries(adapters)) await base.executor.addAdapter(id, layers)
+    const prompts = [
+      [1, 403, 407, 261],
+      [1, 410, 300],
+      [1, 403],
+      [1, 420, 333, 290, 261],
+    ]
+    const asked = ['all', undefined, 'some', 'all']
+    const sequences = prompts.map(
+      (tokens, i): SequenceWork => ({
+        blocks: [i],
+        start: 0,
+        tokens,
+        outputs: 1,
+        ...(asked[i] !== undefined && { adapter: asked[i] }),
+      }),
+    )
+    const together = await logitsOf(base.executor, sequences)
+    const plain = await logitsOf(
+      base.executor,
+      sequences.map(({ adapter: _, ...rest }) => rest),
+    )
+    for (const [id, layers] of Object.entries(adapters)) {
+      using whole = open(merged(model, layers), 'F32', kernels)
+      const expected = await logitsOf(
+        whole.executor,
+        sequences.map(({ adapter: _, ...rest }) => rest),
+      )
+      for (const [i, name] of asked.entries()) {
+        if (name !== id) continue
+        expect(relativeError(together[i]!, expected[i]!)).toBeLessThan(2e-5)
+        expect(relativeError(plain[i]!, expected[i]!)).toBeGreaterThan(1e-2)
+      }
+    }
+    expect(together[1]).toEqual(plain[1])
+  })
+
+  test.each(['F32', 'Q8_0'] as const)(
+    'a request gets the same bits in a company of several adapters as alone, in %s',
+    async (format) => {
+      using model = openModel(folder!)
+      using one = open(model, format, kernels)
+      const { executor } = one
+      await executor.addAdapter('a@1', randomAdapter(model.definition, 8, 3))
+      await executor.addAdapter('b@1', randomAdapter(model.definition, 20, 4, /v_proj|up_proj|o_proj/))
+      const ids = ['a@1', undefined, 'b@1']
+      const requests = requestsFor(executor.shape, 5, 8).map((request, i) => {
+        const adapter = ids[i % 3]
+        return adapter === undefined ? request : { ...request, adapter }
+      })
+      const { heard, totals } = await serveCompany(executor, companyOf(11, executor.shape, requests))
+      expect(totals.generatedTokens).toBeGreaterThan(50)
+      for (const wish of requests) {
+        const alone = await serveAlone(executor, wish)
+        expect(difference(alone, heard.get(wish.id)!), wish.id).toBeUndefined()
+      }
+    },
+  )
+
+  test('a slot that an adapter left serves the next one, and slots are not more than there are', async () => {
+    using model = openModel(folder!)
+    using one = open(model, 'F32', kernels)
+    const { executor } = one
+    const layers = [1, 2].map((seed) => randomAdapter(model.definition, 4, seed, /layers\.0\.mlp/))
+    const work = (adapter: string) => [
+      { blocks: [0], start: 0, tokens: [1, 403, 407], outputs: 1, adapter },
+      { blocks: [1], start: 0, tokens: [1, 403, 407], outputs: 1 },
+    ]
+    await executor.addAdapter('kept', layers[1]!)
+    await executor.addAdapter('first', layers[0]!)
+    const [before] = await logitsOf(executor, work('first'))
+    executor.removeAdapter('first')
+    expect(executor.hasAdapter('first')).toBe(false)
+    await executor.addAdapter('second', layers[1]!)
+    const [after] = await logitsOf(executor, work('second'))
+    expect(after).not.toEqual(before)
+    expect(after).toEqual((await logitsOf(executor, work('kept')))[0])
+    const more = Array.from({ length: adapterSlots - 2 }, (_, i) =>
+      executor.addAdapter(`more ${i}`, layers[0]!),
+    )
+    await Promise.all(more)
+    await expect(executor.addAdapter('one too many', layers[0]!)).rejects.toThrow(/slots/)
+  })
+})
