@@ -76,8 +76,9 @@ export async function runShown(
 
 function describe(start: JobStart): string {
   const resumed = start.stepsDone > 0 ? `, going on after step ${start.stepsDone}` : ''
+  const beside = start.frozenParameters > 0 ? ` beside ${compact(start.frozenParameters)} frozen ones` : ''
   return (
-    `${compact(start.parameters)} parameters, vocabulary ${compact(start.vocabularySize)}, ` +
+    `${compact(start.parameters)} parameters${beside}, vocabulary ${compact(start.vocabularySize)}, ` +
     `${compact(start.trainingTokens)} tokens to learn from; ${start.steps} steps of ${compact(start.tokensPerStep)} tokens ` +
     `on ${start.device}, ${start.threads} threads${resumed}${describeSamples(start)}`
   )

@@ -8,9 +8,17 @@ export interface ParameterAccess {
   has(name: string): boolean
 }
 
-export function plainLayers(ops: Ops, parameters: ParameterAccess): LinearLayers {
+/** x [N, inputs] times the weight of that name, without its bias: [N, outputs]. */
+export type Multiply = (x: Tensor, name: string) => Tensor
+
+/** `multiply` says how products are computed: by their weight alone unless told otherwise. */
+export function plainLayers(
+  ops: Ops,
+  parameters: ParameterAccess,
+  multiply: Multiply = (x, name) => ops.matmul(x, parameters.weight(`${name}.weight`)),
+): LinearLayers {
   const product = (x: Tensor, name: string) => {
-    const y = ops.matmul(x, parameters.weight(`${name}.weight`))
+    const y = multiply(x, name)
     const bias = `${name}.bias`
     return parameters.has(bias) ? ops.add(y, parameters.weight(bias)) : y
   }

@@ -21,6 +21,8 @@ export interface LoadOptions {
   quantize?: DType | undefined
   /** Pack products for these kernels where they can multiply them; CPU only. */
   kernels?: Kernels | undefined
+  /** Keep weights in plain memory, as they are encoded: training decodes them, other memory rearranges them. */
+  asEncoded?: boolean
   /** Called now and then with the share that is done, in [0, 1]. */
   onProgress?: (share: number) => void
 }
@@ -79,7 +81,7 @@ export function loadWeights(model: OpenModel, device: Device, options: LoadOptio
   const specs = all.filter(({ name }) => !elsewhere?.has(name))
   const arenas = new Map<Pointer, Arena>()
   try {
-    const tensors = place(model, device, specs, quantize, arenas)
+    const tensors = place(model, device, specs, options, arenas)
     let bytes = packed?.bytes ?? 0
     for (const [bufferType, arena] of arenas) {
       const allocated = arena.allocate(bufferType)
@@ -107,7 +109,7 @@ function place(
   model: OpenModel,
   device: Device,
   specs: readonly ParameterSpec[],
-  quantize: DType | undefined,
+  { quantize, asEncoded }: LoadOptions,
   arenas: Map<Pointer, Arena>,
 ): Map<string, { tensor: Tensor; bufferType: Pointer }> {
   const tensors = new Map<string, { tensor: Tensor; bufferType: Pointer }>()
@@ -121,7 +123,9 @@ function place(
     const dtype = dtypeOf(spec, model.info(spec.name)!, quantize)
     const [rows, inputs] = spec.shape as [number, number]
     const bufferType =
-      spec.role === 'product' ? device.productBufferType(dtype, rows, inputs) : device.bufferType
+      spec.role === 'product' && asEncoded !== true
+        ? device.productBufferType(dtype, rows, inputs)
+        : device.bufferType
     add(spec.name, dtype, spec.shape, bufferType)
   }
   if (factors !== undefined) add('rope_factors', 'F32', [factors.length], device.bufferType)

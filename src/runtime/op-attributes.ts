@@ -60,6 +60,7 @@ export interface OpAttributes {
   permute: { order: readonly number[] }
   transposed: object
   argmax: object
+  detached: object
   attention: { scale: number }
   adamw: object
   custom: { name: string }

@@ -398,6 +398,11 @@ export class Ops {
     return this.#make('transposed', this.reshape(packed, shape).pointer, shape, [x], {})
   }
 
+  /** x for the eyes of the trainer: its gradient goes no further than here. */
+  detached(x: Tensor): Tensor {
+    return this.#make('detached', x.pointer, x.shape, [], {}, x.dtype, x.strides)
+  }
+
   /** Index of the largest element of each row of x [N, D]: [N] (I32). */
   argmax(x: Tensor) {
     const pointer = this.arena.ggml.argmax(this.arena.context, x.pointer)

@@ -1,5 +1,6 @@
 /**
- * Checkpoints: one folder per step that `ropeway serve` opens as it is, plus what training needs to go on.
+ * Checkpoints: one folder per step that holds a model (or a PEFT adapter) as others open it, plus what training
+ * needs to go on.
  *
  * A folder is written under a temporary name, synced and renamed, so it exists whole or not at all. Its
  * trainer.json names the size and SHA-256 of every other file; a folder that does not match is not used.
@@ -36,12 +37,12 @@ export interface TrainerState {
   /** SHA-256 of the training tokens. */
   dataHash: string
   best: { step: number; loss: number } | undefined
+  /** The frozen model, where an adapter is trained. */
+  base?: { path: string; sha256: string } | undefined
 }
 
 export interface CheckpointContent {
   parameters: Parameters
-  /** config.json, as the model was made from. */
-  config: Record<string, unknown>
   /** What goes along as it is, by file name: tokenizer and chat template. */
   files: Readonly<Record<string, string>>
   state: TrainerState
@@ -89,12 +90,13 @@ export function saveCheckpoint(
 }
 
 function writeFiles(folder: string, content: CheckpointContent, onStage: (stage: SaveStage) => void): void {
-  const { parameters, config, files: texts, state } = content
+  const { parameters, files: texts, state } = content
+  const { weightsName, description } = parameters.saved
   const metadata = { format: 'pt' }
-  writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
+  writeFileAtomic(join(folder, description.name), description.content)
   for (const [name, text] of Object.entries(texts)) writeFileAtomic(join(folder, name), text)
   writeSafetensors(
-    join(folder, 'model.safetensors'),
+    join(folder, weightsName),
     parameters.all.map(({ spec, weight }) => toWrite(spec.name, spec, weight)),
     metadata,
   )
@@ -215,9 +217,9 @@ function readManifest(path: string): Manifest {
   return manifest
 }
 
-/** Puts a checkpoint's weights and moments into `parameters` of the same model. */
+/** Puts a checkpoint's weights and moments into `parameters` of the same model and method. */
 export function restore(folder: string, parameters: Parameters): void {
-  using model = openSafetensors(join(folder, 'model.safetensors'))
+  using model = openSafetensors(join(folder, parameters.saved.weightsName))
   using moments = openSafetensors(join(folder, 'optimizer.safetensors'))
   for (const { spec, weight, mean, square } of parameters.all) {
     const read = (source: typeof model, name: string) => {
@@ -253,7 +255,7 @@ export function removeLeftovers(root: string): void {
   }
 }
 
-function hashOfFile(path: string): string {
+export function hashOfFile(path: string): string {
   const hash = createHash('sha256')
   const piece = Buffer.allocUnsafe(pieceBytes)
   const file = openSync(path, 'r')

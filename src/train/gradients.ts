@@ -90,6 +90,7 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   permute: ({ ops }, { attributes: { order } }, dy) => [() => ops.permute(dy, inverse(order))],
   transposed: ({ ops }, _, dy) => [() => swapped(ops, dy)],
   argmax: 'none',
+  detached: 'none',
   attention: 'none',
   adamw: 'none',
   custom: 'none',
@@ -148,7 +149,9 @@ function layerNormBack(ops: Ops, dy: Tensor, x: Tensor, epsilon: number): Tensor
 // those are stacked along M, so that sums over them are part of the product.
 
 function productBackA({ ops, transposed }: RuleContext, dy: Tensor, a: Tensor, b: Tensor): Tensor {
-  const da = ops.matmul(stacked(ops, dy, b), transposed(b)) //          [..., M, N] x [..., K, N]
+  // A frozen weight may be quantised along its inputs; the sum runs over its outputs, so it is decoded for this use.
+  const dense = b.dtype === 'F32' ? b : ops.cast(b, 'F32')
+  const da = ops.matmul(stacked(ops, dy, b), transposed(dense)) //      [..., M, N] x [..., K, N]
   return sameShape(da.shape, a.shape) ? da : ops.reshape(da, a.shape)
 }
 

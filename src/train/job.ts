@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
 import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
 import type { FileSource } from './data/source-files.ts'
+import { methodFields } from './methods/method.ts'
 
 const count = z.int().min(1)
 const share = z.number().min(0).max(0.9)
@@ -52,6 +53,7 @@ const jobFile = z.strictObject({
     .regex(/^[a-z0-9][a-z0-9._-]*$/i)
     .default('model'),
   model: z.union([sizes, z.strictObject({ from: z.string().min(1) })]),
+  method: methodFields.optional(),
   data: textFields,
   tokenizer: z
     .union([
@@ -129,6 +131,8 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
       `must divide model.width; ${job.model.heads} does not divide ${job.model.width}`,
     )
   }
+  if (job.method?.lora !== undefined && !('from' in job.model))
+    throw refused('method.lora', 'adapts a model that is there already: give model: {from: FOLDER}')
   const at = (path: string) => (isAbsolute(path) ? path : resolve(baseFolder, path))
   return {
     ...job,
@@ -178,9 +182,10 @@ function refused(field: string, why: string): UserError {
 
 /** Everything that decides what the run computes, for comparing a resume with what it resumes. */
 export function recipeOf(job: TrainingJob): Record<string, unknown> {
-  const { model, data, tokenizer, context, batch, accumulate, seed, optimizer, schedule } = job
+  const { model, method, data, tokenizer, context, batch, accumulate, seed, optimizer, schedule } = job
   return {
     model,
+    ...(method !== undefined && { method }),
     data: 'text' in data ? { validation: data.validation, rows: data.rows } : data,
     tokenizer: tokenizer ?? null,
     context,

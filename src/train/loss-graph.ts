@@ -5,7 +5,6 @@
  * B sequences of T tokens, N = B*T; M rows with a loss; V vocabulary.
  */
 import { assert } from '../base/assert.ts'
-import { plainLayers } from '../models/plain-layers.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
 import { KernelContext, loadKernels } from '../runtime/kernels.ts'
@@ -50,7 +49,7 @@ export class LossGraph implements Disposable {
     const all = shape.sequences * shape.tokens
     this.shape = { supervisedMax: all, packed: false, ownKernels: true, ...shape }
     this.#vocabulary = config.vocabularySize
-    const nodesMax = 1024 + 256 * config.layers
+    const nodesMax = 1024 + 512 * config.layers
     const kernels = device.isHost && this.shape.ownKernels ? loadKernels() : undefined
     this.#kernels = kernels && new KernelContext(kernels)
     const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels })
@@ -64,7 +63,7 @@ export class LossGraph implements Disposable {
       positions,
       outputRows: rows,
       weight: (name) => parameters.weight(name),
-      ...plainLayers(ops, parameters),
+      ...parameters.layers(ops),
       attend: wholeSequences(ops, shape.sequences, shape.tokens, mask),
     })
     const loss = crossEntropy(ops, logits, cells, weights)

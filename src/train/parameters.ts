@@ -2,13 +2,15 @@
  * What training changes: weights in F32, and beside each its gradient and AdamW's two moments.
  */
 import { deriveSeed, Random } from '../base/random.ts'
-import type { ParameterSpec } from '../models/architecture.ts'
+import type { LinearLayers, ParameterSpec } from '../models/architecture.ts'
 import { openModel } from '../models/open.ts'
+import { type ParameterAccess, plainLayers } from '../models/plain-layers.ts'
 import { type Definition, defineModel } from '../models/registry.ts'
 import { loadWeights, Weights } from '../models/weights.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
 import type { Pointer } from '../runtime/ffi.ts'
+import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 
 export interface Parameter {
@@ -21,33 +23,68 @@ export interface Parameter {
   readonly square: Tensor
 }
 
+/** The part of a model that changes; the rest of it is frozen: no gradient, no moments. */
+export interface TrainedPart extends Disposable {
+  readonly specs: readonly ParameterSpec[]
+  /** The trained weight of that name: F32. */
+  weight(name: string): Tensor
+  /** How the whole model multiplies. */
+  layers(ops: Ops, frozen: ParameterAccess): LinearLayers
+  readonly saved: SavedForm
+}
+
+/** How a checkpoint holds what was trained. */
+export interface SavedForm {
+  weightsName: string
+  /** The file that says what the weights are, as `ropeway serve` and others read it. */
+  description: { name: string; content: string }
+}
+
 export class Parameters implements Disposable {
   readonly definition: Definition
+  /** What is trained. */
   readonly all: readonly Parameter[]
   readonly #weights: Weights
+  readonly #part: TrainedPart
   readonly #gradients: Arena
   readonly #moments: Arena
-  readonly #gradientBuffer: Pointer
+  readonly #gradientBuffer: Pointer | undefined
 
-  /** Takes over `weights`, which must be F32. */
-  constructor(definition: Definition, weights: Weights, device: Device) {
-    const specs = definition.architecture.parameters(definition.config)
+  /** Takes over `weights` and `part`. Without a part all weights are trained and must be F32. */
+  constructor(
+    definition: Definition,
+    weights: Weights,
+    device: Device,
+    part = wholeModel(definition, weights),
+  ) {
+    const { specs } = part
     const gradients = new Arena(specs.length)
     const moments = new Arena(2 * specs.length)
     this.all = specs.map((spec) => ({
       spec,
-      weight: weights.get(spec.name),
+      weight: part.weight(spec.name),
       gradient: gradients.leaf('F32', spec.shape, `gradient of ${spec.name}`),
       mean: moments.leaf('F32', spec.shape, `mean of ${spec.name}`),
       square: moments.leaf('F32', spec.shape, `square of ${spec.name}`),
     }))
     this.definition = definition
     this.#weights = weights
+    this.#part = part
     this.#gradients = gradients
     this.#moments = moments
+    if (specs.length === 0) return
     this.#gradientBuffer = gradients.allocate(device.bufferType).buffer
     gradients.ggml.bufferClear(moments.allocate(device.bufferType).buffer, 0)
     this.clearGradients()
+  }
+
+  /** How a checkpoint holds these parameters. */
+  get saved(): SavedForm {
+    return this.#part.saved
+  }
+
+  layers(ops: Ops): LinearLayers {
+    return this.#part.layers(ops, this)
   }
 
   /** The weight of that name, or a constant that belongs to the model, such as rotary divisors. */
@@ -64,19 +101,47 @@ export class Parameters implements Disposable {
     return this.all.reduce((sum, { weight }) => sum + weight.size, 0)
   }
 
+  /** Number of numbers that the model holds unchanged. */
+  get frozenCount(): number {
+    const { architecture, config } = this.definition
+    const trained = new Set(this.all.map(({ spec }) => spec.name))
+    const frozen = architecture.parameters(config).filter(({ name }) => !trained.has(name))
+    return frozen.reduce((sum, { shape }) => sum + sizeOf(shape), 0)
+  }
+
   clearGradients(): void {
-    this.#gradients.ggml.bufferClear(this.#gradientBuffer, 0)
+    if (this.#gradientBuffer !== undefined) this.#gradients.ggml.bufferClear(this.#gradientBuffer, 0)
   }
 
   dispose(): void {
     this.#gradients.dispose()
     this.#moments.dispose()
+    this.#part[Symbol.dispose]()
     this.#weights[Symbol.dispose]()
   }
 
   [Symbol.dispose](): void {
     this.dispose()
   }
+}
+
+/** Trains everything. */
+function wholeModel({ architecture, config }: Definition, weights: Weights): TrainedPart {
+  return {
+    specs: architecture.parameters(config),
+    weight: (name) => weights.get(name),
+    layers: (ops, parameters) => plainLayers(ops, parameters),
+    saved: {
+      weightsName: 'model.safetensors',
+      description: { name: 'config.json', content: `${JSON.stringify(config.source, null, 2)}\n` },
+    },
+    // The weights belong to whoever made this.
+    [Symbol.dispose]: () => undefined,
+  }
+}
+
+function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, length) => product * length, 1)
 }
 
 /** Fresh weights for a config.json object: a pure function of it and of the seed. */
@@ -108,7 +173,7 @@ function rotaryDivisors({ config }: Definition): Float32Array | undefined {
 /** Every parameter draws from a stream of its own, so adding a layer does not change the others. */
 function initialValues(spec: ParameterSpec, seed: number): Float32Array {
   const { init } = spec
-  const size = spec.shape.reduce((product, length) => product * length, 1)
+  const size = sizeOf(spec.shape)
   if ('value' in init) return new Float32Array(size).fill(init.value)
   const random = new Random(deriveSeed(seed, spec.name))
   return Float32Array.from({ length: size }, () => random.normal() * init.std)

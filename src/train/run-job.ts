@@ -5,7 +5,6 @@
 import { join } from 'node:path'
 import { UserError } from '../base/errors.ts'
 import { Device } from '../runtime/device.ts'
-import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { BatchSource } from './batch.ts'
 import {
   type FoundCheckpoint,
@@ -19,13 +18,16 @@ import {
 } from './checkpoint.ts'
 import { differences, recipeOf, type TrainingJob } from './job.ts'
 import { type DataSummary, type JobData, prepareData } from './job-data.ts'
-import { modelConfig } from './model-config.ts'
-import { createModel, loadModel, type Parameters } from './parameters.ts'
+import type { Parameters } from './parameters.ts'
+import { type BaseModel, baseModelOf, prepareModel } from './prepare-model.ts'
 import { ThreadChoice } from './thread-choice.ts'
 import { type StepReport, Trainer } from './trainer.ts'
 
 export interface JobStart extends DataSummary {
+  /** Numbers that are trained. */
   parameters: number
+  /** Numbers of the model that stay as they are. */
+  frozenParameters: number
   vocabularySize: number
   tokensPerStep: number
   /** Steps that an earlier run did. */
@@ -78,6 +80,7 @@ export async function runTrainingJob(
       validationLoss: undefined,
     }
   }
+  const base = frozenBase(job, found)
   using data = await prepareData(job, found?.folder, (text) => callbacks.onNote?.(text))
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
   using device = new Device({
@@ -85,9 +88,10 @@ export async function runTrainingJob(
     ...(job.threads !== undefined && { threads: job.threads }),
   })
   device.keepThreads()
-  using parameters = prepareModel(job, data.kit.tokenizer, device)
+  const { vocabularySize, bosToken, eosTokens } = data.kit.tokenizer
+  using parameters = prepareModel(job, { vocabularySize, bosToken, eosToken: eosTokens[0] }, device)
   if (found !== undefined) restore(found.folder, parameters)
-  using run = new JobRun(job, root, data, parameters, device, found?.state, callbacks)
+  using run = new JobRun(job, root, data, parameters, device, found?.state, base, callbacks)
   callbacks.onStart?.(run.start(device))
   return await run.toEnd(signal)
 }
@@ -108,29 +112,17 @@ function refuseOtherData(found: FoundCheckpoint): never {
   })
 }
 
-function prepareModel(job: TrainingJob, tokenizer: Tokenizer, device: Device): Parameters {
-  if (!('from' in job.model)) {
-    const config = modelConfig(job.model, job.context, {
-      vocabularySize: tokenizer.vocabularySize,
-      bosToken: tokenizer.bosToken,
-      eosToken: tokenizer.eosTokens[0],
+/** The model that stays as it is while an adapter is trained: the same in every life of the job. */
+function frozenBase(job: TrainingJob, found: FoundCheckpoint | undefined): BaseModel | undefined {
+  if (job.method?.lora === undefined || !('from' in job.model)) return undefined
+  const base = baseModelOf(job.model.from)
+  if (found !== undefined && found.state.base?.sha256 !== base.sha256) {
+    throw new UserError(`The model in ${base.path} is not the one that ${found.folder} was trained on.`, {
+      failure: 'conflict',
+      fix: 'Put that model back to go on with the run, or choose another out folder for a new one.',
     })
-    return createModel(config, job.seed, device)
   }
-  const { from } = job.model
-  const parameters = loadModel(from, device)
-  const { config } = parameters.definition
-  const refuse = (why: string) => {
-    parameters.dispose()
-    return new UserError(`The model in ${from} ${why}.`, { failure: 'usage' })
-  }
-  if (job.context > config.contextMax)
-    throw refuse(`takes ${config.contextMax} tokens, fewer than context ${job.context}`)
-  if (tokenizer.vocabularySize > config.vocabularySize)
-    throw refuse(
-      `has ${config.vocabularySize} tokens, fewer than the tokenizer's ${tokenizer.vocabularySize}`,
-    )
-  return parameters
+  return base
 }
 
 /** One life of a job: from the checkpoint that it starts at to its end or its interruption. */
@@ -139,6 +131,7 @@ class JobRun implements Disposable {
   readonly #device: Device
   readonly #root: string
   readonly #data: JobData
+  readonly #base: BaseModel | undefined
   readonly #callbacks: JobCallbacks
   readonly #trainer: Trainer
   readonly #validation: BatchSource | undefined
@@ -153,12 +146,14 @@ class JobRun implements Disposable {
     parameters: Parameters,
     device: Device,
     state: TrainerState | undefined,
+    base: BaseModel | undefined,
     callbacks: JobCallbacks,
   ) {
     this.#job = job
     this.#device = device
     this.#root = root
     this.#data = data
+    this.#base = base
     this.#callbacks = callbacks
     this.#best = state?.best
     this.#validation = data.validation
@@ -187,6 +182,7 @@ class JobRun implements Disposable {
     const { summary, kit } = this.#data
     return {
       parameters: this.#trainer.parameters.count,
+      frozenParameters: this.#trainer.parameters.frozenCount,
       vocabularySize: kit.tokenizer.vocabularySize,
       ...summary,
       tokensPerStep: this.#job.batch * this.#job.context * this.#job.accumulate,
@@ -234,10 +230,10 @@ class JobRun implements Disposable {
       recipe: recipeOf(this.#job),
       dataHash: this.#data.hash,
       best: this.#best,
+      base: this.#base,
     }
     const content = {
       parameters,
-      config: parameters.definition.config.source,
       files: this.#data.kit.files,
       state,
     }

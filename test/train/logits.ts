@@ -1,4 +1,3 @@
-import { plainLayers } from '../../src/models/plain-layers.ts'
 import type { Device } from '../../src/runtime/device.ts'
 import { Graph } from '../../src/runtime/graph.ts'
 import { causalMask, documentMask, wholeSequences } from '../../src/train/attention.ts'
@@ -20,7 +19,7 @@ export function logitsOf(parameters: Parameters, device: Device, batch: Batch): 
     positions,
     outputRows: undefined,
     weight: (name) => parameters.weight(name),
-    ...plainLayers(ops, parameters),
+    ...parameters.layers(ops),
     attend: wholeSequences(ops, sequences, tokens, mask),
   })
   graph.output(logits)

@@ -1,0 +1,101 @@
+/** The parameters that a job trains: fresh ones, a model's own, or an adapter beside a frozen model. */
+import { createHash } from 'node:crypto'
+import { readdirSync, statSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import type { DType } from '../base/dtype.ts'
+import { UserError } from '../base/errors.ts'
+import { adaptableProducts, isAdapterFolder } from '../models/adapter.ts'
+import type { AdapterSettings } from '../models/adapter-config.ts'
+import { openModel } from '../models/open.ts'
+import type { Definition } from '../models/registry.ts'
+import { loadWeights } from '../models/weights.ts'
+import type { Device } from '../runtime/device.ts'
+import { hashOfFile } from './checkpoint.ts'
+import type { TrainingJob } from './job.ts'
+import { AdapterPart, freshAdapter } from './methods/lora.ts'
+import type { LoraOptions } from './methods/method.ts'
+import { modelConfig, type SpecialTokens } from './model-config.ts'
+import { createModel, loadModel, Parameters } from './parameters.ts'
+
+/** Throws UserErrors for a model that does not fit the job. */
+export function prepareModel(job: TrainingJob, tokens: SpecialTokens, device: Device): Parameters {
+  if (!('from' in job.model))
+    return createModel(modelConfig(job.model, job.context, tokens), job.seed, device)
+  const { from } = job.model
+  if (isAdapterFolder(from)) {
+    throw new UserError(`${from} holds an adapter, not a whole model.`, {
+      failure: 'usage',
+      fix: `Merge it first: ropeway export ${from} --as merged --to FOLDER`,
+    })
+  }
+  checkFit(job, tokens, from)
+  const lora = job.method?.lora
+  return lora === undefined ? loadModel(from, device) : adaptedModel(from, lora, job.seed, device)
+}
+
+function checkFit(job: TrainingJob, tokens: SpecialTokens, from: string): void {
+  using model = openModel(from)
+  const { config } = model.definition
+  const refuse = (why: string) => new UserError(`The model in ${from} ${why}.`, { failure: 'usage' })
+  if (job.context > config.contextMax)
+    throw refuse(`takes ${config.contextMax} tokens, fewer than context ${job.context}`)
+  if (tokens.vocabularySize > config.vocabularySize)
+    throw refuse(`has ${config.vocabularySize} tokens, fewer than the tokenizer's ${tokens.vocabularySize}`)
+}
+
+/** The model at `path`, frozen, with a new adapter to train. */
+export function adaptedModel(path: string, options: LoraOptions, seed: number, device: Device): Parameters {
+  using model = openModel(path)
+  const { definition } = model
+  const settings = adapterSettings(options, definition, path)
+  const quantize = options.quantize.toUpperCase() as DType
+  const frozen = loadWeights(model, device, { quantize, asEncoded: true })
+  const access = {
+    weight: (name: string) => frozen.get(name),
+    has: (name: string) => frozen.has(name),
+  }
+  const adapter = freshAdapter(definition, access, settings, seed)
+  return new Parameters(definition, frozen, device, new AdapterPart(adapter, definition, access, device))
+}
+
+function adapterSettings(options: LoraOptions, definition: Definition, base: string): AdapterSettings {
+  const { rank, alpha, targets, dora, rank_stabilised: rankStabilised } = options
+  const products = [...adaptableProducts(definition).keys()]
+  const endings = [...new Set(products.map((name) => name.slice(name.lastIndexOf('.') + 1)))]
+  for (const target of targets === 'all' ? [] : targets) {
+    if (products.some((name) => name === target || name.endsWith(`.${target}`))) continue
+    throw new UserError(`The field method.lora.targets names ${target}, which this model does not have.`, {
+      failure: 'usage',
+      fix: `It has: ${endings.join(', ')}.`,
+    })
+  }
+  return {
+    rank,
+    alpha,
+    dropout: 0,
+    targets: targets === 'all' ? endings : targets,
+    rankStabilised,
+    dora,
+    alphaPattern: {},
+    base,
+  }
+}
+
+/** Path and content of the model that an adapter belongs to. */
+export interface BaseModel {
+  path: string
+  /** Over configuration and weights. */
+  sha256: string
+}
+
+export function baseModelOf(path: string): BaseModel {
+  const files = statSync(path).isDirectory()
+    ? readdirSync(path)
+        .filter((name) => name === 'config.json' || name.endsWith('.safetensors'))
+        .sort()
+        .map((name) => join(path, name))
+    : [path]
+  const hash = createHash('sha256')
+  for (const file of files) hash.update(`${basename(file)} ${hashOfFile(file)}\n`)
+  return { path, sha256: hash.digest('hex') }
+}

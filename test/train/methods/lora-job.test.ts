@@ -1,0 +1,96 @@
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { readAdapter } from '../../../src/models/adapter.ts'
+import { openModel, readJsonFile } from '../../../src/models/open.ts'
+import { runTrainingJob } from '../../../src/train/run-job.ts'
+import { tinyJob } from '../tiny-job.ts'
+
+const root = mkdtempSync(join(tmpdir(), 'ropeway-lora-'))
+let base: string
+
+beforeAll(async () => {
+  const model = { architecture: 'llama', layers: 2, heads: 2, width: 32 }
+  base = (await runTrainingJob(tinyJob(join(root, 'base'), { model }))).folder
+})
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+
+const numbersOf = (folder: string) => {
+  using model = openModel(base)
+  return readAdapter(folder, model.definition).layers
+}
+
+describe.each([
+  { name: 'plain', lora: { rank: 2, alpha: 4 } },
+  {
+    name: 'quantised-dora',
+    lora: { rank: 2, alpha: 4, dora: true, rank_stabilised: true, quantize: 'q8_0' },
+  },
+])('a job that trains an adapter ($name)', ({ name, lora }) => {
+  const job = (folder: string) =>
+    tinyJob(join(root, name, folder), { model: { from: base }, tokenizer: undefined, method: { lora } })
+
+  test('leaves a PEFT folder that names its base, and lowers the loss', async () => {
+    const losses: number[] = []
+    const counts: number[] = []
+    const result = await runTrainingJob(job('whole'), {
+      onStart: ({ parameters, frozenParameters }) => counts.push(parameters, frozenParameters),
+      onStep: ({ loss }) => losses.push(loss),
+    })
+    expect(readdirSync(result.folder)).toContain('adapter_model.safetensors')
+    expect(readdirSync(result.folder)).not.toContain('config.json')
+    expect(readJsonFile(join(result.folder, 'adapter_config.json'))).toMatchObject({
+      base_model_name_or_path: base,
+      r: 2,
+      use_dora: lora.dora ?? false,
+    })
+    expect(losses.at(-1)).toBeLessThan(losses[0]!)
+    expect(counts[0]).toBeGreaterThan(0)
+    expect(counts[0]).toBeLessThan(counts[1]!)
+  })
+
+  test('stopped and resumed, it ends with the same adapter, bit for bit', async () => {
+    const controller = new AbortController()
+    const onStep = ({ step }: { step: number }) => step === 6 && controller.abort()
+    await runTrainingJob(job('halves'), { onStep }, controller.signal)
+    const halves = await runTrainingJob(job('halves'))
+    const whole = await runTrainingJob(job('whole'))
+    expect(halves.outcome).toBe('finished')
+    expect(numbersOf(halves.folder)).toEqual(numbersOf(whole.folder))
+  })
+})
+
+test('a resume on another base model is refused', async () => {
+  const other = (
+    await runTrainingJob(
+      tinyJob(join(root, 'other'), { model: { architecture: 'llama', layers: 2, heads: 2, width: 32 } }),
+    )
+  ).folder
+  const folder = join(root, 'moved')
+  const job = (steps: number) =>
+    tinyJob(folder, {
+      model: { from: other },
+      tokenizer: undefined,
+      steps,
+      schedule: { decay_steps: 12 },
+      method: { lora: {} },
+    })
+  await runTrainingJob(job(4))
+  const config = readJsonFile(join(other, 'config.json'))
+  writeFileSync(join(other, 'config.json'), JSON.stringify({ ...config, rms_norm_eps: 1e-6 }))
+  await expect(runTrainingJob(job(8))).rejects.toThrow(/is not the one that .* was trained on/)
+})
+
+test('targets that the model lacks are refused by name, with those that it has', async () => {
+  const job = tinyJob(join(root, 'wrong'), {
+    model: { from: base },
+    tokenizer: undefined,
+    method: { lora: { targets: ['c_attn'] } },
+  })
+  await expect(runTrainingJob(job)).rejects.toThrow(/method\.lora\.targets names c_attn/)
+})
+
+test('an adapter without a model to adapt is refused', () => {
+  expect(() => tinyJob(join(root, 'none'), { method: { lora: {} } })).toThrow(/method\.lora/)
+})
