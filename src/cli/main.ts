@@ -4,6 +4,7 @@ import { exitCodes, UserError } from '../base/errors.ts'
 import { benchCommand } from './commands/bench.ts'
 import { chatCommand } from './commands/chat.ts'
 import { doctorCommand } from './commands/doctor.ts'
+import { exportCommand } from './commands/export.ts'
 import { gatewayCommand } from './commands/gateway.ts'
 import { generateCommand } from './commands/generate.ts'
 import { replayCommand } from './commands/replay.ts'
@@ -25,6 +26,7 @@ export function buildProgram(): Command {
   generateCommand(program)
   chatCommand(program)
   trainCommand(program)
+  exportCommand(program)
   benchCommand(program)
   simulateCommand(program)
   replayCommand(program)

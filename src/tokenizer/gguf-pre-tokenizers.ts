@@ -80,3 +80,37 @@ export function ggufPreTokenizer(name = 'default'): GgufPreTokenizer {
     fix: `Use the model's Hugging Face folder, or a file with one of: ${known.flatMap(({ names }) => names).join(', ')}.`,
   })
 }
+
+/** The name for a `pre_tokenizer` of a tokenizer.json that ends in bytes; undefined where there is none. */
+export function ggufPreTokenizerName(json: unknown): string | undefined {
+  const patterns = patternsOf(json)
+  const same = (candidate: GgufPreTokenizer) => candidate.patterns.join('\n') === patterns?.join('\n')
+  return known.find(same)?.names.at(patterns?.[0] === gpt2Pattern ? 1 : 0)
+}
+
+interface PreTokenizerJson {
+  type?: string
+  pretokenizers?: unknown[]
+  pattern?: { Regex?: string }
+  behavior?: string
+  use_regex?: boolean
+  individual_digits?: boolean
+}
+
+function patternsOf(json: unknown): string[] | undefined {
+  const {
+    type,
+    pretokenizers = [],
+    pattern,
+    behavior,
+    use_regex: usesRegex,
+  } = (json ?? {}) as PreTokenizerJson
+  if (type === 'ByteLevel') return usesRegex === false ? [] : [gpt2Pattern]
+  if (type === 'Split')
+    return behavior === 'Isolated' && pattern?.Regex !== undefined ? [pattern.Regex] : undefined
+  if (type !== 'Sequence') return undefined
+  const last = pretokenizers.at(-1) as PreTokenizerJson | undefined
+  if (last?.type !== 'ByteLevel') return undefined
+  const parts = pretokenizers.map(patternsOf)
+  return parts.includes(undefined) ? undefined : parts.flatMap((part) => part!)
+}

@@ -1,0 +1,67 @@
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { type Command, Option } from 'commander'
+import { messageOf, UserError } from '../../base/errors.ts'
+import { Device } from '../../runtime/device.ts'
+import {
+  type ExportForm,
+  type ExportReport,
+  type ExportType,
+  exportBounds,
+  exportForms,
+  exportModel,
+} from '../../train/export/export.ts'
+import { note } from '../terminal.ts'
+import { resolveModel } from '../text-model.ts'
+
+interface ExportFlags {
+  to: string
+  as: ExportForm
+  type?: ExportType
+  text?: string
+  json?: boolean
+}
+
+export function exportCommand(program: Command): void {
+  program
+    .command('export')
+    .description('write a model or an adapter for others, checked against its source')
+    .argument('<model>', 'checkpoint, run folder, model folder, .gguf file, or the name of a model')
+    .requiredOption('--to <path>', 'a new folder, or a file that ends in .gguf')
+    .addOption(new Option('--as <form>', 'what to write').choices(exportForms).default('safetensors'))
+    .addOption(new Option('--type <type>', 'number format').choices(Object.keys(exportBounds)))
+    .option('--text <file>', 'compare on this text instead of a passage of Moby-Dick')
+    .option('--json', 'print what was compared as one JSON object')
+    .action((given: string, flags: ExportFlags) => {
+      const report = exportModel(
+        {
+          from: resolveModel(given),
+          to: resolve(flags.to),
+          form: flags.as,
+          type: flags.type,
+          text: flags.text === undefined ? undefined : readText(flags.text),
+        },
+        new Device({ device: 'cpu' }),
+      )
+      if (flags.json === true) process.stdout.write(`${JSON.stringify(report)}\n`)
+      else note(describe(report))
+    })
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new UserError(`${path} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
+  }
+}
+
+function describe(report: ExportReport): string {
+  const megabytes = (report.bytes / 1e6).toFixed(1)
+  const template = report.template ? ', chat template rendered equally' : ''
+  return (
+    `${report.path}: ${report.form} in ${report.type}, ${megabytes} MB. Opened again on ${report.tokens} tokens: ` +
+    `largest logit difference ${report.largestLogitDifference.toPrecision(3)} (logits up to ${report.largestLogit.toPrecision(3)}), ` +
+    `perplexity ${report.perplexityBefore.toFixed(3)} before, ${report.perplexityAfter.toFixed(3)} after${template}.`
+  )
+}

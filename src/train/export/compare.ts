@@ -1,0 +1,126 @@
+/** An export is opened again as a stranger would, and reads the same text as what it was made from. */
+import { UserError } from '../../base/errors.ts'
+import { openModel } from '../../models/open.ts'
+import { plainLayers } from '../../models/plain-layers.ts'
+import type { Definition } from '../../models/registry.ts'
+import { loadWeights, Weights } from '../../models/weights.ts'
+import { Arena } from '../../runtime/arena.ts'
+import type { Device } from '../../runtime/device.ts'
+import { Graph } from '../../runtime/graph.ts'
+import { causalMask, wholeSequences } from '../attention.ts'
+import type { ExportSource } from './source.ts'
+
+/** How far an export may be from its source. */
+export interface Bound {
+  /** Largest difference of a logit, as a share of the largest logit. */
+  logits: number
+  /** Largest change of the perplexity, as a share of it. */
+  perplexity: number
+}
+
+export interface Comparison {
+  largestLogitDifference: number
+  largestLogit: number
+  perplexityBefore: number
+  perplexityAfter: number
+  tokens: number
+}
+
+interface Reading {
+  logits: Float32Array
+  perplexity: number
+}
+
+/** Reads `tokens` with the source's weights, adapter merged, in F32. */
+export function readWithSource(source: ExportSource, tokens: Int32Array, device: Device): Reading {
+  const { definition } = source.model
+  const arena = new Arena(source.specs.length + 1)
+  const tensors = new Map(source.specs.map(({ name, shape }) => [name, arena.leaf('F32', shape, name)]))
+  const factors = 'rope' in definition.config ? ropeFactors(definition) : undefined
+  if (factors !== undefined) tensors.set('rope_factors', arena.leaf('F32', [factors.length], 'rope_factors'))
+  using weights = new Weights([arena], tensors, arena.allocate(device.bufferType).bytes)
+  for (const spec of source.specs) tensors.get(spec.name)!.write(source.floats(spec))
+  if (factors !== undefined) tensors.get('rope_factors')!.write(factors)
+  return read(definition, weights, tokens, device)
+}
+
+function ropeFactors({ config }: Definition): Float32Array | undefined {
+  return (config as unknown as { rope: { factors: Float32Array | undefined } }).rope.factors
+}
+
+/** Reads `tokens` with the model at `path`, its weights in the number formats of the file. */
+export function readWithModel(path: string, tokens: Int32Array, device: Device): Reading {
+  using model = openModel(path)
+  using weights = loadWeights(model, device, { asEncoded: true })
+  return read(model.definition, weights, tokens, device)
+}
+
+function read(definition: Definition, weights: Weights, tokens: Int32Array, device: Device): Reading {
+  const { architecture, config } = definition
+  const access = { weight: (name: string) => weights.get(name), has: (name: string) => weights.has(name) }
+  using graph = new Graph(device, 512 + 128 * config.layers)
+  const { ops } = graph
+  const ids = graph.input('I32', [tokens.length], 'ids')
+  const positions = graph.input('I32', [tokens.length], 'positions')
+  const mask = graph.input('F32', [tokens.length, tokens.length], 'mask')
+  const logits = graph.output(
+    architecture.forward(config, {
+      ops,
+      tokens: ids,
+      positions,
+      outputRows: undefined,
+      weight: access.weight,
+      ...plainLayers(ops, access),
+      attend: wholeSequences(ops, 1, tokens.length, mask),
+    }),
+  )
+  graph.allocate()
+  ids.write(tokens)
+  positions.write(tokens.map((_, i) => i))
+  mask.write(causalMask(tokens.length))
+  graph.compute()
+  const values = logits.toFloats()
+  return { logits: values, perplexity: perplexityOf(values, tokens) }
+}
+
+function perplexityOf(logits: Float32Array, tokens: Int32Array): number {
+  const width = logits.length / tokens.length
+  let nats = 0
+  for (let row = 0; row + 1 < tokens.length; row++) {
+    const scores = logits.subarray(row * width, (row + 1) * width)
+    let top = -Infinity
+    for (const score of scores) top = Math.max(top, score)
+    let sum = 0
+    for (const score of scores) sum += Math.exp(score - top)
+    nats += top + Math.log(sum) - scores[tokens[row + 1]!]!
+  }
+  return Math.exp(nats / (tokens.length - 1))
+}
+
+export function compare(before: Reading, after: Reading, tokens: number): Comparison {
+  let [largest, apart] = [0, 0]
+  for (const [i, logit] of before.logits.entries()) {
+    largest = Math.max(largest, Math.abs(logit))
+    const difference = Math.abs(logit - (after.logits[i] ?? Number.NaN))
+    apart = difference > apart || Number.isNaN(difference) ? difference : apart
+  }
+  return {
+    largestLogitDifference: apart,
+    largestLogit: largest,
+    perplexityBefore: before.perplexity,
+    perplexityAfter: after.perplexity,
+    tokens,
+  }
+}
+
+/** Throws a UserError when the comparison is beyond `bound`; a number that is none is beyond every bound. */
+export function holdTo(bound: Bound, found: Comparison, what: string): void {
+  const logits = found.largestLogitDifference / found.largestLogit
+  const perplexity = Math.abs(found.perplexityAfter / found.perplexityBefore - 1)
+  if (logits <= bound.logits && perplexity <= bound.perplexity) return
+  const share = (value: number) => `${(value * 100).toPrecision(3)} %`
+  throw new UserError(
+    `The ${what} export differs too much from its source: logits by ${share(logits)} (at most ${share(bound.logits)}), perplexity by ${share(perplexity)} (at most ${share(bound.perplexity)}). It was removed.`,
+    { fix: 'Choose a type with more bits.' },
+  )
+}

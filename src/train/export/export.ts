@@ -1,0 +1,225 @@
+/**
+ * Writes a model or an adapter in a form that others load, opens it again, and lets it read a text beside its
+ * source. What differs beyond its bound is removed: an export is there and right, or not there.
+ */
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+import { assert } from '../../base/assert.ts'
+import { UserError } from '../../base/errors.ts'
+import { openGguf } from '../../formats/gguf.ts'
+import type { Device } from '../../runtime/device.ts'
+import {
+  type ChatTemplate,
+  chatTemplateFromFolder,
+  chatTemplateFromGguf,
+} from '../../tokenizer/chat-template.ts'
+import { loadTokenizer, type Tokenizer, tokenizerFromGguf } from '../../tokenizer/tokenizer.ts'
+import { type Bound, type Comparison, compare, holdTo, readWithModel, readWithSource } from './compare.ts'
+import { textFolder, writeAdapterFolder, writeModelFolder } from './folder.ts'
+import { writeGgufFile } from './gguf.ts'
+import { ggufTokenizer } from './gguf-tokenizer.ts'
+import { passage } from './passage.ts'
+import { type ExportSource, openExportSource } from './source.ts'
+
+export const exportForms = ['safetensors', 'merged', 'peft', 'gguf'] as const
+export type ExportForm = (typeof exportForms)[number]
+
+/** Types by form; the first is the default. */
+export const exportTypes = {
+  safetensors: ['f32', 'bf16', 'f16'],
+  merged: ['f32', 'bf16', 'f16'],
+  peft: ['f32'],
+  gguf: ['f16', 'f32', 'bf16', 'q8_0', 'q4_k'],
+} as const satisfies Record<ExportForm, readonly ExportType[]>
+
+/**
+ * How far an export may be from its source. Floats by their rounding; a small model's logits suffer more from
+ * 4-bit weights than a large one's, so that bound catches what is broken, not what is coarse.
+ */
+export const exportBounds = {
+  f32: { logits: 1e-4, perplexity: 1e-4 },
+  f16: { logits: 0.01, perplexity: 0.002 },
+  bf16: { logits: 0.05, perplexity: 0.01 },
+  q8_0: { logits: 0.1, perplexity: 0.02 },
+  q4_k: { logits: 0.5, perplexity: 0.15 },
+} as const satisfies Record<string, Bound>
+export type ExportType = keyof typeof exportBounds
+
+/** Tokens that both sides read. */
+const comparedTokensMax = 256
+
+export interface ExportReport extends Comparison {
+  path: string
+  form: ExportForm
+  type: ExportType
+  bytes: number
+  /** Whether chat templates were there to compare. */
+  template: boolean
+}
+
+export interface ExportRequest {
+  /** Folder of a model or adapter, or a GGUF file. */
+  from: string
+  to: string
+  form: ExportForm
+  type?: ExportType | undefined
+  /** What both sides read; a passage of Moby-Dick by default. */
+  text?: string | undefined
+}
+
+export function exportModel(request: ExportRequest, device: Device): ExportReport {
+  const { from, to, form } = request
+  const type = request.type ?? exportTypes[form][0]
+  checkRequest(request, type)
+  using source = openExportSource(from)
+  checkForm(source, form)
+  const temporary = join(dirname(to), `.${basename(to)}.exporting`)
+  rmSync(temporary, { recursive: true, force: true })
+  mkdirSync(dirname(to), { recursive: true })
+  try {
+    const texts = textSide(source)
+    write(temporary, source, request, type, texts)
+    const written = textSideOf(temporary, form)
+    sameText(texts, written)
+    const tokens = tokensToRead(source, texts.tokenizer, request.text ?? passage)
+    const comparison = readBack(temporary, source, form, tokens, device)
+    holdTo(exportBounds[type], comparison, `${form} ${type}`)
+    renameSync(temporary, to)
+    const bytes = form === 'gguf' ? statSync(to).size : statSync(join(to, weightsOf(form))).size
+    return { ...comparison, path: to, form, type, bytes, template: texts.template !== undefined }
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true })
+    throw error
+  }
+}
+
+function checkRequest({ form, to }: ExportRequest, type: ExportType): void {
+  if (!(exportTypes[form] as readonly ExportType[]).includes(type)) {
+    throw new UserError(`${form} does not come in ${type}.`, {
+      failure: 'usage',
+      fix: `Types of ${form}: ${exportTypes[form].join(', ')}.`,
+    })
+  }
+  if (form === 'gguf' && !to.endsWith('.gguf'))
+    throw new UserError(`${to} must end in .gguf.`, { failure: 'usage' })
+  if (existsSync(to)) {
+    throw new UserError(`${to} is there already.`, {
+      failure: 'conflict',
+      fix: 'Choose another place, or remove it.',
+    })
+  }
+}
+
+function checkForm({ path, adapter }: ExportSource, form: ExportForm): void {
+  if (form === 'peft' && adapter === undefined)
+    throw new UserError(`${path} holds a whole model, no adapter.`, {
+      failure: 'usage',
+      fix: 'Export it --as safetensors.',
+    })
+  if (form === 'safetensors' && adapter !== undefined) {
+    throw new UserError(`${path} holds an adapter.`, {
+      failure: 'usage',
+      fix: 'Export it --as peft, or with its base --as merged.',
+    })
+  }
+}
+
+const weightsOf = (form: ExportForm) => (form === 'peft' ? 'adapter_model.safetensors' : 'model.safetensors')
+
+interface TextSide {
+  tokenizer: Tokenizer
+  template: ChatTemplate | undefined
+}
+
+function textSide(source: ExportSource): TextSide {
+  const folder = textFolder(source)
+  return folder.endsWith('.gguf') ? textSideOf(folder, 'gguf') : textSideOf(folder, 'safetensors')
+}
+
+function textSideOf(path: string, form: ExportForm): TextSide {
+  if (form !== 'gguf') return { tokenizer: loadTokenizer(path), template: chatTemplateFromFolder(path) }
+  using file = openGguf(path)
+  return { tokenizer: tokenizerFromGguf(file.metadata), template: chatTemplateFromGguf(file.metadata) }
+}
+
+function write(
+  to: string,
+  source: ExportSource,
+  request: ExportRequest,
+  type: ExportType,
+  texts: TextSide,
+): void {
+  const { form, from } = request
+  if (form === 'peft') {
+    writeAdapterFolder(to, source)
+    return
+  }
+  if (form !== 'gguf') {
+    assert(type === 'f32' || type === 'f16' || type === 'bf16', 'a folder holds floats')
+    writeModelFolder(to, source, ({ f32: 'F32', f16: 'F16', bf16: 'BF16' } as const)[type])
+    return
+  }
+  const ggufType = ({ f32: 'F32', f16: 'F16', bf16: 'BF16', q8_0: 'Q8_0', q4_k: 'Q4_K' } as const)[type]
+  const { vocabularySize } = source.model.definition.config
+  const folder = textFolder(source)
+  const metadata = ggufTokenizer(folder, texts.tokenizer, vocabularySize, templateText(folder))
+  writeGgufFile(to, source, ggufType, basename(from), metadata)
+}
+
+function templateText(folder: string): string | undefined {
+  const file = join(folder, 'chat_template.jinja')
+  if (existsSync(file)) return readFileSync(file, 'utf8')
+  const config = join(folder, 'tokenizer_config.json')
+  const value: unknown = existsSync(config)
+    ? JSON.parse(readFileSync(config, 'utf8')).chat_template
+    : undefined
+  return typeof value === 'string' ? value : undefined
+}
+
+const probes = ['Hello, world! 안녕하세요 — 12,345 tokens?\n\n\tIndented', passage.slice(0, 300)]
+const conversation = [
+  { role: 'user', content: 'What does a ropeway do?' },
+  { role: 'assistant', content: 'It never stops.' },
+  { role: 'user', content: 'Why?' },
+]
+
+/** Texts have the same tokens, and a conversation renders to the same text. */
+function sameText(before: TextSide, after: TextSide): void {
+  for (const probe of probes) {
+    const [own, written] = [before, after].map(({ tokenizer }) => [...tokenizer.encode(probe)].join())
+    if (own !== written)
+      throw new UserError(
+        'The tokenizer of the export cuts text otherwise than its source. It was removed.',
+        {
+          fix: 'Export as safetensors, which keeps the tokenizer as it is.',
+        },
+      )
+  }
+  const [own, written] = [before, after].map(({ template }) =>
+    template?.render({ messages: conversation, addGenerationPrompt: true }),
+  )
+  if (own !== written)
+    throw new UserError('The chat template of the export renders otherwise than its source. It was removed.')
+}
+
+function tokensToRead(source: ExportSource, tokenizer: Tokenizer, text: string): Int32Array {
+  const { contextMax } = source.model.definition.config
+  const tokens = Int32Array.from(tokenizer.encode(text)).slice(0, Math.min(comparedTokensMax, contextMax))
+  if (tokens.length < 2)
+    throw new UserError('The text to compare on has fewer than two tokens.', { failure: 'usage' })
+  return tokens
+}
+
+/** An adapter is compared by putting what was written beside its base again. */
+function readBack(
+  path: string,
+  source: ExportSource,
+  form: ExportForm,
+  tokens: Int32Array,
+  device: Device,
+): Comparison {
+  const before = readWithSource(source, tokens, device)
+  if (form !== 'peft') return compare(before, readWithModel(path, tokens, device), tokens.length)
+  using written = openExportSource(source.path, path)
+  return compare(before, readWithSource(written, tokens, device), tokens.length)
+}

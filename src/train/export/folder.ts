@@ -1,0 +1,96 @@
+/** Exports as folders that transformers and PEFT load. */
+import { copyFileSync, existsSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import type { DType } from '../../base/dtype.ts'
+import { writeFileAtomic } from '../../base/files.ts'
+import { writeSafetensors } from '../../formats/safetensors-write.ts'
+import type { TensorToWrite } from '../../formats/source.ts'
+import { writeAdapter } from '../../models/adapter.ts'
+import { encodeRows } from '../../models/rows.ts'
+import { loadGgml } from '../../runtime/ffi.ts'
+import type { ExportSource } from './source.ts'
+
+/** What belongs to a model's text side. */
+const textFiles = [
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'generation_config.json',
+  'chat_template.jinja',
+]
+
+const torchNames = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' } as const
+export type FloatType = keyof typeof torchNames
+
+/** Hugging Face's layout: config.json, model.safetensors, tokenizer and template. */
+export function writeModelFolder(folder: string, source: ExportSource, type: FloatType): void {
+  mkdirSync(folder, { recursive: true })
+  const config = bothSpellings(source.model.definition.config.source, torchNames[type])
+  writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
+  const tensors = source.specs.map((spec): TensorToWrite => {
+    const [first, second] = spec.shape as [number, number | undefined]
+    const turned = spec.transposed === true && second !== undefined
+    return {
+      name: spec.name,
+      dtype: type,
+      shape: turned ? [second, first] : spec.shape,
+      data: function* () {
+        const values = source.floats(spec)
+        yield encoded(turned ? transposed(values, first, second) : values, type)
+      },
+    }
+  })
+  writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' })
+  copyTextFiles(source, folder)
+}
+
+/** PEFT's layout. */
+export function writeAdapterFolder(folder: string, source: ExportSource): void {
+  mkdirSync(folder, { recursive: true })
+  writeAdapter(folder, source.adapter!, source.model.definition)
+  copyTextFiles(source, folder)
+}
+
+function copyTextFiles(source: ExportSource, folder: string): void {
+  for (const name of textFiles) {
+    const from = join(textFolder(source), name)
+    if (existsSync(from)) copyFileSync(from, join(folder, name))
+  }
+}
+
+/** Where the tokenizer lies: with the adapter when it has one of its own, else with the model. */
+export function textFolder(source: ExportSource): string {
+  return existsSync(join(source.path, 'tokenizer.json')) ? source.path : source.model.path
+}
+
+function encoded(values: Float32Array, type: DType): Uint8Array {
+  return encodeRows(loadGgml(), values, type, 1, values.length)
+}
+
+function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
+  const out = new Float32Array(values.length)
+  for (let row = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++)
+      out[column * rows + row] = values[row * columns + column]!
+  return out
+}
+
+/**
+ * transformers 5 renamed fields: torch_dtype is dtype, and rope_theta with rope_scaling became rope_parameters.
+ * Both spellings are written, so that older and newer versions load the same model.
+ */
+export function bothSpellings(config: Record<string, unknown>, dtype: string): Record<string, unknown> {
+  const changed: Record<string, unknown> = { ...config, dtype, torch_dtype: dtype }
+  const newer = config.rope_parameters as Record<string, unknown> | undefined | null
+  const older = config.rope_scaling as Record<string, unknown> | undefined | null
+  const theta = newer?.rope_theta ?? config.rope_theta
+  if (theta === undefined) return changed
+  const all: Record<string, unknown> = { rope_type: 'default', ...older, ...newer }
+  const { rope_theta: _, ...scaling } = all
+  return {
+    ...changed,
+    rope_theta: theta,
+    rope_scaling: scaling.rope_type === 'default' ? null : scaling,
+    rope_parameters: { ...scaling, rope_theta: theta },
+  }
+}

@@ -1,0 +1,127 @@
+/** Exports as one GGUF file: metadata in GGUF's words, tensors in its order and number formats. */
+import type { DType } from '../../base/dtype.ts'
+import { UserError } from '../../base/errors.ts'
+import { ggufRowPermutation, huggingFaceToGguf } from '../../formats/gguf-names.ts'
+import type { GgufEntry } from '../../formats/gguf-values.ts'
+import { writeGguf } from '../../formats/gguf-write.ts'
+import type { TensorToWrite } from '../../formats/source.ts'
+import type { ModelConfig, ParameterSpec } from '../../models/architecture.ts'
+import type { Gpt2Config } from '../../models/gpt2.ts'
+import type { LlamaConfig } from '../../models/llama.ts'
+import { encodeRows, keptDtype } from '../../models/rows.ts'
+import { loadGgml } from '../../runtime/ffi.ts'
+import type { ExportSource } from './source.ts'
+
+/** general.file_type of llama.cpp. */
+const fileTypes = { F32: 0, F16: 1, BF16: 32, Q8_0: 7, Q4_K: 15 } as const
+export type GgufType = keyof typeof fileTypes
+
+export function writeGgufFile(
+  path: string,
+  source: ExportSource,
+  type: GgufType,
+  name: string,
+  tokenizer: ReadonlyMap<string, GgufEntry>,
+): void {
+  const { config } = source.model.definition
+  const metadata = new Map<string, GgufEntry>([
+    ['general.architecture', { type: 'string', value: config.modelType }],
+    ['general.name', { type: 'string', value: name }],
+    ['general.file_type', { type: 'uint32', value: fileTypes[type] }],
+    ...sizes(config),
+    ...tokenizer,
+  ])
+  const tensors = source.specs.map((spec) => tensorOf(source, spec, type))
+  const factors = ropeFactorsOf(config)
+  writeGguf(path, metadata, factors === undefined ? tensors : [...tensors, factors])
+}
+
+function tensorOf(source: ExportSource, spec: ParameterSpec, type: GgufType): TensorToWrite {
+  const { config } = source.model.definition
+  const name = huggingFaceToGguf(config.modelType, spec.name)
+  if (name === undefined) throw new UserError(`The tensor ${spec.name} has no name in GGUF.`)
+  const perRow = spec.shape.at(-1)!
+  const dtype = spec.role === 'vector' || name === 'position_embd.weight' ? 'F32' : typeOf(spec, type, perRow)
+  const order = ggufRowPermutation(config.modelType, spec.name, {
+    num_attention_heads: config.heads,
+    num_key_value_heads: config.keyValueHeads,
+    head_dim: config.headWidth,
+  })
+  const rowLength = order === undefined ? perRow : spec.shape.length < 2 ? 1 : perRow
+  return {
+    name,
+    dtype,
+    shape: spec.shape,
+    data: function* () {
+      const values = source.floats(spec)
+      const ordered = order === undefined ? values : reordered(values, order, rowLength)
+      yield encodeRows(loadGgml(), ordered, dtype, values.length / perRow, perRow)
+    },
+  }
+}
+
+/** Embedding and head keep more bits than the layers, as llama.cpp's mixtures do. */
+function typeOf(spec: ParameterSpec, type: GgufType, perRow: number): DType {
+  const outside = spec.role === 'embedding' || spec.name === 'lm_head.weight'
+  return keptDtype('F32', perRow, type === 'Q4_K' && outside ? 'Q6_K' : type)
+}
+
+/** `order` names for each row here the row of the file. */
+function reordered(values: Float32Array, order: Int32Array, rowLength: number): Float32Array {
+  const out = new Float32Array(values.length)
+  for (const [row, to] of order.entries())
+    out.set(values.subarray(row * rowLength, (row + 1) * rowLength), to * rowLength)
+  return out
+}
+
+function sizes(config: ModelConfig): [string, GgufEntry][] {
+  const count = (name: string, value: number): [string, GgufEntry] => [
+    `${config.modelType}.${name}`,
+    { type: 'uint32', value },
+  ]
+  const real = (name: string, value: number): [string, GgufEntry] => [
+    `${config.modelType}.${name}`,
+    { type: 'float32', value },
+  ]
+  const shared = [
+    count('context_length', config.contextMax),
+    count('embedding_length', config.width),
+    count('block_count', config.layers),
+    count('feed_forward_length', config.feedForward),
+    count('attention.head_count', config.heads),
+    count('vocab_size', config.vocabularySize),
+  ]
+  if (config.modelType === 'gpt2') {
+    if (!(config as Gpt2Config).bias)
+      throw new UserError('GGUF has no form for a GPT-2 without biases.', {
+        fix: 'Export as safetensors instead.',
+      })
+    return [...shared, real('attention.layer_norm_epsilon', config.normEpsilon)]
+  }
+  const { attributes, factors } = (config as LlamaConfig).rope
+  const rope = [
+    real('attention.layer_norm_rms_epsilon', config.normEpsilon),
+    count('attention.head_count_kv', config.keyValueHeads),
+    count('attention.key_length', config.headWidth),
+    count('attention.value_length', config.headWidth),
+    count('rope.dimension_count', attributes.dimensions),
+    real('rope.freq_base', attributes.base),
+  ]
+  if (attributes.extFactor === 0 && attributes.scale === 1) return [...shared, ...rope]
+  if (factors !== undefined || attributes.extFactor !== 0)
+    throw new UserError('Rope scaling of this kind is not written to GGUF yet.', {
+      fix: 'Export as safetensors instead.',
+    })
+  const linear: [string, GgufEntry] = [
+    `${config.modelType}.rope.scaling.type`,
+    { type: 'string', value: 'linear' },
+  ]
+  return [...shared, ...rope, linear, real('rope.scaling.factor', 1 / attributes.scale)]
+}
+
+function ropeFactorsOf(config: ModelConfig): TensorToWrite | undefined {
+  const factors = 'rope' in config ? (config as LlamaConfig).rope.factors : undefined
+  if (factors === undefined) return undefined
+  const data = new Uint8Array(factors.buffer, factors.byteOffset, factors.byteLength)
+  return { name: 'rope_freqs.weight', dtype: 'F32', shape: [factors.length], data }
+}

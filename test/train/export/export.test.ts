@@ -1,0 +1,158 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openGguf } from '../../../src/formats/gguf.ts'
+import { readJsonFile } from '../../../src/models/open.ts'
+import { Device } from '../../../src/runtime/device.ts'
+import { compare, holdTo } from '../../../src/train/export/compare.ts'
+import { type ExportForm, type ExportType, exportModel } from '../../../src/train/export/export.ts'
+import { merge } from '../../../src/train/export/source.ts'
+import { runTrainingJob } from '../../../src/train/run-job.ts'
+import { refusalOf } from '../../formats/folders.ts'
+import { tinyJob } from '../tiny-job.ts'
+
+const root = mkdtempSync(join(tmpdir(), 'ropeway-export-'))
+const device = new Device({ device: 'cpu', threads: 1 })
+const models = new Map<string, string>()
+let adapter: string
+
+beforeAll(async () => {
+  const tokenizer = { byte_pairs: 300 }
+  const sizes = { layers: 2, heads: 2, width: 256, feed_forward: 256 }
+  for (const architecture of ['llama', 'qwen2', 'gpt2']) {
+    const model = { architecture, ...sizes, bias: true, tied: architecture !== 'llama' }
+    const job = tinyJob(join(root, architecture), { model, tokenizer, steps: 6, context: 64 })
+    const { folder } = await runTrainingJob(job)
+    writeFileSync(
+      join(folder, 'chat_template.jinja'),
+      '{% for message in messages %}<{{ message.role }}> {{ message.content }}\n{% endfor %}',
+    )
+    models.set(architecture, folder)
+  }
+  const job = tinyJob(join(root, 'adapter'), {
+    model: { from: models.get('llama')! },
+    tokenizer: undefined,
+    steps: 6,
+    context: 64,
+    method: { lora: { rank: 4, dora: true } },
+  })
+  adapter = (await runTrainingJob(job)).folder
+}, 60_000)
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+
+const place = (name: string, form: ExportForm) =>
+  join(root, 'exports', form === 'gguf' ? `${name}.gguf` : name)
+const exported = (from: string, name: string, form: ExportForm, type?: ExportType) =>
+  exportModel({ from, to: place(name, form), form, type }, device)
+
+describe.each(['llama', 'qwen2', 'gpt2'])('a trained %s', (architecture) => {
+  test.each([
+    ['safetensors', 'f32'],
+    ['safetensors', 'f16'],
+    ['safetensors', 'bf16'],
+    ['gguf', 'f32'],
+    ['gguf', 'f16'],
+    ['gguf', 'q8_0'],
+    ['gguf', 'q4_k'],
+  ] as const)('as %s in %s reads like its source, template included', (form, type) => {
+    const report = exported(models.get(architecture)!, `${architecture}-${type}`, form, type)
+    expect(existsSync(report.path)).toBe(true)
+    expect(report.template).toBe(true)
+    expect(report.largestLogit).toBeGreaterThan(0)
+    if (type === 'f32') expect(report.largestLogitDifference).toBe(0)
+    else expect(report.largestLogitDifference).toBeGreaterThan(0)
+  })
+
+  test('in a GGUF file of floats is named and computes the same perplexity, bit for bit', () => {
+    const there = exported(models.get(architecture)!, `${architecture}-there`, 'gguf', 'f32')
+    using file = openGguf(there.path)
+    expect(file.metadata.get('general.architecture')).toBe(architecture)
+    expect(there.perplexityAfter).toBe(there.perplexityBefore)
+  })
+})
+
+test('Q4_K keeps more bits for embedding and head', () => {
+  const { path } = exported(models.get('llama')!, 'mixture', 'gguf', 'q4_k')
+  using file = openGguf(path)
+  expect(file.info('blk.0.attn_q.weight')?.dtype).toBe('Q4_K')
+  expect(file.info('token_embd.weight')?.dtype).toBe('Q6_K')
+  expect(file.info('blk.0.attn_norm.weight')?.dtype).toBe('F32')
+})
+
+test('config.json has the field names of older and newer transformers', () => {
+  const { path } = exported(models.get('llama')!, 'names', 'safetensors', 'bf16')
+  const config = readJsonFile(join(path, 'config.json'))
+  expect(config).toMatchObject({ dtype: 'bfloat16', torch_dtype: 'bfloat16', rope_theta: 10000 })
+  expect(config.rope_parameters).toEqual({ rope_type: 'default', rope_theta: 10000 })
+})
+
+describe('an adapter', () => {
+  test('is written for PEFT, and merged into its base, alone or as GGUF', () => {
+    expect(exported(adapter, 'peft', 'peft').largestLogitDifference).toBe(0)
+    expect(exported(adapter, 'merged', 'merged').largestLogitDifference).toBe(0)
+    exported(adapter, 'merged', 'gguf', 'q8_0')
+    const base = exported(models.get('llama')!, 'base', 'safetensors')
+    const merged = exported(join(root, 'exports', 'merged'), 'again', 'safetensors')
+    expect(merged.perplexityBefore).not.toBe(base.perplexityBefore)
+  })
+
+  test('is not merged into a base that changed', () => {
+    const config = join(models.get('llama')!, 'config.json')
+    const before = readFileSync(config)
+    writeFileSync(config, JSON.stringify({ ...readJsonFile(config), rms_norm_eps: 1e-6 }))
+    expect(refusalOf(() => exported(adapter, 'moved', 'merged'))).toMatch(/was trained on/)
+    writeFileSync(config, before)
+  })
+})
+
+describe('refused', () => {
+  test.each([
+    { what: 'a model as an adapter', form: 'peft', type: undefined, pattern: /whole model/ },
+    { what: 'a folder of quantised numbers', form: 'safetensors', type: 'q4_k', pattern: /does not come in/ },
+  ] as const)('$what', ({ form, type, pattern }) => {
+    expect(refusalOf(() => exported(models.get('llama')!, 'refused', form, type))).toMatch(pattern)
+  })
+
+  test('what is there already, and a tokenizer that GGUF cannot hold; nothing is left behind', async () => {
+    exported(models.get('llama')!, 'twice', 'safetensors')
+    expect(refusalOf(() => exported(models.get('llama')!, 'twice', 'safetensors'))).toMatch(/there already/)
+    const characters = join(root, 'characters')
+    const { folder } = await runTrainingJob(
+      tinyJob(characters, { model: { architecture: 'llama', layers: 1, heads: 2, width: 32 } }),
+    )
+    expect(refusalOf(() => exported(folder, 'characters', 'gguf'))).toMatch(/no form in a GGUF file/)
+    expect(
+      readdirSync(join(root, 'exports')).filter((name) => name.startsWith('.') || name.startsWith('char')),
+    ).toEqual([])
+  })
+
+  test('an export beyond its bound, and one whose numbers are none', () => {
+    const reading = (...logits: number[]) => ({ logits: Float32Array.from(logits), perplexity: 4 })
+    const bound = { logits: 0.1, perplexity: 0.01 }
+    holdTo(bound, compare(reading(1, 2), reading(1, 2.1), 2), 'a')
+    const verdict = (after: ReturnType<typeof reading>) =>
+      refusalOf(() => holdTo(bound, compare(reading(1, 2), after, 2), 'a'))
+    expect(verdict(reading(1, 2.3))).toMatch(/differs too much/)
+    expect(verdict(reading(Number.NaN, 2))).toMatch(/differs too much/)
+    expect(verdict({ ...reading(1, 2), perplexity: 4.1 })).toMatch(/perplexity by 2\.50 %/)
+  })
+})
+
+test('merging adds scale B A, and with DoRA gives every row its length', () => {
+  const layer = {
+    name: 'p',
+    inputs: 2,
+    outputs: 2,
+    rank: 1,
+    scale: 2,
+    a: Float32Array.of(1, 2),
+    b: Float32Array.of(1, 0),
+    magnitude: undefined,
+  }
+  const weight = Float32Array.of(1, 0, 0, 5)
+  merge(weight, layer)
+  expect([...weight]).toEqual([3, 4, 0, 5])
+  merge(weight, { ...layer, b: Float32Array.of(0, 0), magnitude: Float32Array.of(10, 1) })
+  expect([...weight]).toEqual([6, 8, 0, 1])
+})
