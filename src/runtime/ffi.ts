@@ -45,6 +45,9 @@ export interface Ggml {
   sqr(ctx: Pointer, a: Pointer): Pointer
   sqrt(ctx: Pointer, a: Pointer): Pointer
   log(ctx: Pointer, a: Pointer): Pointer
+  exp(ctx: Pointer, a: Pointer): Pointer
+  sigmoid(ctx: Pointer, a: Pointer): Pointer
+  softplus(ctx: Pointer, a: Pointer): Pointer
   sum(ctx: Pointer, a: Pointer): Pointer
   sumRows(ctx: Pointer, a: Pointer): Pointer
   repeat(ctx: Pointer, a: Pointer, like: Pointer): Pointer
@@ -224,6 +227,9 @@ const baseSymbols: Symbols = {
   sqr: unary('sqr'),
   sqrt: unary('sqrt'),
   log: unary('log'),
+  exp: unary('exp'),
+  sigmoid: unary('sigmoid'),
+  softplus: unary('softplus'),
   sum: unary('sum'),
   sumRows: unary('sum_rows'),
   repeat: binary('repeat'),

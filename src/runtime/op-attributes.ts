@@ -29,6 +29,9 @@ export interface OpAttributes {
   sqr: object
   sqrt: object
   log: object
+  exp: object
+  sigmoid: object
+  softplus: object
   sum: object
   sumRows: object
   repeat: object

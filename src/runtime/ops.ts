@@ -51,7 +51,10 @@ export class Ops {
     return this.#make(op, pointer, a.shape, [a, b], {}, a.dtype)
   }
 
-  #unary<Op extends 'sqr' | 'sqrt' | 'log' | 'silu' | 'tanh'>(op: Op, x: Tensor): Tensor<Op> {
+  #unary<Op extends 'sqr' | 'sqrt' | 'log' | 'exp' | 'sigmoid' | 'softplus' | 'silu' | 'tanh'>(
+    op: Op,
+    x: Tensor,
+  ): Tensor<Op> {
     return this.#make(
       op,
       this.arena.ggml[op](this.arena.context, x.pointer),
@@ -112,6 +115,20 @@ export class Ops {
 
   log(x: Tensor) {
     return this.#unary('log', x)
+  }
+
+  exp(x: Tensor) {
+    return this.#unary('exp', x)
+  }
+
+  /** 1 / (1 + exp(-x)). */
+  sigmoid(x: Tensor) {
+    return this.#unary('sigmoid', x)
+  }
+
+  /** ln(1 + exp(x)): the negative logarithm of sigmoid(-x), without overflow. */
+  softplus(x: Tensor) {
+    return this.#unary('softplus', x)
   }
 
   silu(x: Tensor) {

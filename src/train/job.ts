@@ -133,6 +133,9 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   }
   if (job.method?.lora !== undefined && !('from' in job.model))
     throw refused('method.lora', 'adapts a model that is there already: give model: {from: FOLDER}')
+  const preferences = (['dpo', 'orpo', 'kto'] as const).filter((kind) => job.method?.[kind] !== undefined)
+  if (preferences.length > 1)
+    throw refused('method', `has ${preferences.join(' and ')}; it takes one of them`)
   const at = (path: string) => (isAbsolute(path) ? path : resolve(baseFolder, path))
   return {
     ...job,

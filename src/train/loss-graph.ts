@@ -13,20 +13,11 @@ import { causalMask, documentMask, wholeSequences } from './attention.ts'
 import { backward } from './backward.ts'
 import type { Batch } from './batch.ts'
 import { crossEntropy, weightedLoss } from './loss.ts'
+import type { GraphShape, LearningGraph } from './objective.ts'
 import type { Parameters } from './parameters.ts'
 
-export interface GraphShape {
-  sequences: number
-  tokens: number
-  /** Rows of one batch that can carry a loss, at most; the head is computed for so many. N by default. */
-  supervisedMax?: number
-  /** Rows hold several documents that must not see one another. */
-  packed?: boolean
-  /** Use our own products where they are built (the default), or ggml's everywhere. */
-  ownKernels?: boolean
-}
-
-interface Inputs {
+/** What every graph over sequences reads. */
+export interface Inputs {
   ids: Tensor
   positions: Tensor
   mask: Tensor
@@ -35,7 +26,7 @@ interface Inputs {
   weights: Tensor
 }
 
-export class LossGraph implements Disposable {
+export class LossGraph implements LearningGraph {
   readonly shape: Required<GraphShape>
   readonly #graph: Graph
   readonly #kernels: KernelContext | undefined
@@ -45,7 +36,7 @@ export class LossGraph implements Disposable {
   readonly #maskValues: Float32Array
 
   constructor(parameters: Parameters, device: Device, shape: GraphShape, mode: 'train' | 'evaluate') {
-    const { architecture, config } = parameters.definition
+    const { config } = parameters.definition
     const all = shape.sequences * shape.tokens
     this.shape = { supervisedMax: all, packed: false, ownKernels: true, ...shape }
     this.#vocabulary = config.vocabularySize
@@ -56,19 +47,11 @@ export class LossGraph implements Disposable {
     this.#graph = graph
     this.#inputs = declareInputs(graph, this.shape)
     const { ops } = graph
-    const { ids, positions, mask, rows, cells, weights } = this.#inputs
-    const logits = architecture.forward(config, {
-      ops,
-      tokens: ids,
-      positions,
-      outputRows: rows,
-      weight: (name) => parameters.weight(name),
-      ...parameters.layers(ops),
-      attend: wholeSequences(ops, shape.sequences, shape.tokens, mask),
-    })
-    const loss = crossEntropy(ops, logits, cells, weights)
+    const { mask, cells, weights } = this.#inputs
+    const logits = logitsOf(graph, parameters, shape, this.#inputs)
+    const loss = crossEntropy(ops, logits, cells)
     this.#chosen = graph.output(loss.chosen)
-    if (mode === 'train') expandBackward(graph, parameters, logits, loss.gradient())
+    if (mode === 'train') expandBackward(graph, parameters, logits, loss.gradient(weights))
     graph.allocate()
     this.#maskValues = new Float32Array(mask.size)
     if (!this.shape.packed) mask.write(causalMask(shape.tokens))
@@ -124,7 +107,7 @@ export class LossGraph implements Disposable {
   }
 }
 
-function declareInputs(graph: Graph, shape: Required<GraphShape>): Inputs {
+export function declareInputs(graph: Graph, shape: Required<GraphShape>): Inputs {
   const { sequences, tokens, supervisedMax, packed } = shape
   const all = sequences * tokens
   return {
@@ -137,8 +120,22 @@ function declareInputs(graph: Graph, shape: Required<GraphShape>): Inputs {
   }
 }
 
+export function logitsOf(graph: Graph, parameters: Parameters, shape: GraphShape, inputs: Inputs): Tensor {
+  const { architecture, config } = parameters.definition
+  const { ops } = graph
+  return architecture.forward(config, {
+    ops,
+    tokens: inputs.ids,
+    positions: inputs.positions,
+    outputRows: inputs.rows,
+    weight: (name) => parameters.weight(name),
+    ...parameters.layers(ops),
+    attend: wholeSequences(ops, shape.sequences, shape.tokens, inputs.mask),
+  })
+}
+
 /** Each part of a gradient is added as soon as it is known, so that it needs no memory until the end. */
-function expandBackward(graph: Graph, parameters: Parameters, logits: Tensor, slope: Tensor): void {
+export function expandBackward(graph: Graph, parameters: Parameters, logits: Tensor, slope: Tensor): void {
   const gradients = new Map(parameters.all.map(({ weight, gradient }) => [weight, gradient]))
   backward(graph.ops, logits, slope, new Set(gradients.keys()), (weight, part) => {
     graph.expand(graph.ops.accumulate(gradients.get(weight)!, part))

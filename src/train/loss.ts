@@ -11,14 +11,14 @@ export interface CrossEntropy {
   /** Probability of each row's target: [M, 1]. */
   chosen: Tensor
   /** Gradient of sum(weight * loss) with respect to the logits: [M, V]. */
-  gradient: () => Tensor
+  gradient: (weights: Tensor) => Tensor
 }
 
-/** cells [M] I32: row * V + target. weights [M, 1]. */
-export function crossEntropy(ops: Ops, logits: Tensor, cells: Tensor, weights: Tensor): CrossEntropy {
+/** cells [M] I32: row * V + target. weights [M, 1], which may depend on `chosen`. */
+export function crossEntropy(ops: Ops, logits: Tensor, cells: Tensor): CrossEntropy {
   const shares = ops.softmax(logits, undefined, 1) //                            [M, V]
   const chosen = ops.rows(ops.reshape(shares, [shares.size, 1]), cells) //       [M, 1]
-  const gradient = () => {
+  const gradient = (weights: Tensor) => {
     // w (p - onehot): the target's cell is written over instead of building onehot, which is as large as p.
     const weighted = ops.reshape(ops.mul(shares, weights), [shares.size, 1])
     const own = ops.mul(weights, ops.affine(chosen, 1, -1))

@@ -126,7 +126,7 @@ export class Parameters implements Disposable {
 }
 
 /** Trains everything. */
-function wholeModel({ architecture, config }: Definition, weights: Weights): TrainedPart {
+export function wholeModel({ architecture, config }: Definition, weights: Weights): TrainedPart {
   return {
     specs: architecture.parameters(config),
     weight: (name) => weights.get(name),

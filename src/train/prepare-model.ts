@@ -15,7 +15,7 @@ import type { TrainingJob } from './job.ts'
 import { AdapterPart, freshAdapter } from './methods/lora.ts'
 import type { LoraOptions } from './methods/method.ts'
 import { modelConfig, type SpecialTokens } from './model-config.ts'
-import { createModel, loadModel, Parameters } from './parameters.ts'
+import { createModel, loadModel, Parameters, wholeModel } from './parameters.ts'
 
 /** Throws UserErrors for a model that does not fit the job. */
 export function prepareModel(job: TrainingJob, tokens: SpecialTokens, device: Device): Parameters {
@@ -56,6 +56,16 @@ export function adaptedModel(path: string, options: LoraOptions, seed: number, d
   }
   const adapter = freshAdapter(definition, access, settings, seed)
   return new Parameters(definition, frozen, device, new AdapterPart(adapter, definition, access, device))
+}
+
+/** The model at `path` to read with, nothing of it trained. */
+export function frozenModel(path: string, quantize: LoraOptions['quantize'], device: Device): Parameters {
+  using model = openModel(path)
+  const weights = loadWeights(model, device, { quantize: quantize.toUpperCase() as DType, asEncoded: true })
+  return new Parameters(model.definition, weights, device, {
+    ...wholeModel(model.definition, weights),
+    specs: [],
+  })
 }
 
 function adapterSettings(options: LoraOptions, definition: Definition, base: string): AdapterSettings {

@@ -18,6 +18,11 @@ import {
 } from './checkpoint.ts'
 import { differences, recipeOf, type TrainingJob } from './job.ts'
 import { type DataSummary, type JobData, prepareData } from './job-data.ts'
+import { preferenceOf } from './methods/method.ts'
+import { preparePreferences } from './methods/preference-data.ts'
+import { preferenceObjective } from './methods/preference-graph.ts'
+import { fillReferences } from './methods/references.ts'
+import type { Objective } from './objective.ts'
 import type { Parameters } from './parameters.ts'
 import { type BaseModel, baseModelOf, prepareModel } from './prepare-model.ts'
 import { ThreadChoice } from './thread-choice.ts'
@@ -81,7 +86,10 @@ export async function runTrainingJob(
     }
   }
   const base = frozenBase(job, found)
-  using data = await prepareData(job, found?.folder, (text) => callbacks.onNote?.(text))
+  const preference = preferenceOf(job.method)
+  const note = (text: string) => callbacks.onNote?.(text)
+  const pairs = preference && (await preparePreferences(job, preference, found?.folder, note))
+  using data = pairs ?? (await prepareData(job, found?.folder, note))
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
   using device = new Device({
     ...(job.device !== undefined && { device: job.device }),
@@ -89,6 +97,10 @@ export async function runTrainingJob(
   })
   device.keepThreads()
   const { vocabularySize, bosToken, eosTokens } = data.kit.tokenizer
+  if (preference !== undefined && pairs !== undefined) {
+    const all = pairs.validation === undefined ? [pairs.training] : [pairs.training, pairs.validation]
+    await fillReferences(job, preference, all, device)
+  }
   using parameters = prepareModel(job, { vocabularySize, bosToken, eosToken: eosTokens[0] }, device)
   if (found !== undefined) restore(found.folder, parameters)
   using run = new JobRun(job, root, data, parameters, device, found?.state, base, callbacks)
@@ -123,6 +135,11 @@ function frozenBase(job: TrainingJob, found: FoundCheckpoint | undefined): BaseM
     })
   }
   return base
+}
+
+function objectiveOf(job: TrainingJob): Objective | undefined {
+  const preference = preferenceOf(job.method)
+  return preference && preferenceObjective(preference)
 }
 
 /** One life of a job: from the checkpoint that it starts at to its end or its interruption. */
@@ -174,6 +191,7 @@ class JobRun implements Disposable {
         warmupSteps: job.schedule.warmup_steps,
         decaySteps: job.schedule.decay_steps,
       },
+      objective: objectiveOf(job),
       stepsDone: state?.stepsDone ?? 0,
     })
   }

@@ -7,7 +7,8 @@ import { type Clock, systemClock } from '../base/clock.ts'
 import { UserError } from '../base/errors.ts'
 import type { Device } from '../runtime/device.ts'
 import { type Batch, type BatchSource, supervisedCount } from './batch.ts'
-import { type GraphShape, LossGraph } from './loss-graph.ts'
+import { LossGraph } from './loss-graph.ts'
+import type { GraphShape, LearningGraph, Objective } from './objective.ts'
 import { AdamW, type AdamWOptions } from './optimizer.ts'
 import type { Parameters } from './parameters.ts'
 import { learningRateAt, type Schedule } from './schedule.ts'
@@ -18,6 +19,8 @@ export interface TrainerOptions {
   accumulate: number
   optimizer: AdamWOptions
   schedule: Schedule
+  /** What is made smaller: the loss of the next token by default. */
+  objective?: Objective | undefined
   /** Steps that were done before, on a resume. */
   stepsDone?: number
   clock?: Clock
@@ -26,14 +29,21 @@ export interface TrainerOptions {
 export interface StepReport {
   /** Counted from 0. */
   step: number
-  /** Mean over the step's supervised tokens, in nats, before the update. */
+  /** Mean over the step's supervised tokens in nats, or over what else the objective counts, before the update. */
   loss: number
   /** Length of the whole gradient before clipping. */
   gradientNorm: number
   learningRate: number
   tokens: number
   supervisedTokens: number
+  /** What the objective says beside its loss. */
+  metrics: Readonly<Record<string, number>>
   elapsedMs: number
+}
+
+const nextToken: Objective = {
+  graph: (parameters, device, shape, mode) => new LossGraph(parameters, device, shape, mode),
+  count: supervisedCount,
 }
 
 export class Trainer implements Disposable {
@@ -41,10 +51,11 @@ export class Trainer implements Disposable {
   readonly #batches: BatchSource
   readonly #options: TrainerOptions
   readonly #device: Device
-  readonly #graph: LossGraph
+  readonly #objective: Objective
+  readonly #graph: LearningGraph
   readonly #optimizer: AdamW
   readonly #clock: Clock
-  #evaluation: LossGraph | undefined
+  #evaluation: LearningGraph | undefined
   #stepsDone: number
 
   constructor(parameters: Parameters, device: Device, batches: BatchSource, options: TrainerOptions) {
@@ -54,7 +65,8 @@ export class Trainer implements Disposable {
     this.#options = options
     this.#clock = options.clock ?? systemClock
     this.#stepsDone = options.stepsDone ?? 0
-    this.#graph = new LossGraph(parameters, device, options.shape, 'train')
+    this.#objective = options.objective ?? nextToken
+    this.#graph = this.#objective.graph(parameters, device, options.shape, 'train')
     this.#optimizer = new AdamW(parameters, device, options.optimizer)
   }
 
@@ -84,15 +96,17 @@ export class Trainer implements Disposable {
     this.#stepsDone++
     const tokens = batches.reduce((sum, batch) => sum + batch.ids.length, 0)
     const elapsedMs = this.#clock.nowMs() - startedMs
-    return { step, loss, gradientNorm, learningRate, tokens, supervisedTokens, elapsedMs }
+    const metrics = this.#graph.takeMetrics?.() ?? {}
+    return { step, loss, gradientNorm, learningRate, tokens, supervisedTokens, metrics, elapsedMs }
   }
 
-  /** Every micro-batch weighs by its share of the step's supervised tokens: 1 x 8 equals 8 x 1. */
+  /** Every micro-batch weighs by its share of what the step counts: 1 x 8 equals 8 x 1. */
   async #gradients(batches: readonly Batch[]): Promise<{ loss: number; supervisedTokens: number }> {
     const supervisedTokens = batches.reduce((sum, batch) => sum + supervisedCount(batch), 0)
     assert(supervisedTokens > 0, 'a step has at least one token to learn')
+    const parts = batches.reduce((sum, batch) => sum + this.#objective.count(batch), 0)
     let loss = 0
-    for (const batch of batches) loss += await this.#graph.run(batch, 1 / supervisedTokens)
+    for (const batch of batches) loss += await this.#graph.run(batch, 1 / parts)
     return { loss, supervisedTokens }
   }
 
@@ -106,15 +120,15 @@ export class Trainer implements Disposable {
     return new Map(this.parameters.all.map(({ spec }, i) => [spec.name, norms[i]!]))
   }
 
-  /** Mean loss over the first `count` batches of `source`, in nats per supervised token. */
+  /** Mean loss over the first `count` batches of `source`; of tokens, in nats. */
   async evaluate(source: BatchSource, count: number): Promise<number> {
-    this.#evaluation ??= new LossGraph(this.parameters, this.#device, this.#options.shape, 'evaluate')
+    this.#evaluation ??= this.#objective.graph(this.parameters, this.#device, this.#options.shape, 'evaluate')
     let loss = 0
     let tokens = 0
     for (let i = 0; i < count; i++) {
       const batch = source.at(i)
       loss += await this.#evaluation.run(batch, 1)
-      tokens += supervisedCount(batch)
+      tokens += this.#objective.count(batch)
     }
     return loss / tokens
   }

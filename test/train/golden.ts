@@ -1,7 +1,7 @@
 /** What gen.py beside the training goldens computes on, so that several suites can hold themselves to it. */
 import { Device } from '../../src/runtime/device.ts'
 import type { Batch, BatchSource } from '../../src/train/batch.ts'
-import type { GraphShape } from '../../src/train/loss-graph.ts'
+import type { GraphShape } from '../../src/train/objective.ts'
 import type { Parameters } from '../../src/train/parameters.ts'
 import { Trainer } from '../../src/train/trainer.ts'
 

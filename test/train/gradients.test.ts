@@ -117,6 +117,13 @@ const cases: Case[] = [
     (ops, x) => ops.sqr(x),
     (x) => x * x,
   ),
+  unary('exp', (ops, x) => ops.exp(x), Math.exp),
+  unary('sigmoid', (ops, x) => ops.sigmoid(x), sigmoid),
+  unary(
+    'softplus',
+    (ops, x) => ops.softplus(x),
+    (x) => Math.log1p(Math.exp(x)),
+  ),
   unary('sqrt', (ops, x) => ops.sqrt(x), Math.sqrt, 6),
   unary('log', (ops, x) => ops.log(x), Math.log, 6),
   unary('tanh', (ops, x) => ops.tanh(x), Math.tanh),

@@ -1,0 +1,135 @@
+/** Everything about a job that is data, for jobs that learn from preferences or verdicts. */
+import { UserError } from '../../base/errors.ts'
+import { deriveSeed, uniformAt } from '../../base/random.ts'
+import { openModel } from '../../models/open.ts'
+import { type LoadOptions, loadPreferencePairs, loadRatedSamples } from '../data/load.ts'
+import type { Sample } from '../data/sample.ts'
+import type { SampleData } from '../data/sample-data.ts'
+import type { TrainingJob } from '../job.ts'
+import type { JobData } from '../job-data.ts'
+import { checkTemplate, type TextKit, textKitFrom, withTemplate } from '../text-kit.ts'
+import { hashOfPairs, type Pair, PairBatches } from './pair-batches.ts'
+import type { PreferenceMethod } from './preference.ts'
+
+export interface PreferenceData extends JobData {
+  training: PairBatches
+  validation: PairBatches | undefined
+}
+
+type Note = (text: string) => void
+
+/** `earlier` is the folder of the checkpoint that a run goes on from. */
+export async function preparePreferences(
+  job: TrainingJob,
+  method: PreferenceMethod,
+  earlier: string | undefined,
+  onNote: Note,
+): Promise<PreferenceData> {
+  const { data } = job
+  if (!('train' in data) || !('from' in job.model)) {
+    throw new UserError(`The method ${method.kind} needs model: {from: FOLDER} and data: {train: FILES}.`, {
+      failure: 'usage',
+    })
+  }
+  const kit =
+    earlier === undefined
+      ? withTemplate(textKitFrom(tokenizerFolder(job) ?? job.model.from), data.template)
+      : textKitFrom(earlier)
+  checkTemplate(kit)
+  onNote('Reading the preferences.')
+  const loaded = await loadPairs(job, data, data.train, method, kit, onNote)
+  const share = typeof data.validation === 'number' ? data.validation : 0
+  const held = (index: number) => uniformAt(deriveSeed(job.seed, 'held-out pairs'), index) < share
+  const training = loaded.filter((_, index) => !held(index))
+  const validation =
+    typeof data.validation === 'number'
+      ? loaded.filter((_, index) => held(index))
+      : await loadPairs(job, data, data.validation, method, kit, onNote)
+  if (training.length === 0)
+    throw new UserError('The field data.train has no pair to learn from.', { fix: 'Give it more records.' })
+  const batches = (pairs: readonly Pair[], name: string) =>
+    new PairBatches(pairs, job.batch, job.context, deriveSeed(job.seed, name))
+  const tokensOf = (pairs: readonly Pair[]) =>
+    pairs.reduce((sum, { left, right }) => sum + left.tokens.length + right.tokens.length, 0)
+  return {
+    kit,
+    training: batches(training, 'training batches'),
+    validation: validation.length === 0 ? undefined : batches(validation, 'validation batches'),
+    packed: true,
+    hash: hashOfPairs(training),
+    summary: { trainingTokens: tokensOf(training), validationTokens: tokensOf(validation) },
+    [Symbol.dispose]: () => undefined,
+  }
+}
+
+function tokenizerFolder({ tokenizer }: TrainingJob): string | undefined {
+  return typeof tokenizer === 'object' && 'from' in tokenizer ? tokenizer.from : undefined
+}
+
+async function loadPairs(
+  job: TrainingJob,
+  data: SampleData,
+  sources: SampleData['train'],
+  method: PreferenceMethod,
+  kit: TextKit,
+  onNote: Note,
+): Promise<Pair[]> {
+  const options = loadOptions(job, data, onNote)
+  if (method.kind === 'kto') return await ratedPairs(sources, kit, options)
+  const pairs: Pair[] = []
+  for await (const { chosen, rejected } of loadPreferencePairs(sources, kit.tokenizer, kit.template, options))
+    pairs.push({ left: chosen, right: rejected, verdict: 1 })
+  return pairs
+}
+
+/** The row holds both answers, so each may have half of it. */
+function loadOptions(job: TrainingJob, data: SampleData, onNote: Note): LoadOptions {
+  let skipped = 0
+  return {
+    baseFolder: job.baseFolder,
+    contextMax: Math.floor(job.context / 2),
+    tooLong: data.tooLong,
+    trainEndOfTurn: data.trainEndOfTurn,
+    vocabularySize: vocabularySizeOf(job),
+    field: 'data.train',
+    onNote,
+    ...(data.unusable === 'skip' && {
+      onProblem: ({ what }) => {
+        if (skipped++ === 0) onNote(`Records are left out; the first because ${what}.`)
+      },
+    }),
+  }
+}
+
+function vocabularySizeOf(job: TrainingJob): number {
+  using model = openModel((job.model as { from: string }).from)
+  return model.definition.config.vocabularySize
+}
+
+/** Each answer with its verdict, and behind its prompt the answer to the next prompt, as KTO's measure of distance. */
+async function ratedPairs(sources: SampleData['train'], kit: TextKit, options: LoadOptions): Promise<Pair[]> {
+  const rated: { sample: Sample; desirable: boolean }[] = []
+  for await (const one of loadRatedSamples(sources, kit.tokenizer, kit.template, options)) rated.push(one)
+  return rated.map(({ sample, desirable }, i) => {
+    const other = rated[(i + 1) % rated.length]!.sample
+    return { left: sample, right: crossed(sample, other, options.contextMax), verdict: desirable ? 1 : -1 }
+  })
+}
+
+/** The prompt of one sample with the answer of another, cut at `tokensMax`. */
+function crossed(prompt: Sample, answer: Sample, tokensMax: number): Sample {
+  const [head, tail] = [promptLength(prompt), promptLength(answer)]
+  const length = Math.min(tokensMax, head + answer.tokens.length - tail)
+  const part = <Values extends Int32Array | Float32Array>(first: Values, second: Values) =>
+    [...first.subarray(0, head), ...second.subarray(tail)].slice(0, length)
+  return {
+    tokens: Int32Array.from(part(prompt.tokens, answer.tokens)),
+    weights: Float32Array.from(part(prompt.weights, answer.weights)),
+    source: prompt.source,
+  }
+}
+
+function promptLength({ weights }: Sample): number {
+  const first = weights.findIndex((weight, i) => i > 0 && weight !== 0)
+  return first < 0 ? weights.length : first
+}

@@ -1,0 +1,193 @@
+/**
+ * A preference loss and its backward pass as one graph: log-probabilities first, from them the loss and the weight
+ * of every token, with those weights the gradient of the cross-entropy.
+ *
+ * P pairs in rows of T tokens, N = P*T.
+ */
+import { assert } from '../../base/assert.ts'
+import type { Device } from '../../runtime/device.ts'
+import { Graph } from '../../runtime/graph.ts'
+import { KernelContext, loadKernels } from '../../runtime/kernels.ts'
+import type { Tensor } from '../../runtime/tensor.ts'
+import { documentMask } from '../attention.ts'
+import { backward } from '../backward.ts'
+import type { Batch } from '../batch.ts'
+import { crossEntropy } from '../loss.ts'
+import { declareInputs, expandBackward, type Inputs, logitsOf } from '../loss-graph.ts'
+import type { GraphShape, LearningGraph, Objective } from '../objective.ts'
+import type { Parameters } from '../parameters.ts'
+import type { PairBatch } from './pair-batches.ts'
+import {
+  type PairNumbers,
+  type PairTensors,
+  type PreferenceMethod,
+  pairLosses,
+  pairMetrics,
+} from './preference.ts'
+
+export function preferenceObjective(method: PreferenceMethod): Objective {
+  return {
+    graph: (parameters, device, shape, mode) => new PreferenceGraph(method, parameters, device, shape, mode),
+    count: ({ sequences }) => sequences,
+  }
+}
+
+/** Far below any probability that matters; keeps its logarithm finite. */
+const probabilityFloor = 1e-37
+
+interface PairInputs {
+  /** [P, T] */
+  left: Tensor
+  right: Tensor
+  /** [P, 1] */
+  referenceLeft: Tensor
+  referenceRight: Tensor
+  shareLeft: Tensor
+  shareRight: Tensor
+  verdict: Tensor
+  scale: Tensor
+}
+
+export class PreferenceGraph implements LearningGraph {
+  readonly #method: PreferenceMethod
+  readonly #shape: Required<GraphShape>
+  readonly #graph: Graph
+  readonly #kernels: KernelContext | undefined
+  readonly #inputs: Inputs
+  readonly #pairInputs: PairInputs
+  readonly #pairs: PairTensors
+  readonly #losses: Tensor
+  readonly #one: Tensor
+  readonly #vocabulary: number
+  #metrics: Record<string, number> = {}
+  #seen = 0
+
+  constructor(
+    method: PreferenceMethod,
+    parameters: Parameters,
+    device: Device,
+    shape: GraphShape,
+    mode: 'train' | 'evaluate',
+  ) {
+    const { config } = parameters.definition
+    this.#method = method
+    this.#shape = {
+      supervisedMax: shape.sequences * shape.tokens,
+      ownKernels: true,
+      ...shape,
+      packed: true,
+    }
+    this.#vocabulary = config.vocabularySize
+    const kernels = device.isHost && this.#shape.ownKernels ? loadKernels() : undefined
+    this.#kernels = kernels && new KernelContext(kernels)
+    const graph = new Graph(device, 1024 + 512 * config.layers, 64, { kernels: this.#kernels })
+    this.#graph = graph
+    this.#inputs = declareInputs(graph, this.#shape)
+    this.#pairInputs = declarePairs(graph, this.#shape)
+    this.#one = graph.input('F32', [1], 'one')
+    const { ops } = graph
+    const logits = logitsOf(graph, parameters, this.#shape, this.#inputs) //            [N, V]
+    const entropy = crossEntropy(ops, logits, this.#inputs.cells)
+    const logProbabilities = ops.log(ops.affine(entropy.chosen, 1, probabilityFloor)) // [N, 1]
+    this.#pairs = pairsOf(graph, logProbabilities, this.#pairInputs)
+    this.#losses = graph.output(pairLosses(ops, method, this.#pairs)) //                 [P, 1]
+    if (mode === 'train') {
+      const total = ops.sum(ops.mul(this.#losses, this.#pairInputs.scale))
+      const slopes: Tensor[] = []
+      backward(ops, total, this.#one, new Set([logProbabilities]), (_, slope) => slopes.push(slope))
+      const slope = slopes.reduce((sum, next) => ops.add(sum, next))
+      // Cross-entropy is the negative logarithm.
+      expandBackward(graph, parameters, logits, entropy.gradient(ops.scale(slope, -1)))
+    }
+    graph.allocate()
+    this.#one.write(Float32Array.of(1))
+  }
+
+  get scratchBytes(): number {
+    return this.#graph.scratchBytes
+  }
+
+  async run(batch: Batch, scale: number): Promise<number> {
+    const numbers = await this.evaluate(batch as PairBatch, scale)
+    for (const [name, value] of Object.entries(pairMetrics(this.#method, numbers)))
+      this.#metrics[name] = (this.#metrics[name] ?? 0) + value
+    this.#seen += batch.sequences
+    return this.#losses.toFloats().reduce((sum, loss) => sum + loss * scale, 0)
+  }
+
+  /** The answers' log-probabilities. In training this adds to the gradients, too. */
+  async evaluate(batch: PairBatch, scale: number): Promise<PairNumbers> {
+    this.#write(batch, scale)
+    await this.#graph.computeAsync()
+    const { referenceLeft, referenceRight, verdict } = batch
+    const [left, right] = [this.#pairs.left.toFloats(), this.#pairs.right.toFloats()]
+    return { left, right, referenceLeft, referenceRight, verdict }
+  }
+
+  takeMetrics(): Record<string, number> {
+    const means = Object.entries(this.#metrics).map(([name, sum]) => [name, sum / this.#seen] as const)
+    this.#metrics = {}
+    this.#seen = 0
+    return Object.fromEntries(means)
+  }
+
+  #write(batch: PairBatch, scale: number): void {
+    const { sequences, tokens } = this.#shape
+    assert(batch.sequences === sequences && batch.tokens === tokens, 'a batch fits its graph')
+    const { ids, positions, mask, cells } = this.#inputs
+    ids.write(batch.ids)
+    positions.write(batch.positions)
+    cells.write(batch.targets.map((target, row) => row * this.#vocabulary + target))
+    const values = new Float32Array(mask.size)
+    documentMask(batch.documents!, tokens, values)
+    mask.write(values)
+    const own = this.#pairInputs
+    own.left.write(batch.left)
+    own.right.write(batch.right)
+    own.referenceLeft.write(batch.referenceLeft)
+    own.referenceRight.write(batch.referenceRight)
+    own.shareLeft.write(shares(batch.left, tokens))
+    own.shareRight.write(shares(batch.right, tokens))
+    own.verdict.write(batch.verdict)
+    own.scale.write(new Float32Array(sequences).fill(scale))
+  }
+
+  dispose(): void {
+    this.#graph.dispose()
+    this.#kernels?.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+function declarePairs(graph: Graph, { sequences, tokens }: GraphShape): PairInputs {
+  const places = (name: string) => graph.input('F32', [sequences, tokens], name)
+  const numbers = (name: string) => graph.input('F32', [sequences, 1], name)
+  return {
+    left: places('left'),
+    right: places('right'),
+    referenceLeft: numbers('reference left'),
+    referenceRight: numbers('reference right'),
+    shareLeft: numbers('share left'),
+    shareRight: numbers('share right'),
+    verdict: numbers('verdict'),
+    scale: numbers('scale'),
+  }
+}
+
+function pairsOf(graph: Graph, logProbabilities: Tensor, inputs: PairInputs): PairTensors {
+  const { ops } = graph
+  const table = ops.reshape(logProbabilities, inputs.left.shape) // [P, T]
+  const sumOver = (places: Tensor) => graph.output(ops.sumRows(ops.mul(table, places))) // [P, 1]
+  return { ...inputs, left: sumOver(inputs.left), right: sumOver(inputs.right) }
+}
+
+/** One over the number of members of each row. */
+function shares(members: Float32Array, tokens: number): Float32Array {
+  return Float32Array.from({ length: members.length / tokens }, (_, row) => {
+    const count = members.subarray(row * tokens, (row + 1) * tokens).reduce((sum, member) => sum + member, 0)
+    return 1 / Math.max(1, count)
+  })
+}

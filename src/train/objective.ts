@@ -1,0 +1,34 @@
+/** What a step makes smaller. */
+import type { Device } from '../runtime/device.ts'
+import type { Batch } from './batch.ts'
+import type { Parameters } from './parameters.ts'
+
+export interface GraphShape {
+  sequences: number
+  tokens: number
+  /** Rows of one batch that can carry a loss, at most; the head is computed for so many. N by default. */
+  supervisedMax?: number
+  /** Rows hold several documents that must not see one another. */
+  packed?: boolean
+  /** Use our own products where they are built (the default), or ggml's everywhere. */
+  ownKernels?: boolean
+}
+
+/** A loss and, for training, its backward pass, built once and run on every micro-batch. */
+export interface LearningGraph extends Disposable {
+  /** Bytes between inputs and outputs, activations included. */
+  readonly scratchBytes: number
+  /**
+   * The batch's summed loss times `scale`; in training, that sum's gradient is added to the parameters' gradients.
+   */
+  run(batch: Batch, scale: number): Promise<number>
+  /** Means over what was run since the last call. */
+  takeMetrics?(): Record<string, number>
+  dispose(): void
+}
+
+export interface Objective {
+  graph(parameters: Parameters, device: Device, shape: GraphShape, mode: 'train' | 'evaluate'): LearningGraph
+  /** How many losses are in the batch: tokens, or pairs. */
+  count(batch: Batch): number
+}

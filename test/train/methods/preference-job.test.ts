@@ -1,0 +1,90 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { runTrainingJob } from '../../../src/train/run-job.ts'
+import type { StepReport } from '../../../src/train/trainer.ts'
+import { tinyJob } from '../tiny-job.ts'
+
+const root = mkdtempSync(join(tmpdir(), 'ropeway-preferences-'))
+let base: string
+
+beforeAll(async () => {
+  const model = { architecture: 'llama', layers: 2, heads: 2, width: 32 }
+  const job = tinyJob(join(root, 'base'), { model, tokenizer: { byte_pairs: 280 }, steps: 4, context: 64 })
+  base = (await runTrainingJob(job)).folder
+  const answers = (prompt: string) => [{ role: 'user', content: prompt }]
+  const words = ['the rope', 'a cabin', 'the way', 'moving', 'it joins', 'never stops']
+  const pairs = words.map((word) => ({
+    prompt: answers(word),
+    chosen: [{ role: 'assistant', content: 'leaves' }],
+    rejected: [{ role: 'assistant', content: 'stops' }],
+  }))
+  writeFileSync(join(root, 'pairs.jsonl'), pairs.map((pair) => JSON.stringify(pair)).join('\n'))
+  const ratings = words.flatMap((word) => [
+    { messages: [...answers(word), { role: 'assistant', content: 'leaves' }], label: true },
+    { messages: [...answers(word), { role: 'assistant', content: 'stops' }], label: false },
+  ])
+  writeFileSync(join(root, 'ratings.jsonl'), ratings.map((rating) => JSON.stringify(rating)).join('\n'))
+})
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+
+const job = (name: string, method: object, file = 'pairs.jsonl') =>
+  tinyJob(join(root, name), {
+    model: { from: base },
+    tokenizer: undefined,
+    method,
+    data: { train: join(root, file), validation: 0, template: 'plain' },
+    batch: 3,
+    context: 64,
+    steps: 12,
+  })
+
+async function stepsOf(name: string, method: object, file?: string): Promise<StepReport[]> {
+  const reports: StepReport[] = []
+  await runTrainingJob(job(name, method, file), { onStep: (report) => reports.push(report) })
+  return reports
+}
+
+test.each([
+  { name: 'dpo', method: { dpo: { beta: 0.1 } } },
+  { name: 'dpo-lora', method: { dpo: { beta: 0.1 }, lora: { rank: 2, quantize: 'q8_0' } } },
+])(
+  '$name starts at ln 2, where policy and reference agree, and learns to prefer',
+  async ({ name, method }) => {
+    const reports = await stepsOf(name, method)
+    expect(reports[0]!.loss).toBeCloseTo(Math.log(2), 4)
+    expect(reports[0]!.metrics.margin).toBeCloseTo(0, 4)
+    expect(reports.at(-1)!.loss).toBeLessThan(reports[0]!.loss)
+    expect(reports.at(-1)!.metrics.accuracy).toBe(1)
+    expect(reports.at(-1)!.metrics.margin).toBeGreaterThan(0)
+  },
+)
+
+test('orpo makes the better answer likelier without a reference', async () => {
+  const reports = await stepsOf('orpo', { orpo: {} })
+  expect(reports.at(-1)!.loss).toBeLessThan(reports[0]!.loss)
+  expect(reports.at(-1)!.metrics.accuracy).toBe(1)
+})
+
+test('kto learns from verdicts on single answers', async () => {
+  const reports = await stepsOf('kto', { kto: {} }, 'ratings.jsonl')
+  expect(reports[0]!.loss).toBeCloseTo(0.5, 4)
+  expect(reports.at(-1)!.metrics.reward_signed).toBeGreaterThan(0)
+})
+
+test('stopped and resumed, a run ends with the weights of the uninterrupted run', async () => {
+  const controller = new AbortController()
+  const onStep = ({ step }: { step: number }) => step === 5 && controller.abort()
+  await runTrainingJob(job('halves', { dpo: {} }), { onStep }, controller.signal)
+  const halves = await runTrainingJob(job('halves', { dpo: {} }))
+  const whole = await runTrainingJob(job('whole', { dpo: {} }))
+  const bytes = (folder: string) => readFileSync(join(folder, 'model.safetensors'))
+  expect(bytes(halves.folder).equals(bytes(whole.folder))).toBe(true)
+})
+
+test('two preferences at once are refused, and pairs for a model that is not there', async () => {
+  expect(() => job('two', { dpo: {}, kto: {} })).toThrow(/The field method has dpo and kto/)
+  const fresh = tinyJob(join(root, 'fresh'), { method: { dpo: {} } })
+  await expect(runTrainingJob(fresh)).rejects.toThrow(/dpo needs model/)
+})
