@@ -3,6 +3,7 @@ import { dirname, relative, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { parse } from 'yaml'
 import { messageOf, UserError } from '../../base/errors.ts'
+import { isAdapterFolder } from '../../models/adapter.ts'
 import { parseTrainingJob } from '../../train/job.ts'
 import { cacheFolder } from '../home.ts'
 import { wholeNumber } from '../options.ts'
@@ -66,7 +67,11 @@ async function trainHere(file: string, flags: TrainFlags): Promise<void> {
     const held =
       result.validationLoss === undefined ? '' : `, held-out loss ${result.validationLoss.toFixed(4)}`
     note(`Finished after step ${result.stepsDone}${held}.\n`)
-    note(`  ropeway generate ${model} -p "..."\n  ropeway serve ${model}`)
+    note(
+      isAdapterFolder(result.folder)
+        ? `  ropeway export ${model} --as merged --to FOLDER`
+        : `  ropeway generate ${model} -p "..."\n  ropeway serve ${model}`,
+    )
   } finally {
     stop.dispose()
   }
