@@ -68,7 +68,9 @@ export class ScriptedEngine implements EngineClient {
     }
     if (admission.ok) {
       const script = this.script(request)
-      this.#running.set(request.id, { request, script, listener, said: 0, iteration: 0, cancelled: false })
+      // What an earlier life of it said is not said again.
+      const said = request.generated?.length ?? 0
+      this.#running.set(request.id, { request, script, listener, said, iteration: 0, cancelled: false })
       this.#schedule()
     }
     this.#changed()
