@@ -22,7 +22,7 @@ export async function scriptedReplica(
 }
 
 export function version(replicas: readonly Replica[], fields: Partial<Version> = {}): Version {
-  return { id: 'v1', share: 1, shadowShare: 0, model: 'tiny/bytes', adapters: {}, replicas, ...fields }
+  return { id: 'v1', share: 1, model: 'tiny/bytes', adapters: {}, replicas, ...fields }
 }
 
 export function deployment(name: string, fields: Partial<Deployment> = {}): Deployment {
@@ -33,7 +33,6 @@ export function deployment(name: string, fields: Partial<Deployment> = {}): Depl
     public: false,
     versions: [version([])],
     defaults: {},
-    logged: false,
     ...fields,
   }
 }

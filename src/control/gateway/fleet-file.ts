@@ -29,7 +29,6 @@ const replica = z
 const version = z.strictObject({
   id: name,
   share: z.number().min(0).default(1),
-  shadowShare: z.number().min(0).max(1).default(0),
   model: name,
   adapters: z.record(name, name).default({}),
   replicas: z.array(replica).max(1000).default([]),
@@ -42,7 +41,6 @@ const deployment = z
     public: z.boolean().default(false),
     created: z.int().min(0).default(0),
     defaults: z.record(z.string(), z.unknown()).default({}),
-    logged: z.boolean().default(false),
     /** The short form of a deployment with one version. */
     model: name.optional(),
     replicas: z.array(replica).max(1000).optional(),
@@ -54,7 +52,6 @@ const deployment = z
       {
         id: 'v1',
         share: 1,
-        shadowShare: 0,
         model: model ?? rest.name,
         adapters: {},
         replicas: replicas ?? [],

@@ -50,7 +50,7 @@ export class GatewayMetrics {
       new Histogram({ name, help, labelNames: ['deployment'], buckets: secondsBuckets, registers })
     this.#requests = new Counter({
       name: 'ropeway_gateway_requests_total',
-      help: 'Requests by outcome; shadow copies not counted.',
+      help: 'Requests by outcome.',
       labelNames: ['deployment', 'version', 'outcome'],
       registers,
     })

@@ -33,15 +33,6 @@ export interface RelayPorts {
   readonly limits: HttpLimits & RelayLimits
 }
 
-/** How a request ended, for the log of requests. */
-export interface Relayed {
-  status: number
-  version: string
-  replica: string | undefined
-  /** The answer, or the texts of a stream put together, by choice. */
-  answer: unknown
-}
-
 /** Why an attempt is to be made elsewhere; what the client hears when there is no elsewhere. */
 class TryElsewhere {
   readonly problem: Problem
@@ -70,10 +61,8 @@ export class Relay {
   readonly #call: Call
   readonly #ports: RelayPorts
   readonly #progress = new Progress()
-  readonly #texts: string[] = []
   #events: EventStream | undefined
   #replica: Replica | undefined
-  #answer: unknown
   #head: Pick<Chunk, 'id' | 'created'> | undefined
   readonly #opened = new Set<number>()
   #isTaken = false
@@ -85,13 +74,9 @@ export class Relay {
   }
 
   /** Throws the {@link Problem} that the client is to see, unless it heard of it inside its stream. */
-  async run(): Promise<Relayed> {
-    const { exchange, version, streams } = this.#call
+  async run(): Promise<void> {
     try {
       await this.#untilAnswered()
-      const status = exchange.response.statusCode
-      const answer = streams ? this.#texts : this.#answer
-      return { status, version: version.id, replica: this.#replica?.id, answer }
     } catch (error) {
       if (this.#events === undefined || !(error instanceof Problem)) throw error
       this.#events.fail(error)
@@ -238,12 +223,11 @@ export class Relay {
     const text = await upstreams.text(response)
     const answer = parsed(text) as Chunk
     roster.succeeded(this.#replica!.id)
-    this.#answer = { ...answer, model: asked }
     if (answer.usage != null) bill.update(tokensOf(answer.usage))
     bill.settle()
     const ms = clock.nowMs() - this.#call.arrivedMs
     metrics.laterTokens(deployment.name, version.id, answer.usage?.completion_tokens ?? 0, ms)
-    exchange.json(200, this.#answer, headersFrom(response, version))
+    exchange.json(200, { ...answer, model: asked }, headersFrom(response, version))
   }
 
   async #relayStream(response: IncomingMessage): Promise<TryElsewhere | undefined> {
@@ -271,7 +255,6 @@ export class Relay {
     const { bill, asked, wantsUsage } = this.#call
     if (this.#isRepeatedOpening(chunk)) return
     if (this.#progress.take(chunk)) this.#heardText()
-    this.#remember(chunk)
     this.#head ??= {
       ...(chunk.id !== undefined && { id: chunk.id }),
       ...(chunk.created !== undefined && { created: chunk.created }),
@@ -296,13 +279,6 @@ export class Relay {
     const isRepeated = opening.every(({ index }) => this.#opened.has(index))
     for (const { index } of opening) this.#opened.add(index)
     return isRepeated
-  }
-
-  #remember({ choices = [] }: Chunk): void {
-    if (!this.#call.deployment.logged) return
-    for (const { index, text, delta } of choices) {
-      this.#texts[index] = (this.#texts[index] ?? '') + (text ?? delta?.content ?? '')
-    }
   }
 
   #heardText(): void {

@@ -21,8 +21,6 @@ export interface Deployment {
   readonly versions: readonly Version[]
   /** Fields of a request that leaves them out. */
   readonly defaults: Readonly<Record<string, unknown>>
-  /** Whether requests and answers are written down (see request-log.ts). */
-  readonly logged: boolean
 }
 
 export interface Version {
@@ -30,8 +28,6 @@ export interface Version {
   readonly id: string
   /** Weight in the traffic that names no version; 0 gets none of it. */
   readonly share: number
-  /** Share (0 to 1) of the deployment's requests that are repeated here, the answers thrown away. */
-  readonly shadowShare: number
   /** What its replicas call the model. */
   readonly model: string
   /** Clients' name of an adapter -> what the replicas call it. */

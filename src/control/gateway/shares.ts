@@ -12,21 +12,6 @@ export function versionFor(deployment: string, versions: readonly Version[], sti
   return versions.reduce((best, version) => (draw(version) > draw(best) ? version : best))
 }
 
-/** The versions beside `answering` that get a copy of this request. */
-export function shadowsFor(
-  deployment: string,
-  versions: readonly Version[],
-  answering: Version,
-  request: string,
-): readonly Version[] {
-  return versions.filter(
-    ({ id, shadowShare }) =>
-      id !== answering.id &&
-      shadowShare > 0 &&
-      drawn(`shadow\0${deployment}\0${id}\0${request}`) < shadowShare,
-  )
-}
-
 /** A number in (0, 1) that is a function of the text. */
 function drawn(text: string): number {
   return Math.max(Number.EPSILON, uniformAt(deriveSeed(0, text), 0))
