@@ -5,7 +5,7 @@ import { Problem } from './problem.ts'
 export type Handler = (exchange: Exchange, caller: string) => Promise<void>
 
 export interface Route {
-  method: 'GET' | 'POST'
+  method: 'GET' | 'POST' | 'DELETE'
   /** Segments that begin with ':' match one segment each and name it. */
   path: string
   handle: Handler

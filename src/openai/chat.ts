@@ -5,7 +5,7 @@ import type { Handler } from '../http/router.ts'
 import { chatPrompt } from './chat-prompt.ts'
 import { continuationsOf, continued } from './continuation.ts'
 import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
-import { requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
+import { type Asker, requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
 import type { GenerationParts, Piece } from './generation.ts'
 import { Generations } from './generations.ts'
 import { checkRoom, roomBehind } from './prompts.ts'
@@ -17,13 +17,16 @@ export function chat(endpoint: Endpoint): Handler {
   const schema = chatRequest(endpoint.limits)
   return async (exchange, tenant) => {
     const body = await parseBody(exchange, schema, endpoint.limits)
-    findModel(endpoint.models, body.model)
+    const { adapter } = findModel(endpoint, body.model)
     const choices = body.n ?? 1
     checkSequences(1, choices, endpoint.limits)
     const continuations = continuationsOf(body, exchange, endpoint)
-    const parts = generationParts(body, await encodeMessages(body, endpoint), tenant, endpoint).map(
-      (part, index) => continued(part, continuations?.[index], 0),
-    )
+    const parts = generationParts(
+      body,
+      await encodeMessages(body, endpoint),
+      { tenant, adapter },
+      endpoint,
+    ).map((part, index) => continued(part, continuations?.[index], 0))
     const generations = new Generations(parts, { exchange, promptField: 'messages', choices }, endpoint)
     await generations.start()
     const id = `chatcmpl-${randomUUID()}`
@@ -61,7 +64,7 @@ async function answerAtOnce(
   const answer: ChatCompletion = {
     ...identity,
     object: 'chat.completion',
-    model: body.model,
+    model: generations.adapter ?? body.model,
     choices,
     usage: generations.usage(body.explain),
   }
@@ -80,7 +83,7 @@ async function answerInChunks(
   const around = (choices: ChatChunk['choices']): ChatChunk => ({
     ...identity,
     object: 'chat.completion.chunk',
-    model: body.model,
+    model: generations.adapter ?? body.model,
     choices,
     ...(withUsage ? { usage: null } : {}),
   })
@@ -109,11 +112,11 @@ async function encodeMessages(body: ChatRequest, endpoint: Endpoint): Promise<re
 function generationParts(
   body: ChatRequest,
   prompt: readonly number[],
-  tenant: string,
+  asker: Asker,
   endpoint: Endpoint,
 ): readonly GenerationParts[] {
   const { info } = endpoint.engine
-  const base = requestBase(body, { ...endpoint, tenant, vocabularySize: info.vocabularySize })
+  const base = requestBase(body, { ...endpoint, ...asker, vocabularySize: info.vocabularySize })
   if (body.logprobs === true) base.logprobs = body.top_logprobs ?? 0
   const room = roomBehind(prompt.length, info, 'messages')
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? room

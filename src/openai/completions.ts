@@ -13,7 +13,7 @@ import { TextStream } from '../tokenizer/stream.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { continuationsOf, continued } from './continuation.ts'
 import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
-import { requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
+import { type Asker, requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
 import type { GenerationParts, Piece } from './generation.ts'
 import { Generations } from './generations.ts'
 import { checkRoom, roomBehind } from './prompts.ts'
@@ -29,11 +29,11 @@ export function completions(endpoint: Endpoint): Handler {
   const schema = completionRequest(endpoint.limits)
   return async (exchange, tenant) => {
     const body = await parseBody(exchange, schema, endpoint.limits)
-    findModel(endpoint.models, body.model)
+    const { adapter } = findModel(endpoint, body.model)
     checkSequences(body.prompt.length, body.n ?? 1, endpoint.limits)
     const prompts = await encodePrompts(body.prompt, endpoint)
     const continuations = continuationsOf(body, exchange, endpoint)
-    const parts = generationParts(body, prompts, tenant, endpoint).map((part, index) => {
+    const parts = generationParts(body, prompts, { tenant, adapter }, endpoint).map((part, index) => {
       const echoed = body.echo === true ? prompts[Math.floor(index / (body.n ?? 1))]!.text.length : 0
       return continued(part, continuations?.[index], echoed)
     })
@@ -45,7 +45,7 @@ export function completions(endpoint: Endpoint): Handler {
       const isContinued = continuations?.[index] != null
       return new ChoiceWriter(index, body.echo === true ? prompt : undefined, isContinued, body, endpoint)
     })
-    const envelope = new Envelope(body.model, endpoint.clock.unixMs())
+    const envelope = new Envelope(generations.adapter ?? body.model, endpoint.clock.unixMs())
     if (body.stream !== true) {
       for await (const piece of generations.pieces()) writers[piece.index]!.add(piece)
       if (exchange.signal.aborted) return
@@ -91,11 +91,11 @@ async function encodePrompts(
 function generationParts(
   body: CompletionRequest,
   prompts: readonly EncodedPrompt[],
-  tenant: string,
+  asker: Asker,
   endpoint: Endpoint,
 ): readonly GenerationParts[] {
   const { info } = endpoint.engine
-  const base = requestBase(body, { ...endpoint, tenant, vocabularySize: info.vocabularySize })
+  const base = requestBase(body, { ...endpoint, ...asker, vocabularySize: info.vocabularySize })
   if (body.logprobs !== undefined) base.logprobs = body.logprobs
   if (body.logprobs !== undefined && body.echo === true) base.promptLogprobs = true
   const choices = body.n ?? 1

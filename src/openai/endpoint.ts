@@ -60,9 +60,17 @@ export async function parseBody<Schema extends z.ZodType>(
   throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
 }
 
-export function findModel(models: readonly ServedModel[], id: string): ServedModel {
+/** What answers to a name: the model, or one of its adapters, also as `model:adapter`. */
+export function findModel(
+  { models, engine }: Pick<Endpoint, 'models' | 'engine'>,
+  id: string,
+): ServedModel & { adapter?: string } {
   const model = models.find((candidate) => candidate.id === id)
   if (model !== undefined) return model
+  const base = models.find((candidate) => id.startsWith(`${candidate.id}:`)) ?? models[0]
+  const adapter = base !== undefined && id.startsWith(`${base.id}:`) ? id.slice(base.id.length + 1) : id
+  if (base !== undefined && engine.adapters?.resolve(adapter) !== undefined)
+    return { id, created: base.created, adapter }
   const message = `There is no model '${id.slice(0, 100)}' here; GET /v1/models lists those there are.`
   throw new Problem(404, 'model_not_found', message, { param: 'model' })
 }

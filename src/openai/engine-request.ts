@@ -13,8 +13,13 @@ export interface GenerationDefaults {
   repetitionPenalty?: number
 }
 
-export interface RequestFrame {
+/** For whom something is generated, and by which adapter of the model. */
+export interface Asker {
   tenant: string
+  adapter?: string | undefined
+}
+
+export interface RequestFrame extends Asker {
   defaults: GenerationDefaults
   /** The model's own ending tokens. */
   endTokens: readonly number[]
@@ -32,6 +37,7 @@ export function requestBase(body: GenerationFields, frame: RequestFrame): Reques
     tenant: frame.tenant,
     priority: body.priority ?? 0,
   }
+  if (frame.adapter !== undefined) base.adapter = frame.adapter
   if (body.cache_salt !== undefined) base.cacheSalt = body.cache_salt
   if (body.pin_prefix_seconds !== undefined) base.pinPrefixMs = body.pin_prefix_seconds * 1000
   return base

@@ -30,6 +30,7 @@ export class Generations {
   #unsettled = 0
   #wake: (() => void) | undefined
   #queue: QueueEstimate | undefined
+  #adapter: string | undefined
 
   /**
    * `parts` holds `choices` generations for each prompt, in order. `promptField` is what the endpoint calls
@@ -75,12 +76,19 @@ export class Generations {
     }
     if (this.#failure !== undefined) throw this.#failure
     const [first] = admissions
-    if (first?.status === 'fulfilled' && first.value.ok) this.#queue = first.value.queue
+    if (first?.status !== 'fulfilled' || !first.value.ok) return
+    this.#queue = first.value.queue
+    this.#adapter = first.value.adapter
   }
 
   /** Where the first generation stood when it was taken: the others of the request wait behind it. */
   get queue(): QueueEstimate | undefined {
     return this.#queue
+  }
+
+  /** The version of the adapter that computes all of them; undefined for the model alone. */
+  get adapter(): string | undefined {
+    return this.#adapter
   }
 
   /** The same as of now; undefined when it does not wait. */

@@ -2,7 +2,7 @@ import { Problem } from '../http/problem.ts'
 import type { Admission, FailureCode, Finish, Refusal } from '../serve/request.ts'
 
 interface RefusalAnswer {
-  status: 400 | 409 | 429 | 503
+  status: 400 | 404 | 409 | 429 | 503
   /** The code that OpenAI uses where it has one. */
   code: string
   /** Whether the prompt's own field is to blame, which completions and chat name differently. */
@@ -48,6 +48,12 @@ export const refusals = {
     code: 'shutting_down',
     blames: 'nothing',
     message: 'The server is shutting down.',
+  },
+  unknown_adapter: {
+    status: 404,
+    code: 'model_not_found',
+    blames: 'nothing',
+    message: 'There is no such adapter here (any more); GET /v1/models lists those there are.',
   },
 } as const satisfies { [Code in Refusal]: RefusalAnswer }
 

@@ -28,15 +28,16 @@ export function routes(
       method: 'GET',
       path: '/v1/models',
       handle: async (exchange) => {
-        const list: ModelList = { object: 'list', data: endpoint.models.map(describe) }
+        const { models, engine } = endpoint
+        const adapters = engine.adapters?.list().map(({ name }) => findModel(endpoint, name)) ?? []
+        const list: ModelList = { object: 'list', data: [...models, ...adapters].map(describe) }
         exchange.json(200, list)
       },
     },
     {
       method: 'GET',
       path: '/v1/models/:id',
-      handle: async (exchange) =>
-        exchange.json(200, describe(findModel(endpoint.models, exchange.parameters.id!))),
+      handle: async (exchange) => exchange.json(200, describe(findModel(endpoint, exchange.parameters.id!))),
     },
     { method: 'POST', path: '/v1/completions', handle: completions(endpoint) },
     { method: 'POST', path: '/v1/chat/completions', handle: chat(endpoint) },

@@ -11,6 +11,7 @@ import type { EngineClient } from '../serve/messages.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import { SpecialSpellings } from '../tokenizer/special-spellings.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { type AdapterAccess, adapterRoutes } from './adapters.ts'
 import { Authentication, anonymous } from './authentication.ts'
 import type { Endpoint, OpenAiLimits, ServedModel } from './endpoint.ts'
 import type { GenerationDefaults } from './engine-request.ts'
@@ -46,6 +47,8 @@ export interface OpenAiServerOptions {
   defaults?: GenerationDefaults
   /** Tokens that end an answer; the tokenizer's own when absent. */
   endTokens?: readonly number[]
+  /** Folders below which adapters may be loaded over HTTP; without any they change in-process only. */
+  adapterRoots?: readonly string[]
   /** Web pages of these origins may use the server; '*' is all. */
   origins?: readonly string[]
   limits?: Partial<OpenAiLimits>
@@ -91,6 +94,10 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
   const state = () => (draining ? 'draining' : engine.accepting ? 'ready' : 'unavailable')
   const handle = dispatcher(endpoint, {
     state,
+    adapters: {
+      roots: options.adapterRoots ?? [],
+      keyed: options.apiKeys !== undefined || (options.gatewayKeys ?? []).length > 0,
+    },
     authentication,
     origins: new Origins(options.origins),
   })
@@ -115,14 +122,15 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
 
 interface Gates {
   state: () => 'ready' | 'draining' | 'unavailable'
+  adapters: AdapterAccess
   authentication: Authentication
   origins: Origins
 }
 
 /** Every request passes the same gates: its page's origin, its route, its key, and whether new work is taken. */
 function dispatcher(endpoint: Endpoint, gates: Gates): (exchange: Exchange) => Promise<void> {
-  const { state, authentication, origins } = gates
-  const router = new Router(routes(endpoint, state))
+  const { state, authentication, origins, adapters } = gates
+  const router = new Router([...routes(endpoint, state), ...adapterRoutes(endpoint, adapters)])
   return async (exchange) => {
     const { request, response } = exchange
     let path = 'unknown'
@@ -139,8 +147,8 @@ function dispatcher(endpoint: Endpoint, gates: Gates): (exchange: Exchange) => P
     path = route.path
     exchange.parameters = parameters
     const tenant = route.open === true ? anonymous : authentication.tenantOf(exchange)
-    if (route.method === 'POST' && state() === 'draining') throw shuttingDown()
-    if (route.method === 'POST' && state() === 'unavailable') throw unavailable()
+    if (route.method !== 'GET' && state() === 'draining') throw shuttingDown()
+    if (route.method !== 'GET' && state() === 'unavailable') throw unavailable()
     await route.handle(exchange, tenant)
   }
 }

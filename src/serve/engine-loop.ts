@@ -1,6 +1,14 @@
 import type { Clock } from '../base/clock.ts'
+import { messageOf, UserError } from '../base/errors.ts'
 import type { Engine } from './engine.ts'
 import type { FromEngine, ToEngine } from './messages.ts'
+
+/** How adapters get into the device and out of it. */
+export interface AdapterLoader {
+  /** Rejects with a UserError when the adapter cannot be served. */
+  load(id: string, folder: string): Promise<void>
+  unload(id: string): void
+}
 
 /**
  * Drives an engine and takes its messages. Between iterations the event loop gets its turn, so that what
@@ -10,12 +18,14 @@ export class EngineLoop {
   readonly #engine: Engine
   readonly #clock: Clock
   readonly #send: (message: FromEngine) => void
+  readonly #adapters: AdapterLoader | undefined
   #wake: (() => void) | undefined
   /** Whether something arrived since the last step began: then there is no sleep before the next. */
   #roused = false
   #drainUntilMs: number | undefined
 
-  constructor(engine: Engine, clock: Clock, send: (message: FromEngine) => void) {
+  constructor(engine: Engine, clock: Clock, send: (message: FromEngine) => void, adapters?: AdapterLoader) {
+    this.#adapters = adapters
     this.#engine = engine
     this.#clock = clock
     this.#send = send
@@ -38,12 +48,38 @@ export class EngineLoop {
         this.#send({ type: 'queue', reply: message.reply, ...(estimate !== undefined && { estimate }) })
         break
       }
+      case 'load_adapter':
+        void this.#load(message.reply, message.id, message.folder)
+        break
+      case 'unload_adapter':
+        this.#unload(message.id)
+        break
       case 'drain':
         engine.close()
         this.#drainUntilMs = this.#clock.nowMs() + message.limitMs
     }
     this.#roused = true
     this.#wake?.()
+  }
+
+  async #load(reply: number, id: string, folder: string): Promise<void> {
+    try {
+      if (this.#adapters === undefined) throw new UserError('This engine takes no adapters.')
+      await this.#adapters.load(id, folder)
+      this.#send({ type: 'adapter', reply })
+    } catch (error) {
+      const { failure, fix } =
+        error instanceof UserError ? error : { failure: 'failed' as const, fix: undefined }
+      const told = { message: messageOf(error), failure, ...(fix !== undefined && { fix }) }
+      this.#send({ type: 'adapter', reply, failure: told })
+    }
+  }
+
+  /** A request that was cancelled may be in the iteration under way, so this waits for its end. */
+  #unload(id: string): void {
+    this.#engine.betweenIterations(() => {
+      if (!this.#engine.uses(id)) this.#adapters?.unload(id)
+    })
   }
 
   /** Runs until the engine is drained. Rejects when the engine itself is broken. */

@@ -36,6 +36,7 @@ export class Engine {
   readonly #voices = new WeakMap<Sequence, Voice>()
   /** Progress that arose outside an iteration; it leaves with the next step. */
   #unsaid: RequestProgress[] = []
+  #between: (() => void)[] = []
   #proposer: Proposer | undefined
   #accepting = true
   #audited = true
@@ -76,6 +77,9 @@ export class Engine {
 
   submit(request: EngineRequest): Admission {
     if (!this.#accepting) return { ok: false, code: 'shutting_down' }
+    const { adapter } = request
+    if (adapter !== undefined && this.#executor.hasAdapter?.(adapter) === false)
+      return { ok: false, code: 'unknown_adapter' }
     const nowMs = this.#clock.nowMs()
     const admission = this.scheduler.submit(request, nowMs)
     // An earlier life generated everything and died before it could say so.
@@ -90,6 +94,17 @@ export class Engine {
   cancel(id: string): void {
     const ended = this.scheduler.cancel(id, this.#clock.nowMs())
     if (ended !== undefined) this.#emit([{ id, tokens: [], finish: ended.finish }])
+  }
+
+  /** Runs `action` as soon as the device computes nothing, before the next iteration is planned. */
+  betweenIterations(action: () => void): void {
+    this.#between.push(action)
+  }
+
+  /** Whether a request that has not ended has this adapter. */
+  uses(adapter: string): boolean {
+    const { roster } = this.scheduler
+    return [...roster.ids()].some((id) => roster.get(id)?.request.adapter === adapter)
   }
 
   /** Takes nothing new from now on. */
@@ -108,6 +123,7 @@ export class Engine {
 
   /** Runs one iteration. False when there was nothing to do: then nothing will be until something arrives. */
   async step(): Promise<boolean> {
+    for (const action of this.#between.splice(0)) action()
     const items = this.#unsaid
     this.#unsaid = []
     if (this.live === 0) {

@@ -46,5 +46,7 @@ export interface Executor {
   readonly shape: ExecutorShape
   /** Throws only when the device is broken: every request in the batch then fails. */
   execute(batch: IterationBatch): Promise<IterationOutput>
+  /** Whether sequences may name this adapter; absent where the device takes none. */
+  hasAdapter?(id: string): boolean
   dispose(): void
 }

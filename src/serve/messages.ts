@@ -2,7 +2,11 @@
  * The typed border of the engine. The loop lives in a process of its own; these are all the messages that
  * cross, one `progress` message per iteration whatever the number of sequences in it.
  */
+import type { Failure } from '../base/errors.ts'
+import type { AdapterDesk } from './process/adapter-desk.ts'
 import type { Admission, EngineRequest, QueueEstimate, RequestProgress } from './request.ts'
+
+export type { AdapterDesk, PublishedAdapter } from './process/adapter-desk.ts'
 
 export type ToEngine =
   | { type: 'submit'; request: EngineRequest }
@@ -10,6 +14,10 @@ export type ToEngine =
   | { type: 'gauges'; reply: number }
   /** Asks where a request stands in the queue. */
   | { type: 'queue'; reply: number; id: string }
+  /** Load the adapter in this folder under `id`, which requests then name. */
+  | { type: 'load_adapter'; reply: number; id: string; folder: string }
+  /** No request that was submitted and has not ended names it. */
+  | { type: 'unload_adapter'; id: string }
   /** Finish what runs within the limit, take nothing new, then exit. */
   | { type: 'drain'; limitMs: number }
 
@@ -19,6 +27,7 @@ export type FromEngine =
   | { type: 'admission'; id: string; admission: Admission }
   | { type: 'progress'; items: readonly RequestProgress[] }
   | { type: 'gauges'; reply: number; gauges: EngineGauges }
+  | { type: 'adapter'; reply: number; failure?: { message: string; failure: Failure; fix?: string } }
   /** Without an estimate when the request has started, ended or is unknown. */
   | { type: 'queue'; reply: number; estimate?: QueueEstimate }
 
@@ -70,6 +79,8 @@ export interface EngineClient {
   gauges(): Promise<EngineGauges>
   /** Where a request stands that waits for its first start; undefined for any other. */
   queue(id: string): Promise<QueueEstimate | undefined>
+  /** Absent where the engine takes no adapters. */
+  readonly adapters?: AdapterDesk
   /** True while new requests are taken. */
   readonly accepting: boolean
   close(limitMs?: number): Promise<void>

@@ -50,7 +50,7 @@ export interface EngineRequest extends GenerationLimits {
   priority: number
   /** Requests with different salts never share cached prefixes. */
   cacheSalt?: string
-  /** Which adapter of the model computes it; prefixes are never shared between adapters. */
+  /** Which adapter of the model computes it: for clients a name, inside the engine a version. Prefixes are never shared between adapters. */
   adapter?: string
   /** Keep the cached prompt for so long after it was computed, even when blocks run out. */
   pinPrefixMs?: number
@@ -119,6 +119,7 @@ export type Refusal =
   | 'queue_full'
   | 'duplicate_id'
   | 'shutting_down'
+  | 'unknown_adapter'
 
 /** Where a request stands that has not started; nine of ten waits lie inside the band. */
 export interface QueueEstimate {
@@ -130,5 +131,5 @@ export interface QueueEstimate {
 }
 
 export type Admission =
-  | { ok: true; queue?: QueueEstimate }
-  | { ok: false; code: Refusal; retryAfterMs?: number }
+  /** `adapter`: the version that computes it, where one was asked for. */
+  { ok: true; queue?: QueueEstimate; adapter?: string } | { ok: false; code: Refusal; retryAfterMs?: number }

@@ -1,4 +1,4 @@
-import { basename } from 'node:path'
+import { basename, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
@@ -18,6 +18,8 @@ export interface ServeFlags extends EngineFlags {
   apiKey?: string[]
   gatewayKey?: string[]
   origin?: string[]
+  adapter?: string[]
+  adapterRoot?: string[]
   drainLimit: number
 }
 
@@ -40,6 +42,16 @@ export function serveCommand(program: Command): void {
       '--gateway-key <key>',
       'a key for `ropeway gateway`, which may speak for its clients and continue streams of other servers ' +
         '(repeatable; also ROPEWAY_GATEWAY_KEYS)',
+      collect,
+    )
+    .option(
+      '--adapter <name=folder>',
+      'serve this PEFT adapter of the model under a name of its own (repeatable)',
+      collect,
+    )
+    .option(
+      '--adapter-root <folder>',
+      'let POST /v1/adapters load adapters below this folder while serving (repeatable)',
       collect,
     )
     .option('--origin <url>', 'web pages of this origin may ask (repeatable)', collect)
@@ -65,6 +77,7 @@ export async function serveUntilStopped(
   const apiKeys = keysOf(flags.apiKey, process.env.ROPEWAY_API_KEYS)
   const gatewayKeys = keysOf(flags.gatewayKey, process.env.ROPEWAY_GATEWAY_KEYS)
   refuseOpenDoor(flags.host, [...apiKeys, ...gatewayKeys])
+  const adapters = (flags.adapter ?? []).map((given) => adapterOf(given, name))
   const stop = shutdownSignal()
   const encoder = new EncoderThread(model.path)
   const engine = await launchEngine(model.path, flags, { signal: stop.signal })
@@ -76,11 +89,13 @@ export async function serveUntilStopped(
     models: [{ id: name, created: Math.floor(systemClock.unixMs() / 1000) }],
     ...(apiKeys.length > 0 && { apiKeys }),
     ...(gatewayKeys.length > 0 && { gatewayKeys }),
+    ...(flags.adapterRoot !== undefined && { adapterRoots: flags.adapterRoot }),
     ...(flags.origin !== undefined && { origins: flags.origin }),
     defaults: model.defaults,
     log: createLogger('http'),
   })
   try {
+    for (const given of adapters) await engine.adapters.publish(given.name, given.folder)
     const url = await listen(server, flags)
     if (onListening === undefined) announce(url, name, model, apiKeys.length + gatewayKeys.length > 0)
     else onListening(url)
@@ -92,6 +107,17 @@ export async function serveUntilStopped(
     await encoder.close()
     stop.dispose()
   }
+}
+
+/** NAME=FOLDER */
+function adapterOf(given: string, model: string): { name: string; folder: string } {
+  const [, name, folder] = /^([^=]+)=(.+)$/.exec(given) ?? []
+  if (name === undefined || folder === undefined || name === model) {
+    throw new UserError(`--adapter is NAME=FOLDER with a name other than the model's, not '${given}'.`, {
+      failure: 'usage',
+    })
+  }
+  return { name, folder: resolve(folder) }
 }
 
 function keysOf(given: readonly string[] | undefined, variable: string | undefined): string[] {

@@ -9,6 +9,7 @@ import { UserError } from '../../base/errors.ts'
 import type { EngineClient, EngineGauges, EngineInfo } from '../messages.ts'
 import { defaultSchedulerOptions } from '../options.ts'
 import type { Admission, EngineRequest, Finish, QueueEstimate, RequestProgress } from '../request.ts'
+import { EngineAdapters } from './adapter-desk.ts'
 import type { EngineSetup, FromProcess, ToProcess } from './protocol.ts'
 
 export interface EngineProcessOptions {
@@ -65,6 +66,11 @@ export class EngineProcessClient implements EngineClient {
     number,
     { resolve: (gauges: EngineGauges) => void; reject: (error: Error) => void }
   >()
+  readonly adapters = new EngineAdapters({
+    load: (id, folder) => this.#loadAdapter(id, folder),
+    unload: (id) => this.#send({ type: 'unload_adapter', id }),
+  })
+  readonly #loads = new Map<number, { resolve: () => void; reject: (error: Error) => void }>()
   #child: ChildProcess
   #info: EngineInfo | undefined
   #serving = false
@@ -104,9 +110,12 @@ export class EngineProcessClient implements EngineClient {
     if (this.#flights.has(request.id)) return Promise.resolve({ ok: false, code: 'duplicate_id' })
     if (!this.#serving && this.#flights.size >= this.#flightsMax)
       return Promise.resolve({ ok: false, code: 'queue_full', retryAfterMs: reloadRetryAfterMs })
+    const adapter = request.adapter === undefined ? undefined : this.adapters.resolve(request.adapter)
+    if (request.adapter !== undefined && adapter === undefined)
+      return Promise.resolve({ ok: false, code: 'unknown_adapter' })
     return new Promise((admitted) => {
       const flight = {
-        request,
+        request: adapter === undefined ? request : { ...request, adapter },
         generated: [...(request.generated ?? [])],
         listener,
         admitted,
@@ -115,8 +124,9 @@ export class EngineProcessClient implements EngineClient {
         lostMs: 0,
       }
       this.#flights.set(request.id, flight)
+      if (adapter !== undefined) this.adapters.take(adapter)
       // While a crashed child loads again, requests wait here and are sent when it is ready.
-      if (this.#serving) this.#send({ type: 'submit', request })
+      if (this.#serving) this.#send({ type: 'submit', request: flight.request })
     })
   }
 
@@ -199,9 +209,7 @@ export class EngineProcessClient implements EngineClient {
         return
       case 'ready':
         this.#info = message.info
-        this.#serving = true
-        for (const flight of this.#flights.values()) this.#resubmit(flight)
-        this.#settleReady.resolve()
+        void this.#begin()
         return
       case 'fatal':
         this.#dead = message.message
@@ -219,6 +227,9 @@ export class EngineProcessClient implements EngineClient {
         this.#gauges.get(message.reply)?.resolve(message.gauges)
         this.#gauges.delete(message.reply)
         return
+      case 'adapter':
+        this.#adapterLoaded(message)
+        return
       case 'queue':
         this.#estimates.get(message.reply)?.(message.estimate)
         this.#estimates.delete(message.reply)
@@ -227,6 +238,40 @@ export class EngineProcessClient implements EngineClient {
         this.#serving = false
         return
     }
+  }
+
+  /** Takes up what waits for this life of the engine, once it has the adapters of the one before. */
+  async #begin(): Promise<void> {
+    const child = this.#child
+    const lost = await this.adapters.restore()
+    for (const one of lost) this.#options.onCrash?.(`After a restart an adapter could not be loaded: ${one}`)
+    // It may have died over that.
+    if (this.#child !== child || !child.connected) return
+    this.#serving = true
+    for (const flight of this.#flights.values()) this.#resubmit(flight)
+    this.#settleReady.resolve()
+  }
+
+  #loadAdapter(id: string, folder: string): Promise<void> {
+    if (this.#info === undefined || this.#dead !== undefined || !this.#child.connected)
+      return Promise.reject(engineGone())
+    const reply = this.#replies++
+    return new Promise((resolve, reject) => {
+      this.#loads.set(reply, { resolve, reject })
+      this.#send({ type: 'load_adapter', reply, id, folder })
+    })
+  }
+
+  #adapterLoaded({ reply, failure }: FromProcess & { type: 'adapter' }): void {
+    const load = this.#loads.get(reply)
+    this.#loads.delete(reply)
+    if (failure === undefined) load?.resolve()
+    else load?.reject(new UserError(failure.message, failure))
+  }
+
+  #forget({ request: { id, adapter } }: Flight): void {
+    this.#flights.delete(id)
+    if (adapter !== undefined) this.adapters.give(adapter)
   }
 
   #resubmit(flight: Flight): void {
@@ -240,8 +285,9 @@ export class EngineProcessClient implements EngineClient {
     if (flight === undefined) return
     if (!flight.answered) {
       flight.answered = true
-      if (!admission.ok) this.#flights.delete(id)
-      flight.admitted(admission)
+      const { adapter } = flight.request
+      if (!admission.ok) this.#forget(flight)
+      flight.admitted(admission.ok && adapter !== undefined ? { ...admission, adapter } : admission)
     } else if (!admission.ok) {
       this.#end(flight, 'failed', `After a restart the engine refused the request: ${admission.code}.`)
     }
@@ -253,7 +299,7 @@ export class EngineProcessClient implements EngineClient {
     for (const token of item.tokens) flight.generated.push(token)
     if (item.finish === undefined) flight.listener(item)
     else {
-      this.#flights.delete(item.id)
+      this.#forget(flight)
       flight.listener({ ...item, finish: withLostTime(item.finish, flight.lostMs) })
     }
   }
@@ -264,6 +310,8 @@ export class EngineProcessClient implements EngineClient {
     for (const { reject } of this.#gauges.values())
       reject(new UserError('The engine stopped.', { failure: 'unreachable' }))
     this.#gauges.clear()
+    for (const { reject } of this.#loads.values()) reject(engineGone())
+    this.#loads.clear()
     for (const resolve of this.#estimates.values()) resolve(undefined)
     this.#estimates.clear()
     this.#closed?.()
@@ -299,14 +347,14 @@ export class EngineProcessClient implements EngineClient {
     for (const flight of [...this.#flights.values()]) {
       if (flight.answered) this.#end(flight, reason, message)
       else {
-        this.#flights.delete(flight.request.id)
+        this.#forget(flight)
         flight.admitted({ ok: false, code: 'shutting_down' })
       }
     }
   }
 
   #end(flight: Flight, reason: 'failed' | 'aborted', message: string): void {
-    this.#flights.delete(flight.request.id)
+    this.#forget(flight)
     const finish: Finish = {
       reason,
       message,
@@ -318,6 +366,13 @@ export class EngineProcessClient implements EngineClient {
     if (!flight.answered) flight.admitted({ ok: true })
     flight.listener({ id: flight.request.id, tokens: [], finish })
   }
+}
+
+function engineGone(): UserError {
+  return new UserError('The engine ended while the adapter was loading.', {
+    failure: 'unreachable',
+    fix: 'Publish it again when the engine is back.',
+  })
 }
 
 /** Time before a restart is charged as the work that was lost, so that the parts add up to the whole latency. */

@@ -5,6 +5,7 @@ import { freemem } from 'node:os'
 import { systemClock } from '../../base/clock.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import { createLogger } from '../../base/log.ts'
+import { readAdapter } from '../../models/adapter.ts'
 import { openModel } from '../../models/open.ts'
 import { countParameters, type Definition } from '../../models/registry.ts'
 import { loadWeights, type Weights } from '../../models/weights.ts'
@@ -116,7 +117,10 @@ async function serve(
   const flushing = setInterval(() => {
     for (const file of files) file?.flush()
   }, 250)
-  const loop = new EngineLoop(engine, systemClock, send)
+  const loop = new EngineLoop(engine, systemClock, send, {
+    load: (id, folder) => executor.addAdapter(id, readAdapter(folder, definition).layers),
+    unload: (id) => executor.removeAdapter(id),
+  })
   onLoop(loop)
   send({ type: 'ready', info: infoOf(setup, definition, weights, device, executor) })
   await loop.run()
