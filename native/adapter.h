@@ -11,6 +11,8 @@
 namespace {
 
 constexpr int panelVectors = panelOutputs / lanes;
+/// How far ahead of a panel's B the next ones are asked for: threads take pairs of panels in turns.
+constexpr int panelsAhead = 8;
 /// Rows whose sums stay in registers while one panel of B goes by.
 constexpr int adapterRows = lanes == 16 ? 8 : lanes == 8 ? 4 : 2;
 
@@ -147,7 +149,10 @@ struct AdaptedRows {
       const AdapterMember* member = adapter.member(m);
       int64_t from = panel - member->firstPanel;
       if (from < 0 || from % member->step != 0 || from / member->step >= member->panels) continue;
-      const char* b = adapter.at(member->b + from / member->step * member->rank * 16 * (adapter.bf16 ? 2 : 4));
+      int64_t bytes = int64_t(member->rank) * 16 * (adapter.bf16 ? 2 : 4);
+      const char* b = adapter.at(member->b + from / member->step * bytes);
+      // Several adapters are more streams than the hardware follows; what lies behind the last panel is only asked for.
+      for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(b + panelsAhead / member->step * bytes + line);
       const float* own = lowered + row * stride + member->firstRank;
       if (adapter.bf16) raiseAll<true>(b, member->rank, own, count, sums, sumsStride);
       else raiseAll<false>(b, member->rank, own, count, sums, sumsStride);

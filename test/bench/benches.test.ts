@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
+import { adaptersBench } from '../../bench/adapters.ts'
 import { busyNeighbour } from '../../bench/busy-neighbour.ts'
 import { eventLoop } from '../../bench/event-loop.ts'
 import {
@@ -120,6 +121,16 @@ describe('a bench at its small size gives a complete record', () => {
     expect(record.figures.cachedTokens).toBe(4 * 48)
   })
 
+  test('adapters', async () => {
+    const record = recordSchema.parse(await smallRecord(adaptersBench))
+    expect(record.comparisons.map(({ sides }) => sides.join(' / '))).toEqual([
+      '2 adapters mixed / no adapters',
+      '2 adapters mixed / one adapter',
+      'one adapter / no adapters',
+    ])
+    expect(record.figures.adapterMiB).toBeGreaterThan(0)
+  })
+
   test('event-loop', async () => {
     const record = recordSchema.parse(await smallRecord(eventLoop))
     expect(record.figures.fullDelayP99Ms).toBeGreaterThanOrEqual(record.figures.fullDelayP50Ms!)
@@ -137,7 +148,7 @@ describe('a bench at its small size gives a complete record', () => {
 
 test('every committed result of these benches is complete and was measured on the 0.5B model', () => {
   const folder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'bench', 'results')
-  const names = [serveVsNodeLlamaCpp, hostShare, prefix, eventLoop, busyNeighbour].map(({ name }) => name)
+  const names = [serveVsNodeLlamaCpp, hostShare, prefix, adaptersBench, eventLoop, busyNeighbour].map(({ name }) => name)
   const files = existsSync(folder) ? readdirSync(folder) : []
   for (const name of names.filter((name) => files.includes(`${name}.jsonl`))) {
     for (const line of readFileSync(join(folder, `${name}.jsonl`), 'utf8')
