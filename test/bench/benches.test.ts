@@ -148,7 +148,9 @@ describe('a bench at its small size gives a complete record', () => {
 
 test('every committed result of these benches is complete and was measured on the 0.5B model', () => {
   const folder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'bench', 'results')
-  const names = [serveVsNodeLlamaCpp, hostShare, prefix, adaptersBench, eventLoop, busyNeighbour].map(({ name }) => name)
+  const names = [serveVsNodeLlamaCpp, hostShare, prefix, adaptersBench, eventLoop, busyNeighbour].map(
+    ({ name }) => name,
+  )
   const files = existsSync(folder) ? readdirSync(folder) : []
   for (const name of names.filter((name) => files.includes(`${name}.jsonl`))) {
     for (const line of readFileSync(join(folder, `${name}.jsonl`), 'utf8')
