@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { parse } from 'yaml'
 import { Random } from '../../../src/base/random.ts'
 import { chatTemplateFromFolder } from '../../../src/tokenizer/chat-template.ts'
 import { loadTokenizer } from '../../../src/tokenizer/tokenizer.ts'
@@ -40,6 +41,12 @@ const fields = (changes: Record<string, unknown> = {}) => ({
   ...changes,
 })
 const job = (changes: Record<string, unknown> = {}) => parseTrainingJob(fields(changes), folder)
+
+test('the example is a job that learns from a table', () => {
+  const example = join(import.meta.dirname, '..', '..', '..', 'examples', 'chat')
+  const { data } = parseTrainingJob(parse(readFileSync(join(example, 'job.yml'), 'utf8')), example)
+  expect(data).toMatchObject({ train: [{ columns: { prompt: 'Q', completion: 'A' } }], validation: 0.05 })
+})
 
 describe('a job that learns from chats', () => {
   test('gets better at answers that it never saw, and says what it learns from', {
