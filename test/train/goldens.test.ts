@@ -1,10 +1,9 @@
 /** Training traces that transformers and PyTorch made; `gen.py` beside them says exactly what was computed. */
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { loadModel } from '../../src/train/parameters.ts'
 import { sharedData } from '../shared.ts'
-import { device, type Golden, sequences, sourceOf, steps, sumOf, tokens, trainerOf } from './golden.ts'
+import { device, readGolden, sequences, sourceOf, steps, sumOf, tokens, trainerOf } from './golden.ts'
 import { logitsOf } from './logits.ts'
 
 const folder = sharedData('training-goldens')
@@ -20,7 +19,7 @@ const cases = [
 ]
 
 describe.skipIf(folder === undefined).each(cases)('$name', ({ name, lossTolerance }) => {
-  const golden = JSON.parse(readFileSync(join(folder ?? '', `${name}.json`), 'utf8')) as Golden
+  const golden = readGolden(folder && join(folder, `${name}.json`))
   const { opt, float32: trace } = golden
   const open = () => loadModel(join(folder!, name), device)
 

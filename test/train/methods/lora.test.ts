@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { DType } from '../../../src/base/dtype.ts'
@@ -9,7 +8,7 @@ import { AdapterPart } from '../../../src/train/methods/lora.ts'
 import { loadModel, Parameters } from '../../../src/train/parameters.ts'
 import { adaptedModel } from '../../../src/train/prepare-model.ts'
 import { sharedData } from '../../shared.ts'
-import { device, type Golden, sequences, sourceOf, steps, sumOf, tokens, trainerOf } from '../golden.ts'
+import { device, readGolden, sequences, sourceOf, steps, sumOf, tokens, trainerOf } from '../golden.ts'
 import { logitsOf } from '../logits.ts'
 
 const golden = sharedData('training-goldens', 'llama_lora')
@@ -25,7 +24,7 @@ function adapted(quantize: DType = 'F32'): Parameters {
 }
 
 describe.skipIf(golden === undefined)('LoRA as PEFT trains it', () => {
-  const { opt, float32: trace, float64 } = JSON.parse(readFileSync(`${golden}.json`, 'utf8')) as Golden
+  const { opt, float32: trace, float64 } = readGolden(golden && `${golden}.json`)
   const nameOf = (parameter: string) => parameter.replace(/(lora_[AB])\./, '$1.default.')
 
   test('losses, gradient norms and final adapters are those of PEFT and PyTorch', async () => {
