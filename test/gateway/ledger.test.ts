@@ -1,4 +1,4 @@
-import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
@@ -46,6 +46,33 @@ test('sums survive any number of restarts, a torn last line, and a merge that is
       ['open', 0, 3 * life, 0, 2 * life],
     ])
   }
+})
+
+test('a disk that is full for a while loses no tokens and spoils no line', () => {
+  const folder = join(scratch, 'full')
+  let room = Number.POSITIVE_INFINITY
+  const ledger = new Ledger(folder, new ManualClock(startMs), (file, bytes) => {
+    const taken = writeSync(file, bytes.subarray(0, Math.min(bytes.length, room)))
+    room -= taken
+    return taken
+  })
+  const [first, second] = [ledger.begin(head), ledger.begin({ ...head, key: 'other' })]
+  first.update({ prompt: 10, output: 1 })
+  ledger.flush()
+  room = 30
+  first.update({ prompt: 10, output: 5 })
+  expect(() => first.settle()).toThrow(/cannot be written: 30 of \d+ bytes/)
+  second.update({ prompt: 7, output: 2 })
+  expect(() => ledger.flush()).toThrow(/cannot be written/)
+  room = Number.POSITIVE_INFINITY
+  ledger.flush()
+  second.settle()
+  ledger.close()
+  const rows = new Ledger(folder, new ManualClock(startMs)).sums.rows()
+  expect(rows.map(({ key, requests, prompt, output }) => [key, requests, prompt, output])).toEqual([
+    ['k', 1, 10, 5],
+    ['other', 1, 7, 2],
+  ])
 })
 
 test('what clients were answered is on file before the end of their answers, and equals the usage that they read', async () => {

@@ -12,7 +12,7 @@ import {
 import { join } from 'node:path'
 import { assert } from '../../base/assert.ts'
 import type { Clock } from '../../base/clock.ts'
-import { UserError } from '../../base/errors.ts'
+import { messageOf, UserError } from '../../base/errors.ts'
 import { syncFolder, writeFileAtomic } from '../../base/files.ts'
 import { dayOf, noTokens, type Tokens, type UsageRow, UsageSums } from './usage-sums.ts'
 
@@ -21,6 +21,9 @@ const segmentBytesMax = 64 * 1024 * 1024
 /** How long segments are kept after their sums were taken. */
 const segmentDaysMax = 90
 const segmentName = /^usage-\d{8,}\.ndjson$/
+
+/** Appends bytes to a file; returns how many it took. */
+type Append = (file: number, bytes: Buffer) => number
 
 /** Whose request it is. */
 export interface BillHead {
@@ -59,14 +62,17 @@ export class Ledger {
   #file: number
   #bytes = 0
 
-  /** Throws a UserError when another living process writes there. */
-  constructor(folder: string, clock: Clock) {
+  readonly #append: Append
+
+  /** Throws a UserError when another living process writes there. `append` is for tests of full disks. */
+  constructor(folder: string, clock: Clock, append: Append = writeSync) {
     this.#folder = folder
+    this.#append = append
     this.#clock = clock
     mkdirSync(folder, { recursive: true, mode: 0o700 })
     takeLock(folder)
     this.#segment = this.#mergeSegments() + 1
-    this.#file = this.#openSegment()
+    this.#file = this.#openSegment(this.#segment)
   }
 
   begin(head: BillHead): Bill {
@@ -86,27 +92,43 @@ export class Ledger {
     rmSync(join(this.#folder, lockName), { force: true })
   }
 
+  /** Throws a UserError when nothing can be written; what was to be stays with the open bills. */
   #write(bill: Bill, tokens: Tokens): void {
+    this.#put(bill, tokens)
     if (bill.settled) this.#open.delete(bill)
+  }
+
+  #put(bill: Bill, tokens: Tokens): void {
     if (tokens.requests === 0 && tokens.prompt === 0 && tokens.cached === 0 && tokens.output === 0) return
     const at = this.#clock.unixMs()
     const line: Line = { at, ...bill.head, ...tokens }
     const bytes = Buffer.from(`${JSON.stringify(line)}\n`)
-    if (this.#bytes + bytes.length > segmentBytesMax) {
-      closeSync(this.#file)
-      this.#segment++
-      this.#file = this.#openSegment()
+    if (this.#bytes + bytes.length > segmentBytesMax) this.#nextSegment()
+    try {
+      const written = this.#append(this.#file, bytes)
+      if (written < bytes.length) throw new Error(`${written} of ${bytes.length} bytes were written`)
+    } catch (error) {
+      // What there is of the line must stay the last of its segment, or the next line would be lost with it.
+      this.#nextSegment()
+      throw new UserError(`The usage ledger ${this.#folder} cannot be written: ${messageOf(error)}.`, {
+        fix: 'Make room on the disk; requests are counted again from then on.',
+        cause: error,
+      })
     }
-    const written = writeSync(this.#file, bytes)
-    // A short write (a full disk) leaves a torn line behind which the next one would be lost too.
-    if (written < bytes.length) throw new UserError('The usage ledger cannot be written: the disk is full.')
     this.#bytes += bytes.length
     this.sums.add(rowOf(line))
   }
 
-  #openSegment(): number {
+  #nextSegment(): void {
+    const next = this.#openSegment(this.#segment + 1)
+    closeSync(this.#file)
+    this.#segment++
+    this.#file = next
+  }
+
+  #openSegment(segment: number): number {
     this.#bytes = 0
-    const file = openSync(join(this.#folder, nameOf(this.#segment)), 'wx', 0o600)
+    const file = openSync(join(this.#folder, nameOf(segment)), 'wx', 0o600)
     syncFolder(this.#folder)
     return file
   }
@@ -164,9 +186,9 @@ export class Bill {
   }
 
   flush(): void {
-    const more = difference(this.#known, this.#written)
-    this.#written = { ...this.#known }
-    this.#write(this, more)
+    const known = { ...this.#known }
+    this.#write(this, difference(known, this.#written))
+    this.#written = known
   }
 
   /** The request has ended: its tokens are on file when this returns. One that used none leaves no line. */

@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import type { Server } from 'node:http'
 import type { Model, ModelList } from '../../api/models.ts'
 import { type Clock, systemClock } from '../../base/clock.ts'
+import { UserError } from '../../base/errors.ts'
 import { createLogger, type Logger } from '../../base/log.ts'
 import { readJson } from '../../http/body.ts'
 import type { Exchange } from '../../http/exchange.ts'
@@ -101,7 +102,7 @@ export class Gateway {
       onError: (error, { id }) => this.#log.error({ err: error, request: id }, 'a request failed by a bug'),
     })
     this.#poller = new GaugePoller(table, this.roster, this.#upstreams, this.#limits.gaugesMs)
-    this.#flushing = setInterval(() => options.ledger.flush(), this.#limits.ledgerMs)
+    this.#flushing = setInterval(() => this.#flush(), this.#limits.ledgerMs)
     this.#forgetTable = table.onChange((fleet) => this.roster.retain(fleet))
   }
 
@@ -122,6 +123,16 @@ export class Gateway {
     this.#poller.close()
     this.#forgetTable()
     this.#upstreams.close()
+  }
+
+  /** A full disk stops answers, which are settled before they end, and not the gateway. */
+  #flush(): void {
+    try {
+      this.#options.ledger.flush()
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error
+      this.#log.error(error.message)
+    }
   }
 
   #dispatcher(origins: Origins): (exchange: Exchange) => Promise<void> {
