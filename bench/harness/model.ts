@@ -1,7 +1,7 @@
 /** Models that benches run: noise in the shape of a real one, made where it is needed and never committed. */
 import { existsSync, mkdirSync, renameSync } from 'node:fs'
-import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { userCacheFolder } from '../../src/base/files.ts'
 import { type ModelSize, makeModel } from '../make-model.ts'
 
 /** Small enough for a test: a start, a prompt and some tokens take milliseconds. */
@@ -15,7 +15,7 @@ export const tiny: ModelSize = {
 }
 
 export function benchCacheFolder(): string {
-  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'ropeway', 'bench')
+  return join(userCacheFolder(), 'bench')
 }
 
 /** The random 0.5B model in the cache folder, written there the first time (some seconds). */

@@ -1,5 +1,17 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  writeSync,
+} from 'node:fs'
+import { homedir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
+import { messageOf, UserError } from './errors.ts'
 
 /**
  * Replaces `path` by `content` so that a crash at any moment leaves the old file or the new one, whole:
@@ -28,4 +40,43 @@ export function syncFolder(folder: string): void {
   } finally {
     closeSync(handle)
   }
+}
+
+/** Reads a JSON object; a missing or broken file is a UserError that names it. */
+export function readJsonFile(path: string): Record<string, unknown> {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new UserError(`${path} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
+  }
+  try {
+    const value: unknown = JSON.parse(text)
+    if (typeof value === 'object' && value !== null && !Array.isArray(value))
+      return value as Record<string, unknown>
+  } catch (error) {
+    throw new UserError(`${path} is not JSON: ${messageOf(error)}`, { cause: error })
+  }
+  throw new UserError(`${path} must hold a JSON object.`)
+}
+
+const pieceBytes = 4 << 20
+
+/** SHA-256 in hex. The file is read in pieces, however large it is. */
+export function hashOfFile(path: string): string {
+  const hash = createHash('sha256')
+  const piece = Buffer.allocUnsafe(pieceBytes)
+  const file = openSync(path, 'r')
+  try {
+    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece))
+      hash.update(piece.subarray(0, read))
+  } finally {
+    closeSync(file)
+  }
+  return hash.digest('hex')
+}
+
+/** Where the user keeps what can be made again (XDG base directories). */
+export function userCacheFolder(): string {
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'ropeway')
 }

@@ -68,3 +68,14 @@ export class Random {
     return radius * Math.cos(2 * Math.PI * this.uniform())
   }
 }
+
+/** Fisher and Yates. */
+export function shuffle(values: Int32Array, seed: number): void {
+  const random = new Random(seed)
+  for (let i = values.length - 1; i > 0; i--) {
+    const j = random.integer(i + 1)
+    const kept = values[i]!
+    values[i] = values[j]!
+    values[j] = kept
+  }
+}

@@ -1,5 +1,6 @@
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import { userCacheFolder } from '../base/files.ts'
 
 /** Where Ropeway keeps models and runs: ROPEWAY_HOME, or the XDG data folder. */
 export function ropewayHome(): string {
@@ -12,7 +13,8 @@ export function modelsFolder(): string {
   return join(ropewayHome(), 'models')
 }
 
-/** What can be made again. */
+/** What can be made again: in ROPEWAY_HOME, or the user's cache folder. */
 export function cacheFolder(): string {
-  return join(ropewayHome(), 'cache')
+  const { ROPEWAY_HOME } = process.env
+  return ROPEWAY_HOME ? join(ROPEWAY_HOME, 'cache') : userCacheFolder()
 }

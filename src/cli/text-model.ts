@@ -2,8 +2,8 @@
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { UserError } from '../base/errors.ts'
+import { readJsonFile } from '../base/files.ts'
 import { openGguf } from '../formats/gguf.ts'
-import { readJsonFile } from '../models/open.ts'
 import type { GenerationDefaults } from '../openai/engine-request.ts'
 import {
   type ChatTemplate,

@@ -2,9 +2,10 @@
  * A model on disk, whatever its layout: what it is (definition) and where its tensors are, under the names
  * of Hugging Face checkpoints.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { messageOf, UserError } from '../base/errors.ts'
+import { UserError } from '../base/errors.ts'
+import { readJsonFile } from '../base/files.ts'
 import { type GgufSource, openGguf } from '../formats/gguf.ts'
 import { configFromGguf } from '../formats/gguf-config.ts'
 import { ggufRowPermutation, huggingFaceToGguf } from '../formats/gguf-names.ts'
@@ -35,24 +36,6 @@ export function openModel(path: string): OpenModel {
     })
   }
   return statSync(path).isDirectory() ? openFolder(path) : openGgufModel(path)
-}
-
-/** Reads a JSON object; a missing or broken file is a UserError that names it. */
-export function readJsonFile(path: string): Record<string, unknown> {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    throw new UserError(`${path} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
-  }
-  try {
-    const value: unknown = JSON.parse(text)
-    if (typeof value === 'object' && value !== null && !Array.isArray(value))
-      return value as Record<string, unknown>
-  } catch (error) {
-    throw new UserError(`${path} is not JSON: ${messageOf(error)}`, { cause: error })
-  }
-  throw new UserError(`${path} must hold a JSON object.`)
 }
 
 function openFolder(path: string): OpenModel {

@@ -52,6 +52,11 @@ export function parseRope(
 }
 
 /** GGUF files carry Llama 3.1's divisors as a tensor; the loader leaves them here. */
+/** Divisors of rotary frequencies, where the scaling of a model with this configuration has them. */
+export function ropeFactorsOf(config: object): Float32Array | undefined {
+  return 'rope' in config ? (config.rope as { factors: Float32Array | undefined }).factors : undefined
+}
+
 function factorsOf(config: Record<string, unknown>, dimensions: number): Float32Array | undefined {
   const given = config.rope_factors
   if (given === undefined) return undefined

@@ -14,6 +14,7 @@ import type { Tensor } from '../runtime/tensor.ts'
 import type { ParameterSpec } from './architecture.ts'
 import type { OpenModel } from './open.ts'
 import { type PackedWeights, packWeights } from './packed-weights.ts'
+import { ropeFactorsOf } from './rope.ts'
 import { keptDtype, rowsOf } from './rows.ts'
 
 export interface LoadOptions {
@@ -94,7 +95,7 @@ export function loadWeights(model: OpenModel, device: Device, options: LoadOptio
       fill(model, spec, tensor, device, bufferType !== device.bufferType)
       onProgress?.(packedShare + ((1 - packedShare) * (index + 1)) / specs.length)
     }
-    tensors.get('rope_factors')?.tensor.write(ropeFactors(model)!)
+    tensors.get('rope_factors')?.tensor.write(ropeFactorsOf(model.definition.config)!)
     const byName = new Map([...tensors].map(([name, { tensor }]) => [name, tensor]))
     return new Weights([...arenas.values()], byName, bytes, packed)
   } catch (error) {
@@ -113,7 +114,7 @@ function place(
   arenas: Map<Pointer, Arena>,
 ): Map<string, { tensor: Tensor; bufferType: Pointer }> {
   const tensors = new Map<string, { tensor: Tensor; bufferType: Pointer }>()
-  const factors = ropeFactors(model)
+  const factors = ropeFactorsOf(model.definition.config)
   const add = (name: string, dtype: DType, shape: readonly number[], bufferType: Pointer) => {
     let arena = arenas.get(bufferType)
     if (arena === undefined) arenas.set(bufferType, (arena = new Arena(specs.length + 1)))
@@ -130,12 +131,6 @@ function place(
   }
   if (factors !== undefined) add('rope_factors', 'F32', [factors.length], device.bufferType)
   return tensors
-}
-
-/** Divisors of rotary frequencies, where the model's scaling has them. */
-function ropeFactors(model: OpenModel): Float32Array | undefined {
-  const { config } = model.definition
-  return 'rope' in config ? (config.rope as { factors: Float32Array | undefined }).factors : undefined
 }
 
 function checkedInfo(model: OpenModel, spec: ParameterSpec): TensorInfo {

@@ -1,8 +1,8 @@
 import type { ChatRequest } from '../api/chat.ts'
-import { messageOf } from '../base/errors.ts'
+import { messageOf, UserError } from '../base/errors.ts'
 import { Problem } from '../http/problem.ts'
 import { type ChatTemplate, templateMessage } from '../tokenizer/chat-template.ts'
-import type { SpecialSpellings, Veil } from '../tokenizer/special-spellings.ts'
+import type { SpecialSpellings } from '../tokenizer/special-spellings.ts'
 
 /** A conversation as the model's template writes it. */
 export interface ChatPrompt {
@@ -27,10 +27,12 @@ export function chatPrompt(
   const { messages, reasoning_effort, chat_template_kwargs } = body
   const tools = body.tool_choice === 'none' ? undefined : body.tools
   const written: Written = { messages, tools, reasoning_effort, chat_template_kwargs }
-  const text = render(written, template)
-  if (!spellings.occurIn(written)) return { text }
-  const veil = veilOver(text, written, spellings)
-  return veil.lift(render(veil.over(written), template))
+  try {
+    return spellings.rendered(written, (seen) => render(seen, template))
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error
+    throw new Problem(400, 'invalid_value', error.message, { param: 'messages' })
+  }
 }
 
 function render(written: Written, template: ChatTemplate): string {
@@ -51,12 +53,4 @@ function render(written: Written, template: ChatTemplate): string {
   }
   const message = "The model's chat template has no place for tools."
   throw new Problem(400, 'unsupported_parameter', message, { param: 'tools' })
-}
-
-function veilOver(text: string, written: Written, spellings: SpecialSpellings): Veil {
-  try {
-    return spellings.veil(text, written)
-  } catch (error) {
-    throw new Problem(400, 'invalid_value', messageOf(error), { param: 'messages' })
-  }
 }

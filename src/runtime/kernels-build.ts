@@ -5,10 +5,10 @@
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
-import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
+import { userCacheFolder } from '../base/files.ts'
 
 const compilers = ['g++', 'clang++', 'c++'] as const
 const compileLimitMs = 120_000
@@ -82,7 +82,7 @@ export function kernelsNeedBuilding(): boolean {
 }
 
 export function kernelCacheFolder(): string {
-  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'ropeway', 'kernels')
+  return join(userCacheFolder(), 'kernels')
 }
 
 /** The library's path, compiled now if this source and compiler have not met before. */

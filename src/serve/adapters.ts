@@ -98,7 +98,7 @@ export class AdapterBank implements Disposable {
     assert(!this.#loaded.has(id), 'an adapter is loaded once')
     if ([...layers.values()].some(({ magnitude }) => magnitude !== undefined)) {
       throw new UserError('DoRA adapters are served merged into their model only.', {
-        fix: 'Merge the adapter (ropeway export --merge, or PEFT) and serve the merged model.',
+        fix: 'Merge the adapter (ropeway export DIR --as merged --to NEW, or PEFT) and serve the merged model.',
       })
     }
     const slot = this.#bySlot.findIndex((taken, i) => taken === undefined && !this.#reserved.has(i))

@@ -65,7 +65,7 @@ export class Scheduler {
   readonly #speculation: Speculation<Sequence>
   readonly #planner: Planner
   /** Only goals and guesses ask what an iteration will cost. */
-  readonly #learnsCosts: boolean
+  readonly learnsCosts: boolean
 
   constructor(shape: ExecutorShape, given: Partial<SchedulerOptions> = {}) {
     const options = schedulerOptions(given)
@@ -87,7 +87,7 @@ export class Scheduler {
       speculation: this.#speculation,
     }
     this.#planner = new Planner(parts, options, shape.blockTokens)
-    this.#learnsCosts =
+    this.learnsCosts =
       options.goalTpotMs !== undefined || options.goalTtftMs !== undefined || options.guessesMax > 0
   }
 
@@ -152,7 +152,7 @@ export class Scheduler {
   /** Takes in what the iteration gave, in the order of the plan. */
   commit(plan: IterationPlan, results: readonly SequenceResult[], nowMs: number): Outcome[] {
     assert(results.length === plan.sequences.length, 'every planned sequence has a result')
-    if (this.#learnsCosts) this.costs.observe(plan.load, nowMs - plan.plannedMs)
+    if (this.learnsCosts) this.costs.observe(plan.load, nowMs - plan.plannedMs)
     this.#waits.iterationTook(nowMs - plan.plannedMs)
     for (const sequence of this.roster.running) sequence.chargeTime(plan.iteration, nowMs)
     const outcomes: Outcome[] = []

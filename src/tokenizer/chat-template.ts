@@ -27,14 +27,16 @@ export type ChatTemplateSource = string | Readonly<Record<string, string>>
  * The special tokens are already in that text: encode it with `addSpecial: false`.
  */
 export class ChatTemplate {
+  /** The sources by name; an only one is called default. */
+  readonly sources: Readonly<Record<string, string>>
   readonly #templates = new Map<string, Template>()
   readonly #special: SpecialTokenTexts
 
   /** Throws UserError when a source is not a template. */
   constructor(source: ChatTemplateSource, special: SpecialTokenTexts = {}) {
     this.#special = special
-    const named = typeof source === 'string' ? { default: source } : source
-    for (const [name, text] of Object.entries(named)) this.#templates.set(name, parse(text))
+    this.sources = typeof source === 'string' ? { default: source } : source
+    for (const [name, text] of Object.entries(this.sources)) this.#templates.set(name, parse(text))
     if (this.#templates.size === 0) throw new UserError('The model brings an empty list of chat templates')
   }
 

@@ -15,13 +15,29 @@ interface Node {
  * the text, its tokens included, is as without the veil.
  */
 export class SpecialSpellings {
+  /** The texts of all special tokens. */
+  readonly texts: readonly string[]
   readonly #root: Node = { next: new Map(), isEnd: false }
 
   constructor(tokenizer: Tokenizer) {
+    const texts: string[] = []
     for (let token = 0; token < tokenizer.vocabularySize; token++) {
       const text = tokenizer.isSpecial(token) ? tokenizer.textOf(token) : undefined
-      if (text !== undefined && text !== '') this.#add(text)
+      if (text !== undefined && text !== '') texts.push(text)
     }
+    for (const text of texts) this.#add(text)
+    this.texts = texts
+  }
+
+  /** What `render` makes of `written`, and the places where a special token is spelt that people wrote. */
+  rendered<Written>(
+    written: Written,
+    render: (written: Written) => string,
+  ): { text: string; plainAt?: ReadonlySet<number> } {
+    const text = render(written)
+    if (!this.occurIn(written)) return { text }
+    const veil = this.veil(text, written)
+    return veil.lift(render(veil.over(written)))
   }
 
   /** Whether some text in `value` (texts, lists, objects and their keys) spells a special token. */

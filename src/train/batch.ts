@@ -14,6 +14,20 @@ export interface Batch {
   documents?: Int32Array
 }
 
+/** A batch in which nothing lies yet: no token belongs to a document, no target counts. */
+export function emptyBatch(sequences: number, tokens: number): Required<Batch> {
+  const size = sequences * tokens
+  return {
+    sequences,
+    tokens,
+    ids: new Int32Array(size),
+    positions: new Int32Array(size),
+    targets: new Int32Array(size),
+    weights: new Float32Array(size),
+    documents: new Int32Array(size).fill(-1),
+  }
+}
+
 /** How many targets of the batch count. */
 export function supervisedCount(batch: Batch): number {
   return batch.weights.reduce((count, weight) => count + (weight === 0 ? 0 : 1), 0)

@@ -6,21 +6,10 @@
  * trainer.json names the size and SHA-256 of every other file; a folder that does not match is not used.
  */
 import { createHash } from 'node:crypto'
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf } from '../base/errors.ts'
-import { syncFolder, writeFileAtomic } from '../base/files.ts'
+import { hashOfFile, syncFolder, writeFileAtomic } from '../base/files.ts'
 import { openSafetensors } from '../formats/safetensors.ts'
 import { writeSafetensors } from '../formats/safetensors-write.ts'
 import type { TensorToWrite } from '../formats/source.ts'
@@ -253,17 +242,4 @@ export function removeLeftovers(root: string): void {
   for (const name of readdirSync(root)) {
     if (/^\.step-\d+(\.old)?\.tmp$/.test(name)) rmSync(join(root, name), { recursive: true, force: true })
   }
-}
-
-export function hashOfFile(path: string): string {
-  const hash = createHash('sha256')
-  const piece = Buffer.allocUnsafe(pieceBytes)
-  const file = openSync(path, 'r')
-  try {
-    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece))
-      hash.update(piece.subarray(0, read))
-  } finally {
-    closeSync(file)
-  }
-  return hash.digest('hex')
 }

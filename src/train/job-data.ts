@@ -184,7 +184,8 @@ function cacheOptions(job: TrainingJob, data: SampleData, kit: TextKit, onNote: 
   }
 }
 
-function vocabularySizeOf(job: TrainingJob, kit: TextKit): number {
+/** Rows of the embedding that the job trains. */
+export function vocabularySizeOf(job: TrainingJob, kit: TextKit): number {
   if (!('from' in job.model)) return kit.tokenizer.vocabularySize
   using model = openModel(job.model.from)
   return model.definition.config.vocabularySize
@@ -286,11 +287,17 @@ function isNewTokenizer({ tokenizer }: TrainingJob): boolean {
 }
 
 function newKit(job: TrainingJob, texts: readonly string[], forChats: boolean, onNote: Note): TextKit {
-  const { tokenizer, model } = job
+  const { tokenizer } = job
   if (tokenizer === 'characters') return characterKit(texts, forChats)
   if (tokenizer !== undefined && 'byte_pairs' in tokenizer) {
     onNote(`Learning a tokenizer of ${tokenizer.byte_pairs} pieces.`)
     return byteLevelKit(texts, tokenizer.byte_pairs)
   }
-  return textKitFrom(tokenizer?.from ?? ('from' in model ? model.from : job.baseFolder))
+  return givenKit(job)
+}
+
+/** The kit of the tokenizer that the job names, or else of its model. */
+export function givenKit({ tokenizer, model, baseFolder }: TrainingJob): TextKit {
+  const named = typeof tokenizer === 'object' && 'from' in tokenizer ? tokenizer.from : undefined
+  return textKitFrom(named ?? ('from' in model ? model.from : baseFolder))
 }

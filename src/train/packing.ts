@@ -5,8 +5,9 @@
 
 import { UserError } from '../base/errors.ts'
 import { deriveSeed } from '../base/random.ts'
-import type { Batch, BatchSource } from './batch.ts'
-import { Mixture, shuffle } from './data/mixture.ts'
+import { type Batch, type BatchSource, emptyBatch } from './batch.ts'
+import { EpochOrder } from './data/epoch-order.ts'
+import { Mixture } from './data/mixture.ts'
 import type { Sample } from './data/sample.ts'
 
 /** A sample, or tokens that all count. */
@@ -30,9 +31,8 @@ interface Piece {
 class PackedRows {
   readonly #documents: DocumentList
   readonly #rows: readonly (readonly Piece[])[]
+  readonly #order: EpochOrder
   readonly #tokens: number
-  readonly #seed: number
-  #shuffled: { epoch: number; order: Int32Array } | undefined
 
   constructor(documents: readonly Document[] | DocumentList, tokens: number, seed: number) {
     this.#documents = 'lengthOf' in documents ? documents : inMemory(documents)
@@ -42,8 +42,8 @@ class PackedRows {
         fix: 'Give more text.',
       })
     }
+    this.#order = new EpochOrder(this.#rows.length, seed)
     this.#tokens = tokens
-    this.#seed = seed
   }
 
   get rows(): number {
@@ -57,21 +57,10 @@ class PackedRows {
   /** Puts row `index`, counted over all passes, into row `row` of the batch. */
   layDown(index: number, batch: Batch, row: number): void {
     let place = row * this.#tokens
-    for (const [number, piece] of this.#rowAt(index).entries()) {
+    for (const [number, piece] of this.#rows[this.#order.at(index)]!.entries()) {
       layDown(this.#documents.at(piece.document), piece, number, batch, place)
       place += piece.length
     }
-  }
-
-  #rowAt(index: number): readonly Piece[] {
-    const count = this.#rows.length
-    const epoch = Math.floor(index / count)
-    if (this.#shuffled?.epoch !== epoch) {
-      const order = Int32Array.from({ length: count }, (_, i) => i)
-      shuffle(order, deriveSeed(this.#seed, `epoch ${epoch}`))
-      this.#shuffled = { epoch, order }
-    }
-    return this.#rows[this.#shuffled.order[index % count]!]!
   }
 }
 
@@ -112,17 +101,8 @@ export class MixedDocuments implements BatchSource {
   }
 
   at(index: number): Batch {
-    const [sequences, tokens] = [this.#sequences, this.#tokens]
-    const size = sequences * tokens
-    const batch = {
-      sequences,
-      tokens,
-      ids: new Int32Array(size),
-      positions: new Int32Array(size),
-      targets: new Int32Array(size),
-      weights: new Float32Array(size),
-      documents: new Int32Array(size).fill(-1),
-    }
+    const sequences = this.#sequences
+    const batch = emptyBatch(sequences, this.#tokens)
     for (let row = 0; row < sequences; row++) {
       const { source, rank } = this.#mixture.at(index * sequences + row)
       this.#parts[source]!.layDown(rank, batch, row)

@@ -6,6 +6,7 @@ import type { LinearLayers, ParameterSpec } from '../models/architecture.ts'
 import { openModel } from '../models/open.ts'
 import { type ParameterAccess, plainLayers } from '../models/plain-layers.ts'
 import { type Definition, defineModel } from '../models/registry.ts'
+import { ropeFactorsOf } from '../models/rope.ts'
 import { loadWeights, Weights } from '../models/weights.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
@@ -148,7 +149,7 @@ function sizeOf(shape: readonly number[]): number {
 export function createModel(config: Record<string, unknown>, seed: number, device: Device): Parameters {
   const definition = defineModel(config)
   const specs = definition.architecture.parameters(definition.config)
-  const divisors = rotaryDivisors(definition)
+  const divisors = ropeFactorsOf(definition.config)
   const arena = new Arena(specs.length + 1)
   const tensors = new Map<string, Tensor>()
   for (const spec of specs) tensors.set(spec.name, arena.leaf('F32', spec.shape, spec.name))
@@ -164,10 +165,6 @@ export function createModel(config: Record<string, unknown>, seed: number, devic
 export function loadModel(path: string, device: Device): Parameters {
   using model = openModel(path)
   return new Parameters(model.definition, loadWeights(model, device, { quantize: 'F32' }), device)
-}
-
-function rotaryDivisors({ config }: Definition): Float32Array | undefined {
-  return 'rope' in config ? (config.rope as { factors: Float32Array | undefined }).factors : undefined
 }
 
 /** Every parameter draws from a stream of its own, so adding a layer does not change the others. */

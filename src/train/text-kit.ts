@@ -24,7 +24,8 @@ export interface TextKit {
   hash: string
 }
 
-const fileNames = [
+/** Files of a model folder that belong to its text side. */
+export const textFileNames = [
   'tokenizer.json',
   'tokenizer_config.json',
   'special_tokens_map.json',
@@ -34,13 +35,13 @@ const fileNames = [
 
 /** Throws UserErrors for files that are no tokenizer or no template. */
 export function textKit(files: Files): TextKit {
-  const json = (name: (typeof fileNames)[number]): unknown =>
+  const json = (name: (typeof textFileNames)[number]): unknown =>
     files[name] === undefined ? undefined : parsed(files[name], name)
   const config = (json('tokenizer_config.json') ?? {}) as Record<string, unknown>
   const endings = (json('generation_config.json') as { eos_token_id?: unknown } | undefined)?.eos_token_id
   const template = files['chat_template.jinja']
   const hash = createHash('sha256')
-  for (const name of fileNames) hash.update(JSON.stringify([name, files[name] ?? null]))
+  for (const name of textFileNames) hash.update(JSON.stringify([name, files[name] ?? null]))
   return {
     tokenizer: tokenizerFromJson(json('tokenizer.json'), config, numbersOf(endings)),
     template: chatTemplateFromConfig(
@@ -68,7 +69,7 @@ export function textKitFrom(path: string): TextKit {
   const isFile = existsSync(path) && statSync(path).isFile()
   const pathOf = (name: string) => (isFile && name === 'tokenizer.json' ? path : join(path, name))
   if (isFile && path.endsWith('.gguf')) throw noTokenizer(path)
-  const found = fileNames.filter((name) => existsSync(pathOf(name)))
+  const found = textFileNames.filter((name) => existsSync(pathOf(name)))
   if (!found.includes('tokenizer.json')) throw noTokenizer(path)
   const files: Record<string, string> = {}
   for (const name of found) files[name] = readFileSync(pathOf(name), 'utf8')

@@ -3,6 +3,7 @@ import { gunzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { chatRequest } from '../../src/api/chat.ts'
 import { requestLimits } from '../../src/api/limits.ts'
+import { chatEncoder } from '../../src/cli/chat-encoder.ts'
 import { chatPrompt } from '../../src/openai/chat-prompt.ts'
 import { ChatTemplate } from '../../src/tokenizer/chat-template.ts'
 import { SpecialSpellings } from '../../src/tokenizer/special-spellings.ts'
@@ -70,6 +71,12 @@ describe.skipIf(qwen === undefined)('what a client writes into a chat', () => {
       expect(tokenizer.decode(tokens)).toBe(text)
       expect(text).toContain('<|im_start|>')
     }
+  })
+
+  test('opens and closes no message in the terminal either', () => {
+    const tokens = chatEncoder({ tokenizer, template: chatMl })([{ role: 'user', content: spelt }])
+    expect(count(tokens, start)).toBe(2)
+    expect(count(tokens, tokenizer.idOf('<|im_end|>'))).toBe(1)
   })
 
   test('opens no message in two halves either, and the halves that the template joins stay text', () => {

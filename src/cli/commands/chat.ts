@@ -1,6 +1,7 @@
 import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import type { EngineClient } from '../../serve/messages.ts'
+import { type ChatMessage, chatEncoder } from '../chat-encoder.ts'
 import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
 import { type SamplingFlags, withSamplingOptions } from '../sampling-options.ts'
 import { speak } from '../speak.ts'
@@ -9,11 +10,6 @@ import { loadTextModel, resolveModel, type TextModel } from '../text-model.ts'
 
 interface ChatFlags extends EngineFlags, SamplingFlags {
   system?: string
-}
-
-interface Message {
-  role: 'system' | 'user' | 'assistant'
-  content: string
 }
 
 export function chatCommand(program: Command): void {
@@ -39,9 +35,11 @@ export function chatCommand(program: Command): void {
 
 async function talk(engine: EngineClient, model: TextModel, flags: ChatFlags): Promise<void> {
   const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: interactive })
-  const beginning: Message[] = flags.system === undefined ? [] : [{ role: 'system', content: flags.system }]
+  const beginning: ChatMessage[] =
+    flags.system === undefined ? [] : [{ role: 'system', content: flags.system }]
   let messages = [...beginning]
   let answering: AbortController | undefined
+  const promptOf = chatEncoder(model)
   lines.on('SIGINT', () => {
     if (answering === undefined) lines.close()
     else answering.abort()
@@ -58,7 +56,7 @@ async function talk(engine: EngineClient, model: TextModel, flags: ChatFlags): P
     if (said !== '' && !said.startsWith('/reset')) {
       messages.push({ role: 'user', content: said })
       answering = new AbortController()
-      const prompt = promptOf(model, messages)
+      const prompt = promptOf(messages)
       const { text } = await speak(
         engine,
         model,
@@ -74,13 +72,4 @@ async function talk(engine: EngineClient, model: TextModel, flags: ChatFlags): P
     ask()
   }
   lines.close()
-}
-
-function promptOf(model: TextModel, messages: readonly Message[]): number[] {
-  const { template, tokenizer } = model
-  if (template === undefined) return tokenizer.encode(messages.map(({ content }) => content).join('\n'))
-  // The template writes the beginning-of-sequence token itself.
-  return tokenizer.encode(template.render({ messages: [...messages], addGenerationPrompt: true }), {
-    addSpecial: false,
-  })
 }

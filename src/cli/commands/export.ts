@@ -33,6 +33,7 @@ export function exportCommand(program: Command): void {
     .option('--text <file>', 'compare on this text instead of a passage of Moby-Dick')
     .option('--json', 'print what was compared as one JSON object')
     .action((given: string, flags: ExportFlags) => {
+      using device = new Device({ device: 'cpu' })
       const report = exportModel(
         {
           from: resolveModel(given),
@@ -41,7 +42,7 @@ export function exportCommand(program: Command): void {
           type: flags.type,
           text: flags.text === undefined ? undefined : readText(flags.text),
         },
-        new Device({ device: 'cpu' }),
+        device,
       )
       if (flags.json === true) process.stdout.write(`${JSON.stringify(report)}\n`)
       else note(describe(report))

@@ -7,38 +7,29 @@ import { Ledger } from '../../control/gateway/ledger.ts'
 import { modelNames, ReplicaTable } from '../../control/gateway/replicas.ts'
 import { Gateway } from '../../control/gateway/server.ts'
 import { ropewayHome } from '../home.ts'
-import { collect, wholeNumber } from '../options.ts'
+import { type ListenFlags, listen, refuseOpenDoor, withListenOptions } from '../listening.ts'
 import { shutdownSignal } from '../shutdown.ts'
 import { bold, cyan, note } from '../terminal.ts'
-import { listen, refuseOpenDoor } from './serve.ts'
 
-interface GatewayFlags {
-  host: string
-  port: number
+interface GatewayFlags extends ListenFlags {
   usage?: string
-  origin?: string[]
-  drainLimit: number
 }
 
 const defaultPort = 8700
 
 export function gatewayCommand(program: Command): void {
-  program
+  const command = program
     .command('gateway')
     .description('put several `ropeway serve` behind one address: replicas, keys, limits, usage, canaries')
     .argument('<file>', 'a JSON file of deployments and keys; it is read again when it changes')
-    .option('--host <address>', 'address to listen on', '127.0.0.1')
-    .option('--port <n>', 'port to listen on; 0 takes a free one', wholeNumber(0, 65535), defaultPort)
     .option('--usage <folder>', 'where usage is written down (default: usage in the home of Ropeway)')
-    .option('--origin <url>', 'web pages of this origin may ask (repeatable)', collect)
-    .option('--drain-limit <s>', 'seconds that running requests get on shutdown', wholeNumber(0, 86400), 30)
-    .action(runGateway)
+  withListenOptions(command, defaultPort).action(runGateway)
 }
 
 async function runGateway(given: string, flags: GatewayFlags): Promise<void> {
   const path = resolve(given)
   let file = readGatewayFile(path)
-  refuseOpenDoor(flags.host, [...file.callers.keys()])
+  refuseOpenDoor(flags.host, [...file.callers.keys()], `Name keys in ${given}`)
   const stop = shutdownSignal()
   const table = new ReplicaTable(file.fleet)
   const ledger = new Ledger(flags.usage ?? join(ropewayHome(), 'usage'), systemClock)

@@ -6,21 +6,18 @@ import { createLogger } from '../../base/log.ts'
 import { createOpenAiServer } from '../../openai/server.ts'
 import { EncoderThread } from '../encoder.ts'
 import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
-import { collect, wholeNumber } from '../options.ts'
+import { type ListenFlags, listen, refuseOpenDoor, withListenOptions } from '../listening.ts'
+import { collect } from '../options.ts'
 import { shutdownSignal } from '../shutdown.ts'
 import { bold, cyan, note } from '../terminal.ts'
 import { loadTextModel, resolveModel, type TextModel } from '../text-model.ts'
 
-export interface ServeFlags extends EngineFlags {
-  host: string
-  port: number
+export interface ServeFlags extends EngineFlags, ListenFlags {
   name?: string
   apiKey?: string[]
   gatewayKey?: string[]
-  origin?: string[]
   adapter?: string[]
   adapterRoot?: string[]
-  drainLimit: number
 }
 
 export const defaultPort = 8765
@@ -30,8 +27,6 @@ export function serveCommand(program: Command): void {
     .command('serve')
     .description('serve a Hugging Face folder or a GGUF file over the OpenAI API')
     .argument('<model>', 'folder, .gguf file, or the name of a model in the models folder')
-    .option('--host <address>', 'address to listen on', '127.0.0.1')
-    .option('--port <n>', 'port to listen on; 0 takes a free one', wholeNumber(0, 65535), defaultPort)
     .option('--name <id>', "the model's name in the API (default: its file name)")
     .option(
       '--api-key <key>',
@@ -54,17 +49,12 @@ export function serveCommand(program: Command): void {
       'let POST /v1/adapters load adapters below this folder while serving (repeatable)',
       collect,
     )
-    .option('--origin <url>', 'web pages of this origin may ask (repeatable)', collect)
-    .option(
-      '--drain-limit <s>',
-      'seconds that running requests get to finish on shutdown',
-      wholeNumber(0, 86400),
-      30,
-    )
-  withEngineOptions(command).action(async (given: string, flags: ServeFlags) => {
-    const model = loadTextModel(resolveModel(given))
-    await serveUntilStopped(model, flags.name ?? basename(given).replace(/\.gguf$/, ''), flags)
-  })
+  withEngineOptions(withListenOptions(command, defaultPort)).action(
+    async (given: string, flags: ServeFlags) => {
+      const model = loadTextModel(resolveModel(given))
+      await serveUntilStopped(model, flags.name ?? basename(given).replace(/\.gguf$/, ''), flags)
+    },
+  )
 }
 
 /** Serves until a signal comes; then finishes what runs and refuses what is new. */
@@ -76,7 +66,7 @@ export async function serveUntilStopped(
 ): Promise<void> {
   const apiKeys = keysOf(flags.apiKey, process.env.ROPEWAY_API_KEYS)
   const gatewayKeys = keysOf(flags.gatewayKey, process.env.ROPEWAY_GATEWAY_KEYS)
-  refuseOpenDoor(flags.host, [...apiKeys, ...gatewayKeys])
+  refuseOpenDoor(flags.host, [...apiKeys, ...gatewayKeys], 'Add --api-key KEY (or ROPEWAY_API_KEYS)')
   const adapters = (flags.adapter ?? []).map((given) => adapterOf(given, name))
   const stop = shutdownSignal()
   const encoder = new EncoderThread(model.path)
@@ -122,39 +112,6 @@ function adapterOf(given: string, model: string): { name: string; folder: string
 
 function keysOf(given: readonly string[] | undefined, variable: string | undefined): string[] {
   return [...(given ?? []), ...(variable ?? '').split(',').filter(Boolean)]
-}
-
-/** A port that others can reach needs keys: everybody there could use the machine otherwise. */
-export function refuseOpenDoor(host: string, apiKeys: readonly string[]): void {
-  const local = host === 'localhost' || host === '::1' || host.startsWith('127.')
-  if (local || apiKeys.length > 0) return
-  throw new UserError(`--host ${host} can be reached from other machines, and no API key is set.`, {
-    failure: 'usage',
-    fix: 'Add --api-key KEY (or ROPEWAY_API_KEYS), or listen on 127.0.0.1.',
-  })
-}
-
-/** Listens, or says why it cannot. */
-export async function listen(
-  server: { listen(port: number, host: string): Promise<string> },
-  flags: { host: string; port: number },
-): Promise<string> {
-  try {
-    return await server.listen(flags.port, flags.host)
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    const why =
-      code === 'EADDRINUSE'
-        ? 'another program listens there'
-        : code === 'EACCES'
-          ? 'it needs more rights'
-          : code
-    if (why === undefined) throw error
-    throw new UserError(`${flags.host}:${flags.port} cannot be used: ${why}.`, {
-      cause: error,
-      fix: 'Choose another with --port N; --port 0 takes a free one.',
-    })
-  }
 }
 
 export function announce(url: string, name: string, model: TextModel, keyed: boolean): void {

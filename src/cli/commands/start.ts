@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 import { parseTrainingJob } from '../../train/job.ts'
 import { withEngineOptions } from '../engine-options.ts'
 import { modelsFolder } from '../home.ts'
+import { withListenOptions } from '../listening.ts'
 import { collect, wholeNumber } from '../options.ts'
 import { shutdownSignal } from '../shutdown.ts'
 import { starterJob } from '../starter.ts'
@@ -16,25 +17,19 @@ export function startCommand(program: Command): void {
   const command = program
     .command('start')
     .description('train a small starter model on real text when there is none yet, and serve it')
-    .option('--host <address>', 'address to listen on', '127.0.0.1')
-    .option('--port <n>', 'port to listen on; 0 takes a free one', wholeNumber(0, 65535), defaultPort)
     .option('--api-key <key>', 'take only requests with this key (repeatable)', collect)
-    .option(
-      '--drain-limit <s>',
-      'seconds that running requests get to finish on shutdown',
-      wholeNumber(0, 86400),
-      30,
-    )
     .option('--steps <n>', 'train the starter for so many steps instead', wholeNumber(1))
-  withEngineOptions(command).action(async (flags: ServeFlags & { steps?: number }) => {
-    const trained = await trainStarter(flags.steps, flags.threads)
-    if (!trained) {
-      process.exitCode = 130
-      return
-    }
-    const model = loadTextModel(resolveModel('starter'))
-    await serveUntilStopped(model, 'starter', flags, announceStarter)
-  })
+  withEngineOptions(withListenOptions(command, defaultPort)).action(
+    async (flags: ServeFlags & { steps?: number }) => {
+      const trained = await trainStarter(flags.steps, flags.threads)
+      if (!trained) {
+        process.exitCode = 130
+        return
+      }
+      const model = loadTextModel(resolveModel('starter'))
+      await serveUntilStopped(model, 'starter', flags, announceStarter)
+    },
+  )
 }
 
 /** False when the user stopped it; the next start goes on from there. */

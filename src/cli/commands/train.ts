@@ -68,8 +68,8 @@ async function trainHere(file: string, flags: TrainFlags): Promise<void> {
       result.validationLoss === undefined ? '' : `, held-out loss ${result.validationLoss.toFixed(4)}`
     note(`Finished after step ${result.stepsDone}${held}.\n`)
     note(
-      isAdapterFolder(result.folder)
-        ? `  ropeway export ${model} --as merged --to FOLDER`
+      'from' in job.model && isAdapterFolder(result.folder)
+        ? adapterHints(job.method?.lora?.dora === true ? undefined : relative('.', job.model.from), model)
         : `  ropeway generate ${model} -p "..."\n  ropeway serve ${model}`,
     )
   } finally {
@@ -94,4 +94,10 @@ function readJobFile(file: string): Record<string, unknown> {
     throw new UserError(`${file} must hold fields such as model, data and steps.`, { failure: 'usage' })
   }
   return value as Record<string, unknown>
+}
+
+/** `base` is absent where serving takes the adapter merged only. */
+function adapterHints(base: string | undefined, adapter: string): string {
+  const serve = base === undefined ? '' : `  ropeway serve ${base} --adapter NAME=${adapter}\n`
+  return `${serve}  ropeway export ${adapter} --as merged --to FOLDER`
 }

@@ -1,6 +1,7 @@
-import { readFileSync, unwatchFile, watchFile } from 'node:fs'
+import { unwatchFile, watchFile } from 'node:fs'
 import { z } from 'zod'
-import { messageOf, UserError } from '../../base/errors.ts'
+import { UserError } from '../../base/errors.ts'
+import { readJsonFile } from '../../base/files.ts'
 import type { Budget, Price } from './budgets.ts'
 import type { Caller } from './keys.ts'
 import { type Fleet, faultOf } from './replicas.ts'
@@ -104,7 +105,7 @@ export interface GatewayFile {
 
 /** Throws a UserError that names the first thing wrong. */
 export function readGatewayFile(path: string): GatewayFile {
-  const parsed = fleetFile.safeParse(parseJson(path))
+  const parsed = fleetFile.safeParse(readJsonFile(path))
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
     throw new UserError(`${path}: ${issue.path.join('.') || 'the file'}: ${issue.message}`, {
@@ -140,20 +141,6 @@ export function watchGatewayFile(
   }
   watchFile(path, { interval: watchMs, persistent: false }, look)
   return () => unwatchFile(path, look)
-}
-
-function parseJson(path: string): unknown {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    throw new UserError(`${path} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
-  }
-  try {
-    return JSON.parse(text)
-  } catch (error) {
-    throw new UserError(`${path} is not JSON: ${messageOf(error)}`, { failure: 'usage', cause: error })
-  }
 }
 
 type Defined<T> = { [K in keyof T]: Exclude<T[K], undefined> }

@@ -89,11 +89,6 @@ export class GatewayMetrics {
   ended(deployment: string, version: string, outcome: Outcome): void {
     this.#inFlight.dec({ deployment })
     this.#requests.inc({ deployment, version, outcome })
-    this.counted(deployment, version, outcome)
-  }
-
-  /** Counts an answer for decisions alone, as those of shadow copies. */
-  counted(deployment: string, version: string, outcome: Outcome): void {
     const id = `${deployment}:${version}`
     const counters = this.#counters.get(id) ?? { requests: 0, failures: 0 }
     // Clients that leave and clients that ask wrongly say nothing about a version.

@@ -73,7 +73,6 @@ export class RequestLevelScheduler extends Baseline {
 
   override commit(plan: IterationPlan, results: readonly SequenceResult[], nowMs: number): Outcome[] {
     assert(results.length === plan.sequences.length, 'every planned sequence has a result')
-    this.costs.observe(plan.load, nowMs - plan.plannedMs)
     for (const sequence of this.roster.running) sequence.chargeTime(plan.iteration, nowMs)
     const outcomes: Outcome[] = []
     for (const [i, { sequence, start, count }] of plan.sequences.entries()) {

@@ -23,8 +23,6 @@ export class Flight {
   readonly #plan: IterationPlan
   readonly #work: Work
   readonly #pipeline: Pipeline
-  /** Only goals read the cost model. */
-  readonly #observes: boolean
   #iterations = 1
   #iterationsMax: number
   #load: IterationLoad
@@ -36,8 +34,6 @@ export class Flight {
     this.#plan = plan
     this.#work = workOf(plan)
     this.#pipeline = pipeline
-    const { goalTpotMs, goalTtftMs } = scheduler.options
-    this.#observes = goalTpotMs !== undefined || goalTtftMs !== undefined
     this.#load = plan.load
     this.#startMs = plan.plannedMs
     this.#endMs = pipeline.pass(this.#work, plan.plannedMs)
@@ -61,7 +57,7 @@ export class Flight {
   /** Starts the next iteration of the stretch at the end of this one; false when it is over. */
   extend(): boolean {
     if (this.#iterations === this.#iterationsMax) return false
-    if (this.#observes) this.scheduler.costs.observe(this.#load, this.#endMs - this.#startMs)
+    if (this.scheduler.learnsCosts) this.scheduler.costs.observe(this.#load, this.#endMs - this.#startMs)
     const { tokens, context, sequences } = this.#load
     this.#load = { tokens, context: context + sequences, sequences }
     this.#work.attended += sequences

@@ -53,7 +53,6 @@ export class ChatRenderer implements ConversationEncoder {
   readonly #template: ChatTemplate
   readonly #options: RenderOptions
   readonly #spellings: SpecialSpellings
-  readonly #specialTexts: readonly string[]
   /** Whether the template was seen to write tools. */
   #toolsChecked = false
   readonly notes = new Set<string>()
@@ -63,7 +62,6 @@ export class ChatRenderer implements ConversationEncoder {
     this.#template = template
     this.#options = options
     this.#spellings = new SpecialSpellings(tokenizer)
-    this.#specialTexts = specialTexts(tokenizer)
   }
 
   samples(conversation: Conversation, source: SourceLine): Sample[] {
@@ -144,7 +142,7 @@ export class ChatRenderer implements ConversationEncoder {
   /** The last end-of-turn token of an answer: an ending token of the tokenizer, or else any special one. */
   #endOfTurn(text: string, start: number): { begin: number; end: number } {
     const endings = this.#tokenizer.eosTokens.map((token) => this.#tokenizer.textOf(token) ?? '')
-    for (const candidates of [endings, this.#specialTexts]) {
+    for (const candidates of [endings, this.#spellings.texts]) {
       let found = { begin: -1, end: -1 }
       for (const candidate of candidates) {
         const begin = candidate === '' ? -1 : text.lastIndexOf(candidate)
@@ -212,15 +210,6 @@ function checkCalls({ tool_calls }: Message, answer: string): void {
   throw new UserError(`the chat template does not write the call of the tool ${missing.function.name}.`, {
     fix: 'Give a template that knows tool calls (data.template: chatml is one).',
   })
-}
-
-function specialTexts(tokenizer: Tokenizer): string[] {
-  const texts: string[] = []
-  for (let token = 0; token < tokenizer.vocabularySize; token++) {
-    const text = tokenizer.isSpecial(token) ? tokenizer.textOf(token) : undefined
-    if (text !== undefined && text !== '') texts.push(text)
-  }
-  return texts
 }
 
 function located<Value>(source: SourceLine, work: () => Value): Value {

@@ -1,7 +1,7 @@
 /** Which source each row comes from, in proportion to weights, as a pure function of the row's number. */
 
 import { assert } from '../../base/assert.ts'
-import { deriveSeed, Random } from '../../base/random.ts'
+import { deriveSeed, shuffle } from '../../base/random.ts'
 
 /** Rows over which the proportions hold but for rounding. */
 const blockRows = 1024
@@ -57,16 +57,5 @@ export class Mixture {
     const next = this.#sums.map((_, source) => this.#before(source, first))
     const ranks = order.map((source) => next[source]!++)
     return { block, order, ranks }
-  }
-}
-
-/** Fisher and Yates. */
-export function shuffle(values: Int32Array, seed: number): void {
-  const random = new Random(seed)
-  for (let i = values.length - 1; i > 0; i--) {
-    const j = random.integer(i + 1)
-    const kept = values[i]!
-    values[i] = values[j]!
-    values[j] = kept
   }
 }

@@ -17,10 +17,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { systemClock } from '../../base/clock.ts'
 import { messageOf } from '../../base/errors.ts'
+import { hashOfFile } from '../../base/files.ts'
 import type { TextKit } from '../text-kit.ts'
 import { type DataProblem, type DataSource, type LoadOptions, loadSamples } from './load.ts'
 import { dataEndings } from './records.ts'
-import { hashOfFile, SampleStore, type StoreReport, StoreWriter } from './sample-store.ts'
+import { trainedTokens } from './sample.ts'
+import { SampleStore, type StoreReport, StoreWriter } from './sample-store.ts'
 import { sourceFiles } from './source-files.ts'
 
 /** Of all stores in the cache; the ones unused for longest are removed first. */
@@ -123,7 +125,7 @@ async function make(folder: string, source: DataSource, kit: TextKit, options: C
     report.samples++
     report.tokens += tokens.length
     report.longestTokens = Math.max(report.longestTokens, tokens.length)
-    for (let i = 1; i < tokens.length; i++) if (weights[i] !== 0) report.trainedTokens++
+    report.trainedTokens += trainedTokens(sample)
     if (tokens.some((token, i) => weights[i] !== 0 && endings.has(token))) report.endingSamples++
   }
   writer.finish(report, formats)

@@ -10,7 +10,7 @@ import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, readSync, writ
 import { join } from 'node:path'
 import { assert } from '../../base/assert.ts'
 import { messageOf } from '../../base/errors.ts'
-import { writeFileAtomic } from '../../base/files.ts'
+import { hashOfFile, writeFileAtomic } from '../../base/files.ts'
 import type { DocumentList } from '../packing.ts'
 import type { DataProblem, ProblemCode } from './load.ts'
 import { type Sample, type SourceLine, trainedTokens } from './sample.ts'
@@ -91,19 +91,14 @@ export class StoreWriter implements Disposable {
     if (this.#heldBytes >= 1 << 20) this.#flush()
   }
 
-  get samples(): number {
-    return this.#offsets.length
-  }
-
   /** Completes the folder. */
   finish(report: Omit<StoreReport, 'files'>, formats: ReadonlyMap<string, string>): void {
     this.#flush()
     fsyncSync(this.#file)
     this.#close()
-    const { columns } = { columns: this.#columns }
     const index = Buffer.concat([
       view(Float64Array.from(this.#offsets)),
-      ...columnNames.map((name) => view(Int32Array.from(columns[name]))),
+      ...columnNames.map((name) => view(Int32Array.from(this.#columns[name]))),
     ])
     writeFileAtomic(join(this.#folder, indexName), index)
     const content: StoreFile = {
@@ -235,18 +230,4 @@ function readStoreFile(folder: string): StoreFile {
   } catch (error) {
     throw new Error(`${path} cannot be read: ${messageOf(error)}`, { cause: error })
   }
-}
-
-export function hashOfFile(path: string): string {
-  const hash = createHash('sha256')
-  const piece = Buffer.allocUnsafe(4 << 20)
-  const file = openSync(path, 'r')
-  try {
-    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece)) {
-      hash.update(piece.subarray(0, read))
-    }
-  } finally {
-    closeSync(file)
-  }
-  return hash.digest('hex')
 }

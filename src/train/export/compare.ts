@@ -3,6 +3,7 @@ import { UserError } from '../../base/errors.ts'
 import { openModel } from '../../models/open.ts'
 import { plainLayers } from '../../models/plain-layers.ts'
 import type { Definition } from '../../models/registry.ts'
+import { ropeFactorsOf } from '../../models/rope.ts'
 import { loadWeights, Weights } from '../../models/weights.ts'
 import { Arena } from '../../runtime/arena.ts'
 import type { Device } from '../../runtime/device.ts'
@@ -36,16 +37,12 @@ export function readWithSource(source: ExportSource, tokens: Int32Array, device:
   const { definition } = source.model
   const arena = new Arena(source.specs.length + 1)
   const tensors = new Map(source.specs.map(({ name, shape }) => [name, arena.leaf('F32', shape, name)]))
-  const factors = 'rope' in definition.config ? ropeFactors(definition) : undefined
+  const factors = ropeFactorsOf(definition.config)
   if (factors !== undefined) tensors.set('rope_factors', arena.leaf('F32', [factors.length], 'rope_factors'))
   using weights = new Weights([arena], tensors, arena.allocate(device.bufferType).bytes)
   for (const spec of source.specs) tensors.get(spec.name)!.write(source.floats(spec))
   if (factors !== undefined) tensors.get('rope_factors')!.write(factors)
   return read(definition, weights, tokens, device)
-}
-
-function ropeFactors({ config }: Definition): Float32Array | undefined {
-  return (config as unknown as { rope: { factors: Float32Array | undefined } }).rope.factors
 }
 
 /** Reads `tokens` with the model at `path`, its weights in the number formats of the file. */

@@ -2,7 +2,7 @@
  * Writes a model or an adapter in a form that others load, opens it again, and lets it read a text beside its
  * source. What differs beyond its bound is removed: an export is there and right, or not there.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { assert } from '../../base/assert.ts'
 import { UserError } from '../../base/errors.ts'
@@ -162,18 +162,8 @@ function write(
   const ggufType = ({ f32: 'F32', f16: 'F16', bf16: 'BF16', q8_0: 'Q8_0', q4_k: 'Q4_K' } as const)[type]
   const { vocabularySize } = source.model.definition.config
   const folder = textFolder(source)
-  const metadata = ggufTokenizer(folder, texts.tokenizer, vocabularySize, templateText(folder))
+  const metadata = ggufTokenizer(folder, texts.tokenizer, vocabularySize, texts.template?.sources)
   writeGgufFile(to, source, ggufType, basename(from), metadata)
-}
-
-function templateText(folder: string): string | undefined {
-  const file = join(folder, 'chat_template.jinja')
-  if (existsSync(file)) return readFileSync(file, 'utf8')
-  const config = join(folder, 'tokenizer_config.json')
-  const value: unknown = existsSync(config)
-    ? JSON.parse(readFileSync(config, 'utf8')).chat_template
-    : undefined
-  return typeof value === 'string' ? value : undefined
 }
 
 const probes = ['Hello, world! 안녕하세요 — 12,345 tokens?\n\n\tIndented', passage.slice(0, 300)]

@@ -8,16 +8,8 @@ import type { TensorToWrite } from '../../formats/source.ts'
 import { writeAdapter } from '../../models/adapter.ts'
 import { encodeRows } from '../../models/rows.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
+import { textFileNames } from '../text-kit.ts'
 import type { ExportSource } from './source.ts'
-
-/** What belongs to a model's text side. */
-const textFiles = [
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'generation_config.json',
-  'chat_template.jinja',
-]
 
 const torchNames = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' } as const
 export type FloatType = keyof typeof torchNames
@@ -52,7 +44,7 @@ export function writeAdapterFolder(folder: string, source: ExportSource): void {
 }
 
 function copyTextFiles(source: ExportSource, folder: string): void {
-  for (const name of textFiles) {
+  for (const name of textFileNames) {
     const from = join(textFolder(source), name)
     if (existsSync(from)) copyFileSync(from, join(folder, name))
   }

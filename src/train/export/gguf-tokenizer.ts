@@ -2,8 +2,8 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from '../../base/errors.ts'
+import { readJsonFile } from '../../base/files.ts'
 import type { GgufEntry } from '../../formats/gguf-values.ts'
-import { readJsonFile } from '../../models/open.ts'
 import { ggufPreTokenizerName } from '../../tokenizer/gguf-pre-tokenizers.ts'
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
 
@@ -25,7 +25,7 @@ export function ggufTokenizer(
   folder: string,
   tokenizer: Tokenizer,
   vocabularySize: number,
-  template: string | undefined,
+  templates: Readonly<Record<string, string>> = {},
 ): Map<string, GgufEntry> {
   const path = join(folder, 'tokenizer.json')
   if (!existsSync(path)) throw new UserError(`${folder} has no tokenizer.json, which a GGUF file includes.`)
@@ -53,7 +53,8 @@ export function ggufTokenizer(
   if (eosTokens[1] !== undefined) set('ggml.eot_token_id', { type: 'uint32', value: eosTokens[1] })
   const added = [...tokenizer.encode('a')].length > [...tokenizer.encode('a', { addSpecial: false })].length
   set('ggml.add_bos_token', { type: 'bool', value: added && tokenizer.encode('a')[0] === bosToken })
-  if (template !== undefined) set('chat_template', text(template))
+  for (const [name, source] of Object.entries(templates))
+    set(name === 'default' ? 'chat_template' : `chat_template.${name}`, text(source))
   return entries
 }
 

@@ -8,6 +8,7 @@ import type { TensorToWrite } from '../../formats/source.ts'
 import type { ModelConfig, ParameterSpec } from '../../models/architecture.ts'
 import type { Gpt2Config } from '../../models/gpt2.ts'
 import type { LlamaConfig } from '../../models/llama.ts'
+import { ropeFactorsOf } from '../../models/rope.ts'
 import { encodeRows, keptDtype } from '../../models/rows.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
 import type { ExportSource } from './source.ts'
@@ -32,7 +33,7 @@ export function writeGgufFile(
     ...tokenizer,
   ])
   const tensors = source.specs.map((spec) => tensorOf(source, spec, type))
-  const factors = ropeFactorsOf(config)
+  const factors = ropeTensor(config)
   writeGguf(path, metadata, factors === undefined ? tensors : [...tensors, factors])
 }
 
@@ -119,8 +120,8 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
   return [...shared, ...rope, linear, real('rope.scaling.factor', 1 / attributes.scale)]
 }
 
-function ropeFactorsOf(config: ModelConfig): TensorToWrite | undefined {
-  const factors = 'rope' in config ? (config as LlamaConfig).rope.factors : undefined
+function ropeTensor(config: ModelConfig): TensorToWrite | undefined {
+  const factors = ropeFactorsOf(config)
   if (factors === undefined) return undefined
   const data = new Uint8Array(factors.buffer, factors.byteOffset, factors.byteLength)
   return { name: 'rope_freqs.weight', dtype: 'F32', shape: [factors.length], data }

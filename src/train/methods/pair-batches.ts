@@ -1,9 +1,8 @@
 /** Pairs of answers in rows: both answers of a pair share a row, as two documents that do not see one another. */
 import { createHash } from 'node:crypto'
 import { assert } from '../../base/assert.ts'
-import { deriveSeed } from '../../base/random.ts'
-import type { Batch, BatchSource } from '../batch.ts'
-import { shuffle } from '../data/mixture.ts'
+import { type Batch, type BatchSource, emptyBatch } from '../batch.ts'
+import { EpochOrder } from '../data/epoch-order.ts'
 import type { Sample } from '../data/sample.ts'
 
 export interface Pair {
@@ -30,8 +29,7 @@ export class PairBatches implements BatchSource {
   readonly references: { left: Float32Array; right: Float32Array }
   readonly #sequences: number
   readonly #tokens: number
-  readonly #seed: number
-  #shuffled: { epoch: number; order: Int32Array } | undefined
+  readonly #order: EpochOrder
 
   /** Both answers of a pair together must fit into `tokens`. */
   constructor(pairs: readonly Pair[], sequences: number, tokens: number, seed: number) {
@@ -42,12 +40,12 @@ export class PairBatches implements BatchSource {
     this.references = { left: new Float32Array(pairs.length), right: new Float32Array(pairs.length) }
     this.#sequences = sequences
     this.#tokens = tokens
-    this.#seed = seed
+    this.#order = new EpochOrder(pairs.length, seed)
   }
 
   at(index: number): PairBatch {
     const first = index * this.#sequences
-    return this.batchOf(Array.from({ length: this.#sequences }, (_, row) => this.#numberAt(first + row)))
+    return this.batchOf(Array.from({ length: this.#sequences }, (_, row) => this.#order.at(first + row)))
   }
 
   /** The pairs of these numbers in this order. */
@@ -55,13 +53,7 @@ export class PairBatches implements BatchSource {
     const [sequences, tokens] = [this.#sequences, this.#tokens]
     const size = sequences * tokens
     const batch: PairBatch = {
-      sequences,
-      tokens,
-      ids: new Int32Array(size),
-      positions: new Int32Array(size),
-      targets: new Int32Array(size),
-      weights: new Float32Array(size),
-      documents: new Int32Array(size).fill(-1),
+      ...emptyBatch(sequences, tokens),
       left: new Float32Array(size),
       right: new Float32Array(size),
       referenceLeft: Float32Array.from(numbers, (number) => this.references.left[number]!),
@@ -74,18 +66,6 @@ export class PairBatches implements BatchSource {
       layDown(right, 1, batch, row * tokens + left.tokens.length, batch.right)
     }
     return batch
-  }
-
-  /** Every pass takes each pair once, in an order of its own. */
-  #numberAt(index: number): number {
-    const count = this.pairs.length
-    const epoch = Math.floor(index / count)
-    if (this.#shuffled?.epoch !== epoch) {
-      const order = Int32Array.from({ length: count }, (_, i) => i)
-      shuffle(order, deriveSeed(this.#seed, `epoch ${epoch}`))
-      this.#shuffled = { epoch, order }
-    }
-    return this.#shuffled.order[index % count]!
   }
 }
 

@@ -1,12 +1,11 @@
 /** Everything about a job that is data, for jobs that learn from preferences or verdicts. */
 import { UserError } from '../../base/errors.ts'
 import { deriveSeed, uniformAt } from '../../base/random.ts'
-import { openModel } from '../../models/open.ts'
 import { type LoadOptions, loadPreferencePairs, loadRatedSamples } from '../data/load.ts'
 import type { Sample } from '../data/sample.ts'
 import type { SampleData } from '../data/sample-data.ts'
 import type { TrainingJob } from '../job.ts'
-import type { JobData } from '../job-data.ts'
+import { givenKit, type JobData, vocabularySizeOf } from '../job-data.ts'
 import { checkTemplate, type TextKit, textKitFrom, withTemplate } from '../text-kit.ts'
 import { hashOfPairs, type Pair, PairBatches } from './pair-batches.ts'
 import type { PreferenceMethod } from './preference.ts'
@@ -31,10 +30,7 @@ export async function preparePreferences(
       failure: 'usage',
     })
   }
-  const kit =
-    earlier === undefined
-      ? withTemplate(textKitFrom(tokenizerFolder(job) ?? job.model.from), data.template)
-      : textKitFrom(earlier)
+  const kit = earlier === undefined ? withTemplate(givenKit(job), data.template) : textKitFrom(earlier)
   checkTemplate(kit)
   onNote('Reading the preferences.')
   const loaded = await loadPairs(job, data, data.train, method, kit, onNote)
@@ -62,10 +58,6 @@ export async function preparePreferences(
   }
 }
 
-function tokenizerFolder({ tokenizer }: TrainingJob): string | undefined {
-  return typeof tokenizer === 'object' && 'from' in tokenizer ? tokenizer.from : undefined
-}
-
 async function loadPairs(
   job: TrainingJob,
   data: SampleData,
@@ -74,7 +66,7 @@ async function loadPairs(
   kit: TextKit,
   onNote: Note,
 ): Promise<Pair[]> {
-  const options = loadOptions(job, data, onNote)
+  const options = loadOptions(job, data, kit, onNote)
   if (method.kind === 'kto') return await ratedPairs(sources, kit, options)
   const pairs: Pair[] = []
   for await (const { chosen, rejected } of loadPreferencePairs(sources, kit.tokenizer, kit.template, options))
@@ -83,14 +75,14 @@ async function loadPairs(
 }
 
 /** The row holds both answers, so each may have half of it. */
-function loadOptions(job: TrainingJob, data: SampleData, onNote: Note): LoadOptions {
+function loadOptions(job: TrainingJob, data: SampleData, kit: TextKit, onNote: Note): LoadOptions {
   let skipped = 0
   return {
     baseFolder: job.baseFolder,
     contextMax: Math.floor(job.context / 2),
     tooLong: data.tooLong,
     trainEndOfTurn: data.trainEndOfTurn,
-    vocabularySize: vocabularySizeOf(job),
+    vocabularySize: vocabularySizeOf(job, kit),
     field: 'data.train',
     onNote,
     ...(data.unusable === 'skip' && {
@@ -99,11 +91,6 @@ function loadOptions(job: TrainingJob, data: SampleData, onNote: Note): LoadOpti
       },
     }),
   }
-}
-
-function vocabularySizeOf(job: TrainingJob): number {
-  using model = openModel((job.model as { from: string }).from)
-  return model.definition.config.vocabularySize
 }
 
 /** Each answer with its verdict, and behind its prompt the answer to the next prompt, as KTO's measure of distance. */

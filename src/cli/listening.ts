@@ -1,0 +1,57 @@
+/** Where a server of ours listens: the options, the check that comes first, and what may go wrong. */
+import type { Command } from 'commander'
+import { UserError } from '../base/errors.ts'
+import { collect, wholeNumber } from './options.ts'
+
+export interface ListenFlags {
+  host: string
+  port: number
+  origin?: string[]
+  drainLimit: number
+}
+
+export function withListenOptions(command: Command, defaultPort: number): Command {
+  return command
+    .option('--host <address>', 'address to listen on', '127.0.0.1')
+    .option('--port <n>', 'port to listen on; 0 takes a free one', wholeNumber(0, 65535), defaultPort)
+    .option('--origin <url>', 'web pages of this origin may ask (repeatable)', collect)
+    .option(
+      '--drain-limit <s>',
+      'seconds that running requests get to finish on shutdown',
+      wholeNumber(0, 86400),
+      30,
+    )
+}
+
+/** A port that others can reach needs keys: everybody there could use the machine otherwise. `how` sets one. */
+export function refuseOpenDoor(host: string, keys: readonly string[], how: string): void {
+  const local = host === 'localhost' || host === '::1' || host.startsWith('127.')
+  if (local || keys.length > 0) return
+  throw new UserError(`--host ${host} can be reached from other machines, and no API key is set.`, {
+    failure: 'usage',
+    fix: `${how}, or listen on 127.0.0.1.`,
+  })
+}
+
+/** Listens, or says why it cannot. */
+export async function listen(
+  server: { listen(port: number, host: string): Promise<string> },
+  flags: { host: string; port: number },
+): Promise<string> {
+  try {
+    return await server.listen(flags.port, flags.host)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    const why =
+      code === 'EADDRINUSE'
+        ? 'another program listens there'
+        : code === 'EACCES'
+          ? 'it needs more rights'
+          : code
+    if (why === undefined) throw error
+    throw new UserError(`${flags.host}:${flags.port} cannot be used: ${why}.`, {
+      cause: error,
+      fix: 'Choose another with --port N; --port 0 takes a free one.',
+    })
+  }
+}
