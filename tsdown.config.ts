@@ -5,6 +5,7 @@ export default defineConfig({
     main: 'src/cli/main.ts',
     'engine-process': 'src/cli/engine-process.ts',
     'encoder-thread': 'src/cli/encoder-thread.ts',
+    'run-wrapper': 'src/cli/run-wrapper.ts',
   },
   format: 'esm',
   platform: 'node',

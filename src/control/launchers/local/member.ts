@@ -1,0 +1,101 @@
+/** What became of one member, from its folder and from the processes that are there. */
+import { join } from 'node:path'
+import type { Clock } from '../../../base/clock.ts'
+import type { MemberObservation } from '../launcher.ts'
+import { isAlive, labelled, type ProcessIdentity, processIdentity, sendSignal } from './process-identity.ts'
+import {
+  type CancelNote,
+  cancelNote,
+  createOnce,
+  type MemberResult,
+  memberDevices,
+  memberFolder,
+  memberResult,
+  names,
+  readIfThere,
+  readStored,
+  startedProcess,
+} from './run-folder.ts'
+
+const addressCharactersMax = 300
+
+export function readCancel(folder: string): CancelNote | undefined {
+  return readStored(cancelNote, join(folder, names.cancel))
+}
+
+/** The wrapper, while it lives. */
+export function wrapperOf(folder: string): ProcessIdentity | undefined {
+  const claim = readStored(processIdentity, join(folder, names.claim))
+  return claim !== undefined && isAlive(claim) ? claim : undefined
+}
+
+export function observeMember(
+  run: string,
+  runFolder: string,
+  index: number,
+  clock: Clock,
+): MemberObservation {
+  const folder = memberFolder(runFolder, index)
+  const devices = readStored(memberDevices, join(folder, names.devices))?.indices ?? []
+  const result = readStored(memberResult, join(folder, names.result))
+  if (result !== undefined) return ended(index, devices, result)
+  // Read in this order: a wrapper that claims after these two looks finds the cancel and starts nothing.
+  const isCancelled = readCancel(runFolder) !== undefined || readCancel(folder) !== undefined
+  if (readStored(processIdentity, join(folder, names.claim)) === undefined) {
+    return isCancelled
+      ? { index, state: 'ended', devices, message: 'It was cancelled before it started.' }
+      : { index, state: 'starting', devices }
+  }
+  if (wrapperOf(folder) !== undefined) return live(index, devices, folder)
+  // The wrapper may have written its result and left since the first look.
+  const late = readStored(memberResult, join(folder, names.result))
+  return late === undefined ? orphaned(run, index, devices, folder, clock) : ended(index, devices, late)
+}
+
+function live(index: number, devices: readonly number[], folder: string): MemberObservation {
+  const started = readStored(startedProcess, join(folder, names.process))
+  if (started === undefined) return { index, state: 'starting', devices }
+  const address = readIfThere(join(folder, names.address))?.trim().slice(0, addressCharactersMax)
+  return {
+    index,
+    state: 'running',
+    devices,
+    startedMs: started.startedMs,
+    ...(address !== undefined && address !== '' && { address }),
+  }
+}
+
+/**
+ * The wrapper is dead and wrote no result, so nobody watches the command. It is killed, and lost when it is gone:
+ * a command whose end nobody would see must not go on beside its own next attempt.
+ */
+function orphaned(
+  run: string,
+  index: number,
+  devices: readonly number[],
+  folder: string,
+  clock: Clock,
+): MemberObservation {
+  const message = 'Its wrapper process died; the command was stopped.'
+  const started = readStored(startedProcess, join(folder, names.process))
+  const left = labelled(run, index)
+  const isCommandAlive = started !== undefined && isAlive(started.process)
+  if (isCommandAlive) sendSignal(-started.process.pid, 'SIGKILL')
+  for (const pid of left) sendSignal(pid, 'SIGKILL')
+  if (isCommandAlive || left.length > 0)
+    return { index, state: 'running', devices, ...(started && { startedMs: started.startedMs }), message }
+  const result: MemberResult = {
+    endedMs: clock.unixMs(),
+    lost: true,
+    message,
+    ...(started && { startedMs: started.startedMs }),
+  }
+  createOnce(join(folder, names.result), JSON.stringify(result))
+  return ended(index, devices, readStored(memberResult, join(folder, names.result)) ?? result)
+}
+
+function ended(index: number, devices: readonly number[], result: MemberResult): MemberObservation {
+  const { lost, ...rest } = result
+  const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined))
+  return { index, devices, ...given, state: lost === true ? 'lost' : 'ended' }
+}

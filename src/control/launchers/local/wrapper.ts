@@ -1,0 +1,163 @@
+/**
+ * The parent of one member's command: a process of its own, so that the command survives the server and its end is
+ * written down though nobody was there. It claims the member (whoever comes second leaves), starts the command in a
+ * process group, keeps its log, carries out a cancel, and writes the result when nothing of the group is left.
+ */
+import { type ChildProcessByStdio, spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+import type { Readable } from 'node:stream'
+import { assert } from '../../../base/assert.ts'
+import { type Clock, systemClock } from '../../../base/clock.ts'
+import { messageOf } from '../../../base/errors.ts'
+import { writeFileAtomic } from '../../../base/files.ts'
+import { LineCutter, LogWriter, logBytesDefault } from './log-files.ts'
+import { identify, labelled, sendSignal } from './process-identity.ts'
+import {
+  type CancelNote,
+  cancelNote,
+  createOnce,
+  type MemberResult,
+  names,
+  readStored,
+  type StoredRequest,
+  storedRequest,
+} from './run-folder.ts'
+
+type Command = ChildProcessByStdio<null, Readable, Readable>
+
+/** Output that grandchildren hold open is waited for so long after the command itself ended. */
+const drainMs = 2_000
+
+/** Runs the member in `folder` to its end. Resolves when its result is written, or at once when it is another's. */
+export async function runWrapper(folder: string, clock: Clock = systemClock): Promise<void> {
+  const runFolder = dirname(dirname(folder))
+  const request = readStored(storedRequest, join(runFolder, names.request))
+  assert(request, 'a run has its request before its members')
+  // A cancel that comes between the claim and the command must find somebody listening.
+  const listener = new CancelListener(runFolder, folder, clock)
+  process.on('SIGTERM', () => listener.heed())
+  for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, () => undefined)
+  const own = identify(process.pid)
+  assert(own, 'this process is alive')
+  if (!createOnce(join(folder, names.claim), JSON.stringify(own))) return
+  const result =
+    listener.note() === undefined
+      ? await runCommand(request, folder, listener, clock)
+      : { endedMs: clock.unixMs(), message: 'It was cancelled before it started.' }
+  createOnce(join(folder, names.result), JSON.stringify(result))
+  listener.end()
+}
+
+async function runCommand(
+  request: StoredRequest,
+  folder: string,
+  listener: CancelListener,
+  clock: Clock,
+): Promise<MemberResult> {
+  const startedMs = clock.unixMs()
+  const log = new LogWriter(folder, request.logBytesMax ?? logBytesDefault, () => clock.unixMs())
+  const [program, ...rest] = request.command
+  const child = spawn(program!, rest, {
+    cwd: request.folder,
+    // The wrapper was given exactly what the command may see, labels included.
+    env: process.env,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  })
+  keepLog(child, log)
+  const end = await new Promise<Omit<MemberResult, 'endedMs'>>((resolve) => {
+    child.on('error', (error) => {
+      const what = existsSync(request.folder) ? messageOf(error) : `${request.folder} is not there`
+      resolve({ message: `${program} could not be started: ${what}` })
+    })
+    child.on('exit', (exitCode, signal) =>
+      resolve(exitCode === null ? { startedMs, signal: signal ?? 'unknown' } : { startedMs, exitCode }),
+    )
+    if (child.pid !== undefined) {
+      const identity = identify(child.pid)
+      if (identity !== undefined)
+        writeFileAtomic(join(folder, names.process), JSON.stringify({ process: identity, startedMs }))
+      listener.watch(child.pid)
+    }
+  })
+  await drained(child)
+  if (child.pid !== undefined) {
+    sendSignal(-child.pid, 'SIGKILL')
+    killStrays(request.id, Number(basename(folder)))
+  }
+  log.close()
+  return { ...end, endedMs: clock.unixMs() }
+}
+
+/** What left the process group would go on using the member's devices. */
+function killStrays(run: string, member: number): void {
+  for (const pid of labelled(run, member)) sendSignal(pid, 'SIGKILL')
+}
+
+function keepLog(child: Command, log: LogWriter): void {
+  for (const [stream, source] of [
+    ['out', child.stdout],
+    ['err', child.stderr],
+  ] as const) {
+    const cutter = new LineCutter((text) => log.line(stream, text))
+    source.on('data', (bytes: Uint8Array) => cutter.push(bytes))
+    source.on('end', () => cutter.end())
+  }
+}
+
+function drained(child: Command): Promise<void> {
+  const streams = [child.stdout, child.stderr].filter((stream) => !stream.readableEnded)
+  if (streams.length === 0) return Promise.resolve()
+  return new Promise((resolve) => {
+    const finish = () => {
+      clearTimeout(timer)
+      for (const stream of streams) stream.destroy()
+      resolve()
+    }
+    const timer = setTimeout(finish, drainMs)
+    let open = streams.length
+    for (const stream of streams) stream.on('close', () => --open === 0 && finish())
+  })
+}
+
+/** Carries out a cancel: SIGTERM to the command's group at once, SIGKILL when the grace is over. */
+class CancelListener {
+  readonly #paths: readonly string[]
+  readonly #clock: Clock
+  #group: number | undefined
+  #timer: NodeJS.Timeout | undefined
+  #asked = false
+
+  constructor(runFolder: string, folder: string, clock: Clock) {
+    this.#paths = [join(runFolder, names.cancel), join(folder, names.cancel)]
+    this.#clock = clock
+  }
+
+  /** The cancel that ends first, if there is one. */
+  note(): CancelNote | undefined {
+    const notes = this.#paths.flatMap((path) => readStored(cancelNote, path) ?? [])
+    return notes.sort((a, b) => a.atMs + a.graceMs - b.atMs - b.graceMs)[0]
+  }
+
+  watch(group: number): void {
+    this.#group = group
+    if (this.note() !== undefined) this.heed()
+  }
+
+  heed(): void {
+    const note = this.note()
+    if (this.#group === undefined || note === undefined) return
+    const group = this.#group
+    if (!this.#asked) sendSignal(-group, 'SIGTERM')
+    this.#asked = true
+    clearTimeout(this.#timer)
+    const leftMs = Math.max(0, note.atMs + note.graceMs - this.#clock.unixMs())
+    this.#timer = setTimeout(() => sendSignal(-group, 'SIGKILL'), leftMs)
+  }
+
+  end(): void {
+    clearTimeout(this.#timer)
+    this.#group = undefined
+  }
+}

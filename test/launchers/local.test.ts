@@ -1,0 +1,147 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { isOver } from '../../src/control/launchers/launcher.ts'
+import {
+  identify,
+  isAlive,
+  labelled,
+  processIdentity,
+} from '../../src/control/launchers/local/process-identity.ts'
+import {
+  memberFolder,
+  names,
+  readStored,
+  startedProcess,
+} from '../../src/control/launchers/local/run-folder.ts'
+import { type LocalHarness, openLocal } from './local-harness.ts'
+import { launcherSuite } from './suite.ts'
+
+launcherSuite('local', openLocal)
+
+const onLinux = process.platform === 'linux'
+
+async function started(run: LocalHarness, id: string, command: readonly string[]) {
+  await run.launcher.submit({ id, command, environment: {}, folder: run.folder, members: 1 })
+  await run.until(async () => (await run.launcher.observe(id)).members[0]!.state === 'running')
+  const folder = memberFolder(join(run.root, id), 0)
+  const wrapper = readStored(processIdentity, join(folder, names.claim))!
+  const command0 = readStored(startedProcess, join(folder, names.process))!.process
+  return { folder, wrapper, command: command0 }
+}
+
+const over = (run: LocalHarness, id: string) => run.until(async () => isOver(await run.launcher.observe(id)))
+
+test('a command whose wrapper is killed is killed too, and reported as lost', async () => {
+  await using run = await openLocal()
+  const { wrapper, command } = await started(run, 'a', run.programs.stubborn())
+  process.kill(wrapper.pid, 'SIGKILL')
+  await over(run, 'a')
+  expect((await run.launcher.observe('a')).members).toMatchObject([{ state: 'lost' }])
+  expect(isAlive(command)).toBe(false)
+  // Lost is final: another look, by another server, says the same.
+  expect((await run.restarted().observe('a')).members).toMatchObject([{ state: 'lost' }])
+})
+
+test.skipIf(!onLinux)('nothing that left the process group outlives its member', async () => {
+  await using run = await openLocal()
+  const { command } = await started(run, 'a', run.script('setsid sleep 600 &\necho $! > stray\nsleep 600'))
+  await run.until(async () => labelled('a', 0).length >= 3)
+  process.kill(command.pid, 'SIGKILL')
+  await over(run, 'a')
+  await run.until(async () => labelled('a', 0).length === 0)
+})
+
+test('a process that was given the id of a dead one is not taken for it', async () => {
+  await using run = await openLocal()
+  const { folder, wrapper } = await started(run, 'a', run.programs.waits())
+  process.kill(wrapper.pid, 'SIGKILL')
+  await run.until(async () => !isAlive(wrapper))
+  // This test's process now has the dead wrapper's id, as far as the folder says.
+  writeFileSync(join(folder, names.claim), JSON.stringify({ ...identify(process.pid)!, started: '1' }))
+  await over(run, 'a')
+  expect((await run.launcher.observe('a')).members).toMatchObject([{ state: 'lost' }])
+})
+
+test('processes of another boot of the machine are lost', async () => {
+  await using run = await openLocal()
+  const { folder, wrapper } = await started(run, 'a', run.programs.waits())
+  writeFileSync(join(folder, names.claim), JSON.stringify({ ...wrapper, boot: 'earlier' }))
+  await over(run, 'a')
+  expect((await run.launcher.observe('a')).members).toMatchObject([{ state: 'lost' }])
+})
+
+test('two servers that submit at once start a command once', async () => {
+  await using run = await openLocal()
+  const request = { id: 'a', command: run.programs.waits(), environment: {}, folder: run.folder, members: 1 }
+  const servers = [run.launcher, run.restarted(), run.restarted()]
+  await Promise.all(servers.map((server) => server.submit(request)))
+  await run.until(async () => run.starts('a', 0) > 0)
+  for (const server of servers) await server.submit(request)
+  // The late wrappers have come and gone when only one of them is left.
+  await run.until(async () => labelled('a', 0).length <= 3)
+  expect(run.starts('a', 0)).toBe(1)
+})
+
+test('a run goes on when the server that started it is killed with its whole process group', async () => {
+  await using run = await openLocal()
+  const server = spawn(
+    process.execPath,
+    ['--import', 'tsx', join(import.meta.dirname, 'submit-child.ts'), run.root, run.folder],
+    { detached: true, stdio: ['ignore', 'pipe', 'inherit'] },
+  )
+  await once(server.stdout!, 'data')
+  process.kill(-server.pid!, 'SIGKILL')
+  await once(server, 'exit')
+  await over(run, 'from-child')
+  expect((await run.launcher.observe('from-child')).members).toMatchObject([{ state: 'ended', exitCode: 5 }])
+  const { lines } = await run.launcher.logs('from-child', { member: 0, bytesMax: 1000 })
+  expect(lines.map(({ text }) => text)).toEqual(['begun', 'done'])
+})
+
+test('a command sees no variable of the server that is not let through', async () => {
+  await using run = await openLocal()
+  process.env.ROPEWAY_TEST_SECRET = 'hush'
+  try {
+    await run.launcher.submit({
+      id: 'a',
+      command: ['env'],
+      environment: { GIVEN: 'yes' },
+      folder: run.folder,
+      members: 1,
+    })
+    await over(run, 'a')
+  } finally {
+    delete process.env.ROPEWAY_TEST_SECRET
+  }
+  const { lines } = await run.launcher.logs('a', { member: 0, bytesMax: 100_000 })
+  const variables = lines.map(({ text }) => text)
+  expect(variables).toContain('GIVEN=yes')
+  expect(variables).toContain('ROPEWAY_RUN=a')
+  expect(variables.some((line) => line.includes('hush'))).toBe(false)
+})
+
+test('arguments reach the program as they are, whatever a shell would make of them', async () => {
+  await using run = await openLocal()
+  const nasty = ['$(touch stolen)', '; touch stolen', '*', 'a b', "'"]
+  await run.launcher.submit({
+    id: 'a',
+    command: ['printf', '%s\\n', ...nasty],
+    environment: {},
+    folder: run.folder,
+    members: 1,
+  })
+  await over(run, 'a')
+  const { lines } = await run.launcher.logs('a', { member: 0, bytesMax: 1000 })
+  expect(lines.map(({ text }) => text)).toEqual(nasty)
+  expect(() => readFileSync(join(run.folder, 'stolen'))).toThrow()
+})
+
+test('a path is no run id', async () => {
+  await using run = await openLocal()
+  const request = { command: ['true'], environment: {}, folder: run.folder, members: 1 }
+  for (const id of ['../a', 'a/b', '', '.', '..', '-x', 'a'.repeat(101)])
+    expect(await run.launcher.submit({ id, ...request })).toMatchObject({ ok: false, code: 'invalid' })
+})
