@@ -46,7 +46,7 @@ struct TileQ4 {
 
 template <class Codes>
 struct TileCodedProduct : CodedProduct<void, Codes::format> {
-  static constexpr int rows = 64;
+  static constexpr int rows = 64, fewRows = 0;
   static constexpr bool offset = Codes::groupBytes == 256;
 
   void enter() const { loadTileConfig(tileConfig(32, 8)); }
@@ -111,7 +111,7 @@ struct TileCodedProduct : CodedProduct<void, Codes::format> {
 
 /// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
 struct TilePairProduct : PairProduct {
-  static constexpr int rows = 32;
+  static constexpr int rows = 32, fewRows = 0;  // one way of summing, whatever the number of rows
 
   void enter() const { loadTileConfig(tileConfig(64, 16)); }
   void exit() const { releaseTiles(); }
