@@ -220,6 +220,8 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
           [7, 288, 50],
           [13, 64, 257],
           [25, 128, 70],
+          [1, 64, 131],
+          [4, 96, 112],
           // Only floats can have rows that are no multiple of a group.
           ...(dtypes[dtype].block === 1
             ? ([
