@@ -65,8 +65,8 @@ inline void normRow(const float* x, const float* weight, float epsilon, int inpu
 #if defined(__AVX512VNNI__)
 
 constexpr int rowsAtOnce = 6, panelsAtOnce = 2;
-// The hardware's own prefetch stops at page borders and comes late once several rows are computed.
-constexpr size_t prefetchAhead = 4096;
+// The hardware's own prefetch stops at page borders; it does better than we do on the lines behind them.
+constexpr size_t prefetchAhead = 4096, pageBytes = 4096, linesPrefetched = 2;
 
 struct Q8Codes {
   static constexpr size_t groupBytes = 512;
@@ -81,7 +81,7 @@ struct Q4Codes {
   }
 };
 
-/// sums[t][p * 16 + o] for P panels and T rows.
+/// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other.
 template <class Codes, int P, int T>
 inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, float* sums) {
   constexpr bool offset = Codes::groupBytes == 256;
@@ -95,11 +95,10 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
   const float* total = x.sums + row * x.groups;
   const int32_t* bias = x.bias + row * x.groups;
   for (size_t g = 0; g < x.groups; g++) {
-    if (cold) {
+    if (cold && g % (pageBytes / Codes::groupBytes) == 0) {
       for (int p = 0; p < P; p++)
-#pragma GCC unroll 8
-        for (size_t line = 0; line < Codes::groupBytes; line += 64)
-          _mm_prefetch(panel + p * stride + g * Codes::groupBytes + prefetchAhead + line, _MM_HINT_T0);
+        for (size_t line = 0; line < linesPrefetched; line++)
+          _mm_prefetch(panel + p * stride + g * Codes::groupBytes + prefetchAhead + line * 64, _MM_HINT_T0);
     }
     __m512i dot[P][T];
 #pragma GCC unroll 8
@@ -127,9 +126,10 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
       }
     }
   }
+  constexpr int width = P == 1 ? 1 : 2;
 #pragma GCC unroll 8
   for (int t = 0; t < T; t++)
-    for (int p = 0; p < P; p++) _mm512_storeu_ps(sums + (t * P + p) * 16, sum[p][t]);
+    for (int p = 0; p < P; p++) _mm512_storeu_ps(sums + ((p / width * T + t) * width + p % width) * 16, sum[p][t]);
 }
 
 #elif defined(__AVX2__)
@@ -242,11 +242,24 @@ struct ByRegisters {
   void enter() const {}
   void exit() const {}
 
+  /// Two pairs of panels by `count` <= Self::fewRows rows, sums pair after pair: few rows leave registers for
+  /// four streams, and a core gets more from its memory by four than by two.
+  void quad(const char* panel, size_t stride, size_t row, int count, float* sums) const {
+    exactlyQuad<Self::fewRows>(panel, stride, row, count, sums);
+  }
+
   void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
     exactly<Self::rows>(panel, stride, panels, row, count, cold, sums);
   }
 
  private:
+  template <int T>
+  void exactlyQuad(const char* panel, size_t stride, size_t row, int count, float* sums) const {
+    if constexpr (T > 1)
+      if (count < T) return exactlyQuad<T - 1>(panel, stride, row, count, sums);
+    static_cast<const Self&>(*this).template tile<4, T>(panel, stride, row, true, sums);
+  }
+
   template <int T>
   void exactly(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
     if constexpr (T > 1)
@@ -266,7 +279,7 @@ struct ByRegisters {
 /// Weights by int8 codes; its sibling for floats is FloatProduct in linear_float.h.
 template <class Codes, int format>
 struct CodedProduct : ByRegisters<CodedProduct<Codes, format>> {
-  static constexpr int rows = rowsAtOnce, panels = panelsAtOnce;
+  static constexpr int rows = rowsAtOnce, panels = panelsAtOnce, fewRows = panels == 2 ? 4 : 0;
   static constexpr int packedFormat = format;
   QuantisedRows x;
 
@@ -335,13 +348,38 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
   }
 }
 
-/// The product itself, in pieces of a pair of panels by some rows.
+template <class Product>
+inline void quadByRows(const Product& product, const char* packed, size_t stride, int64_t panel, size_t rows,
+                       const Epilogue& epilogue) {
+  alignas(64) float sums[Product::rows * 4 * panelOutputs];
+  product.quad(packed + panel * stride, stride, 0, int(rows), sums);
+  for (int pair = 0; pair < 2; pair++) {
+    float* own = sums + pair * rows * 2 * panelOutputs;
+    if (epilogue.adapted.slots) epilogue.adapted.raise(0, int(rows), panel + pair * 2, 2, own);
+    for (size_t t = 0; t < rows; t++) epilogue.finish(t, panel + pair * 2, 2, own + t * 2 * panelOutputs);
+  }
+}
+
+template <class Product>
+inline void multiplyQuads(Call* call, const Product& product, const char* packed, size_t stride, size_t rows,
+                          int64_t panels, const Epilogue& epilogue) {
+  for (int64_t panel; (panel = int64_t(takePiece(call)) * 4) < panels;) {
+    if (panels - panel >= 4) quadByRows(product, packed, stride, panel, rows, epilogue);
+    else
+      for (int64_t at = panel; at < panels; at += 2)
+        pairByRows(product, packed, stride, at, panels - at < 2 ? 1 : 2, 0, rows, epilogue);
+  }
+}
+
+/// The product itself, in pieces of a pair of panels by some rows, or of two pairs when there are few rows.
 template <class Product>
 inline void multiplyPieces(Call* call, const Product& product, const char* packed, size_t stride, size_t rows,
                            const Epilogue& epilogue) {
   constexpr size_t rowsPerPiece = 192;
   int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
+  if constexpr (Product::fewRows > 0)
+    if (rows <= size_t(Product::fewRows)) return multiplyQuads(call, product, packed, stride, rows, panels, epilogue);
   product.enter();
   for (int64_t piece; (piece = takePiece(call)) < pairs * blocks;) {
     int64_t panel = piece / blocks * 2;

@@ -43,7 +43,7 @@ struct BF16Weights {
 
 template <class Weights>
 struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
-  static constexpr int rows = floatRowsAtOnce, panels = floatPanelsAtOnce;
+  static constexpr int rows = floatRowsAtOnce, panels = floatPanelsAtOnce, fewRows = 0;
   static constexpr int packedFormat = Weights::format;
   float* x;  // [N][K], `stride` apart
   size_t inputs, stride;
@@ -89,7 +89,7 @@ struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
 
 /// Pairs of bfloat16 by pairs of bfloat16, for CPUs that have the instruction.
 struct PairProduct : ByRegisters<PairProduct> {
-  static constexpr int rows = floatRowsAtOnce, panels = 2;
+  static constexpr int rows = floatRowsAtOnce, panels = 2, fewRows = 4;
   static constexpr int packedFormat = packedBF16;
   Half* x;  // [N][K], `stride` apart
   size_t inputs, stride;
@@ -118,7 +118,7 @@ struct PairProduct : ByRegisters<PairProduct> {
       __m512bh w[P];
       for (int p = 0; p < P; p++) {
         const char* at = panel + p * panelStride + k * 32;
-        if (cold) _mm_prefetch(at + prefetchAhead, _MM_HINT_T0);
+        if (cold && k % (pageBytes / 32) == 0) _mm_prefetch(at + prefetchAhead, _MM_HINT_T0);
         w[p] = (__m512bh)_mm512_loadu_si512(at);
       }
 #pragma GCC unroll 12
@@ -127,9 +127,10 @@ struct PairProduct : ByRegisters<PairProduct> {
         for (int p = 0; p < P; p++) sum[t][p] = _mm512_dpbf16_ps(sum[t][p], w[p], a);
       }
     }
+    constexpr int width = P == 1 ? 1 : 2;
 #pragma GCC unroll 12
     for (int t = 0; t < T; t++)
-      for (int p = 0; p < P; p++) _mm512_storeu_ps(sums + (t * P + p) * 16, sum[t][p]);
+      for (int p = 0; p < P; p++) _mm512_storeu_ps(sums + ((p / width * T + t) * width + p % width) * 16, sum[t][p]);
   }
 };
 

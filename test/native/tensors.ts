@@ -1,6 +1,6 @@
 import koffi from 'koffi'
 import { type KernelCall, Kernels } from '../../src/runtime/kernels.ts'
-import { buildKernels } from '../../src/runtime/kernels-build.ts'
+import { buildKernels, findCompiler } from '../../src/runtime/kernels-build.ts'
 
 /**
  * Tensors as ggml lays them out, made by hand, so that ops are tested without ggml. Lengths are given as in
@@ -59,6 +59,8 @@ export function runOp(kernels: Kernels, call: KernelCall, dst: FakeTensor, threa
 }
 
 const build = buildKernels()
+// A machine without a compiler skips; sources that do not compile are a failure.
+if (!build.ok && findCompiler() !== undefined) throw new Error(build.reason)
 if (!build.ok) console.warn(`skipped: native kernels, because ${build.reason}`)
 
 /**
