@@ -6,7 +6,8 @@
  */
 import { UserError } from '../src/base/errors.ts'
 import { Random } from '../src/base/random.ts'
-import { f32ToF16, quantize } from '../src/formats/convert.ts'
+import { f32ToF16 } from '../src/formats/convert.ts'
+import { encodeRows } from '../src/models/rows.ts'
 import { Arena } from '../src/runtime/arena.ts'
 import { Device } from '../src/runtime/device.ts'
 import { Graph } from '../src/runtime/graph.ts'
@@ -32,7 +33,7 @@ import { type Comparison, interleave, type Measured, type Side } from './harness
 const parameters = {
   pairs: { small: 1, large: 5 },
   threads: { small: 1, large: 2 },
-  inputs: { small: 64, large: 2048 },
+  inputs: { small: 256, large: 2048 },
   outputs: { small: 96, large: 6144 },
   weightMiB: { small: 1, large: 256 },
   rowsMax: { small: 8, large: 512 },
@@ -48,6 +49,9 @@ type Wanted = Values<typeof parameters>
 const weights = [
   { dtype: 'Q8_0', packed: 'q8' },
   { dtype: 'Q4_0', packed: 'q4' },
+  { dtype: 'Q4_K', packed: 'q4k' },
+  { dtype: 'Q5_K', packed: 'q5k' },
+  { dtype: 'Q6_K', packed: 'q6k' },
   { dtype: 'BF16', packed: 'bf16' },
   { dtype: 'F32', packed: 'f32' },
 ] as const
@@ -110,7 +114,7 @@ class Products implements Disposable {
       this.#packed.push(this.#arena.leaf('I8', [bytes]))
     }
     this.#arena.allocate(device.bufferType)
-    const pattern = quantize(dtype, noise(32 * inputs))
+    const pattern = encodeRows(device.ggml, noise(32 * inputs), dtype, 32, inputs)
     const whole = new Uint8Array(this.#plain[0]!.bytes)
     for (let at = 0; at < whole.length; at += pattern.length)
       whole.set(pattern.subarray(0, whole.length - at), at)

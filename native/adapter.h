@@ -10,7 +10,6 @@
 
 namespace {
 
-constexpr int panelVectors = panelOutputs / lanes;
 /// How far ahead of a panel's B the next ones are asked for: threads take pairs of panels in turns.
 constexpr int panelsAhead = 8;
 /// Rows whose sums stay in registers while one panel of B goes by.

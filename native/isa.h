@@ -5,6 +5,7 @@
 #include "cache.h"
 #include "choose.h"
 #include "kernels.h"
+#include "linear_coded.h"
 #include "matmul.h"
 #include "read.h"
 
@@ -15,8 +16,12 @@
           {"rope_table", ropeTable},                                 \
           {"store_keys_values", storeKeysValues},                    \
           {"paged_attention", pagedAttention},                       \
-          {"linear_q8", linear<CodedProduct<Q8Codes, packedQ8>>},    \
-          {"linear_q4", linear<CodedProduct<Q4Codes, packedQ4>>},    \
+          {"linear_q8", linear<CodedProduct<Q8Codes>>},              \
+          {"linear_q4", linear<CodedProduct<Q4Codes>>},              \
+          {"linear_q5", linear<CodedProduct<Q5Codes>>},              \
+          {"linear_q4k", linear<CodedProduct<Q4KCodes>>},            \
+          {"linear_q5k", linear<CodedProduct<Q5KCodes>>},            \
+          {"linear_q6k", linear<CodedProduct<Q6KCodes>>},            \
           {"linear_f16", linear<FloatProduct<F16Weights>>},          \
           {"linear_bf16", linearBF16},                               \
           {"linear_f32", linear<FloatProduct<F32Weights>>},          \

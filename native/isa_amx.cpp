@@ -14,8 +14,12 @@
 extern const Kernels ROPEWAY_VARIABLE = {
     ROPEWAY_NAME,
     {
-        {"linear_q8", linear<TileCodedProduct<TileQ8>>},
-        {"linear_q4", linear<TileCodedProduct<TileQ4>>},
+        {"linear_q8", linear<TileCodedProduct<Q8Codes>>},
+        {"linear_q4", linear<TileCodedProduct<Q4Codes>>},
+        {"linear_q5", linear<TileCodedProduct<Q5Codes>>},
+        {"linear_q4k", linear<TileCodedProduct<Q4KCodes>>},
+        {"linear_q5k", linear<TileCodedProduct<Q5KCodes>>},
+        {"linear_q6k", linear<TileCodedProduct<Q6KCodes>>},
         {"linear_bf16", linear<TilePairProduct>},
         {"embed", embed},
         {"matmul_bf16", matmul<TilePairProduct>},

@@ -1,9 +1,8 @@
 // Products of packed weights and activations, with what surrounds them in a layer: the norm before, and
 // bias, gate or residual behind. So a decoder layer is six ops.
 //
-// Activations are quantised per row and group of 32 inputs, never per batch. Every output is summed in the
-// order of groups by one accumulator, whatever the number of rows or threads, so its bits depend on its own
-// row and weights only.
+// Every output is summed in one order by one accumulator, whatever the number of rows or threads, so its bits
+// depend on its own row and weights only. What a weight's format means is in linear_coded.h and linear_float.h.
 //
 // Legend: N rows, K inputs, M outputs, P panels of 16 outputs, T rows in registers.
 #pragma once
@@ -16,39 +15,8 @@
 
 namespace {
 
-/// Rows of activations as int8 codes; `bias` is what biased weight codes add to a group's sum.
-struct QuantisedRows {
-  int8_t* codes;   // [N][K]
-  float* scales;   // [N][K/32]
-  float* sums;     // [N][K/32] scale * sum of codes
-  int32_t* bias;   // [N][K/32] -codeBias * sum of codes
-  size_t inputs, groups;
-};
-
-inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
-  for (size_t g = 0; g < rows.groups; g++) {
-    const float* from = x + g * groupInputs;
-    Vector highest = zero();
-    for (int i = 0; i < groupInputs; i += lanes) {
-      Vector v = load(from + i);
-      highest = maximum(maximum(v, -v), highest);
-    }
-    float scale = maximumLane(highest) / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
-    int8_t* codes = rows.codes + row * rows.inputs + g * groupInputs;
-    int32_t sum = 0;
-    for (int i = 0; i < groupInputs; i += lanes) {
-      const Vector magic = splat(12582912.0f);  // rounds to nearest, ties to even
-      VectorInt rounded = (VectorInt)(load(from + i) * inverse + magic) - (VectorInt)magic;
-      for (int l = 0; l < lanes; l++) {
-        codes[i + l] = int8_t(rounded[l]);
-        sum += rounded[l];
-      }
-    }
-    rows.scales[row * rows.groups + g] = scale;
-    rows.sums[row * rows.groups + g] = scale * float(sum);
-    rows.bias[row * rows.groups + g] = -int32_t(codeBias) * sum;
-  }
-}
+// The hardware's own prefetch stops at page borders; it does better than we do on the lines behind them.
+constexpr size_t prefetchAhead = 4096, pageBytes = 4096, linesPrefetched = 2;
 
 /// y = x / rms(x) * weight for one row (Zhang and Sennrich 2019).
 inline void normRow(const float* x, const float* weight, float epsilon, int inputs, float* y) {
@@ -62,183 +30,11 @@ inline void normRow(const float* x, const float* weight, float epsilon, int inpu
     store(y + k, load(x + k, inputs - k) * factor * load(weight + k, inputs - k), inputs - k);
 }
 
-#if defined(__AVX512VNNI__)
-
-constexpr int rowsAtOnce = 6, panelsAtOnce = 2;
-// The hardware's own prefetch stops at page borders; it does better than we do on the lines behind them.
-constexpr size_t prefetchAhead = 4096, pageBytes = 4096, linesPrefetched = 2;
-
-struct Q8Codes {
-  static constexpr size_t groupBytes = 512;
-  static __m512i codes(const char* group, int j) { return _mm512_loadu_si512(group + 64 * j); }
-};
-
-struct Q4Codes {
-  static constexpr size_t groupBytes = 256;
-  static __m512i codes(const char* group, int j) {
-    __m512i pairs = _mm512_loadu_si512(group + 64 * (j % 4));
-    return _mm512_and_si512(j < 4 ? pairs : _mm512_srli_epi16(pairs, 4), _mm512_set1_epi8(15));
-  }
-};
-
-/// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other.
-template <class Codes, int P, int T>
-inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, float* sums) {
-  constexpr bool offset = Codes::groupBytes == 256;
-  const Half* scales[P];
-  for (int p = 0; p < P; p++) scales[p] = reinterpret_cast<const Half*>(panel + p * stride + x.groups * Codes::groupBytes);
-  __m512 sum[P][T];
-  for (int p = 0; p < P; p++)
-    for (int t = 0; t < T; t++) sum[p][t] = _mm512_setzero_ps();
-  const int8_t* codes = x.codes + row * x.inputs;
-  const float* factor = x.scales + row * x.groups;
-  const float* total = x.sums + row * x.groups;
-  const int32_t* bias = x.bias + row * x.groups;
-  for (size_t g = 0; g < x.groups; g++) {
-    if (cold && g % (pageBytes / Codes::groupBytes) == 0) {
-      for (int p = 0; p < P; p++)
-        for (size_t line = 0; line < linesPrefetched; line++)
-          _mm_prefetch(panel + p * stride + g * Codes::groupBytes + prefetchAhead + line * 64, _MM_HINT_T0);
-    }
-    __m512i dot[P][T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; t++)
-      for (int p = 0; p < P; p++) dot[p][t] = offset ? _mm512_setzero_si512() : _mm512_set1_epi32(bias[t * x.groups + g]);
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
-      __m512i w[P];
-      for (int p = 0; p < P; p++) w[p] = Codes::codes(panel + p * stride + g * Codes::groupBytes, j);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++) {
-        __m512i a = _mm512_set1_epi32(readAs<int32_t>(reinterpret_cast<const char*>(codes + t * x.inputs + g * 32 + j * 4)));
-        for (int p = 0; p < P; p++) dot[p][t] = _mm512_dpbusd_epi32(dot[p][t], w[p], a);
-      }
-    }
-#pragma GCC unroll 2
-    for (int p = 0; p < P; p++) {
-      __m512 scale = loadHalf(scales[p] + g * 16);
-      __m512 shift = offset ? loadHalf(scales[p] + (x.groups + g) * 16) : scale;
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++) {
-        __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(factor[t * x.groups + g]));
-        sum[p][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[p][t]), both, sum[p][t]);
-        if (offset) sum[p][t] = _mm512_fmadd_ps(shift, _mm512_set1_ps(total[t * x.groups + g]), sum[p][t]);
-      }
-    }
-  }
-  constexpr int width = P == 1 ? 1 : 2;
-#pragma GCC unroll 8
-  for (int t = 0; t < T; t++)
-    for (int p = 0; p < P; p++) _mm512_storeu_ps(sums + ((p / width * T + t) * width + p % width) * 16, sum[p][t]);
-}
-
-#elif defined(__AVX2__)
-
-constexpr int rowsAtOnce = 2, panelsAtOnce = 1;
-
-struct Q8Codes {
-  static constexpr size_t groupBytes = 512;
-  static __m256i codes(const char* group, int j, int half) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64 * j + 32 * half));
-  }
-  // The first factor of the byte product is unsigned: the weight's sign moves to the activation.
-  static __m256i dot(__m256i sum, __m256i w, __m256i a) {
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-  }
-};
-
-struct Q4Codes {
-  static constexpr size_t groupBytes = 256;
-  static __m256i codes(const char* group, int j, int half) {
-    __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64 * (j % 4) + 32 * half));
-    return _mm256_and_si256(j < 4 ? pairs : _mm256_srli_epi16(pairs, 4), _mm256_set1_epi8(15));
-  }
-  static __m256i dot(__m256i sum, __m256i w, __m256i a) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
-  }
-};
-
-template <class Codes, int P, int T>
-inline void productTile(const char* panel, size_t, const QuantisedRows& x, size_t row, bool, float* sums) {
-  constexpr bool offset = Codes::groupBytes == 256;
-  const Half* scales = reinterpret_cast<const Half*>(panel + x.groups * Codes::groupBytes);
-  __m256 sum[T][2];
-  for (int t = 0; t < T; t++) sum[t][0] = sum[t][1] = _mm256_setzero_ps();
-  const int8_t* codes = x.codes + row * x.inputs;
-  for (size_t g = 0; g < x.groups; g++) {
-    __m256i dot[T][2];
-    for (int t = 0; t < T; t++) dot[t][0] = dot[t][1] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; h++) {
-        __m256i w = Codes::codes(panel + g * Codes::groupBytes, j, h);
-#pragma GCC unroll 4
-        for (int t = 0; t < T; t++) {
-          __m256i a = _mm256_set1_epi32(readAs<int32_t>(reinterpret_cast<const char*>(codes + t * x.inputs + g * 32 + j * 4)));
-          dot[t][h] = Codes::dot(dot[t][h], w, a);
-        }
-      }
-    }
-#pragma GCC unroll 2
-    for (int h = 0; h < 2; h++) {
-      __m256 scale = loadHalf(scales + g * 16 + h * 8);
-      __m256 shift = offset ? loadHalf(scales + (x.groups + g) * 16 + h * 8) : scale;
-      for (int t = 0; t < T; t++) {
-        size_t at = (row + t) * x.groups + g;
-        __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[at]));
-        sum[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[t][h]), both, sum[t][h]);
-        if (offset) sum[t][h] = _mm256_fmadd_ps(shift, _mm256_set1_ps(x.sums[at]), sum[t][h]);
-      }
-    }
-  }
-  for (int t = 0; t < T; t++)
-    for (int h = 0; h < 2; h++) _mm256_storeu_ps(sums + t * 16 + h * 8, sum[t][h]);
-}
-
-#else
-
-constexpr int rowsAtOnce = 1, panelsAtOnce = 1;
-
-struct Q8Codes {
-  static constexpr size_t groupBytes = 512;
-  static int32_t code(const char* group, int j, int at) { return int8_t(group[64 * j + at]); }
-};
-
-struct Q4Codes {
-  static constexpr size_t groupBytes = 256;
-  static int32_t code(const char* group, int j, int at) {
-    uint8_t pair = uint8_t(group[64 * (j % 4) + at]);
-    return j < 4 ? pair & 15 : pair >> 4;
-  }
-};
-
-template <class Codes, int P, int T>
-inline void productTile(const char* panel, size_t, const QuantisedRows& x, size_t row, bool, float* sums) {
-  constexpr bool offset = Codes::groupBytes == 256;
-  const Half* scales = reinterpret_cast<const Half*>(panel + x.groups * Codes::groupBytes);
-  for (int o = 0; o < 16; o++) sums[o] = 0;
-  for (size_t g = 0; g < x.groups; g++) {
-    const char* group = panel + g * Codes::groupBytes;
-    const int8_t* a = x.codes + row * x.inputs + g * 32;
-    int32_t dot[16] = {};
-    for (int j = 0; j < 8; j++)
-      for (int o = 0; o < 16; o++)
-        for (int c = 0; c < 4; c++) dot[o] += Codes::code(group, j, o * 4 + c) * a[j * 4 + c];
-    float factor = x.scales[row * x.groups + g], total = x.sums[row * x.groups + g];
-    for (int o = 0; o < 16; o++) {
-      sums[o] = fma(float(dot[o]), halfToFloat(scales[g * 16 + o]) * factor, sums[o]);
-      if (offset) sums[o] = fma(halfToFloat(scales[(x.groups + g) * 16 + o]), total, sums[o]);
-    }
-  }
-}
-
-#endif
-
 /// A pair of panels by `count` <= Self::rows rows, by a tile compiled for exactly so many.
 template <class Self>
 struct ByRegisters {
+  static constexpr bool compact = false;
+
   void enter() const {}
   void exit() const {}
 
@@ -267,39 +63,16 @@ struct ByRegisters {
     const Self& self = static_cast<const Self&>(*this);
     if constexpr (Self::panels == 2)
       if (panels == 2) return self.template tile<2, T>(panel, stride, row, cold, sums);
-    float one[T * panelOutputs];
-    for (int p = 0; p < panels; p++) {
-      self.template tile<1, T>(panel + p * stride, stride, row, cold, one);
-      for (int t = 0; t < T; t++)
-        for (int o = 0; o < panelOutputs; o++) sums[(t * panels + p) * panelOutputs + o] = one[t * panelOutputs + o];
-    }
-  }
-};
-
-/// Weights by int8 codes; its sibling for floats is FloatProduct in linear_float.h.
-template <class Codes, int format>
-struct CodedProduct : ByRegisters<CodedProduct<Codes, format>> {
-  static constexpr int rows = rowsAtOnce, panels = panelsAtOnce, fewRows = panels == 2 ? 4 : 0;
-  static constexpr int packedFormat = format;
-  QuantisedRows x;
-
-  static size_t rowBytes(size_t inputs) { return inputs + inputs / groupInputs * 12; }
-
-  void place(char* memory, size_t count, size_t inputs) {
-    x.inputs = inputs;
-    x.groups = inputs / groupInputs;
-    x.codes = reinterpret_cast<int8_t*>(memory);
-    x.scales = reinterpret_cast<float*>(memory + count * inputs);
-    x.sums = x.scales + count * x.groups;
-    x.bias = reinterpret_cast<int32_t*>(x.sums + count * x.groups);
-  }
-
-  /// `from` has a multiple of 32 elements.
-  void prepare(const float* from, size_t row) const { quantiseRow(from, x, row); }
-
-  template <int P, int T>
-  void tile(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {
-    productTile<Codes, P, T>(panel, stride, x, row, cold, sums);
+    // A last panel without a partner is rare: row by row there keeps the library small.
+    constexpr int step = Self::panels == 2 && Self::compact ? 1 : T;
+    float one[step * panelOutputs];
+    for (int p = 0; p < panels; p++)
+      for (int first = 0; first < T; first += step) {
+        self.template tile<1, step>(panel + p * stride, stride, row + first, cold, one);
+        for (int t = 0; t < step; t++)
+          for (int o = 0; o < panelOutputs; o++)
+            sums[((first + t) * panels + p) * panelOutputs + o] = one[t * panelOutputs + o];
+      }
   }
 };
 

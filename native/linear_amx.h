@@ -5,6 +5,7 @@
 // results of coded weights are theirs to the bit.
 #pragma once
 
+#include "linear_coded.h"
 #include "matmul.h"
 #include "tiles.h"
 
@@ -21,72 +22,69 @@ inline TileConfig tileConfig(int activationBytes, int weightRows) {
   return config;
 }
 
-struct TileQ8 {
-  static constexpr int format = packedQ8;
-  static constexpr size_t groupBytes = 512;
-  static const char* codes(const char* panel, size_t) { return panel; }
-};
-
-struct TileQ4 {
-  static constexpr int format = packedQ4;
-  static constexpr size_t groupBytes = 256;
-  /// Spreads a panel's nibbles over bytes, once for all rows of a pass.
-  static const char* codes(const char* panel, size_t groups) {
-    char* spread = rw_thread_scratch(groups * 512);
-    const __m512i low = _mm512_set1_epi8(15);
-    for (size_t i = 0; i < groups * 4; i++) {
-      __m512i pairs = _mm512_loadu_si512(panel + i * 64);
-      char* to = spread + i / 4 * 512 + i % 4 * 64;
-      _mm512_storeu_si512(to, _mm512_and_si512(pairs, low));
-      _mm512_storeu_si512(to + 256, _mm512_and_si512(_mm512_srli_epi16(pairs, 4), low));
-    }
-    return spread;
+template <class Codes, int j = 0>
+inline void spreadGroup(const char* group, char* to) {
+  if constexpr (j < 8) {
+    Bytes codes = Codes::template at<j>(group, 0) - uint8_t(Codes::bias);
+    __builtin_memcpy(to + j * 64, &codes, 64);
+    spreadGroup<Codes, j + 1>(group, to);
   }
-};
+}
+
+/// The codes of a panel as signed bytes [groups][8][16][4], once for all rows of a pass.
+template <class Codes>
+inline const char* spreadPanel(const char* panel, size_t groups) {
+  if (Codes::format == packedQ8) return panel;
+  char* spread = rw_thread_scratch(groups * 512);
+  for (size_t g = 0; g < groups; g++) spreadGroup<Codes>(Codes::group(panel, g), spread + g * 512);
+  return spread;
+}
 
 template <class Codes>
-struct TileCodedProduct : CodedProduct<void, Codes::format> {
+struct TileCodedProduct : CodedProduct<Codes> {
   static constexpr int rows = 64, fewRows = 0;
-  static constexpr bool offset = Codes::groupBytes == 256;
+  static constexpr int partInputs = groupInputs / Codes::parts;
 
-  void enter() const { loadTileConfig(tileConfig(32, 8)); }
+  void enter() const { loadTileConfig(tileConfig(partInputs, partInputs / 4)); }
   void exit() const { releaseTiles(); }
 
   /// 16 rows by one panel, of which R rows are wanted; `sums` rows lie `sumsStride` floats apart.
   template <int R>
-  void tile(const char* codes, const Half* scales, size_t row, float* sums, size_t sumsStride) const {
+  void tile(const char* panel, const char* codes, size_t row, float* sums, size_t sumsStride) const {
     const auto& x = this->x;
+    const size_t parts = x.groups * Codes::parts;
     alignas(64) int32_t dot[2][tileRows][16];
     __m512 sum[R];
     for (int r = 0; r < R; r++) sum[r] = _mm512_setzero_ps();
-    // Two tiles in turns, so that one group is scaled while the next is multiplied.
-    auto multiply = [&](size_t g) {
-      const int8_t* a = x.codes + row * x.inputs + g * groupInputs;
-      if (g % 2 == 0) {
+    // Two tiles in turns, so that one part is scaled while the next is multiplied.
+    auto multiply = [&](size_t i) {
+      const int8_t* a = x.codes + row * x.inputs + i * partInputs;
+      if (i % 2 == 0) {
         zeroTile<0>();
         loadTile<4>(a, x.inputs);
-        loadTile<6>(codes + g * 512, 64);
-        dotBytes<0, 4, 6>();
+        loadTile<6>(codes + i * partInputs * 16, 64);
+        multiplyBytes<0, 4, 6>();
         storeTile<0>(dot[0], 64);
       } else {
         zeroTile<3>();
         loadTile<5>(a, x.inputs);
-        loadTile<7>(codes + g * 512, 64);
-        dotBytes<3, 5, 7>();
+        loadTile<7>(codes + i * partInputs * 16, 64);
+        multiplyBytes<3, 5, 7>();
         storeTile<3>(dot[1], 64);
       }
     };
     multiply(0);
-    for (size_t g = 0; g < x.groups; g++) {
-      if (g + 1 < x.groups) multiply(g + 1);
-      __m512 scale = loadHalf(scales + g * 16);
-      __m512 shift = offset ? loadHalf(scales + (x.groups + g) * 16) : scale;
+    for (size_t i = 0; i < parts; i++) {
+      if (i + 1 < parts) multiply(i + 1);
+      size_t g = i / Codes::parts;
+      __m512 scale = (__m512)Codes::scale(panel, x.groups, g, int(i % Codes::parts), 0);
+      __m512 shift = Codes::offset ? (__m512)Codes::shift(panel, g, 0) : scale;
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
         size_t at = (row + r) * x.groups + g;
         __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[at]));
-        sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(dot[g % 2][r])), both, sum[r]);
-        if (offset) sum[r] = _mm512_fmadd_ps(shift, _mm512_set1_ps(x.sums[at]), sum[r]);
+        sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(dot[i % 2][r])), both, sum[r]);
+        if (Codes::offset) sum[r] = _mm512_fmadd_ps(shift, _mm512_set1_ps(x.sums[at]), sum[r]);
       }
     }
     for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + r * sumsStride, sum[r]);
@@ -96,14 +94,13 @@ struct TileCodedProduct : CodedProduct<void, Codes::format> {
     size_t sumsStride = size_t(panels) * panelOutputs;
     for (int p = 0; p < panels; p++) {
       const char* from = panel + p * stride;
-      const char* codes = Codes::codes(from, this->x.groups);
-      const Half* scales = reinterpret_cast<const Half*>(from + this->x.groups * Codes::groupBytes);
+      const char* codes = spreadPanel<Codes>(from, this->x.groups);
       for (int first = 0; first < count; first += tileRows) {
         float* to = sums + first * sumsStride + p * panelOutputs;
         int wanted = count - first;
-        if (wanted > 4) tile<tileRows>(codes, scales, row + first, to, sumsStride);
-        else if (wanted > 1) tile<4>(codes, scales, row + first, to, sumsStride);
-        else tile<1>(codes, scales, row + first, to, sumsStride);
+        if (wanted > 4) tile<tileRows>(from, codes, row + first, to, sumsStride);
+        else if (wanted > 1) tile<4>(from, codes, row + first, to, sumsStride);
+        else tile<1>(from, codes, row + first, to, sumsStride);
       }
     }
   }
@@ -124,15 +121,15 @@ struct TilePairProduct : PairProduct {
     for (size_t k = 0; k < inputs; k += 32) {
       loadTile<4>(top + k, stride * 2);
       loadTile<6>(panel + k * 32, 64);
-      dotPairs<0, 4, 6>();
+      multiplyPairs<0, 4, 6>();
       if (two) {
         loadTile<7>(panel + panelStride + k * 32, 64);
-        dotPairs<1, 4, 7>();
+        multiplyPairs<1, 4, 7>();
       }
       if (!more) continue;
       loadTile<5>(bottom + k, stride * 2);
-      dotPairs<2, 5, 6>();
-      if (two) dotPairs<3, 5, 7>();
+      multiplyPairs<2, 5, 6>();
+      if (two) multiplyPairs<3, 5, 7>();
     }
     size_t sumsStride = size_t(panels) * panelOutputs * 4;
     char* to = reinterpret_cast<char*>(sums);

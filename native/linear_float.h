@@ -4,6 +4,7 @@
 #pragma once
 
 #include "linear.h"
+#include "pack.h"
 
 namespace {
 

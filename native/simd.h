@@ -110,6 +110,31 @@ inline Vector loadHalf(const Half* from) {
 #endif
 }
 
+/// Bytes without and with a sign, as floats.
+inline Vector loadUnsigned(const char* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  Vector result;
+  for (int i = 0; i < lanes; i++) result[i] = float(uint8_t(from[i]));
+  return result;
+#endif
+}
+
+inline Vector loadSigned(const char* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  Vector result;
+  for (int i = 0; i < lanes; i++) result[i] = float(int8_t(from[i]));
+  return result;
+#endif
+}
+
 /// The first `count` elements, then zeros; reads nothing behind them.
 inline Vector loadHalf(const Half* from, int count) {
   if (count >= lanes) return loadHalf(from);

@@ -52,7 +52,7 @@ inline void storeTile(void* to, size_t stride) {
 
 /// sums[m][n] += a[m][4k + c] * b[k][4n + c], int8.
 template <int sums, int a, int b>
-inline void dotBytes() {
+inline void multiplyBytes() {
   for (int m = 0; m < tiles()->config.rows[a]; m++)
     for (int n = 0; n < 16; n++) {
       int32_t sum;
@@ -72,7 +72,7 @@ inline float emulatedBfloat(const uint8_t* from) {
 
 /// sums[m][n] += (sum over k of the even products) + (sum over k of the odd ones), bfloat16.
 template <int sums, int a, int b>
-inline void dotPairs() {
+inline void multiplyPairs() {
   for (int m = 0; m < tiles()->config.rows[a]; m++)
     for (int n = 0; n < 16; n++) {
       float even = 0, odd = 0, sum;
@@ -117,14 +117,14 @@ ROPEWAY_TILE(7)
 #undef ROPEWAY_TILE
 
 template <int sums, int a, int b>
-inline void dotBytes();
+inline void multiplyBytes();
 template <int sums, int a, int b>
-inline void dotPairs();
+inline void multiplyPairs();
 #define ROPEWAY_DOT(sums, a, b)                                              \
   template <>                                                                \
-  inline void dotBytes<sums, a, b>() { _tile_dpbssd(sums, a, b); }           \
+  inline void multiplyBytes<sums, a, b>() { _tile_dpbssd(sums, a, b); }           \
   template <>                                                                \
-  inline void dotPairs<sums, a, b>() { _tile_dpbf16ps(sums, a, b); }
+  inline void multiplyPairs<sums, a, b>() { _tile_dpbf16ps(sums, a, b); }
 ROPEWAY_DOT(0, 4, 6)
 ROPEWAY_DOT(1, 4, 7)
 ROPEWAY_DOT(2, 5, 6)

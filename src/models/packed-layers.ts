@@ -62,28 +62,32 @@ export function packedLayers(
     const inputs = [x, product.weight, ...present.filter((tensor) => tensor !== undefined)]
     return ops.custom(op, fn, 'F32', [rows, product.outputs], inputs, userdata) //  [N, outputs]
   }
+  const single = (name: string) => packed.find([name])?.[0]
   return {
     embed: (ids, name) => {
-      const product = packed.find([name])
+      const product = single(name)
       if (product === undefined) return plain.embed(ids, name)
       const { op, fn, userdata } = calls.call('embed', { format: packedFormats[product.format] })
       return ops.custom(op, fn, 'F32', [ids.shape[0]!, product.inputs], [ids, product.weight], userdata)
     },
     linear: (x, name, around = {}) => {
-      const product = packed.find([name])
+      const product = single(name)
       if (product === undefined) return plain.linear(x, name, around)
       return run(product, x, around.norm, around.residual)
     },
     joined: (x, names, norm) => {
-      const product = packed.find(names)
-      if (product === undefined) return plain.joined(x, names, norm)
-      const all = run(product, x, norm)
-      return product.members.map(({ first, outputs }) => ops.slice(all, 1, first, outputs))
+      const products = packed.find(names)
+      if (products === undefined) return plain.joined(x, names, norm)
+      return products.flatMap((product) => {
+        const all = run(product, x, norm)
+        return product.members.map(({ first, outputs }) => ops.slice(all, 1, first, outputs))
+      })
     },
     gated: (x, gate, up, norm) => {
-      const product = packed.find([gate, up])
-      if (product === undefined) return plain.gated(x, gate, up, norm)
-      return run(product, x, norm)
+      const products = packed.find([gate, up])
+      if (products === undefined) return plain.gated(x, gate, up, norm)
+      const [first, second] = products.map((product) => run(product, x, norm)) as [Tensor, Tensor?]
+      return second === undefined ? first : ops.siluMul(first, second)
     },
   }
 }

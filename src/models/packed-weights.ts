@@ -33,22 +33,27 @@ const panelOutputs = 16
 export class PackedWeights implements Disposable {
   readonly bytes: number
   readonly #arena: Arena
-  readonly #products: ReadonlyMap<string, PackedProduct>
+  readonly #products: ReadonlyMap<string, readonly PackedProduct[]>
 
-  constructor(arena: Arena, products: readonly PackedProduct[], bytes: number) {
+  /** `products`: of each group of the network that is packed, its parts. */
+  constructor(arena: Arena, products: readonly (readonly PackedProduct[])[], bytes: number) {
     this.#arena = arena
-    this.#products = new Map(products.map((product) => [keyOf(product.group.names), product]))
+    const named = (parts: readonly PackedProduct[]) => keyOf(parts.flatMap(({ group }) => group.names))
+    this.#products = new Map(products.map((parts) => [named(parts), parts]))
     this.bytes = bytes
   }
 
-  /** The packed product of exactly these names, or undefined when plain operations must do. */
-  find(names: readonly string[]): PackedProduct | undefined {
+  /**
+   * The packed products that hold exactly these names, in their order: one, or several where the file has members
+   * of a group in different formats. Undefined when plain operations must do.
+   */
+  find(names: readonly string[]): readonly PackedProduct[] | undefined {
     return this.#products.get(keyOf(names))
   }
 
   /** Parameters that live here and nowhere else. */
   parameterNames(): Set<string> {
-    const names = [...this.#products.values()].flatMap(({ group }) => group.names)
+    const names = [...this.#products.values()].flat().flatMap(({ group }) => group.names)
     return new Set(names.flatMap((name) => [`${name}.weight`, `${name}.bias`]))
   }
 
@@ -71,38 +76,69 @@ export function packWeights(
 ): PackedWeights {
   const { architecture, config } = model.definition
   const groups = architecture.products(config)
-  const arena = new Arena(groups.length * 2 + 1)
+  const arena = new Arena(groups.flatMap(({ names }) => names).length * 2 + 1)
   try {
-    const products = groups.flatMap((group) => describe(model, arena, kernels, group, quantize) ?? [])
+    const packed = groups.flatMap((group) => {
+      const parts = partsOf(model, group, quantize)
+      return parts === undefined ? [] : [parts.map((part) => describe(model, arena, kernels, part))]
+    })
+    const products = packed.flat()
     const bytes = products.length === 0 ? 0 : arena.allocate(device.bufferType).bytes
     for (const [index, product] of products.entries()) {
       fill(model, device, kernels, product)
       onProgress?.((index + 1) / products.length)
     }
-    return new PackedWeights(arena, products, bytes)
+    return new PackedWeights(arena, packed, bytes)
   } catch (error) {
     arena.dispose()
     throw error
   }
 }
 
+interface Part {
+  group: ProductGroup
+  dtype: DType
+  format: PackedFormat
+}
+
+/** Cuts a group where the format changes; undefined when some of it cannot be packed. */
+function partsOf(
+  model: OpenModel,
+  group: ProductGroup,
+  quantize: DType | undefined,
+): readonly Part[] | undefined {
+  const biased = group.names.some((name) => model.info(`${name}.bias`) !== undefined)
+  const [outputs] = shapeOf(model, group.names[0]!)
+  if (group.kind === 'gated' && (biased || outputs % panelOutputs !== 0)) return undefined
+  const runs: { dtype: DType; names: string[] }[] = []
+  for (const name of group.names) {
+    const dtype = keptDtype(model.info(`${name}.weight`)!.dtype, shapeOf(model, name)[1], quantize)
+    const last = runs.at(-1)
+    if (last?.dtype === dtype) last.names.push(name)
+    else runs.push({ dtype, names: [name] })
+  }
+  const parts = runs.flatMap(({ dtype, names }): Part[] => {
+    const format = formats[dtype]
+    if (format === undefined) return []
+    if (runs.length === 1) return [{ group, dtype, format }]
+    return [
+      { group: { kind: group.kind === 'gated' ? 'single' : 'joined', names } as ProductGroup, dtype, format },
+    ]
+  })
+  return parts.length === runs.length ? parts : undefined
+}
+
 function describe(
   model: OpenModel,
   arena: Arena,
   kernels: Kernels,
-  group: ProductGroup,
-  quantize: DType | undefined,
-): PackedProduct | undefined {
-  const shapes = group.names.map((name) => shapeOf(model, name))
-  const inputs = shapes[0]![1]
-  const dtypes = group.names.map((name) => keptDtype(model.info(`${name}.weight`)!.dtype, inputs, quantize))
-  const format = dtypes.every((dtype) => dtype === dtypes[0]) ? formats[dtypes[0]!] : undefined
-  if (format === undefined) return undefined
+  { group, dtype, format }: Part,
+): PackedProduct {
+  const inputs = shapeOf(model, group.names[0]!)[1]
   const biased = group.names.some((name) => model.info(`${name}.bias`) !== undefined)
-  if (group.kind === 'gated' && (biased || shapes[0]![0] % panelOutputs !== 0)) return undefined
   let columns = 0
-  const members = group.names.map((name, i) => {
-    const member = { name, first: columns, outputs: shapes[i]![0] }
+  const members = group.names.map((name) => {
+    const member = { name, first: columns, outputs: shapeOf(model, name)[0] }
     columns += Math.ceil(member.outputs / panelOutputs) * panelOutputs
     return member
   })
@@ -111,7 +147,7 @@ function describe(
   return {
     group,
     format,
-    dtype: dtypes[0]!,
+    dtype,
     weight: arena.leaf('I8', [packedBytes], group.names[0]!),
     bias: biased ? arena.leaf('F32', [outputs], `${group.names[0]}.bias`) : undefined,
     inputs,
@@ -131,6 +167,11 @@ const formats: { readonly [D in DType]?: PackedFormat } = {
   Q8_0: 'q8',
   Q4_0: 'q4',
   Q4_1: 'q4',
+  Q5_0: 'q5',
+  Q5_1: 'q5',
+  Q4_K: 'q4k',
+  Q5_K: 'q5k',
+  Q6_K: 'q6k',
   F16: 'f16',
   BF16: 'bf16',
   F32: 'f32',

@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import type { DType } from '../../src/base/dtype.ts'
 import { bytesOf, dtypes } from '../../src/base/dtype.ts'
 import { Random } from '../../src/base/random.ts'
+import { dequantize } from '../../src/formats/convert.ts'
 import {
   KernelContext,
   type Kernels,
@@ -32,6 +33,19 @@ interface Weight {
 /** A float16 with a magnitude between 2^-8 and 2^-6. */
 function smallHalf(random: Random): number {
   return (7 + random.integer(2)) * 1024 + random.integer(1024)
+}
+
+/** Any bytes are codes, once the halves among them are small; test/formats holds their meaning against ggml. */
+function anyCodes(
+  dtype: DType,
+  halves: readonly number[],
+  random: Random,
+  block: DataView,
+  values: Float64Array,
+): void {
+  for (let i = 0; i < block.byteLength; i++) block.setUint8(i, random.integer(256))
+  for (const at of halves) block.setUint16(at, smallHalf(random), true)
+  values.set(dequantize(dtype, new Uint8Array(block.buffer, block.byteOffset, block.byteLength)))
 }
 
 /** Random blocks of a GGUF format, and the numbers that its specification says they are. */
@@ -66,6 +80,11 @@ const codecs: Partial<Record<DType, (random: Random, block: DataView, values: Fl
       values[i + 16] = high * halfToNumber(scale) + halfToNumber(least)
     }
   },
+  Q5_0: (random, block, values) => anyCodes('Q5_0', [0], random, block, values),
+  Q5_1: (random, block, values) => anyCodes('Q5_1', [0, 2], random, block, values),
+  Q4_K: (random, block, values) => anyCodes('Q4_K', [0, 2], random, block, values),
+  Q5_K: (random, block, values) => anyCodes('Q5_K', [0, 2], random, block, values),
+  Q6_K: (random, block, values) => anyCodes('Q6_K', [208], random, block, values),
   F32: (random, block, values) => {
     values[0] = Math.fround(random.normal())
     block.setFloat32(0, values[0], true)
@@ -199,12 +218,44 @@ const cases: readonly (readonly [PackedFormat, DType])[] = [
   ['q8', 'F32'],
   ['q4', 'Q4_0'],
   ['q4', 'Q4_1'],
+  ['q5', 'Q5_0'],
+  ['q5', 'Q5_1'],
+  ['q4k', 'Q4_K'],
+  ['q5k', 'Q5_K'],
+  ['q6k', 'Q6_K'],
   ['f16', 'F16'],
   ['bf16', 'BF16'],
   ['f32', 'F32'],
 ]
 
-const isCoded = (format: PackedFormat) => format === 'q8' || format === 'q4'
+const isCoded = (format: PackedFormat) => format.startsWith('q')
+
+/** Rows N, inputs K, outputs M of blocks of so many inputs. */
+function oddShapes(block: number): readonly (readonly [number, number, number])[] {
+  if (block === 256) {
+    return [
+      [1, 256, 1],
+      [3, 512, 33],
+      [7, 768, 50],
+      [13, 256, 257],
+      [1, 512, 131],
+      [4, 256, 112],
+    ]
+  }
+  const whole = [
+    [1, 32, 1],
+    [2, 64, 16],
+    [3, 96, 33],
+    [5, 160, 47],
+    [7, 288, 50],
+    [13, 64, 257],
+    [25, 128, 70],
+    [1, 64, 131],
+    [4, 96, 112],
+  ] as const
+  // Only floats can have rows that are no multiple of a group.
+  return block === 1 ? [...whole, [5, 172, 64], [1, 20, 33]] : whole
+}
 
 describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
   '%s',
@@ -212,24 +263,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
     test.each(cases)(
       '%s from %s is the product of the stored weights and the prepared activations',
       (format, dtype) => {
-        for (const [rows, inputs, outputs] of [
-          [1, 32, 1],
-          [2, 64, 16],
-          [3, 96, 33],
-          [5, 160, 47],
-          [7, 288, 50],
-          [13, 64, 257],
-          [25, 128, 70],
-          [1, 64, 131],
-          [4, 96, 112],
-          // Only floats can have rows that are no multiple of a group.
-          ...(dtypes[dtype].block === 1
-            ? ([
-                [5, 172, 64],
-                [1, 20, 33],
-              ] as const)
-            : []),
-        ] as const) {
+        for (const [rows, inputs, outputs] of oddShapes(dtypes[dtype].block)) {
           const weight = randomWeight(dtype, outputs, inputs, 1)
           const x = activations(rows, inputs)
           const y = runLinear(
@@ -249,6 +283,27 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         }
       },
     )
+
+    test.each(cases)('one row of %s from %s through a vocabulary of 50257', (format, dtype) => {
+      // Rows of the weight repeat with a period that no tile has.
+      const [inputs, outputs, period] = [dtypes[dtype].block === 256 ? 256 : 32, 50257, 97]
+      const some = randomWeight(dtype, period, inputs, 12)
+      const data = new Uint8Array(bytesOf(dtype, outputs * inputs))
+      const piece = some.source.data as Uint8Array
+      for (let at = 0; at < data.length; at += piece.length) data.set(piece.subarray(0, data.length - at), at)
+      const codes = packed(
+        kernels,
+        format,
+        { source: { dtype, data, rows: outputs }, values: some.values },
+        inputs,
+      )
+      const x = activations(1, inputs)
+      const y = runLinear(kernels, format, fakeTensor(x, [1, inputs]), [1, inputs, outputs], codes)
+      const values = format === 'q8' && dtype === 'F32' ? roundedRows(some.values, inputs) : some.values
+      const expected = product(prepared(kernels, format, x), values, period)
+      const repeated = Float64Array.from({ length: outputs }, (_, o) => expected[o % period]!)
+      expect(relativeError(y, repeated)).toBeLessThan(isCoded(format) ? 2e-3 : 1e-5)
+    })
 
     test('rows and outputs that fill whole registers are summed as odd ones are', () => {
       const [rows, inputs, outputs] = [200, 64, 96]
@@ -274,13 +329,17 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
     test.each([
       ['q8', 'Q8_0'],
       ['q4', 'Q4_1'],
+      ['q5', 'Q5_1'],
+      ['q4k', 'Q4_K'],
+      ['q5k', 'Q5_K'],
+      ['q6k', 'Q6_K'],
       ['f16', 'F16'],
       ['bf16', 'BF16'],
       ['f32', 'F32'],
     ] as const)(
       'a row of %s has the same bits in every batch and on any number of threads',
       (format, dtype) => {
-        const [rows, inputs, outputs] = [47, 224, 145]
+        const [rows, inputs, outputs] = [47, dtypes[dtype].block === 256 ? 256 : 224, 145]
         const weight = randomWeight(dtype, outputs, inputs, 3)
         const codes = packed(kernels, format, weight, inputs)
         const x = activations(rows, inputs)
@@ -386,7 +445,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
     })
 
     test.each(cases)('a row of %s from %s is looked up as it is stored', (format, dtype) => {
-      for (const inputs of dtypes[dtype].block === 1 ? [64, 172] : [64]) {
+      for (const inputs of { 1: [64, 172], 32: [64], 256: [512] }[dtypes[dtype].block]!) {
         const outputs = 50
         const weight = randomWeight(dtype, outputs, inputs, 13)
         const values = format === 'q8' && dtype === 'F32' ? roundedRows(weight.values, inputs) : weight.values
@@ -413,8 +472,12 @@ describe.skipIf(vectors === undefined || tiles === undefined)('tiles and vectors
   test.each([
     ['q8', 'Q8_0'],
     ['q4', 'Q4_1'],
+    ['q5', 'Q5_1'],
+    ['q4k', 'Q4_K'],
+    ['q5k', 'Q5_K'],
+    ['q6k', 'Q6_K'],
   ] as const)('give the same bits for %s', (format, dtype) => {
-    const [rows, inputs, outputs] = [37, 160, 50]
+    const [rows, inputs, outputs] = [37, dtypes[dtype].block === 256 ? 512 : 160, 50]
     const weight = randomWeight(dtype, outputs, inputs, 14)
     const x = activations(rows, inputs)
     const [a, b] = [vectors!, tiles!].map((kernels) => {

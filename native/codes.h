@@ -1,0 +1,148 @@
+// Coded weights as a product reads them: the codes of a group, and what turns sums of codes into numbers.
+// packed.h says where they lie. One description serves every instruction set; only the dot product differs.
+//
+// A format cuts a group of 32 inputs into `parts` with a scale of their own. `bias` is what its codes have too
+// much, and `offset` whether something is added per group; both are multiplied by sums of activations.
+#pragma once
+
+#include "packed.h"
+#include "simd.h"
+
+namespace {
+
+typedef uint8_t Bytes __attribute__((vector_size(lanes * 4)));
+typedef uint16_t Shorts __attribute__((vector_size(lanes * 4)));
+
+inline Bytes loadBytes(const char* from) {
+  Bytes bytes;
+  __builtin_memcpy(&bytes, from, sizeof bytes);
+  return bytes;
+}
+
+/// Bits `from`.. of each byte at bits `to`..; the others hold whatever their neighbours had.
+template <int from, int to>
+inline Bytes moveBits(Bytes bytes) {
+  if constexpr (from > to) return (Bytes)((Shorts)bytes >> (from - to));
+  else return (Bytes)((Shorts)bytes << (to - from));
+}
+
+/// Vector v of the panel's bytes for inputs 4 j.. of a group: four of each output.
+struct EightBits {
+  static constexpr size_t bytes = 512;
+  template <int j>
+  static Bytes at(const char* group, int v) {
+    return loadBytes(group + 64 * j + lanes * 4 * v);
+  }
+};
+
+struct FourBits {
+  static constexpr size_t bytes = 256;
+  template <int j>
+  static Bytes at(const char* group, int v) {
+    Bytes pairs = loadBytes(group + 64 * (j % 4) + lanes * 4 * v);
+    return moveBits<j < 4 ? 0 : 4, 0>(pairs) & 15;
+  }
+};
+
+struct FiveBits {
+  static constexpr size_t bytes = 320;
+  template <int j>
+  static Bytes at(const char* group, int v) {
+    return FourBits::at<j>(group, v) | (moveBits<j, 4>(loadBytes(group + 256 + lanes * 4 * v)) & 16);
+  }
+};
+
+struct SixBits {
+  static constexpr size_t bytes = 384;
+  template <int j>
+  static Bytes at(const char* group, int v) {
+    Bytes upper = loadBytes(group + 256 + 64 * (j / 4) + lanes * 4 * v);
+    return FourBits::at<j>(group, v) | (moveBits<j % 4 * 2, 4>(upper) & 48);
+  }
+};
+
+struct Q8Codes : EightBits {
+  static constexpr int format = packedQ8, parts = 1, bias = codeBias;
+  static constexpr bool offset = false, negative = codeBias == 0;
+  static const char* group(const char* panel, size_t g) { return panel + g * bytes; }
+  static Vector scale(const char* panel, size_t groups, size_t g, int, int v) {
+    return loadHalf(reinterpret_cast<const Half*>(panel + groups * bytes) + g * panelOutputs + v * lanes);
+  }
+  static Vector shift(const char*, size_t, int) { return zero(); }
+};
+
+/// A scale and an offset per group, right behind its codes.
+template <class Bits, int packed>
+struct GroupScaled : Bits {
+  static constexpr int format = packed, parts = 1, bias = 0;
+  static constexpr bool offset = true, negative = false;
+  static const char* group(const char* panel, size_t g) { return panel + g * (Bits::bytes + 64); }
+  static Vector scale(const char* panel, size_t, size_t g, int, int v) {
+    return loadHalf(reinterpret_cast<const Half*>(group(panel, g) + Bits::bytes) + v * lanes);
+  }
+  static Vector shift(const char* panel, size_t g, int v) {
+    return loadHalf(reinterpret_cast<const Half*>(group(panel, g) + Bits::bytes + 32) + v * lanes);
+  }
+};
+
+using Q4Codes = GroupScaled<FourBits, packedQ4>;
+using Q5Codes = GroupScaled<FiveBits, packedQ5>;
+
+/// Blocks of eight groups; a group's scale and offset are bytes, multiplied by two numbers of the block.
+template <class Bits, int packed>
+struct BlockScaled : Bits {
+  static constexpr int format = packed, parts = 1, bias = 0;
+  static constexpr bool offset = true, negative = false;
+  static constexpr size_t blockBytes = 8 * Bits::bytes + 320;
+  static const char* group(const char* panel, size_t g) { return panel + g / 8 * blockBytes + g % 8 * Bits::bytes; }
+  static const char* scales(const char* panel, size_t g) { return panel + g / 8 * blockBytes + 8 * Bits::bytes; }
+  static Vector scale(const char* panel, size_t, size_t g, int, int v) {
+    const char* of = scales(panel, g);
+    return loadUnsigned(of + g % 8 * 16 + v * lanes) * loadHalf(reinterpret_cast<const Half*>(of + 256) + v * lanes);
+  }
+  static Vector shift(const char* panel, size_t g, int v) {
+    const char* of = scales(panel, g);
+    return loadUnsigned(of + 128 + g % 8 * 16 + v * lanes) * loadHalf(reinterpret_cast<const Half*>(of + 288) + v * lanes);
+  }
+};
+
+using Q4KCodes = BlockScaled<FourBits, packedQ4K>;
+using Q5KCodes = BlockScaled<FiveBits, packedQ5K>;
+
+/// Two signed scales a group, multiplied by a number of the block; codes have 32 too much.
+struct Q6KCodes : SixBits {
+  static constexpr int format = packedQ6K, parts = 2, bias = 32;
+  static constexpr bool offset = false, negative = false;
+  static constexpr size_t blockBytes = 8 * bytes + 320;
+  static const char* group(const char* panel, size_t g) { return panel + g / 8 * blockBytes + g % 8 * bytes; }
+  static Vector scale(const char* panel, size_t, size_t g, int part, int v) {
+    const char* of = panel + g / 8 * blockBytes + 8 * bytes;
+    return loadSigned(of + (g % 8 * 2 + part) * 16 + v * lanes) *
+           loadHalf(reinterpret_cast<const Half*>(of + 256) + v * lanes);
+  }
+  static Vector shift(const char*, size_t, int) { return zero(); }
+};
+
+/// sum[o] += codes[4 o + c] * activations[c], c in 0..3; `negative` codes have a sign.
+template <bool negative>
+inline VectorInt dotBytes(VectorInt sum, Bytes codes, VectorInt activations) {
+#if defined(__AVX512VNNI__)
+  return (VectorInt)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, (__m512i)activations);
+#elif defined(__AVX2__)
+  __m256i w = (__m256i)codes, a = (__m256i)activations;
+  // The first factor of the byte product is unsigned: a weight's sign moves to the activation.
+  __m256i pairs = negative ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)) : _mm256_maddubs_epi16(w, a);
+  return sum + (VectorInt)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#else
+  int8_t a[lanes * 4];
+  __builtin_memcpy(a, &activations, sizeof a);
+  for (int o = 0; o < lanes; o++)
+    for (int c = 0; c < 4; c++) {
+      int32_t code = negative ? int32_t(int8_t(codes[4 * o + c])) : int32_t(codes[4 * o + c]);
+      sum[o] += code * a[4 * o + c];
+    }
+  return sum;
+#endif
+}
+
+}  // namespace

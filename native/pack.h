@@ -1,0 +1,157 @@
+// How rows of a file get into a packed weight, and how single numbers are found there again.
+#pragma once
+
+#include "source.h"
+
+namespace {
+
+/// 32 numbers as int8 codes and a scale: GGUF's Q8_0. Rounds half away from zero, as ggml does.
+inline Half quantiseGroup(const float* x, int8_t* codes) {
+  float highest = 0;
+  for (int i = 0; i < groupInputs; i++) {
+    float magnitude = x[i] < 0 ? -x[i] : x[i];
+    if (magnitude > highest) highest = magnitude;
+  }
+  float scale = highest / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
+  for (int i = 0; i < groupInputs; i++) {
+    float scaled = x[i] * inverse;
+    codes[i] = int8_t(scaled < 0 ? scaled - 0.5f : scaled + 0.5f);
+  }
+  return floatToHalf(scale);
+}
+
+inline void packQ8Group(char* panel, size_t inputs, size_t group, int lane, SourceGroup* source) {
+  if (!source->coded) source->scale = quantiseGroup(source->values, source->codes);
+  char* codes = panel + group * 512 + lane * 4;
+  for (int i = 0; i < groupInputs; i++) codes[i / 4 * 64 + i % 4] = char(uint8_t(source->codes[i]) + codeBias);
+  __builtin_memcpy(panel + inputs * 16 + (group * 16 + lane) * 2, &source->scale, 2);
+}
+
+/// A lane of the codes of formats with four to six bits.
+inline void packNibbles(char* group, int format, int lane, const int8_t* codes) {
+  char* to = group + lane * 4;
+  for (int i = 0; i < 16; i++) to[i / 4 * 64 + i % 4] = char((codes[i] & 15) | (codes[i + 16] & 15) << 4);
+  char* upper = to + 256;
+  if (format == packedQ5 || format == packedQ5K)
+    for (int c = 0; c < 4; c++) {
+      upper[c] = 0;
+      for (int j = 0; j < 8; j++) upper[c] = char(upper[c] | (codes[4 * j + c] >> 4 & 1) << j);
+    }
+  if (format == packedQ6K)
+    for (int half = 0; half < 2; half++)
+      for (int c = 0; c < 4; c++) {
+        char& bits = upper[half * 64 + c];
+        bits = 0;
+        for (int i = 0; i < 4; i++) bits = char(bits | (codes[16 * half + 4 * i + c] >> 4 & 3) << 2 * i);
+      }
+}
+
+inline void packScaledGroup(char* panel, int format, size_t group, int lane, const SourceGroup* source) {
+  size_t bytes = codeBytes(format);
+  char* to = panel + group * (bytes + 64);
+  packNibbles(to, format, lane, source->codes);
+  __builtin_memcpy(to + bytes + lane * 2, &source->scale, 2);
+  __builtin_memcpy(to + bytes + 32 + lane * 2, &source->offset, 2);
+}
+
+inline void packBlockGroup(char* panel, int format, size_t group, int lane, const SourceGroup* source) {
+  size_t bytes = codeBytes(format), inside = group % blockGroups;
+  char* block = panel + group / blockGroups * (blockGroups * bytes + blockScaleBytes);
+  packNibbles(block + inside * bytes, format, lane, source->codes);
+  char* scales = block + blockGroups * bytes;
+  __builtin_memcpy(scales + 256 + lane * 2, &source->scale, 2);
+  if (format == packedQ6K) {
+    for (int half = 0; half < 2; half++) scales[(inside * 2 + half) * 16 + lane] = char(source->scaleCodes[half]);
+    return;
+  }
+  scales[inside * 16 + lane] = char(source->scaleCodes[0]);
+  scales[128 + inside * 16 + lane] = char(source->offsetCode);
+  __builtin_memcpy(scales + 288 + lane * 2, &source->offset, 2);
+}
+
+inline void packFloatGroup(char* panel, size_t group, int lane, int format, const float* values) {
+  for (int i = 0; i < groupInputs; i++) {
+    size_t at = floatAt(format, group * groupInputs + i, lane);
+    if (format == packedF32) __builtin_memcpy(panel + at * 4, &values[i], 4);
+    else {
+      Half half = format == packedF16 ? floatToHalf(values[i]) : bfloatOf(values[i]);
+      __builtin_memcpy(panel + at * 2, &half, 2);
+    }
+  }
+}
+
+inline void packGroup(char* panel, int format, size_t inputs, size_t group, int lane, SourceGroup* source) {
+  switch (format) {
+    case packedQ8: return packQ8Group(panel, inputs, group, lane, source);
+    case packedQ4:
+    case packedQ5: return packScaledGroup(panel, format, group, lane, source);
+    case packedQ4K:
+    case packedQ5K:
+    case packedQ6K: return packBlockGroup(panel, format, group, lane, source);
+    default: return packFloatGroup(panel, group, lane, format, source->values);
+  }
+}
+
+/// Puts `rows` rows of a weight, [rows, inputs] of a source type, at `firstRow` of a packed weight.
+/// Lanes behind the last row keep what was there: nothing reads their sums.
+inline void packRows(int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows, int type,
+                     const char* source, int64_t sourceRowBytes, int interleave) {
+  size_t padded = wholeGroups(inputs);
+  for (int64_t r = 0; r < rows; r++) {
+    size_t row = packedRow(size_t(firstRow + r), interleave);
+    char* panel = packed + row / panelOutputs * panelBytes(format, padded);
+    for (size_t g = 0; g < padded / groupInputs; g++) {
+      SourceGroup group;
+      readGroup(source + r * sourceRowBytes, inputs, g, type, &group);
+      packGroup(panel, format, padded, g, int(row % panelOutputs), &group);
+    }
+  }
+}
+
+/// Code of input i of a group, of formats with four to six bits.
+inline int smallCode(int format, const char* group, size_t i, int lane) {
+  const char* at = group + lane * 4 + i % 4;
+  uint8_t pair = uint8_t(at[i % 16 / 4 * 64]);
+  int code = i < 16 ? pair & 15 : pair >> 4;
+  if (format == packedQ5 || format == packedQ5K) code |= (uint8_t(at[256]) >> i / 4 & 1) << 4;
+  if (format == packedQ6K) code |= (uint8_t(at[256 + i / 16 * 64]) >> i % 16 / 4 * 2 & 3) << 4;
+  return code;
+}
+
+inline float blockNumber(int format, const char* panel, size_t k, int lane) {
+  size_t bytes = codeBytes(format), group = k / groupInputs % blockGroups, i = k % groupInputs;
+  const char* block = panel + k / groupInputs / blockGroups * (blockGroups * bytes + blockScaleBytes);
+  const char* scales = block + blockGroups * bytes;
+  float code = float(smallCode(format, block + group * bytes, i, lane));
+  float scale = halfToFloat(readAs<Half>(scales + 256 + lane * 2));
+  if (format == packedQ6K) return (code - 32) * (float(int8_t(scales[(group * 2 + i / 16) * 16 + lane])) * scale);
+  float offset = halfToFloat(readAs<Half>(scales + 288 + lane * 2)) * float(uint8_t(scales[128 + group * 16 + lane]));
+  return fma(code, float(uint8_t(scales[group * 16 + lane])) * scale, offset);
+}
+
+/// One number of a packed weight, for looking rows up; products never come here.
+inline float packedNumber(int format, const char* panel, size_t padded, size_t k, int lane) {
+  size_t group = k / groupInputs, i = k % groupInputs;
+  switch (format) {
+    case packedQ8: {
+      int code = int8_t(uint8_t(panel[group * 512 + i / 4 * 64 + lane * 4 + i % 4]) - codeBias);
+      return float(code) * halfToFloat(readAs<Half>(panel + padded * 16 + (group * 16 + lane) * 2));
+    }
+    case packedQ4:
+    case packedQ5: {
+      size_t bytes = codeBytes(format);
+      const char* from = panel + group * (bytes + 64);
+      const char* scale = from + bytes + lane * 2;
+      return fma(float(smallCode(format, from, i, lane)), halfToFloat(readAs<Half>(scale)),
+                 halfToFloat(readAs<Half>(scale + 32)));
+    }
+    case packedQ4K:
+    case packedQ5K:
+    case packedQ6K: return blockNumber(format, panel, k, lane);
+    case packedF32: return readAs<float>(panel + floatAt(format, k, lane) * 4);
+    case packedF16: return halfToFloat(readAs<Half>(panel + floatAt(format, k, lane) * 2));
+    default: return bfloatToFloat(readAs<Half>(panel + floatAt(format, k, lane) * 2));
+  }
+}
+
+}  // namespace
