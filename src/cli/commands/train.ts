@@ -7,6 +7,7 @@ import { isAdapterFolder } from '../../models/adapter.ts'
 import { parseTrainingJob } from '../../train/job.ts'
 import { cacheFolder } from '../home.ts'
 import { wholeNumber } from '../options.ts'
+import { runProgram } from '../run-program.ts'
 import { shutdownSignal } from '../shutdown.ts'
 import { note } from '../terminal.ts'
 import { runShown } from '../training.ts'
@@ -47,6 +48,7 @@ export function trainCommand(program: Command): void {
 async function trainHere(file: string, flags: TrainFlags): Promise<void> {
   const folder = dirname(resolve(file))
   const given = readJobFile(file)
+  if ('run' in given) return await runProgram(given, folder, flags)
   const { out, steps, seed, threads, device } = flags
   const overrides = { out: out && resolve(out), steps, seed, threads, device }
   const changed = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))

@@ -1,0 +1,65 @@
+/**
+ * The checkpoints in a job's output folder: `checkpoints/step-NNNNNN`, each with a manifest that names the size and
+ * SHA-256 of every file. Two kinds of manifest are read: the SDKs' (ropeway.json) and our trainer's (trainer.json).
+ */
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { join, resolve, sep } from 'node:path'
+import { z } from 'zod'
+import { messageOf } from '../../base/errors.ts'
+import { hashOfFile } from '../../base/files.ts'
+
+const manifest = z.object({
+  files: z.record(z.string(), z.object({ bytes: z.int().min(0), sha256: z.string() })),
+})
+const manifestNames = ['ropeway.json', 'trainer.json']
+const namePattern = /^step-(\d{6,15})$/
+
+export interface OutputCheckpoint {
+  step: number
+  folder: string
+}
+
+/** Oldest first; whether they are whole is another question. */
+export function listCheckpoints(output: string): OutputCheckpoint[] {
+  const root = join(output, 'checkpoints')
+  if (!existsSync(root)) return []
+  return readdirSync(root)
+    .flatMap((name) => {
+      const match = namePattern.exec(name)
+      return match === null ? [] : [{ step: Number(match[1]), folder: join(root, name) }]
+    })
+    .sort((a, b) => a.step - b.step)
+}
+
+/** The newest whole checkpoint; `onDamaged` hears of every newer one that is not. */
+export function newestWhole(
+  output: string,
+  onDamaged: (folder: string, reason: string) => void,
+): OutputCheckpoint | undefined {
+  for (const checkpoint of listCheckpoints(output).reverse()) {
+    const reason = whatIsDamaged(checkpoint.folder)
+    if (reason === undefined) return checkpoint
+    onDamaged(checkpoint.folder, reason)
+  }
+  return undefined
+}
+
+/** Undefined when every file has the size and the content that were saved. */
+export function whatIsDamaged(folder: string): string | undefined {
+  const name = manifestNames.find((one) => existsSync(join(folder, one)))
+  if (name === undefined) return 'it has no manifest'
+  let files: z.output<typeof manifest>['files']
+  try {
+    files = manifest.parse(JSON.parse(readFileSync(join(folder, name), 'utf8'))).files
+  } catch (error) {
+    return `${name} cannot be read: ${messageOf(error)}`
+  }
+  for (const [file, { bytes, sha256 }] of Object.entries(files)) {
+    const path = resolve(folder, file)
+    if (!path.startsWith(`${resolve(folder)}${sep}`)) return `${file} lies outside of the checkpoint`
+    if (!existsSync(path)) return `${file} is missing`
+    if (statSync(path).size !== bytes) return `${file} has ${statSync(path).size} bytes instead of ${bytes}`
+    if (hashOfFile(path) !== sha256) return `${file} does not have the content that was saved`
+  }
+  return undefined
+}
