@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander'
 import { exitCodes, UserError } from '../base/errors.ts'
 import { benchCommand } from './commands/bench.ts'
 import { chatCommand } from './commands/chat.ts'
+import { dataCheckCommand } from './commands/data-check.ts'
 import { doctorCommand } from './commands/doctor.ts'
 import { exportCommand } from './commands/export.ts'
 import { gatewayCommand } from './commands/gateway.ts'
@@ -26,6 +27,7 @@ export function buildProgram(): Command {
   generateCommand(program)
   chatCommand(program)
   trainCommand(program)
+  dataCheckCommand(program)
   exportCommand(program)
   benchCommand(program)
   simulateCommand(program)

@@ -5,8 +5,17 @@ const controlSequence = '\u001b['
 export const interactive = process.stderr.isTTY === true && process.env.TERM !== 'dumb'
 const coloured = interactive && !process.env.NO_COLOR
 
-function paint(code: number): (text: string) => string {
-  return (text) => (coloured ? `${controlSequence}${code}m${text}${controlSequence}0m` : text)
+function paint(code: number, on = coloured): (text: string) => string {
+  return (text) => (on ? `${controlSequence}${code}m${text}${controlSequence}0m` : text)
+}
+
+/** Colours for text that goes to `stream`; undefined where it takes none. */
+export function coloursOf(
+  stream: NodeJS.WriteStream,
+): Record<'green' | 'dim' | 'bold' | 'red' | 'yellow', (text: string) => string> | undefined {
+  if (stream.isTTY !== true || process.env.TERM === 'dumb' || process.env.NO_COLOR) return undefined
+  const [green, dimmed, strong, alarming, yellow] = [32, 2, 1, 31, 33].map((code) => paint(code, true))
+  return { green: green!, dim: dimmed!, bold: strong!, red: alarming!, yellow: yellow! }
 }
 
 export const bold = paint(1)

@@ -1,7 +1,8 @@
 /** A training job shown in the terminal, shared by `train` and `start`. */
 import type { TrainingJob } from '../train/job.ts'
 import { type JobResult, type JobStart, runTrainingJob } from '../train/run-job.ts'
-import { bold, compact, dim, duration, ProgressLine } from './terminal.ts'
+import { dataReport } from './data-report.ts'
+import { bold, coloursOf, compact, dim, duration, ProgressLine } from './terminal.ts'
 
 /** Half-life, in steps, of the averages that are shown. */
 const smoothingSteps = 20
@@ -32,6 +33,10 @@ export async function runShown(
       job,
       {
         onNote: (text) => (emit ? emit({ event: 'note', text }) : line.note(text)),
+        onData: (check) => {
+          if (emit) emit({ event: 'data', ...check })
+          else line.note(`${dataReport(check, coloursOf(process.stderr))}\n`)
+        },
         onStart: (begun) => {
           start = begun
           lastMs = performance.now()

@@ -44,21 +44,23 @@ export interface Corpus {
 export function splitTexts(
   texts: readonly Text[],
   validationShare: number,
-): { training: string[]; validation: string[] } {
-  const cuts = texts.map(({ content }) => Math.floor(content.length * (1 - validationShare)))
-  const training = texts.map(({ content }, i) => content.slice(0, cuts[i]))
-  const validation = texts.map(({ content }, i) => content.slice(cuts[i]))
-  const filled = (text: string) => text.length > 0
-  return { training: training.filter(filled), validation: validation.filter(filled) }
+): { training: Text[]; validation: Text[] } {
+  const part = (side: 'before' | 'behind') =>
+    texts.flatMap(({ path, content }) => {
+      const cut = Math.floor(content.length * (1 - validationShare))
+      const kept = side === 'before' ? content.slice(0, cut) : content.slice(cut)
+      return kept === '' ? [] : [{ path, content: kept }]
+    })
+  return { training: part('before'), validation: part('behind') }
 }
 
-export function tokenise(tokenizer: Tokenizer, texts: { training: string[]; validation: string[] }): Corpus {
-  const training = texts.training.map((text) => tokensOf(tokenizer, text))
+export function tokenise(tokenizer: Tokenizer, texts: { training: Text[]; validation: Text[] }): Corpus {
+  const training = texts.training.map(({ content }) => tokensOf(tokenizer, content))
   const hash = createHash('sha256')
   for (const tokens of training) hash.update(new Uint8Array(tokens.buffer)).update('|')
   return {
     training,
-    validation: texts.validation.map((text) => tokensOf(tokenizer, text)),
+    validation: texts.validation.map(({ content }) => tokensOf(tokenizer, content)),
     hash: hash.digest('hex'),
   }
 }

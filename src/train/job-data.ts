@@ -4,9 +4,10 @@ import { UserError } from '../base/errors.ts'
 import { deriveSeed } from '../base/random.ts'
 import { openModel } from '../models/open.ts'
 import type { BatchSource } from './batch.ts'
-import { joined, readTexts, splitTexts, tokenise } from './corpus.ts'
+import { type Corpus, joined, readTexts, splitTexts, type Text, tokenise } from './corpus.ts'
 import { loadTexts } from './data/load.ts'
-import { refuseUnusable } from './data/refusals.ts'
+import { listOf, type Material } from './data/material.ts'
+import { problemCount, refuseUnusable } from './data/refusals.ts'
 import { type CacheOptions, cachedSamples } from './data/sample-cache.ts'
 import type { SampleData } from './data/sample-data.ts'
 import { concatenated, type SampleList, splitSamples } from './data/sample-list.ts'
@@ -49,19 +50,25 @@ export interface JobData extends Disposable {
   /** SHA-256 of what is learned. */
   hash: string
   summary: DataSummary
+  /** The same samples, to be counted and looked at. */
+  material: Material
 }
 
 type Note = (text: string) => void
 
-/** `earlier` is the folder of the checkpoint that a run goes on from. */
+/**
+ * `earlier` is the folder of the checkpoint that a run goes on from. Without `refuses`, what cannot be learned from
+ * is left out and stands in the reports.
+ */
 export async function prepareData(
   job: TrainingJob,
   earlier: string | undefined,
   onNote: Note,
+  refuses = true,
 ): Promise<JobData> {
   return 'text' in job.data
     ? textJobData(job, job.data, earlier, onNote)
-    : await sampleJobData(job, job.data, earlier, onNote)
+    : await sampleJobData(job, job.data, earlier, onNote, refuses)
 }
 
 type TextData = Exclude<TrainingJob['data'], SampleData>
@@ -69,7 +76,8 @@ type TextData = Exclude<TrainingJob['data'], SampleData>
 function textJobData(job: TrainingJob, data: TextData, earlier: string | undefined, onNote: Note): JobData {
   onNote('Reading the texts.')
   const texts = splitTexts(readTexts(data.text, job.baseFolder), data.validation)
-  const kit = earlier === undefined ? newKit(job, texts.training, false, onNote) : textKitFrom(earlier)
+  const training = texts.training.map(({ content }) => content)
+  const kit = earlier === undefined ? newKit(job, training, false, onNote) : textKitFrom(earlier)
   const corpus = tokenise(kit.tokenizer, texts)
   const { batch, context } = job
   const batches = (documents: readonly Int32Array[], seed: number): BatchSource =>
@@ -89,7 +97,42 @@ function textJobData(job: TrainingJob, data: TextData, earlier: string | undefin
     packed: data.rows === 'documents',
     hash: corpus.hash,
     summary: { trainingTokens: sizeOf(corpus.training), validationTokens: sizeOf(corpus.validation) },
+    material: textMaterial(job, data, texts, corpus),
     [Symbol.dispose]: () => undefined,
+  }
+}
+
+function textMaterial(
+  { batch, context }: TrainingJob,
+  { rows }: TextData,
+  texts: ReturnType<typeof splitTexts>,
+  corpus: Corpus,
+): Material {
+  const listed = (parts: readonly Text[], documents: readonly Int32Array[]) =>
+    listOf(
+      documents.map((tokens, index) => ({
+        tokens,
+        weights: new Float32Array(tokens.length).fill(1),
+        source: { file: parts[index]!.path, line: 1 },
+      })),
+    )
+  const size = sizeOf(corpus.training)
+  const packed =
+    rows === 'windows'
+      ? undefined
+      : new PackedDocuments(
+          corpus.training.map((tokens) => ({ tokens })),
+          batch,
+          context,
+          0,
+        )
+  return {
+    kind: 'texts',
+    training: listed(texts.training, corpus.training),
+    validation: listed(texts.validation, corpus.validation),
+    reports: [],
+    fillRate: packed?.fillRate ?? 1,
+    passTokens: packed === undefined ? size : packed.rows * context,
   }
 }
 
@@ -196,15 +239,19 @@ async function sampleJobData(
   data: SampleData,
   earlier: string | undefined,
   onNote: Note,
+  refuses: boolean,
 ): Promise<JobData> {
   const samples = await prepareSamples(job, data, earlier, onNote)
   try {
     const { kit, training, validation, reports, hash } = samples
-    refuseUnusable(reports, data, kit)
+    if (refuses) refuseUnusable(reports, data, kit)
     for (const text of new Set(reports.flatMap((report) => report.notes))) onNote(text)
     const seeds = seedsOf(job)
     const filled = training.filter((part) => part.samples.length > 0)
-    if (filled.length < training.length) throw nothingLeft()
+    if (filled.length < training.length) {
+      refuseUnusable(reports, data, kit)
+      throw nothingLeft()
+    }
     const batches = new MixedDocuments(
       training.map(({ samples: documents, weight }) => ({ documents, weight: weight ?? 1 })),
       job.batch,
@@ -222,11 +269,24 @@ async function sampleJobData(
       packed: true,
       hash,
       summary: summaryOf(samples, batches.fillRate),
+      material: sampleMaterial(samples, batches, job.context),
       [Symbol.dispose]: () => samples[Symbol.dispose](),
     }
   } catch (error) {
     samples[Symbol.dispose]()
     throw error
+  }
+}
+
+function sampleMaterial(samples: JobSamples, batches: MixedDocuments, context: number): Material {
+  const { training, validation, reports } = samples
+  return {
+    kind: 'samples',
+    training: concatenated(training.map((part) => part.samples)),
+    validation,
+    reports,
+    fillRate: batches.fillRate,
+    passTokens: batches.rows * context,
   }
 }
 
@@ -240,7 +300,6 @@ function summaryOf({ training, validation, reports }: JobSamples, fillRate: numb
   const lists = training.map(({ samples }) => samples)
   const tokens = sumOf(lists, (list, i) => list.lengthOf(i))
   const trained = sumOf(lists, (list, i) => list.trainedOf(i))
-  const skipped = reports.flatMap(({ problemCounts }) => Object.values(problemCounts))
   return {
     trainingTokens: tokens,
     validationTokens: sumOf([validation], (list, i) => list.lengthOf(i)),
@@ -250,7 +309,7 @@ function summaryOf({ training, validation, reports }: JobSamples, fillRate: numb
       trainedShare: trained / tokens,
       fillRate,
       cut: reports.reduce((sum, report) => sum + report.cutSamples, 0),
-      skipped: skipped.reduce((sum, count) => sum + count, 0),
+      skipped: problemCount(reports),
     },
   }
 }

@@ -24,6 +24,7 @@ import { preferenceObjective } from './methods/preference-graph.ts'
 import { fillReferences } from './methods/references.ts'
 import type { Objective } from './objective.ts'
 import type { Parameters } from './parameters.ts'
+import { type DataCheck, dataCheckOf } from './preflight/data-check.ts'
 import { type BaseModel, baseModelOf, prepareModel } from './prepare-model.ts'
 import { ThreadChoice } from './thread-choice.ts'
 import { type StepReport, Trainer } from './trainer.ts'
@@ -43,6 +44,8 @@ export interface JobStart extends DataSummary {
 }
 
 export interface JobCallbacks {
+  /** What the data is, before anything is computed. */
+  onData?: (check: DataCheck) => void
   onStart?: (start: JobStart) => void
   onStep?: (report: StepReport) => void
   /** Mean loss on held-out text, in nats per token, after so many steps. */
@@ -91,6 +94,7 @@ export async function runTrainingJob(
   const pairs = preference && (await preparePreferences(job, preference, found?.folder, note))
   using data = pairs ?? (await prepareData(job, found?.folder, note))
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
+  callbacks.onData?.(dataCheckOf(job, data.kit, data.material))
   using device = new Device({
     ...(job.device !== undefined && { device: job.device }),
     ...(job.threads !== undefined && { threads: job.threads }),

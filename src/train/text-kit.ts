@@ -18,6 +18,8 @@ type Files = Readonly<Record<string, string>>
 export interface TextKit {
   tokenizer: Tokenizer
   template: ChatTemplate | undefined
+  /** The file that the template was read from, for messages; undefined for a built-in one. */
+  templateFile?: string
   /** What a model folder holds of it. */
   files: Files
   /** SHA-256 of the files. */
@@ -79,7 +81,8 @@ export function textKitFrom(path: string): TextKit {
     const { eos_token_id } = parsed(readFileSync(config, 'utf8'), config) as { eos_token_id?: unknown }
     if (eos_token_id != null) files['generation_config.json'] = JSON.stringify({ eos_token_id })
   }
-  return textKit(files)
+  const origin = files['chat_template.jinja'] === undefined ? 'tokenizer_config.json' : 'chat_template.jinja'
+  return { ...textKit(files), templateFile: pathOf(origin) }
 }
 
 function noTokenizer(path: string): UserError {
@@ -118,8 +121,8 @@ export function withTemplate(kit: TextKit, chosen: string | undefined): TextKit 
   if (chosen === 'none')
     return { ...textKit(withConfig(files, { chat_template: undefined })), template: undefined }
   if (chosen === 'chatml') return chatMlKit(kit, files)
-  const source = chosen === 'plain' ? plainTemplate : readTemplate(chosen)
-  return textKit({ ...files, 'chat_template.jinja': source })
+  if (chosen === 'plain') return textKit({ ...files, 'chat_template.jinja': plainTemplate })
+  return { ...textKit({ ...files, 'chat_template.jinja': readTemplate(chosen) }), templateFile: chosen }
 }
 
 function chatMlKit(kit: TextKit, files: Files): TextKit {
@@ -166,23 +169,44 @@ const probe = [
 ]
 
 /** Throws a UserError for a template that writes what the tokenizer does not have. */
-export function checkTemplate({ tokenizer, template }: TextKit): void {
+export function checkTemplate({ tokenizer, template, templateFile }: TextKit): void {
   if (template === undefined) return
+  const refuse = (what: string, fix: string, sought: readonly string[]) => {
+    const place = templateFile === undefined ? '' : `${templateFile}:${lineOf(templateFile, sought)}: `
+    return new UserError(`${place}the chat template ${what}`, { fix })
+  }
   const text = template.render({ messages: probe, addGenerationPrompt: true })
   const unknown = text.match(/<\|[\w-]+\|>/g)?.find((spelt) => tokenizer.idOf(spelt) === undefined)
   if (unknown !== undefined) {
-    throw new UserError(`The chat template writes ${unknown}, which is no token of the tokenizer.`, {
-      fix: 'Use the template that belongs to this tokenizer, or data.template: plain.',
-    })
-  }
-  const seen = (value: string) => value.normalize('NFKC').replace(/\s/g, '')
-  const back = tokenizer.decode(tokenizer.encode(text, { addSpecial: false }))
-  if (seen(back) !== seen(text)) {
-    throw new UserError(
-      'The tokenizer cannot write what the chat template writes: characters of it are lost.',
-      {
-        fix: 'Use another tokenizer (byte_pairs knows every character) or another template.',
-      },
+    throw refuse(
+      `writes ${unknown}, which is no token of the tokenizer.`,
+      'Use the template that belongs to this tokenizer, or data.template: plain.',
+      [unknown, '<|'],
     )
   }
+  const seen = (value: string) => value.normalize('NFKC').replace(/\s/g, '')
+  const lost = [...text].find((character) => !survives(tokenizer, character, seen))
+  const back = tokenizer.decode(tokenizer.encode(text, { addSpecial: false }))
+  if (seen(back) !== seen(text)) {
+    throw refuse(
+      'writes what the tokenizer cannot write: characters of it are lost.',
+      'Use another tokenizer (byte_pairs knows every character) or another template.',
+      lost === undefined ? [] : [lost],
+    )
+  }
+}
+
+function survives(tokenizer: Tokenizer, character: string, seen: (text: string) => string): boolean {
+  return seen(tokenizer.decode(tokenizer.encode(character, { addSpecial: false }))) === seen(character)
+}
+
+/** The first line of the file that has one of these texts, the first text first. */
+function lineOf(file: string, sought: readonly string[]): number {
+  const lines = readFileSync(file, 'utf8').split('\n')
+  const escaped = (text: string) => JSON.stringify(text).slice(1, -1)
+  for (const text of [...sought, 'chat_template']) {
+    const line = lines.findIndex((one) => one.includes(text) || one.includes(escaped(text)))
+    if (line >= 0) return line + 1
+  }
+  return 1
 }

@@ -80,8 +80,12 @@ test('a pattern chooses among the texts of a package', () => {
 })
 
 test('the end of every text is held out', () => {
-  const texts = ['abcdefghij', 'klmnopqrst'].map((content) => ({ path: '', content }))
-  expect(splitTexts(texts, 0.2)).toEqual({ training: ['abcdefgh', 'klmnopqr'], validation: ['ij', 'st'] })
+  const textsOf = (contents: string[]) => contents.map((content) => ({ path: '', content }))
+  const texts = textsOf(['abcdefghij', 'klmnopqrst'])
+  expect(splitTexts(texts, 0.2)).toEqual({
+    training: textsOf(['abcdefgh', 'klmnopqr']),
+    validation: textsOf(['ij', 'st']),
+  })
   expect(splitTexts(texts, 0).validation).toEqual([])
 })
 

@@ -1,11 +1,10 @@
-import { readFileSync } from 'node:fs'
 import { dirname, relative, resolve } from 'node:path'
 import type { Command } from 'commander'
-import { parse } from 'yaml'
-import { messageOf, UserError } from '../../base/errors.ts'
+import { UserError } from '../../base/errors.ts'
 import { isAdapterFolder } from '../../models/adapter.ts'
 import { parseTrainingJob } from '../../train/job.ts'
 import { cacheFolder } from '../home.ts'
+import { readJobFile } from '../job-file.ts'
 import { wholeNumber } from '../options.ts'
 import { runProgram } from '../run-program.ts'
 import { shutdownSignal } from '../shutdown.ts'
@@ -77,25 +76,6 @@ async function trainHere(file: string, flags: TrainFlags): Promise<void> {
   } finally {
     stop.dispose()
   }
-}
-
-function readJobFile(file: string): Record<string, unknown> {
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch (error) {
-    throw new UserError(`${file} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
-  }
-  let value: unknown
-  try {
-    value = parse(text)
-  } catch (error) {
-    throw new UserError(`${file} is not YAML: ${messageOf(error)}`, { failure: 'usage', cause: error })
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new UserError(`${file} must hold fields such as model, data and steps.`, { failure: 'usage' })
-  }
-  return value as Record<string, unknown>
 }
 
 /** `base` is absent where serving takes the adapter merged only. */

@@ -11,18 +11,33 @@ const shownMax = 5
 
 /** Throws a UserError that shows places and how to mend them, unless the data can be learned from. */
 export function refuseUnusable(reports: readonly StoreReport[], data: SampleData, kit: TextKit): void {
+  const [first] = refusalsOf(reports, data, kit)
+  if (first !== undefined) throw first
+}
+
+/** Why the data cannot be learned from; empty where it can. */
+export function refusalsOf(
+  reports: readonly StoreReport[],
+  data: Pick<SampleData, 'unusable' | 'trainEndOfTurn'>,
+  kit: TextKit,
+): UserError[] {
   const all = reports.flatMap(({ problems }) => problems)
-  const count = reports
-    .flatMap(({ problemCounts }) => Object.values(problemCounts))
-    .reduce((sum, number) => sum + number, 0)
-  if (data.unusable === 'refuse' && count > 0) throw refusalOfAll(all, count)
+  const count = problemCount(reports)
+  const records = data.unusable === 'refuse' && count > 0 ? [refusalOfAll(all, count)] : []
   if (reports.reduce((sum, { samples }) => sum + samples, 0) === 0) {
-    throw new UserError('The data has no sample to learn from.', {
+    const nothing = new UserError('The data has no sample to learn from.', {
       fix: 'Point data.train at files with records.',
     })
+    return [...records, nothing]
   }
   const ending = neverEnding(reports, data, kit)
-  if (ending !== undefined) throw ending
+  return ending === undefined ? records : [...records, ending]
+}
+
+/** How many records cannot be learned from. */
+export function problemCount(reports: readonly StoreReport[]): number {
+  const counts = reports.flatMap(({ problemCounts }) => Object.values(problemCounts))
+  return counts.reduce((sum, count) => sum + count, 0)
 }
 
 function refusalOfAll(problems: readonly DataProblem[], count: number): UserError {

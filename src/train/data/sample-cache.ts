@@ -19,10 +19,10 @@ import { systemClock } from '../../base/clock.ts'
 import { messageOf } from '../../base/errors.ts'
 import { hashOfFile } from '../../base/files.ts'
 import type { TextKit } from '../text-kit.ts'
-import { type DataProblem, type DataSource, type LoadOptions, loadSamples } from './load.ts'
+import { type DataSource, type LoadOptions, loadSamples } from './load.ts'
+import { countProblem, countSample, emptyReport } from './material.ts'
 import { dataEndings } from './records.ts'
-import { trainedTokens } from './sample.ts'
-import { SampleStore, type StoreReport, StoreWriter } from './sample-store.ts'
+import { SampleStore, StoreWriter } from './sample-store.ts'
 import { sourceFiles } from './source-files.ts'
 
 /** Of all stores in the cache; the ones unused for longest are removed first. */
@@ -30,9 +30,6 @@ const cacheBytesMax = 20e9
 
 /** A store that was begun so long ago belongs to nobody any more. */
 const leftoverMs = 24 * 3600 * 1000
-
-/** Samples of one source that a report shows problems of. */
-const problemsMax = 100
 
 export interface CacheOptions extends Pick<LoadOptions, 'baseFolder' | 'contextMax' | 'field'> {
   tooLong: 'cut' | 'refuse'
@@ -93,25 +90,11 @@ async function temporaryStore(source: DataSource, kit: TextKit, options: CacheOp
 async function make(folder: string, source: DataSource, kit: TextKit, options: CacheOptions): Promise<void> {
   using writer = new StoreWriter(folder)
   const formats = new Map<string, string>()
-  const report: Omit<StoreReport, 'files'> = {
-    samples: 0,
-    tokens: 0,
-    trainedTokens: 0,
-    endingSamples: 0,
-    cutSamples: 0,
-    longestTokens: 0,
-    problemCounts: {},
-    problems: [],
-    notes: [],
-  }
-  const onProblem = (problem: DataProblem) => {
-    report.problemCounts[problem.code] = (report.problemCounts[problem.code] ?? 0) + 1
-    if (report.problems.length < problemsMax) report.problems.push(problem)
-  }
+  const report = emptyReport()
   const endings = new Set(kit.tokenizer.eosTokens)
   const samples = loadSamples([source], kit.tokenizer, kit.template, {
     ...options,
-    onProblem,
+    onProblem: (problem) => countProblem(report, problem),
     onNote: (text) => report.notes.push(text),
     onFile: (file, format) => formats.set(file, format),
     onCut: (_, tokens) => {
@@ -121,12 +104,7 @@ async function make(folder: string, source: DataSource, kit: TextKit, options: C
   })
   for await (const sample of samples) {
     writer.add(sample)
-    const { tokens, weights } = sample
-    report.samples++
-    report.tokens += tokens.length
-    report.longestTokens = Math.max(report.longestTokens, tokens.length)
-    report.trainedTokens += trainedTokens(sample)
-    if (tokens.some((token, i) => weights[i] !== 0 && endings.has(token))) report.endingSamples++
+    countSample(report, sample, endings)
   }
   writer.finish(report, formats)
 }

@@ -2,8 +2,11 @@
 import { UserError } from '../../base/errors.ts'
 import { deriveSeed, uniformAt } from '../../base/random.ts'
 import { type LoadOptions, loadPreferencePairs, loadRatedSamples } from '../data/load.ts'
-import type { Sample } from '../data/sample.ts'
+import { countProblem, countSample, emptyReport, listOf, type Material } from '../data/material.ts'
+import { problemCount, refuseUnusable } from '../data/refusals.ts'
+import { placeOf, type Sample } from '../data/sample.ts'
 import type { SampleData } from '../data/sample-data.ts'
+import type { StoreReport } from '../data/sample-store.ts'
 import type { TrainingJob } from '../job.ts'
 import { givenKit, type JobData, vocabularySizeOf } from '../job-data.ts'
 import { checkTemplate, type TextKit, textKitFrom, withTemplate } from '../text-kit.ts'
@@ -17,12 +20,16 @@ export interface PreferenceData extends JobData {
 
 type Note = (text: string) => void
 
-/** `earlier` is the folder of the checkpoint that a run goes on from. */
+/**
+ * `earlier` is the folder of the checkpoint that a run goes on from. Without `refuses`, what cannot be learned from
+ * is left out and stands in the reports.
+ */
 export async function preparePreferences(
   job: TrainingJob,
   method: PreferenceMethod,
   earlier: string | undefined,
   onNote: Note,
+  refuses = true,
 ): Promise<PreferenceData> {
   const { data } = job
   if (!('train' in data) || !('from' in job.model)) {
@@ -33,20 +40,23 @@ export async function preparePreferences(
   const kit = earlier === undefined ? withTemplate(givenKit(job), data.template) : textKitFrom(earlier)
   checkTemplate(kit)
   onNote('Reading the preferences.')
-  const loaded = await loadPairs(job, data, data.train, method, kit, onNote)
+  const read = (sources: SampleData['train']) => loadPairs(job, data, sources, method, kit, onNote)
+  const loaded = await read(data.train)
+  const given = typeof data.validation === 'number' ? undefined : await read(data.validation)
+  const reports = [loaded, ...(given === undefined ? [] : [given])].map(({ report }) => report)
+  if (refuses) refuseUnusable(reports, data, kit)
+  const skipped = problemCount(reports)
+  if (skipped > 0) onNote(`${skipped} records are left out; the first because ${firstOf(reports)}.`)
   const share = typeof data.validation === 'number' ? data.validation : 0
   const held = (index: number) => uniformAt(deriveSeed(job.seed, 'held-out pairs'), index) < share
-  const training = loaded.filter((_, index) => !held(index))
-  const validation =
-    typeof data.validation === 'number'
-      ? loaded.filter((_, index) => held(index))
-      : await loadPairs(job, data, data.validation, method, kit, onNote)
-  if (training.length === 0)
+  const training = loaded.pairs.filter((_, index) => !held(index))
+  const validation = given?.pairs ?? loaded.pairs.filter((_, index) => held(index))
+  if (training.length === 0) {
+    refuseUnusable(reports, data, kit)
     throw new UserError('The field data.train has no pair to learn from.', { fix: 'Give it more records.' })
+  }
   const batches = (pairs: readonly Pair[], name: string) =>
     new PairBatches(pairs, job.batch, job.context, deriveSeed(job.seed, name))
-  const tokensOf = (pairs: readonly Pair[]) =>
-    pairs.reduce((sum, { left, right }) => sum + left.tokens.length + right.tokens.length, 0)
   return {
     kit,
     training: batches(training, 'training batches'),
@@ -54,8 +64,43 @@ export async function preparePreferences(
     packed: true,
     hash: hashOfPairs(training),
     summary: { trainingTokens: tokensOf(training), validationTokens: tokensOf(validation) },
+    material: pairMaterial(method, training, validation, reports, job.context),
     [Symbol.dispose]: () => undefined,
   }
+}
+
+function firstOf(reports: readonly StoreReport[]): string {
+  const [first] = reports.flatMap(({ problems }) => problems)
+  return first === undefined ? 'of a problem' : `${placeOf(first.source)}: ${first.what}`
+}
+
+function tokensOf(pairs: readonly Pair[]): number {
+  return pairs.reduce((sum, { left, right }) => sum + left.tokens.length + right.tokens.length, 0)
+}
+
+function pairMaterial(
+  { kind }: PreferenceMethod,
+  training: readonly Pair[],
+  validation: readonly Pair[],
+  reports: readonly StoreReport[],
+  context: number,
+): Material {
+  const answers = (pairs: readonly Pair[]) =>
+    listOf(kind === 'kto' ? pairs.map(({ left }) => left) : pairs.flatMap(({ left, right }) => [left, right]))
+  const passTokens = training.length * context
+  return {
+    kind: kind === 'kto' ? 'ratings' : 'pairs',
+    training: answers(training),
+    validation: answers(validation),
+    reports,
+    fillRate: tokensOf(training) / passTokens,
+    passTokens,
+  }
+}
+
+interface Loaded {
+  pairs: Pair[]
+  report: StoreReport
 }
 
 async function loadPairs(
@@ -65,18 +110,27 @@ async function loadPairs(
   method: PreferenceMethod,
   kit: TextKit,
   onNote: Note,
-): Promise<Pair[]> {
-  const options = loadOptions(job, data, kit, onNote)
-  if (method.kind === 'kto') return await ratedPairs(sources, kit, options)
-  const pairs: Pair[] = []
-  for await (const { chosen, rejected } of loadPreferencePairs(sources, kit.tokenizer, kit.template, options))
-    pairs.push({ left: chosen, right: rejected, verdict: 1 })
-  return pairs
+): Promise<Loaded> {
+  const report: StoreReport = { ...emptyReport(), files: [] }
+  const options = loadOptions(job, data, kit, report, onNote)
+  const pairs = method.kind === 'kto' ? await ratedPairs(sources, kit, options) : []
+  if (method.kind !== 'kto') {
+    const read = loadPreferencePairs(sources, kit.tokenizer, kit.template, options)
+    for await (const { chosen, rejected } of read) pairs.push({ left: chosen, right: rejected, verdict: 1 })
+  }
+  const endings = new Set(kit.tokenizer.eosTokens)
+  for (const { left } of pairs) countSample(report, left, endings)
+  return { pairs, report }
 }
 
 /** The row holds both answers, so each may have half of it. */
-function loadOptions(job: TrainingJob, data: SampleData, kit: TextKit, onNote: Note): LoadOptions {
-  let skipped = 0
+function loadOptions(
+  job: TrainingJob,
+  data: SampleData,
+  kit: TextKit,
+  report: StoreReport,
+  onNote: Note,
+): LoadOptions {
   return {
     baseFolder: job.baseFolder,
     contextMax: Math.floor(job.context / 2),
@@ -85,11 +139,9 @@ function loadOptions(job: TrainingJob, data: SampleData, kit: TextKit, onNote: N
     vocabularySize: vocabularySizeOf(job, kit),
     field: 'data.train',
     onNote,
-    ...(data.unusable === 'skip' && {
-      onProblem: ({ what }) => {
-        if (skipped++ === 0) onNote(`Records are left out; the first because ${what}.`)
-      },
-    }),
+    onFile: (path, format) => report.files.push({ path, format }),
+    onCut: () => report.cutSamples++,
+    onProblem: (problem) => countProblem(report, problem),
   }
 }
 

@@ -1,0 +1,24 @@
+/** Reading a training job's file. */
+import { readFileSync } from 'node:fs'
+import { parse } from 'yaml'
+import { messageOf, UserError } from '../base/errors.ts'
+
+/** The fields of a job file, not checked yet. */
+export function readJobFile(file: string): Record<string, unknown> {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new UserError(`${file} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
+  }
+  let value: unknown
+  try {
+    value = parse(text)
+  } catch (error) {
+    throw new UserError(`${file} is not YAML: ${messageOf(error)}`, { failure: 'usage', cause: error })
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new UserError(`${file} must hold fields such as model, data and steps.`, { failure: 'usage' })
+  }
+  return value as Record<string, unknown>
+}
