@@ -58,7 +58,9 @@ function readBytes(request: IncomingMessage, limits: BodyLimits): Promise<Buffer
     })
     request.once('end', () => resolve(Buffer.concat(chunks)))
     request.once('error', () => reject(cutOff()))
-    request.once('close', () => reject(cutOff()))
+    request.once('close', () => {
+      if (!request.readableEnded) reject(cutOff())
+    })
   })
 }
 

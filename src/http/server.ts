@@ -45,7 +45,9 @@ export class HttpServer {
   async listen(port: number, host = '127.0.0.1'): Promise<string> {
     await new Promise<void>((resolve, reject) => {
       this.server.once('error', reject)
-      this.server.listen(port, host, () => {
+      // Thousands may come in one moment; what does not fit into the backlog tries again a second later.
+      const backlog = this.#options.limits.connectionsMax
+      this.server.listen({ port, host, backlog }, () => {
         this.server.off('error', reject)
         resolve()
       })

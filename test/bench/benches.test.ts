@@ -7,6 +7,7 @@ import { z } from 'zod'
 import { adaptersBench } from '../../bench/adapters.ts'
 import { busyNeighbour } from '../../bench/busy-neighbour.ts'
 import { eventLoop } from '../../bench/event-loop.ts'
+import { gatewayBench } from '../../bench/gateway.ts'
 import {
   type Bench,
   type BenchRecord,
@@ -138,6 +139,19 @@ describe('a bench at its small size gives a complete record', () => {
     expect(record.figures.events).toBeGreaterThan(0)
   })
 
+  test('gateway, whose streams are all complete and all billed', async () => {
+    const record = recordSchema.parse(await smallRecord(gatewayBench))
+    expect(record.comparisons.map(({ figure }) => figure)).toEqual([
+      ...['firstMs', 'totalMs', 'engineFirstMs', 'engineTotalMs'],
+    ])
+    const { requests, outputTokens, engineRequests, streams, streamTokens } = record.parameters
+    expect(record.figures.crowdComplete).toBe(streams)
+    expect(record.figures.crowdEvents).toBe(streams! * (streamTokens! + 1))
+    // Both probes of the replica warm up with as many requests again, and so does the engine's.
+    const probed = 2 * (2 * requests! + engineRequests!) * outputTokens!
+    expect(record.figures.billedTokens).toBe(probed + streams! * streamTokens!)
+  })
+
   test('busy-neighbour', async () => {
     const record = recordSchema.parse(await smallRecord(busyNeighbour))
     expect(record.comparisons.map(({ figure, sides }) => [figure, ...sides])).toEqual([
@@ -148,9 +162,9 @@ describe('a bench at its small size gives a complete record', () => {
 
 test('every committed result of these benches is complete and was measured on the 0.5B model', () => {
   const folder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'bench', 'results')
-  const names = [serveVsNodeLlamaCpp, hostShare, prefix, adaptersBench, eventLoop, busyNeighbour].map(
-    ({ name }) => name,
-  )
+  const names = [
+    ...[serveVsNodeLlamaCpp, hostShare, prefix, adaptersBench, eventLoop, busyNeighbour, gatewayBench],
+  ].map(({ name }) => name)
   const files = existsSync(folder) ? readdirSync(folder) : []
   for (const name of names.filter((name) => files.includes(`${name}.jsonl`))) {
     for (const line of readFileSync(join(folder, `${name}.jsonl`), 'utf8')

@@ -233,21 +233,29 @@ export class Relay {
   async #relayStream(response: IncomingMessage): Promise<TryElsewhere | undefined> {
     const { roster, upstreams } = this.#ports
     const events = this.#open(headersFrom(response, this.#call.version))
-    for await (const { data, comment } of upstreams.events(response)) {
-      if (comment !== undefined) {
+    let failure: TryElsewhere | undefined
+    let isDone = false
+    await upstreams.events(response, ({ data, comment }) => {
+      if (data === undefined) {
         if (comment.startsWith('queue ')) events.comment(comment)
-        continue
+        return undefined
       }
       if (data === '[DONE]') {
         roster.succeeded(this.#replica!.id)
         this.#complete(events)
-        return undefined
+        isDone = true
+        return 'last'
       }
-      const chunk = parsed(data!) as Chunk
-      if (chunk.error !== undefined) return failureIn(chunk.error)
+      const chunk = parsed(data) as Chunk
+      if (chunk.error !== undefined) {
+        failure = failureIn(chunk.error)
+        return 'stop'
+      }
       this.#pass(chunk, events)
-    }
-    throw new ReplicaLost('its stream ended early', false)
+      return undefined
+    })
+    if (!isDone && failure === undefined) throw new ReplicaLost('its stream ended early', false)
+    return failure
   }
 
   /** Passes a chunk on as if one server had sent them all, without what only we asked for. */

@@ -37,6 +37,12 @@ export class ReplicaLost extends Error {
 
 const unreachableCodes = new Set(['ECONNREFUSED', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN'])
 
+/** The text behind `data: `, or behind a comment's colon. */
+export type StreamEvent = { data: string; comment?: never } | { comment: string; data?: never }
+
+/** `last`: no event is wanted any more, the stream may end. `stop`: it need not. */
+export type Verdict = 'last' | 'stop' | undefined
+
 /** Connections to replicas, kept open between requests. */
 export class Upstreams {
   readonly #limits: UpstreamLimits
@@ -85,20 +91,53 @@ export class Upstreams {
     return Buffer.concat(chunks).toString('utf8')
   }
 
-  /** Events of a stream until it ends: the text behind `data: `, or behind a comment's colon. */
-  async *events(response: IncomingMessage): AsyncGenerator<{ data?: string; comment?: string }> {
+  /**
+   * Gives the events of a stream to `take` as they come and resolves when it has ended, or when `take` says stop.
+   * Throws what `take` throws, and {@link ReplicaLost} when the stream breaks off before `take` has said last.
+   *
+   * Called, not iterated over: thousands of events a second come here, and awaiting each costs more than reading it.
+   */
+  async events(response: IncomingMessage, take: (event: StreamEvent) => Verdict): Promise<void> {
+    const { eventCharactersMax } = this.#limits
     const decoder = new TextDecoder()
     let rest = ''
-    for await (const chunk of chunksOf(response)) {
-      rest += decoder.decode(chunk, { stream: true })
-      const blocks = rest.split('\n\n')
-      rest = blocks.pop()!
-      if (rest.length > this.#limits.eventCharactersMax) throw new ReplicaLost('its event is too long', false)
-      for (const block of blocks) {
-        if (block.startsWith('data: ')) yield { data: block.slice('data: '.length) }
-        else if (block.startsWith(':')) yield { comment: block.slice(1).trim() }
+    let verdict: Verdict
+    const read = (bytes: Buffer) => {
+      rest += decoder.decode(bytes, { stream: true })
+      let from = 0
+      for (
+        let end = rest.indexOf('\n\n');
+        end >= 0 && verdict === undefined;
+        end = rest.indexOf('\n\n', from)
+      ) {
+        const block = rest.slice(from, end)
+        from = end + 2
+        if (block.startsWith('data: ')) verdict = take({ data: block.slice('data: '.length) })
+        else if (block.startsWith(':')) verdict = take({ comment: block.slice(1).trim() })
       }
+      rest = rest.slice(from)
+      if (rest.length > eventCharactersMax) throw new ReplicaLost('its event is too long', false)
     }
+    await new Promise<void>((resolve, reject) => {
+      // Behind the last event only the end may come. It is waited for: then the connection can be used again.
+      const over = (why?: Error) => {
+        if (verdict !== undefined || (why === undefined && response.complete)) resolve()
+        else reject(why === undefined ? new ReplicaLost('its answer broke off', false) : lost(why))
+      }
+      response.on('data', (bytes: Buffer) => {
+        if (verdict !== undefined) return
+        try {
+          read(bytes)
+        } catch (error) {
+          reject(error)
+          verdict = 'stop'
+        }
+        if (verdict === 'stop') resolve()
+      })
+      response.once('end', () => over())
+      response.once('error', over)
+      response.once('close', () => over())
+    })
   }
 
   close(): void {
