@@ -1,4 +1,5 @@
 /** What preflight found out about a job's data, as people read it. */
+import type { Derived } from '../train/dial.ts'
 import type { Census } from '../train/preflight/census.ts'
 import type { DataCheck } from '../train/preflight/data-check.ts'
 import type { Preview, Stretch } from '../train/preflight/preview.ts'
@@ -100,4 +101,16 @@ function histogram({ lengths }: Census): string[] {
     const bar = '█'.repeat(Math.max(1, Math.round((samples / most) * barWidth)))
     return `${`${from}-${to}`.padStart(14)} ${bar} ${samples}`
   })
+}
+
+/** What one dial decided, a field a line. */
+export function derivedText({ dial, parameters, tokens, flops, fields }: Derived): string {
+  const [name, value] = Object.entries(dial)[0]!
+  return [
+    `From ${name}: ${name === 'params' ? compact(value) : value} follows (give any of it yourself to change it):`,
+    `  ${compact(parameters)} parameters, ${compact(tokens)} tokens to learn from, ${flops.toExponential(1)} operations`,
+    ...Object.entries(fields).map(
+      ([path, decided]) => `  ${path}: ${typeof decided === 'object' ? JSON.stringify(decided) : decided}`,
+    ),
+  ].join('\n')
 }

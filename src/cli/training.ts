@@ -1,8 +1,8 @@
 /** A training job shown in the terminal, shared by `train` and `start`. */
 import type { TrainingJob } from '../train/job.ts'
 import { type JobResult, type JobStart, runTrainingJob } from '../train/run-job.ts'
-import { dataReport } from './data-report.ts'
-import { bold, coloursOf, compact, dim, duration, ProgressLine } from './terminal.ts'
+import { dataReport, derivedText } from './data-report.ts'
+import { bold, coloursOf, compact, dim, duration, note, ProgressLine } from './terminal.ts'
 
 /** Half-life, in steps, of the averages that are shown. */
 const smoothingSteps = 20
@@ -28,6 +28,9 @@ export async function runShown(
   const stepMs = new Smooth()
   let start: JobStart | undefined
   let lastMs = performance.now()
+  if (job.derived !== undefined)
+    if (emit) emit({ event: 'derived', ...job.derived })
+    else note(`${derivedText(job.derived)}\n`)
   try {
     return await runTrainingJob(
       job,

@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
 import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
 import type { FileSource } from './data/source-files.ts'
+import { type Derived, dialled } from './dial.ts'
 import { methodFields } from './methods/method.ts'
 
 const count = z.int().min(1)
@@ -77,10 +78,12 @@ const jobFile = z.strictObject({
   }),
   schedule: z
     .strictObject({
-      kind: z.enum(['constant', 'linear', 'cosine']).default('cosine'),
+      kind: z.enum(['constant', 'linear', 'cosine', 'wsd']).default('cosine'),
       warmup_steps: z.int().min(0).default(0),
       learning_rate_min: z.number().min(0).default(0),
       decay_steps: count.optional(),
+      /** Of wsd: steps before decay_steps in which the rate falls to its minimum; a tenth of decay_steps by default. */
+      cooldown_steps: count.optional(),
     })
     .prefault({}),
   evaluate: z
@@ -107,6 +110,8 @@ export type ModelSizes = z.output<typeof sizes>
 export interface TrainingJob extends Omit<JobFile, 'data' | 'out'> {
   data: { text: FileSource[]; validation: number; rows: 'windows' | 'documents' } | SampleData
   schedule: JobFile['schedule'] & { decay_steps: number }
+  /** What one dial decided. */
+  derived?: Derived
   out: string
   /** What relative paths in the file are relative to. */
   baseFolder: string
@@ -116,7 +121,8 @@ export interface TrainingJob extends Omit<JobFile, 'data' | 'out'> {
 
 /** Throws a UserError that names the field when the object is not a job. */
 export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJob {
-  const result = (asksForSamples(object) ? samplesJobFile : jobFile).safeParse(object)
+  const { fields, derived } = dialled(object, baseFolder)
+  const result = (asksForSamples(fields) ? samplesJobFile : jobFile).safeParse(fields)
   if (!result.success) throw refusal(result.error)
   const job = result.data
   if (job.tokenizer === undefined && !('from' in job.model)) {
@@ -133,6 +139,14 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   }
   if (job.method?.lora !== undefined && !('from' in job.model))
     throw refused('method.lora', 'adapts a model that is there already: give model: {from: FOLDER}')
+  const { schedule } = job
+  if (schedule.cooldown_steps !== undefined && schedule.kind !== 'wsd')
+    throw refused('schedule.cooldown_steps', 'belongs to kind: wsd')
+  if (schedule.warmup_steps + (schedule.cooldown_steps ?? 0) > (schedule.decay_steps ?? job.steps))
+    throw refused(
+      'schedule',
+      'warms up and cools down for longer than the rate lasts (decay_steps, or steps)',
+    )
   const preferences = (['dpo', 'orpo', 'kto'] as const).filter((kind) => job.method?.[kind] !== undefined)
   if (preferences.length > 1)
     throw refused('method', `has ${preferences.join(' and ')}; it takes one of them`)
@@ -144,6 +158,7 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
       'from' in job.tokenizer && { tokenizer: { from: at(job.tokenizer.from) } }),
     data: 'text' in job.data ? textData(job.data) : sampleData(job.data, at),
     schedule: { ...job.schedule, decay_steps: job.schedule.decay_steps ?? job.steps },
+    ...(derived !== undefined && { derived }),
     out: at(job.out),
     baseFolder,
   }

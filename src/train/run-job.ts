@@ -194,6 +194,7 @@ class JobRun implements Disposable {
         learningRateMin: job.schedule.learning_rate_min,
         warmupSteps: job.schedule.warmup_steps,
         decaySteps: job.schedule.decay_steps,
+        ...(job.schedule.cooldown_steps !== undefined && { cooldownSteps: job.schedule.cooldown_steps }),
       },
       objective: objectiveOf(job),
       stepsDone: state?.stepsDone ?? 0,

@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import { exitCodes } from '../../base/errors.ts'
 import { parseTrainingJob } from '../../train/job.ts'
 import { checkData } from '../../train/preflight/data-check.ts'
-import { dataReport } from '../data-report.ts'
+import { dataReport, derivedText } from '../data-report.ts'
 import { cacheFolder } from '../home.ts'
 import { readJobFile } from '../job-file.ts'
 import { coloursOf, note } from '../terminal.ts'
@@ -23,6 +23,8 @@ export function dataCheckCommand(program: Command): void {
         ...parseTrainingJob(readJobFile(file), dirname(resolve(file))),
         cacheFolder: cacheFolder(),
       }
+      if (job.derived !== undefined && flags.json !== true)
+        process.stdout.write(`${derivedText(job.derived)}\n\n`)
       const check = await checkData(job, flags.json === true ? () => undefined : note)
       process.stdout.write(
         flags.json === true

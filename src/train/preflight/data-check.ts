@@ -102,7 +102,7 @@ function warningsOf(check: DataCheck, problems: number): string[] {
   if (leaks.overlap > 0.001)
     warnings.push(`${(leaks.overlap * 100).toFixed(1)} % of the held-out text is learned from, too.`)
   if (validation.samples === 0) warnings.push('Nothing is held out: nobody will see it learn by heart.')
-  if (kind === 'texts' && passes > passesMax)
+  if (kind === 'texts' && passes > passesMax * 1.25)
     warnings.push(
       `The steps go through the text ${passes.toFixed(1)} times; after ${passesMax} times it teaches little more.`,
     )
