@@ -47,8 +47,9 @@ export class EventStream {
     this.#end()
   }
 
-  fail(problem: Problem): void {
-    this.#write(`data: ${JSON.stringify(problem.body)}\n\n`)
+  /** `beside`: what stands beside the error in the last event. */
+  fail(problem: Problem, beside: object = {}): void {
+    this.#write(`data: ${JSON.stringify({ ...problem.body, ...beside })}\n\n`)
     this.#end()
   }
 

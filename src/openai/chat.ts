@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { type ChatChunk, type ChatCompletion, type ChatRequest, chatRequest } from '../api/chat.ts'
 import type { Exchange } from '../http/exchange.ts'
 import type { Handler } from '../http/router.ts'
+import { callOf } from './calls.ts'
 import { chatPrompt } from './chat-prompt.ts'
 import { continuationsOf, continued } from './continuation.ts'
 import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
@@ -27,7 +28,9 @@ export function chat(endpoint: Endpoint): Handler {
       { tenant, adapter },
       endpoint,
     ).map((part, index) => continued(part, continuations?.[index], 0))
-    const generations = new Generations(parts, { exchange, promptField: 'messages', choices }, endpoint)
+    const call = callOf(exchange, endpoint.isGateway)
+    const request = { exchange, promptField: 'messages', choices, tenant, model: body.model, call }
+    const generations = new Generations(parts, request, endpoint)
     await generations.start()
     const id = `chatcmpl-${randomUUID()}`
     const created = Math.floor(endpoint.clock.unixMs() / 1000)

@@ -11,6 +11,7 @@ import type { Handler } from '../http/router.ts'
 import type { TokenLogprob } from '../serve/request.ts'
 import { TextStream } from '../tokenizer/stream.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { callOf } from './calls.ts'
 import { continuationsOf, continued } from './continuation.ts'
 import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
 import { type Asker, requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
@@ -37,7 +38,8 @@ export function completions(endpoint: Endpoint): Handler {
       const echoed = body.echo === true ? prompts[Math.floor(index / (body.n ?? 1))]!.text.length : 0
       return continued(part, continuations?.[index], echoed)
     })
-    const request = { exchange, promptField: 'prompt', choices: body.n ?? 1 }
+    const call = callOf(exchange, endpoint.isGateway)
+    const request = { exchange, promptField: 'prompt', choices: body.n ?? 1, tenant, model: body.model, call }
     const generations = new Generations(parts, request, endpoint)
     await generations.start()
     const writers = parts.map(({ index }) => {

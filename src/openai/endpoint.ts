@@ -122,7 +122,7 @@ export async function stream(
     events.done()
   } catch (error) {
     if (!(error instanceof Problem)) throw error
-    events.fail(error)
+    events.fail(error, forGateway ? { usage: generations.usage() } : {})
   } finally {
     stopReporting?.()
   }

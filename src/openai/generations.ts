@@ -4,15 +4,32 @@ import type { Exchange } from '../http/exchange.ts'
 import type { Problem } from '../http/problem.ts'
 import type { EngineClient } from '../serve/messages.ts'
 import type { Finish, QueueEstimate, RequestTiming } from '../serve/request.ts'
+import type { Calls } from './calls.ts'
 import { Generation, type GenerationParts, type Piece } from './generation.ts'
 import type { Metrics } from './metrics.ts'
 import { finishProblem, refusalProblem, unavailable } from './refusals.ts'
+import type { UsageLog } from './usage-log.ts'
 
 /** What generations need of the server around them. */
 export interface GenerationHost {
   engine: EngineClient
   metrics: Metrics
   clock: Clock
+  usageLog: UsageLog | undefined
+  calls: Calls
+}
+
+/** The HTTP request that the generations answer. */
+export interface GenerationRequest {
+  exchange: Exchange
+  /** What the endpoint calls its prompt. */
+  promptField: string
+  /** Generations for each prompt. */
+  choices: number
+  tenant: string
+  model: string
+  /** What a gateway calls it; by this name it may be cancelled. */
+  call: string | undefined
 }
 
 /**
@@ -23,29 +40,28 @@ export class Generations {
   readonly #generations: readonly Generation[]
   readonly #host: GenerationHost
   readonly #signal: AbortSignal
-  readonly #promptField: string
+  readonly #request: GenerationRequest
   readonly #choices: number
+  readonly #continued: number
   #pieces: Piece[] = []
   #failure: Problem | undefined
   #unsettled = 0
   #wake: (() => void) | undefined
   #queue: QueueEstimate | undefined
   #adapter: string | undefined
+  #isTaken = false
+  #isCancelled = false
+  #isRecorded = false
+  #close: () => void = () => {}
 
-  /**
-   * `parts` holds `choices` generations for each prompt, in order. `promptField` is what the endpoint calls
-   * its prompt.
-   */
-  constructor(
-    parts: readonly GenerationParts[],
-    request: { exchange: Exchange; promptField: string; choices: number },
-    host: GenerationHost,
-  ) {
+  /** `parts` holds `choices` generations for each prompt, in order. */
+  constructor(parts: readonly GenerationParts[], request: GenerationRequest, host: GenerationHost) {
     const arrivalMs = host.clock.nowMs()
     this.#host = host
     this.#signal = request.exchange.signal
-    this.#promptField = request.promptField
+    this.#request = request
     this.#choices = request.choices
+    this.#continued = parts.reduce((sum, part) => sum + (part.request.generated?.length ?? 0), 0)
     this.#generations = parts.map(
       (part) =>
         new Generation(part, {
@@ -63,6 +79,8 @@ export class Generations {
     if (this.#signal.aborted) return
     this.#signal.addEventListener('abort', () => this.#cancel(), { once: true })
     this.#unsettled = this.#generations.length
+    const { call } = this.#request
+    if (call !== undefined) this.#close = this.#host.calls.open(call, this)
     const admissions = await Promise.allSettled(this.#generations.map((generation) => generation.submit()))
     for (const result of admissions) {
       const refused = result.status === 'rejected' || !result.value.ok
@@ -70,11 +88,16 @@ export class Generations {
       this.#unsettled--
       this.#fail(
         result.status === 'fulfilled' && !result.value.ok
-          ? refusalProblem(result.value, this.#promptField)
+          ? refusalProblem(result.value, this.#request.promptField)
           : unavailable(),
       )
     }
-    if (this.#failure !== undefined) throw this.#failure
+    if (this.#failure !== undefined) {
+      this.#close()
+      throw this.#failure
+    }
+    this.#isTaken = true
+    this.#record()
     const [first] = admissions
     if (first?.status !== 'fulfilled' || !first.value.ok) return
     this.#queue = first.value.queue
@@ -125,6 +148,12 @@ export class Generations {
     return firsts.reduce((sum, { request }) => sum + request.prompt.length, 0)
   }
 
+  /** Ends all of them as if they had said all they had to say; {@link pieces} ends when the engine has let go. */
+  cancel(): void {
+    this.#isCancelled = true
+    this.#cancel()
+  }
+
   /** Known once {@link pieces} has ended. A prompt counts once, however many choices it got. */
   usage(explain = false): Usage {
     const { promptTokens } = this
@@ -161,7 +190,20 @@ export class Generations {
   #settle(unexpected: Finish | undefined): void {
     this.#unsettled--
     if (unexpected !== undefined) this.#fail(finishProblem(unexpected))
+    this.#record()
     this.#wake?.()
+  }
+
+  /** Once, when the engine holds nothing of them any more: before the client can see the end of its answer. */
+  #record(): void {
+    if (!this.#isTaken || this.#unsettled > 0 || this.#isRecorded) return
+    this.#isRecorded = true
+    this.#close()
+    const { exchange, tenant, model, call } = this.#request
+    const outcome =
+      this.#failure !== undefined ? 'failed' : this.#isCancelled || this.#signal.aborted ? 'cancelled' : 'ok'
+    const head = { request: exchange.id, tenant, model, ...(call !== undefined && { call }) }
+    this.#host.usageLog?.write(head, outcome, this.usage(), this.#continued)
   }
 
   #fail(problem: Problem): void {

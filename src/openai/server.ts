@@ -13,6 +13,7 @@ import { SpecialSpellings } from '../tokenizer/special-spellings.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { type AdapterAccess, adapterRoutes } from './adapters.ts'
 import { Authentication, anonymous } from './authentication.ts'
+import { Calls, callRoute } from './calls.ts'
 import type { Endpoint, OpenAiLimits, ServedModel } from './endpoint.ts'
 import type { GenerationDefaults } from './engine-request.ts'
 import { Metrics } from './metrics.ts'
@@ -20,6 +21,7 @@ import { PromptEncoder, type RemoteEncode } from './prompts.ts'
 import { shuttingDown, unavailable } from './refusals.ts'
 import { routes } from './routes.ts'
 import { TokenTexts } from './token-text.ts'
+import type { UsageLog } from './usage-log.ts'
 
 export const openAiLimits: OpenAiLimits = {
   ...httpLimits,
@@ -51,6 +53,8 @@ export interface OpenAiServerOptions {
   adapterRoots?: readonly string[]
   /** Web pages of these origins may use the server; '*' is all. */
   origins?: readonly string[]
+  /** Where the usage of every request is written down; it stays open, for it is the caller's. */
+  usageLog?: UsageLog
   limits?: Partial<OpenAiLimits>
   clock?: Clock
   log?: Logger
@@ -89,6 +93,8 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
     defaults: options.defaults ?? {},
     endTokens: options.endTokens ?? tokenizer.eosTokens,
     limits,
+    usageLog: options.usageLog,
+    calls: new Calls(),
   }
   let draining = false
   const state = () => (draining ? 'draining' : engine.accepting ? 'ready' : 'unavailable')
@@ -130,7 +136,11 @@ interface Gates {
 /** Every request passes the same gates: its page's origin, its route, its key, and whether new work is taken. */
 function dispatcher(endpoint: Endpoint, gates: Gates): (exchange: Exchange) => Promise<void> {
   const { state, authentication, origins, adapters } = gates
-  const router = new Router([...routes(endpoint, state), ...adapterRoutes(endpoint, adapters)])
+  const router = new Router([
+    ...routes(endpoint, state),
+    ...adapterRoutes(endpoint, adapters),
+    callRoute(endpoint.calls, endpoint.isGateway),
+  ])
   return async (exchange) => {
     const { request, response } = exchange
     let path = 'unknown'
@@ -147,7 +157,7 @@ function dispatcher(endpoint: Endpoint, gates: Gates): (exchange: Exchange) => P
     path = route.path
     exchange.parameters = parameters
     const tenant = route.open === true ? anonymous : authentication.tenantOf(exchange)
-    if (route.method !== 'GET' && state() === 'draining') throw shuttingDown()
+    if (route.method === 'POST' && state() === 'draining') throw shuttingDown()
     if (route.method !== 'GET' && state() === 'unavailable') throw unavailable()
     await route.handle(exchange, tenant)
   }

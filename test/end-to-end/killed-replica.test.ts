@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { sha256 } from '../../src/control/gateway/keys.ts'
+import { sumOfEngineLogs } from '../gateway/engine-logs.ts'
 import { events, post } from '../openai/harness.ts'
 import { sharedData } from '../shared.ts'
 
@@ -50,7 +51,7 @@ async function ropeway(...args: string[]): Promise<Started> {
   return { child, url: url!, said }
 }
 
-const serve = () =>
+const serve = (usage: string) =>
   ropeway(
     'serve',
     folder!,
@@ -62,6 +63,8 @@ const serve = () =>
     '4096',
     '--gateway-key',
     'inner',
+    '--usage',
+    usage,
   )
 
 const asked = [
@@ -94,7 +97,8 @@ function texts(list: readonly unknown[]): string[] {
 
 describe.skipIf(folder === undefined)('ropeway gateway over ropeway serve', () => {
   test('streams whose replica is killed -9 end with the texts of undisturbed ones, and all of it is billed', async () => {
-    const [first, second] = await Promise.all([serve(), serve()])
+    const logs = ['first', 'second'].map((name) => join(scratch, `${name}.ndjson`))
+    const [first, second] = await Promise.all([serve(logs[0]!), serve(logs[1]!)])
     const file = join(scratch, 'fleet.json')
     const replicas = [first, second].map(({ url }, index) => ({ id: `r${index}`, url, key: 'inner' }))
     const keys = [{ id: 'alice', sha256: sha256('secret') }]
@@ -138,5 +142,8 @@ describe.skipIf(folder === undefined)('ropeway gateway over ropeway serve', () =
     const lines = readFileSync(join(usage, 'usage-00000001.ndjson'), 'utf8').trim().split('\n')
     const total = (field: string) => lines.reduce((sum, line) => sum + (JSON.parse(line)[field] as number), 0)
     expect([total('requests'), total('output')]).toEqual([12, 3 * 5 * 400])
+    expect({ requests: 12, prompt: total('prompt'), output: total('output') }).toEqual(
+      sumOfEngineLogs(logs.map((path) => readFileSync(path, 'utf8'))),
+    )
   })
 })

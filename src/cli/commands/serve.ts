@@ -4,6 +4,7 @@ import { systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { createLogger } from '../../base/log.ts'
 import { createOpenAiServer } from '../../openai/server.ts'
+import { UsageLog } from '../../openai/usage-log.ts'
 import { EncoderThread } from '../encoder.ts'
 import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
 import { type ListenFlags, listen, refuseOpenDoor, withListenOptions } from '../listening.ts'
@@ -18,6 +19,7 @@ export interface ServeFlags extends EngineFlags, ListenFlags {
   gatewayKey?: string[]
   adapter?: string[]
   adapterRoot?: string[]
+  usage?: string
 }
 
 export const defaultPort = 8765
@@ -49,6 +51,7 @@ export function serveCommand(program: Command): void {
       'let POST /v1/adapters load adapters below this folder while serving (repeatable)',
       collect,
     )
+    .option('--usage <file>', 'write down what every request used, a line of JSON each')
   withEngineOptions(withListenOptions(command, defaultPort)).action(
     async (given: string, flags: ServeFlags) => {
       const model = loadTextModel(resolveModel(given))
@@ -71,8 +74,11 @@ export async function serveUntilStopped(
   const stop = shutdownSignal()
   const encoder = new EncoderThread(model.path)
   const engine = await launchEngine(model.path, flags, { signal: stop.signal })
+  const usageLog =
+    flags.usage === undefined ? undefined : new UsageLog(resolve(flags.usage), systemClock, { onFault: note })
   const server = createOpenAiServer({
     engine,
+    ...(usageLog !== undefined && { usageLog }),
     tokenizer: model.tokenizer,
     encodeLong: (text, options) => encoder.encode(text, options),
     ...(model.template !== undefined && { template: model.template }),
@@ -94,6 +100,7 @@ export async function serveUntilStopped(
     await server.close(flags.drainLimit * 1000)
   } finally {
     await engine.close(0)
+    usageLog?.close()
     await encoder.close()
     stop.dispose()
   }

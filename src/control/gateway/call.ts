@@ -11,6 +11,8 @@ export type Body = Readonly<Record<string, unknown>>
 
 /** One request of a client, as it is sent to whichever replica answers it. */
 export interface Call {
+  /** The same for every replica that is asked; clients may give exchanges the same id, and this is ours alone. */
+  readonly id: string
   readonly exchange: Exchange
   readonly path: '/v1/completions' | '/v1/chat/completions'
   readonly deployment: Deployment

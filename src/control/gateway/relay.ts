@@ -143,15 +143,17 @@ export class Relay {
     const { exchange, path, streams, prompt, caller } = this.#call
     const { roster, upstreams } = this.#ports
     const over = roster.begin(replica, prompt)
+    const parting = upstreams.parting(replica, this.#call.id, exchange.signal)
     let response: IncomingMessage | undefined
     try {
       response = await upstreams.post(replica, path, this.#bytes(), {
         headers: {
           'x-request-id': exchange.id,
           'x-ropeway-tenant': tenantOf(caller.key),
+          'x-ropeway-call': this.#call.id,
           ...(exchange.header('x-ropeway-queue') === '1' && { 'x-ropeway-queue': '1' }),
         },
-        signal: exchange.signal,
+        signal: parting.signal,
         whole: !streams,
       })
       if (response.statusCode !== 200) return await this.#refused(response)
@@ -168,6 +170,7 @@ export class Relay {
       return new TryElsewhere(problem, error.unreachable ? 'unreachable' : 'failed')
     } finally {
       over()
+      parting.over()
       // An answer that is left unread would keep its connection.
       if (response !== undefined && !response.complete) response.destroy()
     }
@@ -227,6 +230,7 @@ export class Relay {
     bill.settle()
     const ms = clock.nowMs() - this.#call.arrivedMs
     metrics.laterTokens(deployment.name, version.id, answer.usage?.completion_tokens ?? 0, ms)
+    if (exchange.signal.aborted) return
     exchange.json(200, { ...answer, model: asked }, headersFrom(response, version))
   }
 
@@ -248,6 +252,7 @@ export class Relay {
       }
       const chunk = parsed(data) as Chunk
       if (chunk.error !== undefined) {
+        if (chunk.usage != null) this.#call.bill.update(tokensOf(chunk.usage))
         failure = failureIn(chunk.error)
         return 'stop'
       }

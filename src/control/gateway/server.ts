@@ -1,4 +1,4 @@
-import { randomInt } from 'node:crypto'
+import { randomInt, randomUUID } from 'node:crypto'
 import type { Server } from 'node:http'
 import type { Model, ModelList } from '../../api/models.ts'
 import { type Clock, systemClock } from '../../base/clock.ts'
@@ -243,6 +243,7 @@ export class Gateway {
     const version = target.version ?? versionFor(deployment.name, able, stickyOf(body, known, exchange))
     const billed = adapter === undefined ? deployment.name : `${deployment.name}:${adapter}`
     return {
+      id: randomUUID(),
       exchange,
       path,
       deployment,

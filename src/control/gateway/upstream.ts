@@ -13,6 +13,8 @@ export interface UpstreamLimits {
   eventCharactersMax: number
   /** Idle connections that are kept to one replica. */
   idleConnectionsMax: number
+  /** How long a replica has to say what a cancelled request used, before its connection is cut. */
+  cancelMs: number
 }
 
 export const upstreamLimits: UpstreamLimits = {
@@ -21,6 +23,7 @@ export const upstreamLimits: UpstreamLimits = {
   answerBytesMax: 64 * 1024 * 1024,
   eventCharactersMax: 4 * 1024 * 1024,
   idleConnectionsMax: 256,
+  cancelMs: 2000,
 }
 
 /** A replica did not answer, or its answer broke off. What it had been asked may be asked of another. */
@@ -77,6 +80,42 @@ export class Upstreams {
     const text = await this.text(response)
     if (response.statusCode !== 200) throw new ReplicaLost(`${path} gave ${response.statusCode}`, false)
     return text
+  }
+
+  /**
+   * Aborts when whoever waits is `gone` and the replica has had its time to end the call and say what it used.
+   * Cutting the connection at once would leave the tokens in flight unknown. Call `over` when the attempt is over.
+   */
+  parting(replica: Replica, call: string, gone: AbortSignal): { signal: AbortSignal; over: () => void } {
+    const cut = new AbortController()
+    let timer: NodeJS.Timeout | undefined
+    const part = () => {
+      timer = setTimeout(() => cut.abort(), this.#limits.cancelMs)
+      void this.#cancelled(replica, call, cut.signal).then((isHeard) => {
+        if (!isHeard) cut.abort()
+      })
+    }
+    if (gone.aborted) part()
+    else gone.addEventListener('abort', part, { once: true })
+    const over = () => {
+      clearTimeout(timer)
+      gone.removeEventListener('abort', part)
+    }
+    return { signal: cut.signal, over }
+  }
+
+  async #cancelled(replica: Replica, call: string, signal: AbortSignal): Promise<boolean> {
+    try {
+      const path = `/v1/calls/${encodeURIComponent(call)}`
+      const options = { method: 'DELETE', headers: {}, signal, whole: false } as const
+      const response = await this.#send(replica, path, undefined, options)
+      await this.text(response)
+      return response.statusCode === 200
+    } catch (error) {
+      // It is gone, knows nothing of such calls, or the time is over: the connection is cut, which says the same.
+      if (error instanceof ReplicaLost || error instanceof StaleConnection) return false
+      throw error
+    }
   }
 
   /** The whole body of an answer; throws {@link ReplicaLost} when it breaks off or is too long. */
@@ -149,7 +188,12 @@ export class Upstreams {
     replica: Replica,
     path: string,
     body: Buffer | undefined,
-    options: { headers: Readonly<Record<string, string>>; signal: AbortSignal; whole: boolean },
+    options: {
+      method?: 'DELETE'
+      headers: Readonly<Record<string, string>>
+      signal: AbortSignal
+      whole: boolean
+    },
   ): Promise<IncomingMessage> {
     const url = new URL(replica.url + path)
     const secure = url.protocol === 'https:'
@@ -157,7 +201,7 @@ export class Upstreams {
     return new Promise((resolve, reject) => {
       const request = send(url, {
         agent: secure ? this.#https : this.#http,
-        method: body === undefined ? 'GET' : 'POST',
+        method: options.method ?? (body === undefined ? 'GET' : 'POST'),
         signal: options.signal,
         headers: {
           ...options.headers,
