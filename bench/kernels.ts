@@ -13,6 +13,7 @@ import { Device } from '../src/runtime/device.ts'
 import { Graph } from '../src/runtime/graph.ts'
 import {
   batchTableWordsMax,
+  cacheFormats,
   KernelContext,
   type Kernels,
   kernelStatus,
@@ -204,7 +205,7 @@ async function compareDecode(
   const q = ours.input('F32', [sequences, heads, width], 'q')
   const blocks = Math.ceil(context / blockTokens)
   const table = ours.input('I32', [batchTableWordsMax(sequences, sequences * blocks)], 'batch')
-  const call = calls.call('paged_attention', { kvHeads, window: 0, scale })
+  const call = calls.call('paged_attention', { kvHeads, window: 0, scale, cacheFormat: cacheFormats.F16 })
   using theirs = new Graph(device)
   const theirQ = theirs.input('F32', [sequences, heads, 1, width], 'q')
   using plain = new Graph(device)

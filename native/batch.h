@@ -5,10 +5,14 @@
 //   words 4+4i..7+4i  sequence i: first row, count of rows, position of its first row, word of its blocks
 //   then              block ids, one list per sequence, in order of position
 //
-// The cache of one layer is two arrays of Half with the same number of elements, cut into blocks. Inside a
-// block, keys are stored [kv head][dimension][token] so that neighbouring positions lie side by side, as
-// the product of queries and keys wants them; values are stored [kv head][token][dimension].
-// Tokens per block must be a multiple of 16.
+// The cache of one layer is two arrays of bytes, keys and values, cut into blocks, and these by kv head. Tokens per
+// block must be a multiple of 16. What a head's part of a block holds, by format:
+//
+//   f16    keys [dimension][token], so that neighbouring positions lie side by side as the product of queries and
+//          keys wants them; values [token][dimension]
+//   bf16   the same in pairs: keys [dimension/2][token][2], values [token/2][dimension][2]
+//   q8     int8 codes, keys [dimension][token], values [token][dimension], and behind them a half for each group
+//          of dimensions: keys [group][token], values [token][group]. A group is 32 dimensions, or a head of fewer
 #pragma once
 
 #include <cstddef>
@@ -45,11 +49,18 @@ struct Batch {
   }
 };
 
-struct CacheShape {
-  int kvHeads, width, blockTokens;
+enum CacheFormat { cacheF16 = 0, cacheBF16 = 1, cacheQ8 = 2 };
 
-  size_t block(int id) const { return size_t(id) * kvHeads * width * blockTokens; }
-  size_t head(int index) const { return size_t(index) * width * blockTokens; }
+struct CacheShape {
+  int kvHeads, width, blockTokens, format;
+
+  int groupWidth() const { return width < 32 ? width : 32; }
+  /// Bytes of one head's codes in a block, and of all that it has there.
+  size_t codeBytes() const { return size_t(width) * blockTokens * (format == cacheQ8 ? 1 : 2); }
+  size_t headBytes() const {
+    return codeBytes() + (format == cacheQ8 ? size_t(width / groupWidth()) * blockTokens * 2 : 0);
+  }
+  size_t at(int block, int head) const { return (size_t(block) * kvHeads + head) * headBytes(); }
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "batch.h"
 #include "call.h"
+#include "packed.h"
 #include "simd.h"
 #include "tensor.h"
 
@@ -66,48 +67,116 @@ inline void copyHead(float* to, const ggml_tensor* from, int row, int head, int 
   for (int d = 0; d < width; d++) to[d] = source[d];
 }
 
+/// The code of a number whose group has this inverse scale; half away from zero, as in GGUF's Q8_0.
+inline int8_t codeOf(float x, float inverse) {
+  float scaled = x * inverse;
+  return int8_t(scaled < 0 ? scaled - 0.5f : scaled + 0.5f);
+}
+
+/// Scale of the group of dimensions that begins at x, and its inverse.
+inline Half groupScale(const float* x, int count, float* inverse) {
+  float highest = 0;
+  for (int i = 0; i < count; i++) {
+    float magnitude = x[i] < 0 ? -x[i] : x[i];
+    if (magnitude > highest) highest = magnitude;
+  }
+  float scale = highest / 127.0f;
+  *inverse = scale > 0 ? 1.0f / scale : 0.0f;
+  return floatToHalf(scale);
+}
+
+/// Puts one head of one token into its part of a block, at token `inside`: batch.h has the layouts.
+inline void storeKey(const CacheShape& cache, char* part, int inside, const float* head) {
+  int width = cache.width, tokens = cache.blockTokens;
+  if (cache.format == cacheQ8) {
+    int group = cache.groupWidth();
+    Half* scales = reinterpret_cast<Half*>(part + cache.codeBytes());
+    for (int g = 0; g < width / group; g++) {
+      float inverse;
+      scales[g * tokens + inside] = groupScale(head + g * group, group, &inverse);
+      for (int d = g * group; d < (g + 1) * group; d++) part[size_t(d) * tokens + inside] = char(codeOf(head[d], inverse));
+    }
+    return;
+  }
+  Half* keys = reinterpret_cast<Half*>(part);
+  for (int d = 0; d < width; d++) {
+    if (cache.format == cacheF16) keys[size_t(d) * tokens + inside] = floatToHalf(head[d]);
+    else keys[(size_t(d / 2) * tokens + inside) * 2 + d % 2] = bfloatOf(head[d]);
+  }
+}
+
+inline void storeValue(const CacheShape& cache, char* part, int inside, const float* head) {
+  int width = cache.width;
+  if (cache.format == cacheQ8) {
+    int group = cache.groupWidth();
+    Half* scales = reinterpret_cast<Half*>(part + cache.codeBytes()) + size_t(inside) * (width / group);
+    for (int g = 0; g < width / group; g++) {
+      float inverse;
+      scales[g] = groupScale(head + g * group, group, &inverse);
+      for (int d = g * group; d < (g + 1) * group; d++) part[size_t(inside) * width + d] = char(codeOf(head[d], inverse));
+    }
+    return;
+  }
+  Half* values = reinterpret_cast<Half*>(part);
+  for (int d = 0; d < width; d++) {
+    if (cache.format == cacheF16) values[size_t(inside) * width + d] = floatToHalf(head[d]);
+    else values[(size_t(inside / 2) * width + d) * 2 + inside % 2] = bfloatOf(head[d]);
+  }
+}
+
+/// What is done to queries and keys on the way.
+struct Turn {
+  const float* table;  // [N][R] of rope_table, or null
+  int rotary, pairsAre;
+  const float *queryNorm, *keyNorm;  // or null
+  float epsilon;
+
+  void apply(float* head, const float* norm, int row, int width) const {
+    if (norm) normHead(head, norm, width, epsilon);
+    if (table) rotateHead(head, table + size_t(row) * rotary, rotary, pairsAre);
+  }
+};
+
 /// Stores one token's keys and values, rotated, and writes its rotated queries.
 ///
 /// dst F32 [N, heads, D] = q. Sources: q [N, heads, D], k and v [N, kv heads, D] (F32, rows may be strided),
 /// keys, values, batch table, then the rotary table if R > 0, then two norm weights [D] if normed.
-/// Params: R rotary dimensions, how they pair, normed (0/1), epsilon as float bits.
+/// Params: R rotary dimensions, how they pair, normed (0/1), epsilon as float bits, format of the cache.
 inline void storeKeysValues(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
-  Half* keys = static_cast<Half*>(dst->src[3]->data);
-  Half* values = static_cast<Half*>(dst->src[4]->data);
+  char* keys = static_cast<char*>(dst->src[3]->data);
+  char* values = static_cast<char*>(dst->src[4]->data);
   Batch batch{static_cast<const int32_t*>(dst->src[5]->data)};
-  int rotary = call->params[0], pairsAre = call->params[1];
-  bool normed = call->params[2] != 0;
-  float epsilon = floatParam(call, 3);
-  const float* table = rotary > 0 ? static_cast<const float*>(dst->src[6]->data) : nullptr;
-  ggml_tensor* const* norms = dst->src + (rotary > 0 ? 7 : 6);
-  const float* queryNorm = normed ? static_cast<const float*>(norms[0]->data) : nullptr;
-  const float* keyNorm = normed ? static_cast<const float*>(norms[1]->data) : nullptr;
+  int rotary = call->params[0];
+  ggml_tensor* const* extra = dst->src + 6;
+  Turn turn{nullptr, rotary, call->params[1], nullptr, nullptr, floatParam(call, 3)};
+  if (rotary > 0) turn.table = static_cast<const float*>((*extra++)->data);
+  if (call->params[2]) {
+    turn.queryNorm = static_cast<const float*>(extra[0]->data);
+    turn.keyNorm = static_cast<const float*>(extra[1]->data);
+  }
   int width = int(q->ne[0]), heads = int(q->ne[1]), bt = batch.blockTokens();
-  CacheShape cache{int(k->ne[1]), width, bt};
+  CacheShape cache{int(k->ne[1]), width, bt, call->params[4]};
   float* head = reinterpret_cast<float*>(rw_thread_scratch(alignUp(size_t(width) * 4)));
   // Neighbouring positions share cache lines of the key block, so a piece is a run of rows.
   constexpr int pieceRows = 8;
   for (int piece; (piece = takePiece(call)) * pieceRows < batch.rows();) {
     for (int row = piece * pieceRows; row < batch.rows() && row < (piece + 1) * pieceRows; row++) {
       Sequence sequence = batch.sequenceOf(row);
-      int position = sequence.start + row - sequence.row;
-      const float* angles = table ? table + size_t(row) * rotary : nullptr;
+      int position = sequence.start + row - sequence.row, inside = position % bt;
       for (int h = 0; h < heads; h++) {
         float* to = static_cast<float*>(dst->data) + (size_t(row) * heads + h) * width;
         copyHead(to, q, row, h, width);
-        if (normed) normHead(to, queryNorm, width, epsilon);
-        if (angles) rotateHead(to, angles, rotary, pairsAre);
+        turn.apply(to, turn.queryNorm, row, width);
       }
       for (int h = 0; h < cache.kvHeads; h++) {
-        size_t at = cache.block(sequence.blocks[position / bt]) + cache.head(h);
+        size_t at = cache.at(sequence.blocks[position / bt], h);
         copyHead(head, k, row, h, width);
-        if (normed) normHead(head, keyNorm, width, epsilon);
-        if (angles) rotateHead(head, angles, rotary, pairsAre);
-        for (int d = 0; d < width; d++) keys[at + size_t(d) * bt + position % bt] = floatToHalf(head[d]);
+        turn.apply(head, turn.keyNorm, row, width);
+        storeKey(cache, keys + at, inside, head);
         copyHead(head, v, row, h, width);
-        for (int d = 0; d < width; d++) values[at + size_t(position % bt) * width + d] = floatToHalf(head[d]);
+        storeValue(cache, values + at, inside, head);
       }
     }
   }

@@ -147,8 +147,19 @@ inline Vector loadHalf(const Half* from, int count) {
 #endif
 }
 
+/// The first `count` signed bytes, then zeros; reads nothing behind them.
+inline Vector loadSigned(const char* from, int count) {
+  if (count >= lanes) return loadSigned(from);
+  Vector result = zero();
+  for (int i = 0; i < count; i++) result[i] = float(int8_t(from[i]));
+  return result;
+}
+
 inline Vector load(const float* from, int count) {
   if (count >= lanes) return load(from);
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
+#endif
   Vector result = zero();
   for (int i = 0; i < count; i++) result[i] = from[i];
   return result;
@@ -156,6 +167,9 @@ inline Vector load(const float* from, int count) {
 
 inline void store(float* to, Vector value, int count) {
   if (count >= lanes) return store(to, value);
+#if defined(__AVX512F__)
+  return _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), value);
+#endif
   for (int i = 0; i < count; i++) to[i] = value[i];
 }
 

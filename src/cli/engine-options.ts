@@ -17,7 +17,7 @@ export interface EngineFlags {
   threads?: number
   quantize?: DType
   cacheTokens?: number
-  cacheType?: string
+  kvType?: string
   context?: number
   trace?: string
   decisions?: string
@@ -46,7 +46,14 @@ export function withEngineOptions(command: Command): Command {
       'cache size in tokens over all requests (default: from free memory)',
       wholeNumber(16),
     )
-    .addOption(new Option('--cache-type <format>', 'number format of the cache').choices(['f16', 'f32']))
+    .addOption(
+      new Option('--kv-type <format>', 'number format of cached keys and values (default: f16)').choices([
+        'f16',
+        'bf16',
+        'q8_0',
+        'f32',
+      ]),
+    )
     .option('--context <n>', "longest context (default: the model's own)", wholeNumber(2))
     .option('--trace <file>', 'write one NDJSON line per iteration: who was in it')
     .option(
@@ -98,7 +105,7 @@ export function engineSetup(modelPath: string, flags: EngineFlags): EngineSetup 
     threads: flags.threads,
     quantize: flags.quantize,
     cacheTokens: flags.cacheTokens,
-    cacheDtype: flags.cacheType?.toUpperCase(),
+    cacheDtype: flags.kvType?.toUpperCase(),
     contextMax: flags.context,
     traceFile: flags.trace,
     decisionFile: flags.decisions,

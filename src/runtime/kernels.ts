@@ -31,8 +31,14 @@ const matmulParams = { aTransposed: 'int', bTransposed: 'int', added: 'int' } as
 /** What each op's fixed parameters are, in the order in which the native side reads them. */
 export const kernelOps = {
   rope_table: { factor: 'float' },
-  store_keys_values: { rotaryDims: 'int', rotaryPairs: 'int', normed: 'int', epsilon: 'float' },
-  paged_attention: { kvHeads: 'int', window: 'int', scale: 'float' },
+  store_keys_values: {
+    rotaryDims: 'int',
+    rotaryPairs: 'int',
+    normed: 'int',
+    epsilon: 'float',
+    cacheFormat: 'int',
+  },
+  paged_attention: { kvHeads: 'int', window: 'int', scale: 'float', cacheFormat: 'int' },
   linear_q8: linearParams,
   linear_q4: linearParams,
   linear_q5: linearParams,
@@ -54,6 +60,19 @@ export type KernelParams<Op extends KernelOp> = { [Name in keyof (typeof kernelO
 
 /** How rotary dimensions pair up: i with i + R/2 (GPT-NeoX, Hugging Face) or 2i with 2i + 1 (Llama's own). */
 export const rotaryPairs = { halves: 0, neighbours: 1 } as const
+
+/** How keys and values are stored (native/batch.h). */
+export const cacheFormats = { F16: 0, BF16: 1, Q8_0: 2 } as const
+export type CacheFormat = keyof typeof cacheFormats
+
+/** Bytes of a head's keys or values of one token; undefined when heads of this width cannot be stored so. */
+export function cacheHeadBytes(format: CacheFormat, headWidth: number): number | undefined {
+  if (format === 'F16') return headWidth * 2
+  if (format === 'BF16') return headWidth % 2 === 0 ? headWidth * 2 : undefined
+  // A scale for every 32 dimensions, or for a head of fewer.
+  const group = Math.min(32, headWidth)
+  return headWidth % group === 0 ? headWidth + (headWidth / group) * 2 : undefined
+}
 
 /** One op with its parameters, as ggml_custom_4d takes it. */
 export interface KernelCall {

@@ -4,31 +4,54 @@
  * S sequences of a group, T tokens each, P cached positions looked at (padded), H heads, G key/value heads,
  * D head width, N tokens of the batch.
  */
-import type { DType } from '../base/dtype.ts'
+import { type DType, dtypes } from '../base/dtype.ts'
+import { UserError } from '../base/errors.ts'
 import type { ModelConfig } from '../models/architecture.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
 import type { Graph } from '../runtime/graph.ts'
+import { type CacheFormat, cacheHeadBytes } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { SequenceWork } from './executor.ts'
 
-/** Keys and values of every layer: [slots, G*D]. The last block is nobody's: padding writes there. */
+/** How a cache lies in memory: as tensors [slots, G*D] of a number format, or as our kernels have it (native/batch.h). */
+export type CacheLayout = 'tensors' | 'paged'
+
+/** Keys and values of every layer. The last block is nobody's: padding writes there. */
 export class BlockCache implements Disposable {
   readonly keys: readonly Tensor[]
   readonly values: readonly Tensor[]
   readonly bytes: number
   readonly blockTokens: number
   readonly blockCount: number
+  readonly format: DType
   readonly #arena: Arena
 
-  constructor(config: ModelConfig, device: Device, blockCount: number, blockTokens: number, dtype: DType) {
+  /** Throws a UserError when the model's heads cannot be stored in `format`. */
+  constructor(
+    config: ModelConfig,
+    device: Device,
+    blockCount: number,
+    blockTokens: number,
+    format: DType,
+    layout: CacheLayout,
+  ) {
     this.blockTokens = blockTokens
     this.blockCount = blockCount
-    const shape = [(blockCount + 1) * blockTokens, config.keyValueHeads * config.headWidth]
+    this.format = format
+    const slots = (blockCount + 1) * blockTokens
+    const width = config.keyValueHeads * config.headWidth
+    const headBytes = layout === 'paged' ? cacheHeadBytes(format as CacheFormat, config.headWidth) : undefined
+    if (layout === 'paged' ? headBytes === undefined : width % dtypes[format].block !== 0)
+      throw misfit(config, format)
     this.#arena = new Arena(config.layers * 2)
     const layers = Array.from({ length: config.layers }, (_, i) => i)
-    this.keys = layers.map((i) => this.#arena.leaf(dtype, shape, `cache.keys.${i}`))
-    this.values = layers.map((i) => this.#arena.leaf(dtype, shape, `cache.values.${i}`))
+    const leaf = (name: string) =>
+      headBytes === undefined
+        ? this.#arena.leaf(format, [slots, width], name)
+        : this.#arena.leaf('I8', [slots * config.keyValueHeads * headBytes], name)
+    this.keys = layers.map((i) => leaf(`cache.keys.${i}`))
+    this.values = layers.map((i) => leaf(`cache.values.${i}`))
     const { bytes, buffer } = this.#arena.allocate(device.bufferType)
     // Masked positions are multiplied by zero, and zero times an uninitialised NaN is a NaN.
     if (!device.isHost) this.#arena.ggml.bufferClear(buffer, 0)
@@ -48,6 +71,16 @@ export class BlockCache implements Disposable {
   [Symbol.dispose](): void {
     this.#arena.dispose()
   }
+}
+
+function misfit({ headWidth }: ModelConfig, format: DType): UserError {
+  const name = format.toLowerCase()
+  const needs =
+    format === 'Q8_0' ? 'heads of at most 32 dimensions or of a multiple of 32' : 'heads of an even width'
+  return new UserError(`A cache in ${name} needs ${needs}; this model's have ${headWidth}.`, {
+    failure: 'usage',
+    fix: 'Use --kv-type f16, or leave the option out.',
+  })
 }
 
 /** How one built graph attends; `write` fills its inputs before each run. */

@@ -13,7 +13,13 @@ import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph, GraphMemory } from '../runtime/graph.ts'
-import { type KernelCall, KernelContext, type Kernels, loadKernels } from '../runtime/kernels.ts'
+import {
+  cacheFormats,
+  type KernelCall,
+  KernelContext,
+  type Kernels,
+  loadKernels,
+} from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { type BatchSlots, type BuiltAdapters, buildAdapters, slotsKey, slotsOf } from './adapted-batch.ts'
 import { AdapterBank, type AdapterLayers } from './adapters.ts'
@@ -25,7 +31,7 @@ export interface ModelExecutorOptions {
   /** Cache size in tokens, over all requests. */
   cacheTokens: number
   blockTokens?: number
-  /** F16 halves the cache; F32 is for comparisons. */
+  /** Number format of keys and values: F16, BF16, Q8_0, or F32 for comparisons. */
   cacheDtype?: DType
   contextMax?: number
   /** Our kernels, or 'ggml' for none of them; when absent, those of this process. They must have packed the weights. */
@@ -89,7 +95,6 @@ export class ModelExecutor implements Executor {
     this.#weights = weights
     this.#device = device
     this.#memory = new GraphMemory(device)
-    this.cache = new BlockCache(config, device, blockCount, blockTokens, options.cacheDtype ?? 'F16')
     const exact = options.fastNumerics !== true && device.isHost
     this.#exact = exact
     this.adapters = new AdapterBank(definition, weights, device)
@@ -97,10 +102,14 @@ export class ModelExecutor implements Executor {
     const plain = groups
       .filter(({ names }) => weights.packed?.find(names) === undefined)
       .flatMap(({ names }) => names)
-    // Our kernels run in the CPU backend's threads and keep half precision; anything else takes plain ggml.
+    // Our kernels run in the CPU backend's threads; anything else takes plain ggml.
     const kernels = device.isHost ? ourKernels(options.kernels) : undefined
+    const format = options.cacheDtype ?? 'F16'
+    const paged = kernels !== undefined && format in cacheFormats
+    const layout = paged ? 'paged' : 'tensors'
+    this.cache = new BlockCache(config, device, blockCount, blockTokens, format, layout)
     // Our ops bring their own threads when they do all the heavy work; else they share ggml's.
-    const alone = kernels !== undefined && plain.length === 0 && this.cache.keys[0]!.dtype === 'F16'
+    const alone = paged && plain.length === 0
     this.#kernels = kernels && new KernelContext(kernels, alone ? device.threads : undefined)
     device.setThreads(alone ? 1 : device.threads)
     if (!alone) device.keepThreads()
@@ -108,9 +117,9 @@ export class ModelExecutor implements Executor {
     this.#argmax = this.#kernels?.call('argmax', {})
     this.kernelSet = kernels?.instructionSet ?? 'ggml'
     this.attention =
-      this.#kernels === undefined || this.cache.keys[0]!.dtype !== 'F16'
-        ? new GatherAttention(this.cache, config, exact)
-        : new PagedAttention(this.cache, config, this.#kernels)
+      this.#kernels !== undefined && paged
+        ? new PagedAttention(this.cache, config, this.#kernels)
+        : new GatherAttention(this.cache, config, exact)
     this.shape = {
       vocabularySize: config.vocabularySize,
       contextMax: Math.min(options.contextMax ?? config.contextMax, config.contextMax),

@@ -9,6 +9,8 @@ import type { ModelConfig } from '../models/architecture.ts'
 import type { Graph } from '../runtime/graph.ts'
 import {
   batchTableWordsMax,
+  type CacheFormat,
+  cacheFormats,
   type KernelCall,
   type KernelContext,
   rotaryPairs,
@@ -26,7 +28,9 @@ export class PagedAttention implements CacheAttention {
   readonly #attention: KernelCall
 
   constructor(cache: BlockCache, config: ModelConfig, kernels: KernelContext) {
-    assert(cache.keys[0]!.dtype === 'F16', 'the kernels keep keys and values in half precision')
+    const { format } = cache
+    assert(format in cacheFormats, 'the kernels have this number format of keys and values')
+    const cacheFormat = cacheFormats[format as CacheFormat]
     this.#cache = cache
     this.#config = config
     this.#store = kernels.call('store_keys_values', {
@@ -34,11 +38,13 @@ export class PagedAttention implements CacheAttention {
       rotaryPairs: rotaryPairs.halves,
       normed: 0,
       epsilon: 0,
+      cacheFormat,
     })
     this.#attention = kernels.call('paged_attention', {
       kvHeads: config.keyValueHeads,
       window: config.slidingWindow ?? 0,
       scale: 1 / Math.sqrt(config.headWidth),
+      cacheFormat,
     })
   }
 

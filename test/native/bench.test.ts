@@ -1,6 +1,9 @@
+import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { valuesOf } from '../../bench/harness/bench.ts'
 import { kernelsBench } from '../../bench/kernels.ts'
+import { perplexityBench } from '../../bench/perplexity.ts'
+import { sharedData } from '../shared.ts'
 import { everyKernels } from './tensors.ts'
 
 test.skipIf(everyKernels.length === 0)(
@@ -11,5 +14,20 @@ test.skipIf(everyKernels.length === 0)(
     expect(comparisons.length).toBeGreaterThan(20)
     for (const { values } of comparisons)
       for (const pair of values) expect(Math.min(...pair)).toBeGreaterThan(0)
+  },
+)
+
+const stories = sharedData('text', 'tinystories-val.txt')
+test.skipIf(everyKernels.length === 0 || stories === undefined)(
+  'the bench of perplexities finds bfloat16 and int8 near F32',
+  async () => {
+    const small = valuesOf(perplexityBench.parameters, 'small')
+    const modelPath = join(dirname(stories!), '..')
+    const { figures } = await perplexityBench.run(small, { modelPath, say: () => undefined })
+    for (const model of ['stories260K', 'babyllama-char-1M']) {
+      // A few dozen tokens only: the bars are for the large size.
+      expect(Math.abs(figures[`${model} weights BF16 cache F16 movedPercent`]!)).toBeLessThan(1)
+      expect(Math.abs(figures[`${model} weights Q8_0 cache F16 movedPercent`]!)).toBeLessThan(3)
+    }
   },
 )

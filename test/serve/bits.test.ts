@@ -16,12 +16,19 @@ const seedCount = Number(process.env.ROPEWAY_BITS_SEEDS ?? 1)
 const long = only !== undefined || process.env.ROPEWAY_BITS_SEEDS !== undefined
 const requestCount = 8
 
-function open(folder: string, threads: number, quantize: DType, kernels: Kernels | undefined) {
+function open(
+  folder: string,
+  threads: number,
+  quantize: DType,
+  kernels: Kernels | undefined,
+  cacheDtype: DType,
+) {
   const device = new Device({ device: 'cpu', threads })
   using model = openModel(folder)
   const weights = loadWeights(model, device, { quantize, kernels })
   const executor = new ModelExecutor(model.definition, weights, device, {
     cacheTokens: 1024,
+    cacheDtype,
     kernels: kernels ?? 'ggml',
   })
   return {
@@ -36,16 +43,31 @@ function open(folder: string, threads: number, quantize: DType, kernels: Kernels
 
 const ours = loadKernels()
 if (ours === undefined) console.warn('skipped: our kernels do not run on this machine')
+interface Case {
+  name: string
+  format: DType
+  cache: DType
+  kernels: Kernels | undefined
+  set: 'ours' | 'ggml'
+}
+
 const cases = ['stories260K', 'babyllama-char-1M']
   .flatMap((name) =>
-    (['F32', 'Q8_0', 'Q4_0'] as const).flatMap((format) => [
-      { name, format, kernels: undefined, set: 'ggml' },
-      { name, format, kernels: ours, set: 'ours' },
+    (['F32', 'Q8_0', 'Q4_0'] as const).flatMap((format): Case[] => [
+      { name, format, cache: 'F16', kernels: undefined, set: 'ggml' },
+      { name, format, cache: 'F16', kernels: ours, set: 'ours' },
     ]),
   )
   // Plain ggml builds many graphs for this; of its formats the others are left to longer runs.
   .filter(
     ({ name, format, set }) => long || set === 'ours' || (name === 'stories260K') === (format === 'F32'),
+  )
+  .concat(
+    (['BF16', 'Q8_0'] as const).flatMap((cache): Case[] => [
+      { name: 'stories260K', format: 'Q8_0', cache, kernels: ours, set: 'ours' },
+      { name: 'babyllama-char-1M', format: 'BF16', cache, kernels: ours, set: 'ours' },
+      { name: 'stories260K', format: 'Q8_0', cache, kernels: undefined, set: 'ggml' },
+    ]),
   )
   .map((one, index) => ({ ...one, index }))
 /** Each case meets companies of its own. */
@@ -53,44 +75,47 @@ const seedsOf = (index: number) =>
   only === undefined ? Array.from({ length: seedCount }, (_, i) => i * cases.length + index) : [Number(only)]
 const seen = { preemptions: 0, cachedTokens: 0, guessedTokens: 0, acceptedTokens: 0 }
 
-describe.each(cases)('$name in $format on $set', ({ name, format, kernels, set, index }) => {
-  const folder = sharedData('models', name, 'hf')
-  const missing = folder === undefined || (set === 'ours' && kernels === undefined)
+describe.each(cases)(
+  '$name in $format, cache in $cache, on $set',
+  ({ name, format, cache, kernels, set, index }) => {
+    const folder = sharedData('models', name, 'hf')
+    const missing = folder === undefined || (set === 'ours' && kernels === undefined)
 
-  test.skipIf(missing)('a request gets the same bits in random company as alone', async () => {
-    using one = open(folder!, 1, format, kernels)
-    // ggml's own threads meet spinning: on a busy machine two of them take minutes for this.
-    const pooled = set === 'ours' && name === 'babyllama-char-1M'
-    using two = open(folder!, pooled || long ? 2 : 1, format, kernels)
-    const { shape } = one.executor
-    const requests = requestsFor(shape, 1, requestCount)
-    const alone = new Map<string, Heard>()
-    for (const wish of requests) alone.set(wish.id, await serveAlone(one.executor, wish))
-    for (const [turn, seed] of seedsOf(index).entries()) {
-      const { executor } = [two, one][turn % 2]!
-      const served = await serveCompany(executor, companyOf(seed, shape, requests))
-      for (const { id } of requests) {
-        const found = difference(alone.get(id)!, served.heard.get(id)!)
-        expect(found, `ROPEWAY_BITS_SEED=${seed} replays it: ${id}`).toBeUndefined()
+    test.skipIf(missing)('a request gets the same bits in random company as alone', async () => {
+      using one = open(folder!, 1, format, kernels, cache)
+      // ggml's own threads meet spinning: on a busy machine two of them take minutes for this.
+      const pooled = set === 'ours' && name === 'babyllama-char-1M'
+      using two = open(folder!, pooled || long ? 2 : 1, format, kernels, cache)
+      const { shape } = one.executor
+      const requests = requestsFor(shape, 1, requestCount)
+      const alone = new Map<string, Heard>()
+      for (const wish of requests) alone.set(wish.id, await serveAlone(one.executor, wish))
+      for (const [turn, seed] of seedsOf(index).entries()) {
+        const { executor } = [two, one][turn % 2]!
+        const served = await serveCompany(executor, companyOf(seed, shape, requests))
+        for (const { id } of requests) {
+          const found = difference(alone.get(id)!, served.heard.get(id)!)
+          expect(found, `ROPEWAY_BITS_SEED=${seed} replays it: ${id}`).toBeUndefined()
+        }
+        seen.preemptions += served.preemptions
+        for (const what of ['cachedTokens', 'guessedTokens', 'acceptedTokens'] as const)
+          seen[what] += served.totals[what]
       }
-      seen.preemptions += served.preemptions
-      for (const what of ['cachedTokens', 'guessedTokens', 'acceptedTokens'] as const)
-        seen[what] += served.totals[what]
-    }
-  })
-})
+    })
+  },
+)
 
 describe.each(cases.filter(({ name, format }) => name === 'babyllama-char-1M' && format === 'Q8_0'))(
   'drafted by itself, $name in $format on $set',
-  ({ name, format, kernels, set, index }) => {
+  ({ name, format, cache, kernels, set, index }) => {
     const folder = sharedData('models', name, 'hf')
     const missing = folder === undefined || (set === 'ours' && kernels === undefined)
 
     test.skipIf(missing)(
       'a request gets the bits that it gets alone, and greedy guesses come true',
       async () => {
-        using model = open(folder!, 1, format, kernels)
-        using draft = open(folder!, 1, format, kernels)
+        using model = open(folder!, 1, format, kernels, cache)
+        using draft = open(folder!, 1, format, kernels, cache)
         const { shape } = model.executor
         const guessesMax = 3
         const scratch = DraftModel.scratchBlocks(guessesMax, shape.blockTokens)

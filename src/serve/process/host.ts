@@ -3,6 +3,7 @@
  */
 import { freemem } from 'node:os'
 import { systemClock } from '../../base/clock.ts'
+import { bytesOf } from '../../base/dtype.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import { createLogger } from '../../base/log.ts'
 import { readAdapter } from '../../models/adapter.ts'
@@ -88,7 +89,7 @@ async function serve(
     onProgress: (share) => send({ type: 'loading', share }),
   })
   const { definition } = model
-  const cacheTokens = setup.cacheTokens ?? cacheTokensFor(definition, setup.contextMax)
+  const cacheTokens = setup.cacheTokens ?? cacheTokensFor(definition, setup)
   const executor = new ModelExecutor(definition, weights, device, {
     cacheTokens,
     ...(setup.cacheDtype !== undefined && { cacheDtype: setup.cacheDtype }),
@@ -156,8 +157,9 @@ function infoOf(
 }
 
 /** Room for eight whole contexts, if a quarter of the free memory holds them. */
-function cacheTokensFor({ config }: Definition, contextMax: number | undefined): number {
-  const tokenBytes = config.layers * config.keyValueHeads * config.headWidth * 2 * 2
+function cacheTokensFor({ config }: Definition, { contextMax, cacheDtype }: EngineSetup): number {
+  const perLayer = bytesOf(cacheDtype ?? 'F16', config.keyValueHeads * config.headWidth)
+  const tokenBytes = config.layers * perLayer * 2
   const affordable = Math.floor((freemem() * cacheMemoryShare) / tokenBytes)
   const context = Math.min(contextMax ?? config.contextMax, config.contextMax)
   return Math.max(1024, Math.min(cacheTokensMax, 8 * context, affordable))
