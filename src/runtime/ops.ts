@@ -254,9 +254,11 @@ export class Ops {
 
   /** Gradient of {@link softmax} with respect to x, from dy and the result y. */
   softmaxBack(dy: Tensor, y: Tensor, scale: number) {
-    // ggml's planner may lay the result over y, which its kernel still reads; outputs are never overlaid.
-    this.arena.ggml.setOutput(y.pointer)
-    const pointer = this.arena.ggml.softMaxExtBack(this.arena.context, dy.pointer, y.pointer, scale, 0)
+    // ggml's planner may lay the result over y, which its kernel still reads. Outputs are never overlaid; only this
+    // look at y is marked as one, so that y's own memory is free again afterwards.
+    const seen = this.reshape(y, y.shape)
+    this.arena.ggml.setOutput(seen.pointer)
+    const pointer = this.arena.ggml.softMaxExtBack(this.arena.context, dy.pointer, seen.pointer, scale, 0)
     return this.#make('softmaxBack', pointer, y.shape, [dy, y], { scale })
   }
 

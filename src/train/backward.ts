@@ -7,10 +7,41 @@ import type { OpName } from '../runtime/op-attributes.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { type Gradient, gradients, type RuleContext } from './gradients.ts'
+import { cutsOf, replayed } from './replay.ts'
 import { type Contribution, sumOf } from './slabs.ts'
 
 /** What receives gradients. It is told of every use of a tensor apart, as soon as that part is known. */
 export type GradientSink = (wanted: Tensor, gradient: Tensor) => void
+
+/**
+ * {@link backward} with less memory: what lies between the cuts of the network is computed again, segment by segment
+ * from the last to the first, when its gradients are due. `expand` runs a tensor now.
+ */
+export function backwardInSegments(
+  ops: Ops,
+  y: Tensor,
+  dy: Tensor,
+  wanted: ReadonlySet<Tensor>,
+  sink: GradientSink,
+  expand: (tensor: Tensor) => void,
+): void {
+  let [end, slope] = [y, dy]
+  let isLast = true
+  for (const cut of cutsOf(dependents(y, wanted)).reverse()) {
+    // The last segment was computed just now, so its own tensors are still there.
+    const start = isLast ? cut : ops.detached(cut)
+    const result = isLast ? end : replayed(ops, end, cut, start)
+    isLast = false
+    const parts: Tensor[] = []
+    backward(ops, result, slope, new Set([...wanted, start]), (tensor, part) =>
+      tensor === start ? void parts.push(part) : sink(tensor, part),
+    )
+    slope = parts.reduce((sum, part) => ops.add(sum, part))
+    expand(slope)
+    end = cut
+  }
+  backward(ops, isLast ? end : replayed(ops, end), slope, wanted, sink)
+}
 
 /**
  * Adds the nodes that compute the gradients of `wanted` from the gradient dy of y. The caller runs them in
@@ -48,7 +79,7 @@ function ruleOf(tensor: Tensor): Gradient<OpName> {
 }
 
 /** All tensors between `wanted` and y, inputs before results. */
-function dependents(y: Tensor, wanted: ReadonlySet<Tensor>): Tensor[] {
+export function dependents(y: Tensor, wanted: ReadonlySet<Tensor>): Tensor[] {
   const order: Tensor[] = []
   const needed = new Map<Tensor, boolean>()
   const visit = (tensor: Tensor): boolean => {

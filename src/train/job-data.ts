@@ -47,6 +47,8 @@ export interface JobData extends Disposable {
   validation: BatchSource | undefined
   /** Rows hold several documents. */
   packed: boolean
+  /** Targets that count in one batch, at most; undefined where all may. */
+  supervisedMax?: number
   /** SHA-256 of what is learned. */
   hash: string
   summary: DataSummary
@@ -262,11 +264,16 @@ async function sampleJobData(
       validation.length === 0
         ? undefined
         : new PackedDocuments(validation, job.batch, job.context, seeds.validation)
+    const trained = (part: number, document: number) => training[part]!.samples.trainedOf(document)
     return {
       kit,
       training: batches,
       validation: held,
       packed: true,
+      supervisedMax: Math.max(
+        batches.supervisedMax(trained),
+        held?.supervisedMax((_, document) => validation.trainedOf(document)) ?? 0,
+      ),
       hash,
       summary: summaryOf(samples, batches.fillRate),
       material: sampleMaterial(samples, batches, job.context),

@@ -66,6 +66,8 @@ const jobFile = z.strictObject({
   context: z.int().min(2),
   batch: count,
   accumulate: count.default(1),
+  /** Compute activations again instead of keeping them: a third more work, several times less memory, the same bits. */
+  recompute: z.boolean().default(false),
   steps: count,
   seed: z.int().min(0).default(1337),
   optimizer: z.strictObject({
@@ -142,7 +144,8 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   const { schedule } = job
   if (schedule.cooldown_steps !== undefined && schedule.kind !== 'wsd')
     throw refused('schedule.cooldown_steps', 'belongs to kind: wsd')
-  if (schedule.warmup_steps + (schedule.cooldown_steps ?? 0) > (schedule.decay_steps ?? job.steps))
+  const { warmup_steps, cooldown_steps = 0, decay_steps = job.steps } = schedule
+  if (cooldown_steps > 0 && warmup_steps + cooldown_steps > decay_steps)
     throw refused(
       'schedule',
       'warms up and cools down for longer than the rate lasts (decay_steps, or steps)',

@@ -9,52 +9,95 @@ import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
 import { KernelContext, loadKernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
-import { causalMask, documentMask, wholeSequences } from './attention.ts'
-import { backward } from './backward.ts'
+import { causalMask, documentMask } from './attention.ts'
+import { backward, backwardInSegments } from './backward.ts'
 import type { Batch } from './batch.ts'
+import {
+  chunksOf,
+  declareInputs,
+  type HeadChunk,
+  type Inputs,
+  type SplitForward,
+  splitForward,
+} from './forward.ts'
 import { crossEntropy, weightedLoss } from './loss.ts'
-import type { GraphShape, LearningGraph } from './objective.ts'
+import { type GraphShape, type LearningGraph, shapeDefaults } from './objective.ts'
 import type { Parameters } from './parameters.ts'
-
-/** What every graph over sequences reads. */
-export interface Inputs {
-  ids: Tensor
-  positions: Tensor
-  mask: Tensor
-  rows: Tensor | undefined
-  cells: Tensor
-  weights: Tensor
-}
 
 export class LossGraph implements LearningGraph {
   readonly shape: Required<GraphShape>
   readonly #graph: Graph
   readonly #kernels: KernelContext | undefined
   readonly #inputs: Inputs
-  readonly #chosen: Tensor
+  readonly #chunks: readonly HeadChunk[]
+  /** Probabilities of the targets, a tensor for each chunk. */
+  readonly #chosen: readonly Tensor[]
   readonly #vocabulary: number
   readonly #maskValues: Float32Array
 
   constructor(parameters: Parameters, device: Device, shape: GraphShape, mode: 'train' | 'evaluate') {
     const { config } = parameters.definition
     const all = shape.sequences * shape.tokens
-    this.shape = { supervisedMax: all, packed: false, ownKernels: true, ...shape }
+    this.shape = { supervisedMax: all, ...shapeDefaults, ...shape }
     this.#vocabulary = config.vocabularySize
-    const nodesMax = 1024 + 512 * config.layers
+    const chunkCount = chunksOf(
+      this.shape.supervisedMax,
+      config.vocabularySize,
+      this.shape.logitsBytesMax,
+    ).length
+    const nodesMax = 1024 + 640 * config.layers + 64 * chunkCount
     const kernels = device.isHost && this.shape.ownKernels ? loadKernels() : undefined
     this.#kernels = kernels && new KernelContext(kernels)
     const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels })
     this.#graph = graph
     this.#inputs = declareInputs(graph, this.shape)
-    const { ops } = graph
-    const { mask, cells, weights } = this.#inputs
-    const logits = logitsOf(graph, parameters, shape, this.#inputs)
-    const loss = crossEntropy(ops, logits, cells)
-    this.#chosen = graph.output(loss.chosen)
-    if (mode === 'train') expandBackward(graph, parameters, logits, loss.gradient(weights))
+    const { mask } = this.#inputs
+    const network = splitForward(graph, parameters, this.shape, this.#inputs)
+    this.#chunks = network.chunks
+    this.#chosen =
+      network.hidden === undefined
+        ? [this.#wholeHead(graph, parameters, network.logits(undefined), mode)]
+        : this.#headInChunks(graph, parameters, network, network.hidden, mode)
     graph.allocate()
     this.#maskValues = new Float32Array(mask.size)
     if (!this.shape.packed) mask.write(causalMask(shape.tokens))
+  }
+
+  #wholeHead(graph: Graph, parameters: Parameters, logits: Tensor, mode: 'train' | 'evaluate'): Tensor {
+    const loss = crossEntropy(graph.ops, logits, this.#inputs.cells)
+    const chosen = graph.output(loss.chosen)
+    if (mode === 'train')
+      expandBackward(graph, parameters, logits, loss.gradient(this.#inputs.weights), this.shape.recompute)
+    return chosen
+  }
+
+  /** Each chunk's logits are gone before those of the next are computed. */
+  #headInChunks(
+    graph: Graph,
+    parameters: Parameters,
+    { chunks, logits: logitsOf }: SplitForward,
+    hidden: Tensor,
+    mode: 'train' | 'evaluate',
+  ): Tensor[] {
+    const { ops } = graph
+    const seen = ops.detached(hidden)
+    const slopes: Tensor[] = []
+    const chosen = chunks.map(({ start, rows }) => {
+      const part = ops.slice(seen, 0, start, rows) //                                 [m, W]
+      const logits = logitsOf(part) //                                                [m, V]
+      const loss = crossEntropy(ops, logits, ops.slice(this.#inputs.cells, 0, start, rows))
+      const output = graph.output(loss.chosen)
+      if (mode === 'train') {
+        const slope = loss.gradient(ops.slice(this.#inputs.weights, 0, start, rows))
+        slopes.push(chunkBackward(graph, parameters, logits, slope, part))
+      }
+      return output
+    })
+    if (mode === 'train') {
+      const slope = slopes.reduce((joined, next) => ops.concat(joined, next, 0)) //   [M, W]
+      expandBackward(graph, parameters, hidden, slope, this.shape.recompute)
+    }
+    return chosen
   }
 
   /** Bytes between inputs and outputs, activations included. */
@@ -70,7 +113,8 @@ export class LossGraph implements LearningGraph {
     const weights = this.#write(batch, scale)
     await this.#graph.computeAsync()
     const chosen = new Float32Array(weights.length)
-    this.#chosen.read(chosen)
+    for (const [i, { start, rows }] of this.#chunks.entries())
+      this.#chosen[i]!.read(chosen.subarray(start, start + rows))
     return weightedLoss(chosen, weights)
   }
 
@@ -88,7 +132,7 @@ export class LossGraph implements LearningGraph {
     ids.write(batch.ids)
     positions.write(batch.positions)
     rows?.write(padded)
-    cells.write(padded.map((row, i) => i * this.#vocabulary + batch.targets[row]!))
+    cells.write(cellsOf(padded, this.#chunks, batch.targets, this.#vocabulary))
     weights.write(counting)
     if (shape.packed) {
       documentMask(batch.documents ?? new Int32Array(batch.ids.length), shape.tokens, this.#maskValues)
@@ -107,39 +151,62 @@ export class LossGraph implements LearningGraph {
   }
 }
 
-export function declareInputs(graph: Graph, shape: Required<GraphShape>): Inputs {
-  const { sequences, tokens, supervisedMax, packed } = shape
-  const all = sequences * tokens
-  return {
-    ids: graph.input('I32', [all], 'ids'),
-    positions: graph.input('I32', [all], 'positions'),
-    mask: graph.input('F32', packed ? [sequences, 1, tokens, tokens] : [tokens, tokens], 'mask'),
-    rows: supervisedMax < all ? graph.input('I32', [supervisedMax], 'rows') : undefined,
-    cells: graph.input('I32', [supervisedMax], 'cells'),
-    weights: graph.input('F32', [supervisedMax, 1], 'weights'),
-  }
+/**
+ * Each part of a gradient is added as soon as it is known, so that it needs no memory until the end. With `recompute`,
+ * activations are forgotten first.
+ */
+export function expandBackward(
+  graph: Graph,
+  parameters: Parameters,
+  y: Tensor,
+  slope: Tensor,
+  recompute: boolean,
+): void {
+  const { wanted, sink } = gradientSink(graph, parameters)
+  if (recompute) backwardInSegments(graph.ops, y, slope, wanted, sink, (tensor) => graph.expand(tensor))
+  else backward(graph.ops, y, slope, wanted, sink)
 }
 
-export function logitsOf(graph: Graph, parameters: Parameters, shape: GraphShape, inputs: Inputs): Tensor {
-  const { architecture, config } = parameters.definition
-  const { ops } = graph
-  return architecture.forward(config, {
-    ops,
-    tokens: inputs.ids,
-    positions: inputs.positions,
-    outputRows: inputs.rows,
-    weight: (name) => parameters.weight(name),
-    ...parameters.layers(ops),
-    attend: wholeSequences(ops, shape.sequences, shape.tokens, inputs.mask),
-  })
-}
-
-/** Each part of a gradient is added as soon as it is known, so that it needs no memory until the end. */
-export function expandBackward(graph: Graph, parameters: Parameters, logits: Tensor, slope: Tensor): void {
+function gradientSink(graph: Graph, parameters: Parameters) {
   const gradients = new Map(parameters.all.map(({ weight, gradient }) => [weight, gradient]))
-  backward(graph.ops, logits, slope, new Set(gradients.keys()), (weight, part) => {
+  const sink = (weight: Tensor, part: Tensor) =>
     graph.expand(graph.ops.accumulate(gradients.get(weight)!, part))
+  return { wanted: new Set(gradients.keys()), sink }
+}
+
+/** The gradients of one chunk's rows, those of the head's weights added at once. */
+export function chunkBackward(
+  graph: Graph,
+  parameters: Parameters,
+  logits: Tensor,
+  slope: Tensor,
+  rows: Tensor,
+): Tensor {
+  const { wanted, sink } = gradientSink(graph, parameters)
+  const parts: Tensor[] = []
+  backward(graph.ops, logits, slope, new Set([...wanted, rows]), (tensor, part) => {
+    if (tensor !== rows) return sink(tensor, part)
+    graph.expand(part)
+    parts.push(part)
   })
+  assert(parts.length === 1, 'the head uses a row once')
+  return parts[0]!
+}
+
+/** For each of `rows`, where its target lies in the logits of its chunk. */
+export function cellsOf(
+  rows: Int32Array,
+  chunks: readonly HeadChunk[],
+  targets: Int32Array,
+  vocabulary: number,
+): Int32Array {
+  const cells = new Int32Array(rows.length)
+  for (const chunk of chunks)
+    for (let i = 0; i < chunk.rows; i++) {
+      const place = chunk.start + i
+      cells[place] = i * vocabulary + targets[rows[place]!]!
+    }
+  return cells
 }
 
 function allRows(batch: Batch): Int32Array {

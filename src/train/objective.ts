@@ -10,9 +10,20 @@ export interface GraphShape {
   supervisedMax?: number
   /** Rows hold several documents that must not see one another. */
   packed?: boolean
+  /** Forget activations after the forward pass and compute them again when their gradients are due. */
+  recompute?: boolean
+  /** Bytes of the logits that are in memory at once; the head is computed for so many rows at a time. */
+  logitsBytesMax?: number
   /** Use our own products where they are built (the default), or ggml's everywhere. */
   ownKernels?: boolean
 }
+
+export const shapeDefaults = {
+  packed: false,
+  recompute: false,
+  logitsBytesMax: 128 << 20,
+  ownKernels: true,
+} as const
 
 /** A loss and, for training, its backward pass, built once and run on every micro-batch. */
 export interface LearningGraph extends Disposable {
@@ -22,6 +33,8 @@ export interface LearningGraph extends Disposable {
    * The batch's summed loss times `scale`; in training, that sum's gradient is added to the parameters' gradients.
    */
   run(batch: Batch, scale: number): Promise<number>
+  /** Hears of all micro-batches of a step before the first is run, where their losses depend on one another. */
+  prepare?(batches: readonly Batch[]): Promise<void>
   /** Means over what was run since the last call. */
   takeMetrics?(): Record<string, number>
   dispose(): void

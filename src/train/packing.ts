@@ -54,6 +54,19 @@ class PackedRows {
     return this.#rows.reduce((sum, row) => sum + row.reduce((held, piece) => held + piece.length, 0), 0)
   }
 
+  /** Targets of the row that has most of them, at most: `trained` bounds those of a document. */
+  supervisedMax(trained: (document: number) => number): number {
+    const of = ({ document, length }: Piece) => Math.min(length - 1, trained(document))
+    return this.#rows.reduce(
+      (most, row) =>
+        Math.max(
+          most,
+          row.reduce((sum, piece) => sum + of(piece), 0),
+        ),
+      0,
+    )
+  }
+
   /** Puts row `index`, counted over all passes, into row `row` of the batch. */
   layDown(index: number, batch: Batch, row: number): void {
     let place = row * this.#tokens
@@ -98,6 +111,12 @@ export class MixedDocuments implements BatchSource {
   /** Share of the rows' places that hold tokens, in (0, 1]. */
   get fillRate(): number {
     return this.#parts.reduce((sum, { heldTokens }) => sum + heldTokens, 0) / (this.rows * this.#tokens)
+  }
+
+  /** Targets that count in one batch, at most. `trained` says how many of a part's document do, at most. */
+  supervisedMax(trained: (part: number, document: number) => number): number {
+    const rows = this.#parts.map((part, i) => part.supervisedMax((document) => trained(i, document)))
+    return this.#sequences * Math.max(...rows)
   }
 
   at(index: number): Batch {

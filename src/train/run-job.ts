@@ -179,7 +179,13 @@ class JobRun implements Disposable {
     this.#best = state?.best
     this.#validation = data.validation
     this.#trainer = new Trainer(parameters, device, data.training, {
-      shape: { sequences: job.batch, tokens: job.context, packed: data.packed },
+      shape: {
+        sequences: job.batch,
+        tokens: job.context,
+        packed: data.packed,
+        recompute: job.recompute,
+        ...(data.supervisedMax !== undefined && { supervisedMax: data.supervisedMax }),
+      },
       accumulate: job.accumulate,
       optimizer: {
         beta1: job.optimizer.beta1,

@@ -106,6 +106,7 @@ export class Trainer implements Disposable {
     assert(supervisedTokens > 0, 'a step has at least one token to learn')
     const parts = batches.reduce((sum, batch) => sum + this.#objective.count(batch), 0)
     let loss = 0
+    await this.#graph.prepare?.(batches)
     for (const batch of batches) loss += await this.#graph.run(batch, 1 / parts)
     return { loss, supervisedTokens }
   }

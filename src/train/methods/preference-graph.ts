@@ -12,9 +12,10 @@ import type { Tensor } from '../../runtime/tensor.ts'
 import { documentMask } from '../attention.ts'
 import { backward } from '../backward.ts'
 import type { Batch } from '../batch.ts'
+import { chunksOf, declareInputs, type Inputs, type SplitForward, splitForward } from '../forward.ts'
 import { crossEntropy } from '../loss.ts'
-import { declareInputs, expandBackward, type Inputs, logitsOf } from '../loss-graph.ts'
-import type { GraphShape, LearningGraph, Objective } from '../objective.ts'
+import { cellsOf, chunkBackward, expandBackward } from '../loss-graph.ts'
+import { type GraphShape, type LearningGraph, type Objective, shapeDefaults } from '../objective.ts'
 import type { Parameters } from '../parameters.ts'
 import type { PairBatch } from './pair-batches.ts'
 import {
@@ -46,6 +47,9 @@ interface PairInputs {
   shareRight: Tensor
   verdict: Tensor
   scale: Tensor
+  /** [1]; see PairTensors.step. */
+  own: Tensor
+  given: Tensor
 }
 
 export class PreferenceGraph implements LearningGraph {
@@ -59,6 +63,12 @@ export class PreferenceGraph implements LearningGraph {
   readonly #losses: Tensor
   readonly #one: Tensor
   readonly #vocabulary: number
+  readonly #network: SplitForward
+  readonly #parameters: Parameters
+  readonly #device: Device
+  readonly #mode: 'train' | 'evaluate'
+  /** Measures the distance of a whole step before its gradients. */
+  #measure: PreferenceGraph | undefined
   #metrics: Record<string, number> = {}
   #seen = 0
 
@@ -72,23 +82,31 @@ export class PreferenceGraph implements LearningGraph {
     const { config } = parameters.definition
     this.#method = method
     this.#shape = {
-      supervisedMax: shape.sequences * shape.tokens,
-      ownKernels: true,
+      ...shapeDefaults,
       ...shape,
+      supervisedMax: shape.sequences * shape.tokens,
       packed: true,
     }
+    this.#parameters = parameters
+    this.#device = device
+    this.#mode = mode
     this.#vocabulary = config.vocabularySize
     const kernels = device.isHost && this.#shape.ownKernels ? loadKernels() : undefined
     this.#kernels = kernels && new KernelContext(kernels)
-    const graph = new Graph(device, 1024 + 512 * config.layers, 64, { kernels: this.#kernels })
+    const { supervisedMax, logitsBytesMax } = this.#shape
+    const chunkCount = chunksOf(supervisedMax, config.vocabularySize, logitsBytesMax).length
+    const nodesMax = 1024 + 640 * config.layers + 128 * chunkCount
+    const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels })
     this.#graph = graph
     this.#inputs = declareInputs(graph, this.#shape)
     this.#pairInputs = declarePairs(graph, this.#shape)
     this.#one = graph.input('F32', [1], 'one')
     const { ops } = graph
-    const logits = logitsOf(graph, parameters, this.#shape, this.#inputs) //            [N, V]
-    const entropy = crossEntropy(ops, logits, this.#inputs.cells)
-    const logProbabilities = ops.log(ops.affine(entropy.chosen, 1, probabilityFloor)) // [N, 1]
+    this.#network = splitForward(graph, parameters, this.#shape, this.#inputs)
+    const whole = this.#network.hidden === undefined ? this.#network.logits(undefined) : undefined // [N, V]
+    const entropy = whole && crossEntropy(ops, whole, this.#inputs.cells)
+    const chosen = entropy?.chosen ?? this.#chosenInChunks(graph) //                      [N, 1]
+    const logProbabilities = ops.log(ops.affine(chosen, 1, probabilityFloor)) //          [N, 1]
     this.#pairs = pairsOf(graph, logProbabilities, this.#pairInputs)
     this.#losses = graph.output(pairLosses(ops, method, this.#pairs)) //                 [P, 1]
     if (mode === 'train') {
@@ -97,10 +115,65 @@ export class PreferenceGraph implements LearningGraph {
       backward(ops, total, this.#one, new Set([logProbabilities]), (_, slope) => slopes.push(slope))
       const slope = slopes.reduce((sum, next) => ops.add(sum, next))
       // Cross-entropy is the negative logarithm.
-      expandBackward(graph, parameters, logits, entropy.gradient(ops.scale(slope, -1)))
+      const weights = ops.scale(slope, -1)
+      if (whole === undefined || entropy === undefined) this.#chunksBackward(graph, parameters, weights)
+      else expandBackward(graph, parameters, whole, entropy.gradient(weights), this.#shape.recompute)
     }
     graph.allocate()
     this.#one.write(Float32Array.of(1))
+    this.#setDistance(undefined)
+  }
+
+  /** Each chunk's logits are gone before those of the next are computed. */
+  #chosenInChunks(graph: Graph): Tensor {
+    const { ops } = graph
+    const seen = ops.detached(this.#network.hidden!)
+    const parts = this.#network.chunks.map(({ start, rows }) => {
+      const logits = this.#network.logits(ops.slice(seen, 0, start, rows)) //             [m, V]
+      const { chosen } = crossEntropy(ops, logits, ops.slice(this.#inputs.cells, 0, start, rows))
+      graph.expand(chosen)
+      return chosen
+    })
+    return parts.reduce((joined, next) => ops.concat(joined, next, 0))
+  }
+
+  /** The logits of each chunk once more: its weights depend on all of them. */
+  #chunksBackward(graph: Graph, parameters: Parameters, weights: Tensor): void {
+    const { ops } = graph
+    const hidden = this.#network.hidden!
+    const seen = ops.detached(hidden)
+    const parts = this.#network.chunks.map(({ start, rows }) => {
+      const part = ops.slice(seen, 0, start, rows)
+      const logits = this.#network.logits(part)
+      const entropy = crossEntropy(ops, logits, ops.slice(this.#inputs.cells, 0, start, rows))
+      const slope = entropy.gradient(ops.slice(weights, 0, start, rows))
+      return chunkBackward(graph, parameters, logits, slope, part)
+    })
+    const slope = parts.reduce((joined, next) => ops.concat(joined, next, 0)) //          [N, W]
+    expandBackward(graph, parameters, hidden, slope, this.#shape.recompute)
+  }
+
+  /** KTO's distance is one for the whole step, so that eight micro-batches of one are one of eight. */
+  async prepare(batches: readonly Batch[]): Promise<void> {
+    if (this.#method.kind !== 'kto') return
+    if (batches.length === 1) return this.#setDistance(undefined)
+    this.#measure ??=
+      this.#mode === 'evaluate'
+        ? this
+        : new PreferenceGraph(this.#method, this.#parameters, this.#device, this.#shape, 'evaluate')
+    let [moved, pairs] = [0, 0]
+    for (const batch of batches) {
+      const { right, referenceRight } = await this.#measure.evaluate(batch as PairBatch, 0)
+      moved += right.reduce((sum, value, i) => sum + value - referenceRight[i]!, 0)
+      pairs += right.length
+    }
+    this.#setDistance(Math.max(0, moved / pairs))
+  }
+
+  /** Undefined: each micro-batch measures its own. */
+  #setDistance(distance: number | undefined): void {
+    this.#pairInputs.own.write(Float32Array.of(distance === undefined ? 1 : 0))
+    this.#pairInputs.given.write(Float32Array.of(distance ?? 0))
   }
 
   get scratchBytes(): number {
@@ -137,7 +210,8 @@ export class PreferenceGraph implements LearningGraph {
     const { ids, positions, mask, cells } = this.#inputs
     ids.write(batch.ids)
     positions.write(batch.positions)
-    cells.write(batch.targets.map((target, row) => row * this.#vocabulary + target))
+    const rows = batch.targets.map((_, row) => row)
+    cells.write(cellsOf(rows, this.#network.chunks, batch.targets, this.#vocabulary))
     const values = new Float32Array(mask.size)
     documentMask(batch.documents!, tokens, values)
     mask.write(values)
@@ -153,6 +227,7 @@ export class PreferenceGraph implements LearningGraph {
   }
 
   dispose(): void {
+    if (this.#measure !== this) this.#measure?.dispose()
     this.#graph.dispose()
     this.#kernels?.dispose()
   }
@@ -174,6 +249,8 @@ function declarePairs(graph: Graph, { sequences, tokens }: GraphShape): PairInpu
     shareRight: numbers('share right'),
     verdict: numbers('verdict'),
     scale: numbers('scale'),
+    own: graph.input('F32', [1], 'own distance'),
+    given: graph.input('F32', [1], 'given distance'),
   }
 }
 
@@ -181,7 +258,8 @@ function pairsOf(graph: Graph, logProbabilities: Tensor, inputs: PairInputs): Pa
   const { ops } = graph
   const table = ops.reshape(logProbabilities, inputs.left.shape) // [P, T]
   const sumOver = (places: Tensor) => graph.output(ops.sumRows(ops.mul(table, places))) // [P, 1]
-  return { ...inputs, left: sumOver(inputs.left), right: sumOver(inputs.right) }
+  const step = { own: inputs.own, given: inputs.given }
+  return { ...inputs, step, left: sumOver(inputs.left), right: sumOver(inputs.right) }
 }
 
 /** One over the number of members of each row. */

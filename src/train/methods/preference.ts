@@ -29,6 +29,11 @@ export interface PairTensors {
   shareRight: Tensor
   /** 1: desirable, -1: undesirable. */
   verdict: Tensor
+  /**
+   * KTO's distance over a step of several micro-batches: `given` [1] instead of what these pairs alone would give where
+   * `own` [1] is 0 instead of 1.
+   */
+  step?: { own: Tensor; given: Tensor }
 }
 
 /** The loss of every pair: [P, 1]. */
@@ -69,10 +74,11 @@ function logOdds(ops: Ops, logProbability: Tensor): Tensor {
 }
 
 /** KTO's z0: how far the policy is from the reference on other prompts' answers, at least 0; not differentiated. */
-function distance(ops: Ops, { right, referenceRight }: PairTensors): Tensor {
+function distance(ops: Ops, { right, referenceRight, step }: PairTensors): Tensor {
   const pairs = right.shape[0]!
   const mean = ops.scale(ops.sum(ops.sub(right, referenceRight)), 1 / pairs) // [1]
-  return ops.detached(ops.scale(ops.add(mean, ops.sqrt(ops.sqr(mean))), 0.5))
+  const own = ops.scale(ops.add(mean, ops.sqrt(ops.sqr(mean))), 0.5)
+  return ops.detached(step === undefined ? own : ops.add(ops.mul(own, step.own), step.given))
 }
 
 /** What the numbers mean to people, in float64. */
