@@ -1,7 +1,7 @@
 /**
  * Writes the random-weight 0.5B model that the benchmarks run: Qwen2's shape (24 layers, width 896, 14 heads,
  * 2 key/value heads, feed-forward 4864, vocabulary 151936) in Q8_0. The weights are noise, so its text is
- * too; its speed is that of a trained model. Usage: tsx bench/make-model.ts OUT.gguf
+ * too; its speed is that of a trained model. Usage: tsx bench/make-model.ts OUT.gguf [0.5b|30m]
  */
 import { argv } from 'node:process'
 import { pathToFileURL } from 'node:url'
@@ -30,6 +30,17 @@ export const halfBillion: ModelSize = {
   feedForward: 4864,
   vocabulary: 151936,
 }
+
+/** Small enough that half a minute holds hundreds of requests. */
+const thirtyMillion: ModelSize = {
+  layers: 8,
+  width: 512,
+  heads: 8,
+  keyValueHeads: 2,
+  feedForward: 1408,
+  vocabulary: 16000,
+}
+const sizes: Readonly<Record<string, ModelSize>> = { '0.5b': halfBillion, '30m': thirtyMillion }
 
 export function makeModel(path: string, size: ModelSize = halfBillion): void {
   const definition = defineModel({
@@ -131,7 +142,9 @@ function vocabularyOf(count: number): string[] {
 }
 
 if (import.meta.url === pathToFileURL(argv[1] ?? '').href) {
-  const path = argv[2]
-  if (path === undefined) throw new Error('usage: tsx bench/make-model.ts OUT.gguf')
-  makeModel(path)
+  const [, , path, size = '0.5b'] = argv
+  const shape = sizes[size]
+  if (path === undefined || shape === undefined)
+    throw new Error('usage: tsx bench/make-model.ts OUT.gguf [0.5b|30m]')
+  makeModel(path, shape)
 }
