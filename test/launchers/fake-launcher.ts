@@ -224,11 +224,18 @@ function lifeOf(member: FakeMember, nowMs: number) {
       started: undefined,
       endMs: cancel.atMs,
       message: 'It was cancelled before it started.',
+      neverStarted: 'cancelled' as const,
     }
   if (nowMs < startMs)
     return { state: 'starting' as const, started: undefined, endMs: Number.POSITIVE_INFINITY }
   if (program.failsToStart !== undefined)
-    return { state: 'ended' as const, started: undefined, endMs: startMs, message: program.failsToStart }
+    return {
+      state: 'ended' as const,
+      started: undefined,
+      endMs: startMs,
+      message: program.failsToStart,
+      neverStarted: 'failed' as const,
+    }
   const ends: { endMs: number; exitCode?: number; signal?: string; lost?: boolean }[] = [
     { endMs: startMs + program.durationMs, exitCode: program.exitCode },
   ]
@@ -290,6 +297,8 @@ export class FakeLauncher implements Launcher {
   readonly #dieAt: number | undefined
   readonly #seen = new Map<string, Observation[]>()
   calls = 0
+  /** Nobody hears the calls of a server that was killed. */
+  dead = false
 
   /** With `dieAt` n the n-th call (from 1) throws {@link ServerDied}: before its effect when n is odd, else after. */
   constructor(machine: FakeMachine, faults: FakeFaults = noFaults, random?: Random, dieAt?: number) {
@@ -336,8 +345,10 @@ export class FakeLauncher implements Launcher {
   }
 
   async #call<T>(effect: () => T): Promise<T> {
+    if (this.dead) throw new ServerDied()
     const number = ++this.calls
     const dies = number === this.#dieAt
+    if (dies) this.dead = true
     if (dies && number % 2 === 1) throw new ServerDied()
     if (this.#happens(this.#faults.lose)) throw new Error('the machine does not answer (lost)')
     if (this.#happens(this.#faults.delay)) {

@@ -223,7 +223,11 @@ export function launcherSuite(name: string, open: () => Promise<LauncherHarness>
     await using run = await fresh()
     await run.launcher.submit(run.request('a', run.harness.programs.missing()))
     const [member] = (await run.over('a')).members
-    expect(member).toMatchObject({ state: 'ended', message: expect.stringContaining('could not be started') })
+    expect(member).toMatchObject({
+      state: 'ended',
+      message: expect.stringContaining('could not be started'),
+      neverStarted: 'failed',
+    })
     expect(member).not.toHaveProperty('exitCode')
   })
 

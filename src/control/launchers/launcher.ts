@@ -80,6 +80,8 @@ export interface MemberObservation {
   readonly signal?: string
   /** Why it could not start, or how it was lost. */
   readonly message?: string
+  /** Of an ended member whose command never ran: it was cancelled before, or the program could not be started. */
+  readonly neverStarted?: 'cancelled' | 'failed'
   /** Where a serving member says it listens: the content of the file that ROPEWAY_ADDRESS_FILE names. */
   readonly address?: string
   /** Indices of its devices, within their type. */

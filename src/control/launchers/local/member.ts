@@ -43,7 +43,13 @@ export function observeMember(
   const isCancelled = readCancel(runFolder) !== undefined || readCancel(folder) !== undefined
   if (readStored(processIdentity, join(folder, names.claim)) === undefined) {
     return isCancelled
-      ? { index, state: 'ended', devices, message: 'It was cancelled before it started.' }
+      ? {
+          index,
+          state: 'ended',
+          devices,
+          message: 'It was cancelled before it started.',
+          neverStarted: 'cancelled',
+        }
       : { index, state: 'starting', devices }
   }
   if (wrapperOf(folder) !== undefined) return live(index, devices, folder)

@@ -49,6 +49,7 @@ export const memberResult = z.object({
   exitCode: z.int().optional(),
   signal: z.string().optional(),
   message: z.string().optional(),
+  neverStarted: z.enum(['cancelled', 'failed']).optional(),
   lost: z.boolean().optional(),
 })
 export type MemberResult = z.output<typeof memberResult>

@@ -44,7 +44,11 @@ export async function runWrapper(folder: string, clock: Clock = systemClock): Pr
   const result =
     listener.note() === undefined
       ? await runCommand(request, folder, listener, clock)
-      : { endedMs: clock.unixMs(), message: 'It was cancelled before it started.' }
+      : {
+          endedMs: clock.unixMs(),
+          message: 'It was cancelled before it started.',
+          neverStarted: 'cancelled' as const,
+        }
   createOnce(join(folder, names.result), JSON.stringify(result))
   listener.end()
 }
@@ -69,7 +73,7 @@ async function runCommand(
   const end = await new Promise<Omit<MemberResult, 'endedMs'>>((resolve) => {
     child.on('error', (error) => {
       const what = existsSync(request.folder) ? messageOf(error) : `${request.folder} is not there`
-      resolve({ message: `${program} could not be started: ${what}` })
+      resolve({ message: `${program} could not be started: ${what}`, neverStarted: 'failed' })
     })
     child.on('exit', (exitCode, signal) =>
       resolve(exitCode === null ? { startedMs, signal: signal ?? 'unknown' } : { startedMs, exitCode }),

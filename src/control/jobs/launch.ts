@@ -1,0 +1,110 @@
+/** A job's files on this machine: what an attempt is started with, and where its reports are read. */
+import { existsSync } from 'node:fs'
+import { resolve, sep } from 'node:path'
+import { runJob } from '../../api/control/run-job.ts'
+import type { RunRequest } from '../launchers/launcher.ts'
+import { type Place, rankEnvironment, sharedEnvironment, withPythonSdk } from './contract.ts'
+import type { JobFolders } from './folders.ts'
+import { newestWhole } from './output-checkpoints.ts'
+import { type News, readNews } from './reports.ts'
+import type { JobRow } from './rows.ts'
+import type { Prepared, Workplace } from './workplace.ts'
+
+/** Rendezvous ports of jobs, by a hash of the attempt: two jobs of one machine rarely meet, and a retry gets another. */
+const portsFrom = 20_000
+const portsCount = 10_000
+
+export interface LocalWorkplaceOptions {
+  readonly folders: JobFolders
+  /** How our trainer is started: program and arguments before `train`. */
+  readonly trainer: readonly string[]
+  /** Puts an uploaded workspace into the folder; done again, it changes nothing. */
+  readonly unpack?: (row: JobRow, folder: string) => Promise<void>
+}
+
+export class LocalWorkplace implements Workplace {
+  readonly #options: LocalWorkplaceOptions
+
+  constructor(options: LocalWorkplaceOptions) {
+    this.#options = options
+  }
+
+  prepare(row: JobRow, onNote: (text: string) => void): Promise<Prepared> {
+    return prepareAttempt(this.#options, row, onNote)
+  }
+
+  read(row: JobRow, nowMs: number): News {
+    return readNews(row, this.#options.folders.output(row.id), nowMs)
+  }
+
+  remove(job: string): void {
+    this.#options.folders.remove(job)
+  }
+}
+
+async function prepareAttempt(
+  launch: LocalWorkplaceOptions,
+  row: JobRow,
+  onNote: (text: string) => void,
+): Promise<Prepared> {
+  const { folders } = launch
+  folders.prepare(row.id)
+  const workspace = folders.workspace(row.id)
+  await launch.unpack?.(row, workspace)
+  const output = folders.output(row.id)
+  const { processes, placement, kind } = row.spec
+  const file = kind === 'run' ? runJob.parse(row.spec.file) : undefined
+  const inside = (path: string | undefined) => (path === undefined ? undefined : within(workspace, path))
+  const [data, from] = [inside(file?.data), inside(file?.from)]
+  const folder = within(workspace, file?.workspace ?? '.')
+  for (const [field, path] of Object.entries({ data, from, workspace: folder })) {
+    if (path !== undefined && (!path.inside || !existsSync(path.path)))
+      return { ok: false, message: `The ${field} of the job, ${path.given}, is not in its workspace.` }
+  }
+  const own = newestWhole(output, (checkpoint, reason) =>
+    onNote(`The checkpoint ${checkpoint} is damaged (${reason}); an earlier one is taken.`),
+  )
+  const place: Place = {
+    job: row.name,
+    attempt: row.attempt,
+    output,
+    data: data?.path,
+    inputCheckpoint: own?.folder ?? from?.path,
+    stepsDone: own?.step ?? 0,
+    masterAddress: '127.0.0.1',
+    masterPort: portsFrom + (hashOf(row.run_id!) % portsCount),
+    worldSize: processes,
+  }
+  const command = file?.run ?? [
+    ...launch.trainer,
+    'train',
+    folders.writeJobFile(row.id, row.spec.file),
+    '--here',
+    '--out',
+    output,
+  ]
+  const request: RunRequest = {
+    id: row.run_id!,
+    command,
+    environment: { ...file?.env, ...withPythonSdk(file?.env.PYTHONPATH), ...sharedEnvironment(place) },
+    memberEnvironments: Array.from({ length: processes }, (_, rank) =>
+      rankEnvironment(place, rank, rank, processes),
+    ),
+    folder: folder.path,
+    members: processes,
+    devices: { type: placement.device, perMember: placement.devices },
+  }
+  return { ok: true, request }
+}
+
+function within(root: string, path: string): { given: string; path: string; inside: boolean } {
+  const found = resolve(root, path)
+  return { given: path, path: found, inside: found === root || found.startsWith(`${root}${sep}`) }
+}
+
+/** FNV-1a, 32 bits. */
+function hashOf(text: string): number {
+  let hash = 0x811c9dc5
+  for (let at = 0; at < text.length; at++) hash = Math.imul(hash ^ text.charCodeAt(at), 0x01000193)
+  return hash >>> 0
+}

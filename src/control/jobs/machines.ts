@@ -1,0 +1,114 @@
+/** Clusters with their devices, and what projects may use of them. */
+import type { ClusterSpec } from '../../api/control/machines.ts'
+import { UserError } from '../../base/errors.ts'
+import { recordEvent } from '../store/events.ts'
+import type { Store } from '../store/store.ts'
+import { type ClusterRow, clusterNouns, type JobTables, type QuotaRow, quotaNouns } from './rows.ts'
+import { activeStates } from './states.ts'
+
+/** Clusters are the whole service's. */
+const noProject = ''
+const clustersMax = 500
+
+/** Makes the cluster, or leaves the one of this name as its owner has set it. */
+export async function ensureCluster(store: Store, name: string, spec: ClusterSpec): Promise<ClusterRow> {
+  const clusters = clusterNouns(store)
+  const made = await clusters.insert({ project_id: noProject, name, spec, status: {} })
+  return made ?? (await clusters.named(noProject, name))!
+}
+
+export async function listClusters(store: Store): Promise<ClusterRow[]> {
+  return (await clusterNouns(store).list({ project: noProject, limit: clustersMax })).rows
+}
+
+export async function findCluster(store: Store, name: string): Promise<ClusterRow> {
+  const row = await clusterNouns(store).named(noProject, name)
+  if (row !== undefined) return row
+  throw new UserError(`There is no cluster ${name}.`, {
+    failure: 'not_found',
+    fix: 'ropeway cluster lists them.',
+  })
+}
+
+export async function editCluster(
+  store: Store,
+  name: string,
+  spec: Partial<ClusterSpec>,
+): Promise<ClusterRow> {
+  const { id } = await findCluster(store, name)
+  return await store.transaction(async () => {
+    const changed = await clusterNouns(store).change(id, (row) => ({ spec: { ...row.spec, ...spec } }))
+    await recordEvent(store, {
+      subject: id,
+      kind: 'cluster.edited',
+      message: 'Its devices or its state were set.',
+    })
+    return changed!
+  })
+}
+
+/** Devices that jobs have, by `owner` and type. */
+export async function devicesUsed(
+  store: Store,
+  owner: 'cluster' | 'project_id',
+): Promise<Map<string, Record<string, number>>> {
+  const rows = await store
+    .db<JobTables>()
+    .selectFrom('jobs')
+    .select([`${owner} as owner`, 'device_type'])
+    .select(({ fn }) => fn.sum<number>('devices').as('devices'))
+    .where('state', 'in', [...activeStates])
+    .groupBy([owner, 'device_type'])
+    .execute()
+  const used = new Map<string, Record<string, number>>()
+  for (const row of rows) {
+    const key = String(row.owner ?? '')
+    used.set(key, { ...used.get(key), [row.device_type]: row.devices })
+  }
+  return used
+}
+
+const quotasMax = 500
+
+export async function listQuotas(store: Store, project: string): Promise<QuotaRow[]> {
+  return (await quotaNouns(store).list({ project, limit: quotasMax })).rows
+}
+
+/** Sets what a project may use of a device type; running jobs keep what they have. */
+export async function setQuota(
+  store: Store,
+  project: string,
+  device: string,
+  devices: number,
+): Promise<QuotaRow> {
+  const quotas = quotaNouns(store)
+  return await store.transaction(async () => {
+    const made = await quotas.insert({ project_id: project, name: device, devices, spec: {}, status: {} })
+    const known = made ?? (await quotas.named(project, device))!
+    const row = made ?? (await quotas.change(known.id, () => ({ devices })))!
+    await recordEvent(store, {
+      subject: row.id,
+      project,
+      kind: 'quota.set',
+      message: `The project may use ${devices} of ${device}.`,
+    })
+    return row
+  })
+}
+
+/** Takes the limit away; false when there was none. */
+export async function deleteQuota(store: Store, project: string, device: string): Promise<boolean> {
+  const quotas = quotaNouns(store)
+  return await store.transaction(async () => {
+    const row = await quotas.named(project, device)
+    if (row === undefined) return false
+    await quotas.change(row.id, () => ({ deleted_at: store.clock.unixMs() }))
+    await recordEvent(store, {
+      subject: row.id,
+      project,
+      kind: 'quota.deleted',
+      message: `The project may use any number of ${device}.`,
+    })
+    return true
+  })
+}

@@ -1,0 +1,151 @@
+/** Jobs on real processes, under a server that is killed. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import { JobFolders } from '../../src/control/jobs/folders.ts'
+import { Jobs } from '../../src/control/jobs/jobs.ts'
+import { LocalWorkplace } from '../../src/control/jobs/launch.ts'
+import { type LogFilter, readJobLog } from '../../src/control/jobs/logs.ts'
+import { deleteQuota, editCluster, ensureCluster, setQuota } from '../../src/control/jobs/machines.ts'
+import { listMetrics, readMetric } from '../../src/control/jobs/metric-list.ts'
+import { jobsMigration } from '../../src/control/jobs/migration.ts'
+import type { JobRow } from '../../src/control/jobs/rows.ts'
+import { LocalLauncher } from '../../src/control/launchers/local/local-launcher.ts'
+import { openStore } from '../../src/control/store/store.ts'
+
+const child = join(import.meta.dirname, 'server-child.ts')
+const waitMsMax = 60_000
+
+async function startServer(home: string) {
+  const server = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), child, home], {
+    detached: true,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  await once(server.stdout!, 'data')
+  return {
+    kill: async () => {
+      process.kill(-server.pid!, 'SIGKILL')
+      await once(server, 'exit')
+    },
+  }
+}
+
+async function open() {
+  const home = mkdtempSync(join(tmpdir(), 'ropeway-real-'))
+  const store = await openStore(join(home, 'ropeway.db'), { migrations: [jobsMigration] })
+  await ensureCluster(store, 'local', { kind: 'local', slots: { cpu: 2 }, open: true })
+  const jobs = new Jobs({ store, wake: () => undefined })
+  const until = async (id: string, condition: (row: JobRow) => boolean): Promise<JobRow> => {
+    const endMs = performance.now() + waitMsMax
+    for (;;) {
+      const row = await jobs.find('p', id)
+      if (condition(row)) return row
+      if (performance.now() > endMs) throw new Error(`it is still ${row.state}: ${row.status.message}`)
+      await delay(50)
+    }
+  }
+  const launcher = new LocalLauncher({
+    root: join(home, 'runs'),
+    devices: {},
+    wrapper: new URL('../../src/cli/run-wrapper.ts', import.meta.url),
+  })
+  const workplace = new LocalWorkplace({ folders: new JobFolders(join(home, 'jobs')), trainer: [] })
+  return {
+    home,
+    store,
+    jobs,
+    clusters: new Map([['local', { launcher, workplace }]]),
+    until,
+    [Symbol.asyncDispose]: async () => {
+      await store.close()
+      rmSync(home, { recursive: true, force: true })
+    },
+  }
+}
+
+test('a job survives the death of its server, ends with success and was run once', async () => {
+  await using real = await open()
+  const first = await startServer(real.home)
+  const proof = join(real.home, 'proof')
+  writeFileSync(proof, '')
+  const script = `echo begun >> ${proof}; while [ ! -e ${proof}.go ]; do sleep 0.05; done; echo done >> ${proof}`
+  const { id } = await real.jobs.create('p', { file: { name: 'once', run: ['sh', '-c', script] } })
+  await real.until(id, ({ state }) => state === 'running')
+  await first.kill()
+  writeFileSync(`${proof}.go`, '')
+  const second = await startServer(real.home)
+  const row = await real.until(id, ({ state }) => state !== 'running')
+  await second.kill()
+  expect([row.state, row.attempt, row.status.message]).toEqual(['success', 1, 'Every rank ended with 0.'])
+  expect(readFileSync(proof, 'utf8')).toBe('begun\ndone\n')
+  const { rows } = await real.jobs.events(row, { limit: 100 })
+  expect(rows.map(({ kind }) => kind)).toEqual([
+    'job.waiting',
+    'job.allocating',
+    'job.preparing',
+    'job.running',
+    'job.success',
+  ])
+})
+
+test('a killed rank sends the job back to its checkpoint, and stop saves once more', async () => {
+  await using real = await open()
+  const server = await startServer(real.home)
+  const program = join(import.meta.dirname, '..', 'sdk', 'programs', 'count.ts')
+  const run = [process.execPath, '--import', import.meta.resolve('tsx'), program]
+  const file = { name: 'count', run, env: { WAIT_AT: 4 } }
+  const { id } = await real.jobs.create('p', { file })
+  await real.until(id, ({ status }) => status.checkpointStep === 3 && status.totalSteps === 12)
+  await real.jobs.stop('p', 'count')
+  const stopped = await real.until(id, ({ state }) => state === 'stopped')
+  expect(stopped.status.checkpointStep).toBe(4)
+  expect(stopped.status.metrics).toHaveProperty('loss')
+  await real.jobs.resume('p', 'count')
+  // The program waits at step 4 only when it comes there; it goes on from behind it.
+  const done = await real.until(id, ({ state }) => state === 'success' || state === 'failed')
+  await server.kill()
+  const summary = await listMetrics(real.store, id)
+  expect(summary.map(({ name, points }) => [name, points])).toEqual([
+    ['loss', 12],
+    ['state', 12],
+  ])
+  const loss = await readMetric(real.store, id, 'loss', 1, 3)
+  expect(loss.map(({ step, value }) => [step, value])).toEqual([
+    [2, 'NaN'],
+    [3, 1 / 3],
+    [4, 1 / 4],
+  ])
+  const log = async (filter: LogFilter) => {
+    const { lines } = await readJobLog(real.store, real.clusters, done, filter, undefined)
+    return lines.map(({ attempt, rank, text }) => `${attempt}.${rank} ${text}`)
+  }
+  expect(await log({ attempt: 1 })).toEqual(['1.0 waiting', expect.stringMatching(/^1\.0 state \d+ after 4/)])
+  expect(await log({})).toEqual([expect.stringMatching(/^2\.0 state \d+ after 12/)])
+  expect(await log({ contains: 'nothing like it' })).toEqual([])
+  expect(await log({ sinceMs: done.updated_at + 60_000 })).toEqual([])
+  expect([done.state, done.attempt, done.status.stepsDone]).toEqual(['success', 2, 12])
+})
+
+test('a job waits, and says why, while its cluster is closed, its quota is used up, or nobody has its devices', async () => {
+  await using real = await open()
+  const server = await startServer(real.home)
+  const waits = (id: string, words: string) => real.until(id, ({ status }) => status.message.includes(words))
+  await editCluster(real.store, 'local', { open: false })
+  const file = { name: 'patient', run: ['true'], job: { devices: 2 } }
+  const { id } = await real.jobs.create('p', { file })
+  await waits(id, 'No cluster that takes jobs has devices of type cpu.')
+  await setQuota(real.store, 'p', 'cpu', 1)
+  await editCluster(real.store, 'local', { open: true })
+  await waits(id, 'uses 0 of the 1 that its quota allows')
+  await deleteQuota(real.store, 'p', 'cpu')
+  await real.until(id, ({ state }) => state === 'success')
+  const { id: strange } = await real.jobs.create('p', { file: { run: ['true'], job: { device: 'tpu' } } })
+  await waits(strange, 'devices of type tpu')
+  const stopped = await real.jobs.stop('p', strange)
+  expect(stopped.state).toBe('stopped')
+  await server.kill()
+})

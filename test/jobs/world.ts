@@ -1,0 +1,344 @@
+/**
+ * The control plane's jobs on a real database, with servers that are killed, a machine that is arithmetic, and a
+ * launcher between them that loses, delays and repeats. One seed is one history.
+ */
+import { ManualClock } from '../../src/base/clock.ts'
+import { Random } from '../../src/base/random.ts'
+import type { decide } from '../../src/control/jobs/decide.ts'
+import { Jobs } from '../../src/control/jobs/jobs.ts'
+import { reconcileDue, type ServedCluster } from '../../src/control/jobs/reconcile.ts'
+import type { News } from '../../src/control/jobs/reports.ts'
+import { clusterNouns, type JobRow, type JobTables } from '../../src/control/jobs/rows.ts'
+import { schedule } from '../../src/control/jobs/scheduler.ts'
+import { activeStates, isFinal, type JobState, mayFollow } from '../../src/control/jobs/states.ts'
+import type { Prepared, Workplace } from '../../src/control/jobs/workplace.ts'
+import type { RunRequest } from '../../src/control/launchers/launcher.ts'
+import type { EventRow } from '../../src/control/store/events.ts'
+import type { Store } from '../../src/control/store/store.ts'
+import type { Watch } from '../../src/control/store/watched-driver.ts'
+import {
+  type FakeFaults,
+  FakeLauncher,
+  FakeMachine,
+  type FakeProgram,
+  type Life,
+  noFaults,
+  ServerDied,
+} from '../launchers/fake-launcher.ts'
+
+export const slots = { h100: 3 }
+const stepMs = 1000
+const checkpointSteps = 10
+
+/** What a job's program does, in its file's `env`. */
+export interface Work {
+  total: number
+  /** Attempts that end with code 1 at this many steps of their own; later ones work. */
+  failing: number
+  /** Attempts that stop reporting. */
+  hanging: number
+  stubborn: boolean
+}
+
+/** What the database's calls meet. */
+export class DatabaseFaults {
+  refuse = 0
+  random: Random | undefined
+  /** The call at which the running server dies, counted from now; 0 for never. */
+  dieIn = 0
+  dead = false
+  calls = 0
+  /** Off while the history is judged. */
+  on = false
+
+  readonly watch: Watch = async (sql, call) => {
+    // What a dead server had begun is undone by the database.
+    if (sql === 'rollback' || !this.on) return await call()
+    if (this.dead) throw new ServerDied()
+    this.calls++
+    if (this.dieIn > 0 && --this.dieIn === 0) {
+      this.dead = true
+      if (this.calls % 2 === 0) await call()
+      throw new ServerDied()
+    }
+    const chance = this.random?.uniform() ?? 1
+    if (chance < this.refuse / 2) throw new Error('the database does not answer')
+    const result = await call()
+    if (chance < this.refuse) throw new Error('the answer of the database was lost')
+    return result
+  }
+}
+
+export class World {
+  readonly clock = new ManualClock(1_700_000_000_000)
+  readonly machine: FakeMachine
+  readonly store: Store
+  readonly database: DatabaseFaults
+  readonly random: Random
+  readonly jobs: Jobs
+  faults: FakeFaults = noFaults
+  servers: { owner: string; launcher: FakeLauncher }[] = []
+  troubles = 0
+  /** Another rule than the real one. */
+  planted: typeof decide | undefined
+  readonly #generation = { count: 0 }
+
+  constructor(store: Store, clock: ManualClock, database: DatabaseFaults, seed: number) {
+    this.clock = clock
+    this.store = store
+    this.database = database
+    this.random = new Random(seed)
+    this.machine = new FakeMachine(clock, slots, programOf)
+    this.jobs = new Jobs({ store, wake: () => undefined })
+    this.servers = [this.#server(), this.#server()]
+  }
+
+  async begin(): Promise<void> {
+    const db = this.store.db<JobTables & { events: EventRow; leases: object }>()
+    for (const table of [
+      'jobs',
+      'job_attempts',
+      'job_metrics',
+      'clusters',
+      'quotas',
+      'events',
+      'leases',
+    ] as const)
+      await db.deleteFrom(table).execute()
+    const spec = { kind: 'local' as const, slots, open: true }
+    await clusterNouns(this.store).insert({ project_id: '', name: 'a', spec, status: {} })
+  }
+
+  #server(dieAt?: number) {
+    const random = this.faults === noFaults ? undefined : this.random
+    return {
+      owner: `server-${this.#generation.count++}`,
+      launcher: new FakeLauncher(this.machine, this.faults, random, dieAt),
+    }
+  }
+
+  /** The first server dies at the n-th call of its launcher. */
+  armLauncher(n: number): void {
+    this.servers[0] = this.#server(n)
+  }
+
+  /** Every server is a new one from now on, with these faults; the old ones' leases stay until they end. */
+  restart(faults: FakeFaults): void {
+    this.faults = faults
+    this.servers = this.servers.map(() => this.#server())
+  }
+
+  async submit(project: string, priority: number, devices: number, work: Work): Promise<JobRow> {
+    const { total, failing, hanging, stubborn } = work
+    const env = { TOTAL: total, FAILING: failing, HANGING: hanging, STUBBORN: stubborn }
+    const job = { device: 'h100', priority, retries: 3, heartbeat_timeout: '60s' }
+    return await this.jobs.create(project, {
+      file: { run: ['work'], env, processes: devices, grace: '20s', job },
+    })
+  }
+
+  /** One round of one server; a server that dies in it is replaced. */
+  async round(index: number): Promise<void> {
+    const server = this.servers[index]!
+    const workplace = new FakeWorkplace(this.machine)
+    const clusters = new Map<string, ServedCluster>([['a', { launcher: server.launcher, workplace }]])
+    const { store } = this
+    this.database.on = true
+    try {
+      await schedule(store, server.owner)
+      await reconcileDue({
+        store,
+        owner: server.owner,
+        clusters,
+        onTrouble: () => this.troubles++,
+        ...(this.planted && { decide: this.planted }),
+      })
+    } catch {
+      // A pass that failed is a pass that did not happen: the next one is another.
+      this.troubles++
+    }
+    this.database.on = false
+    if (server.launcher.dead || this.database.dead) this.servers[index] = this.#server()
+    this.database.dead = false
+  }
+
+  /** Jobs whose devices are theirs by the database. */
+  async devicesGiven(): Promise<number> {
+    const rows = await this.store.db<JobTables>().selectFrom('jobs').select(['devices', 'state']).execute()
+    const active: readonly string[] = activeStates
+    return rows.filter(({ state }) => active.includes(state)).reduce((sum, { devices }) => sum + devices, 0)
+  }
+
+  async rows(): Promise<JobRow[]> {
+    return (await this.store.db<JobTables>().selectFrom('jobs').selectAll().execute()) as JobRow[]
+  }
+
+  /** Everything that must be true of any history; returns what is not. */
+  async violations(created: readonly string[]): Promise<string[]> {
+    const rows = await this.rows()
+    const found: string[] = []
+    const lives = this.machine.lives()
+    for (const id of created) {
+      const row = rows.find((one) => one.id === id)
+      if (row === undefined) found.push(`${id} vanished`)
+      else
+        found.push(
+          ...(await this.#violationsOf(
+            row,
+            lives.filter(({ request }) => request.environment.JOB === id),
+          )),
+        )
+    }
+    for (const { run, endMs } of lives)
+      if (endMs === Number.POSITIVE_INFINITY) found.push(`${run} is left running`)
+    const open = await this.store
+      .db<JobTables>()
+      .selectFrom('job_attempts')
+      .selectAll()
+      .where('ended_at', 'is', null)
+      .execute()
+    for (const { run_id } of open) found.push(`attempt ${run_id} has no end`)
+    return found
+  }
+
+  async #violationsOf(row: JobRow, lives: readonly Life[]): Promise<string[]> {
+    const found: string[] = []
+    if (!isFinal(row.state)) found.push(`${row.id} never ended: ${row.state}, ${row.status.message}`)
+    for (const a of lives)
+      for (const b of lives)
+        if (
+          a.run < b.run &&
+          a.startMs !== undefined &&
+          b.startMs !== undefined &&
+          a.startMs < b.endMs &&
+          b.startMs < a.endMs
+        )
+          found.push(`${a.run} and ${b.run} ran at the same time`)
+    const startUnixMs = this.clock.unixMs() - this.clock.nowMs()
+    for (const { run, endMs } of lives)
+      if (startUnixMs + endMs > row.since) found.push(`${run} still ran when ${row.id} became ${row.state}`)
+    const reached = Math.max(0, ...lives.map((life) => stepOf(life, this.clock.nowMs())))
+    const total = totalOf(row)
+    if (row.state === 'success' && reached < total)
+      found.push(`${row.id} succeeded after ${reached} of ${total} steps`)
+    // Of several ranks, those that end later may have been ended.
+    if (
+      row.spec.processes === 1 &&
+      row.state === 'stopped' &&
+      reached >= total &&
+      row.status.stepsDone >= total
+    )
+      found.push(`${row.id} was done and is called stopped`)
+    const events = await this.store
+      .db<{ events: EventRow }>()
+      .selectFrom('events')
+      .selectAll()
+      .where('subject_id', '=', row.id)
+      .orderBy('id')
+      .execute()
+    let state: JobState = 'waiting'
+    for (const { kind, details } of events) {
+      const { from } = details as { from?: JobState }
+      if (from === undefined) continue
+      const to = kind.slice('job.'.length) as JobState
+      if (from !== state || !mayFollow(from, to))
+        found.push(`${row.id} went from ${state} to ${to}, saying ${from}`)
+      state = to
+    }
+    if (state !== row.state) found.push(`${row.id} is ${row.state}, its events say ${state}`)
+    return found
+  }
+}
+
+function totalOf(row: JobRow): number {
+  return Number((row.spec.file.env as Record<string, string>).TOTAL)
+}
+
+function numberOf(request: RunRequest, name: string): number {
+  return Number(request.environment[name])
+}
+
+function programOf(request: RunRequest, member: number): FakeProgram {
+  const attempt = numberOf(request, 'ATTEMPT')
+  const workMs = Math.max(0, numberOf(request, 'TOTAL') - numberOf(request, 'START')) * stepMs
+  const base = { startMs: 300 + 170 * member, exitCode: 0, durationMs: workMs + 2500 * member }
+  const onTerm =
+    request.environment.STUBBORN === 'true' ? ('ignore' as const) : { afterMs: 700, exitCode: 143 }
+  if (attempt <= numberOf(request, 'FAILING'))
+    return { ...base, onTerm, durationMs: Math.min(workMs, 4500), exitCode: 1 }
+  if (attempt <= numberOf(request, 'FAILING') + numberOf(request, 'HANGING'))
+    return { ...base, onTerm, durationMs: Number.POSITIVE_INFINITY }
+  return { ...base, onTerm }
+}
+
+/** How far one life came. */
+function stepOf({ request, startMs, endMs }: Life, nowMs: number): number {
+  if (startMs === undefined) return 0
+  const start = numberOf(request, 'START')
+  const attempt = numberOf(request, 'ATTEMPT')
+  const isHanging =
+    attempt > numberOf(request, 'FAILING') &&
+    attempt <= numberOf(request, 'FAILING') + numberOf(request, 'HANGING')
+  const own = Math.floor((Math.min(endMs, nowMs) - startMs) / stepMs)
+  return Math.min(numberOf(request, 'TOTAL'), start + (isHanging ? Math.min(own, 2) : own))
+}
+
+class FakeWorkplace implements Workplace {
+  readonly #machine: FakeMachine
+
+  constructor(machine: FakeMachine) {
+    this.#machine = machine
+  }
+
+  #lives(row: JobRow): Life[] {
+    return this.#machine.lives().filter(({ request }) => request.environment.JOB === row.id)
+  }
+
+  #checkpoint(row: JobRow): number {
+    const steps = this.#lives(row).map((life) => stepOf(life, this.#machine.clock.nowMs()))
+    return Math.floor(Math.max(0, ...steps) / checkpointSteps) * checkpointSteps
+  }
+
+  remove(): void {}
+
+  async prepare(row: JobRow): Promise<Prepared> {
+    const environment = {
+      ...(row.spec.file.env as Record<string, string>),
+      JOB: row.id,
+      ATTEMPT: String(row.attempt),
+      START: String(this.#checkpoint(row)),
+    }
+    return {
+      ok: true,
+      request: {
+        id: row.run_id!,
+        command: ['work'],
+        environment: Object.fromEntries(
+          Object.entries(environment).map(([name, value]) => [name, String(value)]),
+        ),
+        folder: '/',
+        members: row.spec.processes,
+        devices: { type: 'h100', perMember: 1 },
+      },
+    }
+  }
+
+  read(row: JobRow, nowMs: number): News {
+    const life = this.#lives(row).find(({ run, index }) => run === row.run_id && index === 0)
+    const done = life === undefined ? 0 : stepOf(life, this.#machine.clock.nowMs())
+    const news: News = { status: row.status, points: [], notes: [], checkpoints: [], hasAny: false }
+    if (life?.startMs === undefined || done <= (row.status.read[0] ?? -1)) return news
+    news.hasAny = true
+    news.points.push({ name: 'loss', step: done, at: nowMs, value: 1 / (done + 1) })
+    news.status = {
+      ...row.status,
+      read: { 0: done },
+      lastReportMs: nowMs,
+      stepsDone: done,
+      totalSteps: totalOf(row),
+      checkpointStep: this.#checkpoint(row),
+      metrics: { loss: 1 / (done + 1) },
+    }
+    return news
+  }
+}
