@@ -21,6 +21,13 @@ export function fileDigestText(bytes: number, partHashes: readonly string[]): st
   return `ropeway file ${bytes} ${partBytesOf(bytes)}\n${partHashes.join('\n')}`
 }
 
+/** What an upload says of the bytes that it brings. */
+export interface Announcement {
+  readonly bytes: number
+  /** SHA-256 of each part in hex, in order. */
+  readonly parts: readonly string[]
+}
+
 export interface DigestedFile {
   path: string
   bytes: number

@@ -5,22 +5,12 @@
  * which parts are missing, so after a crash of anybody the same words go on where it stopped. What is acknowledged is
  * in the object store before its row says so. A blob that no file names goes after a day (sweep.ts).
  */
-import { z } from 'zod'
-import { fileBytesMax, fileDigestText, partBytesOf } from '../../api/control/digest.ts'
+import { type Announcement, fileDigestText, partBytesOf } from '../../api/control/digest.ts'
 import { UserError } from '../../base/errors.ts'
 import { sha256Of } from '../objects/hash.ts'
 import { bytesOfPart, type ObjectStore } from '../objects/store.ts'
 import type { Store } from '../store/store.ts'
 import { type BlobRow, type BlobTables, hashOfPart, partsOf } from './rows.ts'
-
-/** What an upload says of the bytes that it brings. */
-export const announcement = z.strictObject({
-  bytes: z.int().min(0).max(fileBytesMax),
-  /** SHA-256 of each part in hex; their length follows from `bytes` (api/control/digest.ts). */
-  parts: z.array(z.string().regex(/^[0-9a-f]{64}$/)).max(10_000),
-})
-
-export type Announcement = z.output<typeof announcement>
 
 export interface Opened {
   blob: BlobRow
@@ -73,12 +63,7 @@ export class Blobs {
   async putPart(project: string, id: string, number: number, bytes: Uint8Array): Promise<void> {
     const blob = await this.get(project, id)
     if (blob.state === 'ready') return
-    const sha256 = hashOfPart(blob, number)
-    if (sha256 === '') {
-      throw new UserError(`There is no part ${number}: the upload has ${partsOf(blob)}, from 1.`, {
-        failure: 'usage',
-      })
-    }
+    const sha256 = checkedHash(blob, number)
     if (partsOf(blob) === 1) await this.objects.put(blob.key, bytes, sha256)
     else {
       const { upload_json: upload } = await this.#begun(blob)
@@ -90,6 +75,7 @@ export class Blobs {
   /** Bytes that a part must have, so that one that is too long is refused before it is read. */
   async bytesOfPart(project: string, id: string, number: number): Promise<number> {
     const blob = await this.get(project, id)
+    checkedHash(blob, number)
     return bytesOfPart({ bytes: blob.bytes, partBytes: blob.part_bytes }, number)
   }
 
@@ -236,6 +222,12 @@ export class Blobs {
   #db() {
     return this.store.db<BlobTables>()
   }
+}
+
+function checkedHash(blob: BlobRow, number: number): string {
+  const sha256 = Number.isInteger(number) && number > 0 ? hashOfPart(blob, number) : ''
+  if (sha256 !== '') return sha256
+  throw new UserError(`There is no such part: the upload has ${partsOf(blob)}, from 1.`, { failure: 'usage' })
 }
 
 /** Rows of one statement: databases limit how many parameters it has. */

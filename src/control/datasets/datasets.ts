@@ -6,20 +6,15 @@
  * version names files of somebody's bucket or folder with the tags that they had, and reading one that has another
  * tag by then is refused.
  */
+import type { PlaceLink } from '../../api/control/places.ts'
 import { UserError } from '../../base/errors.ts'
 import type { Blobs } from '../blobs/blobs.ts'
-import {
-  checkFiles,
-  deleteFiles,
-  digestOfFiles,
-  filesMax,
-  filesOf,
-  insertFiles,
-  type NewFile,
-} from '../blobs/files.ts'
+import { checkFiles, deleteFiles, digestOfFiles, filesOf, insertFiles, type NewFile } from '../blobs/files.ts'
+import { listedFiles } from '../blobs/linked-files.ts'
 import type { FileRow } from '../blobs/rows.ts'
-import { openPlace, type PlaceAccess, type PlaceLink } from '../objects/places.ts'
-import { listMax, type ObjectStore } from '../objects/store.ts'
+import { openPlace, type PlaceAccess } from '../objects/places.ts'
+import type { ObjectStore } from '../objects/store.ts'
+import { deleteSoftly, purgeDeleted, restoreDeleted } from '../store/deletion.ts'
 import { recordEvent } from '../store/events.ts'
 import { Nouns } from '../store/nouns.ts'
 import { type Page, type PageQuery, readPage } from '../store/pages.ts'
@@ -84,7 +79,7 @@ export class Datasets {
 
   /** Makes a version of what lies in a bucket or folder now. Nothing is copied. */
   async link(project: string, name: string, link: PlaceLink, message: string): Promise<Resolved> {
-    const files = await listed(await openPlace(link, project, this.#places))
+    const files = await listedFiles(await openPlace(link, project, this.#places))
     return await this.#retried(async () => {
       return await this.#append(await this.#named(project, name), files, message, link)
     })
@@ -134,7 +129,10 @@ export class Datasets {
     return filesOf(this.store, version.id)
   }
 
-  async edit(dataset: DatasetRow, changes: { name?: string; description?: string }): Promise<DatasetRow> {
+  async edit(
+    dataset: DatasetRow,
+    changes: { name?: string | undefined; description?: string | undefined },
+  ): Promise<DatasetRow> {
     const { name = dataset.name } = changes
     return await this.store.transaction(async () => {
       const other = await this.nouns.named(dataset.project_id, name)
@@ -154,39 +152,34 @@ export class Datasets {
     })
   }
 
-  /** Goes for good a day later ({@link purgeDeleted}). */
-  async delete(dataset: DatasetRow): Promise<void> {
-    await this.store.transaction(async () => {
-      const nowMs = this.store.clock.unixMs()
-      const deleted = await this.nouns.change(dataset.id, (row) =>
-        row.deleted_at === null ? { deleted_at: nowMs } : undefined,
-      )
-      if (deleted?.deleted_at === nowMs) await this.#record(deleted, 'dataset.deleted', 'It was deleted.')
+  /** It can be restored for a day. */
+  delete(dataset: DatasetRow): Promise<void> {
+    return deleteSoftly(this.nouns, dataset.id)
+  }
+
+  restore(project: string, id: string): Promise<DatasetRow> {
+    return restoreDeleted(this.nouns, project, id)
+  }
+
+  /** Removes for good what was deleted a day ago; returns how many. Their content goes with the next sweep. */
+  purge(): Promise<number> {
+    return purgeDeleted(this.nouns, async ({ id }) => {
+      const versions = this.store.db<VersionTables>().selectFrom('dataset_versions').select('id')
+      for (const version of await versions.where('dataset_id', '=', id).execute()) {
+        await deleteFiles(this.store, version.id)
+      }
+      await this.store
+        .db<VersionTables>()
+        .deleteFrom('dataset_versions')
+        .where('dataset_id', '=', id)
+        .execute()
     })
   }
 
-  /** Takes back a deletion within a day. */
-  async restore(project: string, id: string): Promise<DatasetRow> {
-    return await this.store.transaction(async () => {
-      const row = await this.nouns.get(id)
-      if (row === undefined || row.project_id !== project) {
-        throw new UserError('There is no such dataset to restore.', {
-          failure: 'not_found',
-          fix: 'It can be restored for 24 hours, by its id: `ropeway dataset list --deleted`.',
-        })
-      }
-      if (row.deleted_at === null) return row
-      if ((await this.nouns.named(project, row.name)) !== undefined) {
-        throw new UserError(`There is another dataset ${row.name} by now.`, {
-          failure: 'conflict',
-          fix: 'Rename that one first.',
-        })
-      }
-      const restored = await this.nouns.update(row, { deleted_at: null })
-      if (restored === undefined) throw changedMeanwhile(row.name)
-      await this.#record(restored, 'dataset.restored', 'It was restored.')
-      return restored
-    })
+  /** What was counted of a version stays with it. */
+  async keepStatistics(version: VersionRow, statistics: object): Promise<void> {
+    const update = this.store.db<VersionTables>().updateTable('dataset_versions')
+    await update.set({ statistics_json: statistics }).where('id', '=', version.id).execute()
   }
 
   /** The store that a file of a version is read from, and its key there. */
@@ -294,44 +287,4 @@ function changedMeanwhile(name: string): UserError {
     failure: 'conflict',
     fix: 'Look at it and try again.',
   })
-}
-
-async function listed(place: ObjectStore): Promise<NewFile[]> {
-  const files: NewFile[] = []
-  for (let after: string | undefined; ; ) {
-    const { objects, more } = await place.list({ limit: listMax, ...(after !== undefined && { after }) })
-    // Consoles of buckets make empty objects that end with a slash and stand for folders.
-    const found = objects.filter(({ key }) => !key.endsWith('/'))
-    files.push(...found.map(({ key, bytes, tag }) => ({ path: key, blob_id: null, bytes, digest: tag })))
-    if (!more || files.length > filesMax) return files
-    after = objects.at(-1)?.key
-  }
-}
-
-export const restoreMs = 24 * 3_600_000
-const purgedMax = 100
-
-/** Removes for good what was deleted more than a day ago; returns how many. Their blobs go with the next sweep. */
-export async function purgeDeleted({ store, nouns }: Datasets): Promise<number> {
-  const before = store.clock.unixMs() - restoreMs
-  const { rows } = await nouns.list({
-    deleted: true,
-    where: (is) => is.and([is('deleted_at', '<', before)]),
-    limit: purgedMax,
-  })
-  for (const { id } of rows) {
-    await store.transaction(async () => {
-      const row = await nouns.get(id)
-      if (row === undefined || row.deleted_at === null || row.deleted_at >= before) return
-      // Written to first: from here on nobody restores it.
-      if ((await nouns.update(row, {})) === undefined) return
-      await nouns.purge(id)
-      const versions = store.db<VersionTables>().selectFrom('dataset_versions').select('id')
-      for (const version of await versions.where('dataset_id', '=', id).execute()) {
-        await deleteFiles(store, version.id)
-      }
-      await store.db<VersionTables>().deleteFrom('dataset_versions').where('dataset_id', '=', id).execute()
-    })
-  }
-  return rows.length
 }

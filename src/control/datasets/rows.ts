@@ -1,4 +1,4 @@
-import type { PlaceLink } from '../objects/places.ts'
+import type { PlaceLink } from '../../api/control/places.ts'
 import type { NounRow } from '../store/nouns.ts'
 
 export interface DatasetRow extends NounRow {

@@ -2,21 +2,12 @@
 import { realpath } from 'node:fs/promises'
 import { relative, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { PlaceLink } from '../../api/control/places.ts'
 import { UserError } from '../../base/errors.ts'
 import { FolderStore } from './folder.ts'
 import { S3Store } from './s3.ts'
 import { S3Client, type S3Credential } from './s3-client.ts'
 import type { ObjectStore } from './store.ts'
-
-export interface PlaceLink {
-  /** `file:///srv/data`, `s3://bucket/prefix`. */
-  readonly url: string
-  /** Name of a credential of the project; without one, an S3 bucket is not read. */
-  readonly credential?: string | undefined
-  /** Of an S3 service that is not Amazon's. */
-  readonly endpoint?: string | undefined
-  readonly region?: string | undefined
-}
 
 export interface PlaceAccess {
   /** The secret behind a credential's name; throws a UserError when the project has none of that name. */

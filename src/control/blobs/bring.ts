@@ -1,0 +1,39 @@
+import { open } from 'node:fs/promises'
+import { partBytesOf } from '../../api/control/digest.ts'
+import { UserError } from '../../base/errors.ts'
+import { unlessAbsent } from '../objects/folder-files.ts'
+import { sha256Of } from '../objects/hash.ts'
+import type { Blobs } from './blobs.ts'
+import type { BlobRow } from './rows.ts'
+
+/**
+ * Brings a file of this machine, such as a checkpoint that a job has written: read once for its hashes, and once
+ * more for what is missing. A file that changes in between is refused.
+ */
+export async function bringFile(blobs: Blobs, project: string, path: string): Promise<BlobRow> {
+  const file = await unlessAbsent(open(path, 'r'))
+  if (file === undefined) throw new UserError(`There is no file ${path}.`, { failure: 'not_found' })
+  try {
+    const { size: bytes } = await file.stat()
+    const partBytes = partBytesOf(bytes)
+    const read = async (number: number): Promise<Uint8Array> => {
+      const start = (number - 1) * partBytes
+      const part = Buffer.allocUnsafe(Math.min(partBytes, bytes - start))
+      let done = 0
+      while (done < part.length) {
+        const { bytesRead } = await file.read(part, done, part.length - done, start + done)
+        if (bytesRead === 0) throw new UserError(`${path} became shorter while it was read.`)
+        done += bytesRead
+      }
+      return part
+    }
+    const parts: string[] = []
+    for (let number = 1; number <= Math.ceil(bytes / partBytes); number++)
+      parts.push(await sha256Of(await read(number)))
+    const { blob, missing } = await blobs.open(project, { bytes, parts })
+    for (const number of missing) await blobs.putPart(project, blob.id, number, await read(number))
+    return await blobs.complete(project, blob.id)
+  } finally {
+    await file.close()
+  }
+}

@@ -1,0 +1,244 @@
+/**
+ * Checkpoints: the files of a model at some step, whether a job wrote them, somebody uploaded them, or they lie in a
+ * bucket. Their files never change. What is a version of a model is not deleted; the rest can be restored for a day.
+ */
+import { type CheckpointSpec, formatOf } from '../../api/control/checkpoints.ts'
+import type { PlaceLink } from '../../api/control/places.ts'
+import { UserError } from '../../base/errors.ts'
+import type { Blobs } from '../blobs/blobs.ts'
+import { checkFiles, deleteFiles, digestOfFiles, filesOf, insertFiles, type NewFile } from '../blobs/files.ts'
+import { listedFiles } from '../blobs/linked-files.ts'
+import type { FileRow } from '../blobs/rows.ts'
+import { openPlace, type PlaceAccess } from '../objects/places.ts'
+import type { ObjectStore } from '../objects/store.ts'
+import { deleteSoftly, purgeDeleted, restoreDeleted } from '../store/deletion.ts'
+import { recordEvent } from '../store/events.ts'
+import { Nouns } from '../store/nouns.ts'
+import type { Store } from '../store/store.ts'
+import { type LineageNode, recordLineage } from './lineage.ts'
+import type { CheckpointRow, ReleaseTables } from './rows.ts'
+
+export interface NewCheckpoint {
+  readonly name: string
+  readonly step: number
+  readonly files: readonly { readonly path: string; readonly blob: string }[]
+  readonly layout: CheckpointSpec['layout']
+  readonly description: string
+}
+
+/** A checkpoint that a job wrote. */
+export interface JobCheckpoint {
+  readonly job: { readonly id: string; readonly name: string }
+  readonly step: number
+  readonly files: readonly { readonly path: string; readonly blob: string }[]
+  readonly layout: CheckpointSpec['layout']
+  readonly metrics: Readonly<Record<string, number>>
+}
+
+export class Checkpoints {
+  readonly store: Store
+  readonly nouns: Nouns<CheckpointRow>
+  readonly #blobs: Blobs
+  readonly #places: PlaceAccess
+
+  constructor(blobs: Blobs, places: PlaceAccess) {
+    this.store = blobs.store
+    this.nouns = new Nouns<CheckpointRow>(this.store, 'checkpoints', 'checkpoint')
+    this.#blobs = blobs
+    this.#places = places
+  }
+
+  /** Of files that were uploaded. The same content under the same name again is the same checkpoint. */
+  add(project: string, given: NewCheckpoint): Promise<CheckpointRow> {
+    return this.store.transaction(async () => {
+      const files = await this.#used(project, given.files)
+      return await this.#insert(project, given, files, { kind: 'upload' })
+    })
+  }
+
+  /** Of files in a bucket or folder. Nothing is copied. */
+  async link(project: string, given: Omit<NewCheckpoint, 'files'>, link: PlaceLink): Promise<CheckpointRow> {
+    const files = await listedFiles(await openPlace(link, project, this.#places))
+    return await this.store.transaction(() => this.#insert(project, given, files, { kind: 'link', link }))
+  }
+
+  /** What a job wrote, told as often as one likes: a job has one checkpoint of a step, and none once it was deleted. */
+  ofJob(
+    project: string,
+    { job, step, files, layout, metrics }: JobCheckpoint,
+  ): Promise<CheckpointRow | undefined> {
+    return this.store.transaction(async () => {
+      const known = await this.jobStep(job.id, step)
+      if (known !== undefined) return known.deleted_at === null ? known : undefined
+      const used = await this.#used(project, files)
+      // Names of jobs may repeat, those of checkpoints do not.
+      const short = `${job.name.slice(0, 40)}-${step}`
+      const name =
+        (await this.nouns.named(project, short)) === undefined ? short : `${short}-${job.id.slice(-6)}`
+      const given = { name, step, layout, description: '' }
+      const row = await this.#insert(project, given, used, { kind: 'job', job: job.id }, { job, metrics })
+      await recordLineage(this.store, project, {
+        from: { id: job.id, label: `job ${job.name}` },
+        to: nodeOf(row),
+      })
+      return row
+    })
+  }
+
+  /** A job's checkpoint of a step, deleted or not. */
+  async jobStep(job: string, step: number): Promise<CheckpointRow | undefined> {
+    const { rows } = await this.#ofJobs((is) => is.and([is('job_id', '=', job), is('step', '=', step)]))
+    return (
+      rows[0] ??
+      (await this.#ofJobs((is) => is.and([is('job_id', '=', job), is('step', '=', step)]), true)).rows[0]
+    )
+  }
+
+  #ofJobs(where: Parameters<Nouns<CheckpointRow>['list']>[0]['where'] & object, deleted = false) {
+    return this.nouns.list({ where, deleted, limit: 1, descending: true })
+  }
+
+  /** A name, an id, the beginning of either, or `JOB@STEP`, `JOB@latest` with a job's name or id. */
+  async find(project: string, typed: string): Promise<CheckpointRow> {
+    const [, job, step] = /^(.+)@(\d{1,15}|latest)$/s.exec(typed) ?? []
+    const what = JSON.stringify(typed.slice(0, 150))
+    if (job !== undefined) {
+      const { rows } = await this.nouns.list({
+        project,
+        where: (is) =>
+          is.and([
+            is.or([is('job_id', '=', job), is('job_name', '=', job)]),
+            ...(step === 'latest' ? [] : [is('step', '=', Number(step))]),
+          ]),
+        descending: true,
+        limit: 1,
+      })
+      if (rows[0] !== undefined) return rows[0]
+      throw new UserError(`There is no checkpoint ${what}.`, {
+        failure: 'not_found',
+        fix: '`ropeway checkpoint list` shows which there are.',
+      })
+    }
+    const [found, another] = await this.nouns.find(project, typed, 2)
+    if (found !== undefined && another === undefined) return found
+    throw new UserError(
+      found === undefined ? `There is no checkpoint ${what}.` : `Several checkpoints begin with ${what}.`,
+      {
+        failure: found === undefined ? 'not_found' : 'usage',
+        fix: '`ropeway checkpoint list` shows which there are.',
+      },
+    )
+  }
+
+  files(row: CheckpointRow): Promise<FileRow[]> {
+    return filesOf(this.store, row.id)
+  }
+
+  /** The store that a file is read from, and its key there. */
+  async placeOf(row: CheckpointRow, file: FileRow): Promise<{ objects: ObjectStore; key: string }> {
+    const { source } = row.spec
+    if (source.kind === 'link') {
+      return { objects: await openPlace(source.link, row.project_id, this.#places), key: file.path }
+    }
+    const { key } = await this.#blobs.get(row.project_id, file.blob_id!)
+    return { objects: this.#blobs.objects, key }
+  }
+
+  /** Refused for what is a version of a model. `why` is shown to whoever asks where it went. */
+  delete(row: CheckpointRow, why?: string): Promise<void> {
+    return this.store.transaction(async () => {
+      // Written to first, so that it does not become a version of a model in between.
+      const held = await this.nouns.change(row.id, (now) => (now.deleted_at === null ? {} : undefined))
+      if (held === undefined || held.deleted_at !== null) return
+      const use = await this.#use(row.id)
+      if (use !== undefined) {
+        throw new UserError(`${row.name} is version ${use.number} of a model.`, {
+          failure: 'conflict',
+          fix: `Delete the model first (${use.model_id}), or leave the checkpoint.`,
+        })
+      }
+      await deleteSoftly(this.nouns, row.id, why)
+    })
+  }
+
+  restore(project: string, id: string): Promise<CheckpointRow> {
+    return restoreDeleted(this.nouns, project, id)
+  }
+
+  purge(): Promise<number> {
+    return purgeDeleted(this.nouns, ({ id }) => deleteFiles(this.store, id))
+  }
+
+  #use(id: string) {
+    const db = this.store.db<ReleaseTables>()
+    return db
+      .selectFrom('model_versions')
+      .selectAll()
+      .where('checkpoint_id', '=', id)
+      .limit(1)
+      .executeTakeFirst()
+  }
+
+  async #used(project: string, files: NewCheckpoint['files']): Promise<NewFile[]> {
+    const used = await this.#blobs.use(
+      project,
+      files.map(({ blob }) => blob),
+    )
+    return files.map(({ path, blob }) => {
+      const { bytes, digest } = used.get(blob)!
+      return { path, blob_id: blob, bytes, digest }
+    })
+  }
+
+  async #insert(
+    project: string,
+    { name, step, layout, description }: Omit<NewCheckpoint, 'files'>,
+    files: NewFile[],
+    source: CheckpointSpec['source'],
+    { job, metrics = {} }: Partial<Pick<JobCheckpoint, 'job' | 'metrics'>> = {},
+  ): Promise<CheckpointRow> {
+    checkFiles(files)
+    if (files.length === 0) {
+      throw new UserError(`The checkpoint ${name} needs a file.`, {
+        failure: 'usage',
+        fix: 'Name its files or check the prefix.',
+      })
+    }
+    const digest = await digestOfFiles(files)
+    const made = await this.nouns.insert({
+      project_id: project,
+      name,
+      spec: { source, format: formatOf(files.map(({ path }) => path)), layout, description },
+      status: { metrics },
+      job_id: job?.id ?? null,
+      job_name: job?.name ?? null,
+      step,
+      digest,
+      bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
+      files: files.length,
+    })
+    if (made === undefined) return this.#same(project, name, digest)
+    await insertFiles(this.store, made.id, files)
+    await recordEvent(this.store, {
+      subject: made.id,
+      project,
+      kind: 'checkpoint.created',
+      message: `It has ${files.length} files, from ${source.kind === 'job' ? `the job ${job!.name}` : source.kind}.`,
+      details: { digest, bytes: made.bytes },
+    })
+    return made
+  }
+
+  async #same(project: string, name: string, digest: string): Promise<CheckpointRow> {
+    const known = await this.nouns.named(project, name)
+    if (known?.digest === digest) return known
+    throw new UserError(`There is a checkpoint ${name} already, with other content.`, {
+      failure: 'conflict',
+      fix: 'Take another name, or delete that one.',
+    })
+  }
+}
+
+export function nodeOf(row: CheckpointRow): LineageNode {
+  return { id: row.id, label: `checkpoint ${row.name}` }
+}
