@@ -1,18 +1,28 @@
 /** The command line: one file per command; this one only puts them together and turns failures into exit codes. */
 import { Command, CommanderError } from 'commander'
+import { problemCodes, Refused } from '../api/control/problem.ts'
 import { exitCodes, UserError } from '../base/errors.ts'
+import { auditCommand } from './commands/audit.ts'
 import { benchCommand } from './commands/bench.ts'
 import { chatCommand } from './commands/chat.ts'
+import { completionCommands } from './commands/completion.ts'
+import { contextCommand } from './commands/context.ts'
+import { credentialCommand } from './commands/credentials.ts'
 import { dataCheckCommand } from './commands/data-check.ts'
 import { doctorCommand } from './commands/doctor.ts'
 import { exportCommand } from './commands/export.ts'
 import { gatewayCommand } from './commands/gateway.ts'
 import { generateCommand } from './commands/generate.ts'
+import { keyCommand } from './commands/keys.ts'
+import { loginCommands } from './commands/login.ts'
+import { organisationCommand } from './commands/organisations.ts'
+import { projectCommand } from './commands/projects.ts'
 import { replayCommand } from './commands/replay.ts'
 import { serveCommand } from './commands/serve.ts'
 import { simulateCommand } from './commands/simulate.ts'
 import { startCommand } from './commands/start.ts'
 import { trainCommand } from './commands/train.ts'
+import { upCommand } from './commands/up.ts'
 import { dim, note, red } from './terminal.ts'
 
 export function buildProgram(): Command {
@@ -22,6 +32,14 @@ export function buildProgram(): Command {
     .showHelpAfterError('(--help shows what there is)')
     .exitOverride()
   startCommand(program)
+  upCommand(program)
+  loginCommands(program)
+  contextCommand(program)
+  organisationCommand(program)
+  projectCommand(program)
+  keyCommand(program)
+  credentialCommand(program)
+  auditCommand(program)
   serveCommand(program)
   gatewayCommand(program)
   generateCommand(program)
@@ -33,6 +51,7 @@ export function buildProgram(): Command {
   simulateCommand(program)
   replayCommand(program)
   doctorCommand(program)
+  completionCommands(program)
   for (const command of program.commands) overrideExit(command)
   return program
 }
@@ -60,6 +79,11 @@ function explain(error: unknown): number {
     note(`${red('error:')} ${error.message}`)
     if (error.fix !== undefined) note(dim(error.fix))
     return exitCodes[error.failure]
+  }
+  if (error instanceof Refused) {
+    note(`${red('error:')} ${error.param === undefined ? '' : `${error.param}: `}${error.message}`)
+    if (error.fix !== undefined) note(dim(error.fix))
+    return exitCodes[problemCodes[error.code].failure]
   }
   note(`${red('This is a bug in Ropeway:')} ${error instanceof Error ? error.stack : String(error)}`)
   return exitCodes.failed

@@ -1,0 +1,37 @@
+import { z } from 'zod'
+import { endpoint } from './endpoint.ts'
+import { nounId, pageOf, pageQuery, time } from './fields.ts'
+
+export const auditEntry = z.object({
+  id: nounId,
+  at: time,
+  /** Who, and the session or key they used. */
+  person: nounId.nullable(),
+  actor: nounId.nullable(),
+  /** Noun and verb: `key.create`. */
+  action: z.string(),
+  subject: z.string(),
+  address: z.string(),
+  request_id: z.string(),
+  details: z.record(z.string(), z.unknown()),
+})
+
+export const listProjectAudit = endpoint({
+  name: 'audit.list',
+  method: 'GET',
+  path: '/projects/:project/audit',
+  summary: 'Who did what in a project; newest first.',
+  access: 'audit:view',
+  query: pageQuery,
+  answer: pageOf(auditEntry),
+})
+
+export const listOrganisationAudit = endpoint({
+  name: 'organisation-audit.list',
+  method: 'GET',
+  path: '/organisations/:organisation/audit',
+  summary: 'Who did what in an organisation and its projects; newest first.',
+  access: 'organisation:edit',
+  query: pageQuery,
+  answer: pageOf(auditEntry),
+})

@@ -1,0 +1,178 @@
+/** The service's client: the same endpoints that the service answers, typed. Runs in a browser too. */
+import type { z } from 'zod'
+import { messageOf, UserError } from '../../base/errors.ts'
+import {
+  type AnswerOf,
+  apiRoot,
+  type EndpointDefinition,
+  type PathParameters,
+  type QueryInput,
+} from './endpoint.ts'
+import { type ProblemCode, problemBody, problemCodes, Refused } from './problem.ts'
+
+/** What fetch takes as bytes. */
+export type ByteBody = NonNullable<RequestInit['body']>
+
+type BodyInput<D extends EndpointDefinition> = D['body'] extends 'bytes'
+  ? ByteBody
+  : D['body'] extends z.ZodType
+    ? z.input<D['body']>
+    : undefined
+
+/** What an endpoint wants, and nothing that it does not have. */
+export type CallInput<D extends EndpointDefinition> = (keyof PathParameters<D['path']> extends never
+  ? { params?: undefined }
+  : { params: PathParameters<D['path']> }) &
+  (D['query'] extends z.ZodObject
+    ? Record<string, never> extends z.input<D['query']>
+      ? { query?: QueryInput<D> }
+      : { query: QueryInput<D> }
+    : { query?: undefined }) &
+  (BodyInput<D> extends undefined ? { body?: undefined } : { body: BodyInput<D> }) & {
+    signal?: AbortSignal | undefined
+    headers?: Readonly<Record<string, string>> | undefined
+  }
+
+export interface ClientOptions {
+  /** Where the service is: `http://127.0.0.1:8600`. */
+  readonly url: string
+  /** A key or a session's token. */
+  readonly token?: string
+  readonly fetch?: typeof fetch
+}
+
+export class Client {
+  readonly url: string
+  readonly #token: string | undefined
+  readonly #fetch: typeof fetch
+
+  constructor({ url, token, fetch: given }: ClientOptions) {
+    this.url = url.replace(/\/+$/, '')
+    this.#token = token
+    this.#fetch = given ?? fetch
+  }
+
+  /** Throws {@link Refused} when the service refuses, and UserError (`unreachable`) when it cannot be asked. */
+  async call<D extends EndpointDefinition>(endpoint: D, input: CallInput<D>): Promise<AnswerOf<D>> {
+    const response = await this.bytes(endpoint, input)
+    if (endpoint.answer === 'nothing') return undefined as AnswerOf<D>
+    return (await response.json()) as AnswerOf<D>
+  }
+
+  /** The lines of an endpoint that answers with events. Ends when the service ends it. */
+  async *events<D extends EndpointDefinition & { answer: 'events' }>(
+    endpoint: D,
+    input: CallInput<D>,
+  ): AsyncGenerator<unknown> {
+    const response = await this.bytes(endpoint, input)
+    let rest = ''
+    const decoder = new TextDecoder()
+    for await (const piece of response.body as unknown as AsyncIterable<Uint8Array>) {
+      const lines = (rest + decoder.decode(piece, { stream: true })).split('\n')
+      rest = lines.pop()!
+      for (const line of lines) if (line !== '') yield JSON.parse(line)
+    }
+  }
+
+  /** All items of a list, page after page. */
+  async *items<D extends EndpointDefinition>(endpoint: D, input: CallInput<D>): AsyncGenerator<ItemOf<D>> {
+    let cursor: string | undefined
+    do {
+      const query = { ...input.query, ...(cursor !== undefined && { cursor }) }
+      const page = (await this.call(endpoint, { ...input, query } as CallInput<D>)) as {
+        items: ItemOf<D>[]
+        next?: string | null
+      }
+      yield* page.items
+      cursor = page.next ?? undefined
+    } while (cursor !== undefined)
+  }
+
+  /** The answer as it comes, once it is known to be no refusal. */
+  async bytes<D extends EndpointDefinition>(endpoint: D, input: CallInput<D>): Promise<Response> {
+    const { params, query, body, signal, headers } = input as unknown as Loose
+    const isJson = body !== undefined && endpoint.body !== 'bytes'
+    const init: RequestInit = {
+      method: endpoint.method,
+      headers: {
+        ...(this.#token !== undefined && { authorization: `Bearer ${this.#token}` }),
+        ...(body !== undefined && {
+          'content-type': isJson ? 'application/json' : 'application/octet-stream',
+        }),
+        ...headers,
+      },
+      ...(body !== undefined && { body: isJson ? JSON.stringify(body) : (body as ByteBody) }),
+      ...(signal !== undefined && { signal }),
+      // A stream as the body goes out while it is made.
+      ...(body !== undefined && !isJson && { duplex: 'half' as const }),
+    }
+    const response = await this.#ask(
+      `${this.url}${apiRoot}${filled(endpoint.path, params)}${queryText(query)}`,
+      init,
+    )
+    if (response.ok) return response
+    throw await refusalOf(response)
+  }
+
+  async #ask(url: string, init: RequestInit): Promise<Response> {
+    try {
+      return await this.#fetch(url, init)
+    } catch (error) {
+      if (init.signal?.aborted === true) throw error
+      const cause = error instanceof Error && error.cause !== undefined ? error.cause : error
+      throw new UserError(`The service at ${this.url} does not answer: ${messageOf(cause)}`, {
+        failure: 'unreachable',
+        fix: 'Start it with `ropeway up`, or choose another with `ropeway context use NAME`.',
+        cause: error,
+      })
+    }
+  }
+}
+
+export type ItemOf<D extends EndpointDefinition> =
+  AnswerOf<D> extends { items: (infer Item)[] } ? Item : never
+
+interface Loose {
+  params?: Record<string, string>
+  query?: Record<string, unknown>
+  body?: unknown
+  signal?: AbortSignal
+  headers?: Record<string, string>
+}
+
+function filled(path: string, params: Record<string, string> = {}): string {
+  return path.replace(/:([a-z_]+)/g, (_, name: string) => encodeURIComponent(params[name]!))
+}
+
+function queryText(query: Record<string, unknown> = {}): string {
+  const given = Object.entries(query).filter(([, value]) => value !== undefined)
+  if (given.length === 0) return ''
+  return `?${new URLSearchParams(Object.fromEntries(given.map(([name, value]) => [name, String(value)])))}`
+}
+
+const codeOfStatus = new Map<number, ProblemCode>(
+  Object.entries(problemCodes).map(([code, { status }]) => [status, code as ProblemCode]),
+)
+
+async function refusalOf(response: Response): Promise<Refused> {
+  const text = await response.text()
+  const parsed = problemBody.safeParse(jsonOf(text))
+  if (!parsed.success)
+    return new Refused(
+      codeOfStatus.get(response.status) ?? 'internal',
+      `The service answered with status ${response.status}.`,
+    )
+  const { code, message, fix, param } = parsed.data.error
+  const known =
+    code in problemCodes ? (code as ProblemCode) : (codeOfStatus.get(response.status) ?? 'internal')
+  return new Refused(known, message, { ...(fix !== null && { fix }), ...(param !== null && { param }) })
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+}

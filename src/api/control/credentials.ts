@@ -1,0 +1,91 @@
+import { z } from 'zod'
+import { endpoint } from './endpoint.ts'
+import { nounId, nounName, pageOf, pageQuery, storableText, time } from './fields.ts'
+
+const secret = z.string().min(1).max(100_000)
+const text = storableText(1000, 1)
+const url = z.url({ protocol: /^https?$/ }).max(2000)
+
+/** What each kind of credential holds. None of it is ever shown again. */
+export const credentialValues = z.discriminatedUnion('kind', [
+  z.strictObject({
+    kind: z.literal('s3'),
+    access_key_id: text,
+    secret_access_key: secret,
+    session_token: secret.optional(),
+    endpoint: url.optional(),
+    region: text.optional(),
+  }),
+  z.strictObject({
+    kind: z.literal('azure-blob'),
+    account: text,
+    key: secret.optional(),
+    sas_token: secret.optional(),
+  }),
+  z.strictObject({ kind: z.literal('gcs'), service_account: secret }),
+  z.strictObject({ kind: z.literal('huggingface'), token: secret, endpoint: url.optional() }),
+  z.strictObject({ kind: z.literal('docker'), registry: text, username: text, password: secret }),
+  z.strictObject({ kind: z.literal('slack'), webhook_url: url }),
+  z.strictObject({ kind: z.literal('wandb'), api_key: secret, host: url.optional() }),
+  z.strictObject({ kind: z.literal('kubernetes'), kubeconfig: secret, context: text.optional() }),
+  z.strictObject({
+    kind: z.literal('ssh'),
+    private_key: secret,
+    user: text.optional(),
+    passphrase: secret.optional(),
+  }),
+])
+
+export type CredentialValues = z.output<typeof credentialValues>
+export type CredentialKind = CredentialValues['kind']
+
+export const credentialKinds = credentialValues.options.map(({ shape }) => shape.kind.value)
+
+export const credential = z.object({
+  id: nounId,
+  name: z.string(),
+  kind: z.string(),
+  /** Names of the fields that are set, never their values. */
+  fields: z.array(z.string()),
+  created_at: time,
+  updated_at: time,
+})
+
+export const listCredentials = endpoint({
+  name: 'credentials.list',
+  method: 'GET',
+  path: '/projects/:project/credentials',
+  summary: 'Credentials of a project, without what they hold.',
+  access: 'credential:view',
+  query: pageQuery,
+  answer: pageOf(credential),
+})
+
+export const createCredential = endpoint({
+  name: 'credentials.create',
+  method: 'POST',
+  path: '/projects/:project/credentials',
+  summary: 'Store a credential, encrypted; jobs and links refer to it by name.',
+  access: 'credential:create',
+  body: z.strictObject({ name: nounName, values: credentialValues }),
+  answer: credential,
+})
+
+export const replaceCredential = endpoint({
+  name: 'credentials.replace',
+  method: 'PUT',
+  path: '/projects/:project/credentials/:credential',
+  summary: 'Put other values into a credential.',
+  access: 'credential:edit',
+  body: z.strictObject({ values: credentialValues }),
+  answer: credential,
+})
+
+export const deleteCredential = endpoint({
+  name: 'credentials.delete',
+  method: 'DELETE',
+  path: '/projects/:project/credentials/:credential',
+  summary: 'Forget a credential.',
+  access: 'credential:delete',
+  answer: 'nothing',
+})

@@ -1,0 +1,133 @@
+import { type Command, Option } from 'commander'
+import { listOrganisationAudit } from '../../api/control/audit.ts'
+import { organisationRoles, projectRoles } from '../../api/control/permissions.ts'
+import * as api from '../../api/control/projects.ts'
+import { all, completeWith, confirm, meant, type NounFlags, onService, type Session } from '../noun.ts'
+import { wholeNumber } from '../options.ts'
+import { line, timeText } from '../output.ts'
+import { note } from '../terminal.ts'
+import { printAudit } from './audit.ts'
+
+interface InviteFlags extends NounFlags {
+  role: 'member' | 'owner'
+  toProject?: string
+  projectRole?: (typeof projectRoles)[number]
+  hours: number
+}
+
+export function organisationCommand(program: Command): void {
+  const noun = program.command('org').description('organisations: who owns projects, and who belongs')
+  onService(noun.command('list', { isDefault: true }).description('list yours'), runList)
+  onService(noun.command('create').description('make one, which you own').argument('<name>'), runCreate)
+  onService(named(noun, 'members', 'list who belongs'), runMembers)
+  const role = new Option('--role <role>', 'role in the organisation').choices(organisationRoles)
+  onService(
+    named(noun, 'invite', 'invite somebody; prints the token that they sign up with')
+      .argument('<email>')
+      .addOption(role.default('member'))
+      .option('--to-project <name>', 'a project to join too')
+      .addOption(new Option('--project-role <role>', 'role in that project').choices(projectRoles))
+      .option('--hours <n>', 'how long the invitation is open', wholeNumber(1, 720), 168),
+    runInvite,
+  )
+  onService(named(noun, 'invitations', 'list invitations'), runInvitations)
+  onService(
+    named(noun, 'set-role', 'change the role of a member')
+      .argument('<email>')
+      .argument('<role>', organisationRoles.join(' or ')),
+    runSetRole,
+  )
+  onService(
+    named(noun, 'remove-member', 'take somebody out, of all projects too')
+      .argument('<email>')
+      .option('-y, --yes', 'do not ask'),
+    runRemoveMember,
+  )
+  onService(named(noun, 'audit', 'who did what'), runAudit)
+}
+
+function named(noun: Command, verb: string, description: string): Command {
+  return completeWith(noun.command(verb).description(description).argument('<org>'), async ({ client }) =>
+    (await all(client.items(api.listOrganisations, {}))).map(({ name }) => name),
+  )
+}
+
+async function organisationMeant({ client }: Session, typed: string): Promise<{ organisation: string }> {
+  return { organisation: meant(await all(client.items(api.listOrganisations, {})), typed, 'org').id }
+}
+
+async function runList({ client, out }: Session): Promise<void> {
+  out.list(await all(client.items(api.listOrganisations, {})), {
+    NAME: ({ name }) => name,
+    TITLE: ({ title }) => title,
+    CREATED: ({ created_at }) => timeText(created_at),
+  })
+}
+
+async function runCreate({ client, out }: Session, _: NounFlags, name: string): Promise<void> {
+  const made = await client.call(api.createOrganisation, { body: { name } })
+  out.one(made, { NAME: ({ name }) => name, ID: ({ id }) => id })
+}
+
+async function runMembers(session: Session, _: NounFlags, organisation: string): Promise<void> {
+  const params = await organisationMeant(session, organisation)
+  const { items } = await session.client.call(api.listOrganisationMembers, { params })
+  session.out.list(
+    items.map((item) => ({ id: item.person, ...item })),
+    { EMAIL: ({ email }) => email, NAME: ({ name }) => name, ROLE: ({ role }) => role },
+  )
+}
+
+async function runInvite(
+  session: Session,
+  flags: InviteFlags,
+  organisation: string,
+  email: string,
+): Promise<void> {
+  const params = await organisationMeant(session, organisation)
+  const body = {
+    ...{ email, role: flags.role, hours: flags.hours },
+    ...(flags.toProject !== undefined && { project: flags.toProject }),
+    ...(flags.projectRole !== undefined && { project_role: flags.projectRole }),
+  }
+  const made = await session.client.call(api.createInvitation, { params, body })
+  if (session.out.isJson) return line(JSON.stringify(made))
+  line(made.token)
+  note(`They sign up with: ropeway signup ${session.client.url} --email ${email} --invitation TOKEN`)
+}
+
+async function runInvitations(session: Session, _: NounFlags, organisation: string): Promise<void> {
+  const params = await organisationMeant(session, organisation)
+  session.out.list(await all(session.client.items(api.listInvitations, { params })), {
+    ID: ({ id }) => id,
+    EMAIL: ({ email }) => email,
+    ROLE: ({ role }) => role,
+    EXPIRES: ({ expires_at }) => timeText(expires_at),
+    ACCEPTED: ({ accepted_at }) => timeText(accepted_at),
+  })
+}
+
+async function runSetRole(
+  session: Session,
+  _: NounFlags,
+  organisation: string,
+  person: string,
+  role: string,
+) {
+  const params = { ...(await organisationMeant(session, organisation)), person }
+  const body = { role: role as (typeof organisationRoles)[number] }
+  await session.client.call(api.setOrganisationMember, { params, body })
+  note(`${person} is ${role} now.`)
+}
+
+async function runRemoveMember(session: Session, flags: NounFlags, organisation: string, person: string) {
+  const params = { ...(await organisationMeant(session, organisation)), person }
+  await confirm(`Take ${person} out of ${organisation} and all of its projects?`, flags)
+  await session.client.call(api.removeOrganisationMember, { params })
+  note(`${person} was taken out.`)
+}
+
+async function runAudit(session: Session, _: NounFlags, organisation: string): Promise<void> {
+  const params = await organisationMeant(session, organisation)
+  printAudit(session.out, await all(session.client.items(listOrganisationAudit, { params }), 1000))
+}

@@ -1,0 +1,134 @@
+import { join } from 'node:path'
+import { type Command, Option } from 'commander'
+import type { FastifyInstance } from 'fastify'
+import { systemClock } from '../../base/clock.ts'
+import { UserError } from '../../base/errors.ts'
+import { createLogger, type Logger } from '../../base/log.ts'
+import { type Sealer, sealerFromCommand, sealerFromFile } from '../../control/credentials/sealer.ts'
+import { firstProject, makeFirstOwner, makeOwnerKey } from '../../control/people/first-owner.ts'
+import { passwordCost } from '../../control/people/passwords.ts'
+import { buildService } from '../../control/service/app.ts'
+import type { Loop } from '../../control/service/loop.ts'
+import { kindOf } from '../../control/store/kind.ts'
+import { holdAlone } from '../../control/store/sole-user.ts'
+import { openStore, type Store } from '../../control/store/store.ts'
+import { localContext, readContexts, saveContext } from '../contexts.ts'
+import { ropewayHome } from '../home.ts'
+import { listen } from '../listening.ts'
+import { wholeNumber } from '../options.ts'
+import { line } from '../output.ts'
+import { loopStarters, migrations, type Parts, routesOf } from '../service-parts.ts'
+import { shutdownSignal } from '../shutdown.ts'
+import { cyan, note } from '../terminal.ts'
+
+interface UpFlags {
+  data?: string
+  database?: string
+  host: string
+  port: number
+  keyFile?: string
+  keyCommand?: string
+  signUp: 'open' | 'invited'
+  ownerKey?: boolean
+}
+
+const defaultPort = 8600
+
+export function upCommand(program: Command): void {
+  program
+    .command('up')
+    .description('run the service on this machine: projects, people, keys, data, jobs, models, deployments')
+    .option('--data <folder>', 'where it keeps everything (default: service in the home of Ropeway)')
+    .addOption(
+      new Option(
+        '--database <url>',
+        'postgres://USER:PASSWORD@HOST/DATABASE instead of a file in the data folder',
+      ).env('ROPEWAY_DATABASE'),
+    )
+    .option('--host <address>', 'address to listen on', '127.0.0.1')
+    .option('--port <n>', 'port to listen on; 0 takes a free one', wholeNumber(0, 65535), defaultPort)
+    .option(
+      '--key-file <path>',
+      'the key that encrypts credentials (default: secrets.key in the data folder)',
+    )
+    .option('--key-command <program>', 'a program that prints that key, from a key management service')
+    .addOption(
+      new Option('--sign-up <who>', 'who may make an account')
+        .choices(['open', 'invited'])
+        .default('invited'),
+    )
+    .option('--owner-key', 'make another key for who runs the service, print it and end')
+    .action(runUp)
+}
+
+async function runUp(flags: UpFlags): Promise<void> {
+  const folder = flags.data ?? join(ropewayHome(), 'service')
+  const url = flags.database ?? join(folder, 'ropeway.db')
+  const log = createLogger('service', process.env.ROPEWAY_LOG ?? 'warn')
+  const sealer = sealerOf(flags, folder)
+  const isAlone = kindOf(url) === 'libsql'
+  // Making a key beside a running server is one write; serving beside one would be two servers.
+  using _lock = isAlone && flags.ownerKey !== true ? holdAlone(join(folder, 'lock.db')) : undefined
+  await using store = await openStore(url, { migrations, clock: systemClock, onLost: lost(log) })
+  if (flags.ownerKey === true) return await printOwnerKey(store)
+  await serve(flags, {
+    context: { store, log, sealer, scrypt: passwordCost, signUp: flags.signUp },
+    folder,
+    isAlone,
+  })
+}
+
+async function serve(flags: UpFlags, parts: Parts): Promise<void> {
+  const stop = shutdownSignal()
+  const app = await buildService(parts.context, routesOf(parts))
+  const loops: Loop[] = []
+  try {
+    const url = await listen({ listen: (port, host) => app.listen({ port, host }) }, flags)
+    await greet(parts.context.store, url)
+    for (const start of loopStarters) loops.push(await start(parts))
+    await stop.requested
+    note('\nStopping: running requests finish. Once more ends it now.')
+  } finally {
+    await shutDown(app, loops)
+    stop.dispose()
+  }
+}
+
+async function greet(store: Store, url: string): Promise<void> {
+  const first = await makeFirstOwner(store)
+  if (first === undefined) {
+    const saved = readContexts().contexts[localContext]
+    // Another port than last time: the command line should find it.
+    if (saved !== undefined && saved.url !== url) saveContext(localContext, { ...saved, url })
+    note(`\nThe service answers at ${cyan(url)}. Ctrl-C stops it.`)
+    return
+  }
+  saveContext(localContext, { url, token: first.key, project: firstProject })
+  note(`\nThe service answers at ${cyan(url)}, with an empty database: you own it.`)
+  note('Your key, shown this once (the command line of this machine has it in its context "local"):\n')
+  line(first.key)
+  note(
+    '\n`ropeway whoami` shows who you are, `ropeway org invite main EMAIL` lets others in. Ctrl-C stops it.',
+  )
+}
+
+async function shutDown(app: FastifyInstance, loops: readonly Loop[]): Promise<void> {
+  await app.close()
+  for (const loop of loops.toReversed()) await loop.stop()
+}
+
+async function printOwnerKey(store: Store): Promise<void> {
+  const made = (await makeFirstOwner(store)) ?? (await makeOwnerKey(store))
+  if (made === undefined)
+    throw new UserError('Nobody runs this service any more: all of its operators are disabled.')
+  line(made.key)
+}
+
+function sealerOf(flags: UpFlags, folder: string): Sealer {
+  if (flags.keyCommand !== undefined) return sealerFromCommand(flags.keyCommand)
+  return sealerFromFile(flags.keyFile ?? join(folder, 'secrets.key'))
+}
+
+function lost(log: Logger): (error: Error) => void {
+  return (error) => log.warn({ err: error }, 'a connection to the database was lost')
+}

@@ -1,0 +1,41 @@
+/** Secrets that a person or a pipeline gives: never as arguments, which every user of the machine can see. */
+import { readFileSync } from 'node:fs'
+import { UserError } from '../base/errors.ts'
+
+const secretBytesMax = 1 << 20
+
+/** From a terminal without echo, or all of stdin without its last line break. */
+export async function askSecret(prompt: string): Promise<string> {
+  if (process.stdin.isTTY !== true)
+    return readFileSync(0, 'utf8')
+      .slice(0, secretBytesMax)
+      .replace(/\r?\n$/, '')
+  process.stderr.write(`${prompt}: `)
+  process.stdin.setRawMode(true)
+  try {
+    return await typedLine()
+  } finally {
+    process.stdin.setRawMode(false)
+    process.stdin.pause()
+    process.stderr.write('\n')
+  }
+}
+
+function typedLine(): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let text = ''
+    const onData = (piece: Buffer) => {
+      for (const character of piece.toString('utf8')) {
+        if (character === '\r' || character === '\n') return finish(() => resolve(text))
+        if (character === '\u0003')
+          return finish(() => reject(new UserError('Stopped.', { failure: 'interrupted' })))
+        text = character === '\u007f' || character === '\b' ? text.slice(0, -1) : text + character
+      }
+    }
+    const finish = (end: () => void) => {
+      process.stdin.off('data', onData)
+      end()
+    }
+    process.stdin.on('data', onData)
+  })
+}

@@ -1,0 +1,208 @@
+/** The HTTP service: route modules, and around every request the same checks, in the same order. */
+import { Readable } from 'node:stream'
+import swagger from '@fastify/swagger'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import { jsonSchemaTransform, serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
+import { z } from 'zod'
+import {
+  apiRoot,
+  type EndpointDefinition,
+  type PathParameters,
+  parameterNames,
+} from '../../api/control/endpoint.ts'
+import { isPermission } from '../../api/control/permissions.ts'
+import { problemBody, Refused } from '../../api/control/problem.ts'
+import { assert } from '../../base/assert.ts'
+import { recordAudit } from '../audit/audit.ts'
+import type { Actor } from './actor.ts'
+import { actorOf } from './authenticate.ts'
+import { type Admission, admit } from './authorise.ts'
+import type { ServiceContext } from './context.ts'
+import { answerOf } from './refusals.ts'
+import type { ByteAnswer, Call, RouteModule, Serve } from './routes.ts'
+
+const bodyBytesMax = 1 << 20
+const parameterCharactersMax = 300
+
+export async function buildService(
+  context: ServiceContext,
+  modules: readonly RouteModule[],
+): Promise<FastifyInstance> {
+  const app = Fastify({
+    bodyLimit: bodyBytesMax,
+    routerOptions: { maxParamLength: parameterCharactersMax },
+    genReqId: () => context.store.ids.next('req'),
+    forceCloseConnections: true,
+  })
+  app.setValidatorCompiler(validatorCompiler)
+  app.setSerializerCompiler(serializerCompiler)
+  // Bytes go to their handler as they come; JSON keeps its own parser and limit.
+  app.addContentTypeParser('*', (_, payload, done) => done(null, payload))
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: { title: 'Ropeway', version: '1', description: 'Train and serve generative language models.' },
+      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } },
+    },
+    transform: jsonSchemaTransform,
+  })
+  handleErrors(app, context)
+  logRequests(app, context)
+  const serve = routesInto(app, context)
+  for (const module of modules) module(serve, context)
+  app.get(`${apiRoot}/openapi.json`, { schema: { hide: true } as object }, async () => app.swagger())
+  return app
+}
+
+/** Joins endpoints to the app; every name and every place once. */
+function routesInto(app: FastifyInstance, context: ServiceContext): Serve {
+  const names = new Set<string>()
+  return (endpoint, handler) => {
+    assert(!names.has(endpoint.name), `only one endpoint is named ${endpoint.name}`)
+    names.add(endpoint.name)
+    checkAccess(endpoint)
+    const takesBytes = endpoint.body === 'bytes'
+    app.route<{ Params: PathParameters<string> & { project?: string; organisation?: string } }>({
+      method: endpoint.method,
+      url: `${apiRoot}${endpoint.path}`,
+      schema: schemaOf(endpoint),
+      onRequest: async (request) => {
+        const actor = endpoint.access === 'public' ? undefined : await actorOf(context.store, request)
+        const admission = await admit(context.store, endpoint.access, actor, request.params)
+        admitted.set(request, { ...admission, actor })
+      },
+      handler: async (request, reply) => {
+        if (takesBytes && !(request.body instanceof Readable))
+          throw new Refused('unsupported_media', 'This takes bytes.', {
+            fix: 'Send Content-Type: application/octet-stream.',
+          })
+        const call = callOf(request, reply, context) as unknown as Call<typeof endpoint>
+        return await send(reply, endpoint, await handler(call))
+      },
+    })
+  }
+}
+
+const admitted = new WeakMap<FastifyRequest, Admission & { actor: Actor | undefined }>()
+
+function checkAccess({ access, path, name }: EndpointDefinition): void {
+  const parameters = parameterNames(path)
+  if (isPermission(access)) assert(parameters.includes('project'), `${name} has a project in its path`)
+  if (access.startsWith('organisation:'))
+    assert(parameters.includes('organisation'), `${name} has an organisation in its path`)
+}
+
+const pathParameter = z.string().min(1).max(parameterCharactersMax)
+
+function schemaOf(endpoint: EndpointDefinition): object {
+  const { answer, body, query, summary, name, path, access } = endpoint
+  const parameters = parameterNames(path)
+  const success =
+    answer === 'nothing' ? { 204: z.null() } : answer instanceof z.ZodType ? { 200: answer } : {}
+  const streamed = answer === 'bytes' ? 'application/octet-stream' : 'application/x-ndjson'
+  return {
+    summary,
+    operationId: name,
+    tags: [name.split('.')[0]],
+    ...(access !== 'public' && { security: [{ bearer: [] }] }),
+    ...(typeof answer === 'string' && answer !== 'nothing' && { produces: [streamed] }),
+    ...(body === 'bytes' && { consumes: ['application/octet-stream'] }),
+    ...(parameters.length > 0 && {
+      params: z.object(Object.fromEntries(parameters.map((parameter) => [parameter, pathParameter]))),
+    }),
+    querystring: query ?? z.strictObject({}),
+    ...(body !== undefined && body !== 'bytes' && { body }),
+    response: { ...success, '4xx': problemBody, '5xx': problemBody },
+  }
+}
+
+function callOf(request: FastifyRequest, reply: FastifyReply, { store }: ServiceContext) {
+  const { actor, project, organisation } = admitted.get(request)!
+  const gone = new AbortController()
+  reply.raw.once('close', () => gone.abort())
+  return {
+    params: request.params,
+    query: request.query,
+    body: request.body,
+    actor,
+    project,
+    organisation,
+    headers: request.headers,
+    requestId: request.id,
+    address: request.ip,
+    gone: gone.signal,
+    setHeader: (name: string, value: string) => void reply.header(name, value),
+    audit: (action: string, subject: string, details: Record<string, unknown> = {}) =>
+      recordAudit(store, {
+        action,
+        subject,
+        details,
+        organisation_id: organisation?.id ?? project?.organisationId ?? null,
+        project_id: project?.id ?? null,
+        person_id: actor?.personId ?? null,
+        actor_id: actor?.id ?? null,
+        address: request.ip,
+        request_id: request.id,
+      }),
+  }
+}
+
+async function send(reply: FastifyReply, { answer }: EndpointDefinition, result: unknown): Promise<unknown> {
+  if (answer === 'nothing') return await reply.status(204).send()
+  if (answer === 'bytes') {
+    const { stream, status, headers } = result as ByteAnswer
+    return await reply
+      .status(status ?? 200)
+      .headers(headers)
+      .send(stream)
+  }
+  if (answer === 'events') {
+    const lines = Readable.from(jsonLines(result as AsyncIterable<object>))
+    return await reply
+      .header('content-type', 'application/x-ndjson')
+      .header('cache-control', 'no-store')
+      .send(lines)
+  }
+  return result
+}
+
+async function* jsonLines(events: AsyncIterable<object>): AsyncGenerator<string> {
+  for await (const event of events) yield `${JSON.stringify(event)}\n`
+}
+
+function handleErrors(app: FastifyInstance, { log }: ServiceContext): void {
+  app.setErrorHandler(async (error, request, reply) => {
+    const { status, body } = answerOf(error, request.id)
+    if (status >= 500)
+      log.error({ err: error, request: request.id, route: request.routeOptions.url }, 'request failed')
+    if (status === 401) reply.header('www-authenticate', 'Bearer')
+    return await reply.status(status).send(body)
+  })
+  app.setNotFoundHandler(async (request, reply) => {
+    const refusal = new Refused('not_found', 'There is nothing at this address.', {
+      fix: `${apiRoot}/openapi.json says what there is.`,
+    })
+    return await reply.status(404).send(answerOf(refusal, request.id).body)
+  })
+  app.addHook('onSend', async (request, reply) => {
+    reply.header('x-request-id', request.id)
+  })
+}
+
+/** The route as it was written, never the address as it was asked: that may hold anything. */
+function logRequests(app: FastifyInstance, { log }: ServiceContext): void {
+  app.addHook('onResponse', async (request, reply) => {
+    const level = reply.statusCode >= 500 ? 'error' : 'info'
+    log[level](
+      {
+        request: request.id,
+        method: request.method,
+        route: request.routeOptions.url ?? 'unknown',
+        status: reply.statusCode,
+        ms: Math.round(reply.elapsedTime),
+        actor: admitted.get(request)?.actor?.id,
+      },
+      'request',
+    )
+  })
+}

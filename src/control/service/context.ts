@@ -1,0 +1,16 @@
+import type { Logger } from '../../base/log.ts'
+import type { Sealer } from '../credentials/sealer.ts'
+import type { ScryptCost } from '../people/passwords.ts'
+import type { Store } from '../store/store.ts'
+
+/** What every route module gets. What only one noun needs (launchers, objects) is an argument of that noun's module. */
+export interface ServiceContext {
+  readonly store: Store
+  readonly log: Logger
+  /** Encrypts what is stored and must be read again. */
+  readonly sealer: Sealer
+  /** What hashing a password costs: `passwordCost`, but for tests. */
+  readonly scrypt: ScryptCost
+  /** Who may make an account: anybody, or who was invited. */
+  readonly signUp: 'open' | 'invited'
+}

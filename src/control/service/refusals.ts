@@ -1,0 +1,81 @@
+/** What a client is told of anything that was thrown: decided here and nowhere else. */
+import type { FastifyError } from 'fastify'
+import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod'
+import { type ProblemBody, type ProblemCode, problemCodes, Refused } from '../../api/control/problem.ts'
+import { type Failure, UserError } from '../../base/errors.ts'
+import { Problem } from '../../http/problem.ts'
+
+export interface Answer {
+  readonly status: number
+  readonly body: ProblemBody
+}
+
+const ofFailure: { readonly [F in Failure]: ProblemCode } = {
+  usage: 'invalid_request',
+  not_found: 'not_found',
+  auth: 'forbidden',
+  conflict: 'conflict',
+  unreachable: 'unavailable',
+  timed_out: 'timed_out',
+  failed: 'internal',
+  interrupted: 'unavailable',
+}
+
+const ofStatus: ReadonlyMap<number, ProblemCode> = new Map([
+  [404, 'not_found'],
+  [413, 'too_large'],
+  [415, 'unsupported_media'],
+])
+
+export function answerOf(error: unknown, requestId: string): Answer {
+  if (error instanceof Refused) return answer(error.code, error.message, error, requestId)
+  if (error instanceof UserError) return answer(ofFailure[error.failure], error.message, error, requestId)
+  if (error instanceof Problem) {
+    const body = { code: error.code, message: error.message, fix: null, param: error.param }
+    return { status: error.status, body: { error: { ...body, request_id: requestId } } }
+  }
+  if (hasZodFastifySchemaValidationErrors(error)) {
+    const { instancePath, message } = error.validation[0]!
+    const param = instancePath.replace(/^\//, '').replaceAll('/', '.')
+    const where = `${error.validationContext ?? 'body'}${param === '' ? '' : `, ${param}`}`
+    return answer('invalid_request', `${where}: ${message ?? 'not valid'}`, { param }, requestId)
+  }
+  const { statusCode, message } = error as FastifyError
+  if (statusCode !== undefined && statusCode >= 400 && statusCode < 500)
+    return answer(ofStatus.get(statusCode) ?? 'invalid_request', message, {}, requestId)
+  if (isOutage(error))
+    return answer(
+      'unavailable',
+      'The database cannot be reached at this moment.',
+      { fix: 'Try again in a moment; if it stays so, whoever runs the service should look at its log.' },
+      requestId,
+    )
+  return answer(
+    'internal',
+    'The service failed on this request; its log says why.',
+    { fix: `Try again; if it stays so, report it with request ${requestId}.` },
+    requestId,
+  )
+}
+
+function answer(
+  code: ProblemCode,
+  message: string,
+  { fix, param }: { fix?: string | undefined; param?: string | undefined },
+  requestId: string,
+): Answer {
+  const body = { code, message, fix: fix ?? null, param: param || null, request_id: requestId }
+  return { status: problemCodes[code].status, body: { error: body } }
+}
+
+/** Connections refused, lost or timed out, and servers that are starting or stopping (PostgreSQL, appendix A). */
+const outageCodes = /^(ECONN|EPIPE|ENOTFOUND|ETIMEDOUT|08|57P0|SQLITE_BUSY)/
+
+function isOutage(error: unknown): boolean {
+  const { code, message } = error as { code?: unknown; message?: unknown }
+  return (
+    (typeof code === 'string' && outageCodes.test(code)) ||
+    (typeof message === 'string' &&
+      /timeout exceeded when trying to connect|Connection terminated/.test(message))
+  )
+}
