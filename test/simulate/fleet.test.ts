@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { measuredEfficiencies } from '../../src/serve/simulate/accelerator.ts'
-import { keepsGoal, replicasFor, servingPolicy } from '../../src/serve/simulate/capacity.ts'
+import { keepsGoal, replicasFor, servingPolicy, waitingMax } from '../../src/serve/simulate/capacity.ts'
 import { type RunRecord, runFleet } from '../../src/serve/simulate/fleet.ts'
 import { ourPolicy, rooflineFor } from '../../src/serve/simulate/osdi22.ts'
 import type { Policy } from '../../src/serve/simulate/policies.ts'
@@ -111,6 +111,20 @@ test('the least number of replicas for a goal keeps it, and one fewer does not',
   expect(tried.find((attempt) => attempt.replicas === replicas)!.enough).toBe(true)
   expect(tried.find((attempt) => attempt.replicas === replicas! - 1)!.enough).toBe(false)
   expect(replicasFor(small, policy, arrivals, goal, 1).replicas).toBeUndefined()
+})
+
+test('a queue that is full refuses, and who was refused counts as not kept', () => {
+  const arrivals = Array.from({ length: waitingMax + 100 }, () => ({
+    atMs: 1,
+    promptTokens: 8,
+    outputTokens: 1,
+  }))
+  const record = runFleet(small, servingPolicy({ stepTokensMax: 512, prefixCache: false }), arrivals)
+  expect(record.refused).toBeGreaterThan(0)
+  expect(record.refused).toBeLessThanOrEqual(100)
+  const goal = { ttftMs: Number.MAX_VALUE, tpotMs: Number.MAX_VALUE, share: 1 }
+  expect(arrivals.filter((_, i) => keepsGoal(record, i, goal))).toHaveLength(arrivals.length - record.refused)
+  expect(Number.isFinite(summarize(record).firstTokenMs.p99)).toBe(true)
 })
 
 test('a synthetic day has its requests within the day, in order, and a peak', () => {

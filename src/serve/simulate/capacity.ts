@@ -35,12 +35,18 @@ export interface ServingOptions {
   goal?: ServiceGoal
 }
 
-/** Our scheduler as `ropeway serve` runs it, but that everybody waits as long as it takes. */
+/**
+ * Requests that wait at one replica. Whoever comes behind so many misses every sensible goal and is refused, as a
+ * service would do: a day that overloads its replicas must not fill this machine's memory with the queue.
+ */
+export const waitingMax = 4096
+
+/** Our scheduler as `ropeway serve` runs it, but that everybody in the queue waits as long as it takes. */
 export function servingPolicy({ stepTokensMax, prefixCache, goal }: ServingOptions): Policy {
   const options = {
     stepTokensMax,
     runningMax: Math.min(256, stepTokensMax - 1),
-    waitingMax: Number.MAX_SAFE_INTEGER,
+    waitingMax,
     queueLimitMs: Number.POSITIVE_INFINITY,
     ageingMs: Number.POSITIVE_INFINITY,
     prefixCache,
