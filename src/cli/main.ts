@@ -18,6 +18,7 @@ import { loginCommands } from './commands/login.ts'
 import { organisationCommand } from './commands/organisations.ts'
 import { projectCommand } from './commands/projects.ts'
 import { replayCommand } from './commands/replay.ts'
+import { replayStepCommand } from './commands/replay-step.ts'
 import { serveCommand } from './commands/serve.ts'
 import { simulateCommand } from './commands/simulate.ts'
 import { startCommand } from './commands/start.ts'
@@ -50,6 +51,7 @@ export function buildProgram(): Command {
   benchCommand(program)
   simulateCommand(program)
   replayCommand(program)
+  replayStepCommand(program)
   doctorCommand(program)
   completionCommands(program)
   for (const command of program.commands) overrideExit(command)

@@ -55,7 +55,8 @@ export function bytes(value: number): string {
 export class ProgressLine {
   readonly #everyMs: number
   #lastMs: number
-  #open = false
+  /** Lines that are drawn and will be drawn over. */
+  #open = 0
 
   constructor(everyMs = interactive ? 100 : 10_000) {
     this.#everyMs = everyMs
@@ -63,8 +64,8 @@ export class ProgressLine {
     this.#lastMs = interactive ? Number.NEGATIVE_INFINITY : performance.now()
   }
 
-  /** `share` in [0, 1] draws the bar. */
-  update(share: number, text: string): void {
+  /** `share` in [0, 1] draws the bar; `above` is drawn over it on a screen, when it is due. */
+  update(share: number, text: string, above: () => readonly string[] = () => []): void {
     const nowMs = performance.now()
     if (nowMs - this.#lastMs < this.#everyMs) return
     this.#lastMs = nowMs
@@ -76,22 +77,32 @@ export class ProgressLine {
     const filled = Math.round(Math.min(1, share) * width)
     const bar = `${cyan('━'.repeat(filled))}${dim('─'.repeat(width - filled))}`
     const room = Math.max(20, (process.stderr.columns ?? 100) - width - 8)
-    process.stderr.write(
-      `\r${controlSequence}2K${bar} ${String(Math.round(share * 100)).padStart(3)}% ${text.slice(0, room)}`,
-    )
-    this.#open = true
+    const lines = [
+      ...above(),
+      `${bar} ${String(Math.round(share * 100)).padStart(3)}% ${text.slice(0, room)}`,
+    ]
+    process.stderr.write(`${this.#erase()}${lines.join('\n')}`)
+    this.#open = lines.length
+  }
+
+  /** Goes back to the first line that is drawn, and clears from there. */
+  #erase(): string {
+    if (this.#open === 0) return ''
+    const up = this.#open > 1 ? `${controlSequence}${this.#open - 1}A` : ''
+    return `\r${up}${controlSequence}J`
   }
 
   /** Ends the line, so that what follows starts on a new one. */
   end(): void {
-    if (this.#open) process.stderr.write('\n')
-    this.#open = false
+    if (this.#open > 0) process.stderr.write('\n')
+    this.#open = 0
     this.#lastMs = Number.NEGATIVE_INFINITY
   }
 
   /** Prints above the line. */
   note(text: string): void {
-    if (this.#open) process.stderr.write(`\r${controlSequence}2K`)
+    process.stderr.write(this.#erase())
+    this.#open = 0
     note(text)
     this.#lastMs = Number.NEGATIVE_INFINITY
   }

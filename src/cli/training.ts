@@ -1,8 +1,13 @@
 /** A training job shown in the terminal, shared by `train` and `start`. */
+import { systemClock } from '../base/clock.ts'
+import { messageOf } from '../base/errors.ts'
 import type { TrainingJob } from '../train/job.ts'
 import { type JobResult, type JobStart, runTrainingJob } from '../train/run-job.ts'
+import type { StepFault, StepReport } from '../train/trainer.ts'
+import { RunWatch } from '../train/watch/run-watch.ts'
 import { dataReport, derivedText } from './data-report.ts'
-import { bold, coloursOf, compact, dim, duration, note, ProgressLine } from './terminal.ts'
+import { LossCurve } from './loss-curve.ts'
+import { bold, coloursOf, compact, dim, duration, note, ProgressLine, red } from './terminal.ts'
 
 /** Half-life, in steps, of the averages that are shown. */
 const smoothingSteps = 20
@@ -25,17 +30,20 @@ export async function runShown(
 ): Promise<JobResult> {
   const line = new ProgressLine()
   const loss = new Smooth()
+  const curve = new LossCurve()
   const stepMs = new Smooth()
   let start: JobStart | undefined
   let lastMs = performance.now()
   if (job.derived !== undefined)
     if (emit) emit({ event: 'derived', ...job.derived })
     else note(`${derivedText(job.derived)}\n`)
+  const say = (text: string) => (emit ? emit({ event: 'note', text }) : line.note(text))
+  const watch = new RunWatch(job, systemClock, process.env, say)
   try {
-    return await runTrainingJob(
+    const result = await runTrainingJob(
       job,
       {
-        onNote: (text) => (emit ? emit({ event: 'note', text }) : line.note(text)),
+        onNote: say,
         onData: (check) => {
           if (emit) emit({ event: 'data', ...check })
           else line.note(`${dataReport(check, coloursOf(process.stderr))}\n`)
@@ -43,26 +51,30 @@ export async function runShown(
         onStart: (begun) => {
           start = begun
           lastMs = performance.now()
+          watch.start(begun)
           if (emit) emit({ event: 'start', ...begun })
           else line.note(describe(begun))
         },
         onStep: (report) => {
+          watch.step(report)
           if (emit) emit({ event: 'step', ...report })
           if (emit || start === undefined) return
           const nowMs = performance.now()
           const ms = stepMs.add(nowMs - lastMs)
           lastMs = nowMs
-          const stepsDone = report.step + 1
-          const left = start.steps - stepsDone
-          const rate = compact((start.tokensPerStep * 1000) / ms)
-          const smooth = loss.add(report.loss).toFixed(3)
-          const counts = `step ${stepsDone}/${start.steps}`
-          line.update(
-            stepsDone / start.steps,
-            `${counts}  loss ${smooth}  ${rate} tokens/s  ${duration((left * ms) / 1000)} left`,
+          const smooth = loss.add(report.loss)
+          curve.add(report.step + 1, report.loss)
+          line.update((report.step + 1) / start.steps, progressText(start, report, smooth, ms), () =>
+            curve.draw(Math.min(100, process.stderr.columns ?? 80), curveRows),
           )
         },
+        onFault: (fault) => {
+          watch.fault(fault)
+          if (emit) emit({ event: 'fault', ...fault })
+          else line.note(red(faultText(fault)))
+        },
         onEvaluation: ({ stepsDone, loss: held, batches }) => {
+          watch.evaluation(held, stepsDone)
           if (emit) emit({ event: 'evaluation', stepsDone, loss: held, batches })
           else
             line.note(
@@ -70,16 +82,54 @@ export async function runShown(
             )
           lastMs = performance.now()
         },
-        onCheckpoint: ({ stepsDone, folder }) => {
-          if (emit) emit({ event: 'checkpoint', stepsDone, folder })
-          lastMs = performance.now()
+        onCheckpoint: (checkpoint) => {
+          watch.checkpoint(checkpoint.stepsDone, checkpoint.folder)
+          if (emit) emit({ event: 'checkpoint', ...checkpoint })
         },
       },
       signal,
     )
+    line.end()
+    await watch.end(result.outcome)
+    return result
+  } catch (error) {
+    line.end()
+    await watch.end('failed', messageOf(error))
+    throw error
   } finally {
     line.end()
   }
+}
+
+/** Lines of the curve above the progress line. */
+const curveRows = 6
+
+/** `ms` is the usual time of a step. */
+function progressText(start: JobStart, report: StepReport, loss: number, ms: number): string {
+  const { step, gradientNorm, learningRate, supervisedTokens, tokens } = report
+  const stepsDone = step + 1
+  return [
+    `step ${stepsDone}/${start.steps}`,
+    `loss ${loss.toFixed(3)}`,
+    `${compact((start.tokensPerStep * 1000) / ms)} tokens/s`,
+    `${duration(((start.steps - stepsDone) * ms) / 1000)} left`,
+    `gradient ${gradientNorm.toPrecision(3)}`,
+    `rate ${learningRate.toExponential(1)}`,
+    ...(supervisedTokens < tokens ? [`${Math.round((100 * supervisedTokens) / tokens)} % learned`] : []),
+  ].join('  ')
+}
+
+/** Of a fault so many samples are shown; the events have all. */
+const samplesShownMax = 8
+
+function faultText({ step, kind, action, loss, gradientNorm, usualNorm, samples }: StepFault): string {
+  const what =
+    kind === 'spike'
+      ? `a gradient of length ${gradientNorm.toPrecision(4)}, where ${usualNorm.toPrecision(4)} is usual`
+      : `loss ${loss}, gradient's length ${gradientNorm}`
+  const shown = samples.slice(0, samplesShownMax).join(', ')
+  const more = samples.length > samplesShownMax ? ` and ${samples.length - samplesShownMax} more` : ''
+  return `step ${step}: ${what}; ${action.replace('_', ' ')}. Samples: ${shown}${more}`
 }
 
 function describe(start: JobStart): string {

@@ -9,14 +9,18 @@ export function writtenBytes({ name, dtype, shape }: Omit<TensorToWrite, 'data'>
   return size.bytes
 }
 
-/** Appends the tensor's data and holds it to the size that the header already states. */
-export function appendTensor(tensor: TensorToWrite, append: (bytes: Uint8Array) => void): void {
+/** The tensor's data, held to the size that the header already states. */
+export function* checkedPieces(tensor: TensorToWrite): Generator<Uint8Array> {
   const due = writtenBytes(tensor)
   let written = 0
   for (const piece of typeof tensor.data === 'function' ? tensor.data() : [tensor.data]) {
     written += piece.length
     assert(written <= due, `tensor ${tensor.name} brings no more than its ${due} bytes`)
-    append(piece)
+    yield piece
   }
   assert(written === due, `tensor ${tensor.name} brings all of its ${due} bytes, not ${written}`)
+}
+
+export function appendTensor(tensor: TensorToWrite, append: (bytes: Uint8Array) => void): void {
+  for (const piece of checkedPieces(tensor)) append(piece)
 }

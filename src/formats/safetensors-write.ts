@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.ts'
 import { type DType, dtypes } from '../base/dtype.ts'
-import { appendTensor, writtenBytes } from './append-tensor.ts'
+import { checkedPieces, writtenBytes } from './append-tensor.ts'
 import { type SaveOptions, saveAtomic } from './atomic-file.ts'
 import type { TensorToWrite } from './source.ts'
 
@@ -17,16 +17,27 @@ export function writeSafetensors(
   metadata?: Readonly<Record<string, string>>,
   options: SaveOptions = {},
 ): void {
-  const sorted = [...tensors].sort(byDtypeThenName)
-  const header = headerOf(sorted, metadata)
+  const pieces = safetensorsPieces(tensors, metadata)
   saveAtomic(
     path,
     (append) => {
-      append(header)
-      for (const tensor of sorted) appendTensor(tensor, append)
+      for (const piece of pieces) append(piece)
     },
     options,
   )
+}
+
+/** The same file's bytes in order, for who writes it otherwise. A piece may be reused after it was taken. */
+export function safetensorsPieces(
+  tensors: Iterable<TensorToWrite>,
+  metadata?: Readonly<Record<string, string>>,
+): Generator<Uint8Array> {
+  const sorted = [...tensors].sort(byDtypeThenName)
+  const header = headerOf(sorted, metadata)
+  return (function* () {
+    yield header
+    for (const tensor of sorted) yield* checkedPieces(tensor)
+  })()
 }
 
 function byDtypeThenName(a: TensorToWrite, b: TensorToWrite): number {

@@ -37,4 +37,6 @@ export function supervisedCount(batch: Batch): number {
 export interface BatchSource {
   /** Micro-batch number `index` of the whole run, counted from 0. */
   at(index: number): Batch
+  /** Where the samples of that micro-batch stand, for people. */
+  samplesAt?(index: number): string[]
 }

@@ -2,20 +2,17 @@
  * Checkpoints: one folder per step that holds a model (or a PEFT adapter) as others open it, plus what training
  * needs to go on.
  *
- * A folder is written under a temporary name, synced and renamed, so it exists whole or not at all. Its
+ * A folder is written (checkpoint-save.ts) under a temporary name, synced and renamed, so it exists whole or not at all. Its
  * trainer.json names the size and SHA-256 of every other file; a folder that does not match is not used.
  */
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf } from '../base/errors.ts'
-import { hashOfFile, syncFolder, writeFileAtomic } from '../base/files.ts'
+import { hashOfFile } from '../base/files.ts'
 import { openSafetensors } from '../formats/safetensors.ts'
-import { writeSafetensors } from '../formats/safetensors-write.ts'
-import type { TensorToWrite } from '../formats/source.ts'
-import type { ParameterSpec } from '../models/architecture.ts'
-import type { Tensor } from '../runtime/tensor.ts'
 import type { Parameters } from './parameters.ts'
+import type { GuardState } from './step-guard.ts'
 
 /** What a run has to remember besides weights and moments. */
 export interface TrainerState {
@@ -26,120 +23,33 @@ export interface TrainerState {
   /** SHA-256 of the training tokens. */
   dataHash: string
   best: { step: number; loss: number } | undefined
+  /** The step after which was evaluated last. */
+  evaluated?: number | undefined
+  /** What was seen of bad steps. */
+  guard?: GuardState | undefined
   /** The frozen model, where an adapter is trained. */
   base?: { path: string; sha256: string } | undefined
 }
 
-export interface CheckpointContent {
-  parameters: Parameters
-  /** What goes along as it is, by file name: tokenizer and chat template. */
-  files: Readonly<Record<string, string>>
-  state: TrainerState
-}
-
-/** Moments of a save at which a crash is interesting. */
-export const saveStages = ['begun', 'model', 'optimizer', 'written', 'aside', 'renamed', 'pruned'] as const
-export type SaveStage = (typeof saveStages)[number]
-
-interface Manifest extends TrainerState {
+export interface Manifest extends TrainerState {
   format: 1
   files: Record<string, { bytes: number; sha256: string }>
 }
 
-const manifestName = 'trainer.json'
+export const manifestName = 'trainer.json'
 const namePattern = /^step-(\d{6,})$/
 
 export function stepFolderName(stepsDone: number): string {
   return `step-${String(stepsDone).padStart(6, '0')}`
 }
 
-/** Saves into `root`/step-NNNNNN and returns that folder. */
-export function saveCheckpoint(
-  root: string,
-  content: CheckpointContent,
-  onStage: (stage: SaveStage) => void = () => undefined,
-): string {
-  const name = stepFolderName(content.state.stepsDone)
-  const folder = join(root, name)
-  const temporary = join(root, `.${name}.tmp`)
-  removeLeftovers(root)
-  mkdirSync(temporary, { recursive: true })
-  onStage('begun')
-  writeFiles(temporary, content, onStage)
-  onStage('written')
-  // The same step may be there already, damaged; it makes way only when the new one is complete.
-  const aside = join(root, `.${name}.old.tmp`)
-  if (existsSync(folder)) renameSync(folder, aside)
-  onStage('aside')
-  renameSync(temporary, folder)
-  syncFolder(root)
-  onStage('renamed')
-  rmSync(aside, { recursive: true, force: true })
-  return folder
-}
-
-function writeFiles(folder: string, content: CheckpointContent, onStage: (stage: SaveStage) => void): void {
-  const { parameters, files: texts, state } = content
-  const { weightsName, description } = parameters.saved
-  const metadata = { format: 'pt' }
-  writeFileAtomic(join(folder, description.name), description.content)
-  for (const [name, text] of Object.entries(texts)) writeFileAtomic(join(folder, name), text)
-  writeSafetensors(
-    join(folder, weightsName),
-    parameters.all.map(({ spec, weight }) => toWrite(spec.name, spec, weight)),
-    metadata,
-  )
-  onStage('model')
-  writeSafetensors(
-    join(folder, 'optimizer.safetensors'),
-    parameters.all.flatMap(({ spec, mean, square }) => [
-      momentToWrite(`mean.${spec.name}`, mean),
-      momentToWrite(`square.${spec.name}`, square),
-    ]),
-    metadata,
-  )
-  onStage('optimizer')
-  const files: Manifest['files'] = {}
-  for (const file of readdirSync(folder).sort()) {
-    const path = join(folder, file)
-    files[file] = { bytes: statSync(path).size, sha256: hashOfFile(path) }
-  }
-  const manifest: Manifest = { format: 1, ...state, files }
-  writeFileAtomic(join(folder, manifestName), sealed(manifest))
-}
-
 /** The manifest with its own hash as last field: a damaged one does not pass for another. */
-function sealed(manifest: Manifest): string {
+export function sealed(manifest: Manifest): string {
   return JSON.stringify({ ...manifest, seal: sealOf(manifest) }, null, 2)
 }
 
 function sealOf(manifest: Manifest): string {
   return createHash('sha256').update(JSON.stringify(manifest)).digest('hex')
-}
-
-/** GPT-2's checkpoints store products transposed; everything else is written as it lies in memory. */
-function toWrite(name: string, spec: ParameterSpec, weight: Tensor): TensorToWrite {
-  if (!spec.transposed) return momentToWrite(name, weight)
-  const [outputs, inputs] = spec.shape as [number, number]
-  const data = function* () {
-    yield bytesOf(turned(weight.toFloats(), outputs, inputs))
-  }
-  return { name, dtype: 'F32', shape: [inputs, outputs], data }
-}
-
-function momentToWrite(name: string, tensor: Tensor): TensorToWrite {
-  return { name, dtype: 'F32', shape: tensor.shape, data: () => pieces(tensor) }
-}
-
-const pieceBytes = 4 << 20
-
-function* pieces(tensor: Tensor): Generator<Uint8Array> {
-  const piece = new Uint8Array(Math.min(pieceBytes, tensor.bytes))
-  for (let offset = 0; offset < tensor.bytes; offset += piece.length) {
-    const part = piece.subarray(0, Math.min(piece.length, tensor.bytes - offset))
-    tensor.read(part, offset)
-    yield part
-  }
 }
 
 /** [rows, columns] as [columns, rows]. */
@@ -160,12 +70,14 @@ export interface FoundCheckpoint {
   state: TrainerState
 }
 
-/** The newest whole checkpoint under `root`; `onDamaged` hears of every newer one that is not. */
+/** The newest whole checkpoint under `root` of fewer steps than `before`; `onDamaged` hears of every newer one that is not. */
 export function newestCheckpoint(
   root: string,
   onDamaged: (folder: string, reason: string) => void,
+  before = Number.POSITIVE_INFINITY,
 ): FoundCheckpoint | undefined {
   for (const name of checkpointNames(root).reverse()) {
+    if (Number(namePattern.exec(name)![1]) >= before) continue
     const folder = join(root, name)
     try {
       return { folder, state: verified(folder) }

@@ -8,6 +8,8 @@ import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts
 import type { FileSource } from './data/source-files.ts'
 import { type Derived, dialled } from './dial.ts'
 import { methodFields } from './methods/method.ts'
+import { faultFields } from './step-guard.ts'
+import { watchFields } from './watch/watch-fields.ts'
 
 const count = z.int().min(1)
 const share = z.number().min(0).max(0.9)
@@ -96,6 +98,10 @@ const jobFile = z.strictObject({
     })
     .prefault({}),
   checkpoint: z.strictObject({ every: count.default(250), keep: count.default(2) }).prefault({}),
+  /** What is done about steps that come out wrong. */
+  faults: faultFields,
+  /** Where the run is told beside the terminal and OUT/metrics.jsonl. */
+  watch: watchFields.optional(),
   out: z.string().min(1).default('out'),
   device: z.string().optional(),
   threads: count.optional(),
@@ -203,7 +209,8 @@ function refused(field: string, why: string): UserError {
 
 /** Everything that decides what the run computes, for comparing a resume with what it resumes. */
 export function recipeOf(job: TrainingJob): Record<string, unknown> {
-  const { model, method, data, tokenizer, context, batch, accumulate, seed, optimizer, schedule } = job
+  const { model, method, data, tokenizer, context, batch, accumulate, seed, optimizer, schedule, faults } =
+    job
   return {
     model,
     ...(method !== undefined && { method }),
@@ -215,6 +222,8 @@ export function recipeOf(job: TrainingJob): Record<string, unknown> {
     seed,
     optimizer,
     schedule,
+    // Left out where it is the default, so that runs of before there was a choice can go on.
+    ...(differences(faults, faultFields.parse(undefined)).length > 0 && { faults }),
   }
 }
 

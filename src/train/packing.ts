@@ -8,7 +8,7 @@ import { deriveSeed } from '../base/random.ts'
 import { type Batch, type BatchSource, emptyBatch } from './batch.ts'
 import { EpochOrder } from './data/epoch-order.ts'
 import { Mixture } from './data/mixture.ts'
-import type { Sample } from './data/sample.ts'
+import { placeOf, type Sample, type SourceLine } from './data/sample.ts'
 
 /** A sample, or tokens that all count. */
 export type Document = Pick<Sample, 'tokens'> & Partial<Pick<Sample, 'weights'>>
@@ -18,6 +18,7 @@ export interface DocumentList {
   readonly length: number
   lengthOf(index: number): number
   at(index: number): Document
+  sourceOf?(index: number): SourceLine
 }
 
 interface Piece {
@@ -65,6 +66,14 @@ class PackedRows {
         ),
       0,
     )
+  }
+
+  /** Where the documents of row `index` stand. */
+  samplesOf(index: number): string[] {
+    return this.#rows[this.#order.at(index)]!.map(({ document }) => {
+      const source = this.#documents.sourceOf?.(document)
+      return source === undefined ? `document ${document}` : placeOf(source)
+    })
   }
 
   /** Puts row `index`, counted over all passes, into row `row` of the batch. */
@@ -117,6 +126,13 @@ export class MixedDocuments implements BatchSource {
   supervisedMax(trained: (part: number, document: number) => number): number {
     const rows = this.#parts.map((part, i) => part.supervisedMax((document) => trained(i, document)))
     return this.#sequences * Math.max(...rows)
+  }
+
+  samplesAt(index: number): string[] {
+    return Array.from({ length: this.#sequences }, (_, row) => {
+      const { source, rank } = this.#mixture.at(index * this.#sequences + row)
+      return this.#parts[source]!.samplesOf(rank)
+    }).flat()
   }
 
   at(index: number): Batch {

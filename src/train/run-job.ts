@@ -2,22 +2,25 @@
  * Runs a training job from wherever it stands to its end: data, tokenizer, model, steps, evaluations,
  * checkpoints. It only reports; whoever calls it shows.
  */
+import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { systemClock } from '../base/clock.ts'
 import { UserError } from '../base/errors.ts'
+import { writeFileAtomic } from '../base/files.ts'
 import { Device } from '../runtime/device.ts'
 import type { BatchSource } from './batch.ts'
 import {
   type FoundCheckpoint,
   newestCheckpoint,
-  pruneCheckpoints,
   removeLeftovers,
   restore,
-  type SaveStage,
-  saveCheckpoint,
   type TrainerState,
 } from './checkpoint.ts'
+import type { SaveStage } from './checkpoint-save.ts'
+import { CheckpointWriter, type SavedCheckpoint } from './checkpoint-writer.ts'
 import { differences, recipeOf, type TrainingJob } from './job.ts'
 import { type DataSummary, type JobData, prepareData } from './job-data.ts'
+import { entryOf, type LedgerEntry, StepLedger } from './ledger.ts'
 import { preferenceOf } from './methods/method.ts'
 import { preparePreferences } from './methods/preference-data.ts'
 import { preferenceObjective } from './methods/preference-graph.ts'
@@ -27,7 +30,7 @@ import type { Parameters } from './parameters.ts'
 import { type DataCheck, dataCheckOf } from './preflight/data-check.ts'
 import { type BaseModel, baseModelOf, prepareModel } from './prepare-model.ts'
 import { ThreadChoice } from './thread-choice.ts'
-import { type StepReport, Trainer } from './trainer.ts'
+import { type StepFault, type StepReport, Trainer } from './trainer.ts'
 
 export interface JobStart extends DataSummary {
   /** Numbers that are trained. */
@@ -48,12 +51,17 @@ export interface JobCallbacks {
   onData?: (check: DataCheck) => void
   onStart?: (start: JobStart) => void
   onStep?: (report: StepReport) => void
+  /** A step came out wrong; what was done about it. */
+  onFault?: (fault: StepFault) => void
   /** Mean loss on held-out text, in nats per token, after so many steps. */
   onEvaluation?: (evaluation: { stepsDone: number; loss: number; batches: number }) => void
-  onCheckpoint?: (checkpoint: { stepsDone: number; folder: string }) => void
+  /** A checkpoint is on disk; steps may have been done since it was asked for. */
+  onCheckpoint?: (checkpoint: SavedCheckpoint) => void
   /** Something a person should know: what is being prepared, what was damaged. */
   onNote?: (text: string) => void
   onSaveStage?: (stage: SaveStage) => void
+  /** Stands between the data and the trainer, so that a test can plant a fault there. */
+  plant?: (source: BatchSource) => BatchSource
 }
 
 export interface JobResult {
@@ -63,6 +71,11 @@ export interface JobResult {
   folder: string
   /** Of the last evaluation in this run. */
   validationLoss: number | undefined
+}
+
+/** While this file is in the job's folder, the job is asked to save after the step in hand; it removes the file then. */
+export function emergencyNote(out: string): string {
+  return join(out, 'emergency-save')
 }
 
 /**
@@ -76,6 +89,7 @@ export async function runTrainingJob(
 ): Promise<JobResult> {
   const root = join(job.out, 'checkpoints')
   removeLeftovers(root)
+  rmSync(emergencyNote(job.out), { force: true })
   const found = newestCheckpoint(root, (folder, reason) => {
     callbacks.onNote?.(`The checkpoint ${folder} is damaged (${reason}); looking for an earlier one.`)
   })
@@ -88,6 +102,52 @@ export async function runTrainingJob(
       validationLoss: undefined,
     }
   }
+  writeFileAtomic(jobRecord(job.out), `${JSON.stringify(job, null, 2)}\n`)
+  return await withRun(job, found, callbacks, async (run, device) => {
+    callbacks.onStart?.(run.start(device))
+    try {
+      return await run.toEnd(signal)
+    } finally {
+      await run.settled()
+    }
+  })
+}
+
+/** The job as it was last run, with every path absolute. */
+export function jobRecord(out: string): string {
+  return join(out, 'job.json')
+}
+
+/** Computes the steps after `found` up to number `last` again, and writes nothing. */
+export async function replaySteps(
+  job: TrainingJob,
+  found: FoundCheckpoint | undefined,
+  last: number,
+  callbacks: Pick<JobCallbacks, 'onNote' | 'plant'> & { onStep: (entry: LedgerEntry) => void },
+): Promise<StepSamples> {
+  const { onStep, ...others } = callbacks
+  if (found !== undefined) refuseOtherRecipe(job, found)
+  return await withRun(job, found, others, async (run) => {
+    await run.replay(last, onStep)
+    return run.samplesOf(last)
+  })
+}
+
+/** What a step learned from. */
+export interface StepSamples {
+  /** Where the samples stand. */
+  places: string[]
+  /** Of every row, micro-batch after micro-batch. */
+  rows: { text: string; tokens: number; supervisedTokens: number }[]
+}
+
+/** Everything that a step needs, made from the job and the checkpoint that it goes on from. */
+async function withRun<Result>(
+  job: TrainingJob,
+  found: FoundCheckpoint | undefined,
+  callbacks: JobCallbacks,
+  use: (run: JobRun, device: Device) => Promise<Result>,
+): Promise<Result> {
   const base = frozenBase(job, found)
   const preference = preferenceOf(job.method)
   const note = (text: string) => callbacks.onNote?.(text)
@@ -107,9 +167,8 @@ export async function runTrainingJob(
   }
   using parameters = prepareModel(job, { vocabularySize, bosToken, eosToken: eosTokens[0] }, device)
   if (found !== undefined) restore(found.folder, parameters)
-  using run = new JobRun(job, root, data, parameters, device, found?.state, base, callbacks)
-  callbacks.onStart?.(run.start(device))
-  return await run.toEnd(signal)
+  using run = new JobRun(job, data, parameters, device, found?.state, base, callbacks)
+  return await use(run, device)
 }
 
 function refuseOtherRecipe(job: TrainingJob, found: FoundCheckpoint): void {
@@ -149,8 +208,9 @@ function objectiveOf(job: TrainingJob): Objective | undefined {
 /** One life of a job: from the checkpoint that it starts at to its end or its interruption. */
 class JobRun implements Disposable {
   readonly #job: TrainingJob
-  readonly #device: Device
   readonly #root: string
+  readonly #parameters: Parameters
+  readonly #device: Device
   readonly #data: JobData
   readonly #base: BaseModel | undefined
   readonly #callbacks: JobCallbacks
@@ -158,11 +218,13 @@ class JobRun implements Disposable {
   readonly #validation: BatchSource | undefined
   #best: TrainerState['best']
   #validationLoss: number | undefined
-  #saved: { stepsDone: number; folder: string } | undefined
+  readonly #writer: CheckpointWriter
+  #evaluated: number | undefined
+  /** Steps of the checkpoint that the run went back to, until a step succeeds. */
+  #wentBackTo: number | undefined
 
   constructor(
     job: TrainingJob,
-    root: string,
     data: JobData,
     parameters: Parameters,
     device: Device,
@@ -171,14 +233,26 @@ class JobRun implements Disposable {
     callbacks: JobCallbacks,
   ) {
     this.#job = job
+    this.#root = join(job.out, 'checkpoints')
+    this.#parameters = parameters
     this.#device = device
-    this.#root = root
     this.#data = data
     this.#base = base
     this.#callbacks = callbacks
     this.#best = state?.best
+    this.#evaluated = state?.evaluated
+    this.#writer = new CheckpointWriter(parameters, {
+      root: this.#root,
+      keep: job.checkpoint.keep,
+      files: data.kit.files,
+      clock: systemClock,
+      onSaved: (checkpoint) => callbacks.onCheckpoint?.(checkpoint),
+      onFailed: (stepsDone, reason) =>
+        callbacks.onNote?.(`The checkpoint after step ${stepsDone} could not be written: ${reason}`),
+      onStage: callbacks.onSaveStage,
+    })
     this.#validation = data.validation
-    this.#trainer = new Trainer(parameters, device, data.training, {
+    this.#trainer = new Trainer(parameters, device, callbacks.plant?.(data.training) ?? data.training, {
       shape: {
         sequences: job.batch,
         tokens: job.context,
@@ -204,6 +278,9 @@ class JobRun implements Disposable {
       },
       objective: objectiveOf(job),
       stepsDone: state?.stepsDone ?? 0,
+      faults: job.faults,
+      guard: state?.guard,
+      onFault: (fault) => callbacks.onFault?.(fault),
     })
   }
 
@@ -223,22 +300,96 @@ class JobRun implements Disposable {
   }
 
   async toEnd(signal: AbortSignal): Promise<JobResult> {
-    const { steps, evaluate, checkpoint } = this.#job
+    const { steps, checkpoint, out } = this.#job
     const choice = new ThreadChoice(this.#device.threads)
+    const ledger = new StepLedger(out, this.#trainer.stepsDone)
+    // An interruption comes before the evaluation that is due: saving does not wait for it.
+    await this.#evaluateIfDue()
     while (this.#trainer.stepsDone < steps && !signal.aborted) {
-      this.#device.setThreads(choice.threads)
-      const report = await this.#trainer.step()
-      choice.took(report.elapsedMs)
+      const report = await this.#step(choice)
+      const earlier = ledger.add(report)
+      if (earlier !== undefined) this.#callbacks.onNote?.(unequal(earlier, report))
       this.#callbacks.onStep?.(report)
       const { stepsDone } = this.#trainer
-      const last = stepsDone === steps
-      if (last) await this.#evaluate(evaluate.final_batches ?? evaluate.batches)
-      else if (stepsDone % evaluate.every === 0) await this.#evaluate(evaluate.batches)
-      if (last || stepsDone % checkpoint.every === 0) this.#save()
+      if (existsSync(emergencyNote(out))) await this.#saveOnDemand()
+      if (!signal.aborted || stepsDone === steps) await this.#evaluateIfDue()
+      const isDue = stepsDone % checkpoint.every === 0 && stepsDone < steps
+      // What led to a bad step may lie in the weights already: they are not kept.
+      if (isDue && report.outcome === 'updated') await this.#writer.save(this.#state())
     }
     const { stepsDone } = this.#trainer
     const outcome = stepsDone >= steps ? 'finished' : 'stopped'
-    return { outcome, stepsDone, folder: this.#save(), validationLoss: this.#validationLoss }
+    const { folder } = await this.#writer.saveAndWait(this.#state())
+    return { outcome, stepsDone, folder, validationLoss: this.#validationLoss }
+  }
+
+  async #step(choice: ThreadChoice): Promise<StepReport> {
+    this.#device.setThreads(choice.threads)
+    const report = await this.#trainer.step()
+    choice.took(report.elapsedMs)
+    if (report.outcome === 'updated') this.#wentBackTo = undefined
+    if (report.outcome === 'rolled_back') await this.#goBack(report)
+    if (report.outcome === 'stopped') throw diverged(report)
+    return report
+  }
+
+  /** Puts the weights of the newest checkpoint back; twice in a row, those of the one before it. */
+  async #goBack(report: StepReport): Promise<void> {
+    await this.#writer.settled()
+    const before = this.#wentBackTo ?? report.step + 1
+    const found = newestCheckpoint(
+      this.#root,
+      (folder, reason) => this.#callbacks.onNote?.(`The checkpoint ${folder} is damaged (${reason}).`),
+      before,
+    )
+    if (found === undefined) throw diverged(report)
+    restore(found.folder, this.#parameters)
+    this.#wentBackTo = found.state.stepsDone
+    this.#callbacks.onNote?.(
+      `Went back to the weights of ${found.folder}; the samples of steps ${found.state.stepsDone} to ${report.step} are left out.`,
+    )
+  }
+
+  /** Does the steps up to number `last` without a trace on disk. */
+  async replay(last: number, onStep: (entry: LedgerEntry) => void): Promise<void> {
+    const choice = new ThreadChoice(this.#device.threads)
+    while (this.#trainer.stepsDone <= last) onStep(entryOf(await this.#step(choice)))
+  }
+
+  samplesOf(step: number): StepSamples {
+    const { accumulate } = this.#job
+    const { tokenizer } = this.#data.kit
+    const rows: StepSamples['rows'] = []
+    for (let i = 0; i < accumulate; i++) {
+      const { sequences, tokens, ids, weights, documents } = this.#data.training.at(step * accumulate + i)
+      for (let from = 0; from < sequences * tokens; from += tokens) {
+        const held = ids.subarray(from, from + tokens).filter((_, t) => documents?.[from + t] !== -1)
+        const supervisedTokens = weights
+          .subarray(from, from + tokens)
+          .reduce((sum, weight) => sum + Number(weight !== 0), 0)
+        rows.push({ text: tokenizer.decode([...held]), tokens: held.length, supervisedTokens })
+      }
+    }
+    return { places: this.#trainer.samplesOf(step), rows }
+  }
+
+  /** Nothing is being written any more. */
+  async settled(): Promise<void> {
+    await this.#writer.settled()
+  }
+
+  /** The note goes only when what was asked for is on disk. */
+  async #saveOnDemand(): Promise<void> {
+    await this.#writer.saveAndWait(this.#state())
+    rmSync(emergencyNote(this.#job.out), { force: true })
+  }
+
+  async #evaluateIfDue(): Promise<void> {
+    const { steps, evaluate } = this.#job
+    const { stepsDone } = this.#trainer
+    if (stepsDone === 0 || this.#evaluated === stepsDone) return
+    if (stepsDone === steps) await this.#evaluate(evaluate.final_batches ?? evaluate.batches)
+    else if (stepsDone % evaluate.every === 0) await this.#evaluate(evaluate.batches)
   }
 
   async #evaluate(batches: number): Promise<void> {
@@ -246,35 +397,40 @@ class JobRun implements Disposable {
     const { stepsDone } = this.#trainer
     const loss = await this.#trainer.evaluate(this.#validation, batches)
     this.#validationLoss = loss
+    this.#evaluated = stepsDone
     if (this.#best === undefined || loss < this.#best.loss) this.#best = { step: stepsDone, loss }
     this.#callbacks.onEvaluation?.({ stepsDone, loss, batches })
   }
 
-  /** Saves unless this step is saved already. Returns the newest checkpoint's folder. */
-  #save(): string {
-    const { stepsDone, parameters } = this.#trainer
-    if (this.#saved?.stepsDone === stepsDone) return this.#saved.folder
-    const state = {
-      stepsDone,
+  #state(): TrainerState {
+    return {
+      stepsDone: this.#trainer.stepsDone,
       recipe: recipeOf(this.#job),
       dataHash: this.#data.hash,
       best: this.#best,
+      evaluated: this.#evaluated,
+      guard: this.#trainer.guard,
       base: this.#base,
     }
-    const content = {
-      parameters,
-      files: this.#data.kit.files,
-      state,
-    }
-    const folder = saveCheckpoint(this.#root, content, this.#callbacks.onSaveStage)
-    pruneCheckpoints(this.#root, this.#job.checkpoint.keep, this.#best?.step)
-    this.#callbacks.onSaveStage?.('pruned')
-    this.#saved = { stepsDone, folder }
-    this.#callbacks.onCheckpoint?.({ stepsDone, folder })
-    return folder
   }
 
   [Symbol.dispose](): void {
     this.#trainer.dispose()
   }
+}
+
+function diverged({ step, loss, gradientNorm }: StepReport): UserError {
+  return new UserError(
+    `Training diverged in step ${step}: the loss is ${loss} and the gradient's length ${gradientNorm}, and passing over steps and going back did not help.`,
+    {
+      fix: 'Lower the learning rate or lengthen the warm-up, and begin anew, or from a checkpoint (model: {from: FOLDER}).',
+    },
+  )
+}
+
+function unequal(earlier: LedgerEntry, { step, loss, hash }: StepReport): string {
+  return (
+    `Step ${step} came out otherwise than before (loss ${loss} instead of ${earlier.loss}, hash ${hash.slice(0, 12)} ` +
+    `instead of ${earlier.hash.slice(0, 12)}): another kind of processor, another build, or faulty memory.`
+  )
 }

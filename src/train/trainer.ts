@@ -4,7 +4,6 @@
  */
 import { assert } from '../base/assert.ts'
 import { type Clock, systemClock } from '../base/clock.ts'
-import { UserError } from '../base/errors.ts'
 import type { Device } from '../runtime/device.ts'
 import { type Batch, type BatchSource, supervisedCount } from './batch.ts'
 import { LossGraph } from './loss-graph.ts'
@@ -12,6 +11,8 @@ import type { GraphShape, LearningGraph, Objective } from './objective.ts'
 import { AdamW, type AdamWOptions } from './optimizer.ts'
 import type { Parameters } from './parameters.ts'
 import { learningRateAt, type Schedule } from './schedule.ts'
+import { type FaultLimits, faultFields, type GuardState, StepGuard, type Verdict } from './step-guard.ts'
+import { stepHash } from './step-hash.ts'
 
 export interface TrainerOptions {
   shape: GraphShape
@@ -23,7 +24,23 @@ export interface TrainerOptions {
   objective?: Objective | undefined
   /** Steps that were done before, on a resume. */
   stepsDone?: number
+  /** What is done about steps that cannot be used. */
+  faults?: FaultLimits
+  guard?: GuardState | undefined
+  onFault?: (fault: StepFault) => void
   clock?: Clock
+}
+
+/** A step that came out wrong, and what was done about it. */
+export interface StepFault {
+  step: number
+  kind: 'not_a_number' | 'spike'
+  loss: number
+  gradientNorm: number
+  usualNorm: number
+  action: 'recomputed' | 'skipped' | 'rolled_back' | 'stopped'
+  /** Where the samples of the step stand. */
+  samples: string[]
 }
 
 export interface StepReport {
@@ -39,6 +56,18 @@ export interface StepReport {
   /** What the objective says beside its loss. */
   metrics: Readonly<Record<string, number>>
   elapsedMs: number
+  /** Of step-hash.ts. */
+  hash: string
+  /** `rolled_back` asks the owner to put earlier weights in place, `stopped` to give up; nothing was updated. */
+  outcome: 'updated' | 'skipped' | 'rolled_back' | 'stopped'
+}
+
+interface Measured {
+  loss: number
+  supervisedTokens: number
+  /** By parameter. */
+  norms: number[]
+  gradientNorm: number
 }
 
 const nextToken: Objective = {
@@ -55,6 +84,7 @@ export class Trainer implements Disposable {
   readonly #graph: LearningGraph
   readonly #optimizer: AdamW
   readonly #clock: Clock
+  readonly #guard: StepGuard
   #evaluation: LearningGraph | undefined
   #stepsDone: number
 
@@ -64,6 +94,7 @@ export class Trainer implements Disposable {
     this.#batches = batches
     this.#options = options
     this.#clock = options.clock ?? systemClock
+    this.#guard = new StepGuard(options.faults ?? faultFields.parse({}), options.guard)
     this.#stepsDone = options.stepsDone ?? 0
     this.#objective = options.objective ?? nextToken
     this.#graph = this.#objective.graph(parameters, device, options.shape, 'train')
@@ -84,20 +115,64 @@ export class Trainer implements Disposable {
     const step = this.#stepsDone
     const { accumulate } = this.#options
     const batches = Array.from({ length: accumulate }, (_, i) => this.#batches.at(step * accumulate + i))
-    const { loss, supervisedTokens } = await this.#gradients(batches)
-    const norms = await this.#optimizer.gradientNorms()
-    const gradientNorm = Math.hypot(...norms)
-    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
-      this.parameters.clearGradients()
-      throw diverged(step, loss, gradientNorm)
-    }
+    const { measured, verdict } = await this.#measureWell(step, batches)
+    const { loss, supervisedTokens, norms, gradientNorm } = measured
     const learningRate = learningRateAt(this.#options.schedule, step)
-    await this.#optimizer.update(step, learningRate, gradientNorm)
+    const outcome = verdict === 'good' ? 'updated' : this.#guard.refuse()
+    if (verdict === 'good') {
+      await this.#optimizer.update(step, learningRate, gradientNorm)
+      this.#guard.accept(gradientNorm)
+    } else {
+      this.parameters.clearGradients()
+      this.#report(step, verdict, measured, outcome as StepFault['action'])
+    }
     this.#stepsDone++
     const tokens = batches.reduce((sum, batch) => sum + batch.ids.length, 0)
     const elapsedMs = this.#clock.nowMs() - startedMs
     const metrics = this.#graph.takeMetrics?.() ?? {}
-    return { step, loss, gradientNorm, learningRate, tokens, supervisedTokens, metrics, elapsedMs }
+    const hash = stepHash(batches, loss, norms)
+    const counts = { tokens, supervisedTokens }
+    return { step, loss, gradientNorm, learningRate, ...counts, metrics, elapsedMs, hash, outcome }
+  }
+
+  /** What a checkpoint has to remember of the guard. */
+  get guard(): GuardState {
+    return this.#guard.state
+  }
+
+  /** A step that cannot be used is computed again: a fault of the machine does not come twice. */
+  async #measureWell(
+    step: number,
+    batches: readonly Batch[],
+  ): Promise<{ measured: Measured; verdict: Verdict }> {
+    const first = await this.#measure(batches)
+    const verdict = this.#guard.judge(first.loss, first.gradientNorm)
+    if (verdict === 'good') return { measured: first, verdict }
+    this.parameters.clearGradients()
+    const measured = await this.#measure(batches)
+    const again = this.#guard.judge(measured.loss, measured.gradientNorm)
+    if (again === 'good') this.#report(step, verdict, first, 'recomputed')
+    return { measured, verdict: again }
+  }
+
+  async #measure(batches: readonly Batch[]): Promise<Measured> {
+    const { loss, supervisedTokens } = await this.#gradients(batches)
+    const norms = await this.#optimizer.gradientNorms()
+    return { loss, supervisedTokens, norms, gradientNorm: Math.hypot(...norms) }
+  }
+
+  #report(step: number, kind: StepFault['kind'], measured: Measured, action: StepFault['action']): void {
+    const { loss, gradientNorm } = measured
+    const { usualNorm } = this.#guard.state
+    const samples = this.samplesOf(step)
+    this.#options.onFault?.({ step, kind, loss, gradientNorm, usualNorm, action, samples })
+  }
+
+  /** Where the samples of a step stand, as far as its source knows. */
+  samplesOf(step: number): string[] {
+    const { accumulate } = this.#options
+    const numbers = Array.from({ length: accumulate }, (_, i) => step * accumulate + i)
+    return numbers.flatMap((number) => this.#batches.samplesAt?.(number) ?? [`micro-batch ${number}`])
   }
 
   /** Every micro-batch weighs by its share of what the step counts: 1 x 8 equals 8 x 1. */
@@ -143,11 +218,4 @@ export class Trainer implements Disposable {
   [Symbol.dispose](): void {
     this.dispose()
   }
-}
-
-function diverged(step: number, loss: number, gradientNorm: number): UserError {
-  return new UserError(
-    `Training diverged in step ${step}: the loss is ${loss} and the gradient's length ${gradientNorm}. The weights are those before this step.`,
-    { fix: 'Lower the learning rate or lengthen the warm-up, then resume from an earlier checkpoint.' },
-  )
 }

@@ -26,13 +26,25 @@ export class RandomWindows implements BatchSource {
     this.#seed = seed
   }
 
+  /** Place of the first token of row `row`. */
+  #startOf(index: number, row: number): number {
+    const places = this.#stream.length - this.#tokens
+    return Math.floor(uniformAt(this.#seed, index * this.#sequences + row) * places)
+  }
+
+  samplesAt(index: number): string[] {
+    return Array.from({ length: this.#sequences }, (_, row) => {
+      const start = this.#startOf(index, row)
+      return `tokens ${start}-${start + this.#tokens} of the training text`
+    })
+  }
+
   at(index: number): Batch {
     const [sequences, tokens, stream] = [this.#sequences, this.#tokens, this.#stream]
     const ids = new Int32Array(sequences * tokens)
     const targets = new Int32Array(sequences * tokens)
     for (let row = 0; row < sequences; row++) {
-      const places = stream.length - tokens
-      const start = Math.floor(uniformAt(this.#seed, index * sequences + row) * places)
+      const start = this.#startOf(index, row)
       ids.set(stream.subarray(start, start + tokens), row * tokens)
       targets.set(stream.subarray(start + 1, start + tokens + 1), row * tokens)
     }

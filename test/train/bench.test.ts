@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { measure, sizes } from '../../bench/checkpoint-stall.ts'
 import { trainOnce } from '../../bench/shakespeare.ts'
 import { ropeway, shapes } from '../../bench/train-vs-pytorch.ts'
 
@@ -23,4 +24,10 @@ test('the Shakespeare bench records the loss, the curve and where it was measure
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
+})
+
+test('the bench of checkpoints counts those that were written beside steps', async () => {
+  const figures = await measure(sizes.small)
+  expect(figures.checkpoints).toBe(2)
+  expect(figures.stallPercent).toBeGreaterThan(0)
 })

@@ -11,13 +11,16 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { Random } from '../../src/base/random.ts'
 import { openModel } from '../../src/models/open.ts'
 import { Device } from '../../src/runtime/device.ts'
 import { loadTokenizer } from '../../src/tokenizer/tokenizer.ts'
-import { checkpointNames, saveStages } from '../../src/train/checkpoint.ts'
+import { checkpointNames } from '../../src/train/checkpoint.ts'
+import { saveStages } from '../../src/train/checkpoint-save.ts'
 import { loadModel } from '../../src/train/parameters.ts'
-import { runTrainingJob } from '../../src/train/run-job.ts'
+import { emergencyNote, runTrainingJob } from '../../src/train/run-job.ts'
 import { hashOf, tinyJob } from './tiny-job.ts'
 
 const root = mkdtempSync(join(tmpdir(), 'ropeway-train-'))
@@ -36,18 +39,87 @@ describe('killed and resumed, a run ends with the weights of the uninterrupted r
   test.concurrent.each(moments)('killed at $where, time $count', async ({ where, count }) => {
     const folder = join(root, `${where}-${count}`)
     const command = ['--import', 'tsx', child, folder, where, String(count)]
-    const [, signal] = await once(spawn(process.execPath, command, { stdio: 'inherit' }), 'exit')
+    const [, signal] = await once(
+      spawn(process.execPath, command, { stdio: ['ignore', 'ignore', 'inherit'] }),
+      'exit',
+    )
     expect(signal).toBe('SIGKILL')
     const started: number[] = []
     const result = await runTrainingJob(tinyJob(folder), {
       onStart: ({ stepsDone }) => started.push(stepsDone),
     })
-    // A save that came as far as its rename counts; one that did not never happened.
-    expect(started).toEqual([where === 'renamed' || where === 'pruned' ? 8 : 4])
+    // A save that came as far as its rename counts; one that did not never happened. Steps do not wait for either.
+    if (where === 'step') expect([0, 4]).toContain(started[0])
+    else expect(started).toEqual([where === 'renamed' || where === 'pruned' ? 8 : 4])
     expect(hashOf(result.folder)).toBe(uninterrupted)
     const left = readdirSync(join(folder, 'out', 'checkpoints')).filter((name) => name.startsWith('.'))
     expect(left).toEqual([])
   })
+})
+
+test('killed from outside again and again, with another number of threads each time, a run ends with the same bits', async () => {
+  const folder = join(root, 'random')
+  const random = new Random(11)
+  const lives: number[] = []
+  const changes = { steps: 48, checkpoint: { every: 3 } }
+  for (let life = 0; life < 7; life++) {
+    const given = JSON.stringify({ ...changes, threads: 1 + (life % 3) })
+    const command = ['--import', 'tsx', child, folder, 'never', '0', given]
+    const running = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'inherit'] })
+    let left = 4 + random.integer(24)
+    const lines = createInterface({ input: running.stdout })
+    lines.on('line', () => {
+      if (--left === 0) running.kill('SIGKILL')
+    })
+    const [code, signal] = await once(running, 'exit')
+    lives.push(checkpointNames(join(folder, 'out', 'checkpoints')).length)
+    if (signal !== 'SIGKILL') expect(code).toBe(0)
+  }
+  expect(lives.some((checkpoints) => checkpoints > 0)).toBe(true)
+  const result = await runTrainingJob(tinyJob(folder, changes))
+  expect(result.outcome).toBe('finished')
+  const whole = await runTrainingJob(tinyJob(join(root, 'random-whole'), changes))
+  expect(hashOf(result.folder)).toBe(hashOf(whole.folder))
+})
+
+test('a note in the folder is answered by a checkpoint after the step in hand, and training goes on', async () => {
+  const folder = join(root, 'on-demand')
+  const saved: number[] = []
+  const result = await runTrainingJob(tinyJob(folder, { checkpoint: { every: 100 } }), {
+    onStep: ({ step }) => {
+      if (step === 4) writeFileSync(emergencyNote(join(folder, 'out')), '')
+    },
+    onCheckpoint: ({ stepsDone }) => saved.push(stepsDone),
+  })
+  expect(saved).toEqual([5, 12])
+  expect(existsSync(emergencyNote(join(folder, 'out')))).toBe(false)
+  expect(hashOf(result.folder)).toBe(uninterrupted)
+})
+
+test('an interruption is saved before the evaluation that is due, which the next life makes up for', async () => {
+  const folder = join(root, 'interrupted')
+  const controller = new AbortController()
+  const evaluated: number[] = []
+  const onEvaluation = ({ stepsDone }: { stepsDone: number }) => evaluated.push(stepsDone)
+  const onStep = ({ step }: { step: number }) => step === 5 && controller.abort()
+  await runTrainingJob(tinyJob(folder), { onStep, onEvaluation }, controller.signal)
+  expect(evaluated).toEqual([])
+  await runTrainingJob(tinyJob(folder), { onEvaluation })
+  expect(evaluated).toEqual([6, 12])
+})
+
+test('a checkpoint that cannot be written is told, and the run goes on', async () => {
+  const folder = join(root, 'unwritable')
+  const notes: string[] = []
+  let saves = 0
+  const result = await runTrainingJob(tinyJob(folder), {
+    onNote: (text) => notes.push(text),
+    onSaveStage: (stage) => {
+      if (stage === 'model' && ++saves === 1) throw new Error('no space left on the disk')
+    },
+  })
+  expect(notes.join('\n')).toMatch(/checkpoint after step 4 could not be written: no space left/)
+  expect(hashOf(result.folder)).toBe(uninterrupted)
 })
 
 test('aborted and resumed, a run ends with the weights of the uninterrupted run', async () => {

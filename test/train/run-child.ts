@@ -1,9 +1,9 @@
-/** Runs the tiny job in a process of its own that kills itself: `run-child.ts FOLDER WHERE COUNT`. */
+/** Runs the tiny job in a process of its own that kills itself: `run-child.ts FOLDER WHERE COUNT [CHANGES]`. Steps are lines on stdout. */
 
 import { runTrainingJob } from '../../src/train/run-job.ts'
 import { tinyJob } from './tiny-job.ts'
 
-const [folder, where, count] = process.argv.slice(2) as [string, string, string]
+const [folder, where, count, changes = '{}'] = process.argv.slice(2) as [string, string, string, string?]
 let left = Number(count)
 
 /** SIGKILL at the given moment, the `count`-th time that it comes. */
@@ -11,7 +11,12 @@ function pass(moment: string): void {
   if (moment === where && --left === 0) process.kill(process.pid, 'SIGKILL')
 }
 
-runTrainingJob(tinyJob(folder), { onStep: () => pass('step'), onSaveStage: pass }).then(
+function onStep({ step }: { step: number }): void {
+  console.log(step)
+  pass('step')
+}
+
+runTrainingJob(tinyJob(folder, JSON.parse(changes)), { onStep, onSaveStage: pass }).then(
   () => process.exit(0),
   (error) => {
     console.error(error)

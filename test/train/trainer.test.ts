@@ -1,8 +1,10 @@
 import { afterAll, expect, test } from 'vitest'
 import { Device } from '../../src/runtime/device.ts'
+import { LossGraph } from '../../src/train/loss-graph.ts'
 import { modelConfig } from '../../src/train/model-config.ts'
+import type { Objective } from '../../src/train/objective.ts'
 import { createModel, type Parameters } from '../../src/train/parameters.ts'
-import { Trainer, type TrainerOptions } from '../../src/train/trainer.ts'
+import { type StepFault, Trainer, type TrainerOptions } from '../../src/train/trainer.ts'
 import { RandomWindows } from '../../src/train/windows.ts'
 
 const one = new Device({ device: 'cpu', threads: 1 })
@@ -70,16 +72,60 @@ test('an evaluation changes nothing that the run computes', async () => {
   expect(losses).toEqual((await trained(one, 8, 1)).losses)
 })
 
-test('a loss that is no number stops the run and leaves the weights as they were', async () => {
+test('a step whose loss is no number is passed over and leaves weights and moments as they were', async () => {
   using parameters = createModel(config, 7, one)
   const spoilt = parameters.weight('model.layers.1.mlp.up_proj.weight')
   const values = spoilt.toFloats()
   values[3] = Number.POSITIVE_INFINITY
   spoilt.write(values)
-  const before = parameters.all.map(({ weight }) => [...weight.toFloats()])
-  using run = trainer(parameters, one, 4)
-  await expect(run.step()).rejects.toThrow(/diverged in step 0/)
-  expect(parameters.all.map(({ weight }) => [...weight.toFloats()])).toEqual(before)
+  const state = () => parameters.all.flatMap(({ weight, mean }) => [...weight.toFloats(), ...mean.toFloats()])
+  const before = state()
+  const faults: StepFault[] = []
+  using run = trainer(parameters, one, 4, {
+    onFault: (fault) => faults.push(fault),
+    faults: { spike_factor: 0, skips: 1, rollbacks: 1 },
+  })
+  const outcomes = []
+  for (let step = 0; step < 4; step++) outcomes.push((await run.step()).outcome)
+  expect(outcomes).toEqual(['skipped', 'rolled_back', 'skipped', 'stopped'])
+  expect(faults.map(({ step, kind, action }) => [step, kind, action])).toEqual(
+    outcomes.map((action, step) => [step, 'not_a_number', action]),
+  )
+  expect(faults[0]!.samples).toHaveLength(4)
+  expect(faults[0]!.samples[0]).toMatch(/^tokens \d+-\d+ of the training text$/)
+  expect(state()).toEqual(before)
+})
+
+test('a fault of the machine that does not come twice is computed again and leaves no trace', async () => {
+  const clean = await trained(one, 4, 1)
+  using parameters = createModel(config, 7, one)
+  let runs = 0
+  const objective: Objective = {
+    count: (batch) => batch.ids.length,
+    graph: (...given) => {
+      const graph = new LossGraph(...given)
+      return {
+        get scratchBytes() {
+          return graph.scratchBytes
+        },
+        run: async (batch, scale) => {
+          const loss = await graph.run(batch, scale)
+          return ++runs === 3 ? Number.NaN : loss
+        },
+        dispose: () => graph.dispose(),
+        [Symbol.dispose]: () => graph.dispose(),
+      }
+    },
+  }
+  const faults: StepFault[] = []
+  using run = trainer(parameters, one, 4, { objective, onFault: (fault) => faults.push(fault) })
+  const losses: number[] = []
+  for (let step = 0; step < 8; step++) losses.push((await run.step()).loss)
+  expect(faults.map(({ step, kind, action }) => [step, kind, action])).toEqual([
+    [2, 'not_a_number', 'recomputed'],
+  ])
+  expect(losses).toEqual(clean.losses)
+  expect(parameters.all.map(({ weight }) => [...weight.toFloats()])).toEqual(clean.weights)
 })
 
 test('weights that decay without gradient shrink, norms do not', async () => {

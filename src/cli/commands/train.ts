@@ -1,8 +1,10 @@
+import { writeFileSync } from 'node:fs'
 import { dirname, relative, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { UserError } from '../../base/errors.ts'
 import { isAdapterFolder } from '../../models/adapter.ts'
 import { parseTrainingJob } from '../../train/job.ts'
+import { emergencyNote } from '../../train/run-job.ts'
 import { cacheFolder } from '../home.ts'
 import { readJobFile } from '../job-file.ts'
 import { wholeNumber } from '../options.ts'
@@ -53,6 +55,9 @@ async function trainHere(file: string, flags: TrainFlags): Promise<void> {
   const changed = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
   const job = { ...parseTrainingJob({ ...given, ...changed }, folder), cacheFolder: cacheFolder() }
   const stop = shutdownSignal()
+  // On demand: a checkpoint after the step in hand, and on with it.
+  const onDemand = () => writeFileSync(emergencyNote(job.out), '')
+  process.on('SIGUSR2', onDemand)
   const emit = (event: Record<string, unknown>) => process.stdout.write(`${JSON.stringify(event)}\n`)
   try {
     const result = await runShown(job, stop.signal, flags.json === true ? emit : undefined)
@@ -74,6 +79,7 @@ async function trainHere(file: string, flags: TrainFlags): Promise<void> {
         : `  ropeway generate ${model} -p "..."\n  ropeway serve ${model}`,
     )
   } finally {
+    process.off('SIGUSR2', onDemand)
     stop.dispose()
   }
 }

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { assert } from '../../base/assert.ts'
 import { type Batch, type BatchSource, emptyBatch } from '../batch.ts'
 import { EpochOrder } from '../data/epoch-order.ts'
-import type { Sample } from '../data/sample.ts'
+import { placeOf, type Sample } from '../data/sample.ts'
 
 export interface Pair {
   left: Sample
@@ -46,6 +46,14 @@ export class PairBatches implements BatchSource {
   at(index: number): PairBatch {
     const first = index * this.#sequences
     return this.batchOf(Array.from({ length: this.#sequences }, (_, row) => this.#order.at(first + row)))
+  }
+
+  samplesAt(index: number): string[] {
+    const first = index * this.#sequences
+    return Array.from({ length: this.#sequences }, (_, row) => {
+      const { left } = this.pairs[this.#order.at(first + row)]!
+      return placeOf(left.source)
+    })
   }
 
   /** The pairs of these numbers in this order. */

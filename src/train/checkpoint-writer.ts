@@ -1,0 +1,91 @@
+/**
+ * Checkpoints beside the steps: a save holds training up for as long as the copying takes, and writes what was copied
+ * while the next steps run. One is written at a time.
+ */
+import type { Clock } from '../base/clock.ts'
+import { messageOf } from '../base/errors.ts'
+import { pruneCheckpoints, type TrainerState } from './checkpoint.ts'
+import { type SaveStage, saveCheckpoint } from './checkpoint-save.ts'
+import type { Parameters } from './parameters.ts'
+import { Snapshot } from './snapshot.ts'
+
+export interface SavedCheckpoint {
+  stepsDone: number
+  folder: string
+  /** How long training stood still for it. */
+  stallMs: number
+  /** From the copy to the last rename. */
+  writeMs: number
+}
+
+export interface WriterOptions {
+  root: string
+  /** How many of the newest are kept, beside the best. */
+  keep: number
+  files: Readonly<Record<string, string>>
+  clock: Clock
+  onSaved: (checkpoint: SavedCheckpoint) => void
+  onFailed: (stepsDone: number, reason: string) => void
+  onStage?: ((stage: SaveStage) => void) | undefined
+}
+
+export class CheckpointWriter {
+  readonly #parameters: Parameters
+  readonly #options: WriterOptions
+  #snapshot: Snapshot | undefined
+  #writing: Promise<void> = Promise.resolve()
+  #asked: number | undefined
+  #newest: SavedCheckpoint | undefined
+
+  constructor(parameters: Parameters, options: WriterOptions) {
+    this.#parameters = parameters
+    this.#options = options
+  }
+
+  /**
+   * Copies what is there and returns; what was copied is written in the background. A save that is still being written
+   * is waited for first. One that fails is reported and leaves the checkpoints before it as they were.
+   */
+  async save(state: TrainerState): Promise<void> {
+    if (this.#asked === state.stepsDone) return
+    const { clock } = this.#options
+    const startedMs = clock.nowMs()
+    await this.#writing
+    this.#snapshot ??= new Snapshot(this.#parameters)
+    this.#snapshot.take()
+    this.#asked = state.stepsDone
+    const copiedMs = clock.nowMs()
+    this.#writing = this.#write(this.#snapshot, state, copiedMs - startedMs).catch((error: unknown) => {
+      this.#asked = undefined
+      this.#options.onFailed(state.stepsDone, messageOf(error))
+    })
+  }
+
+  /** Saves now and waits until it is on disk. Throws when it cannot be. */
+  async saveAndWait(state: TrainerState): Promise<SavedCheckpoint> {
+    await this.#writing
+    if (this.#newest?.stepsDone === state.stepsDone) return this.#newest
+    this.#snapshot ??= new Snapshot(this.#parameters)
+    this.#snapshot.take()
+    this.#asked = state.stepsDone
+    await this.#write(this.#snapshot, state, 0)
+    return this.#newest!
+  }
+
+  /** Nothing is being written any more. */
+  async settled(): Promise<void> {
+    await this.#writing
+  }
+
+  async #write(snapshot: Snapshot, state: TrainerState, stallMs: number): Promise<void> {
+    const { root, keep, files, clock, onStage } = this.#options
+    const { stepsDone, best } = state
+    const startedMs = clock.nowMs()
+    const folder = await saveCheckpoint(root, { snapshot, files, state }, onStage)
+    const writeMs = clock.nowMs() - startedMs
+    this.#newest = { stepsDone, folder, stallMs, writeMs }
+    pruneCheckpoints(root, keep, best?.step)
+    onStage?.('pruned')
+    this.#options.onSaved(this.#newest)
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * A copy of everything that training changes, so that it can be written while training goes on. Its memory is kept
+ * from one copy to the next.
+ */
+import type { TensorToWrite } from '../formats/source.ts'
+import type { Parameter, Parameters, SavedForm } from './parameters.ts'
+
+interface Copy {
+  parameter: Parameter
+  weight: Float32Array
+  mean: Float32Array
+  square: Float32Array
+}
+
+export class Snapshot {
+  readonly saved: SavedForm
+  readonly #copies: readonly Copy[]
+
+  constructor(parameters: Parameters) {
+    this.saved = parameters.saved
+    this.#copies = parameters.all.map((parameter) => {
+      const { size } = parameter.weight
+      return {
+        parameter,
+        weight: new Float32Array(size),
+        mean: new Float32Array(size),
+        square: new Float32Array(size),
+      }
+    })
+  }
+
+  /** Copies what is there now. */
+  take(): void {
+    for (const { parameter, weight, mean, square } of this.#copies) {
+      parameter.weight.read(weight)
+      parameter.mean.read(mean)
+      parameter.square.read(square)
+    }
+  }
+
+  /** Weights as the checkpoint format has them: GPT-2's products are stored transposed. */
+  weights(): TensorToWrite[] {
+    return this.#copies.map(({ parameter: { spec }, weight }) => {
+      if (spec.transposed !== true) return plain(spec.name, spec.shape, weight)
+      const [outputs, inputs] = spec.shape as [number, number]
+      const data = () => turnedPieces(weight, outputs, inputs)
+      return { name: spec.name, dtype: 'F32', shape: [inputs, outputs], data }
+    })
+  }
+
+  /** AdamW's moments: `mean.NAME` and `square.NAME`. */
+  moments(): TensorToWrite[] {
+    return this.#copies.flatMap(({ parameter: { spec }, mean, square }) => [
+      plain(`mean.${spec.name}`, spec.shape, mean),
+      plain(`square.${spec.name}`, spec.shape, square),
+    ])
+  }
+}
+
+/** Small, so that hashing one between two steps keeps nobody waiting. */
+const pieceBytes = 1 << 20
+
+function plain(name: string, shape: readonly number[], values: Float32Array): TensorToWrite {
+  return { name, dtype: 'F32', shape, data: () => pieces(values) }
+}
+
+function* pieces(values: Float32Array): Generator<Uint8Array> {
+  const bytes = bytesOf(values)
+  for (let offset = 0; offset < bytes.length; offset += pieceBytes)
+    yield bytes.subarray(offset, offset + pieceBytes)
+}
+
+/** [rows, columns] as [columns, rows], a few columns at a time. */
+function* turnedPieces(values: Float32Array, rows: number, columns: number): Generator<Uint8Array> {
+  const columnsAtOnce = Math.max(1, Math.floor(pieceBytes / 4 / rows))
+  for (let from = 0; from < columns; from += columnsAtOnce) {
+    const to = Math.min(columns, from + columnsAtOnce)
+    const piece = new Float32Array((to - from) * rows)
+    for (let row = 0; row < rows; row++)
+      for (let column = from; column < to; column++)
+        piece[(column - from) * rows + row] = values[row * columns + column]!
+    yield bytesOf(piece)
+  }
+}
+
+function bytesOf(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+}
