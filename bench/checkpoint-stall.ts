@@ -14,7 +14,7 @@ import { describeSetting } from './harness/machine.ts'
 export const sizes = {
   /** Runs in `npm test`. */
   small: { layers: 1, width: 16, batch: 2, context: 8, steps: 6, every: 2 },
-  large: { layers: 6, width: 512, batch: 2, context: 128, steps: 40, every: 10 },
+  large: { layers: 6, width: 512, batch: 2, context: 128, steps: 201, every: 100 },
 }
 
 export interface Stall {
@@ -25,8 +25,8 @@ export interface Stall {
   writeMs: number
   /** All stalls over the time of the whole run. */
   stallPercent: number
-  /** Median step while a checkpoint is written against the median of the others. */
-  stepRatio: number
+  /** The same with what steps took longer beside a checkpoint that is being written. */
+  costPercent: number
 }
 
 export async function measure(size: (typeof sizes)['small']): Promise<Stall> {
@@ -56,18 +56,21 @@ export async function measure(size: (typeof sizes)['small']): Promise<Stall> {
       onStep: ({ elapsedMs }) => stepEndsMs.push({ ms: elapsedMs, atMs: performance.now() }),
       onCheckpoint: (saved) => saves.push({ ...saved, atMs: performance.now() }),
     })
+    const usualMs = median(stepEndsMs)
     const wholeMs = stepEndsMs.at(-1)!.atMs - startMs
     // The last one is waited for: there is no training left beside it.
     const beside = saves.filter(({ stepsDone }) => stepsDone < steps)
     const isBeside = ({ ms, atMs }: { ms: number; atMs: number }) =>
       beside.some((save) => atMs > save.atMs - save.writeMs && atMs - ms < save.atMs)
+    const stallsMs = beside.reduce((sum, { stallMs }) => sum + stallMs, 0)
+    const slowerMs = stepEndsMs.filter(isBeside).reduce((sum, { ms }) => sum + ms - usualMs, 0)
     return {
       parameters,
       checkpoints: beside.length,
       stallMs: Math.max(...beside.map(({ stallMs }) => stallMs)),
       writeMs: Math.max(...beside.map(({ writeMs }) => writeMs)),
-      stallPercent: (100 * beside.reduce((sum, { stallMs }) => sum + stallMs, 0)) / wholeMs,
-      stepRatio: median(stepEndsMs.filter(isBeside)) / median(stepEndsMs.filter((step) => !isBeside(step))),
+      stallPercent: (100 * stallsMs) / wholeMs,
+      costPercent: (100 * (stallsMs + slowerMs)) / wholeMs,
     }
   } finally {
     rmSync(folder, { recursive: true, force: true })
