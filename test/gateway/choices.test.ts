@@ -66,7 +66,7 @@ test("load is a replica's last word and what was sent and came back since", () =
   const clock = new ManualClock()
   const roster = new Roster(clock, 1)
   const end = roster.begin(replicas[0]!, noPrompt)
-  roster.heard('a', 5)
+  roster.heard('a', { running: 3, waiting: 2, cacheBlocks: { free: 1, cached: 0, held: 1 } })
   roster.begin(replicas[0]!, noPrompt)
   expect(roster.load('a')).toBe(6)
   end()

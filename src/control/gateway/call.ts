@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import type { Exchange } from '../../http/exchange.ts'
 import { Problem } from '../../http/problem.ts'
 import { PrefixAffinity } from './affinity.ts'
+import type { AnswerRecord } from './answer-record.ts'
 import type { Caller } from './keys.ts'
 import type { Bill } from './ledger.ts'
 import type { Deployment, Target, Version } from './replicas.ts'
@@ -22,8 +23,12 @@ export interface Call {
   readonly arrivedMs: number
   /** What the client wrote into `model`, and reads there again. */
   readonly asked: string
+  /** What the client sent. */
+  readonly given: Body
   /** What the replica gets. */
   readonly body: Body
+  /** Fills as the answer goes out, where somebody wants to have it. */
+  readonly record?: AnswerRecord
   readonly streams: boolean
   /** Whether the client itself asked for usage in its stream. */
   readonly wantsUsage: boolean

@@ -42,13 +42,17 @@ const deployment = z
     public: z.boolean().default(false),
     created: z.int().min(0).default(0),
     defaults: z.record(z.string(), z.unknown()).default({}),
+    shadow: z.strictObject({ version: name, share: z.number().gt(0).max(1) }).optional(),
+    /** Write requests and answers down (with --request-log). */
+    logged: z.boolean().default(false),
     /** The short form of a deployment with one version. */
     model: name.optional(),
     replicas: z.array(replica).max(1000).optional(),
     versions: z.array(version).max(100).optional(),
   })
-  .transform(({ model, replicas, versions, ...rest }) => ({
+  .transform(({ model, replicas, versions, shadow, ...rest }) => ({
     ...rest,
+    ...(shadow !== undefined && { shadow }),
     versions: versions ?? [
       {
         id: 'v1',

@@ -1,5 +1,5 @@
 import type { ReplicaTable } from './replicas.ts'
-import type { Roster } from './roster.ts'
+import type { ReplicaGauges, Roster } from './roster.ts'
 import { ReplicaLost, type Upstreams } from './upstream.ts'
 
 /** Replicas that are asked at once. */
@@ -33,8 +33,8 @@ export class GaugePoller {
       for (let replica = waiting.pop(); replica !== undefined; replica = waiting.pop()) {
         try {
           const signal = AbortSignal.any([this.#closed.signal, AbortSignal.timeout(askMs)])
-          const requests = requestsIn(await this.#upstreams.get(replica, '/metrics', signal))
-          if (requests !== undefined) this.#roster.heard(replica.id, requests)
+          const gauges = gaugesIn(await this.#upstreams.get(replica, '/metrics', signal))
+          if (gauges !== undefined) this.#roster.heard(replica.id, gauges)
         } catch (error) {
           // No gauges: the choice goes by what we know ourselves. Requests find out whether it is alive.
           if (!(error instanceof ReplicaLost)) throw error
@@ -51,8 +51,21 @@ export class GaugePoller {
   }
 }
 
-/** Running and waiting requests in an engine's metrics; undefined where there are none. */
-export function requestsIn(metrics: string): number | undefined {
-  const counts = [...metrics.matchAll(/^ropeway_requests\{state="(?:running|waiting)"\} (\d+)$/gm)]
-  return counts.length === 0 ? undefined : counts.reduce((sum, [, count]) => sum + Number(count), 0)
+/** What an engine says of itself, in Prometheus' text format; undefined where it says nothing of its requests. */
+export function gaugesIn(metrics: string): ReplicaGauges | undefined {
+  const values = new Map<string, number>()
+  for (const [, name, state, value] of metrics.matchAll(
+    /^ropeway_(requests|cache_blocks)\{state="(\w+)"\} (\d+)$/gm,
+  ))
+    values.set(`${name} ${state}`, Number(value))
+  const [running, waiting] = [values.get('requests running'), values.get('requests waiting')]
+  if (running === undefined && waiting === undefined) return undefined
+  return {
+    ...{ running: running ?? 0, waiting: waiting ?? 0 },
+    cacheBlocks: {
+      free: values.get('cache_blocks free') ?? 0,
+      cached: values.get('cache_blocks cached') ?? 0,
+      held: values.get('cache_blocks held') ?? 0,
+    },
+  }
 }

@@ -1,5 +1,7 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { Clock } from '../../base/clock.ts'
+import type { Fleet } from './replicas.ts'
+import type { ShadowOutcome } from './shadow-outcome.ts'
 import { Window, type WindowSummary } from './windows.ts'
 
 /** How a request ended at the gateway. */
@@ -12,7 +14,14 @@ export interface VersionCounters {
   failures: number
 }
 
-/** What `deployments metrics` shows of one deployment or version over a window. */
+/** Whose time it was. */
+export interface Whose {
+  readonly deployment: string
+  readonly version: string
+  readonly replica: string
+}
+
+/** Latencies of a deployment, a version or a replica over a window. */
 export interface LatencyReport {
   firstTokenMs: WindowSummary | undefined
   perTokenMs: WindowSummary | undefined
@@ -40,6 +49,7 @@ export class GatewayMetrics {
   readonly #queue: Histogram<'deployment'>
   readonly #inFlight: Gauge<'deployment'>
   readonly #ejections: Counter
+  readonly #shadows: Counter<'deployment' | 'version' | 'outcome'>
   readonly #windows = new Map<string, Windows>()
   readonly #counters = new Map<string, VersionCounters>()
 
@@ -80,6 +90,17 @@ export class GatewayMetrics {
       help: 'Times that a replica was left alone for a while after failures.',
       registers,
     })
+    this.#shadows = new Counter({
+      name: 'ropeway_gateway_shadow_total',
+      help: 'Copies of requests by what became of them beside the answer that the client got.',
+      labelNames: ['deployment', 'version', 'outcome'],
+      registers,
+    })
+  }
+
+  shadowed(deployment: string, version: string, outcome: ShadowOutcome): void {
+    this.#shadows.inc({ deployment, version, outcome })
+    if (outcome !== 'skipped') this.#count(deployment, version, outcome === 'failed')
   }
 
   began(deployment: string): void {
@@ -89,11 +110,15 @@ export class GatewayMetrics {
   ended(deployment: string, version: string, outcome: Outcome): void {
     this.#inFlight.dec({ deployment })
     this.#requests.inc({ deployment, version, outcome })
+    // Clients that leave and clients that ask wrongly say nothing about a version.
+    if (outcome === 'ok' || outcome === 'failed') this.#count(deployment, version, outcome === 'failed')
+  }
+
+  #count(deployment: string, version: string, isFailure: boolean): void {
     const id = `${deployment}:${version}`
     const counters = this.#counters.get(id) ?? { requests: 0, failures: 0 }
-    // Clients that leave and clients that ask wrongly say nothing about a version.
-    if (outcome === 'ok' || outcome === 'failed') counters.requests++
-    if (outcome === 'failed') counters.failures++
+    counters.requests++
+    if (isFailure) counters.failures++
     this.#counters.set(id, counters)
   }
 
@@ -105,21 +130,39 @@ export class GatewayMetrics {
     this.#ejections.inc()
   }
 
-  taken(deployment: string, version: string, ms: number): void {
-    this.#queue.observe({ deployment }, ms / 1000)
-    for (const { queue } of this.#windowsOf(deployment, version)) queue.observe(ms)
+  taken(whose: Whose, ms: number): void {
+    this.#queue.observe({ deployment: whose.deployment }, ms / 1000)
+    for (const { queue } of this.#windowsOf(whose)) queue.observe(ms)
   }
 
-  firstText(deployment: string, version: string, ms: number): void {
-    this.#firstToken.observe({ deployment }, ms / 1000)
-    for (const { firstToken } of this.#windowsOf(deployment, version)) firstToken.observe(ms)
+  firstText(whose: Whose, ms: number): void {
+    this.#firstToken.observe({ deployment: whose.deployment }, ms / 1000)
+    for (const { firstToken } of this.#windowsOf(whose)) firstToken.observe(ms)
+  }
+
+  /** Of a copy that nobody hears: it counts for its version and replica, not for the deployment. */
+  shadowFirstText(whose: Whose, ms: number): void {
+    for (const { firstToken } of this.#windowsOf(whose).slice(1)) firstToken.observe(ms)
   }
 
   /** `tokens` behind the first text took `ms`. */
-  laterTokens(deployment: string, version: string, tokens: number, ms: number): void {
+  laterTokens(whose: Whose, tokens: number, ms: number): void {
     if (tokens <= 0) return
-    this.#perToken.observe({ deployment }, ms / 1000 / tokens)
-    for (const { perToken } of this.#windowsOf(deployment, version)) perToken.observe(ms / tokens)
+    this.#perToken.observe({ deployment: whose.deployment }, ms / 1000 / tokens)
+    for (const { perToken } of this.#windowsOf(whose)) perToken.observe(ms / tokens)
+  }
+
+  /** Forgets what is in no fleet any more. */
+  retain({ deployments }: Fleet): void {
+    const known = new Set(
+      deployments.flatMap(({ name, versions }) => [
+        name,
+        ...versions.map(({ id }) => `${name}:${id}`),
+        ...versions.flatMap(({ replicas }) => replicas.map(({ id }) => replicaKey(id))),
+      ]),
+    )
+    for (const id of this.#windows.keys()) if (!known.has(id)) this.#windows.delete(id)
+    for (const id of this.#counters.keys()) if (!known.has(id)) this.#counters.delete(id)
   }
 
   counters(deployment: string, version: string): Readonly<VersionCounters> {
@@ -127,7 +170,15 @@ export class GatewayMetrics {
   }
 
   latency(deployment: string, windowMs: number, version?: string): LatencyReport {
-    const windows = this.#windows.get(version === undefined ? deployment : `${deployment}:${version}`)
+    return this.#latency(version === undefined ? deployment : `${deployment}:${version}`, windowMs)
+  }
+
+  replicaLatency(replica: string, windowMs: number): LatencyReport {
+    return this.#latency(replicaKey(replica), windowMs)
+  }
+
+  #latency(id: string, windowMs: number): LatencyReport {
+    const windows = this.#windows.get(id)
     return {
       firstTokenMs: windows?.firstToken.summary(windowMs),
       perTokenMs: windows?.perToken.summary(windowMs),
@@ -139,9 +190,9 @@ export class GatewayMetrics {
     return await this.#registry.metrics()
   }
 
-  /** Of the deployment as a whole and of its version. */
-  #windowsOf(deployment: string, version: string): Windows[] {
-    return [deployment, `${deployment}:${version}`].map((id) => {
+  /** Of the deployment as a whole, of its version, and of the replica. */
+  #windowsOf({ deployment, version, replica }: Whose): Windows[] {
+    return [deployment, `${deployment}:${version}`, replicaKey(replica)].map((id) => {
       let windows = this.#windows.get(id)
       if (windows === undefined) {
         windows = {
@@ -154,4 +205,9 @@ export class GatewayMetrics {
       return windows
     })
   }
+}
+
+/** No deployment's name begins so. */
+function replicaKey(replica: string): string {
+  return `\0${replica}`
 }

@@ -12,6 +12,8 @@ interface ChunkChoice {
   index: number
   text?: string
   delta?: { role?: string; content?: string | null }
+  /** Of an answer that comes as a whole. */
+  message?: { content?: string | null }
   finish_reason?: string | null
   /** Ids of the tokens behind the text so far, from replicas that know us by their gateway key. */
   ropeway_tokens?: number[]

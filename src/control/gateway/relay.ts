@@ -120,6 +120,11 @@ export class Relay {
     return now?.versions.find(({ id }) => id === version.id) ?? version
   }
 
+  get #whose() {
+    const { deployment, version } = this.#call
+    return { deployment: deployment.name, version: version.id, replica: this.#replica!.id }
+  }
+
   #hasUntried(tried: ReadonlySet<string>): boolean {
     return this.#version.replicas.some(({ id, state }) => state === 'ready' && !tried.has(id))
   }
@@ -190,11 +195,10 @@ export class Relay {
   }
 
   #taken(response: IncomingMessage): void {
-    const { bill, deployment, version, arrivedMs } = this.#call
+    const { bill, arrivedMs } = this.#call
     const promptTokens = Number(response.headers['x-ropeway-prompt-tokens'])
     if (promptTokens > 0) bill.update({ prompt: promptTokens })
-    if (!this.#isTaken)
-      this.#ports.metrics.taken(deployment.name, version.id, this.#ports.clock.nowMs() - arrivedMs)
+    if (!this.#isTaken) this.#ports.metrics.taken(this.#whose, this.#ports.clock.nowMs() - arrivedMs)
     this.#isTaken = true
   }
 
@@ -221,15 +225,16 @@ export class Relay {
   }
 
   async #relayAnswer(response: IncomingMessage): Promise<undefined> {
-    const { exchange, bill, asked, deployment, version } = this.#call
+    const { exchange, bill, asked, version } = this.#call
     const { upstreams, roster, metrics, clock } = this.#ports
     const text = await upstreams.text(response)
     const answer = parsed(text) as Chunk
     roster.succeeded(this.#replica!.id)
+    this.#call.record?.add(answer)
     if (answer.usage != null) bill.update(tokensOf(answer.usage))
     bill.settle()
     const ms = clock.nowMs() - this.#call.arrivedMs
-    metrics.laterTokens(deployment.name, version.id, answer.usage?.completion_tokens ?? 0, ms)
+    metrics.laterTokens(this.#whose, answer.usage?.completion_tokens ?? 0, ms)
     if (exchange.signal.aborted) return
     exchange.json(200, { ...answer, model: asked }, headersFrom(response, version))
   }
@@ -267,6 +272,7 @@ export class Relay {
   #pass(chunk: Chunk, events: EventStream): void {
     const { bill, asked, wantsUsage } = this.#call
     if (this.#isRepeatedOpening(chunk)) return
+    this.#call.record?.add(chunk)
     if (this.#progress.take(chunk)) this.#heardText()
     this.#head ??= {
       ...(chunk.id !== undefined && { id: chunk.id }),
@@ -295,23 +301,17 @@ export class Relay {
   }
 
   #heardText(): void {
-    const { deployment, version, arrivedMs } = this.#call
     if (this.#firstTextMs !== undefined) return
     this.#firstTextMs = this.#ports.clock.nowMs()
-    this.#ports.metrics.firstText(deployment.name, version.id, this.#firstTextMs - arrivedMs)
+    this.#ports.metrics.firstText(this.#whose, this.#firstTextMs - this.#call.arrivedMs)
   }
 
   #complete(events: EventStream): void {
-    const { bill, deployment, version } = this.#call
+    const { bill } = this.#call
     bill.settle()
     const { metrics, clock } = this.#ports
     if (this.#firstTextMs !== undefined) {
-      metrics.laterTokens(
-        deployment.name,
-        version.id,
-        bill.tokens.output - 1,
-        clock.nowMs() - this.#firstTextMs,
-      )
+      metrics.laterTokens(this.#whose, bill.tokens.output - 1, clock.nowMs() - this.#firstTextMs)
     }
     events.done()
   }

@@ -21,6 +21,10 @@ export interface Deployment {
   readonly versions: readonly Version[]
   /** Fields of a request that leaves them out. */
   readonly defaults: Readonly<Record<string, unknown>>
+  /** Copies of this share of the requests go to a version of it, and their answers nowhere. */
+  readonly shadow?: { readonly version: string; readonly share: number }
+  /** Requests and answers are written down. */
+  readonly logged?: boolean
 }
 
 export interface Version {
@@ -90,7 +94,7 @@ export function faultOf({ deployments }: Fleet): string | undefined {
   )
   const twice = repeated(names) ?? repeated(ids)
   if (twice !== undefined) return `'${twice}' is there twice.`
-  for (const { name, versions } of deployments) {
+  for (const { name, versions, shadow } of deployments) {
     if (name === '' || name.includes(':'))
       return `A deployment's name is not empty and has no colon: '${name}'.`
     if (versions.length === 0) return `The deployment '${name}' has no version.`
@@ -98,6 +102,8 @@ export function faultOf({ deployments }: Fleet): string | undefined {
     const versionTwice = repeated(versions.map(({ id }) => id))
     if (versionTwice !== undefined) return `'${name}' has two versions '${versionTwice}'.`
     if (asked.includes('')) return `A version or adapter of '${name}' has no name.`
+    if (shadow !== undefined && !versions.some(({ id }) => id === shadow.version))
+      return `The shadow of '${name}' is no version of it: '${shadow.version}'.`
     if (!versions.some(({ share }) => share > 0)) return `No version of '${name}' has a share of the traffic.`
   }
   return undefined

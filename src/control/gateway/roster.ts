@@ -21,6 +21,15 @@ export const rosterLimits: RosterLimits = {
   gaugesMsMax: 10_000,
 }
 
+/** What a replica says of itself. */
+export interface ReplicaGauges {
+  /** Requests in its batch and those that wait for a place there, from whomever. */
+  readonly running: number
+  readonly waiting: number
+  /** Of its key-value cache; `cached` ones may be given to others, `held` ones are in use. */
+  readonly cacheBlocks: { readonly free: number; readonly cached: number; readonly held: number }
+}
+
 /** What is known of one replica from talking to it. */
 interface Standing {
   inFlight: number
@@ -28,7 +37,7 @@ interface Standing {
   ejections: number
   ejectedUntilMs: number
   /** What the replica said of itself, and how many of our own requests were in flight then. */
-  gauges: { requests: number; own: number; atMs: number } | undefined
+  gauges: { said: ReplicaGauges; own: number; atMs: number } | undefined
 }
 
 /** A prompt as far as choosing a replica goes. */
@@ -98,17 +107,25 @@ export class Roster {
     return true
   }
 
-  /** What a replica's own gauges say: requests that run or wait there, from whomever. */
-  heard(id: string, requests: number): void {
+  heard(id: string, said: ReplicaGauges): void {
     const standing = this.#standing(id)
-    standing.gauges = { requests, own: standing.inFlight, atMs: this.#clock.nowMs() }
+    standing.gauges = { said, own: standing.inFlight, atMs: this.#clock.nowMs() }
+  }
+
+  /** Its last word; undefined when that is too old to mean anything. */
+  gauges(id: string): ReplicaGauges | undefined {
+    const gauges = this.#standings.get(id)?.gauges
+    return gauges !== undefined && this.#clock.nowMs() - gauges.atMs <= this.#limits.gaugesMsMax
+      ? gauges.said
+      : undefined
   }
 
   /** The replica's last word, and what we have sent and got back since. */
   load(id: string): number {
     const { inFlight, gauges } = this.#standing(id)
-    const isFresh = gauges !== undefined && this.#clock.nowMs() - gauges.atMs <= this.#limits.gaugesMsMax
-    return isFresh ? Math.max(inFlight, gauges.requests + inFlight - gauges.own) : inFlight
+    const said = this.gauges(id)
+    if (gauges === undefined || said === undefined) return inFlight
+    return Math.max(inFlight, said.running + said.waiting + inFlight - gauges.own)
   }
 
   inFlight(id: string): number {

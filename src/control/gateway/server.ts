@@ -4,6 +4,7 @@ import type { Model, ModelList } from '../../api/models.ts'
 import { type Clock, systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { createLogger, type Logger } from '../../base/log.ts'
+import { deriveSeed, Random } from '../../base/random.ts'
 import { readJson } from '../../http/body.ts'
 import type { Exchange } from '../../http/exchange.ts'
 import { type HttpLimits, httpLimits } from '../../http/limits.ts'
@@ -11,6 +12,7 @@ import { Origins } from '../../http/origins.ts'
 import { Problem } from '../../http/problem.ts'
 import { type Route, Router } from '../../http/router.ts'
 import { HttpServer } from '../../http/server.ts'
+import { AnswerRecord } from './answer-record.ts'
 import { type Budget, checkBudgets, type Price } from './budgets.ts'
 import { bodyFor, type Call, checkedBody, choicesOf, shapeOf, wantsUsage } from './call.ts'
 import { GaugePoller } from './gauges.ts'
@@ -21,7 +23,10 @@ import { GatewayMetrics, type Outcome } from './metrics.ts'
 import { RateLimits } from './rate-limits.ts'
 import { Relay, type RelayLimits, type RelayPorts, relayLimits, StreamFailed } from './relay.ts'
 import { type Deployment, findTarget, modelNames, type ReplicaTable, type Target } from './replicas.ts'
+import { reportOf, windowSecondsMax } from './report.ts'
+import type { RequestLog } from './request-log.ts'
 import { Roster, type RosterLimits } from './roster.ts'
+import { Shadow } from './shadow.ts'
 import { versionFor } from './shares.ts'
 import { type UpstreamLimits, Upstreams, upstreamLimits } from './upstream.ts'
 
@@ -51,6 +56,8 @@ export interface GatewayOptions {
   prices?: () => readonly Price[]
   /** Called when a request waits for a deployment that has no ready replica. */
   wake?: Wake
+  /** Where requests of deployments that are `logged` are written down. */
+  requestLog?: RequestLog
   origins?: readonly string[]
   limits?: Partial<GatewayLimits>
   roster?: Partial<RosterLimits>
@@ -72,6 +79,7 @@ export class Gateway {
   readonly #http: HttpServer
   readonly #ports: RelayPorts
   readonly #poller: GaugePoller
+  readonly #shadow: Shadow
   readonly #flushing: NodeJS.Timeout
   readonly #forgetTable: () => void
   #draining = false
@@ -95,6 +103,10 @@ export class Gateway {
       clock: this.#clock,
       limits: this.#limits,
     }
+    this.#shadow = new Shadow(
+      this.#ports,
+      new Random(deriveSeed(options.seed ?? randomInt(2 ** 47), 'shadow')),
+    )
     const handle = this.#dispatcher(new Origins(options.origins))
     this.#http = new HttpServer({
       limits: this.#limits,
@@ -103,7 +115,10 @@ export class Gateway {
     })
     this.#poller = new GaugePoller(table, this.roster, this.#upstreams, this.#limits.gaugesMs)
     this.#flushing = setInterval(() => this.#flush(), this.#limits.ledgerMs)
-    this.#forgetTable = table.onChange((fleet) => this.roster.retain(fleet))
+    this.#forgetTable = table.onChange((fleet) => {
+      this.roster.retain(fleet)
+      this.metrics.retain(fleet)
+    })
   }
 
   get server(): Server {
@@ -119,6 +134,7 @@ export class Gateway {
   async close(limitMs = 30_000): Promise<void> {
     this.#draining = true
     await this.#http.close(limitMs)
+    await this.#shadow.close()
     clearInterval(this.#flushing)
     this.#poller.close()
     this.#forgetTable()
@@ -170,11 +186,31 @@ export class Gateway {
           exchange.text(200, this.metrics.contentType, await this.metrics.render())
         },
       },
+      {
+        method: 'GET',
+        path: '/v1/deployments/:name/metrics',
+        handle: async (exchange) => await this.#report(exchange),
+      },
       { method: 'GET', path: '/v1/models', handle: async (exchange) => await this.#listModels(exchange) },
       { method: 'GET', path: '/v1/models/:id', handle: async (exchange) => await this.#showModel(exchange) },
       answer('/v1/completions'),
       answer('/v1/chat/completions'),
     ]
+  }
+
+  /** Latencies and gauges over `?window=SECONDS` (300), for those to whom the deployment belongs. */
+  async #report(exchange: Exchange): Promise<void> {
+    const caller = await this.#callerOf(exchange, true)
+    const { deployment } = this.#find(caller, exchange.parameters.name!)
+    if (caller !== undefined && caller.project !== deployment.project)
+      throw new Problem(403, 'not_yours', 'Metrics of a deployment are for keys of its own project.')
+    const given = new URL(exchange.request.url ?? '/', 'http://gateway').searchParams.get('window') ?? '300'
+    const seconds = Number(given)
+    if (!(seconds >= 10 && seconds <= windowSecondsMax)) {
+      const message = `window: Expected 10 to ${windowSecondsMax} seconds, not '${given.slice(0, 20)}'.`
+      throw new Problem(400, 'invalid_value', message, { param: 'window' })
+    }
+    exchange.json(200, reportOf(deployment, this.metrics, this.roster, seconds * 1000))
   }
 
   async #listModels(exchange: Exchange): Promise<void> {
@@ -252,7 +288,9 @@ export class Gateway {
       bill: ledger.begin({ request: exchange.id, project: caller.project, key: caller.key, model: billed }),
       arrivedMs,
       asked: body.model,
+      given: body,
       body: bodyFor(body, target, version),
+      ...((deployment.logged === true || deployment.shadow !== undefined) && { record: new AnswerRecord() }),
       streams: body.stream === true,
       wantsUsage: wantsUsage(body),
       choices: choicesOf(body),
@@ -264,6 +302,7 @@ export class Gateway {
     const { exchange, deployment, version, bill, caller } = call
     this.metrics.began(deployment.name)
     let outcome: Outcome = 'failed'
+    const answered = this.#copied(call)
     try {
       await new Relay(call, this.#ports).run()
       outcome = exchange.signal.aborted ? 'gone' : 'ok'
@@ -274,7 +313,30 @@ export class Gateway {
       if (!bill.settled) bill.settle()
       this.#rates.charge(caller, bill.tokens.prompt + bill.tokens.output)
       this.metrics.ended(deployment.name, version.id, outcome)
+      answered(outcome === 'ok' ? call.record : undefined)
+      if (outcome === 'ok') this.#logged(call)
     }
+  }
+
+  /** Sends a copy to a shadow where there is one; the returned call tells it of the client's answer. */
+  #copied(call: Call): (record: AnswerRecord | undefined) => void {
+    const version = this.#shadow.draw(call)
+    if (version === undefined) return () => {}
+    let tell!: (record: AnswerRecord | undefined) => void
+    const answered = new Promise<AnswerRecord | undefined>((resolve) => {
+      tell = resolve
+    })
+    this.#shadow.send(call, version, answered)
+    return tell
+  }
+
+  #logged({ deployment, record, exchange, caller, version, path, given, arrivedMs }: Call): void {
+    if (deployment.logged !== true || record === undefined) return
+    const ms = Math.round(this.#clock.nowMs() - arrivedMs)
+    this.#options.requestLog?.write(deployment.name, {
+      ...{ at: this.#clock.unixMs() - ms, request: exchange.id, key: caller.key, version: version.id, path },
+      ...{ body: given, answers: record.texts, finishes: record.finishes, ms },
+    })
   }
 }
 
