@@ -2,6 +2,7 @@ import { basename, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
+import { writeFileAtomic } from '../../base/files.ts'
 import { createLogger } from '../../base/log.ts'
 import { createOpenAiServer } from '../../openai/server.ts'
 import { UsageLog } from '../../openai/usage-log.ts'
@@ -93,6 +94,9 @@ export async function serveUntilStopped(
   try {
     for (const given of adapters) await engine.adapters.publish(given.name, given.folder)
     const url = await listen(server, flags)
+    // Whoever launched us finds us by it.
+    const addressFile = process.env.ROPEWAY_ADDRESS_FILE
+    if (addressFile !== undefined && addressFile !== '') writeFileAtomic(addressFile, url)
     if (onListening === undefined) announce(url, name, model, apiKeys.length + gatewayKeys.length > 0)
     else onListening(url)
     await stop.requested

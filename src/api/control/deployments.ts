@@ -1,0 +1,163 @@
+/** Deployments as users ask for them and see them; browser and client share these. */
+import { z } from 'zod'
+
+const name = z
+  .string()
+  .regex(
+    /^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$/,
+    'Expected 1 to 63 of a-z, 0-9, . _ -, a letter or digit at both ends',
+  )
+const seconds = (most: number) => z.number().min(0).max(most)
+
+/** Flags of `ropeway serve` that a deployment may set. */
+export const engineFlags = [
+  'threads',
+  'context',
+  'cache-tokens',
+  'cache-type',
+  'device',
+  'running',
+  'step-tokens',
+  'goal-ttft',
+  'speculate',
+] as const
+
+/** What a version computes with; changing any of it makes a new version. */
+export const versionInput = z.strictObject({
+  /** A model by name (`name`, `name@alias`), or a folder or GGUF file on the machine of the service. */
+  model: z.string().min(1).max(4096),
+  /** Clients' name of an adapter -> its model by name, or its folder. */
+  adapters: z.record(name, z.string().min(1).max(4096)).default({}),
+  /** Flags of `ropeway serve` without their dashes: `{"context": 4096, "threads": 8}`. */
+  engine: z.partialRecord(z.enum(engineFlags), z.union([z.string().min(1).max(200), z.number()])).default({}),
+})
+export type VersionInput = z.output<typeof versionInput>
+
+export const scaling = z
+  .strictObject({
+    min: z.int().min(0).max(256).default(1),
+    max: z.int().min(1).max(256).default(1),
+    /** Requests, running and waiting, that one replica should have at most. */
+    requestsPerReplica: z.number().positive().max(10_000).default(16),
+    /** With p90 of the time to first token above it there is a replica more. */
+    firstTokenGoalMs: z.number().positive().optional(),
+    /** Without a request for so long the last replica goes, where `min` is 0. */
+    idleSeconds: seconds(86_400).default(600),
+    /** Replicas too many go after so long. */
+    downAfterSeconds: seconds(86_400).default(300),
+  })
+  .refine(({ min, max }) => min <= max, { message: 'min is above max', path: ['min'] })
+export type Scaling = z.output<typeof scaling>
+
+/** How an answer is judged. */
+export const expectation = z.union([
+  z.strictObject({ exact: z.string().max(100_000) }),
+  z.strictObject({ regex: z.string().min(1).max(1000) }),
+  z.strictObject({ jsonSchema: z.record(z.string(), z.unknown()) }),
+])
+export type Expectation = z.output<typeof expectation>
+
+/** Questions that a new version must answer before it gets any traffic. */
+export const gate = z.strictObject({
+  cases: z
+    .array(
+      z.strictObject({
+        /** The request, without `model`; with `messages` it is a chat, with `prompt` a completion. */
+        request: z.record(z.string(), z.unknown()),
+        expect: expectation,
+      }),
+    )
+    .min(1)
+    .max(200),
+  /** Share of the cases that must be right. */
+  pass: z.number().min(0).max(1).default(1),
+})
+export type Gate = z.output<typeof gate>
+
+/** When a canary has shown what it is worth. */
+export const canaryTest = z.strictObject({
+  /** Requests that the canary must have answered. */
+  requests: z.int().min(1).max(1_000_000).default(100),
+  /** It may fail so much more often than the version before, as a share of requests. */
+  errorMargin: z.number().min(0).max(1).default(0.01),
+  /** Its p90 of the time to first token may be so many times the other's. */
+  latencyFactor: z.number().positive().max(100).default(1.5),
+  /** Without a verdict by then it is rolled back. */
+  limitSeconds: seconds(30 * 86_400).default(86_400),
+})
+export type CanaryTest = z.output<typeof canaryTest>
+
+export const rollout = z.strictObject({
+  /** Share of the traffic that a new version gets at first; all of it when absent. */
+  canary: z.number().gt(0).lt(1).optional(),
+  /** Decides about the canary; without one a person does (promote, rollback). */
+  test: canaryTest.optional(),
+  /** Copies of this share of the requests go to the new version, and their answers nowhere. */
+  shadow: z.number().gt(0).max(1).optional(),
+  gate: gate.optional(),
+  /** How long the version before stays ready to come back at once. */
+  keepSeconds: seconds(86_400).default(600),
+})
+export type Rollout = z.output<typeof rollout>
+
+/** What does not make a new version. */
+const settings = {
+  scaling: scaling.prefault({}),
+  rollout: rollout.prefault({}),
+  /** Everybody may ask without a key. */
+  public: z.boolean().default(false),
+  /** Fields of requests that leave them out. */
+  defaults: z.record(z.string().min(1).max(100), z.unknown()).default({}),
+  /** Requests and answers are written down, for who may edit the deployment. */
+  requestLog: z.boolean().default(false),
+}
+
+export const deploymentInput = z.strictObject({ name, ...settings, version: versionInput })
+export type DeploymentInput = z.output<typeof deploymentInput>
+
+export const deploymentUpdate = z.strictObject({
+  scaling: scaling.optional(),
+  rollout: rollout.optional(),
+  public: z.boolean().optional(),
+  defaults: settings.defaults.unwrap().optional(),
+  requestLog: z.boolean().optional(),
+  /** A new version; it goes through the rollout. */
+  version: versionInput.optional(),
+})
+export type DeploymentUpdate = z.output<typeof deploymentUpdate>
+
+export const deploymentStates = ['starting', 'ready', 'idle', 'degraded', 'failing', 'deleting'] as const
+export type DeploymentState = (typeof deploymentStates)[number]
+
+export const replicaView = z.strictObject({
+  id: z.string(),
+  version: z.string(),
+  phase: z.enum(['starting', 'ready', 'draining']),
+  since: z.number(),
+  running: z.number().optional(),
+  waiting: z.number().optional(),
+})
+
+export const deploymentView = z.strictObject({
+  id: z.string(),
+  name: z.string(),
+  project: z.string(),
+  state: z.enum(deploymentStates),
+  message: z.string(),
+  /** The version that answers, and what gets a part of the traffic beside it. */
+  serving: z.string().nullable(),
+  target: z.string(),
+  candidate: z
+    .strictObject({ version: z.string(), share: z.number(), shadow: z.number(), since: z.number() })
+    .nullable(),
+  versions: z.array(versionInput.extend({ id: z.string(), at: z.number() })),
+  replicas: z.array(replicaView),
+  scaling,
+  rollout,
+  public: z.boolean(),
+  requestLog: z.boolean(),
+  defaults: z.record(z.string(), z.unknown()),
+  createdAt: z.number(),
+  updatedAt: z.number(),
+})
+export type DeploymentView = z.output<typeof deploymentView>

@@ -1,0 +1,218 @@
+import { isDeepStrictEqual } from 'node:util'
+import type {
+  DeploymentInput,
+  DeploymentUpdate,
+  DeploymentView,
+  Rollout,
+  VersionInput,
+} from '../../api/control/deployments.ts'
+import { UserError } from '../../base/errors.ts'
+import { recordEvent } from '../store/events.ts'
+import type { Nouns } from '../store/nouns.ts'
+import type { Store } from '../store/store.ts'
+import { faultOfExpectation } from './grade.ts'
+import {
+  type DeploymentEvent,
+  type DeploymentRow,
+  type DeploymentSpec,
+  type DeploymentVersion,
+  deploymentNouns,
+  emptyStatus,
+} from './rows.ts'
+
+/** Versions that a deployment remembers; the oldest that nobody needs go first. */
+const versionsMax = 100
+
+/** What users do to deployments. Each call is one write; the loop makes it so. */
+export class Deployments {
+  readonly nouns: Nouns<DeploymentRow>
+  readonly #store: Store
+  readonly #wake: () => void
+
+  /** `wake` is called when there is something to do. */
+  constructor(store: Store, wake: () => void) {
+    this.#store = store
+    this.#wake = wake
+    this.nouns = deploymentNouns(store)
+  }
+
+  /** Throws UserError: the name is taken, a grader cannot be used. */
+  async create(project: string, input: DeploymentInput): Promise<DeploymentRow> {
+    const { name, version, ...settings } = input
+    checkRollout(settings.rollout)
+    const nowMs = this.#store.clock.unixMs()
+    const spec: DeploymentSpec = {
+      versions: [{ ...version, id: 'v1', at: nowMs }],
+      target: 'v1',
+      ...settings,
+    }
+    return await this.#store.transaction(async () => {
+      const row = await this.nouns.insert({
+        ...{ project_id: project, name, spec, state: 'starting', due_at: nowMs, wanted_at: 0, ending: 0 },
+        status: { ...emptyStatus, lastActiveMs: nowMs },
+      })
+      if (row === undefined) {
+        throw new UserError(`A deployment '${name}' exists already: names are shared by all projects.`, {
+          failure: 'conflict',
+          fix: 'Choose another name, or update that one.',
+        })
+      }
+      await this.#tell(row, { kind: 'deployment.created', message: `It was made, with ${version.model}.` })
+      return row
+    })
+  }
+
+  /** Throws UserError when there is no such deployment any more. */
+  async update(id: string, changes: DeploymentUpdate): Promise<DeploymentRow> {
+    const { version, ...settings } = changes
+    if (settings.rollout !== undefined) checkRollout(settings.rollout)
+    const given = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined))
+    return await this.#change(id, (row) => {
+      const spec = { ...row.spec, ...given }
+      if (version === undefined) return { spec, event: event('updated', 'Its settings were changed.') }
+      const newest = spec.versions.at(-1)!
+      if (isSame(newest, version))
+        return { spec: { ...spec, target: newest.id }, event: event('updated', `${newest.id} it is.`) }
+      const next = { ...version, id: `v${Number(newest.id.slice(1)) + 1}`, at: this.#store.clock.unixMs() }
+      const versions = kept([...spec.versions, next], row)
+      const { promoted: _, ...rest } = spec
+      return {
+        spec: { ...rest, versions, target: next.id },
+        event: event('version_added', `${next.id} was added, with ${next.model}.`),
+      }
+    })
+  }
+
+  /** Back to a version that has served, at once. Without one: to the last that served before. */
+  async rollback(id: string, version?: string): Promise<DeploymentRow> {
+    return await this.#change(id, (row) => {
+      const { serving, candidate, previous, served } = row.status
+      // While a new version is on its way, the way back is the one that serves.
+      const before =
+        candidate !== null ? serving : (previous?.version ?? served.filter((one) => one !== serving).at(-1))
+      const target = version ?? before ?? undefined
+      if (target === undefined || !row.spec.versions.some((one) => one.id === target)) {
+        const asked =
+          version === undefined ? 'No other version has served yet' : `There is no version ${version}`
+        throw new UserError(`${asked}.`, {
+          failure: 'not_found',
+          fix: 'Its view lists the versions there are.',
+        })
+      }
+      const rejected = row.status.rejected.filter((one) => one !== target)
+      const { [target]: _, ...faults } = row.status.faults
+      return {
+        spec: { ...row.spec, target, promoted: target },
+        status: { ...row.status, rejected, faults },
+        event: event('rolled_back', `Back to ${target} was asked for.`),
+      }
+    })
+  }
+
+  /** Gives a candidate all of the traffic, whatever its test says. */
+  async promote(id: string): Promise<DeploymentRow> {
+    return await this.#change(id, (row) => {
+      if (row.status.candidate === null)
+        throw new UserError('No version is on its way to the traffic.', { failure: 'conflict' })
+      const { target } = row.spec
+      return {
+        spec: { ...row.spec, promoted: target },
+        event: event('promoted', `${target} was promoted by hand.`),
+      }
+    })
+  }
+
+  /** Lets its replicas finish what they do, then it is gone. */
+  async delete(id: string): Promise<DeploymentRow> {
+    return await this.#change(id, (row) => ({
+      spec: row.spec,
+      ending: true,
+      event: event('deleting', 'Its deletion was asked for.'),
+    }))
+  }
+
+  async #change(
+    id: string,
+    decide: (row: DeploymentRow) => {
+      spec: DeploymentSpec
+      status?: DeploymentRow['status']
+      ending?: boolean
+      event: DeploymentEvent
+    },
+  ): Promise<DeploymentRow> {
+    return await this.#store.transaction(async () => {
+      let decided: ReturnType<typeof decide> | undefined
+      const row = await this.nouns.change(id, (row) => {
+        if (row.deleted_at !== null || row.ending === 1) return undefined
+        decided = decide(row)
+        const { spec, status, ending } = decided
+        return {
+          ...{ spec, due_at: this.#store.clock.unixMs() },
+          ...(status !== undefined && { status }),
+          ...(ending === true && { ending: 1, state: 'deleting' as const }),
+        }
+      })
+      if (row === undefined || decided === undefined)
+        throw new UserError('There is no such deployment any more.', { failure: 'not_found' })
+      await this.#tell(row, decided.event)
+      return row
+    })
+  }
+
+  async #tell(row: DeploymentRow, { kind, message }: DeploymentEvent): Promise<void> {
+    await recordEvent(this.#store, { subject: row.id, project: row.project_id, kind, message })
+    this.#store.afterCommit(this.#wake)
+  }
+}
+
+export function viewOf(row: DeploymentRow, project: string): DeploymentView {
+  const { spec, status } = row
+  const { candidate } = status
+  return {
+    ...{ id: row.id, name: row.name, project, state: row.state, message: status.message },
+    serving: status.serving,
+    target: spec.target,
+    candidate: candidate && {
+      version: candidate.version,
+      share: candidate.judged === undefined ? 0 : (spec.rollout.canary ?? 0),
+      shadow: candidate.judged === undefined ? 0 : (spec.rollout.shadow ?? 0),
+      since: candidate.sinceMs,
+    },
+    versions: [...spec.versions],
+    replicas: status.replicas.map(({ id, version, phase, sinceMs, running, waiting }) => ({
+      ...{ id, version, phase, since: sinceMs },
+      ...(running !== undefined && { running }),
+      ...(waiting !== undefined && { waiting }),
+    })),
+    ...{ scaling: spec.scaling, rollout: spec.rollout, public: spec.public },
+    ...{ requestLog: spec.requestLog, defaults: spec.defaults },
+    ...{ createdAt: row.created_at, updatedAt: row.updated_at },
+  }
+}
+
+function checkRollout({ gate }: Rollout): void {
+  for (const [index, { expect }] of (gate?.cases ?? []).entries()) {
+    const fault = faultOfExpectation(expect)
+    if (fault !== undefined)
+      throw new UserError(`rollout.gate.cases.${index}.expect cannot be used: ${fault}`, { failure: 'usage' })
+  }
+}
+
+function isSame({ id: _, at: __, ...before }: DeploymentVersion, now: VersionInput): boolean {
+  return isDeepStrictEqual(before, now)
+}
+
+/** The newest versions and those that are in use. */
+function kept(versions: readonly DeploymentVersion[], { status }: DeploymentRow): DeploymentVersion[] {
+  const used = new Set([
+    ...[status.serving, status.candidate?.version, status.previous?.version],
+    ...status.replicas.map(({ version }) => version),
+  ])
+  const surplus = versions.length - versionsMax
+  const old = versions.filter(({ id }) => !used.has(id)).slice(0, Math.max(0, surplus))
+  return versions.filter((version) => !old.includes(version))
+}
+
+function event(kind: string, message: string): DeploymentEvent {
+  return { kind: `deployment.${kind}`, message }
+}

@@ -1,0 +1,28 @@
+import { sql } from 'kysely'
+import type { Migration } from '../store/migrations.ts'
+import { createNounTable } from '../store/nouns.ts'
+
+export const deploymentsMigration: Migration = {
+  name: '0500-deployments',
+  async up(db, types) {
+    await createNounTable(db, types, {
+      table: 'deployments',
+      uniqueNames: true,
+      columns: (table) =>
+        table
+          .addColumn('state', types.text, (column) => column.notNull())
+          .addColumn('due_at', types.integer, (column) => column.notNull())
+          .addColumn('wanted_at', types.integer, (column) => column.notNull())
+          .addColumn('ending', types.integer, (column) => column.notNull()),
+    })
+    await db.schema.createIndex('deployments_by_due').on('deployments').columns(['due_at', 'id']).execute()
+    // Clients name a deployment and no project: one address has one of each name.
+    await db.schema
+      .createIndex('deployments_by_name_alone')
+      .on('deployments')
+      .column('name')
+      .unique()
+      .where(sql<boolean>`deleted_at is null`)
+      .execute()
+  },
+}

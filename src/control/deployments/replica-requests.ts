@@ -1,0 +1,63 @@
+import { createHmac } from 'node:crypto'
+import type { RunRequest } from '../launchers/launcher.ts'
+import type { DeploymentRow, DeploymentVersion, ReplicaEntry } from './rows.ts'
+
+/** A model or adapter on the machine where replicas run. */
+export type Located = { ok: true; path: string } | { ok: false; message: string }
+
+export interface ReplicaRequestOptions {
+  /** Of the service; 32 bytes or more that nobody else knows. */
+  readonly secret: Uint8Array
+  /** Program and first arguments of Ropeway's command line. */
+  readonly ropeway: readonly string[]
+  /** Absolute path of the folder in which replicas run. */
+  readonly folder: string
+  /** Where the model (or adapter) of a name lies, as far as the project may use it. */
+  readonly locate: (project: string, reference: string, kind: 'model' | 'adapter') => Promise<Located>
+}
+
+/** What replicas call their model: the gateway translates. */
+export const servedName = 'model'
+
+/** Says how a replica is run. The same entry gives the same request whenever it is asked for, as launchers want it. */
+export class ReplicaRequests {
+  readonly #options: ReplicaRequestOptions
+
+  constructor(options: ReplicaRequestOptions) {
+    this.#options = options
+  }
+
+  /** The key by which the gateway speaks to a replica: a function of the run, so nobody has to keep it. */
+  keyOf(run: string): string {
+    return createHmac('sha256', this.#options.secret).update(`replica ${run}`).digest('hex')
+  }
+
+  async of(
+    row: DeploymentRow,
+    entry: ReplicaEntry,
+  ): Promise<{ ok: true; request: RunRequest } | { ok: false; message: string }> {
+    const version = row.spec.versions.find(({ id }) => id === entry.version)
+    if (version === undefined) return { ok: false, message: `There is no version ${entry.version}.` }
+    const { locate, ropeway, folder } = this.#options
+    const model = await locate(row.project_id, version.model, 'model')
+    if (!model.ok) return model
+    const adapters: string[] = []
+    for (const [name, reference] of Object.entries(version.adapters)) {
+      const adapter = await locate(row.project_id, reference, 'adapter')
+      if (!adapter.ok) return adapter
+      adapters.push(`--adapter=${name}=${adapter.path}`)
+    }
+    const command = [
+      ...[...ropeway, 'serve', model.path, '--name', servedName, '--host', '127.0.0.1', '--port', '0'],
+      ...adapters,
+      ...flagsOf(version),
+    ]
+    // Not an argument: those are shown to everybody on the machine.
+    const environment = { ROPEWAY_GATEWAY_KEYS: this.keyOf(entry.id) }
+    return { ok: true, request: { id: entry.id, command, environment, folder, members: 1 } }
+  }
+}
+
+function flagsOf({ engine }: DeploymentVersion): string[] {
+  return Object.entries(engine).map(([flag, value]) => `--${flag}=${value}`)
+}
