@@ -13,8 +13,10 @@ import { doctorCommand } from './commands/doctor.ts'
 import { exportCommand } from './commands/export.ts'
 import { gatewayCommand } from './commands/gateway.ts'
 import { generateCommand } from './commands/generate.ts'
+import { jobCommand } from './commands/job.ts'
 import { keyCommand } from './commands/keys.ts'
 import { loginCommands } from './commands/login.ts'
+import { clusterCommand, quotaCommand } from './commands/machines.ts'
 import { organisationCommand } from './commands/organisations.ts'
 import { projectCommand } from './commands/projects.ts'
 import { replayCommand } from './commands/replay.ts'
@@ -22,6 +24,7 @@ import { replayStepCommand } from './commands/replay-step.ts'
 import { serveCommand } from './commands/serve.ts'
 import { simulateCommand } from './commands/simulate.ts'
 import { startCommand } from './commands/start.ts'
+import { templateCommand } from './commands/template.ts'
 import { trainCommand } from './commands/train.ts'
 import { upCommand } from './commands/up.ts'
 import { dim, note, red } from './terminal.ts'
@@ -41,6 +44,10 @@ export function buildProgram(): Command {
   keyCommand(program)
   credentialCommand(program)
   auditCommand(program)
+  jobCommand(program)
+  templateCommand(program)
+  clusterCommand(program)
+  quotaCommand(program)
   serveCommand(program)
   gatewayCommand(program)
   generateCommand(program)

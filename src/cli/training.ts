@@ -5,6 +5,7 @@ import type { TrainingJob } from '../train/job.ts'
 import { type JobResult, type JobStart, runTrainingJob } from '../train/run-job.ts'
 import type { StepFault, StepReport } from '../train/trainer.ts'
 import { RunWatch } from '../train/watch/run-watch.ts'
+import { both, contractReports } from './contract-reports.ts'
 import { dataReport, derivedText } from './data-report.ts'
 import { LossCurve } from './loss-curve.ts'
 import { bold, coloursOf, compact, dim, duration, note, ProgressLine, red } from './terminal.ts'
@@ -42,7 +43,7 @@ export async function runShown(
   try {
     const result = await runTrainingJob(
       job,
-      {
+      both(contractReports(process.env.ROPEWAY_EVENTS, systemClock.unixMs), {
         onNote: say,
         onData: (check) => {
           if (emit) emit({ event: 'data', ...check })
@@ -86,7 +87,7 @@ export async function runShown(
           watch.checkpoint(checkpoint.stepsDone, checkpoint.folder)
           if (emit) emit({ event: 'checkpoint', ...checkpoint })
         },
-      },
+      }),
       signal,
     )
     line.end()

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import type { decide } from '../../src/control/jobs/decide.ts'
-import { jobsMigration } from '../../src/control/jobs/migration.ts'
+import { jobMigrations } from '../../src/control/jobs/migration.ts'
 import { isFinal } from '../../src/control/jobs/states.ts'
 import { openStore, type Store } from '../../src/control/store/store.ts'
 import { noFaults } from '../launchers/fake-launcher.ts'
@@ -19,7 +19,7 @@ let store: Store
 
 beforeAll(async () => {
   store = await openStore(join(folder, 'jobs.db'), {
-    migrations: [jobsMigration],
+    migrations: jobMigrations,
     clock,
     watch: database.watch,
   })
@@ -30,6 +30,8 @@ afterAll(async () => {
 })
 
 const chaos = { lose: 0.05, loseReply: 0.05, delay: 0.03, delayMsMax: 20_000, repeat: 0.05, stale: 0.1 }
+/** More of it, to find planted faults soon. */
+const harsh = { ...chaos, lose: 0.15, loseReply: 0.1, delay: 0.1, stale: 0.3 }
 
 async function attempt(world: World, work: () => Promise<unknown>): Promise<void> {
   // Whoever asks hears of refusals and of a database that does not answer; both leave the history whole.
@@ -93,7 +95,7 @@ export async function history(seed: number, planted?: typeof decide): Promise<st
   world.planted = planted
   database.refuse = 0
   await world.begin()
-  world.restart(chaos)
+  world.restart(planted === undefined ? chaos : harsh)
   database.random = world.random
   database.refuse = 0.01
   const created: string[] = []

@@ -6,13 +6,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { wrapperEntry } from '../../src/cli/wrapper-entry.ts'
 import { JobFolders } from '../../src/control/jobs/folders.ts'
 import { Jobs } from '../../src/control/jobs/jobs.ts'
 import { LocalWorkplace } from '../../src/control/jobs/launch.ts'
 import { type LogFilter, readJobLog } from '../../src/control/jobs/logs.ts'
 import { deleteQuota, editCluster, ensureCluster, setQuota } from '../../src/control/jobs/machines.ts'
 import { listMetrics, readMetric } from '../../src/control/jobs/metric-list.ts'
-import { jobsMigration } from '../../src/control/jobs/migration.ts'
+import { jobMigrations } from '../../src/control/jobs/migration.ts'
 import type { JobRow } from '../../src/control/jobs/rows.ts'
 import { LocalLauncher } from '../../src/control/launchers/local/local-launcher.ts'
 import { openStore } from '../../src/control/store/store.ts'
@@ -36,7 +37,7 @@ async function startServer(home: string) {
 
 async function open() {
   const home = mkdtempSync(join(tmpdir(), 'ropeway-real-'))
-  const store = await openStore(join(home, 'ropeway.db'), { migrations: [jobsMigration] })
+  const store = await openStore(join(home, 'ropeway.db'), { migrations: jobMigrations })
   await ensureCluster(store, 'local', { kind: 'local', slots: { cpu: 2 }, open: true })
   const jobs = new Jobs({ store, wake: () => undefined })
   const until = async (id: string, condition: (row: JobRow) => boolean): Promise<JobRow> => {
@@ -51,7 +52,7 @@ async function open() {
   const launcher = new LocalLauncher({
     root: join(home, 'runs'),
     devices: {},
-    wrapper: new URL('../../src/cli/run-wrapper.ts', import.meta.url),
+    wrapper: wrapperEntry(),
   })
   const workplace = new LocalWorkplace({ folders: new JobFolders(join(home, 'jobs')), trainer: [] })
   return {

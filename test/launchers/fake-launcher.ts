@@ -337,10 +337,9 @@ export class FakeLauncher implements Launcher {
     return this.#call(() => {
       const now = this.#machine.observe(id)
       const seen = this.#seen.get(id) ?? []
-      this.#seen.set(id, [...seen, now])
-      return seen.length > 0 && this.#happens(this.#faults.stale)
-        ? seen[this.#random!.integer(seen.length)]!
-        : now
+      this.#seen.set(id, seen)
+      seen.push(now)
+      return this.#happens(this.#faults.stale) ? seen[this.#random!.integer(seen.length)]! : now
     })
   }
 

@@ -39,6 +39,13 @@ export const jobPlacement = z.strictObject({
   heartbeat_timeout: durationMs.default(600_000),
   /** Of one attempt. */
   time_limit: durationMs.optional(),
+  /** A message through a credential of kind slack when the job comes into one of these states. */
+  notify: z
+    .strictObject({
+      slack: placeName,
+      on: z.array(z.enum(['running', 'success', 'failed', 'stopped'])).default(['success', 'failed']),
+    })
+    .optional(),
 })
 export type JobPlacement = z.output<typeof jobPlacement>
 

@@ -48,7 +48,8 @@ export function trainCommand(program: Command): void {
 
 async function trainHere(file: string, flags: TrainFlags): Promise<void> {
   const folder = dirname(resolve(file))
-  const given = readJobFile(file)
+  // What the service would want to know: docs/jobs.md.
+  const { job: _, ...given } = readJobFile(file)
   if ('run' in given) return await runProgram(given, folder, flags)
   const { out, steps, seed, threads, device } = flags
   const overrides = { out: out && resolve(out), steps, seed, threads, device }

@@ -14,6 +14,7 @@ export interface JobsOptions {
   readonly store: Store
   /** Refuses, by a UserError, what our trainer would refuse. */
   readonly checkTraining?: (file: object) => void
+  readonly hasWorkspace?: (project: string, id: string) => Promise<boolean>
   readonly onMoved?: TransitionListener
   /** Something is to be done at once. */
   readonly wake: () => void
@@ -39,6 +40,7 @@ export class Jobs {
   async create(project: string, given: unknown, id?: string): Promise<JobRow> {
     const { store } = this.#options
     const { name, spec } = this.#specOf(given)
+    await this.#checkWorkspace(project, spec)
     const nowMs = store.clock.unixMs()
     const row = await store.transaction(async () => {
       const inserted = await this.#nouns.insert({
@@ -85,6 +87,21 @@ export class Jobs {
       throw new UserError('The job could not be created: its id is taken.', { failure: 'conflict' })
     this.#options.wake()
     return known
+  }
+
+  /** Refuses what could not become a job. */
+  async check(project: string, given: unknown): Promise<void> {
+    await this.#checkWorkspace(project, this.#specOf(given).spec)
+  }
+
+  async #checkWorkspace(project: string, { workspace }: JobSpec): Promise<void> {
+    const { hasWorkspace } = this.#options
+    if (workspace === undefined || hasWorkspace === undefined || (await hasWorkspace(project, workspace)))
+      return
+    throw new UserError(`The project has no workspace ${workspace}.`, {
+      failure: 'not_found',
+      fix: 'Upload it again; ropeway job run does so by itself.',
+    })
   }
 
   #specOf(given: unknown): { name: string; spec: JobSpec } {

@@ -1,97 +1,51 @@
-/**
- * The loops of one server: schedules, looks after its clusters' jobs, and clears away what nobody needs. Each pass reads
- * everything that it needs; one that fails is logged and the next one is another.
- */
-import { setTimeout as delay } from 'node:timers/promises'
+/** The loop of one server: schedules, looks after its clusters' jobs, sends messages, and clears away what nobody needs. */
+import type { Logger } from '../../base/log.ts'
+import type { Sealer } from '../credentials/sealer.ts'
+import { type Loop, startLoop } from '../service/loop.ts'
 import type { Store } from '../store/store.ts'
+import { sendNotices } from './notices.ts'
 import { lookedAtMax, type ReconcileOptions, reconcileDue, type ServedCluster } from './reconcile.ts'
 import { PlanOutdated, schedule } from './scheduler.ts'
 import { sweep } from './sweep.ts'
-import type { TransitionListener } from './transition.ts'
 
 export interface JobLoopOptions {
   readonly store: Store
+  readonly log: Logger
+  /** Opens the credentials that messages go through. */
+  readonly sealer: Sealer
+  /** Those that this server looks after, by name. */
   readonly clusters: ReadonlyMap<string, ServedCluster>
-  readonly onMoved?: TransitionListener
   readonly onCheckpoint?: ReconcileOptions['onCheckpoint']
-  /** With the job's id, or `''` for a pass as a whole. */
-  readonly onTrouble: (job: string, error: unknown) => void
 }
 
 const passEveryMs = 500
 const sweepEveryMs = 60_000
 
-export class JobLoop {
-  readonly #options: JobLoopOptions
-  readonly #owner: string
-  readonly #ending = new AbortController()
-  #waking = new AbortController()
-  #running: Promise<void> | undefined
-  #lastSweepMs = Number.NEGATIVE_INFINITY
-
-  constructor(options: JobLoopOptions) {
-    this.#options = options
-    this.#owner = options.store.ids.next('loop')
+export function startJobLoop({ store, log, sealer, clusters, onCheckpoint }: JobLoopOptions): Loop {
+  const owner = store.ids.next('loop')
+  let lastSweepMs = Number.NEGATIVE_INFINITY
+  const options = {
+    store,
+    owner,
+    clusters,
+    onTrouble: (job: string, error: unknown) =>
+      log.warn({ job, err: error }, 'a job could not be looked after'),
+    ...(onCheckpoint && { onCheckpoint }),
   }
-
-  start(): void {
-    this.#running ??= this.#run()
-  }
-
-  /** Something changed: look now instead of at the next pass. */
-  wake(): void {
-    this.#waking.abort()
-  }
-
-  /** The pass in hand is finished; jobs go on without us. */
-  async stop(): Promise<void> {
-    this.#ending.abort()
-    this.wake()
-    await this.#running
-  }
-
-  async #run(): Promise<void> {
-    while (!this.#ending.signal.aborted) {
-      this.#waking = new AbortController()
-      const found = await this.#pass()
-      if (found < lookedAtMax) await sleep(passEveryMs, this.#waking.signal)
-    }
-  }
-
-  async #pass(): Promise<number> {
-    const { store, clusters, onMoved, onCheckpoint, onTrouble } = this.#options
-    const found = await this.#guard(async () => {
-      await schedule(store, this.#owner, onMoved)
-      return await reconcileDue({
-        store,
-        owner: this.#owner,
-        clusters,
-        onTrouble,
-        ...(onMoved && { onMoved }),
-        ...(onCheckpoint && { onCheckpoint }),
+  return startLoop({
+    name: 'jobs',
+    everyMs: passEveryMs,
+    log,
+    pass: async () => {
+      // When a job changed while the plan was made, the next pass makes another.
+      await schedule(store, owner).catch((error: unknown) => {
+        if (!(error instanceof PlanOutdated)) throw error
       })
-    })
-    const nowMs = store.clock.nowMs()
-    if (nowMs - this.#lastSweepMs >= sweepEveryMs) {
-      this.#lastSweepMs = nowMs
-      await this.#guard(() => sweep(store, clusters))
-    }
-    return found
-  }
-
-  async #guard(work: () => Promise<number>): Promise<number> {
-    try {
-      return await work()
-    } catch (error) {
-      if (!(error instanceof PlanOutdated)) this.#options.onTrouble('', error)
-      return 0
-    }
-  }
-}
-
-async function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return
-  await delay(ms, undefined, { signal }).catch((error: Error) => {
-    if (error.name !== 'AbortError') throw error
+      while ((await reconcileDue(options)) === lookedAtMax);
+      await sendNotices(store, sealer, owner)
+      if (store.clock.nowMs() - lastSweepMs < sweepEveryMs) return
+      lastSweepMs = store.clock.nowMs()
+      await sweep(store, clusters)
+    },
   })
 }

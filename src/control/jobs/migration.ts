@@ -1,7 +1,9 @@
 import type { Migration } from '../store/migrations.ts'
 import { createNounTable } from '../store/nouns.ts'
+import { noticesMigration } from './notices.ts'
+import { templatesMigration } from './templates.ts'
 
-export const jobsMigration: Migration = {
+const jobsMigration: Migration = {
   name: '0300-jobs',
   async up(db, types) {
     const { text, integer, real } = types
@@ -69,3 +71,5 @@ export const jobsMigration: Migration = {
     })
   },
 }
+
+export const jobMigrations: readonly Migration[] = [jobsMigration, noticesMigration, templatesMigration]

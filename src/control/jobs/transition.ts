@@ -2,6 +2,7 @@
 import { assert } from '../../base/assert.ts'
 import { recordEvent } from '../store/events.ts'
 import type { NounChanges, Nouns } from '../store/nouns.ts'
+import { writeNotice } from './notices.ts'
 import type { JobRow, JobStatus, JobTables } from './rows.ts'
 import { isActive, isFinal, type JobState, mayFollow, type Reason } from './states.ts'
 
@@ -56,6 +57,7 @@ export async function moveJob(
       message,
       details: { from: row.state, reason, attempt: moved.attempt, ...details },
     })
+    await writeNotice(store, moved)
     if (onMoved !== undefined) store.afterCommit(() => onMoved(moved, row.state))
     return moved
   })

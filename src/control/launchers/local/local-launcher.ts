@@ -44,8 +44,8 @@ import {
 export interface LocalLauncherOptions {
   /** Where runs have their folders. */
   readonly root: string
-  /** Devices of this machine: how many of each type. */
-  readonly devices: Readonly<Record<string, number>>
+  /** Devices of this machine: how many of each type. Without it, whoever submits has counted them. */
+  readonly devices?: Readonly<Record<string, number>>
   /** The file that a wrapper process runs; it calls `runWrapper` with its argument. */
   readonly wrapper: URL
   readonly clock?: Clock
@@ -54,7 +54,7 @@ export interface LocalLauncherOptions {
 export class LocalLauncher implements Launcher {
   readonly kind = 'local'
   readonly #root: string
-  readonly #devices: Readonly<Record<string, number>>
+  readonly #devices: Readonly<Record<string, number>> | undefined
   readonly #wrapper: URL
   readonly #clock: Clock
 
@@ -182,7 +182,9 @@ export class LocalLauncher implements Launcher {
         if (stored?.type === demand.type) for (const device of devices) taken.add(device)
       }
     }
-    return freeDevices(this.#devices[demand.type] ?? 0, taken, demand.perMember, members)
+    const total =
+      this.#devices === undefined ? membersMax * demand.perMember : (this.#devices[demand.type] ?? 0)
+    return freeDevices(total, taken, demand.perMember, members)
   }
 
   #startMembers(request: StoredRequest, folder: string): void {

@@ -1,0 +1,65 @@
+/** What our own trainer reports as a job: the same lines that any program writes (docs/any-training-code.md). */
+import { appendFileSync } from 'node:fs'
+import { basename } from 'node:path'
+import { messageOf } from '../base/errors.ts'
+import type { ContractEvent } from '../control/jobs/contract-events.ts'
+import type { JobCallbacks } from '../train/run-job.ts'
+import { note } from './terminal.ts'
+
+type Reported = Pick<JobCallbacks, 'onStart' | 'onStep' | 'onEvaluation' | 'onCheckpoint'>
+// Distributed over the kinds of events.
+type Untimed<Event> = Event extends ContractEvent ? Omit<Event, 't'> : never
+
+const everyMs = 1_000
+
+/** Callbacks that append to the file that ROPEWAY_EVENTS names; none outside of a job. */
+export function contractReports(path: string | undefined, unixMs: () => number): Reported {
+  if (path === undefined || path === '') return {}
+  let failed = false
+  const emit = (event: Untimed<ContractEvent>) => {
+    try {
+      appendFileSync(path, `${JSON.stringify({ ...event, t: unixMs() })}\n`, { mode: 0o600 })
+    } catch (error) {
+      // A full disk must not end the training; the log says once that reports are missing.
+      if (!failed) note(`Reports cannot be written: ${messageOf(error)}`)
+      failed = true
+    }
+  }
+  let totalSteps = 0
+  let lastMs = Number.NEGATIVE_INFINITY
+  const number = (value: number) => (Number.isFinite(value) ? value : (String(value) as 'NaN'))
+  return {
+    onStart: ({ steps, stepsDone }) => {
+      totalSteps = steps
+      emit({ event: 'start', total_steps: steps, steps_done: stepsDone, rank: 0 })
+    },
+    onStep: ({ step, loss, gradientNorm, learningRate, metrics, elapsedMs }) => {
+      const done = step + 1
+      const nowMs = unixMs()
+      if (nowMs - lastMs < everyMs && done < totalSteps) return
+      lastMs = nowMs
+      const values = { loss, gradient_norm: gradientNorm, learning_rate: learningRate, ...metrics }
+      const entries = Object.entries(values).map(([name, value]) => [name, number(value)])
+      emit({ event: 'metrics', step: done, values: Object.fromEntries(entries) })
+      emit({ event: 'heartbeat', step: done, step_ms: elapsedMs })
+    },
+    onEvaluation: ({ stepsDone, loss }) =>
+      emit({ event: 'metrics', step: stepsDone, values: { held_out_loss: number(loss) } }),
+    onCheckpoint: ({ stepsDone, folder }) =>
+      emit({ event: 'checkpoint', step: stepsDone, folder: `checkpoints/${basename(folder)}` }),
+  }
+}
+
+/** Callbacks that tell two listeners, the first one first. */
+export function both(first: JobCallbacks, second: JobCallbacks): JobCallbacks {
+  const names = new Set([...Object.keys(first), ...Object.keys(second)] as (keyof JobCallbacks)[])
+  return Object.fromEntries(
+    [...names].map((name) => [
+      name,
+      (value: never) => {
+        first[name]?.(value)
+        second[name]?.(value)
+      },
+    ]),
+  )
+}

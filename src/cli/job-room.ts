@@ -1,0 +1,115 @@
+/** Jobs as `ropeway up` runs them: this machine as a cluster, its loop, and what they tell of themselves. */
+import { randomBytes } from 'node:crypto'
+import { existsSync, readdirSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { z } from 'zod'
+import { readJsonFile, writeFileAtomic } from '../base/files.ts'
+import { JobFolders } from '../control/jobs/folders.ts'
+import { Jobs } from '../control/jobs/jobs.ts'
+import { LocalWorkplace } from '../control/jobs/launch.ts'
+import { startJobLoop } from '../control/jobs/loop.ts'
+import { machineRoutes } from '../control/jobs/machine-routes.ts'
+import { ensureCluster } from '../control/jobs/machines.ts'
+import type { ServedCluster } from '../control/jobs/reconcile.ts'
+import { jobRoutes } from '../control/jobs/routes.ts'
+import { jobNouns } from '../control/jobs/rows.ts'
+import { endScheduling } from '../control/jobs/scheduler.ts'
+import { templateRoutes } from '../control/jobs/template-routes.ts'
+import { workspaceRoutes } from '../control/jobs/workspace-routes.ts'
+import { Workspaces } from '../control/jobs/workspaces.ts'
+import { LocalLauncher } from '../control/launchers/local/local-launcher.ts'
+import type { ObjectStore } from '../control/objects/store.ts'
+import type { ServiceContext } from '../control/service/context.ts'
+import type { Loop } from '../control/service/loop.ts'
+import type { RouteModule } from '../control/service/routes.ts'
+import { endLeases } from '../control/store/leases.ts'
+import { parseTrainingJob } from '../train/job.ts'
+import { wrapperEntry } from './wrapper-entry.ts'
+
+export class JobRoom {
+  readonly jobs: Jobs
+  readonly routes: readonly RouteModule[]
+  readonly #context: ServiceContext
+  readonly #clusters: ReadonlyMap<string, ServedCluster>
+  readonly #isAlone: boolean
+  readonly #cluster: string
+  #loop: Loop | undefined
+
+  /** `isAlone`: no other server uses the database, so whoever held a job before is dead. */
+  constructor(context: ServiceContext, folder: string, objects: ObjectStore, isAlone: boolean) {
+    this.#isAlone = isAlone
+    this.#cluster = clusterName(folder, isAlone)
+    this.#context = context
+    const folders = new JobFolders(join(folder, 'jobs'))
+    const workspaces = new Workspaces(objects)
+    const wake = () => this.#loop?.wake()
+    this.jobs = new Jobs({
+      store: context.store,
+      wake,
+      hasWorkspace: (project, id) => workspaces.has(project, id),
+      checkTraining: (file) => void parseTrainingJob(file, folder),
+    })
+    this.#clusters = new Map([[this.#cluster, localParts(folder, folders, workspaces)]])
+    this.routes = [
+      jobRoutes({ jobs: this.jobs, clusters: this.#clusters, folders }),
+      machineRoutes(wake),
+      workspaceRoutes(workspaces),
+      templateRoutes(this.jobs),
+    ]
+  }
+
+  async start(): Promise<Loop> {
+    const { store, log, sealer } = this.#context
+    // Two trainings on the same cores slow each other down far more than twice: one at a time, until told otherwise.
+    const slots = { cpu: 1, ...(gpus() > 0 && { gpu: gpus() }) }
+    if (this.#isAlone) {
+      await endLeases(jobNouns(store))
+      await endScheduling(store)
+    }
+    await ensureCluster(store, this.#cluster, { kind: 'local', slots, open: true })
+    this.#loop = startJobLoop({ store, log, sealer, clusters: this.#clusters })
+    return this.#loop
+  }
+}
+
+function localParts(folder: string, folders: JobFolders, workspaces: Workspaces): ServedCluster {
+  const launcher = new LocalLauncher({ root: join(folder, 'runs'), wrapper: wrapperEntry() })
+  const workplace = new LocalWorkplace({
+    folders,
+    trainer: ownCommand(),
+    unpack: async ({ project_id, spec }, into) => {
+      if (spec.workspace !== undefined) await workspaces.unpack(project_id, spec.workspace, into)
+    },
+  })
+  return { launcher, workplace }
+}
+
+/**
+ * A cluster is where its runs and files are, so its name stays with the folder: two machines on one database must
+ * never take one another's jobs for their own.
+ */
+function clusterName(folder: string, isAlone: boolean): string {
+  const path = join(folder, 'cluster.json')
+  if (existsSync(path)) return z.object({ name: z.string() }).parse(readJsonFile(path)).name
+  const host = hostname()
+    .toLowerCase()
+    .replace(/[^a-z0-9-]+/g, '-')
+    .replace(/^-+|-+$/g, '')
+  const name = isAlone ? 'local' : `${host.slice(0, 40) || 'local'}-${randomBytes(3).toString('hex')}`
+  writeFileAtomic(path, JSON.stringify({ name }))
+  return name
+}
+
+/** How this program is started: from the sources, or as it was built. */
+function ownCommand(): string[] {
+  const isSource = import.meta.url.endsWith('.ts')
+  const main = fileURLToPath(new URL(isSource ? './main.ts' : './main.js', import.meta.url))
+  return [process.execPath, ...(isSource ? ['--import', import.meta.resolve('tsx')] : []), main]
+}
+
+/** NVIDIA's driver has a file for each. */
+function gpus(): number {
+  return readdirSync('/dev').filter((name) => /^nvidia\d+$/.test(name)).length
+}

@@ -1,0 +1,58 @@
+import * as api from '../../api/control/machine-endpoints.ts'
+import { Refused } from '../../api/control/problem.ts'
+import { projectOf } from '../projects/projects.ts'
+import type { RouteModule } from '../service/routes.ts'
+import type { Store } from '../store/store.ts'
+import { deleteQuota, devicesUsed, editCluster, listClusters, listQuotas, setQuota } from './machines.ts'
+import type { ClusterRow, QuotaRow } from './rows.ts'
+
+type Used = Map<string, Record<string, number>>
+
+/** `wake` lets waiting jobs have what became free. */
+export function machineRoutes(wake: () => void): RouteModule {
+  return (serve, { store }) => {
+    serve(api.listClusters, async () => {
+      const used = await devicesUsed(store, 'cluster')
+      return { items: (await listClusters(store)).map((row) => viewOfCluster(row, used)) }
+    })
+    serve(api.editCluster, async ({ params, body, audit }) => {
+      const given = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined))
+      const row = await editCluster(store, params.cluster, given)
+      await audit('cluster.edit', row.id, given)
+      wake()
+      return viewOfCluster(row, await devicesUsed(store, 'cluster'))
+    })
+    serve(api.listQuotas, async ({ project }) => {
+      const used = await devicesUsed(store, 'project_id')
+      return { items: (await listQuotas(store, project.id)).map((row) => viewOfQuota(row, used)) }
+    })
+    serve(api.setQuota, async ({ params, body, audit }) => {
+      const project = await projectNamed(store, params.project)
+      const row = await setQuota(store, project, params.device, body.devices)
+      await audit('quota.set', row.id, { device: params.device, devices: body.devices })
+      wake()
+      return viewOfQuota(row, await devicesUsed(store, 'project_id'))
+    })
+    serve(api.deleteQuota, async ({ params, audit }) => {
+      const project = await projectNamed(store, params.project)
+      if (!(await deleteQuota(store, project, params.device)))
+        throw new Refused('not_found', `The project has no quota for ${params.device}.`)
+      await audit('quota.delete', project, { device: params.device })
+      wake()
+    })
+  }
+}
+
+async function projectNamed(store: Store, typed: string): Promise<string> {
+  const row = await projectOf(store, typed)
+  if (row === undefined) throw new Refused('not_found', `There is no project ${typed}.`)
+  return row.id
+}
+
+function viewOfCluster({ id, name, version, spec }: ClusterRow, used: Used) {
+  return { id, name, version, ...spec, used: used.get(name) ?? {} }
+}
+
+function viewOfQuota({ id, name, version, project_id, devices }: QuotaRow, used: Used) {
+  return { id, version, devices, device: name, project: project_id, used: used.get(project_id)?.[name] ?? 0 }
+}
