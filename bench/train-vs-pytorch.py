@@ -94,7 +94,8 @@ def step():
     starts = torch.randint(len(data) - T, (B,))
     ids = torch.stack([data[i : i + T] for i in starts])
     targets = torch.stack([data[i + 1 : i + T + 1] for i in starts])
-    loss = model(ids, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=spec.get("precision") == "bf16"):
+        loss = model(ids, targets)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

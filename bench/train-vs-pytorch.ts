@@ -1,5 +1,5 @@
 /**
- * Training tokens per second against PyTorch on the same shapes in F32, both sides in turns. PyTorch comes
+ * Training tokens per second against PyTorch on the same shapes, both sides in turns. PyTorch comes
  * from outside: `npx tsx bench/train-vs-pytorch.ts --python PATH [--shape shakespeare|llama] [--pairs 5] [--out FILE]`
  */
 import { spawnSync } from 'node:child_process'
@@ -9,6 +9,7 @@ import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import { UserError } from '../src/base/errors.ts'
 import { Device } from '../src/runtime/device.ts'
+import type { Precision } from '../src/runtime/op-maker.ts'
 import { modelConfig } from '../src/train/model-config.ts'
 import { createModel } from '../src/train/parameters.ts'
 import { Trainer } from '../src/train/trainer.ts'
@@ -40,13 +41,18 @@ export const shapes: Record<string, Shape> = {
     ...{ architecture: 'gpt2', layers: 4, width: 128, heads: 4, feedForward: 512, vocabulary: 65 },
     ...{ batch: 12, context: 64, warmup: 5, steps: 60 },
   },
+  /** Where products weigh most: 21 million parameters in the layers. */
+  gpt2: {
+    ...{ architecture: 'gpt2', layers: 12, width: 384, heads: 6, feedForward: 1536, vocabulary: 65 },
+    ...{ batch: 16, context: 256, warmup: 1, steps: 3 },
+  },
   llama: {
     ...{ architecture: 'llama', layers: 6, width: 256, heads: 8, feedForward: 704, vocabulary: 2048 },
     ...{ batch: 8, context: 256, warmup: 1, steps: 4 },
   },
 }
 
-export async function ropeway(shape: Shape, threads: number): Promise<Measured> {
+export async function ropeway(shape: Shape, threads: number, precision: Precision): Promise<Measured> {
   using device = new Device({ device: 'cpu', threads })
   device.keepThreads()
   const sizes = { ...shape, feed_forward: shape.feedForward, bias: false, tied: true }
@@ -55,7 +61,7 @@ export async function ropeway(shape: Shape, threads: number): Promise<Measured> 
   const stream = Int32Array.from({ length: 100_000 }, (_, i) => (i * 7919) % shape.vocabulary)
   const source = new RandomWindows(stream, shape.batch, shape.context, 1337)
   using trainer = new Trainer(parameters, device, source, {
-    shape: { sequences: shape.batch, tokens: shape.context },
+    shape: { sequences: shape.batch, tokens: shape.context, precision },
     accumulate: 1,
     optimizer: { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, clipNorm: 1 },
     schedule: { kind: 'constant', learningRate: 1e-3, learningRateMin: 0, warmupSteps: 0, decaySteps: 1 },
@@ -69,9 +75,16 @@ export async function ropeway(shape: Shape, threads: number): Promise<Measured> 
   return { tokensPerSecond: tokens / seconds, tokensPerProcessorSecond: tokens / ((user + system) / 1e6) }
 }
 
-function pytorch(python: string, shape: Shape, threads: number): { figures: Measured; version: string } {
+function pytorch(
+  python: string,
+  shape: Shape,
+  threads: number,
+  precision: Precision,
+): { figures: Measured; version: string } {
   const script = join(import.meta.dirname, 'train-vs-pytorch.py')
-  const run = spawnSync(python, [script, JSON.stringify({ ...shape, threads })], { encoding: 'utf8' })
+  const run = spawnSync(python, [script, JSON.stringify({ ...shape, threads, precision })], {
+    encoding: 'utf8',
+  })
   if (run.status !== 0) throw new UserError(`PyTorch did not run: ${run.stderr || String(run.error)}`)
   const { torch, tokensPerSecond, tokensPerProcessorSecond } = JSON.parse(run.stdout)
   return { figures: { tokensPerSecond, tokensPerProcessorSecond }, version: torch }
@@ -84,28 +97,30 @@ async function main(): Promise<void> {
       shape: { type: 'string', default: 'shakespeare' },
       pairs: { type: 'string', default: '5' },
       threads: { type: 'string', default: '1' },
+      precision: { type: 'string', default: 'f32' },
       out: { type: 'string' },
     },
   })
   const shape = shapes[values.shape]
   if (shape === undefined) throw new UserError(`--shape is one of ${Object.keys(shapes).join(', ')}.`)
   const [threads, pairs] = [Number(values.threads), Number(values.pairs)]
+  const precision: Precision = values.precision === 'bf16' ? 'bf16' : 'f32'
   const setting = describeSetting(values.shape)
   let version = 'unknown'
   const other = async () => {
-    const { figures, version: found } = pytorch(values.python, shape, threads)
+    const { figures, version: found } = pytorch(values.python, shape, threads, precision)
     version = found
     return figures
   }
   const comparisons = await interleave(
     pairs,
-    { name: 'ropeway', run: () => ropeway(shape, threads) },
+    { name: 'ropeway', run: () => ropeway(shape, threads, precision) },
     { name: 'pytorch', run: other },
     (line) => process.stderr.write(`${line}\n`),
   )
   const record = {
     bench: 'train-vs-pytorch',
-    parameters: { ...shape, shape: values.shape, threads, pairs },
+    parameters: { ...shape, shape: values.shape, threads, pairs, precision },
     comparisons,
     setting: setting.end({ torch: version }),
   }

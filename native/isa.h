@@ -8,6 +8,8 @@
 #include "linear_coded.h"
 #include "matmul.h"
 #include "read.h"
+#include "train_attention.h"
+#include "train_rows.h"
 
 #define ROPEWAY_TABLE(variable, text)                                \
   extern const Kernels variable = {                                  \
@@ -28,6 +30,15 @@
           {"embed", embed},                                          \
           {"matmul_f32", matmul<FloatProduct<F32Weights>>},          \
           {"matmul_bf16", matmulBF16},                               \
+          {"causal_attention", causalAttention},                     \
+          {"causal_attention_back", causalAttentionBack},            \
+          {"gelu", geluRows},                                        \
+          {"gelu_back", geluBack},                                   \
+          {"silu_mul_back", siluMulBack},                            \
+          {"norm_back", normBack},                                   \
+          {"sum_over_rows", sumOverRows},                            \
+          {"adamw", adamwStep},                                      \
+          {"square_sum", squareSum},                                 \
           {"argmax", argmaxRows},                                    \
           {"read_bytes", readBytes},                                 \
       },                                                             \

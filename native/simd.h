@@ -32,6 +32,17 @@ inline Vector zero() { return Vector{}; }
 inline Vector splat(float value) { return value - Vector{}; }
 inline Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
 
+inline Vector squareRoot(Vector x) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#else
+  for (int i = 0; i < lanes; i++) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
 inline Vector fma(Vector a, Vector b, Vector c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
@@ -226,6 +237,23 @@ inline Vector exp2(Vector x) {
 inline float exp2(float x) { return exp2(splat(x))[0]; }
 
 constexpr float log2e = 1.44269504088896341f;
+
+/// e^x for |x| <= 87, to the last bit but one: what is left of x beside n ln 2 is kept exactly (Cody and Waite 1980).
+inline Vector exponential(Vector x) {
+  const Vector magic = splat(12582912.0f);
+  Vector shifted = fma(x, splat(log2e), magic), n = shifted - magic;
+  Vector r = fma(n, splat(-6.93359375e-1f), x);
+  r = fma(n, splat(2.12194440e-4f), r);
+  Vector p = splat(1.98412698e-4f);
+  p = fma(p, r, splat(1.38888889e-3f));
+  p = fma(p, r, splat(8.33333333e-3f));
+  p = fma(p, r, splat(4.16666667e-2f));
+  p = fma(p, r, splat(1.66666667e-1f));
+  p = fma(p, r, splat(5.0e-1f));
+  p = fma(p * r, r, r) + 1.0f;
+  VectorInt exponent = (VectorInt)shifted << 23;
+  return (Vector)((VectorInt)p + exponent);
+}
 
 /// x * sigmoid(x) (Elfwing 2017).
 inline Vector silu(Vector x) {

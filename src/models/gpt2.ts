@@ -122,10 +122,8 @@ function products(config: Gpt2Config): ProductGroup[] {
 function attention(config: Gpt2Config, pass: ForwardPass, layer: number, h: Tensor): Tensor {
   const { ops } = pass
   const { width, heads, headWidth } = config
-  const tokens = h.shape[0]!
   const qkv = pass.linear(h, `transformer.h.${layer}.attn.c_attn`) //                        [N, 3W]
-  const part = (index: number) =>
-    ops.reshape(ops.contiguous(ops.slice(qkv, 1, index * width, width)), [tokens, heads, headWidth])
+  const part = (index: number) => ops.splitRows(ops.slice(qkv, 1, index * width, width), heads, headWidth)
   return pass.attend(layer, part(0), part(1), part(2))
 }
 

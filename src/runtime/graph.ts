@@ -6,6 +6,7 @@ import type { Device } from './device.ts'
 import type { Ggml, Pointer } from './ffi.ts'
 import type { KernelContext } from './kernels.ts'
 import type { OpName } from './op-attributes.ts'
+import type { Precision } from './op-maker.ts'
 import { Ops } from './ops.ts'
 import type { Shape, Tensor } from './tensor.ts'
 
@@ -43,13 +44,17 @@ export class GraphMemory implements Disposable {
 }
 
 /** Ops whose result lies in the memory of their first input. */
-const views: ReadonlySet<OpName> = new Set(['reshape', 'slice', 'window', 'permute', 'setRows', 'accumulate'])
+const views: ReadonlySet<OpName> = new Set([
+  ...(['reshape', 'slice', 'window', 'splitRows', 'permute', 'setRows', 'accumulate'] as const),
+])
 
 export interface GraphOptions {
   /** Memory that this graph shares with others. */
   memory?: GraphMemory | undefined
-  /** Our own products for float matrices. */
+  /** Our own products for float matrices, and what else they have. */
   kernels?: KernelContext | undefined
+  /** In which numbers our products are multiplied. */
+  precision?: Precision | undefined
 }
 
 /**
@@ -77,7 +82,7 @@ export class Graph implements Disposable {
     // Views and reshapes are tensors too and come on top of the computing nodes.
     this.#arena = new Arena(nodesMax * 2, nodesMax * 2)
     this.#inputs = new Arena(inputsMax)
-    this.ops = new Ops(this.#arena, device.isHost ? options.kernels : undefined)
+    this.ops = new Ops(this.#arena, device.isHost ? options.kernels : undefined, options.precision)
     this.#native = this.#arena.ggml.newGraphCustom(this.#arena.context, nodesMax * 2, false)
   }
 

@@ -53,6 +53,15 @@ export const kernelOps = {
   matmul_bf16: matmulParams,
   argmax: {},
   read_bytes: {},
+  causal_attention: { sequences: 'int', scale: 'float' },
+  causal_attention_back: { sequences: 'int', scale: 'float' },
+  gelu: {},
+  gelu_back: {},
+  silu_mul_back: { ofUp: 'int' },
+  norm_back: { centred: 'int', epsilon: 'float' },
+  sum_over_rows: { product: 'int' },
+  square_sum: {},
+  adamw: {},
 } as const satisfies Record<string, Record<string, 'int' | 'float'>>
 
 export type KernelOp = keyof typeof kernelOps

@@ -59,12 +59,20 @@ export interface OpAttributes {
   copy: object
   reshape: object
   slice: { dimension: number; start: number }
+  splitRows: object
   window: { offset: number }
   permute: { order: readonly number[] }
   transposed: object
   argmax: object
   detached: object
   attention: { scale: number }
+  causalAttention: { sequences: number; scale: number }
+  causalAttentionBack: object
+  geluBack: object
+  siluMulBack: object
+  layerNormBack: { epsilon: number }
+  sumOverRows: object
+  squareSums: object
   adamw: object
   custom: { name: string }
 }

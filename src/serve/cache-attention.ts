@@ -196,9 +196,8 @@ export class GatherAttention implements CacheAttention {
     const { ops } = graph
     const { heads, headWidth, keyValueHeads } = this.#config
     const width = keyValueHeads * headWidth
-    const tokens = q.shape[0]!
-    const keys = ops.setRows(this.#cache.keys[layer]!, ops.reshape(k, [tokens, width]), slots)
-    const values = ops.setRows(this.#cache.values[layer]!, ops.reshape(v, [tokens, width]), slots)
+    const keys = ops.setRows(this.#cache.keys[layer]!, ops.joinRows(k), slots)
+    const values = ops.setRows(this.#cache.values[layer]!, ops.joinRows(v), slots)
     // Writes come before the reads of this layer, also of other sequences that share a block.
     graph.expand(keys)
     graph.expand(values)

@@ -4,10 +4,58 @@
  * B sequences of T tokens, N = B*T; H heads, G key/value heads, R = H/G heads to one of those, D head width.
  */
 import type { ForwardPass } from '../models/architecture.ts'
+import type { Graph } from '../runtime/graph.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 
-/** mask is added to the scores: [T, T] for all sequences alike, or [B, 1, T, T]. */
+/** Who sees whom: an input of the graph, in whichever form its attention reads. */
+export class SequenceMask {
+  /** First row that each token sees [N] (I32), or what is added to scores: [T, T], or [B, 1, T, T] for packed rows. */
+  readonly tensor: Tensor
+  readonly #tokens: number
+  readonly #packed: boolean
+  readonly #values: Float32Array | Int32Array
+
+  constructor(
+    graph: Graph,
+    { sequences, tokens, packed }: { sequences: number; tokens: number; packed: boolean },
+  ) {
+    this.#tokens = tokens
+    this.#packed = packed
+    this.tensor = graph.ops.attendsCausally
+      ? graph.input('I32', [sequences * tokens], 'first')
+      : graph.input('F32', packed ? [sequences, 1, tokens, tokens] : [tokens, tokens], 'mask')
+    const { size, dtype } = this.tensor
+    this.#values = dtype === 'I32' ? new Int32Array(size) : new Float32Array(size)
+  }
+
+  /** Of rows without documents; once, when the graph has its memory. */
+  writeWhole(): void {
+    if (this.#packed) return
+    if (this.#values instanceof Int32Array) this.#values.set(firstRows(this.#values.length, this.#tokens))
+    else this.#values.set(causalMask(this.#tokens))
+    this.tensor.write(this.#values)
+  }
+
+  /** Of packed rows: `documents` [N] names the document of each token. */
+  writeDocuments(documents: Int32Array): void {
+    if (this.#values instanceof Int32Array)
+      this.#values.set(firstRows(documents.length, this.#tokens, documents))
+    else documentMask(documents, this.#tokens, this.#values)
+    this.tensor.write(this.#values)
+  }
+}
+
+/** For each of `count` tokens the first row of its sequence, or of its own document in it. */
+function firstRows(count: number, tokens: number, documents?: Int32Array): Int32Array {
+  let first = 0
+  return Int32Array.from({ length: count }, (_, row) => {
+    if (row % tokens === 0 || (documents !== undefined && documents[row] !== documents[row - 1])) first = row
+    return first
+  })
+}
+
+/** `mask` as {@link SequenceMask} has it. */
 export function wholeSequences(
   ops: Ops,
   sequences: number,
@@ -18,6 +66,10 @@ export function wholeSequences(
     const [, heads, width] = x.shape as [number, number, number]
     const split = ops.reshape(packed(ops, x), [sequences, tokens, heads, width]) //  [B, T, H, D]
     return ops.contiguous(ops.permute(split, [0, 2, 1, 3])) //                       [B, H, T, D]
+  }
+  if (mask.dtype === 'I32') {
+    return (_, q, k, v) =>
+      ops.causalAttention(q, k, v, mask, { sequences, scale: 1 / Math.sqrt(q.shape[2]!) })
   }
   return (_, q, k, v) => {
     const [, heads, width] = q.shape as [number, number, number]

@@ -57,7 +57,8 @@ export function backward(ops: Ops, y: Tensor, dy: Tensor, wanted: ReadonlySet<Te
     waiting.delete(tensor)
     if (contributions === undefined || tensor.inputs.length === 0) continue
     const sum = sumOf(ops, tensor, contributions)
-    const total = movers.has(tensor.op) ? sum : context.packed(sum)
+    const stays = movers.has(tensor.op) || (tensor.op === 'slice' && sum.op === 'slice')
+    const total = stays ? sum : context.packed(sum)
     const rule = ruleOf(tensor)(context, tensor, total)
     for (const [index, input] of tensor.inputs.entries()) {
       const make = rule[index]
@@ -69,7 +70,9 @@ export function backward(ops: Ops, y: Tensor, dy: Tensor, wanted: ReadonlySet<Te
 }
 
 /** Ops whose gradient is another view of what they are given: packing can wait, often until it is not needed. */
-const movers: ReadonlySet<OpName> = new Set(['permute', 'transposed', 'contiguous'])
+const movers: ReadonlySet<OpName> = new Set([
+  ...(['permute', 'transposed', 'contiguous', 'splitRows'] as const),
+])
 
 function ruleOf(tensor: Tensor): Gradient<OpName> {
   const rule = gradients[tensor.op]

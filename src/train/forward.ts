@@ -9,7 +9,7 @@ import type { ForwardPass } from '../models/architecture.ts'
 import { normalised } from '../models/plain-layers.ts'
 import type { Graph } from '../runtime/graph.ts'
 import type { Tensor } from '../runtime/tensor.ts'
-import { wholeSequences } from './attention.ts'
+import { SequenceMask, wholeSequences } from './attention.ts'
 import type { GraphShape } from './objective.ts'
 import type { Parameters } from './parameters.ts'
 
@@ -17,7 +17,7 @@ import type { Parameters } from './parameters.ts'
 export interface Inputs {
   ids: Tensor
   positions: Tensor
-  mask: Tensor
+  mask: SequenceMask
   rows: Tensor | undefined
   /** [M] I32: row * V + target, rows counted within their chunk. */
   cells: Tensor
@@ -30,7 +30,7 @@ export function declareInputs(graph: Graph, shape: Required<GraphShape>): Inputs
   return {
     ids: graph.input('I32', [all], 'ids'),
     positions: graph.input('I32', [all], 'positions'),
-    mask: graph.input('F32', packed ? [sequences, 1, tokens, tokens] : [tokens, tokens], 'mask'),
+    mask: new SequenceMask(graph, { sequences, tokens, packed }),
     rows: supervisedMax < all ? graph.input('I32', [supervisedMax], 'rows') : undefined,
     cells: graph.input('I32', [supervisedMax], 'cells'),
     weights: graph.input('F32', [supervisedMax, 1], 'weights'),
@@ -46,7 +46,7 @@ function passOf(graph: Graph, parameters: Parameters, shape: GraphShape, inputs:
     outputRows: inputs.rows,
     weight: (name) => parameters.weight(name),
     ...parameters.layers(ops),
-    attend: wholeSequences(ops, shape.sequences, shape.tokens, inputs.mask),
+    attend: wholeSequences(ops, shape.sequences, shape.tokens, inputs.mask.tensor),
   }
 }
 

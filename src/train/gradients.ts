@@ -29,7 +29,10 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   leaf: 'none',
   add: ({ ops }, { inputs: [, b] }, dy) => [() => dy, () => reduced(ops, dy, b!)],
   sub: ({ ops }, { inputs: [, b] }, dy) => [() => dy, () => reduced(ops, ops.scale(dy, -1), b!)],
-  mul: ({ ops }, { inputs: [a, b] }, dy) => [() => ops.mul(dy, b!), () => reduced(ops, ops.mul(dy, a!), b!)],
+  mul: ({ ops }, { inputs: [a, b] }, dy) => [
+    () => ops.mul(dy, b!),
+    () => overRows(ops, b!, dy, a!) ?? reduced(ops, ops.mul(dy, a!), b!),
+  ],
   div: ({ ops }, y, dy) => {
     const b = y.inputs[1]!
     return [() => ops.div(dy, b), () => reduced(ops, ops.scale(ops.mul(ops.div(dy, b), y), -1), b)]
@@ -57,17 +60,28 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   },
   silu: ({ ops }, { inputs: [x] }, dy) => [() => ops.mul(dy, siluSlope(ops, x!, ops.silu(x!)))],
   siluBack: 'none',
-  gelu: ({ ops }, y, dy) => [() => ops.mul(dy, geluSlopeAt(ops, y.inputs[0]!, y))],
+  gelu: ({ ops }, y, dy) => {
+    const x = y.inputs[0]!
+    return [() => ops.geluBack(dy, x) ?? ops.mul(dy, geluSlopeAt(ops, x, y))]
+  },
+  geluBack: 'none',
   tanh: ({ ops }, y, dy) => [() => ops.mul(dy, ops.affine(ops.sqr(y), -1, 1))],
   siluMul: ({ ops }, { inputs: [gate, up] }, dy) => {
-    const open = ops.silu(gate!)
-    return [() => ops.mul(ops.mul(dy, up!), siluSlope(ops, gate!, open)), () => ops.mul(dy, open)]
+    const slope = () => siluSlope(ops, gate!, ops.silu(gate!))
+    return [
+      () => ops.siluMulBack(dy, gate!, up!, 'gate') ?? ops.mul(ops.mul(dy, up!), slope()),
+      () => ops.siluMulBack(dy, gate!, up!, 'up') ?? ops.mul(dy, ops.silu(gate!)),
+    ]
   },
+  siluMulBack: 'none',
   rmsNorm: ({ ops }, { inputs: [x], attributes }, dy) => [() => ops.rmsNormBack(dy, x!, attributes.epsilon)],
   rmsNormBack: 'none',
   layerNorm: ({ ops }, { inputs: [x], attributes }, dy) => [
-    () => layerNormBack(ops, dy, x!, attributes.epsilon),
+    () => ops.layerNormBack(dy, x!, attributes.epsilon) ?? layerNormBack(ops, dy, x!, attributes.epsilon),
   ],
+  layerNormBack: 'none',
+  sumOverRows: 'none',
+  squareSums: 'none',
   matmul: (context, { inputs: [a, b] }, dy) => [
     () => productBackA(context, dy, a!, b!),
     () => productBackB(context, dy, a!, b!),
@@ -89,19 +103,39 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   copy: 'none',
   reshape: ({ ops }, { inputs: [x] }, dy) => [() => ops.reshape(dy, x!.shape)],
   slice: (_, { attributes: { dimension, start } }, dy) => [() => ({ dimension, start, part: dy })],
+  splitRows: ({ ops }, _, dy) => [() => ops.joinRows(dy)],
   window: 'none',
   permute: ({ ops }, { attributes: { order } }, dy) => [() => ops.permute(dy, inverse(order))],
   transposed: ({ ops }, _, dy) => [() => swapped(ops, dy)],
   argmax: 'none',
   detached: 'none',
   attention: 'none',
+  causalAttention: ({ ops }, y, dy) => {
+    const [q, k] = y.inputs as [Tensor, Tensor]
+    const [, heads, width] = q.shape as [number, number, number]
+    const groups = k.shape[1]!
+    let joined: Tensor | undefined
+    const part = (first: number, count: number) => {
+      joined ??= ops.causalAttentionBack(dy, y)
+      return ops.splitRows(ops.slice(joined, 1, first * width, count * width), count, width)
+    }
+    return [() => part(0, heads), () => part(heads, groups), () => part(heads + groups, groups), undefined]
+  },
+  causalAttentionBack: 'none',
   adamw: 'none',
   custom: 'none',
 }
 
 /** Sums dy over the repetitions that gave b the shape of the result. */
 function reduced(ops: Ops, dy: Tensor, b: Tensor): Tensor {
-  return sameShape(dy.shape, b.shape) ? dy : ops.repeatBack(dy, b)
+  if (sameShape(dy.shape, b.shape)) return dy
+  return overRows(ops, b, dy) ?? ops.repeatBack(dy, b)
+}
+
+/** The sum over rows of dy, or of dy * a, for a row b that was repeated; undefined where it takes other ops. */
+function overRows(ops: Ops, b: Tensor, dy: Tensor, a?: Tensor): Tensor | undefined {
+  const repeated = b.shape.length === 1 && dy.shape.length > 1 && b.size > 1
+  return repeated && b.size === dy.shape.at(-1) ? ops.sumOverRows(dy, a) : undefined
 }
 
 function sameShape(a: Shape, b: Shape): boolean {

@@ -72,6 +72,8 @@ const jobFile = z.strictObject({
   recompute: z.boolean().default(false),
   steps: count,
   seed: z.int().min(0).default(1337),
+  /** In which numbers products are multiplied; weights, sums and moments are F32 either way. */
+  precision: z.enum(['f32', 'bf16']).default('f32'),
   optimizer: z.strictObject({
     learning_rate: z.number().positive(),
     beta1: z.number().min(0).lt(1).default(0.9),
@@ -212,6 +214,8 @@ export function recipeOf(job: TrainingJob): Record<string, unknown> {
   const { model, method, data, tokenizer, context, batch, accumulate, seed, optimizer, schedule, faults } =
     job
   return {
+    // Runs from before there was a choice are f32.
+    ...(job.precision !== 'f32' && { precision: job.precision }),
     model,
     ...(method !== undefined && { method }),
     data: 'text' in data ? { validation: data.validation, rows: data.rows } : data,

@@ -9,7 +9,6 @@ import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
 import { KernelContext, loadKernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
-import { causalMask, documentMask } from './attention.ts'
 import { backward, backwardInSegments } from './backward.ts'
 import type { Batch } from './batch.ts'
 import {
@@ -33,7 +32,6 @@ export class LossGraph implements LearningGraph {
   /** Probabilities of the targets, a tensor for each chunk. */
   readonly #chosen: readonly Tensor[]
   readonly #vocabulary: number
-  readonly #maskValues: Float32Array
 
   constructor(parameters: Parameters, device: Device, shape: GraphShape, mode: 'train' | 'evaluate') {
     const { config } = parameters.definition
@@ -48,10 +46,9 @@ export class LossGraph implements LearningGraph {
     const nodesMax = 1024 + 640 * config.layers + 64 * chunkCount
     const kernels = device.isHost && this.shape.ownKernels ? loadKernels() : undefined
     this.#kernels = kernels && new KernelContext(kernels)
-    const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels })
+    const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels, precision: this.shape.precision })
     this.#graph = graph
     this.#inputs = declareInputs(graph, this.shape)
-    const { mask } = this.#inputs
     const network = splitForward(graph, parameters, this.shape, this.#inputs)
     this.#chunks = network.chunks
     this.#chosen =
@@ -59,8 +56,7 @@ export class LossGraph implements LearningGraph {
         ? [this.#wholeHead(graph, parameters, network.logits(undefined), mode)]
         : this.#headInChunks(graph, parameters, network, network.hidden, mode)
     graph.allocate()
-    this.#maskValues = new Float32Array(mask.size)
-    if (!this.shape.packed) mask.write(causalMask(shape.tokens))
+    this.#inputs.mask.writeWhole()
   }
 
   #wholeHead(graph: Graph, parameters: Parameters, logits: Tensor, mode: 'train' | 'evaluate'): Tensor {
@@ -134,10 +130,7 @@ export class LossGraph implements LearningGraph {
     rows?.write(padded)
     cells.write(cellsOf(padded, this.#chunks, batch.targets, this.#vocabulary))
     weights.write(counting)
-    if (shape.packed) {
-      documentMask(batch.documents ?? new Int32Array(batch.ids.length), shape.tokens, this.#maskValues)
-      mask.write(this.#maskValues)
-    }
+    if (shape.packed) mask.writeDocuments(batch.documents ?? new Int32Array(batch.ids.length))
     return counting
   }
 

@@ -1,5 +1,6 @@
 /** What a step makes smaller. */
 import type { Device } from '../runtime/device.ts'
+import type { Precision } from '../runtime/op-maker.ts'
 import type { Batch } from './batch.ts'
 import type { Parameters } from './parameters.ts'
 
@@ -16,6 +17,8 @@ export interface GraphShape {
   logitsBytesMax?: number
   /** Use our own products where they are built (the default), or ggml's everywhere. */
   ownKernels?: boolean
+  /** In which numbers our products are multiplied; sums, weights and moments stay F32. F32 by default. */
+  precision?: Precision
 }
 
 export const shapeDefaults = {
@@ -23,6 +26,7 @@ export const shapeDefaults = {
   recompute: false,
   logitsBytesMax: 128 << 20,
   ownKernels: true,
+  precision: 'f32',
 } as const
 
 /** A loss and, for training, its backward pass, built once and run on every micro-batch. */

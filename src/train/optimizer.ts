@@ -4,8 +4,9 @@
  */
 import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
+import { KernelContext, loadKernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
-import type { Parameters } from './parameters.ts'
+import type { Parameter, Parameters } from './parameters.ts'
 
 export interface AdamWOptions {
   beta1: number
@@ -19,16 +20,17 @@ export interface AdamWOptions {
 export class AdamW implements Disposable {
   readonly #parameters: Parameters
   readonly #options: AdamWOptions
+  readonly #kernels: KernelContext | undefined
   readonly #norms: NormGraph
-  readonly #plain: UpdateGraph
-  readonly #clipped: UpdateGraph
+  readonly #updates: UpdateGraph
 
   constructor(parameters: Parameters, device: Device, options: AdamWOptions) {
     this.#parameters = parameters
     this.#options = options
-    this.#norms = new NormGraph(parameters, device)
-    this.#plain = new UpdateGraph(parameters, device, 'plain')
-    this.#clipped = new UpdateGraph(parameters, device, 'clipped')
+    const kernels = device.isHost ? loadKernels() : undefined
+    this.#kernels = kernels && new KernelContext(kernels)
+    this.#norms = new NormGraph(parameters, device, this.#kernels)
+    this.#updates = new UpdateGraph(parameters, device, this.#kernels)
   }
 
   /** Length of each parameter's gradient, in the order of the parameters. */
@@ -41,24 +43,23 @@ export class AdamW implements Disposable {
     const { clipNorm } = this.#options
     // The small number is PyTorch's (clip_grad_norm_), so that runs can be compared.
     const factor = clipNorm > 0 ? Math.min(1, clipNorm / (norm + 1e-6)) : 1
-    const graph = factor < 1 ? this.#clipped : this.#plain
-    await graph.run(
-      factor,
-      this.#settings(step, learningRate, true),
-      this.#settings(step, learningRate, false),
-    )
+    const settings = (decays: boolean) => this.#settings(step, learningRate, decays, factor)
+    await this.#updates.run(factor, settings(true), settings(false))
     this.#parameters.clearGradients()
   }
 
-  #settings(step: number, learningRate: number, decays: boolean): Float32Array {
+  #settings(step: number, learningRate: number, decays: boolean, factor: number): Float32Array {
     const { beta1, beta2, epsilon, weightDecay } = this.#options
     const decay = decays ? weightDecay : 0
     const correction = (beta: number) => 1 / (1 - beta ** (step + 1))
-    return Float32Array.of(learningRate, beta1, beta2, epsilon, decay, correction(beta1), correction(beta2))
+    const corrections = [correction(beta1), correction(beta2)]
+    return Float32Array.of(learningRate, beta1, beta2, epsilon, decay, ...corrections, factor)
   }
 
   dispose(): void {
-    for (const graph of [this.#norms, this.#plain, this.#clipped]) graph.dispose()
+    this.#norms.dispose()
+    this.#updates.dispose()
+    this.#kernels?.dispose()
   }
 
   [Symbol.dispose](): void {
@@ -70,22 +71,22 @@ class NormGraph {
   readonly #graph: Graph
   readonly #squares: Tensor[]
 
-  constructor(parameters: Parameters, device: Device) {
-    const graph = new Graph(device, 8 * parameters.all.length + 16)
+  constructor(parameters: Parameters, device: Device, kernels: KernelContext | undefined) {
+    const graph = new Graph(device, 8 * parameters.all.length + 16, 64, { kernels })
     const { ops } = graph
     this.#graph = graph
     this.#squares = parameters.all.map(({ gradient }) => {
       // A product of each row with itself is spread over threads; ggml's own sums are not.
       const width = gradient.shape.at(-1)!
-      const rows = ops.reshape(gradient, [gradient.size / width, 1, width])
-      return graph.output(ops.sum(ops.matmul(rows, rows)))
+      const rows = () => ops.reshape(gradient, [gradient.size / width, 1, width])
+      return graph.output(ops.squareSums(gradient) ?? ops.sum(ops.matmul(rows(), rows())))
     })
     graph.allocate()
   }
 
   async run(): Promise<number[]> {
     await this.#graph.computeAsync()
-    return this.#squares.map((square) => Math.sqrt(square.toFloats()[0]!))
+    return this.#squares.map((square) => Math.sqrt(square.toFloats().reduce((a, b) => a + b)))
   }
 
   dispose(): void {
@@ -97,24 +98,33 @@ class UpdateGraph {
   readonly #graph: Graph
   readonly #decaying: Tensor
   readonly #steady: Tensor
+  /** A row of equal factors: ggml multiplies by a row many times faster than by one number. Ours needs none. */
   readonly #factors: Tensor | undefined
 
-  constructor(parameters: Parameters, device: Device, mode: 'plain' | 'clipped') {
-    const graph = new Graph(device, 8 * parameters.all.length + 16)
+  constructor(parameters: Parameters, device: Device, kernels: KernelContext | undefined) {
+    const graph = new Graph(device, 8 * parameters.all.length + 16, 64, { kernels })
     const { ops } = graph
     const widest = Math.max(...parameters.all.map(({ gradient }) => gradient.shape.at(-1)!))
     this.#graph = graph
-    this.#decaying = graph.input('F32', [7], 'settings with decay')
-    this.#steady = graph.input('F32', [7], 'settings without decay')
-    // A row of equal factors: ggml multiplies by a row many times faster than by one number.
-    this.#factors = mode === 'clipped' ? graph.input('F32', [widest], 'clip factors') : undefined
+    this.#decaying = graph.input('F32', [8], 'settings with decay')
+    this.#steady = graph.input('F32', [8], 'settings without decay')
+    this.#factors = kernels === undefined ? graph.input('F32', [widest], 'clip factors') : undefined
     for (const { weight, gradient, mean, square } of parameters.all) {
-      const factors = this.#factors && ops.slice(this.#factors, 0, 0, gradient.shape.at(-1)!)
-      const followed = factors === undefined ? gradient : ops.mul(gradient, factors)
       const settings = weight.shape.length > 1 ? this.#decaying : this.#steady
-      graph.expand(ops.adamw(weight, followed, mean, square, settings))
+      const own = ops.fusedAdamw(weight, gradient, mean, square, settings)
+      graph.expand(own ?? this.#plain(graph, { weight, gradient, mean, square }, settings))
     }
     graph.allocate()
+  }
+
+  #plain(
+    graph: Graph,
+    { weight, gradient, mean, square }: Omit<Parameter, 'spec'>,
+    settings: Tensor,
+  ): Tensor {
+    const { ops } = graph
+    const factors = ops.slice(this.#factors!, 0, 0, gradient.shape.at(-1)!)
+    return ops.adamw(weight, ops.mul(gradient, factors), mean, square, ops.slice(settings, 0, 0, 7))
   }
 
   async run(factor: number, decaying: Float32Array, steady: Float32Array): Promise<void> {

@@ -54,12 +54,21 @@ const replays: { readonly [Op in OpName]: Replay<Op> | 'none' } = {
   reshape: (ops, { shape }, [x]) => ops.reshape(x!, shape),
   slice: (ops, { shape, attributes: { dimension, start } }, [x]) =>
     ops.slice(x!, dimension, start, shape[dimension]!),
+  splitRows: (ops, { shape }, [x]) => ops.splitRows(x!, shape[1]!, shape[2]!),
   window: (ops, { shape, strides, attributes }, [x]) => ops.window(x!, shape, strides, attributes.offset),
   permute: (ops, { attributes }, [x]) => ops.permute(x!, attributes.order),
   transposed: (ops, _, [x]) => ops.transposed(x!),
   argmax: 'none',
   detached: 'none',
   attention: 'none',
+  causalAttention: (ops, { attributes }, [q, k, v, first]) =>
+    ops.causalAttention(q!, k!, v!, first!, attributes),
+  causalAttentionBack: 'none',
+  geluBack: 'none',
+  siluMulBack: 'none',
+  layerNormBack: 'none',
+  sumOverRows: 'none',
+  squareSums: 'none',
   adamw: 'none',
   custom: 'none',
 }

@@ -258,6 +258,7 @@ class JobRun implements Disposable {
         tokens: job.context,
         packed: data.packed,
         recompute: job.recompute,
+        precision: job.precision,
         ...(data.supervisedMax !== undefined && { supervisedMax: data.supervisedMax }),
       },
       accumulate: job.accumulate,

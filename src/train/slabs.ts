@@ -3,6 +3,7 @@
  * and v of one product) be joined by copying, without zeros and additions.
  */
 import { assert } from '../base/assert.ts'
+import type { OpAttributes } from '../runtime/op-attributes.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 
@@ -20,7 +21,9 @@ export type Contribution = Tensor | Slab
 export function sumOf(ops: Ops, x: Tensor, contributions: readonly Contribution[]): Tensor {
   const slabs = contributions.filter((entry): entry is Slab => 'part' in entry)
   const whole = contributions.filter((entry): entry is Tensor => !('part' in entry))
-  const spread = tiles(x, slabs) ? [concatenated(ops, slabs)] : slabs.map((slab) => padded(ops, x, slab))
+  const spread = tiles(x, slabs)
+    ? [cutFrom(x, slabs) ?? concatenated(ops, slabs)]
+    : slabs.map((slab) => padded(ops, x, slab))
   const [first, ...others] = [...whole, ...spread]
   assert(first !== undefined, 'a gradient has at least one contribution')
   return others.reduce((sum, next) => ops.add(sum, next), first)
@@ -36,6 +39,19 @@ function tiles(x: Tensor, slabs: readonly Slab[]): boolean {
     end += slab.part.shape[dimension]!
   }
   return end === x.shape[dimension]
+}
+
+/** The tensor that slabs which cover x were cut from, when they lie in it as in x. */
+function cutFrom(x: Tensor, slabs: readonly Slab[]): Tensor | undefined {
+  const whole = slabs[0]!.part.inputs[0]
+  const same = slabs.every(({ part, dimension, start }) => {
+    if (part.op !== 'slice' || part.inputs[0] !== whole) return false
+    const cut = part.attributes as OpAttributes['slice']
+    return cut.dimension === dimension && cut.start === start
+  })
+  const fits =
+    whole?.shape.length === x.shape.length && whole.shape.every((length, i) => length === x.shape[i])
+  return same && fits ? whole : undefined
 }
 
 function inOrder(slabs: readonly Slab[]): Slab[] {

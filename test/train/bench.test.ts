@@ -7,7 +7,7 @@ import { trainOnce } from '../../bench/shakespeare.ts'
 import { ropeway, shapes } from '../../bench/train-vs-pytorch.ts'
 
 test('our side of train-vs-pytorch measures a speed in wall and in processor time', async () => {
-  const figures = await ropeway(shapes.small!, 1)
+  const figures = await ropeway(shapes.small!, 1, 'bf16')
   expect(Object.keys(figures)).toEqual(['tokensPerSecond', 'tokensPerProcessorSecond'])
   expect(Object.values(figures).every((figure) => figure > 0)).toBe(true)
 })

@@ -77,4 +77,13 @@ describe.skipIf(folder === undefined).each(cases)('$name', ({ name, lossToleranc
       expect(Math.abs(report.loss - trace.losses[step]!), `loss of step ${step}`).toBeLessThan(lossTolerance)
     }
   })
+
+  test('products in bfloat16 learn at nearly the same pace', async () => {
+    using parameters = open()
+    using trainer = trainerOf(parameters, opt, { precision: 'bf16' })
+    for (let step = 0; step < steps; step++) {
+      const report = await trainer.step()
+      expect(Math.abs(report.loss / trace.losses[step]! - 1), `loss of step ${step}`).toBeLessThan(5e-3)
+    }
+  })
 })

@@ -9,7 +9,6 @@ import type { Device } from '../../runtime/device.ts'
 import { Graph } from '../../runtime/graph.ts'
 import { KernelContext, loadKernels } from '../../runtime/kernels.ts'
 import type { Tensor } from '../../runtime/tensor.ts'
-import { documentMask } from '../attention.ts'
 import { backward } from '../backward.ts'
 import type { Batch } from '../batch.ts'
 import { chunksOf, declareInputs, type Inputs, type SplitForward, splitForward } from '../forward.ts'
@@ -96,7 +95,10 @@ export class PreferenceGraph implements LearningGraph {
     const { supervisedMax, logitsBytesMax } = this.#shape
     const chunkCount = chunksOf(supervisedMax, config.vocabularySize, logitsBytesMax).length
     const nodesMax = 1024 + 640 * config.layers + 128 * chunkCount
-    const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels })
+    const graph = new Graph(device, nodesMax, 64, {
+      kernels: this.#kernels,
+      precision: this.#shape.precision,
+    })
     this.#graph = graph
     this.#inputs = declareInputs(graph, this.#shape)
     this.#pairInputs = declarePairs(graph, this.#shape)
@@ -212,9 +214,7 @@ export class PreferenceGraph implements LearningGraph {
     positions.write(batch.positions)
     const rows = batch.targets.map((_, row) => row)
     cells.write(cellsOf(rows, this.#network.chunks, batch.targets, this.#vocabulary))
-    const values = new Float32Array(mask.size)
-    documentMask(batch.documents!, tokens, values)
-    mask.write(values)
+    mask.writeDocuments(batch.documents!)
     const own = this.#pairInputs
     own.left.write(batch.left)
     own.right.write(batch.right)

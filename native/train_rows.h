@@ -1,0 +1,171 @@
+// What stands between the products of a training step, each in one pass: activations and norms with their gradients.
+#pragma once
+
+#include "call.h"
+#include "simd.h"
+#include "tensor.h"
+
+namespace {
+
+constexpr size_t pieceFloats = 8192;
+
+/// Runs `work(from, count)` over the elements of dst in pieces; vectors that stand over an end belong to the caller.
+template <class Work>
+inline void byPieces(ggml_tensor* dst, Call* call, int nth, Work work) {
+  size_t all = size_t(dst->ne[0]) * dst->ne[1] * dst->ne[2] * dst->ne[3];
+  for (size_t from; (from = size_t(takePiece(call)) * pieceFloats) < all;) {
+    size_t count = all - from < pieceFloats ? all - from : pieceFloats;
+    for (size_t i = 0; i < count; i += lanes) work(from + i, int(count - i < lanes ? count - i : lanes));
+  }
+  leave(call, nth);
+}
+
+inline float* floatsOf(const ggml_tensor* x) { return static_cast<float*>(x->data); }
+
+/// 1 / (1 + exp(-x)).
+inline Vector sigmoid(Vector x) {
+  Vector bounded = x < splat(-87.0f) ? splat(-87.0f) : x > splat(87.0f) ? splat(87.0f) : x;
+  return splat(1.0f) / (splat(1.0f) + exponential(-bounded));
+}
+
+/// GELU's 2u = x (linear + cubic x^2) in the tanh form: gelu(x) = x sigmoid(2u).
+constexpr float geluLinear = 1.5957691216057308f, geluCubic = 0.07135481627362134f;
+
+/// dst = gelu(x), elementwise; x contiguous.
+inline void geluRows(ggml_tensor* dst, int, int nth, void* userdata) {
+  const float* x = floatsOf(dst->src[0]);
+  byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
+    Vector value = load(x + at, count);
+    Vector twice = value * fma(splat(geluCubic) * value, value, splat(geluLinear));
+    store(floatsOf(dst) + at, value * sigmoid(twice), count);
+  });
+}
+
+/// dst = dy gelu'(x). Sources: dy, x; contiguous.
+inline void geluBack(ggml_tensor* dst, int, int nth, void* userdata) {
+  const float *dy = floatsOf(dst->src[0]), *x = floatsOf(dst->src[1]);
+  byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
+    Vector value = load(x + at, count), square = value * value;
+    Vector gate = sigmoid(value * fma(splat(geluCubic), square, splat(geluLinear)));
+    Vector inner = fma(splat(3 * geluCubic), square, splat(geluLinear));
+    Vector slope = fma(value * gate * (splat(1.0f) - gate), inner, gate);
+    store(floatsOf(dst) + at, load(dy + at, count) * slope, count);
+  });
+}
+
+/// dst = gradient of silu(gate) * up with respect to gate (params 0) or up (1). Sources: dy, gate, up; contiguous.
+inline void siluMulBack(ggml_tensor* dst, int, int nth, void* userdata) {
+  Call* call = static_cast<Call*>(userdata);
+  const float *dy = floatsOf(dst->src[0]), *gate = floatsOf(dst->src[1]), *up = floatsOf(dst->src[2]);
+  bool ofUp = call->params[0] != 0;
+  byPieces(dst, call, nth, [&](size_t at, int count) {
+    Vector g = load(gate + at, count), open = sigmoid(g), slope = load(dy + at, count);
+    Vector factor = ofUp ? g * open : fma(g * open, splat(1.0f) - open, open) * load(up + at, count);
+    store(floatsOf(dst) + at, slope * factor, count);
+  });
+}
+
+inline Vector sumOver(const float* a, const float* b, int width) {
+  Vector sum = zero();
+  for (int i = 0; i < width; i += lanes) sum = fma(load(a + i, width - i), load(b + i, width - i), sum);
+  return sum;
+}
+
+/// dst = gradient of a norm without weight, by rows: of x / rms(x) (params 0: 0) or of (x - mean) / deviation (1).
+/// Sources: dy, x, contiguous [N, W]. Params: centred, epsilon as float bits.
+inline void normBack(ggml_tensor* dst, int, int nth, void* userdata) {
+  Call* call = static_cast<Call*>(userdata);
+  bool centred = call->params[0] != 0;
+  float epsilon = floatParam(call, 1);
+  int width = int(dst->ne[0]);
+  size_t rows = size_t(dst->ne[1]) * dst->ne[2] * dst->ne[3];
+  constexpr size_t rowsPerPiece = 16;
+  float* own = reinterpret_cast<float*>(rw_thread_scratch(alignUp(size_t(width) * 4)));
+  for (size_t piece; (piece = size_t(takePiece(call))) * rowsPerPiece < rows;) {
+    for (size_t row = piece * rowsPerPiece; row < rows && row < (piece + 1) * rowsPerPiece; row++) {
+      const float *dy = floatsOf(dst->src[0]) + row * width, *x = floatsOf(dst->src[1]) + row * width;
+      float* to = floatsOf(dst) + row * width;
+      Vector sum = zero(), slopes = zero();
+      for (int i = 0; i < width; i += lanes) {
+        sum = sum + load(x + i, width - i);
+        slopes = slopes + load(dy + i, width - i);
+      }
+      float mean = centred ? sumLanes(sum) / float(width) : 0.0f;
+      float slopeMean = centred ? sumLanes(slopes) / float(width) : 0.0f;
+      for (int i = 0; i < width; i += lanes) store(own + i, load(x + i, width - i) - mean, width - i);
+      float inverse = 1.0f / __builtin_sqrtf(sumLanes(sumOver(own, own, width)) / float(width) + epsilon);
+      float along = sumLanes(sumOver(dy, own, width)) / float(width) * inverse * inverse;
+      for (int i = 0; i < width; i += lanes) {
+        Vector rest = load(dy + i, width - i) - slopeMean;
+        store(to + i, (rest - load(own + i, width - i) * along) * inverse, width - i);
+      }
+    }
+  }
+  leave(call, nth);
+}
+
+/// dst [W] = sum over rows of a * b, or of a alone. Sources: a, [b], contiguous [N, W]. Params: product (0/1).
+inline void sumOverRows(ggml_tensor* dst, int, int nth, void* userdata) {
+  Call* call = static_cast<Call*>(userdata);
+  const ggml_tensor* a = dst->src[0];
+  size_t width = a->ne[0], rows = size_t(a->ne[1]) * a->ne[2] * a->ne[3];
+  const float* b = call->params[0] ? floatsOf(dst->src[1]) : nullptr;
+  constexpr size_t columnsPerPiece = 64;
+  for (size_t piece; (piece = size_t(takePiece(call))) * columnsPerPiece < width;) {
+    size_t first = piece * columnsPerPiece, end = first + columnsPerPiece < width ? first + columnsPerPiece : width;
+    for (size_t i = first; i < end; i += lanes) {
+      int count = int(end - i);
+      Vector sum = zero();
+      for (size_t row = 0; row < rows; row++) {
+        Vector value = load(floatsOf(a) + row * width + i, count);
+        sum = b ? fma(value, load(b + row * width + i, count), sum) : sum + value;
+      }
+      store(floatsOf(dst) + i, sum, count);
+    }
+  }
+  leave(call, nth);
+}
+
+/// One AdamW step in place (Loshchilov and Hutter 2017). dst [4] is nothing. Sources: weight, gradient, mean, square,
+/// settings F32 [8]: learning rate, beta1, beta2, epsilon, weight decay, 1/(1-beta1^t), 1/(1-beta2^t), factor on the gradient.
+inline void adamwStep(ggml_tensor* dst, int, int nth, void* userdata) {
+  float *weight = floatsOf(dst->src[0]), *mean = floatsOf(dst->src[2]), *square = floatsOf(dst->src[3]);
+  const float *gradient = floatsOf(dst->src[1]), *set = floatsOf(dst->src[4]);
+  Call* call = static_cast<Call*>(userdata);
+  const ggml_tensor* all = dst->src[0];
+  size_t size = size_t(all->ne[0]) * all->ne[1] * all->ne[2] * all->ne[3];
+  float keep = 1.0f - set[0] * set[4];
+  for (size_t from; (from = size_t(takePiece(call)) * pieceFloats) < size;) {
+    size_t end = from + pieceFloats < size ? from + pieceFloats : size;
+    for (size_t i = from; i < end; i += lanes) {
+      int count = int(end - i < lanes ? end - i : lanes);
+      Vector g = load(gradient + i, count) * set[7];
+      Vector m = fma(splat(set[1]), load(mean + i, count), g * (1.0f - set[1]));
+      Vector v = fma(splat(set[2]), load(square + i, count), g * g * (1.0f - set[2]));
+      store(mean + i, m, count);
+      store(square + i, v, count);
+      Vector step = m * set[5] / (squareRoot(v * set[6]) + set[3]);
+      store(weight + i, load(weight + i, count) * keep - step * set[0], count);
+    }
+  }
+  leave(call, nth);
+}
+
+/// dst [pieces] = sum of the squares of each piece of the source.
+inline void squareSum(ggml_tensor* dst, int, int nth, void* userdata) {
+  Call* call = static_cast<Call*>(userdata);
+  const ggml_tensor* x = dst->src[0];
+  size_t size = size_t(x->ne[0]) * x->ne[1] * x->ne[2] * x->ne[3];
+  for (size_t piece; (piece = size_t(takePiece(call))) < size_t(dst->ne[0]);) {
+    size_t from = piece * pieceFloats, end = from + pieceFloats < size ? from + pieceFloats : size;
+    Vector sum = zero();
+    for (size_t i = from; i < end; i += lanes) {
+      Vector value = load(floatsOf(x) + i, int(end - i < lanes ? end - i : lanes));
+      sum = fma(value, value, sum);
+    }
+    floatsOf(dst)[piece] = sumLanes(sum);
+  }
+  leave(call, nth);
+}
+
+}  // namespace

@@ -1,0 +1,103 @@
+/** How operations are made: one ggml node each, with the record that the trainer walks backwards. */
+import { assert } from '../base/assert.ts'
+import { type DType, dtypes } from '../base/dtype.ts'
+import type { Arena } from './arena.ts'
+import type { CustomOpPointer, Pointer } from './ffi.ts'
+import type { KernelContext, KernelOp, KernelParams } from './kernels.ts'
+import type { OpAttributes, OpName } from './op-attributes.ts'
+import { contiguousStrides, ggmlLengths, type Shape, Tensor } from './tensor.ts'
+
+/** In which numbers products of two F32 matrices are multiplied; sums are F32 either way. */
+export type Precision = 'f32' | 'bf16'
+
+export class OpMaker {
+  readonly arena: Arena
+  protected readonly kernels: KernelContext | undefined
+  protected readonly precision: Precision
+
+  /** With `kernels`, what they have is computed by our own code; without, by ggml. CPU only. */
+  constructor(arena: Arena, kernels?: KernelContext, precision: Precision = 'f32') {
+    this.arena = arena
+    this.kernels = kernels
+    this.precision = precision
+  }
+
+  /** True when a product reads transposed factors where they lie, so that nobody need copy them for it. */
+  get readsTransposed(): boolean {
+    return this.kernels !== undefined
+  }
+
+  protected make<Op extends OpName>(
+    op: Op,
+    pointer: Pointer,
+    shape: Shape,
+    inputs: readonly Tensor[],
+    attributes: OpAttributes[Op],
+    dtype: DType = 'F32',
+    strides: readonly number[] = contiguousStrides(dtype, shape),
+  ): Tensor<Op> {
+    return new Tensor(this.arena.ggml, pointer, dtype, shape, strides, op, inputs, attributes)
+  }
+
+  protected elementwise<Op extends 'add' | 'sub' | 'mul' | 'div'>(op: Op, a: Tensor, b: Tensor): Tensor<Op> {
+    assert(broadcasts(b.shape, a.shape), `${op}: ${b.shape} repeats into ${a.shape}`)
+    const pointer = this.arena.ggml[op](this.arena.context, a.pointer, b.pointer)
+    return this.make(op, pointer, a.shape, [a, b], {}, a.dtype)
+  }
+
+  protected unary<Op extends 'sqr' | 'sqrt' | 'log' | 'exp' | 'sigmoid' | 'softplus' | 'silu' | 'tanh'>(
+    op: Op,
+    x: Tensor,
+  ): Tensor<Op> {
+    return this.make(
+      op,
+      this.arena.ggml[op](this.arena.context, x.pointer),
+      x.shape,
+      [x],
+      {} as OpAttributes[Op],
+    )
+  }
+
+  /** One of our kernels as a node; undefined where there are none. */
+  protected kernelOp<Op extends KernelOp>(
+    op: Op,
+    params: KernelParams<Op>,
+    shape: Shape,
+    inputs: readonly Tensor[],
+  ): Pointer | undefined {
+    if (this.kernels === undefined) return undefined
+    const { fn, userdata } = this.kernels.call(op, params)
+    return this.custom(op, fn, 'F32', shape, inputs, userdata).pointer
+  }
+
+  /** A native kernel as a node: it runs in the device's own threads. CPU only. */
+  custom(
+    name: string,
+    kernel: CustomOpPointer,
+    dtype: DType,
+    shape: Shape,
+    inputs: readonly Tensor[],
+    userdata?: Pointer,
+  ): Tensor<'custom'> {
+    const { ggml, context } = this.arena
+    const pointers = BigUint64Array.from(inputs, (input) => input.pointer)
+    const pointer = ggml.custom4d(
+      context,
+      dtypes[dtype].ggml,
+      ...ggmlLengths(shape),
+      pointers,
+      inputs.length,
+      kernel,
+      // GGML_N_TASKS_MAX: as many tasks as there are threads.
+      -1,
+      userdata ?? null,
+    )
+    return this.make('custom', pointer, shape, inputs, { name }, dtype)
+  }
+}
+
+/** True when `small` repeats a whole number of times into `large` in every dimension. */
+export function broadcasts(small: Shape, large: Shape): boolean {
+  if (small.length > large.length) return false
+  return small.every((length, i) => large[large.length - small.length + i]! % length === 0)
+}

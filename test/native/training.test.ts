@@ -1,0 +1,249 @@
+import { describe, expect, test } from 'vitest'
+import { Random } from '../../src/base/random.ts'
+import { KernelContext, type KernelOp, type KernelParams, type Kernels } from '../../src/runtime/kernels.ts'
+import { everyKernels, type FakeTensor, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
+
+// B sequences of T tokens, N = B*T, H heads, G key/value heads, D head width, W width.
+
+function normals(count: number, seed: number): Float32Array {
+  const random = new Random(seed)
+  return Float32Array.from({ length: count }, () => random.normal())
+}
+
+/** Runs an op twice through one call, so that counters must come back to their start. */
+function run<Op extends KernelOp>(
+  kernels: Kernels,
+  op: Op,
+  params: KernelParams<Op>,
+  shape: readonly number[],
+  sources: readonly FakeTensor[],
+  threads = 2,
+): Float32Array {
+  const dst = fakeTensor(new Float32Array(shape.reduce((a, b) => a * b, 1)), shape, sources)
+  using context = new KernelContext(kernels)
+  const call = context.call(op, params)
+  runOp(kernels, call, dst, threads)
+  runOp(kernels, call, dst, threads)
+  return dst.data as Float32Array
+}
+
+interface Shape {
+  sequences: number
+  tokens: number
+  heads: number
+  groups: number
+  width: number
+  /** Tokens of a document; the whole sequence by default. */
+  document?: number
+}
+
+interface Sides {
+  q: Float64Array
+  k: Float64Array
+  v: Float64Array
+}
+
+function firstsOf({ sequences, tokens, document = tokens }: Shape): Int32Array {
+  return Int32Array.from({ length: sequences * tokens }, (_, row) => row - ((row % tokens) % document))
+}
+
+/** Result [N, H*D] of attention by its definition, in double precision. */
+function attention(shape: Shape, { q, k, v }: Sides): Float64Array {
+  const { heads, groups, width } = shape
+  const out = new Float64Array(q.length)
+  const firsts = firstsOf(shape)
+  for (let row = 0; row < firsts.length; row++) {
+    for (let h = 0; h < heads; h++) {
+      const g = Math.floor((h * groups) / heads)
+      const own = (row * heads + h) * width
+      const scores: number[] = []
+      for (let j = firsts[row]!; j <= row; j++) {
+        let dot = 0
+        for (let d = 0; d < width; d++) dot += q[own + d]! * k[(j * groups + g) * width + d]!
+        scores.push(dot / Math.sqrt(width))
+      }
+      const best = Math.max(...scores)
+      const weights = scores.map((score) => Math.exp(score - best))
+      const total = weights.reduce((a, b) => a + b)
+      weights.forEach((weight, i) => {
+        const from = ((firsts[row]! + i) * groups + g) * width
+        for (let d = 0; d < width; d++) out[own + d]! += (weight / total) * v[from + d]!
+      })
+    }
+  }
+  return out
+}
+
+const shapes: readonly Shape[] = [
+  { sequences: 2, tokens: 37, heads: 4, groups: 2, width: 20 },
+  { sequences: 1, tokens: 65, heads: 2, groups: 2, width: 64, document: 9 },
+  { sequences: 3, tokens: 8, heads: 1, groups: 1, width: 80 },
+  { sequences: 1, tokens: 1, heads: 3, groups: 1, width: 8 },
+]
+
+function sources(shape: Shape) {
+  const { sequences, tokens, heads, groups, width } = shape
+  const rows = sequences * tokens
+  const [q, k, v] = [
+    normals(rows * heads * width, 1),
+    normals(rows * groups * width, 2),
+    normals(rows * groups * width, 3),
+  ]
+  const tensors = [
+    fakeTensor(q, [rows, heads, width]),
+    fakeTensor(k, [rows, groups, width]),
+    fakeTensor(v, [rows, groups, width]),
+    fakeTensor(firstsOf(shape), [rows]),
+  ]
+  const sides: Sides = { q: Float64Array.from(q), k: Float64Array.from(k), v: Float64Array.from(v) }
+  return { rows, tensors, sides }
+}
+
+/** d sum(dy * y) / d of some entries of one side, by central differences. */
+function differences(
+  shape: Shape,
+  sides: Sides,
+  side: keyof Sides,
+  dy: Float32Array,
+  entries: readonly number[],
+) {
+  const step = 1e-5
+  const total = () => attention(shape, sides).reduce((sum, y, i) => sum + y * dy[i]!, 0)
+  return entries.map((i) => {
+    const values = sides[side]
+    const kept = values[i]!
+    values[i] = kept + step
+    const above = total()
+    values[i] = kept - step
+    const below = total()
+    values[i] = kept
+    return (above - below) / (2 * step)
+  })
+}
+
+describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
+  '%s',
+  (_, kernels) => {
+    test.each(shapes)('causal attention and its gradients are those of its definition for %o', (shape) => {
+      const { sequences, heads, groups, width } = shape
+      const { rows, tensors, sides } = sources(shape)
+      const params = { sequences, scale: 1 / Math.sqrt(width) }
+      const y = run(kernels, 'causal_attention', params, [rows, heads * width], tensors)
+      expect(relativeError(y, attention(shape, sides))).toBeLessThan(3e-6)
+      const dy = normals(rows * heads * width, 4)
+      const all = (heads + 2 * groups) * width
+      const slopes = run(
+        kernels,
+        'causal_attention_back',
+        params,
+        [rows, all],
+        [...tensors, fakeTensor(dy, [rows, heads * width])],
+      )
+      const random = new Random(5)
+      for (const [side, first, count] of [
+        ['q', 0, heads * width],
+        ['k', heads * width, groups * width],
+        ['v', (heads + groups) * width, groups * width],
+      ] as const) {
+        const entries = Array.from({ length: 12 }, () => random.integer(rows * count))
+        const found = entries.map((i) => slopes[Math.floor(i / count) * all + first + (i % count)]!)
+        const largest = Math.max(...slopes.map(Math.abs))
+        const expected = differences(shape, sides, side, dy, entries)
+        for (const [i, value] of expected.entries())
+          expect(Math.abs(found[i]! - value) / largest).toBeLessThan(2e-5)
+      }
+    })
+
+    test('attention of whole sequences has the same bits on any number of threads', () => {
+      const shape = shapes[0]!
+      const { rows, tensors } = sources(shape)
+      const params = { sequences: shape.sequences, scale: 0.2 }
+      const of = (threads: number) =>
+        run(kernels, 'causal_attention', params, [rows, shape.heads * shape.width], tensors, threads)
+      expect(sameBits(of(1), of(5))).toBe(true)
+    })
+
+    test('activations and norms have the slopes of their definitions, whatever the length', () => {
+      const [rows, width] = [7, 53]
+      const [x, dy, up] = [normals(rows * width, 6), normals(rows * width, 7), normals(rows * width, 8)]
+      const tensor = (values: Float32Array) => fakeTensor(values, [rows, width])
+      const sigmoid = (a: number) => 1 / (1 + Math.exp(-a))
+      const gelu = (a: number) => a * sigmoid(2 * Math.sqrt(2 / Math.PI) * (a + 0.044715 * a ** 3))
+      const slope = (f: (a: number) => number, a: number) => (f(a + 1e-5) - f(a - 1e-5)) / 2e-5
+      const shape = [rows, width]
+      expect(relativeError(run(kernels, 'gelu', {}, shape, [tensor(x)]), Array.from(x, gelu))).toBeLessThan(
+        2e-6,
+      )
+      const geluSlopes = Array.from(x, (a, i) => dy[i]! * slope(gelu, a))
+      expect(
+        relativeError(run(kernels, 'gelu_back', {}, shape, [tensor(dy), tensor(x)]), geluSlopes),
+      ).toBeLessThan(1e-5)
+      const silu = (a: number) => a * sigmoid(a)
+      const gated = [tensor(dy), tensor(x), tensor(up)]
+      const gateSlopes = Array.from(x, (a, i) => dy[i]! * up[i]! * slope(silu, a))
+      expect(
+        relativeError(run(kernels, 'silu_mul_back', { ofUp: 0 }, shape, gated), gateSlopes),
+      ).toBeLessThan(1e-5)
+      const upSlopes = Array.from(x, (a, i) => dy[i]! * silu(a))
+      expect(relativeError(run(kernels, 'silu_mul_back', { ofUp: 1 }, shape, gated), upSlopes)).toBeLessThan(
+        2e-6,
+      )
+      for (const centred of [0, 1] as const) {
+        const found = run(kernels, 'norm_back', { centred, epsilon: 1e-5 }, shape, [tensor(dy), tensor(x)])
+        const row = (values: Float32Array, r: number) =>
+          Float64Array.from(values.subarray(r * width, (r + 1) * width))
+        const normed = (values: Float64Array) => {
+          const mean = centred ? values.reduce((a, b) => a + b) / width : 0
+          const variance = values.reduce((sum, a) => sum + (a - mean) ** 2, 0) / width
+          return values.map((a) => (a - mean) / Math.sqrt(variance + 1e-5))
+        }
+        const total = (values: Float64Array, r: number) =>
+          normed(values).reduce((sum, y, i) => sum + y * dy[r * width + i]!, 0)
+        for (const [r, i] of [
+          [0, 0],
+          [3, 52],
+          [6, 17],
+        ] as const) {
+          const [above, below] = [row(x, r), row(x, r)]
+          above[i]! += 1e-4
+          below[i]! -= 1e-4
+          const expected = (total(above, r) - total(below, r)) / 2e-4
+          expect(Math.abs(found[r * width + i]! - expected)).toBeLessThan(1e-4)
+        }
+      }
+      const sums = Array.from({ length: width }, (_, i) =>
+        Array.from({ length: rows }, (_, r) => dy[r * width + i]! * x[r * width + i]!).reduce(
+          (a, b) => a + b,
+        ),
+      )
+      const found = run(kernels, 'sum_over_rows', { product: 1 }, [width], [tensor(dy), tensor(x)])
+      expect(relativeError(found, sums)).toBeLessThan(1e-6)
+    })
+
+    test('AdamW moves weights as its paper says, gradients scaled first', () => {
+      const count = 8192 + 37
+      const [weight, gradient, mean] = [normals(count, 9), normals(count, 10), normals(count, 11)]
+      const square = normals(count, 12).map(Math.abs)
+      const [rate, beta1, beta2, epsilon, decay, first, second, factor] = [
+        0.01, 0.9, 0.99, 1e-8, 0.1, 5, 50, 0.5,
+      ]
+      const expected = Array.from(weight, (w, i) => {
+        const g = gradient[i]! * factor
+        const m = beta1 * mean[i]! + (1 - beta1) * g
+        const v = beta2 * square[i]! + (1 - beta2) * g * g
+        return w * (1 - rate * decay) - (rate * m * first) / (Math.sqrt(v * second) + epsilon)
+      })
+      const settings = Float32Array.of(rate, beta1, beta2, epsilon, decay, first, second, factor)
+      const tensors = [weight, gradient, mean, square, settings].map((values) =>
+        fakeTensor(values, [values.length]),
+      )
+      const dst = fakeTensor(new Float32Array(4), [4], tensors)
+      using context = new KernelContext(kernels)
+      runOp(kernels, context.call('adamw', {}), dst)
+      expect(relativeError(weight, expected)).toBeLessThan(1e-6)
+      const sums = run(kernels, 'square_sum', {}, [2], [fakeTensor(gradient, [count])])
+      const squares = gradient.reduce((sum, g) => sum + g * g, 0)
+      expect(Math.abs(sums[0]! + sums[1]! - squares) / squares).toBeLessThan(1e-6)
+    })
+  },
+)
