@@ -104,7 +104,11 @@ struct PairProduct : ByRegisters<PairProduct> {
   }
 
   void prepare(const float* from, size_t row) const {
-    for (size_t k = 0; k < inputs; k++) x[row * stride + k] = bfloatOf(from[k]);
+    typedef uint16_t Narrow __attribute__((vector_size(lanes * 2)));
+    for (size_t k = 0; k < inputs; k += lanes) {
+      Narrow halves = __builtin_convertvector((VectorUnsigned)bfloatBits(load(from + k)) >> 16, Narrow);
+      __builtin_memcpy(x + row * stride + k, &halves, sizeof halves);
+    }
   }
 
   template <int P, int T>

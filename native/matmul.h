@@ -22,24 +22,63 @@ struct Matrix {
 
 constexpr size_t gatheredRows = 16;
 
+/// One vector of numbers that lie `stride` apart.
+inline Vector loadApart(const float* from, size_t stride) {
+#if defined(__AVX512F__)
+  const __m512i order = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_i32gather_ps(_mm512_mullo_epi32(order, _mm512_set1_epi32(int(stride))), from, 4);
+#else
+  Vector result;
+  for (int i = 0; i < lanes; i++) result[i] = from[i * stride];
+  return result;
+#endif
+}
+
 /// Rows first.. as [count][padded], `stride` apart, zeros behind each row's end. Reads along whichever side is contiguous.
 inline void gatherRows(const Matrix& from, size_t first, size_t count, size_t padded, size_t stride, float* to) {
+  size_t k = 0;
   if (from.inputStride == 1) {
     for (size_t r = 0; r < count; r++)
       __builtin_memcpy(to + r * stride, from.data + (first + r) * from.rowStride, from.inputs * 4);
-  } else {
-    for (size_t k = 0; k < from.inputs; k++)
-      for (size_t r = 0; r < count; r++)
-        to[r * stride + k] = from.data[(first + r) * from.rowStride + k * from.inputStride];
+    k = from.inputs;
   }
+  // Turned in a tile that stays in the nearest cache.
+  float tile[lanes * gatheredRows];
+  for (; from.rowStride == 1 && count == gatheredRows && k + lanes <= from.inputs; k += lanes) {
+    for (int i = 0; i < lanes; i++)
+      __builtin_memcpy(tile + i * gatheredRows, from.data + (k + i) * from.inputStride + first, gatheredRows * 4);
+    for (size_t r = 0; r < count; r++) store(to + r * stride + k, loadApart(tile + r, gatheredRows));
+  }
+  for (; k < from.inputs; k++)
+    for (size_t r = 0; r < count; r++)
+      to[r * stride + k] = from.data[(first + r) * from.rowStride + k * from.inputStride];
   for (size_t r = 0; r < count; r++)
-    for (size_t k = from.inputs; k < padded; k++) to[r * stride + k] = 0;
+    for (k = from.inputs; k < padded; k++) to[r * stride + k] = 0;
+}
+
+/// Inputs k.. of all rows of a whole panel.
+inline Vector panelVector(const Matrix& from, size_t first, size_t k, int v) {
+  const float* at = from.data + (first + v * lanes) * from.rowStride + k * from.inputStride;
+  return from.rowStride == 1 ? load(at) : loadApart(at, from.rowStride);
 }
 
 /// The panel of rows 16 panel.. in a float format, zeros behind the matrix.
 inline void packPanel(const Matrix& from, int format, size_t panel, size_t padded, char* to) {
   size_t first = panel * panelOutputs, count = from.rows - first < panelOutputs ? from.rows - first : panelOutputs;
-  for (size_t k = 0; k < padded; k++)
+  size_t k = 0;
+  for (; count == panelOutputs && from.rowStride < size_t(1) << 26 && k + 2 <= from.inputs; k += 2)
+    for (int v = 0; v < panelVectors; v++) {
+      Vector even = panelVector(from, first, k, v), odd = panelVector(from, first, k + 1, v);
+      float* floats = reinterpret_cast<float*>(to);
+      if (format == packedF32) {
+        store(floats + k * panelOutputs + v * lanes, even);
+        store(floats + (k + 1) * panelOutputs + v * lanes, odd);
+      } else {
+        VectorInt low = (VectorInt)((VectorUnsigned)bfloatBits(even) >> 16), high = bfloatBits(odd) & int32_t(0xffff0000);
+        store(floats + k / 2 * panelOutputs + v * lanes, (Vector)(low | high));
+      }
+    }
+  for (; k < padded; k++)
     for (size_t lane = 0; lane < panelOutputs; lane++) {
       bool inside = k < from.inputs && lane < count;
       float value = inside ? from.data[(first + lane) * from.rowStride + k * from.inputStride] : 0.0f;

@@ -85,6 +85,15 @@ inline Half bfloatOf(float value) {
   return Half((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+typedef uint32_t VectorUnsigned __attribute__((vector_size(lanes * 4)));
+
+/// The same for a vector; the bfloat16 stand in the upper halves, above whatever is left.
+inline VectorInt bfloatBits(Vector value) {
+  VectorUnsigned bits = (VectorUnsigned)value;
+  VectorUnsigned rounded = bits + 0x7fff + (bits >> 16 & 1);
+  return (VectorInt)((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded);
+}
+
 inline float bfloatToFloat(Half half) {
   uint32_t bits = uint32_t(half) << 16;
   float value;
