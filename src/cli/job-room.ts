@@ -20,6 +20,7 @@ import { templateRoutes } from '../control/jobs/template-routes.ts'
 import { workspaceRoutes } from '../control/jobs/workspace-routes.ts'
 import { Workspaces } from '../control/jobs/workspaces.ts'
 import { LocalLauncher } from '../control/launchers/local/local-launcher.ts'
+import { type Providing, provide } from '../control/models/provide.ts'
 import type { ObjectStore } from '../control/objects/store.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import type { Loop } from '../control/service/loop.ts'
@@ -34,16 +35,27 @@ export class JobRoom {
   readonly #context: ServiceContext
   readonly #clusters: ReadonlyMap<string, ServedCluster>
   readonly #isAlone: boolean
-  readonly #cluster: string
+  /** The name of this machine as a cluster. */
+  readonly cluster: string
+  /** Where its jobs have their files. */
+  readonly folders: JobFolders
   #loop: Loop | undefined
 
   /** `isAlone`: no other server uses the database, so whoever held a job before is dead. */
-  constructor(context: ServiceContext, folder: string, objects: ObjectStore, isAlone: boolean) {
+  constructor(
+    context: ServiceContext,
+    folder: string,
+    objects: ObjectStore,
+    isAlone: boolean,
+    data: Omit<Providing, 'store'>,
+  ) {
     this.#isAlone = isAlone
-    this.#cluster = clusterName(folder, isAlone)
+    this.cluster = clusterName(folder, isAlone)
     this.#context = context
     const folders = new JobFolders(join(folder, 'jobs'))
+    this.folders = folders
     const workspaces = new Workspaces(objects)
+    const providing = { ...data, store: context.store }
     const wake = () => this.#loop?.wake()
     this.jobs = new Jobs({
       store: context.store,
@@ -51,7 +63,7 @@ export class JobRoom {
       hasWorkspace: (project, id) => workspaces.has(project, id),
       checkTraining: (file) => void parseTrainingJob(file, folder),
     })
-    this.#clusters = new Map([[this.#cluster, localParts(folder, folders, workspaces)]])
+    this.#clusters = new Map([[this.cluster, localParts(folder, folders, workspaces, providing)]])
     this.routes = [
       jobRoutes({ jobs: this.jobs, clusters: this.#clusters, folders }),
       machineRoutes(wake),
@@ -68,19 +80,25 @@ export class JobRoom {
       await endLeases(jobNouns(store))
       await endScheduling(store)
     }
-    await ensureCluster(store, this.#cluster, { kind: 'local', slots, open: true })
+    await ensureCluster(store, this.cluster, { kind: 'local', slots, open: true })
     this.#loop = startJobLoop({ store, log, sealer, clusters: this.#clusters })
     return this.#loop
   }
 }
 
-function localParts(folder: string, folders: JobFolders, workspaces: Workspaces): ServedCluster {
+function localParts(
+  folder: string,
+  folders: JobFolders,
+  workspaces: Workspaces,
+  providing: Providing,
+): ServedCluster {
   const launcher = new LocalLauncher({ root: join(folder, 'runs'), wrapper: wrapperEntry() })
   const workplace = new LocalWorkplace({
     folders,
     trainer: ownCommand(),
-    unpack: async ({ project_id, spec }, into) => {
+    unpack: async ({ id, name, project_id, spec }, into) => {
       if (spec.workspace !== undefined) await workspaces.unpack(project_id, spec.workspace, into)
+      await provide(providing, project_id, { id, label: `job ${name}` }, spec.file, into)
     },
   })
   return { launcher, workplace }

@@ -2,13 +2,16 @@
 import { Command, CommanderError } from 'commander'
 import { problemCodes, Refused } from '../api/control/problem.ts'
 import { exitCodes, UserError } from '../base/errors.ts'
+import { applyCommand } from './commands/apply.ts'
 import { auditCommand } from './commands/audit.ts'
 import { benchCommand } from './commands/bench.ts'
 import { chatCommand } from './commands/chat.ts'
+import { checkpointCommand } from './commands/checkpoints.ts'
 import { completionCommands } from './commands/completion.ts'
 import { contextCommand } from './commands/context.ts'
 import { credentialCommand } from './commands/credentials.ts'
 import { dataCheckCommand } from './commands/data-check.ts'
+import { datasetCommand } from './commands/datasets.ts'
 import { doctorCommand } from './commands/doctor.ts'
 import { exportCommand } from './commands/export.ts'
 import { gatewayCommand } from './commands/gateway.ts'
@@ -17,6 +20,7 @@ import { jobCommand } from './commands/job.ts'
 import { keyCommand } from './commands/keys.ts'
 import { loginCommands } from './commands/login.ts'
 import { clusterCommand, quotaCommand } from './commands/machines.ts'
+import { modelCommand } from './commands/models.ts'
 import { organisationCommand } from './commands/organisations.ts'
 import { projectCommand } from './commands/projects.ts'
 import { replayCommand } from './commands/replay.ts'
@@ -48,6 +52,10 @@ export function buildProgram(): Command {
   templateCommand(program)
   clusterCommand(program)
   quotaCommand(program)
+  datasetCommand(program)
+  checkpointCommand(program)
+  modelCommand(program)
+  applyCommand(program)
   serveCommand(program)
   gatewayCommand(program)
   generateCommand(program)

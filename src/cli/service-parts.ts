@@ -1,13 +1,13 @@
 /** What `ropeway up` is made of: every noun adds a line to each list that it needs. */
-import { join } from 'node:path'
 import { jobMigrations } from '../control/jobs/migration.ts'
-import { FolderStore } from '../control/objects/folder.ts'
 import type { ObjectStore } from '../control/objects/store.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import type { Loop } from '../control/service/loop.ts'
 import { baseMigrations, baseRoutes } from '../control/service/modules.ts'
 import type { RouteModule } from '../control/service/routes.ts'
 import type { Migration } from '../control/store/migrations.ts'
+import { startCollecting } from './collecting.ts'
+import { type DataParts, dataMigrations, dataPartsOf, dataRoutesOf, startDataLoop } from './data-parts.ts'
 import { JobRoom } from './job-room.ts'
 
 /** Of this server: what nouns may need beside the context. */
@@ -15,20 +15,37 @@ export interface Parts {
   readonly context: ServiceContext
   /** Where this server keeps files: objects, workspaces, logs. */
   readonly folder: string
+  /** Where large things lie. */
+  readonly objects: ObjectStore
+  /** Folders of this machine that datasets and checkpoints may be linked from. */
+  readonly linkFolders: readonly string[]
   /** Whether this server is the only one on its database: leases of a dead predecessor may be ended. */
   readonly isAlone: boolean
 }
 
-export const migrations: readonly Migration[] = [...baseMigrations, ...jobMigrations]
+export const migrations: readonly Migration[] = [...baseMigrations, ...dataMigrations, ...jobMigrations]
 
 export function routesOf(parts: Parts): readonly RouteModule[] {
-  return [...baseRoutes, ...jobRoom(parts).routes]
+  return [...baseRoutes, ...dataRoutesOf(dataOf(parts)), ...jobRoom(parts).routes]
 }
 
 /** Started in this order once the service answers, stopped in the opposite one before it ends. */
 export const loopStarters: readonly ((parts: Parts) => Loop | Promise<Loop>)[] = [
+  (parts) => startDataLoop(dataOf(parts), parts.context),
+  (parts) => startCollecting(parts.context, dataOf(parts), jobRoom(parts)),
   (parts) => jobRoom(parts).start(),
 ]
+
+const data = new WeakMap<Parts, DataParts>()
+
+/** Datasets, checkpoints and models of a server, for whatever needs them. */
+export function dataOf(parts: Parts): DataParts {
+  const known = data.get(parts)
+  if (known !== undefined) return known
+  const made = dataPartsOf({ ...parts, userOf: async () => undefined })
+  data.set(parts, made)
+  return made
+}
 
 const rooms = new WeakMap<Parts, JobRoom>()
 
@@ -36,11 +53,7 @@ const rooms = new WeakMap<Parts, JobRoom>()
 function jobRoom(parts: Parts): JobRoom {
   const known = rooms.get(parts)
   if (known !== undefined) return known
-  const room = new JobRoom(parts.context, parts.folder, objectsOf(parts), parts.isAlone)
+  const room = new JobRoom(parts.context, parts.folder, parts.objects, parts.isAlone, dataOf(parts))
   rooms.set(parts, room)
   return room
-}
-
-function objectsOf({ folder }: Parts): ObjectStore {
-  return FolderStore.create(join(folder, 'objects'))
 }

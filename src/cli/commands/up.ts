@@ -13,9 +13,10 @@ import { kindOf } from '../../control/store/kind.ts'
 import { holdAlone } from '../../control/store/sole-user.ts'
 import { openStore, type Store } from '../../control/store/store.ts'
 import { localContext, readContexts, saveContext } from '../contexts.ts'
+import { openObjects } from '../data-parts.ts'
 import { ropewayHome } from '../home.ts'
 import { listen } from '../listening.ts'
-import { wholeNumber } from '../options.ts'
+import { collect, wholeNumber } from '../options.ts'
 import { line } from '../output.ts'
 import { loopStarters, migrations, type Parts, routesOf } from '../service-parts.ts'
 import { shutdownSignal } from '../shutdown.ts'
@@ -29,6 +30,8 @@ interface UpFlags {
   keyFile?: string
   keyCommand?: string
   signUp: 'open' | 'invited'
+  objects?: string
+  linkFolder?: string[]
   ownerKey?: boolean
 }
 
@@ -57,6 +60,11 @@ export function upCommand(program: Command): void {
         .choices(['open', 'invited'])
         .default('invited'),
     )
+    .option(
+      '--objects <place>',
+      's3://BUCKET/PREFIX or a folder for large things (default: in the data folder)',
+    )
+    .option('--link-folder <folder>', 'a folder of this machine that may be linked (repeatable)', collect)
     .option('--owner-key', 'make another key for who runs the service, print it and end')
     .action(runUp)
 }
@@ -74,6 +82,8 @@ async function runUp(flags: UpFlags): Promise<void> {
   await serve(flags, {
     context: { store, log, sealer, scrypt: passwordCost, signUp: flags.signUp },
     folder,
+    objects: openObjects(flags.objects, folder),
+    linkFolders: flags.linkFolder ?? [],
     isAlone,
   })
 }

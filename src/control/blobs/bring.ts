@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { open } from 'node:fs/promises'
 import { partBytesOf } from '../../api/control/digest.ts'
 import { UserError } from '../../base/errors.ts'
@@ -8,9 +9,15 @@ import type { BlobRow } from './rows.ts'
 
 /**
  * Brings a file of this machine, such as a checkpoint that a job has written: read once for its hashes, and once
- * more for what is missing. A file that changes in between is refused.
+ * more for what is missing. A file that changes in between is refused, and so is one that has not the content of
+ * `sha256` (of the whole file, in hex) if that is given.
  */
-export async function bringFile(blobs: Blobs, project: string, path: string): Promise<BlobRow> {
+export async function bringFile(
+  blobs: Blobs,
+  project: string,
+  path: string,
+  sha256?: string,
+): Promise<BlobRow> {
   const file = await unlessAbsent(open(path, 'r'))
   if (file === undefined) throw new UserError(`There is no file ${path}.`, { failure: 'not_found' })
   try {
@@ -28,8 +35,14 @@ export async function bringFile(blobs: Blobs, project: string, path: string): Pr
       return part
     }
     const parts: string[] = []
-    for (let number = 1; number <= Math.ceil(bytes / partBytes); number++)
-      parts.push(await sha256Of(await read(number)))
+    const whole = createHash('sha256')
+    for (let number = 1; number <= Math.ceil(bytes / partBytes); number++) {
+      const part = await read(number)
+      if (sha256 !== undefined) whole.update(part)
+      parts.push(await sha256Of(part))
+    }
+    if (sha256 !== undefined && whole.digest('hex') !== sha256)
+      throw new UserError(`${path} has not the content that was saved.`)
     const { blob, missing } = await blobs.open(project, { bytes, parts })
     for (const number of missing) await blobs.putPart(project, blob.id, number, await read(number))
     return await blobs.complete(project, blob.id)

@@ -5,7 +5,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join, resolve, sep } from 'node:path'
 import { z } from 'zod'
-import { messageOf } from '../../base/errors.ts'
+import { messageOf, UserError } from '../../base/errors.ts'
 import { hashOfFile } from '../../base/files.ts'
 
 const manifest = z.object({
@@ -44,19 +44,40 @@ export function newestWhole(
   return undefined
 }
 
-/** Undefined when every file has the size and the content that were saved. */
-export function whatIsDamaged(folder: string): string | undefined {
+export interface CheckpointManifest {
+  /** Of its own file. */
+  readonly name: string
+  readonly files: Readonly<Record<string, { bytes: number; sha256: string }>>
+}
+
+/** What a checkpoint says that it holds; undefined without a manifest. Throws a UserError for one that cannot be. */
+export function readManifest(folder: string): CheckpointManifest | undefined {
   const name = manifestNames.find((one) => existsSync(join(folder, one)))
-  if (name === undefined) return 'it has no manifest'
-  let files: z.output<typeof manifest>['files']
+  if (name === undefined) return undefined
+  let files: CheckpointManifest['files']
   try {
     files = manifest.parse(JSON.parse(readFileSync(join(folder, name), 'utf8'))).files
   } catch (error) {
-    return `${name} cannot be read: ${messageOf(error)}`
+    throw new UserError(`${name} cannot be read: ${messageOf(error)}`)
   }
-  for (const [file, { bytes, sha256 }] of Object.entries(files)) {
+  const outside = Object.keys(files).find(
+    (file) => !resolve(folder, file).startsWith(`${resolve(folder)}${sep}`),
+  )
+  if (outside !== undefined) throw new UserError(`${outside} lies outside of the checkpoint`)
+  return { name, files }
+}
+
+/** Undefined when every file has the size and the content that were saved. */
+export function whatIsDamaged(folder: string): string | undefined {
+  let found: CheckpointManifest | undefined
+  try {
+    found = readManifest(folder)
+  } catch (error) {
+    return messageOf(error)
+  }
+  if (found === undefined) return 'it has no manifest'
+  for (const [file, { bytes, sha256 }] of Object.entries(found.files)) {
     const path = resolve(folder, file)
-    if (!path.startsWith(`${resolve(folder)}${sep}`)) return `${file} lies outside of the checkpoint`
     if (!existsSync(path)) return `${file} is missing`
     if (statSync(path).size !== bytes) return `${file} has ${statSync(path).size} bytes instead of ${bytes}`
     if (hashOfFile(path) !== sha256) return `${file} does not have the content that was saved`

@@ -85,6 +85,13 @@ export class Checkpoints {
     })
   }
 
+  /** Steps of which a job's checkpoint is known, deleted or not. */
+  async stepsOf(job: string): Promise<Set<number>> {
+    const db = this.store.db<{ checkpoints: CheckpointRow }>()
+    const rows = await db.selectFrom('checkpoints').select('step').where('job_id', '=', job).execute()
+    return new Set(rows.map(({ step }) => step))
+  }
+
   /** A job's checkpoint of a step, deleted or not. */
   async jobStep(job: string, step: number): Promise<CheckpointRow | undefined> {
     const { rows } = await this.#ofJobs((is) => is.and([is('job_id', '=', job), is('step', '=', step)]))

@@ -192,6 +192,11 @@ export class FolderStore implements ObjectStore {
     }
   }
 
+  pathOf(key: string): string {
+    checkKey(key)
+    return join(this.#root, key)
+  }
+
   async presign(): Promise<undefined> {
     return undefined
   }

@@ -86,6 +86,8 @@ export interface ObjectStore {
   copy(from: string, to: string): Promise<boolean>
   /** An address that anybody may read the object from for so long, or undefined where there is no such thing. */
   presign(key: string, seconds: number): Promise<string | undefined>
+  /** The file that an object is, for who copies it, where objects are files; it is never written to. */
+  pathOf?(key: string): string
 }
 
 /** Keys of one answer of {@link ObjectStore.list}. */

@@ -18,11 +18,16 @@ const lineBytesMax = 64 << 20
 const chunkBytes = 1 << 20
 
 /** All lines without their ends, in lists as they arrive. Throws UserErrors that name file and line. */
-export async function* readLines(path: string): AsyncGenerator<Line[]> {
+export function readLines(path: string): AsyncGenerator<Line[]> {
+  return linesOf(path, chunksOf(path))
+}
+
+/** Lines of bytes that come from anywhere; `path` is what errors call them. */
+export async function* linesOf(path: string, chunks: AsyncIterable<Buffer>): AsyncGenerator<Line[]> {
   const held: Buffer[] = []
   let heldBytes = 0
   let number = 1
-  for await (const chunk of chunksOf(path)) {
+  for await (const chunk of chunks) {
     const lines: Line[] = []
     let done = 0
     for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, done)) {

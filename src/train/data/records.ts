@@ -26,8 +26,16 @@ export interface DataRecord {
 
 export const dataEndings = /\.(jsonl|ndjson|json|csv|tsv|txt|md)(\.gz)?$/i
 
-export async function* readRecords(file: string, options: ReadOptions = {}): AsyncGenerator<DataRecord> {
-  const lines = readLines(file)
+export function readRecords(file: string, options: ReadOptions = {}): AsyncGenerator<DataRecord> {
+  return recordsOf(file, readLines(file), options)
+}
+
+/** Records of lines that come from anywhere; `file` gives the layout, and errors name it. */
+export async function* recordsOf(
+  file: string,
+  lines: AsyncGenerator<Line[]>,
+  options: ReadOptions = {},
+): AsyncGenerator<DataRecord> {
   const layout = options.layout ?? layoutByName(file)
   const { first, all } = await peeked(lines)
   const raw = rawRecords(

@@ -1,0 +1,51 @@
+import type { JobFolders } from '../control/jobs/folders.ts'
+import { type JobRow, jobNouns } from '../control/jobs/rows.ts'
+import { isFinal } from '../control/jobs/states.ts'
+import { collectCheckpoints } from '../control/models/collect.ts'
+import type { ServiceContext } from '../control/service/context.ts'
+import { type Loop, startLoop } from '../control/service/loop.ts'
+import type { DataParts } from './data-parts.ts'
+
+const everyMs = 5000
+const activeMax = 500
+/** Jobs that ended are looked at among so many of the newest, and once more when they were seen running. */
+const newestMax = 100
+
+/** Makes checkpoints of the project of those that jobs of this machine have written. */
+export function startCollecting(
+  { store, log }: ServiceContext,
+  { blobs, checkpoints }: DataParts,
+  { folders, cluster }: { folders: JobFolders; cluster: string },
+): Loop {
+  const nouns = jobNouns(store)
+  let running = new Set<string>()
+  const pass = async () => {
+    const active = await nouns.list({
+      where: (is) => is.and([is('state', 'in', ['running', 'stopping'])]),
+      limit: activeMax,
+    })
+    const newest = await nouns.list({ descending: true, limit: newestMax })
+    const ended = [...running].filter((id) => !active.rows.some((row) => row.id === id))
+    const last = (await Promise.all(ended.map((id) => nouns.get(id)))).filter((row) => row !== undefined)
+    const rows = new Map([...active.rows, ...newest.rows, ...last].map((row) => [row.id, row]))
+    for (const row of rows.values()) {
+      if (row.cluster === cluster && (isFinal(row.state) || row.status.checkpointStep > 0)) await collect(row)
+    }
+    running = new Set(active.rows.map(({ id }) => id))
+  }
+  const collect = async ({ id, name, project_id: project, spec, status }: JobRow) => {
+    const numbers = Object.entries(status.metrics).filter(
+      (pair): pair is [string, number] => typeof pair[1] === 'number',
+    )
+    const output = folders.output(id)
+    const metrics = Object.fromEntries(numbers)
+    const { processes } = spec
+    await collectCheckpoints(
+      blobs,
+      checkpoints,
+      { project, job: { id, name }, output, metrics, processes },
+      (folder, reason) => log.warn({ job: id, folder, reason }, 'a checkpoint was left out'),
+    )
+  }
+  return startLoop({ name: 'collect', everyMs, log, pass })
+}

@@ -1,0 +1,98 @@
+/**
+ * Datasets and checkpoints that a job's file names: put into its workspace before it starts.
+ *
+ * `dataset:reviews@3` or `checkpoint:base` in a field is a path like any other: of the folder of that very name in the
+ * workspace, which is made of the version's files. So jobs need to know nothing of the service, and a reference without
+ * a version keeps the one that the job's first attempt found.
+ */
+import { randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { constants, copyFile, mkdir, open, rename, rm } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { type FilePlace, openFile } from '../blobs/content.ts'
+import type { FileRow } from '../blobs/rows.ts'
+import type { Datasets } from '../datasets/datasets.ts'
+import type { Store } from '../store/store.ts'
+import { type Checkpoints, nodeOf } from './checkpoints.ts'
+import { type LineageNode, recordLineage } from './lineage.ts'
+
+const reference = /^(dataset|checkpoint):([A-Za-z0-9._-]+(?:@[a-z0-9]+)?)(?:\/|$)/
+const depthMax = 20
+const referencesMax = 100
+
+/** Every reference in a job's file, each once: `dataset:reviews@3`. */
+export function referencesIn(value: unknown, depth = 0): string[] {
+  if (typeof value === 'string') {
+    const match = reference.exec(value)
+    return match === null ? [] : [`${match[1]}:${match[2]}`]
+  }
+  if (typeof value !== 'object' || value === null || depth > depthMax) return []
+  const found = Object.values(value).flatMap((inner) => referencesIn(inner, depth + 1))
+  return [...new Set(found)].slice(0, referencesMax)
+}
+
+export interface Providing {
+  readonly store: Store
+  readonly datasets: Datasets
+  readonly checkpoints: Checkpoints
+}
+
+/** Makes the folders that `file` names in `workspace`; done again, it changes nothing. Throws UserError. */
+export async function provide(
+  { store, datasets, checkpoints }: Providing,
+  project: string,
+  job: LineageNode,
+  file: unknown,
+  workspace: string,
+): Promise<void> {
+  for (const name of referencesIn(file)) {
+    const target = join(workspace, name)
+    if (existsSync(target)) continue
+    const typed = name.slice(name.indexOf(':') + 1)
+    let from: LineageNode
+    if (name.startsWith('dataset:')) {
+      const { dataset, version } = await datasets.resolve(project, typed)
+      from = { id: version.id, label: `dataset ${dataset.name}@${version.number}` }
+      await fill(target, await datasets.files(version), (one) => datasets.placeOf(version, one))
+    } else {
+      const row = await checkpoints.find(project, typed)
+      from = nodeOf(row)
+      await fill(target, await checkpoints.files(row), (one) => checkpoints.placeOf(row, one))
+    }
+    await recordLineage(store, project, { from, to: job })
+  }
+}
+
+async function fill(
+  target: string,
+  files: readonly FileRow[],
+  placeOf: (file: FileRow) => Promise<FilePlace>,
+): Promise<void> {
+  // Whole or not at all: what a crash leaves has another name.
+  const making = `${target}.${randomBytes(4).toString('hex')}.making`
+  try {
+    for (const file of files) {
+      const path = join(making, file.path)
+      await mkdir(dirname(path), { recursive: true })
+      await write(path, file, await placeOf(file))
+    }
+    await rename(making, target)
+  } catch (error) {
+    await rm(making, { recursive: true, force: true })
+    throw error
+  }
+}
+
+async function write(path: string, file: FileRow, place: FilePlace): Promise<void> {
+  const { objects, key } = place
+  const local = file.blob_id === null ? undefined : objects.pathOf?.(key)
+  // The job may write into its copy, so it must be one; file systems that share blocks do not copy.
+  if (local !== undefined) return await copyFile(local, path, constants.COPYFILE_FICLONE)
+  const { bytes } = await openFile(place, file)
+  const handle = await open(path, 'wx')
+  try {
+    for await (const piece of bytes) await handle.writeFile(piece)
+  } finally {
+    await handle.close()
+  }
+}
