@@ -23,6 +23,8 @@ export function watched(objects: ObjectStore, watch: Watch): ObjectStore {
   return new Proxy(objects, {
     get: (target, name) => {
       const value = Reflect.get(target, name)
+      // No call: it only says where something lies.
+      if (name === 'pathOf') return value.bind(target)
       if (typeof value !== 'function') return value
       return (...args: unknown[]) => watch(`objects.${String(name)}`, async () => value.apply(target, args))
     },

@@ -16,7 +16,7 @@ import type { Store } from '../store/store.ts'
 import { type Checkpoints, nodeOf } from './checkpoints.ts'
 import { type LineageNode, recordLineage } from './lineage.ts'
 
-const reference = /^(dataset|checkpoint):([A-Za-z0-9._-]+(?:@[a-z0-9]+)?)(?:\/|$)/
+const reference = /^(dataset|checkpoint):([A-Za-z0-9][A-Za-z0-9._-]*(?:@[a-z0-9]+)?)(?:\/|$)/
 const depthMax = 20
 const referencesMax = 100
 
