@@ -1,0 +1,192 @@
+import { createHash } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, expect, test } from 'vitest'
+import * as api from '../../src/api/control/job-endpoints.ts'
+import { saveTemplate, viewTemplate } from '../../src/api/control/job-templates.ts'
+import { editCluster, listClusters, setQuota } from '../../src/api/control/machine-endpoints.ts'
+import type { Refused } from '../../src/api/control/problem.ts'
+import { putWorkspace, putWorkspaceContent } from '../../src/api/control/workspaces.ts'
+import { Random } from '../../src/base/random.ts'
+import { JobFolders } from '../../src/control/jobs/folders.ts'
+import { Jobs } from '../../src/control/jobs/jobs.ts'
+import { LocalWorkplace } from '../../src/control/jobs/launch.ts'
+import { machineRoutes } from '../../src/control/jobs/machine-routes.ts'
+import { ensureCluster } from '../../src/control/jobs/machines.ts'
+import { jobMigrations } from '../../src/control/jobs/migration.ts'
+import { jobRoutes } from '../../src/control/jobs/routes.ts'
+import { templateRoutes } from '../../src/control/jobs/template-routes.ts'
+import { workspaceRoutes } from '../../src/control/jobs/workspace-routes.ts'
+import { Workspaces } from '../../src/control/jobs/workspaces.ts'
+import { LocalLauncher } from '../../src/control/launchers/local/local-launcher.ts'
+import { FolderStore } from '../../src/control/objects/folder.ts'
+import { addMember, startService } from '../service/running.ts'
+import { onEveryDatabase, type TestDatabases } from '../store/databases.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'ropeway-job-routes-'))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+async function open(databases: TestDatabases) {
+  const folders = new JobFolders(join(folder, 'jobs'))
+  const workspaces = new Workspaces(FolderStore.create(join(folder, 'objects')))
+  const wrapper = new URL('../../src/cli/run-wrapper.ts', import.meta.url)
+  const launcher = new LocalLauncher({ root: join(folder, 'runs'), wrapper })
+  const clusters = new Map([['local', { launcher, workplace: new LocalWorkplace({ folders, trainer: [] }) }]])
+  const service = await startService(databases, {
+    migrations: jobMigrations,
+    routes: (store) => {
+      const jobs = new Jobs({ store, wake: () => undefined, hasWorkspace: (p, id) => workspaces.has(p, id) })
+      return [
+        jobRoutes({ jobs, clusters, folders }),
+        machineRoutes(() => undefined),
+        templateRoutes(jobs),
+        workspaceRoutes(workspaces),
+      ]
+    },
+  })
+  await ensureCluster(service.store, 'local', { kind: 'local', slots: { cpu: 1 }, open: true })
+  return service
+}
+
+const params = { project: 'default' }
+const code = (call: Promise<unknown>) =>
+  call.then(
+    () => 'ok',
+    (error: Refused) => error.code,
+  )
+
+onEveryDatabase((databases) => {
+  test('a guest sees jobs and changes none, a developer runs and stops them, others do not know of them', async () => {
+    await using service = await open(databases)
+    const developer = await addMember(service, 'dora', 'develop')
+    const guest = await addMember(service, 'gus', 'guest')
+    const body = { file: { name: 'one', run: ['true'] } }
+    const made = await developer.call(api.createJobEndpoint, { params, body })
+    expect(made).toMatchObject({ name: 'one', state: 'waiting', kind: 'run' })
+    const one = { ...params, job: 'one' }
+    expect((await guest.call(api.listJobs, { params })).items.map(({ id }) => id)).toEqual([made.id])
+    expect(await code(guest.call(api.createJobEndpoint, { params, body }))).toBe('forbidden')
+    expect(await code(guest.call(api.stopJob, { params: one }))).toBe('forbidden')
+    expect(await code(service.nobody.call(api.listJobs, { params }))).toBe('unauthenticated')
+    expect((await developer.call(api.stopJob, { params: one })).state).toBe('stopped')
+    expect(await code(developer.call(api.stopJob, { params: one }))).toBe('conflict')
+    expect((await developer.call(api.resumeJob, { params: one })).state).toBe('waiting')
+    expect(await code(developer.call(api.deleteJob, { params: one }))).toBe('conflict')
+    await developer.call(api.stopJob, { params: one })
+    await developer.call(api.deleteJob, { params: one })
+    expect(await code(developer.call(api.viewJob, { params: one }))).toBe('not_found')
+    const { items } = await developer.call(api.listJobs, { params })
+    expect(items).toEqual([])
+  })
+
+  test('quotas and clusters are for who runs the service', async () => {
+    await using service = await open(databases)
+    const admin = await addMember(service, 'ada', 'admin')
+    const quota = { params: { ...params, device: 'cpu' }, body: { devices: 3 } }
+    expect(await code(admin.call(setQuota, quota))).toBe('forbidden')
+    expect(await service.owner.call(setQuota, quota)).toMatchObject({ device: 'cpu', devices: 3, used: 0 })
+    const edit = { params: { cluster: 'local' }, body: { slots: { cpu: 2 } } }
+    expect(await code(admin.call(editCluster, edit))).toBe('forbidden')
+    await service.owner.call(editCluster, edit)
+    const { items } = await admin.call(listClusters, {})
+    expect(items).toMatchObject([{ name: 'local', slots: { cpu: 2 }, used: {}, open: true }])
+  })
+
+  test('a template keeps a file and its folder, and refuses what no job can be made of', async () => {
+    await using service = await open(databases)
+    const sha256 = createHash('sha256').update('hello').digest('hex')
+    const files = [{ path: 'a.txt', sha256, bytes: 5 }]
+    expect((await service.owner.call(putWorkspace, { params, body: { files } })).missing).toEqual([sha256])
+    const content = { params: { ...params, content: sha256 }, body: 'hello' }
+    await service.owner.call(putWorkspaceContent, content)
+    const { id } = await service.owner.call(putWorkspace, { params, body: { files } })
+    const at = { params: { ...params, template: 'nightly' } }
+    const file = { run: ['cat', 'a.txt'] }
+    await service.owner.call(saveTemplate, { ...at, body: { file, workspace: id! } })
+    expect(await service.owner.call(viewTemplate, at)).toMatchObject({ name: 'nightly', file, workspace: id })
+    const unknown = `ws_${'0'.repeat(64)}`
+    expect(await code(service.owner.call(saveTemplate, { ...at, body: { file, workspace: unknown } }))).toBe(
+      'not_found',
+    )
+    const wrong = { file: { run: 'a | b' } }
+    expect(await code(service.owner.call(saveTemplate, { ...at, body: wrong }))).toBe('invalid_request')
+  })
+
+  test('whatever is sent to the endpoints of jobs, none of them fails', async () => {
+    await using service = await open(databases)
+    await service.owner.call(api.createJobEndpoint, {
+      params,
+      body: { file: { name: 'one', run: ['true'] } },
+    })
+    const random = new Random(5)
+    const pick = <T>(values: readonly T[]): T => values[random.integer(values.length)]!
+    const texts = [
+      '',
+      'one',
+      '..',
+      '%2e%2e',
+      '\u0000',
+      '💥',
+      'a'.repeat(300),
+      '-1',
+      '1e9',
+      'null',
+      "' or 1=1 --",
+      '{}',
+    ]
+    const values: unknown[] = [null, -1, 1e300, true, [], {}, [[]], { run: [] }, { run: [''] }, ...texts]
+    const fields = [
+      'file',
+      'run',
+      'name',
+      'job',
+      'priority',
+      'devices',
+      'env',
+      'workspace',
+      'model',
+      'grace',
+      'notify',
+    ]
+    const paths = Object.values(api).map(({ method, path }) => ({ method, path }))
+    for (let round = 0; round < 400; round++) {
+      const { method, path } = pick(paths)
+      const url = path
+        .replace(':project', 'default')
+        .replace(/:\w+/g, () => encodeURIComponent(pick(texts) || 'x'))
+      const names = [
+        'limit',
+        'cursor',
+        'state',
+        'attempt',
+        'rank',
+        'since',
+        'head',
+        'name',
+        'after',
+        'path',
+        'contains',
+      ]
+      const query = random.integer(2) === 0 ? '' : `?${new URLSearchParams({ [pick(names)]: pick(texts) })}`
+      const object = () => Object.fromEntries([1, 2, 3].map(() => [pick(fields), pick(values)]))
+      const body =
+        method === 'GET' ? undefined : JSON.stringify(pick([object(), { file: object() }, pick(values)]))
+      const response = await fetch(`${service.url}/api/v1${url}${query}`, {
+        method,
+        headers: {
+          authorization: `Bearer ${service.ownerKey}`,
+          ...(body !== undefined && { 'content-type': 'application/json' }),
+        },
+        ...(body !== undefined && { body }),
+        signal: AbortSignal.timeout(2_000),
+      }).catch((error: Error) => error)
+      // Whoever watches a job that waits hears nothing for a while.
+      if (response instanceof Error) continue
+      const said = `${method} ${url}${query} ${body}: ${response.status}`
+      expect(response.status, said).toBeLessThan(500)
+      await response.body?.cancel()
+    }
+    expect(service.log.filter((line) => line.includes('"level":50'))).toEqual([])
+  }, 120_000)
+})
