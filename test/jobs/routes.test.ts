@@ -66,6 +66,7 @@ onEveryDatabase((databases) => {
     expect(made).toMatchObject({ name: 'one', state: 'waiting', kind: 'run' })
     const one = { ...params, job: 'one' }
     expect((await guest.call(api.listJobs, { params })).items.map(({ id }) => id)).toEqual([made.id])
+    expect((await guest.call(api.viewJob, { params: { ...params, job: made.id } })).name).toBe('one')
     expect(await code(guest.call(api.createJobEndpoint, { params, body }))).toBe('forbidden')
     expect(await code(guest.call(api.stopJob, { params: one }))).toBe('forbidden')
     expect(await code(service.nobody.call(api.listJobs, { params }))).toBe('unauthenticated')
@@ -75,7 +76,8 @@ onEveryDatabase((databases) => {
     expect(await code(developer.call(api.deleteJob, { params: one }))).toBe('conflict')
     await developer.call(api.stopJob, { params: one })
     await developer.call(api.deleteJob, { params: one })
-    expect(await code(developer.call(api.viewJob, { params: one }))).toBe('not_found')
+    for (const job of ['one', made.id])
+      expect(await code(developer.call(api.viewJob, { params: { ...params, job } }))).toBe('not_found')
     const { items } = await developer.call(api.listJobs, { params })
     expect(items).toEqual([])
   })

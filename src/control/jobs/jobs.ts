@@ -25,6 +25,7 @@ export interface JobFilter extends PageQuery {
 }
 
 const defaultGraceMs = 30_000
+const wholeId = /^job_[0-9a-z]{26}$/
 const triesMax = 20
 
 export class Jobs {
@@ -129,6 +130,9 @@ export class Jobs {
 
   /** By name, id, or an unmistakable beginning of either. */
   async find(project: string, typed: string): Promise<JobRow> {
+    // Whoever watches asks by id, again and again; a search by name looks at every job of the project.
+    const whole = wholeId.test(typed) ? await this.#nouns.get(typed) : undefined
+    if (whole !== undefined && whole.project_id === project && whole.deleted_at === null) return whole
     const found = await this.#nouns.find(project, typed, 2)
     if (found.length === 1) return found[0]!
     if (found.length > 1)
