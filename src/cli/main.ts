@@ -12,6 +12,7 @@ import { contextCommand } from './commands/context.ts'
 import { credentialCommand } from './commands/credentials.ts'
 import { dataCheckCommand } from './commands/data-check.ts'
 import { datasetCommand } from './commands/datasets.ts'
+import { deploymentCommand } from './commands/deployments.ts'
 import { doctorCommand } from './commands/doctor.ts'
 import { exportCommand } from './commands/export.ts'
 import { gatewayCommand } from './commands/gateway.ts'
@@ -31,6 +32,7 @@ import { startCommand } from './commands/start.ts'
 import { templateCommand } from './commands/template.ts'
 import { trainCommand } from './commands/train.ts'
 import { upCommand } from './commands/up.ts'
+import { usageCommand } from './commands/usage.ts'
 import { dim, note, red } from './terminal.ts'
 
 export function buildProgram(): Command {
@@ -46,6 +48,8 @@ export function buildProgram(): Command {
   organisationCommand(program)
   projectCommand(program)
   keyCommand(program)
+  deploymentCommand(program)
+  usageCommand(program)
   credentialCommand(program)
   auditCommand(program)
   jobCommand(program)

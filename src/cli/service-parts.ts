@@ -1,4 +1,5 @@
 /** What `ropeway up` is made of: every noun adds a line to each list that it needs. */
+import { deploymentMigrations } from '../control/deployments/migration.ts'
 import { jobMigrations } from '../control/jobs/migration.ts'
 import type { ObjectStore } from '../control/objects/store.ts'
 import type { ServiceContext } from '../control/service/context.ts'
@@ -6,9 +7,11 @@ import type { Loop } from '../control/service/loop.ts'
 import { baseMigrations, baseRoutes } from '../control/service/modules.ts'
 import type { RouteModule } from '../control/service/routes.ts'
 import type { Migration } from '../control/store/migrations.ts'
+import { usageMigration } from '../control/usage/migration.ts'
 import { startCollecting } from './collecting.ts'
 import { type DataParts, dataMigrations, dataPartsOf, dataRoutesOf, startDataLoop } from './data-parts.ts'
 import { JobRoom } from './job-room.ts'
+import { servingOf } from './serving.ts'
 
 /** Of this server: what nouns may need beside the context. */
 export interface Parts {
@@ -21,12 +24,20 @@ export interface Parts {
   readonly linkFolders: readonly string[]
   /** Whether this server is the only one on its database: leases of a dead predecessor may be ended. */
   readonly isAlone: boolean
+  /** Where the gateway listens. */
+  readonly gateway: { readonly host: string; readonly port: number }
 }
 
-export const migrations: readonly Migration[] = [...baseMigrations, ...dataMigrations, ...jobMigrations]
+export const migrations: readonly Migration[] = [
+  ...baseMigrations,
+  ...dataMigrations,
+  ...jobMigrations,
+  ...deploymentMigrations,
+  usageMigration,
+]
 
 export function routesOf(parts: Parts): readonly RouteModule[] {
-  return [...baseRoutes, ...dataRoutesOf(dataOf(parts)), ...jobRoom(parts).routes]
+  return [...baseRoutes, ...dataRoutesOf(dataOf(parts)), ...jobRoom(parts).routes, ...servingOf(parts).routes]
 }
 
 /** Started in this order once the service answers, stopped in the opposite one before it ends. */
@@ -34,6 +45,7 @@ export const loopStarters: readonly ((parts: Parts) => Loop | Promise<Loop>)[] =
   (parts) => startDataLoop(dataOf(parts), parts.context),
   (parts) => startCollecting(parts.context, dataOf(parts), jobRoom(parts)),
   (parts) => jobRoom(parts).start(),
+  (parts) => servingOf(parts).start(),
 ]
 
 const data = new WeakMap<Parts, DataParts>()

@@ -6,7 +6,7 @@ import { Random } from '../../src/base/random.ts'
 import { Deployments } from '../../src/control/deployments/deployments.ts'
 import { FleetFeed } from '../../src/control/deployments/fleet-feed.ts'
 import { type AskReplica, Gatekeeper } from '../../src/control/deployments/gatekeeper.ts'
-import { deploymentsMigration } from '../../src/control/deployments/migration.ts'
+import { deploymentMigrations } from '../../src/control/deployments/migration.ts'
 import {
   type DeploymentLoopOptions,
   endOrphans,
@@ -18,6 +18,7 @@ import { ReplicaTable } from '../../src/control/gateway/replicas.ts'
 import type { RunRequest } from '../../src/control/launchers/launcher.ts'
 import { openStore, type Store } from '../../src/control/store/store.ts'
 import type { Watch } from '../../src/control/store/watched-driver.ts'
+import { usageMigration } from '../../src/control/usage/migration.ts'
 import {
   type FakeFaults,
   FakeLauncher,
@@ -63,7 +64,7 @@ export class World implements AsyncDisposable {
   private constructor(path: string, options: WorldOptions) {
     this.#path = path
     this.#options = options
-    this.machine = new FakeMachine(this.clock, {}, (request) => ({
+    this.machine = new FakeMachine(this.clock, { h100: 8 }, (request) => ({
       startMs,
       durationMs: Number.POSITIVE_INFINITY,
       exitCode: 0,
@@ -86,7 +87,7 @@ export class World implements AsyncDisposable {
   async #start(dieAt: number | undefined): Promise<void> {
     await this.store?.close()
     const { seed = 1, faults = noFaults, watch } = this.#options
-    const migrations = [deploymentsMigration]
+    const migrations = [...deploymentMigrations, usageMigration]
     this.store = await openStore(this.#path, {
       migrations,
       clock: this.clock,
@@ -107,6 +108,7 @@ export class World implements AsyncDisposable {
     this.feed = new FleetFeed(this.store, this.table, requests)
     this.loop = {
       store: this.store,
+      cluster: 'local',
       owner: `loop-${this.#lives++}`,
       launcher,
       requests,
@@ -119,7 +121,7 @@ export class World implements AsyncDisposable {
         this.records.get(`${name}:${version}`) ?? { requests: 0, failures: 0, firstTokenP90Ms: undefined },
       onTrouble,
     }
-    this.deployments = new Deployments(this.store, () => undefined)
+    this.deployments = new Deployments(this.store, 'local', () => undefined)
   }
 
   async create(fields: object = {}): Promise<string> {

@@ -6,7 +6,7 @@ import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import { deploymentInput, deploymentUpdate } from '../../src/api/control/deployments.ts'
 import { systemClock } from '../../src/base/clock.ts'
-import { deploymentsMigration } from '../../src/control/deployments/migration.ts'
+import { deploymentMigrations } from '../../src/control/deployments/migration.ts'
 import { RunningDeployments } from '../../src/control/deployments/running.ts'
 import { sha256 } from '../../src/control/gateway/keys.ts'
 import { Ledger } from '../../src/control/gateway/ledger.ts'
@@ -16,6 +16,7 @@ import { LocalLauncher } from '../../src/control/launchers/local/local-launcher.
 import { runLabel } from '../../src/control/launchers/local/process-identity.ts'
 import { eventsOf } from '../../src/control/store/events.ts'
 import { openStore } from '../../src/control/store/store.ts'
+import { usageMigration } from '../../src/control/usage/migration.ts'
 import { sharedData } from '../shared.ts'
 
 const model = sharedData('models', 'stories260K', 'hf')
@@ -28,11 +29,20 @@ async function service() {
   mkdirSync(join(folder, 'work'))
   const wrapper = new URL('../../src/cli/run-wrapper.ts', import.meta.url)
   const launcher = new LocalLauncher({ root: runs, devices: {}, wrapper })
-  const store = await openStore(join(folder, 'ropeway.db'), { migrations: [deploymentsMigration] })
+  const store = await openStore(join(folder, 'ropeway.db'), {
+    migrations: [...deploymentMigrations, usageMigration],
+  })
   const table = new ReplicaTable()
   const warnings: string[] = []
   const running = new RunningDeployments({
-    ...{ store, launcher, table, secret: Buffer.alloc(32, 1), folder: join(folder, 'work') },
+    ...{
+      store,
+      launcher,
+      cluster: 'local',
+      table,
+      secret: Buffer.alloc(32, 1),
+      folder: join(folder, 'work'),
+    },
     log: pino({}, { write: (line: string) => void warnings.push(line) }),
     ropeway: [process.execPath, '--import', import.meta.resolve('tsx'), main],
     locate: async (_, reference) => ({ ok: true, path: reference }),

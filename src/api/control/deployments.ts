@@ -1,5 +1,7 @@
 /** Deployments as users ask for them and see them; browser and client share these. */
 import { z } from 'zod'
+import { endpoint } from './endpoint.ts'
+import { pageOf, pageQuery, queryInteger } from './fields.ts'
 
 const name = z
   .string()
@@ -28,6 +30,10 @@ export const versionInput = z.strictObject({
   model: z.string().min(1).max(4096),
   /** Clients' name of an adapter -> its model by name, or its folder. */
   adapters: z.record(name, z.string().min(1).max(4096)).default({}),
+  /** Of each replica; without it the processor alone. */
+  devices: z
+    .strictObject({ type: z.string().min(1).max(40), count: z.int().min(1).max(64).default(1) })
+    .optional(),
   /** Flags of `ropeway serve` without their dashes: `{"context": 4096, "threads": 8}`. */
   engine: z.partialRecord(z.enum(engineFlags), z.union([z.string().min(1).max(200), z.number()])).default({}),
 })
@@ -161,3 +167,141 @@ export const deploymentView = z.strictObject({
   updatedAt: z.number(),
 })
 export type DeploymentView = z.output<typeof deploymentView>
+
+export const deploymentEvent = z.object({
+  id: z.string(),
+  at: z.number(),
+  kind: z.string(),
+  message: z.string(),
+})
+
+const one = '/projects/:project/deployments/:deployment'
+
+export const listDeployments = endpoint({
+  name: 'deployments.list',
+  method: 'GET',
+  path: '/projects/:project/deployments',
+  summary: 'Deployments of a project.',
+  access: 'deployment:view',
+  query: pageQuery,
+  answer: pageOf(deploymentView),
+})
+
+export const createDeployment = endpoint({
+  name: 'deployments.create',
+  method: 'POST',
+  path: '/projects/:project/deployments',
+  summary: 'Serve a model under a name.',
+  access: 'deployment:create',
+  body: deploymentInput,
+  answer: deploymentView,
+})
+
+export const showDeployment = endpoint({
+  name: 'deployments.show',
+  method: 'GET',
+  path: one,
+  summary: 'A deployment as it is: versions, replicas, what serves.',
+  access: 'deployment:view',
+  answer: deploymentView,
+})
+
+export const updateDeployment = endpoint({
+  name: 'deployments.update',
+  method: 'PATCH',
+  path: one,
+  summary: 'Change settings, or bring in a new version, which goes through the rollout.',
+  access: 'deployment:edit',
+  body: deploymentUpdate,
+  answer: deploymentView,
+})
+
+export const rollbackDeployment = endpoint({
+  name: 'deployments.rollback',
+  method: 'POST',
+  path: `${one}/rollback`,
+  summary: 'Back to a version that has served, at once.',
+  access: 'deployment:edit',
+  body: z.strictObject({ version: z.string().min(1).max(20).optional() }),
+  answer: deploymentView,
+})
+
+export const promoteDeployment = endpoint({
+  name: 'deployments.promote',
+  method: 'POST',
+  path: `${one}/promote`,
+  summary: 'Give the version on its way all of the traffic.',
+  access: 'deployment:edit',
+  answer: deploymentView,
+})
+
+export const deleteDeployment = endpoint({
+  name: 'deployments.delete',
+  method: 'DELETE',
+  path: one,
+  summary: 'Let its replicas finish what they do and remove it.',
+  access: 'deployment:delete',
+  answer: 'nothing',
+})
+
+export const deploymentEvents = endpoint({
+  name: 'deployments.events',
+  method: 'GET',
+  path: `${one}/events`,
+  summary: 'What happened to it and why, newest first.',
+  access: 'deployment:view',
+  query: pageQuery,
+  answer: pageOf(deploymentEvent),
+})
+
+export const replicaLog = z.object({
+  lines: z.array(z.object({ at: z.number(), stream: z.enum(['out', 'err']), text: z.string() })),
+  cursor: z.string(),
+  /** Nothing comes behind this page. */
+  complete: z.boolean(),
+})
+
+export const replicaLogs = endpoint({
+  name: 'deployments.logs',
+  method: 'GET',
+  path: `${one}/replicas/:replica/logs`,
+  summary: 'What a replica has printed; the cursor of a page gives the next.',
+  access: 'deployment:view',
+  query: z.strictObject({ cursor: z.string().min(1).max(200).optional() }),
+  answer: replicaLog,
+})
+
+export const deploymentMetrics = endpoint({
+  name: 'deployments.metrics',
+  method: 'GET',
+  path: `${one}/metrics`,
+  summary: 'Latencies over a window and the gauges of replicas, as the gateway of this server knows them.',
+  access: 'deployment:view',
+  query: z.strictObject({ window: queryInteger(10, 1800).default(300) }),
+  answer: z.looseObject({ deployment: z.string(), windowMs: z.number() }),
+})
+
+const hour = z.string().regex(/^\d{4}-\d\d-\d\dT\d\d$/, 'Expected an hour such as 2026-11-26T15 (UTC).')
+
+export const loggedHours = endpoint({
+  name: 'deployments.requests',
+  method: 'GET',
+  path: `${one}/requests`,
+  summary: 'Hours of which requests were logged by this server.',
+  access: 'deployment:edit',
+  answer: z.object({ hours: z.array(z.string()) }),
+})
+
+export const downloadRequests = endpoint({
+  name: 'deployments.download',
+  method: 'GET',
+  path: `${one}/requests/download`,
+  summary: 'Logged requests and answers, or training data made of them, one JSON a line.',
+  access: 'deployment:edit',
+  query: z.strictObject({
+    from: hour.optional(),
+    to: hour.optional(),
+    as: z.enum(['log', 'dataset']).default('log'),
+  }),
+  answer: 'events',
+})

@@ -27,6 +27,7 @@ interface UpFlags {
   database?: string
   host: string
   port: number
+  gatewayPort?: number
   keyFile?: string
   keyCommand?: string
   signUp: 'open' | 'invited'
@@ -50,6 +51,11 @@ export function upCommand(program: Command): void {
     )
     .option('--host <address>', 'address to listen on', '127.0.0.1')
     .option('--port <n>', 'port to listen on; 0 takes a free one', wholeNumber(0, 65535), defaultPort)
+    .option(
+      '--gateway-port <n>',
+      'port of the gateway, where deployments answer (default: 100 above --port)',
+      wholeNumber(0, 65535),
+    )
     .option(
       '--key-file <path>',
       'the key that encrypts credentials (default: secrets.key in the data folder)',
@@ -85,6 +91,11 @@ async function runUp(flags: UpFlags): Promise<void> {
     objects: openObjects(flags.objects, folder),
     linkFolders: flags.linkFolder ?? [],
     isAlone,
+    gateway: {
+      host: flags.host,
+      // Beside a service on any free port, the gateway takes any free port too.
+      port: flags.gatewayPort ?? (flags.port === 0 ? 0 : Math.min(65535, flags.port + 100)),
+    },
   })
 }
 

@@ -244,7 +244,7 @@ class Deciding {
       if ((this.#status.faults[version]?.notBeforeMs ?? 0) > nowMs) continue
       for (let more = count - this.#live(version).length; more > 0; more--) {
         begun++
-        replicas.push({ id: `${id}.${begun}`, version, phase: 'starting', sinceMs: nowMs })
+        replicas.push({ id: `${id}.${begun}`, version, phase: 'starting', sinceMs: nowMs, countedMs: nowMs })
         this.#say('replica_starting', `Replica ${id}.${begun} of ${version} starts.`, {
           replica: `${id}.${begun}`,
         })

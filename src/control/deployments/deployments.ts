@@ -27,11 +27,13 @@ const versionsMax = 100
 export class Deployments {
   readonly nouns: Nouns<DeploymentRow>
   readonly #store: Store
+  readonly #cluster: string
   readonly #wake: () => void
 
-  /** `wake` is called when there is something to do. */
-  constructor(store: Store, wake: () => void) {
+  /** `cluster`: where new ones run. `wake` is called when there is something to do. */
+  constructor(store: Store, cluster: string, wake: () => void) {
     this.#store = store
+    this.#cluster = cluster
     this.#wake = wake
     this.nouns = deploymentNouns(store)
   }
@@ -48,7 +50,16 @@ export class Deployments {
     }
     return await this.#store.transaction(async () => {
       const row = await this.nouns.insert({
-        ...{ project_id: project, name, spec, state: 'starting', due_at: nowMs, wanted_at: 0, ending: 0 },
+        ...{
+          project_id: project,
+          name,
+          spec,
+          state: 'starting',
+          due_at: nowMs,
+          wanted_at: 0,
+          ending: 0,
+          cluster: this.#cluster,
+        },
         status: { ...emptyStatus, lastActiveMs: nowMs },
       })
       if (row === undefined) {

@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import type { Migration } from '../store/migrations.ts'
 import { createNounTable } from '../store/nouns.ts'
 
-export const deploymentsMigration: Migration = {
+const deploymentsMigration: Migration = {
   name: '0500-deployments',
   async up(db, types) {
     await createNounTable(db, types, {
@@ -26,3 +26,16 @@ export const deploymentsMigration: Migration = {
       .execute()
   },
 }
+
+/** Which server's machine has the replicas: with local launchers only that one can look after them. */
+const deploymentClusterMigration: Migration = {
+  name: '0501-deployment-cluster',
+  async up(db, { text }) {
+    await db.schema
+      .alterTable('deployments')
+      .addColumn('cluster', text, (column) => column.notNull().defaultTo('local'))
+      .execute()
+  },
+}
+
+export const deploymentMigrations: readonly Migration[] = [deploymentsMigration, deploymentClusterMigration]

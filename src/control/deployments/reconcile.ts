@@ -10,7 +10,9 @@ import { recordEvent } from '../store/events.ts'
 import { giveUpRow, takeRows } from '../store/leases.ts'
 import type { Nouns } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
+import { addDeviceTime } from '../usage/device-time.ts'
 import { type Decision, decide, type Seen } from './decide.ts'
+import { deviceUse } from './device-use.ts'
 import { dueAfter } from './due.ts'
 import type { Gatekeeper } from './gatekeeper.ts'
 import type { ReplicaRequests } from './replica-requests.ts'
@@ -24,6 +26,8 @@ export interface DeploymentLoopOptions {
   readonly store: Store
   /** This loop of this server. */
   readonly owner: string
+  /** Whose deployments this server looks after, and what runs them. */
+  readonly cluster: string
   readonly launcher: Launcher
   readonly requests: ReplicaRequests
   readonly probe: Probe
@@ -45,13 +49,18 @@ const drainMs = 60_000
 
 /** Looks at every deployment that is due; returns how many there were. */
 export async function reconcileDeployments(options: DeploymentLoopOptions): Promise<number> {
-  const { store, owner } = options
+  const { store, owner, cluster } = options
   const nouns = deploymentNouns(store)
   const rows = await takeRows(nouns, {
     owner,
     forMs: leaseMs,
     limit: lookedAtMax,
-    where: (is) => is.and([is('due_at', '<=', store.clock.unixMs()), is('deleted_at', 'is', null)]),
+    where: (is) =>
+      is.and([
+        is('due_at', '<=', store.clock.unixMs()),
+        is('deleted_at', 'is', null),
+        is('cluster', '=', cluster),
+      ]),
   })
   for (const row of rows) {
     try {
@@ -85,13 +94,15 @@ async function look(
   })
   const isGone = row.ending === 1 && decision.status.replicas.length === 0
   const written = await store.transaction(async () => {
-    const { status, state, events } = decision
+    const { state, events } = decision
+    const { status, times } = deviceUse(row, decision.status, nowMs)
     const updated = await nouns.update(row, {
       ...{ status, state, due_at: nowMs + (isMoving(decision) ? soonMs : laterMs) },
       ...(isGone && { deleted_at: nowMs }),
     })
     // Somebody has asked for something meanwhile; the next look decides with it.
     if (updated === undefined) return undefined
+    for (const time of times) await addDeviceTime(store, time)
     for (const event of events)
       await recordEvent(store, { subject: row.id, project: row.project_id, ...event })
     return updated

@@ -54,7 +54,9 @@ export class ReplicaRequests {
     ]
     // Not an argument: those are shown to everybody on the machine.
     const environment = { ROPEWAY_GATEWAY_KEYS: this.keyOf(entry.id) }
-    return { ok: true, request: { id: entry.id, command, environment, folder, members: 1 } }
+    const { devices } = version
+    const demand = devices && { devices: { type: devices.type, perMember: devices.count } }
+    return { ok: true, request: { id: entry.id, command, environment, folder, members: 1, ...demand } }
   }
 }
 

@@ -33,6 +33,8 @@ export interface ReplicaEntry {
   readonly version: string
   readonly phase: ReplicaPhase
   readonly sinceMs: number
+  /** Until when its time on devices was counted. */
+  readonly countedMs?: number
   /** When it was first ready. */
   readonly readyMs?: number
   readonly url?: string
@@ -94,6 +96,8 @@ export interface DeploymentRow extends NounRow {
   readonly due_at: number
   /** When a request last waited for a replica. */
   readonly wanted_at: number
+  /** Where its replicas run; the servers of this cluster look after it. */
+  readonly cluster: string
   /** 1: everything of it is to end, then the row is deleted. */
   readonly ending: number
 }

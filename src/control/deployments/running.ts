@@ -16,6 +16,8 @@ import type { VersionRecord } from './verdict.ts'
 export interface RunningOptions extends ReplicaRequestOptions {
   readonly store: Store
   readonly launcher: Launcher
+  /** The name under which rows know the launcher. */
+  readonly cluster: string
   /** Filled from the rows. */
   readonly table: ReplicaTable
   readonly log: Logger
@@ -47,11 +49,11 @@ export class RunningDeployments {
     this.#options = options
     this.requests = new ReplicaRequests(options)
     this.#feed = new FleetFeed(store, table, this.requests)
-    this.deployments = new Deployments(store, () => this.wake())
+    this.deployments = new Deployments(store, options.cluster, () => this.wake())
     const onTrouble = (deployment: string, error: unknown) =>
       log.warn({ err: error, deployment }, 'a look went wrong')
     this.#loop = {
-      ...{ store, launcher, requests: this.requests, onTrouble },
+      ...{ store, launcher, cluster: options.cluster, requests: this.requests, onTrouble },
       owner: store.ids.next('loop'),
       probe: metricsProbe(this.#upstreams),
       gatekeeper: new Gatekeeper(store, askThrough(this.#upstreams, this.requests), onTrouble),

@@ -37,7 +37,7 @@ export function costOf({ prompt, cached, output }: Readonly<Tokens>, price: Pric
 export function checkBudgets(
   caller: Caller,
   budgets: readonly Budget[],
-  sums: UsageSums,
+  sums: readonly Pick<UsageSums, 'used'>[],
   prices: readonly Price[],
   unixMs: number,
 ): void {
@@ -46,7 +46,8 @@ export function checkBudgets(
     if ((project ?? caller.project) !== caller.project || (key ?? caller.key) !== caller.key) continue
     const holder = key === undefined ? 'project' : 'key'
     const day = dayOf(unixMs)
-    const used = sums.used(holder, caller[holder], per === 'day' ? day : day.slice(0, '2026-11'.length))
+    const period = per === 'day' ? day : day.slice(0, '2026-11'.length)
+    const used = sums.flatMap((some) => [...some.used(holder, caller[holder], period)])
     let tokens = 0
     let cost = 0
     for (const [model, sum] of used) {

@@ -19,7 +19,7 @@ export class GaugePoller {
     this.#table = table
     this.#roster = roster
     this.#upstreams = upstreams
-    this.#timer = setInterval(() => void this.ask(), everyMs)
+    this.#timer = setInterval(() => void this.ask(), everyMs).unref()
   }
 
   /** One round; a round that takes longer than the interval is not overtaken. */

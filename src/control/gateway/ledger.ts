@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import {
   closeSync,
   existsSync,
@@ -63,6 +64,8 @@ export class Ledger {
   #bytes = 0
 
   readonly #append: Append
+  /** Tells this ledger from those of other gateways; the same through all of its lives. */
+  readonly id: string
 
   /** Throws a UserError when another living process writes there. `append` is for tests of full disks. */
   constructor(folder: string, clock: Clock, append: Append = writeSync) {
@@ -71,6 +74,7 @@ export class Ledger {
     this.#clock = clock
     mkdirSync(folder, { recursive: true, mode: 0o700 })
     takeLock(folder)
+    this.id = idOf(folder)
     this.#segment = this.#mergeSegments() + 1
     this.#file = this.#openSegment(this.#segment)
   }
@@ -208,6 +212,12 @@ function difference(known: Tokens, written: Tokens): Tokens {
     cached: known.cached - written.cached,
     output: known.output - written.output,
   }
+}
+
+function idOf(folder: string): string {
+  const path = join(folder, 'ledger.id')
+  if (!existsSync(path)) writeFileAtomic(path, randomUUID())
+  return readFileSync(path, 'utf8')
 }
 
 const lockName = 'ledger.pid'

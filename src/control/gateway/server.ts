@@ -23,12 +23,13 @@ import { GatewayMetrics, type Outcome } from './metrics.ts'
 import { RateLimits } from './rate-limits.ts'
 import { Relay, type RelayLimits, type RelayPorts, relayLimits, StreamFailed } from './relay.ts'
 import { type Deployment, findTarget, modelNames, type ReplicaTable, type Target } from './replicas.ts'
-import { reportOf, windowSecondsMax } from './report.ts'
+import { type DeploymentReport, reportOf, windowSecondsMax } from './report.ts'
 import type { RequestLog } from './request-log.ts'
 import { Roster, type RosterLimits } from './roster.ts'
 import { Shadow } from './shadow.ts'
 import { versionFor } from './shares.ts'
 import { type UpstreamLimits, Upstreams, upstreamLimits } from './upstream.ts'
+import type { UsageSums } from './usage-sums.ts'
 
 export interface GatewayLimits extends HttpLimits, RelayLimits, HoldLimits, UpstreamLimits {
   /** So often the gauges of replicas are asked for. */
@@ -54,6 +55,8 @@ export interface GatewayOptions {
   verify?: KeyVerifier
   budgets?: () => readonly Budget[]
   prices?: () => readonly Price[]
+  /** What was used at other gateways; budgets count it too. */
+  elsewhere?: () => Pick<UsageSums, 'used'>
   /** Called when a request waits for a deployment that has no ready replica. */
   wake?: Wake
   /** Where requests of deployments that are `logged` are written down. */
@@ -114,7 +117,8 @@ export class Gateway {
       onError: (error, { id }) => this.#log.error({ err: error, request: id }, 'a request failed by a bug'),
     })
     this.#poller = new GaugePoller(table, this.roster, this.#upstreams, this.#limits.gaugesMs)
-    this.#flushing = setInterval(() => this.#flush(), this.#limits.ledgerMs)
+    // Neither keeps a process alive that never came to listen.
+    this.#flushing = setInterval(() => this.#flush(), this.#limits.ledgerMs).unref()
     this.#forgetTable = table.onChange((fleet) => {
       this.roster.retain(fleet)
       this.metrics.retain(fleet)
@@ -213,6 +217,12 @@ export class Gateway {
     exchange.json(200, reportOf(deployment, this.metrics, this.roster, seconds * 1000))
   }
 
+  /** The same for whoever runs the gateway; undefined when it knows no such deployment. */
+  report(name: string, windowMs: number): DeploymentReport | undefined {
+    const deployment = this.#options.table.current.deployments.find((one) => one.name === name)
+    return deployment && reportOf(deployment, this.metrics, this.roster, windowMs)
+  }
+
   async #listModels(exchange: Exchange): Promise<void> {
     const caller = await this.#callerOf(exchange, false)
     const { deployments } = this.#options.table.current
@@ -266,13 +276,14 @@ export class Gateway {
   }
 
   async #callOf(exchange: Exchange, path: Call['path'], known: Caller | undefined): Promise<Call> {
-    const { ledger, budgets, prices } = this.#options
+    const { ledger, budgets, prices, elsewhere } = this.#options
     const arrivedMs = this.#clock.nowMs()
     const body = checkedBody(await readJson(exchange.request, this.#limits))
     const target = this.#find(known, body.model)
     const { deployment, adapter } = target
     const caller = known ?? { ...anonymousCaller, project: deployment.project }
-    checkBudgets(caller, budgets?.() ?? [], ledger.sums, prices?.() ?? [], this.#clock.unixMs())
+    const sums = elsewhere === undefined ? [ledger.sums] : [ledger.sums, elsewhere()]
+    checkBudgets(caller, budgets?.() ?? [], sums, prices?.() ?? [], this.#clock.unixMs())
     const able = deployment.versions.filter(
       ({ adapters }) => adapter === undefined || Object.hasOwn(adapters, adapter),
     )

@@ -1,0 +1,55 @@
+import {
+  listBudgets,
+  putBudget,
+  removeBudget,
+  replacePrices,
+  showPrices,
+  showUsage,
+  type usageGroups,
+} from '../../api/control/usage.ts'
+import { dayOf } from '../gateway/usage-sums.ts'
+import type { RouteModule } from '../service/routes.ts'
+import { budgetsOf, deleteBudget, pricesOf, setBudget, setPrices, usageOf } from './usage.ts'
+
+/** `changed` is called when prices or budgets are others than before. */
+export const usageRoutes =
+  (changed: () => void): RouteModule =>
+  (serve, { store }) => {
+    serve(showUsage, async ({ project, query }) => {
+      const { key, model, by } = query
+      const today = dayOf(store.clock.unixMs())
+      return await usageOf(store, {
+        project: project.id,
+        from: query.from ?? `${today.slice(0, '2026-11'.length)}-01`,
+        to: query.to ?? today,
+        ...(key !== undefined && { key }),
+        ...(model !== undefined && { model }),
+        by: [...new Set(by.split(','))] as (typeof usageGroups)[number][],
+      })
+    })
+    serve(showPrices, async () => await pricesOf(store))
+    serve(replacePrices, async ({ body, audit }) => {
+      await store.transaction(async () => {
+        await setPrices(store, body)
+        await audit('prices.set', 'prices', { models: body.models.length, devices: body.devices.length })
+        store.afterCommit(changed)
+      })
+      return await pricesOf(store)
+    })
+    serve(listBudgets, async ({ project }) => ({ items: await budgetsOf(store, project.id) }))
+    serve(putBudget, async ({ project, body, audit }) =>
+      store.transaction(async () => {
+        const budget = await setBudget(store, project.id, body)
+        await audit('budget.set', budget.id, { ...body })
+        store.afterCommit(changed)
+        return budget
+      }),
+    )
+    serve(removeBudget, async ({ project, params, audit }) => {
+      await store.transaction(async () => {
+        await deleteBudget(store, project.id, params.budget)
+        await audit('budget.delete', params.budget)
+        store.afterCommit(changed)
+      })
+    })
+  }
