@@ -32,6 +32,7 @@ export async function trainOnce(text: string, seed: number, threads: number, cha
         tokens += report.tokens
       },
       onEvaluation: ({ stepsDone, loss }) => {
+        if (loss === undefined) return
         curve.push([stepsDone, Number(loss.toFixed(4))])
         process.stderr.write(`seed ${seed}: ${stepsDone} steps, validation loss ${loss.toFixed(4)}\n`)
       },

@@ -43,16 +43,21 @@ export function contractReports(path: string | undefined, unixMs: () => number):
       emit({ event: 'metrics', step: done, values: Object.fromEntries(entries) })
       emit({ event: 'heartbeat', step: done, step_ms: elapsedMs })
     },
-    onEvaluation: ({ stepsDone, loss }) =>
-      emit({ event: 'metrics', step: stepsDone, values: { held_out_loss: number(loss) } }),
+    onEvaluation: ({ stepsDone, loss }) => {
+      if (loss === undefined) return
+      emit({ event: 'metrics', step: stepsDone, values: { held_out_loss: number(loss) } })
+    },
     onCheckpoint: ({ stepsDone, folder }) =>
       emit({ event: 'checkpoint', step: stepsDone, folder: `checkpoints/${basename(folder)}` }),
   }
 }
 
+/** What only hears; the others are asked for an answer. */
+type Listeners = Omit<JobCallbacks, 'decode' | 'plant'>
+
 /** Callbacks that tell two listeners, the first one first. */
-export function both(first: JobCallbacks, second: JobCallbacks): JobCallbacks {
-  const names = new Set([...Object.keys(first), ...Object.keys(second)] as (keyof JobCallbacks)[])
+export function both(first: Listeners, second: Listeners): Listeners {
+  const names = new Set([...Object.keys(first), ...Object.keys(second)] as (keyof Listeners)[])
   return Object.fromEntries(
     [...names].map((name) => [
       name,

@@ -2,8 +2,10 @@
 import type { Derived } from '../train/dial.ts'
 import type { Census } from '../train/preflight/census.ts'
 import type { DataCheck } from '../train/preflight/data-check.ts'
+import type { Needs } from '../train/preflight/needs.ts'
+import type { Pace } from '../train/preflight/pace.ts'
 import type { Preview, Stretch } from '../train/preflight/preview.ts'
-import { type coloursOf, compact } from './terminal.ts'
+import { bytes, type coloursOf, compact, duration } from './terminal.ts'
 
 type Colours = ReturnType<typeof coloursOf>
 
@@ -113,4 +115,30 @@ export function derivedText({ dial, parameters, tokens, flops, fields }: Derived
       ([path, decided]) => `  ${path}: ${typeof decided === 'object' ? JSON.stringify(decided) : decided}`,
     ),
   ].join('\n')
+}
+
+/** What the job will take; the time only where it was measured. */
+export function needsText(
+  { memory, disk, warnings }: Needs,
+  pace: Pace | undefined,
+  colours: Colours,
+): string {
+  const parts = [
+    `weights ${bytes(memory.weightBytes)}`,
+    `gradients and moments ${bytes(memory.learningBytes)}`,
+    `activations ${bytes(memory.activationBytes)}`,
+    `a copy to save from ${bytes(memory.snapshotBytes)}`,
+    `the process ${bytes(memory.processBytes)}`,
+  ]
+  const lines = [
+    `memory        about ${bytes(memory.bytes)} at its peak: ${parts.join(', ')}`,
+    `disk          about ${bytes(disk.bytes)} for checkpoints of ${bytes(disk.checkpointBytes)}; ${bytes(disk.freeBytes)} are free`,
+    ...(pace === undefined
+      ? []
+      : [
+          `time          about ${duration(pace.seconds)}: ${compact(pace.tokensPerSecond)} tokens/s, ${pace.stepSeconds.toFixed(2)} s a step, without evaluations`,
+        ]),
+    ...warnings.map((text) => `${colours?.yellow('warning:') ?? 'warning:'} ${text}`),
+  ]
+  return lines.join('\n')
 }

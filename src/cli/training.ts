@@ -1,14 +1,16 @@
 /** A training job shown in the terminal, shared by `train` and `start`. */
 import { systemClock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
+import type { Evaluation } from '../train/evaluate/evaluations.ts'
 import type { TrainingJob } from '../train/job.ts'
 import { type JobResult, type JobStart, runTrainingJob } from '../train/run-job.ts'
 import type { StepFault, StepReport } from '../train/trainer.ts'
 import { RunWatch } from '../train/watch/run-watch.ts'
 import { both, contractReports } from './contract-reports.ts'
-import { dataReport, derivedText } from './data-report.ts'
+import { dataReport, derivedText, needsText } from './data-report.ts'
+import { decodeWithEngine } from './decoder.ts'
 import { LossCurve } from './loss-curve.ts'
-import { bold, coloursOf, compact, dim, duration, note, ProgressLine, red } from './terminal.ts'
+import { bold, coloursOf, compact, dim, duration, green, note, ProgressLine, red } from './terminal.ts'
 
 /** Half-life, in steps, of the averages that are shown. */
 const smoothingSteps = 20
@@ -43,51 +45,55 @@ export async function runShown(
   try {
     const result = await runTrainingJob(
       job,
-      both(contractReports(process.env.ROPEWAY_EVENTS, systemClock.unixMs), {
-        onNote: say,
-        onData: (check) => {
-          if (emit) emit({ event: 'data', ...check })
-          else line.note(`${dataReport(check, coloursOf(process.stderr))}\n`)
-        },
-        onStart: (begun) => {
-          start = begun
-          lastMs = performance.now()
-          watch.start(begun)
-          if (emit) emit({ event: 'start', ...begun })
-          else line.note(describe(begun))
-        },
-        onStep: (report) => {
-          watch.step(report)
-          if (emit) emit({ event: 'step', ...report })
-          if (emit || start === undefined) return
-          const nowMs = performance.now()
-          const ms = stepMs.add(nowMs - lastMs)
-          lastMs = nowMs
-          const smooth = loss.add(report.loss)
-          curve.add(report.step + 1, report.loss)
-          line.update((report.step + 1) / start.steps, progressText(start, report, smooth, ms), () =>
-            curve.draw(Math.min(100, process.stderr.columns ?? 80), curveRows),
-          )
-        },
-        onFault: (fault) => {
-          watch.fault(fault)
-          if (emit) emit({ event: 'fault', ...fault })
-          else line.note(red(faultText(fault)))
-        },
-        onEvaluation: ({ stepsDone, loss: held, batches }) => {
-          watch.evaluation(held, stepsDone)
-          if (emit) emit({ event: 'evaluation', stepsDone, loss: held, batches })
-          else
-            line.note(
-              `step ${stepsDone}: held-out loss ${bold(held.toFixed(4))} ${dim(`(${batches} batches)`)}`,
+      {
+        decode: decodeWithEngine,
+        ...both(contractReports(process.env.ROPEWAY_EVENTS, systemClock.unixMs), {
+          onNote: say,
+          onData: (check) => {
+            if (emit) emit({ event: 'data', ...check })
+            else line.note(`${dataReport(check, coloursOf(process.stderr))}\n`)
+          },
+          onNeeds: (needs) => {
+            if (emit) emit({ event: 'needs', ...needs })
+            else line.note(needsText(needs, undefined, coloursOf(process.stderr)))
+          },
+          onStart: (begun) => {
+            start = begun
+            lastMs = performance.now()
+            watch.start(begun)
+            if (emit) emit({ event: 'start', ...begun })
+            else line.note(describe(begun))
+          },
+          onStep: (report) => {
+            watch.step(report)
+            if (emit) emit({ event: 'step', ...report })
+            if (emit || start === undefined) return
+            const nowMs = performance.now()
+            const ms = stepMs.add(nowMs - lastMs)
+            lastMs = nowMs
+            const smooth = loss.add(report.loss)
+            curve.add(report.step + 1, report.loss)
+            line.update((report.step + 1) / start.steps, progressText(start, report, smooth, ms), () =>
+              curve.draw(Math.min(100, process.stderr.columns ?? 80), curveRows),
             )
-          lastMs = performance.now()
-        },
-        onCheckpoint: (checkpoint) => {
-          watch.checkpoint(checkpoint.stepsDone, checkpoint.folder)
-          if (emit) emit({ event: 'checkpoint', ...checkpoint })
-        },
-      }),
+          },
+          onFault: (fault) => {
+            watch.fault(fault)
+            if (emit) emit({ event: 'fault', ...fault })
+            else line.note(red(faultText(fault)))
+          },
+          onEvaluation: (evaluation) => {
+            if (evaluation.loss !== undefined) watch.evaluation(evaluation.loss, evaluation.stepsDone)
+            if (emit) emit({ event: 'evaluation', ...evaluation })
+            else line.note(evaluationText(evaluation))
+            lastMs = performance.now()
+          },
+          onCheckpoint: (checkpoint) => {
+            watch.checkpoint(checkpoint.stepsDone, checkpoint.folder)
+            if (emit) emit({ event: 'checkpoint', ...checkpoint })
+          },
+        }),
+      },
       signal,
     )
     line.end()
@@ -154,4 +160,22 @@ function describeSamples({ samples }: JobStart): string {
     ...(samples.skipped > 0 ? [`${compact(samples.skipped)} records were left out`] : []),
   ]
   return `\n${parts.join(', ')}`
+}
+
+function evaluationText(evaluation: Evaluation & { isBest: boolean }): string {
+  const { stepsDone, loss, bitsPerByte, batches, tasks, samples, isBest } = evaluation
+  const parts = [
+    ...(loss === undefined ? [] : [`held-out loss ${bold(loss.toFixed(4))} ${dim(`(${batches} batches)`)}`]),
+    ...(bitsPerByte === undefined ? [] : [`${bitsPerByte.toFixed(3)} bits per byte`]),
+    ...Object.entries(tasks).map(([name, share]) => `${name} ${(share * 100).toFixed(1)} %`),
+    ...(isBest ? ['the best so far'] : []),
+  ]
+  const panel = samples.map(({ prompt, text }) => `  ${dim(oneLine(prompt))} ${green(oneLine(text))}`)
+  return [`step ${stepsDone}: ${parts.join(', ')}`, ...panel].join('\n')
+}
+
+/** Samples are data: they must not move the cursor. */
+function oneLine(text: string): string {
+  const escaped = text.replace(/\p{Cc}/gu, (one) => JSON.stringify(one).slice(1, -1))
+  return escaped.length > 300 ? `${escaped.slice(0, 300)}...` : escaped
 }

@@ -146,6 +146,11 @@ export class Graph implements Disposable {
     return this.#memory?.bytes ?? 0
   }
 
+  /** Bytes of the memory of our own products beside it, about. */
+  get productBytes(): number {
+    return this.ops.productBytes
+  }
+
   /** Runs on the calling thread. */
   compute(): void {
     assert(this.current, 'a graph is allocated, in memory that has not moved since, before it runs')

@@ -17,6 +17,13 @@ export const geluSlope = {
 } as const
 
 export class Ops extends TrainingOps {
+  #productBytes = 0
+
+  /** Bytes that the largest of our own products puts its factors in order in, about. */
+  get productBytes(): number {
+    return this.#productBytes
+  }
+
   /** a + b; b is repeated where a is longer. */
   add(a: Tensor, b: Tensor) {
     return this.elementwise('add', a, b)
@@ -158,6 +165,7 @@ export class Ops extends TrainingOps {
     // The packed copy of a transposed factor is then nobody's, and is never computed.
     const source = (x: Tensor) => (x.op === 'transposed' && x.inputs[0]!.contiguous ? x.inputs[0]! : x)
     const [left, right] = [source(a), source(b)]
+    this.#productBytes = Math.max(this.#productBytes, left.bytes + right.bytes)
     const op = this.precision === 'bf16' ? 'matmul_bf16' : 'matmul_f32'
     const params = { aTransposed: left === a ? 0 : 1, bTransposed: right === b ? 0 : 1, added: 0 }
     return this.kernelOp(op, params, shape, [left, right])

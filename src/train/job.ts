@@ -7,6 +7,7 @@ import { UserError } from '../base/errors.ts'
 import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
 import type { FileSource } from './data/source-files.ts'
 import { type Derived, dialled } from './dial.ts'
+import { evaluateFields } from './evaluate/fields.ts'
 import { methodFields } from './methods/method.ts'
 import { faultFields } from './step-guard.ts'
 import { watchFields } from './watch/watch-fields.ts'
@@ -92,13 +93,7 @@ const jobFile = z.strictObject({
       cooldown_steps: count.optional(),
     })
     .prefault({}),
-  evaluate: z
-    .strictObject({
-      every: count.default(250),
-      batches: count.default(20),
-      final_batches: count.optional(),
-    })
-    .prefault({}),
+  evaluate: evaluateFields.prefault({}),
   checkpoint: z.strictObject({ every: count.default(250), keep: count.default(2) }).prefault({}),
   /** What is done about steps that come out wrong. */
   faults: faultFields,

@@ -98,7 +98,7 @@ export class LossGraph implements LearningGraph {
 
   /** Bytes between inputs and outputs, activations included. */
   get scratchBytes(): number {
-    return this.#graph.scratchBytes
+    return this.#graph.scratchBytes + this.#graph.productBytes
   }
 
   /**

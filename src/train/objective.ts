@@ -31,7 +31,7 @@ export const shapeDefaults = {
 
 /** A loss and, for training, its backward pass, built once and run on every micro-batch. */
 export interface LearningGraph extends Disposable {
-  /** Bytes between inputs and outputs, activations included. */
+  /** Bytes between inputs and outputs, activations and the products' own memory included. */
   readonly scratchBytes: number
   /**
    * The batch's summed loss times `scale`; in training, that sum's gradient is added to the parameters' gradients.

@@ -33,6 +33,11 @@ export class AdamW implements Disposable {
     this.#updates = new UpdateGraph(parameters, device, this.#kernels)
   }
 
+  /** Bytes that the graphs need between inputs and outputs. */
+  get scratchBytes(): number {
+    return this.#norms.scratchBytes + this.#updates.scratchBytes
+  }
+
   /** Length of each parameter's gradient, in the order of the parameters. */
   async gradientNorms(): Promise<number[]> {
     return this.#norms.run()
@@ -84,6 +89,10 @@ class NormGraph {
     graph.allocate()
   }
 
+  get scratchBytes(): number {
+    return this.#graph.scratchBytes
+  }
+
   async run(): Promise<number[]> {
     await this.#graph.computeAsync()
     return this.#squares.map((square) => Math.sqrt(square.toFloats().reduce((a, b) => a + b)))
@@ -125,6 +134,10 @@ class UpdateGraph {
     const { ops } = graph
     const factors = ops.slice(this.#factors!, 0, 0, gradient.shape.at(-1)!)
     return ops.adamw(weight, ops.mul(gradient, factors), mean, square, ops.slice(settings, 0, 0, 7))
+  }
+
+  get scratchBytes(): number {
+    return this.#graph.scratchBytes
   }
 
   async run(factor: number, decaying: Float32Array, steady: Float32Array): Promise<void> {

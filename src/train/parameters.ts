@@ -2,6 +2,7 @@
  * What training changes: weights in F32, and beside each its gradient and AdamW's two moments.
  */
 import { deriveSeed, Random } from '../base/random.ts'
+import type { Adapter } from '../models/adapter.ts'
 import type { LinearLayers, ParameterSpec } from '../models/architecture.ts'
 import { openModel } from '../models/open.ts'
 import { type ParameterAccess, plainLayers } from '../models/plain-layers.ts'
@@ -32,6 +33,8 @@ export interface TrainedPart extends Disposable {
   /** How the whole model multiplies. */
   layers(ops: Ops, frozen: ParameterAccess): LinearLayers
   readonly saved: SavedForm
+  /** The adapter as it is now, where the part is one. */
+  adapter?(): Adapter
 }
 
 /** How a checkpoint holds what was trained. */
@@ -51,12 +54,16 @@ export class Parameters implements Disposable {
   readonly #moments: Arena
   readonly #gradientBuffer: Pointer | undefined
 
-  /** Takes over `weights` and `part`. Without a part all weights are trained and must be F32. */
+  /**
+   * Takes over `weights` and `part`. Without a part all weights are trained and must be F32. What is only `planned` is
+   * never written, so that its memory is asked for and not used.
+   */
   constructor(
     definition: Definition,
     weights: Weights,
     device: Device,
     part = wholeModel(definition, weights),
+    state: 'ready' | 'planned' = 'ready',
   ) {
     const { specs } = part
     const gradients = new Arena(specs.length)
@@ -75,13 +82,30 @@ export class Parameters implements Disposable {
     this.#moments = moments
     if (specs.length === 0) return
     this.#gradientBuffer = gradients.allocate(device.bufferType).buffer
-    gradients.ggml.bufferClear(moments.allocate(device.bufferType).buffer, 0)
+    const { buffer } = moments.allocate(device.bufferType)
+    if (state === 'planned') return
+    gradients.ggml.bufferClear(buffer, 0)
     this.clearGradients()
   }
 
   /** How a checkpoint holds these parameters. */
   get saved(): SavedForm {
     return this.#part.saved
+  }
+
+  /** The model's own weights, adapters apart; they belong to these parameters. */
+  get weights(): Weights {
+    return this.#weights
+  }
+
+  /** The adapter in training as it is now, if that is what trains. */
+  adapter(): Adapter | undefined {
+    return this.#part.adapter?.()
+  }
+
+  /** Bytes of the model's weights, adapters apart. */
+  get bytes(): number {
+    return this.#weights.bytes
   }
 
   layers(ops: Ops): LinearLayers {

@@ -68,7 +68,7 @@ export function frozenModel(path: string, quantize: LoraOptions['quantize'], dev
   })
 }
 
-function adapterSettings(options: LoraOptions, definition: Definition, base: string): AdapterSettings {
+export function adapterSettings(options: LoraOptions, definition: Definition, base: string): AdapterSettings {
   const { rank, alpha, targets, dora, rank_stabilised: rankStabilised } = options
   const products = [...adaptableProducts(definition).keys()]
   const endings = [...new Set(products.map((name) => name.slice(name.lastIndexOf('.') + 1)))]

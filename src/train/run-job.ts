@@ -18,17 +18,20 @@ import {
 } from './checkpoint.ts'
 import type { SaveStage } from './checkpoint-save.ts'
 import { CheckpointWriter, type SavedCheckpoint } from './checkpoint-writer.ts'
-import { differences, recipeOf, type TrainingJob } from './job.ts'
+import type { Decode } from './evaluate/decode.ts'
+import { type Evaluation, Evaluations } from './evaluate/evaluations.ts'
+import { recipeOf, type TrainingJob } from './job.ts'
 import { type DataSummary, type JobData, prepareData } from './job-data.ts'
 import { entryOf, type LedgerEntry, StepLedger } from './ledger.ts'
 import { preferenceOf } from './methods/method.ts'
+import { objectiveOf } from './methods/objectives.ts'
 import { preparePreferences } from './methods/preference-data.ts'
-import { preferenceObjective } from './methods/preference-graph.ts'
 import { fillReferences } from './methods/references.ts'
-import type { Objective } from './objective.ts'
 import type { Parameters } from './parameters.ts'
 import { type DataCheck, dataCheckOf } from './preflight/data-check.ts'
-import { type BaseModel, baseModelOf, prepareModel } from './prepare-model.ts'
+import { type Needs, needsOf, refuseTooLarge } from './preflight/needs.ts'
+import { type BaseModel, prepareModel } from './prepare-model.ts'
+import { bestFolder, frozenBase, isStale, refuseOtherData, refuseOtherRecipe } from './resume-checks.ts'
 import { ThreadChoice } from './thread-choice.ts'
 import { type StepFault, type StepReport, Trainer } from './trainer.ts'
 
@@ -49,12 +52,15 @@ export interface JobStart extends DataSummary {
 export interface JobCallbacks {
   /** What the data is, before anything is computed. */
   onData?: (check: DataCheck) => void
+  /** What it will take, about. */
+  onNeeds?: (needs: Needs) => void
   onStart?: (start: JobStart) => void
   onStep?: (report: StepReport) => void
   /** A step came out wrong; what was done about it. */
   onFault?: (fault: StepFault) => void
-  /** Mean loss on held-out text, in nats per token, after so many steps. */
-  onEvaluation?: (evaluation: { stepsDone: number; loss: number; batches: number }) => void
+  onEvaluation?: (evaluation: Evaluation & { isBest: boolean }) => void
+  /** The serving engine's decoder, for tasks and samples; training has none of its own. */
+  decode?: Decode
   /** A checkpoint is on disk; steps may have been done since it was asked for. */
   onCheckpoint?: (checkpoint: SavedCheckpoint) => void
   /** Something a person should know: what is being prepared, what was damaged. */
@@ -71,6 +77,10 @@ export interface JobResult {
   folder: string
   /** Of the last evaluation in this run. */
   validationLoss: number | undefined
+  /** The checkpoint with the best evaluation, where there was one. */
+  best: { stepsDone: number; folder: string } | undefined
+  /** True when the run ended because it did not get better any more. */
+  stoppedEarly: boolean
 }
 
 /** While this file is in the job's folder, the job is asked to save after the step in hand; it removes the file then. */
@@ -94,19 +104,23 @@ export async function runTrainingJob(
     callbacks.onNote?.(`The checkpoint ${folder} is damaged (${reason}); looking for an earlier one.`)
   })
   if (found !== undefined) refuseOtherRecipe(job, found)
-  if (found !== undefined && found.state.stepsDone >= job.steps) {
+  if (found !== undefined && (found.state.stepsDone >= job.steps || isStale(job, found.state))) {
+    const { stepsDone, best } = found.state
     return {
       outcome: 'finished',
-      stepsDone: found.state.stepsDone,
+      stepsDone,
       folder: found.folder,
       validationLoss: undefined,
+      best: bestFolder(root, best),
+      stoppedEarly: stepsDone < job.steps,
     }
   }
   writeFileAtomic(jobRecord(job.out), `${JSON.stringify(job, null, 2)}\n`)
-  return await withRun(job, found, callbacks, async (run, device) => {
+  return await withRun(job, found, callbacks, async (run, device, data) => {
+    const evaluations = await Evaluations.prepare(job, data.kit, device, data.validation, callbacks.decode)
     callbacks.onStart?.(run.start(device))
     try {
-      return await run.toEnd(signal)
+      return await run.toEnd(evaluations, signal)
     } finally {
       await run.settled()
     }
@@ -146,7 +160,7 @@ async function withRun<Result>(
   job: TrainingJob,
   found: FoundCheckpoint | undefined,
   callbacks: JobCallbacks,
-  use: (run: JobRun, device: Device) => Promise<Result>,
+  use: (run: JobRun, device: Device, data: JobData) => Promise<Result>,
 ): Promise<Result> {
   const base = frozenBase(job, found)
   const preference = preferenceOf(job.method)
@@ -155,6 +169,11 @@ async function withRun<Result>(
   using data = pairs ?? (await prepareData(job, found?.folder, note))
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
   callbacks.onData?.(dataCheckOf(job, data.kit, data.material))
+  if (callbacks.onNeeds !== undefined) {
+    const needs = needsOf(job, data)
+    callbacks.onNeeds(needs)
+    refuseTooLarge(needs)
+  }
   using device = new Device({
     ...(job.device !== undefined && { device: job.device }),
     ...(job.threads !== undefined && { threads: job.threads }),
@@ -168,41 +187,7 @@ async function withRun<Result>(
   using parameters = prepareModel(job, { vocabularySize, bosToken, eosToken: eosTokens[0] }, device)
   if (found !== undefined) restore(found.folder, parameters)
   using run = new JobRun(job, data, parameters, device, found?.state, base, callbacks)
-  return await use(run, device)
-}
-
-function refuseOtherRecipe(job: TrainingJob, found: FoundCheckpoint): void {
-  const changed = differences(found.state.recipe, JSON.parse(JSON.stringify(recipeOf(job))))
-  if (changed.length === 0) return
-  throw new UserError(`${job.out} holds a run with other settings: ${changed.join(', ')} changed since.`, {
-    failure: 'conflict',
-    fix: 'Set them back to go on with that run, or choose another out folder for a new one.',
-  })
-}
-
-function refuseOtherData(found: FoundCheckpoint): never {
-  throw new UserError(`The data changed since ${found.folder} was saved.`, {
-    failure: 'conflict',
-    fix: 'Restore it to go on with that run, or choose another out folder for a new one.',
-  })
-}
-
-/** The model that stays as it is while an adapter is trained: the same in every life of the job. */
-function frozenBase(job: TrainingJob, found: FoundCheckpoint | undefined): BaseModel | undefined {
-  if (job.method?.lora === undefined || !('from' in job.model)) return undefined
-  const base = baseModelOf(job.model.from)
-  if (found !== undefined && found.state.base?.sha256 !== base.sha256) {
-    throw new UserError(`The model in ${base.path} is not the one that ${found.folder} was trained on.`, {
-      failure: 'conflict',
-      fix: 'Put that model back to go on with the run, or choose another out folder for a new one.',
-    })
-  }
-  return base
-}
-
-function objectiveOf(job: TrainingJob): Objective | undefined {
-  const preference = preferenceOf(job.method)
-  return preference && preferenceObjective(preference)
+  return await use(run, device, data)
 }
 
 /** One life of a job: from the checkpoint that it starts at to its end or its interruption. */
@@ -215,7 +200,6 @@ class JobRun implements Disposable {
   readonly #base: BaseModel | undefined
   readonly #callbacks: JobCallbacks
   readonly #trainer: Trainer
-  readonly #validation: BatchSource | undefined
   #best: TrainerState['best']
   #validationLoss: number | undefined
   readonly #writer: CheckpointWriter
@@ -251,7 +235,6 @@ class JobRun implements Disposable {
         callbacks.onNote?.(`The checkpoint after step ${stepsDone} could not be written: ${reason}`),
       onStage: callbacks.onSaveStage,
     })
-    this.#validation = data.validation
     this.#trainer = new Trainer(parameters, device, callbacks.plant?.(data.training) ?? data.training, {
       shape: {
         sequences: job.batch,
@@ -277,7 +260,7 @@ class JobRun implements Disposable {
         decaySteps: job.schedule.decay_steps,
         ...(job.schedule.cooldown_steps !== undefined && { cooldownSteps: job.schedule.cooldown_steps }),
       },
-      objective: objectiveOf(job),
+      objective: objectiveOf(job.method),
       stepsDone: state?.stepsDone ?? 0,
       faults: job.faults,
       guard: state?.guard,
@@ -300,28 +283,35 @@ class JobRun implements Disposable {
     }
   }
 
-  async toEnd(signal: AbortSignal): Promise<JobResult> {
+  async toEnd(evaluations: Evaluations, signal: AbortSignal): Promise<JobResult> {
     const { steps, checkpoint, out } = this.#job
     const choice = new ThreadChoice(this.#device.threads)
     const ledger = new StepLedger(out, this.#trainer.stepsDone)
     // An interruption comes before the evaluation that is due: saving does not wait for it.
-    await this.#evaluateIfDue()
-    while (this.#trainer.stepsDone < steps && !signal.aborted) {
+    await this.#evaluateIfDue(evaluations)
+    while (this.#trainer.stepsDone < steps && !this.#isStale && !signal.aborted) {
       const report = await this.#step(choice)
       const earlier = ledger.add(report)
       if (earlier !== undefined) this.#callbacks.onNote?.(unequal(earlier, report))
       this.#callbacks.onStep?.(report)
       const { stepsDone } = this.#trainer
       if (existsSync(emergencyNote(out))) await this.#saveOnDemand()
-      if (!signal.aborted || stepsDone === steps) await this.#evaluateIfDue()
+      if (!signal.aborted || stepsDone === steps) await this.#evaluateIfDue(evaluations)
       const isDue = stepsDone % checkpoint.every === 0 && stepsDone < steps
       // What led to a bad step may lie in the weights already: they are not kept.
       if (isDue && report.outcome === 'updated') await this.#writer.save(this.#state())
     }
     const { stepsDone } = this.#trainer
-    const outcome = stepsDone >= steps ? 'finished' : 'stopped'
+    const isOver = stepsDone >= steps || this.#isStale
     const { folder } = await this.#writer.saveAndWait(this.#state())
-    return { outcome, stepsDone, folder, validationLoss: this.#validationLoss }
+    return {
+      outcome: isOver ? 'finished' : 'stopped',
+      stepsDone,
+      folder,
+      validationLoss: this.#validationLoss,
+      best: bestFolder(this.#root, this.#best),
+      stoppedEarly: isOver && stepsDone < steps,
+    }
   }
 
   async #step(choice: ThreadChoice): Promise<StepReport> {
@@ -385,22 +375,30 @@ class JobRun implements Disposable {
     rmSync(emergencyNote(this.#job.out), { force: true })
   }
 
-  async #evaluateIfDue(): Promise<void> {
+  get #isStale(): boolean {
+    return isStale(this.#job, { stepsDone: this.#trainer.stepsDone, best: this.#best })
+  }
+
+  async #evaluateIfDue(evaluations: Evaluations): Promise<void> {
     const { steps, evaluate } = this.#job
     const { stepsDone } = this.#trainer
     if (stepsDone === 0 || this.#evaluated === stepsDone) return
-    if (stepsDone === steps) await this.#evaluate(evaluate.final_batches ?? evaluate.batches)
-    else if (stepsDone % evaluate.every === 0) await this.#evaluate(evaluate.batches)
+    if (stepsDone === steps) await this.#evaluate(evaluations, evaluate.final_batches ?? evaluate.batches)
+    else if (stepsDone % evaluate.every === 0) await this.#evaluate(evaluations, evaluate.batches)
   }
 
-  async #evaluate(batches: number): Promise<void> {
-    if (this.#validation === undefined) return
+  async #evaluate(evaluations: Evaluations, batches: number): Promise<void> {
+    if (!evaluations.any) return
     const { stepsDone } = this.#trainer
-    const loss = await this.#trainer.evaluate(this.#validation, batches)
-    this.#validationLoss = loss
+    const evaluation = await evaluations.run(this.#trainer, batches)
+    this.#validationLoss = evaluation.loss
     this.#evaluated = stepsDone
-    if (this.#best === undefined || loss < this.#best.loss) this.#best = { step: stepsDone, loss }
-    this.#callbacks.onEvaluation?.({ stepsDone, loss, batches })
+    const measure = evaluations.measure(evaluation)
+    const isBest = measure !== undefined && (this.#best === undefined || measure < this.#best.loss)
+    if (isBest) this.#best = { step: stepsDone, loss: measure }
+    this.#callbacks.onEvaluation?.({ ...evaluation, isBest })
+    const isSavedAnyway = stepsDone % this.#job.checkpoint.every === 0 || stepsDone === this.#job.steps
+    if (isBest && !isSavedAnyway) await this.#writer.save(this.#state())
   }
 
   #state(): TrainerState {

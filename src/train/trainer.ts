@@ -6,7 +6,7 @@ import { assert } from '../base/assert.ts'
 import { type Clock, systemClock } from '../base/clock.ts'
 import type { Device } from '../runtime/device.ts'
 import { type Batch, type BatchSource, supervisedCount } from './batch.ts'
-import { LossGraph } from './loss-graph.ts'
+import { nextToken } from './methods/objectives.ts'
 import type { GraphShape, LearningGraph, Objective } from './objective.ts'
 import { AdamW, type AdamWOptions } from './optimizer.ts'
 import type { Parameters } from './parameters.ts'
@@ -68,11 +68,6 @@ interface Measured {
   /** By parameter. */
   norms: number[]
   gradientNorm: number
-}
-
-const nextToken: Objective = {
-  graph: (parameters, device, shape, mode) => new LossGraph(parameters, device, shape, mode),
-  count: supervisedCount,
 }
 
 export class Trainer implements Disposable {

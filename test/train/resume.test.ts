@@ -190,8 +190,8 @@ test('only the newest checkpoints and the best one are kept', async () => {
   await runTrainingJob(
     tinyJob(folder, { evaluate: { every: 4, batches: 4 }, checkpoint: { every: 2, keep: 2 } }),
     {
-      onEvaluation: (evaluation) => {
-        if (best === undefined || evaluation.loss < best.loss) best = evaluation
+      onEvaluation: ({ stepsDone, loss }) => {
+        if (best === undefined || loss! < best.loss) best = { stepsDone, loss: loss! }
       },
     },
   )

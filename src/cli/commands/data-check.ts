@@ -2,8 +2,8 @@ import { dirname, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { exitCodes } from '../../base/errors.ts'
 import { parseTrainingJob } from '../../train/job.ts'
-import { checkData } from '../../train/preflight/data-check.ts'
-import { dataReport, derivedText } from '../data-report.ts'
+import { checkJob } from '../../train/preflight/job-check.ts'
+import { dataReport, derivedText, needsText } from '../data-report.ts'
 import { cacheFolder } from '../home.ts'
 import { readJobFile } from '../job-file.ts'
 import { coloursOf, note } from '../terminal.ts'
@@ -25,11 +25,12 @@ export function dataCheckCommand(program: Command): void {
       }
       if (job.derived !== undefined && flags.json !== true)
         process.stdout.write(`${derivedText(job.derived)}\n\n`)
-      const check = await checkData(job, flags.json === true ? () => undefined : note)
+      const { data: check, needs, pace } = await checkJob(job, flags.json === true ? () => undefined : note)
+      const colours = coloursOf(process.stdout)
       process.stdout.write(
         flags.json === true
-          ? `${JSON.stringify(check)}\n`
-          : `${dataReport(check, coloursOf(process.stdout))}\n`,
+          ? `${JSON.stringify({ derived: job.derived, ...check, needs, pace })}\n`
+          : `${dataReport(check, colours)}\n\n${needsText(needs, pace, colours)}\n`,
       )
       if (check.refusals.length > 0) process.exitCode = exitCodes.failed
     })

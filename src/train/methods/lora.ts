@@ -73,10 +73,12 @@ export class AdapterPart implements TrainedPart {
   readonly saved: SavedForm
   readonly #arena: Arena
   readonly #placed: ReadonlyMap<string, Placed>
+  readonly #adapter: Adapter
   readonly #weights: ReadonlyMap<string, Tensor>
 
   constructor(adapter: Adapter, definition: Definition, frozen: ParameterAccess, device: Device) {
     const layers = [...adapter.layers.values()]
+    this.#adapter = adapter
     this.specs = layers.flatMap(specsOf)
     this.saved = {
       weightsName: adapterWeightsName,
@@ -97,6 +99,18 @@ export class AdapterPart implements TrainedPart {
       squares: this.#arena.leaf('F32', [outputs, 1], `squares of ${name}`),
     }
     return { scale, a: part('a'), b: part('b'), dora }
+  }
+
+  adapter(): Adapter {
+    const { settings, layers } = this.#adapter
+    const now = [...layers.values()].map((layer): [string, AdapterLayer] => {
+      const { a, b, dora } = this.#placed.get(layer.name)!
+      return [
+        layer.name,
+        { ...layer, a: a.toFloats(), b: b.toFloats(), magnitude: dora?.magnitude.toFloats() },
+      ]
+    })
+    return { settings, layers: new Map(now) }
   }
 
   weight(name: string): Tensor {

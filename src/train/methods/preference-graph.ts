@@ -179,7 +179,7 @@ export class PreferenceGraph implements LearningGraph {
   }
 
   get scratchBytes(): number {
-    return this.#graph.scratchBytes
+    return this.#graph.scratchBytes + this.#graph.productBytes
   }
 
   async run(batch: Batch, scale: number): Promise<number> {

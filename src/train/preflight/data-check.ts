@@ -4,9 +4,6 @@ import type { Material } from '../data/material.ts'
 import { problemCount, refusalsOf } from '../data/refusals.ts'
 import { placeOf } from '../data/sample.ts'
 import type { TrainingJob } from '../job.ts'
-import { prepareData } from '../job-data.ts'
-import { preferenceOf } from '../methods/method.ts'
-import { preparePreferences } from '../methods/preference-data.ts'
 import type { TextKit } from '../text-kit.ts'
 import { type Census, censusOf } from './census.ts'
 import { type Leaks, leaksOf } from './leaks.ts'
@@ -38,16 +35,6 @@ const previewCount = 3
 /** Tokens that one preview shows. Of texts all is learned, so a taste does. */
 const previewTokens = 400
 const textPreviewTokens = 60
-
-/** Counts everything and refuses nothing: the reasons why the job would not start are among the results. */
-export async function checkData(job: TrainingJob, onNote: (text: string) => void): Promise<DataCheck> {
-  const method = preferenceOf(job.method)
-  using data =
-    method === undefined
-      ? await prepareData(job, undefined, onNote, false)
-      : await preparePreferences(job, method, undefined, onNote, false)
-  return dataCheckOf(job, data.kit, data.material)
-}
 
 export function dataCheckOf(job: TrainingJob, kit: TextKit, material: Material): DataCheck {
   const { kind, training, validation, reports, fillRate, passTokens } = material

@@ -56,7 +56,7 @@ describe('a job that learns from chats', () => {
     const started: JobStart[] = []
     const { outcome, folder: saved } = await runTrainingJob(
       job({ out: 'a', evaluate: { every: 10, batches: 2 } }),
-      { onEvaluation: ({ loss }) => losses.push(loss), onStart: (start) => started.push(start) },
+      { onEvaluation: ({ loss }) => losses.push(loss!), onStart: (start) => started.push(start) },
     )
     expect(outcome).toBe('finished')
     expect(losses.at(-1)).toBeLessThan(0.6 * losses[0]!)

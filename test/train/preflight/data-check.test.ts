@@ -2,12 +2,13 @@ import { writeFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { dataReport, previewText } from '../../../src/cli/data-report.ts'
 import { parseTrainingJob } from '../../../src/train/job.ts'
-import { checkData } from '../../../src/train/preflight/data-check.ts'
+import { checkJob } from '../../../src/train/preflight/job-check.ts'
 import { testFolder, write } from '../data/folder.ts'
 import { tinyJob } from '../tiny-job.ts'
 
 const folder = testFolder()
 const none = () => undefined
+const checkData = async (...given: Parameters<typeof checkJob>) => (await checkJob(...given)).data
 
 const chat = (question: string, answer: string) =>
   JSON.stringify({

@@ -47,7 +47,7 @@ async function watched(
     {
       onStart: (start) => run.start(start),
       onStep: (report) => run.step(report),
-      onEvaluation: ({ loss, stepsDone }) => run.evaluation(loss, stepsDone),
+      onEvaluation: ({ loss, stepsDone }) => run.evaluation(loss!, stepsDone),
       onCheckpoint: ({ stepsDone, folder: at }) => run.checkpoint(stepsDone, at),
     },
     signal,

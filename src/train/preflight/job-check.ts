@@ -1,0 +1,27 @@
+/** All that is found out about a job before it starts. */
+import type { TrainingJob } from '../job.ts'
+import { prepareData } from '../job-data.ts'
+import { preferenceOf } from '../methods/method.ts'
+import { preparePreferences } from '../methods/preference-data.ts'
+import { type DataCheck, dataCheckOf } from './data-check.ts'
+import { dataShapeOf, type Needs, needsOf } from './needs.ts'
+import { measurePace, type Pace } from './pace.ts'
+
+export interface JobCheck {
+  data: DataCheck
+  needs: Needs
+  pace: Pace
+}
+
+/** Refuses nothing: the reasons why the job would not start are among the results. */
+export async function checkJob(job: TrainingJob, onNote: (text: string) => void): Promise<JobCheck> {
+  const method = preferenceOf(job.method)
+  using data =
+    method === undefined
+      ? await prepareData(job, undefined, onNote, false)
+      : await preparePreferences(job, method, undefined, onNote, false)
+  const check = dataCheckOf(job, data.kit, data.material)
+  const needs = needsOf(job, data)
+  onNote('Measuring a few steps.')
+  return { data: check, needs, pace: await measurePace(job, dataShapeOf(data)) }
+}

@@ -1,0 +1,132 @@
+/**
+ * What a job will need, before it needs it. Memory is found by laying out the job's own graphs: the system hands out
+ * memory when it is written, so a layout that nobody computes costs nothing.
+ */
+import { bytesOf, type DType } from '../../base/dtype.ts'
+import { openModel } from '../../models/open.ts'
+import { type Definition, defineModel } from '../../models/registry.ts'
+import { keptDtype } from '../../models/rows.ts'
+import { Weights } from '../../models/weights.ts'
+import { Arena } from '../../runtime/arena.ts'
+import { Device } from '../../runtime/device.ts'
+import type { Tensor } from '../../runtime/tensor.ts'
+import type { TrainingJob } from '../job.ts'
+import { AdapterPart, freshAdapter } from '../methods/lora.ts'
+import { objectiveOf } from '../methods/objectives.ts'
+import { modelConfig, type SpecialTokens } from '../model-config.ts'
+import { AdamW } from '../optimizer.ts'
+import { Parameters, wholeModel } from '../parameters.ts'
+import { adapterSettings } from '../prepare-model.ts'
+
+export interface MemoryEstimate {
+  /** All of it, at its peak. */
+  bytes: number
+  /** The process with its data, before there is a model. */
+  processBytes: number
+  weightBytes: number
+  /** Gradients and the optimizer's two moments. */
+  learningBytes: number
+  /** Activations, logits, and what products put in order. */
+  activationBytes: number
+  /** Weights and moments once more, from where a checkpoint is written while training goes on. */
+  snapshotBytes: number
+}
+
+/** What estimates must know of the data. */
+export interface DataShape {
+  tokens: SpecialTokens
+  packed: boolean
+  supervisedMax: number | undefined
+  isEvaluated: boolean
+}
+
+/** Buffers of JavaScript and the allocator's slack while a job runs. */
+const runtimeBytes = 24 << 20
+
+/** `processBytes`: resident memory of the process now, which is taken to stay. */
+export function estimateMemory(job: TrainingJob, data: DataShape, processBytes: number): MemoryEstimate {
+  using device = new Device({ device: 'cpu', threads: 1 })
+  using parameters = plannedParameters(job, definitionOf(job, data.tokens), device)
+  const objective = objectiveOf(job.method)
+  const shape = {
+    sequences: job.batch,
+    tokens: job.context,
+    packed: data.packed,
+    recompute: job.recompute,
+    ...(data.supervisedMax !== undefined && { supervisedMax: data.supervisedMax }),
+  }
+  const scratch = (mode: 'train' | 'evaluate') => {
+    using graph = objective.graph(parameters, device, shape, mode)
+    return graph.scratchBytes
+  }
+  using optimizer = new AdamW(parameters, device, {
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    weightDecay: 0,
+    clipNorm: 1,
+  })
+  const maskBytes = data.packed ? 8 * job.batch * job.context ** 2 : 4 * job.context ** 2
+  const activationBytes =
+    scratch('train') + (data.isEvaluated ? scratch('evaluate') : 0) + optimizer.scratchBytes + maskBytes
+  const trainedBytes = parameters.all.reduce((sum, { weight }) => sum + weight.bytes, 0)
+  const learningBytes = 3 * trainedBytes
+  const snapshotBytes = 3 * trainedBytes
+  const weightBytes = parameters.bytes + (job.method?.lora === undefined ? 0 : trainedBytes)
+  const fixedBytes = processBytes + runtimeBytes
+  return {
+    bytes: fixedBytes + weightBytes + learningBytes + activationBytes + snapshotBytes,
+    processBytes: fixedBytes,
+    weightBytes,
+    learningBytes,
+    activationBytes,
+    snapshotBytes,
+  }
+}
+
+/** A model as the job would train it, as far as its memory is concerned: nothing is read or written. */
+export function plannedParameters(job: TrainingJob, definition: Definition, device: Device): Parameters {
+  const lora = job.method?.lora
+  const weights = plannedWeights(definition, lora?.quantize.toUpperCase() as DType | undefined, device)
+  if (lora === undefined || !('from' in job.model))
+    return new Parameters(definition, weights, device, wholeModel(definition, weights), 'planned')
+  const access = { weight: (name: string) => weights.get(name), has: (name: string) => weights.has(name) }
+  // Row lengths cost a pass over weights that are not there; magnitudes are as many without it.
+  const settings = adapterSettings(lora, definition, job.model.from)
+  const adapter = freshAdapter(definition, access, settings, job.seed)
+  return new Parameters(
+    definition,
+    weights,
+    device,
+    new AdapterPart(adapter, definition, access, device),
+    'planned',
+  )
+}
+
+export function definitionOf(job: TrainingJob, tokens: SpecialTokens): Definition {
+  if (!('from' in job.model)) return defineModel(modelConfig(job.model, job.context, tokens))
+  using model = openModel(job.model.from)
+  return model.definition
+}
+
+function plannedWeights(
+  { architecture, config }: Definition,
+  quantize: DType | undefined,
+  device: Device,
+): Weights {
+  const specs = architecture.parameters(config)
+  const arena = new Arena(specs.length + 1)
+  const tensors = new Map<string, Tensor>()
+  let bytes = 0
+  for (const { name, shape, role } of specs) {
+    const dtype = role === 'vector' ? 'F32' : keptDtype('F32', shape.at(-1)!, quantize)
+    tensors.set(name, arena.leaf(dtype, shape, name))
+    bytes += bytesOf(
+      dtype,
+      shape.reduce((product, length) => product * length, 1),
+    )
+  }
+  tensors.set('rope_factors', arena.leaf('F32', [config.headWidth / 2], 'rope_factors'))
+  arena.allocate(device.bufferType)
+  return new Weights([arena], tensors, bytes)
+}

@@ -1,0 +1,34 @@
+import { expect, test } from 'vitest'
+import { accepts, exact, matches } from '../../../src/train/evaluate/graders.ts'
+
+test('an exact match forgives white space around the text and nothing else', () => {
+  expect(exact(' 42\n', '42')).toBe(true)
+  expect(exact('42.', '42')).toBe(false)
+  expect(exact('', '42')).toBe(false)
+})
+
+test('a pattern with a group compares what the group holds with the expected answer', () => {
+  const grade = matches(String.raw`####\s*(-?\d+)`, 'evaluate.tasks.0.pattern')
+  expect(grade('so it is #### 12', 'because\n#### 12')).toBe(true)
+  expect(grade('so it is #### 13', 'because\n#### 12')).toBe(false)
+  expect(grade('twelve', '#### 12')).toBe(false)
+  expect(matches('^[ab]+$', 'f')('abba', '')).toBe(true)
+  expect(matches('^[ab]+$', 'f')('abbac', '')).toBe(false)
+  expect(() => matches('(', 'evaluate.tasks.0.pattern')).toThrow(/evaluate\.tasks\.0\.pattern is no regular/)
+})
+
+test('an answer has to be JSON that the schema accepts, alone or in a fence', () => {
+  const schema = {
+    type: 'object',
+    properties: { name: { type: 'string', minLength: 1 }, count: { type: 'integer', minimum: 0 } },
+    required: ['name', 'count'],
+    additionalProperties: false,
+  }
+  const grade = accepts(schema, 'evaluate.tasks.0.schema')
+  expect(grade('{"name": "rope", "count": 2}', '')).toBe(true)
+  expect(grade('```json\n{"name": "rope", "count": 2}\n```', '')).toBe(true)
+  expect(grade('{"name": "rope"}', '')).toBe(false)
+  expect(grade('{"name": "rope", "count": -1}', '')).toBe(false)
+  expect(grade('{"name": "rope", "count": 2, "more": 1}', '')).toBe(false)
+  expect(grade('name: rope', '')).toBe(false)
+})

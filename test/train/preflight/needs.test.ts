@@ -1,0 +1,104 @@
+import { execFileSync } from 'node:child_process'
+import { readdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { parseTrainingJob } from '../../../src/train/job.ts'
+import { type Needs, refuseTooLarge } from '../../../src/train/preflight/needs.ts'
+import { measurePace } from '../../../src/train/preflight/pace.ts'
+import { runTrainingJob } from '../../../src/train/run-job.ts'
+import { testFolder, write } from '../data/folder.ts'
+
+const folder = testFolder()
+const child = join(import.meta.dirname, 'memory-child.ts')
+write(
+  folder,
+  'text.txt',
+  Array.from({ length: 40_000 }, (_, i) => String.fromCharCode(97 + ((i * i) % 23))).join(''),
+)
+
+const fields = (changes: Record<string, unknown>) => ({
+  data: { text: 'text.txt', validation: 0.2 },
+  tokenizer: 'characters',
+  context: 256,
+  batch: 4,
+  steps: 2,
+  optimizer: { learning_rate: 0.001 },
+  evaluate: { every: 2, batches: 1 },
+  threads: 1,
+  device: 'cpu',
+  ...changes,
+})
+
+/** Shapes in which each part of the memory is the largest once. */
+const shapes: { name: string; job: Record<string, unknown> }[] = [
+  {
+    name: 'mostly activations',
+    job: { model: { architecture: 'llama', layers: 6, width: 128, heads: 4 }, batch: 8, context: 512 },
+  },
+  {
+    name: 'mostly weights, gradients and moments',
+    job: { model: { architecture: 'gpt2', layers: 3, width: 640, heads: 10 }, batch: 1, context: 64 },
+  },
+  {
+    name: 'activations that are computed again',
+    job: {
+      model: { architecture: 'llama', layers: 10, width: 192, heads: 6 },
+      recompute: true,
+      batch: 8,
+      context: 256,
+    },
+  },
+]
+
+describe.each(shapes)('$name', ({ name, job }) => {
+  test('the estimate lies within 15 % of the peak', { timeout: 120_000 }, () => {
+    const out = name.replaceAll(/\W+/g, '-')
+    const printed = execFileSync(
+      process.execPath,
+      ['--import', 'tsx', child, JSON.stringify(fields({ ...job, out })), folder],
+      { encoding: 'utf8' },
+    )
+    const {
+      memory,
+      peakBytes,
+      disk,
+      folder: saved,
+    } = JSON.parse(printed) as Needs & { peakBytes: number; folder: string }
+    expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeGreaterThan(0.85)
+    expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeLessThan(1.15)
+    const bytes = readdirSync(saved).reduce((sum, file) => sum + statSync(join(saved, file)).size, 0)
+    expect(disk.checkpointBytes / bytes).toBeCloseTo(1, 1)
+  })
+})
+
+test('a job that the machine cannot hold is refused with what takes how much, and before it is tried', async () => {
+  const parts = { processBytes: 1e8, weightBytes: 4e9, learningBytes: 12e9, activationBytes: 2e9 }
+  const needs = { memory: { bytes: 18.1e9, ...parts }, memoryLimitBytes: 16e9 } as Needs
+  expect(() => refuseTooLarge(needs)).toThrow(
+    /about 18\.1 GB of memory \(weights 4\.0 GB.*this machine has 16\.0 GB/,
+  )
+  expect(() => refuseTooLarge({ ...needs, memoryLimitBytes: 19e9 })).not.toThrow()
+  const seen: Needs[] = []
+  const job = parseTrainingJob(fields({ ...shapes[1]!.job, steps: 1, out: 'seen' }), folder)
+  const stop = new AbortController()
+  await runTrainingJob(job, { onNeeds: (one) => stop.abort(void seen.push(one)) }, stop.signal)
+  expect(seen[0]!.memory.learningBytes).toBe(3 * seen[0]!.memory.weightBytes)
+})
+
+test('the time of a step is foreseen from shorter networks', { timeout: 60_000 }, async () => {
+  const job = parseTrainingJob(
+    fields({ model: { architecture: 'llama', layers: 6, width: 128, heads: 4 }, steps: 4, out: 'timed' }),
+    folder,
+  )
+  const tokens = { vocabularySize: 23, bosToken: undefined, eosToken: undefined }
+  const shape = { tokens, packed: false, supervisedMax: undefined, isEvaluated: false }
+  const { stepSeconds, seconds, tokensPerSecond } = await measurePace(job, shape)
+  const measured: number[] = []
+  await runTrainingJob(job, { onStep: ({ elapsedMs }) => measured.push(elapsedMs / 1000) })
+  expect(seconds).toBeCloseTo(4 * stepSeconds, 9)
+  expect(tokensPerSecond).toBeCloseTo((4 * 256) / stepSeconds, 6)
+  // Other work on the machine comes and goes: this holds the order of magnitude, the bench the rest.
+  const least = Math.min(...measured)
+  expect(stepSeconds).toBeGreaterThan(least / 3)
+  expect(stepSeconds).toBeLessThan(least * 3)
+})
