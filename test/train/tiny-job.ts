@@ -23,7 +23,7 @@ export function tinyJob(folder: string, changes: Record<string, unknown> = {}): 
       seed: 3,
       optimizer: { learning_rate: 0.01 },
       schedule: { warmup_steps: 3, learning_rate_min: 0.001 },
-      evaluate: { every: 6, batches: 2 },
+      evaluate: { every: 4, batches: 2 },
       checkpoint: { every: 4, keep: 2 },
       threads: 1,
       device: 'cpu',
