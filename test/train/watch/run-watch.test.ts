@@ -108,7 +108,7 @@ test('MLflow gets one run of documented calls over two lives, and every point of
   expect(points.filter(({ key }) => key === 'loss').map(({ step }) => step)).toEqual(
     Array.from({ length: 12 }, (_, i) => i + 1),
   )
-  expect(points.filter(({ key }) => key === 'held_out_loss')).toHaveLength(2)
+  expect(points.filter(({ key }) => key === 'held_out_loss')).toHaveLength(3)
   const statuses = calls.flatMap(({ path, body }) =>
     path.endsWith('runs/update') ? [(body as { status: string }).status] : [],
   )
