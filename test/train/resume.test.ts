@@ -85,12 +85,15 @@ test('killed from outside again and again, with another number of threads each t
 test('a note in the folder is answered by a checkpoint after the step in hand, and training goes on', async () => {
   const folder = join(root, 'on-demand')
   const saved: number[] = []
-  const result = await runTrainingJob(tinyJob(folder, { checkpoint: { every: 100 } }), {
-    onStep: ({ step }) => {
-      if (step === 4) writeFileSync(emergencyNote(join(folder, 'out')), '')
+  const result = await runTrainingJob(
+    tinyJob(folder, { evaluate: { every: 100 }, checkpoint: { every: 100 } }),
+    {
+      onStep: ({ step }) => {
+        if (step === 4) writeFileSync(emergencyNote(join(folder, 'out')), '')
+      },
+      onCheckpoint: ({ stepsDone }) => saved.push(stepsDone),
     },
-    onCheckpoint: ({ stepsDone }) => saved.push(stepsDone),
-  })
+  )
   expect(saved).toEqual([5, 12])
   expect(existsSync(emergencyNote(join(folder, 'out')))).toBe(false)
   expect(hashOf(result.folder)).toBe(uninterrupted)
@@ -102,9 +105,13 @@ test('an interruption is saved before the evaluation that is due, which the next
   const evaluated: number[] = []
   const onEvaluation = ({ stepsDone }: { stepsDone: number }) => evaluated.push(stepsDone)
   const onStep = ({ step }: { step: number }) => step === 5 && controller.abort()
-  await runTrainingJob(tinyJob(folder), { onStep, onEvaluation }, controller.signal)
+  await runTrainingJob(
+    tinyJob(folder, { evaluate: { every: 6, batches: 2 } }),
+    { onStep, onEvaluation },
+    controller.signal,
+  )
   expect(evaluated).toEqual([])
-  await runTrainingJob(tinyJob(folder), { onEvaluation })
+  await runTrainingJob(tinyJob(folder, { evaluate: { every: 6, batches: 2 } }), { onEvaluation })
   expect(evaluated).toEqual([6, 12])
 })
 
