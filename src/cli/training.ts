@@ -3,6 +3,7 @@ import { systemClock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
 import type { Evaluation } from '../train/evaluate/evaluations.ts'
 import type { TrainingJob } from '../train/job.ts'
+import type { Channel } from '../train/parallel/team.ts'
 import { type JobResult, type JobStart, runTrainingJob } from '../train/run-job.ts'
 import type { StepFault, StepReport } from '../train/trainer.ts'
 import { RunWatch } from '../train/watch/run-watch.ts'
@@ -19,6 +20,8 @@ class Smooth {
   #value: number | undefined
 
   add(value: number): number {
+    // A step that made no number would spoil every average after it.
+    if (!Number.isFinite(value)) return this.#value ?? value
     const weight = this.#value === undefined ? 1 : 1 - 0.5 ** (1 / smoothingSteps)
     this.#value = (this.#value ?? 0) * (1 - weight) + value * weight
     return this.#value
@@ -30,6 +33,7 @@ export async function runShown(
   job: TrainingJob,
   signal: AbortSignal,
   emit?: (event: Record<string, unknown>) => void,
+  channel?: Channel,
 ): Promise<JobResult> {
   const line = new ProgressLine()
   const loss = new Smooth()
@@ -47,6 +51,10 @@ export async function runShown(
       job,
       {
         decode: decodeWithEngine,
+        onPublished: (publication) => {
+          if (emit) emit({ event: 'published', ...publication })
+          else line.note(`step ${publication.stepsDone}: ${publication.version} answers`)
+        },
         ...both(contractReports(process.env.ROPEWAY_EVENTS, systemClock.unixMs), {
           onNote: say,
           onData: (check) => {
@@ -66,11 +74,15 @@ export async function runShown(
           },
           onStep: (report) => {
             watch.step(report)
-            if (emit) emit({ event: 'step', ...report })
-            if (emit || start === undefined) return
+            if (start === undefined) return
             const nowMs = performance.now()
             const ms = stepMs.add(nowMs - lastMs)
             lastMs = nowMs
+            if (emit) {
+              const secondsLeft = Math.round(((start.steps - report.step - 1) * ms) / 1000)
+              emit({ event: 'step', ...report, secondsLeft })
+              return
+            }
             const smooth = loss.add(report.loss)
             curve.add(report.step + 1, report.loss)
             line.update((report.step + 1) / start.steps, progressText(start, report, smooth, ms), () =>
@@ -95,6 +107,7 @@ export async function runShown(
         }),
       },
       signal,
+      channel,
     )
     line.end()
     await watch.end(result.outcome)

@@ -77,7 +77,7 @@ async function writeFiles(
 }
 
 /** Writes and syncs a new file in a folder that nobody reads yet. */
-async function writeHashed(
+export async function writeHashed(
   path: string,
   pieces: Iterable<Uint8Array>,
 ): Promise<{ bytes: number; sha256: string }> {

@@ -2,10 +2,13 @@
  * Checkpoints beside the steps: a save holds training up for as long as the copying takes, and writes what was copied
  * while the next steps run. One is written at a time.
  */
+
+import { join } from 'node:path'
 import type { Clock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
-import { pruneCheckpoints, type TrainerState } from './checkpoint.ts'
+import { pruneCheckpoints, stepFolderName, type TrainerState } from './checkpoint.ts'
 import { type SaveStage, saveCheckpoint } from './checkpoint-save.ts'
+import type { Team } from './parallel/team.ts'
 import type { Parameters } from './parameters.ts'
 import { Snapshot } from './snapshot.ts'
 
@@ -27,6 +30,8 @@ export interface WriterOptions {
   onSaved: (checkpoint: SavedCheckpoint) => void
   onFailed: (stepsDone: number, reason: string) => void
   onStage?: ((stage: SaveStage) => void) | undefined
+  /** The first of these processes writes; all of them call the same things in the same order. */
+  team?: Team | undefined
 }
 
 export class CheckpointWriter {
@@ -47,29 +52,45 @@ export class CheckpointWriter {
    * is waited for first. One that fails is reported and leaves the checkpoints before it as they were.
    */
   async save(state: TrainerState): Promise<void> {
-    if (this.#asked === state.stepsDone) return
+    if (!(await this.#isNeeded(this.#asked !== state.stepsDone))) return
     const { clock } = this.#options
     const startedMs = clock.nowMs()
     await this.#writing
-    this.#snapshot ??= new Snapshot(this.#parameters)
-    this.#snapshot.take()
-    this.#asked = state.stepsDone
+    const snapshot = await this.#copy(state)
     const copiedMs = clock.nowMs()
-    this.#writing = this.#write(this.#snapshot, state, copiedMs - startedMs).catch((error: unknown) => {
+    if (!this.#writes) return
+    this.#writing = this.#write(snapshot, state, copiedMs - startedMs).catch((error: unknown) => {
       this.#asked = undefined
       this.#options.onFailed(state.stepsDone, messageOf(error))
     })
   }
 
   /** Saves now and waits until it is on disk. Throws when it cannot be. */
-  async saveAndWait(state: TrainerState): Promise<SavedCheckpoint> {
+  async saveAndWait(state: TrainerState): Promise<string> {
     await this.#writing
-    if (this.#newest?.stepsDone === state.stepsDone) return this.#newest
+    const folder = join(this.#options.root, stepFolderName(state.stepsDone))
+    if (!(await this.#isNeeded(this.#newest?.stepsDone !== state.stepsDone))) return folder
+    const snapshot = await this.#copy(state)
+    if (this.#writes) await this.#write(snapshot, state, 0)
+    return folder
+  }
+
+  get #writes(): boolean {
+    return (this.#options.team?.rank ?? 0) === 0
+  }
+
+  /** The one that writes decides for all. */
+  async #isNeeded(mine: boolean): Promise<boolean> {
+    const { team } = this.#options
+    return team === undefined ? mine : await team.any(this.#writes && mine)
+  }
+
+  async #copy(state: TrainerState): Promise<Snapshot> {
     this.#snapshot ??= new Snapshot(this.#parameters)
     this.#snapshot.take()
+    await this.#options.team?.gather(this.#snapshot)
     this.#asked = state.stepsDone
-    await this.#write(this.#snapshot, state, 0)
-    return this.#newest!
+    return this.#snapshot
   }
 
   /** Nothing is being written any more. */

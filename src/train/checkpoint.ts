@@ -122,7 +122,8 @@ function readManifest(path: string): Manifest {
 export function restore(folder: string, parameters: Parameters): void {
   using model = openSafetensors(join(folder, parameters.saved.weightsName))
   using moments = openSafetensors(join(folder, 'optimizer.safetensors'))
-  for (const { spec, weight, mean, square } of parameters.all) {
+  for (const [index, parameter] of parameters.all.entries()) {
+    const { spec, weight } = parameter
     const read = (source: typeof model, name: string) => {
       const values = new Float32Array(weight.size)
       source.read(name, bytesOf(values))
@@ -131,8 +132,9 @@ export function restore(folder: string, parameters: Parameters): void {
     const stored = read(model, spec.name)
     const [outputs, inputs] = spec.shape as [number, number]
     weight.write(spec.transposed ? turned(stored, inputs, outputs) : stored)
-    mean.write(read(moments, `mean.${spec.name}`))
-    square.write(read(moments, `square.${spec.name}`))
+    if (!parameters.ownsMoments(index)) continue
+    parameter.mean.write(read(moments, `mean.${spec.name}`))
+    parameter.square.write(read(moments, `square.${spec.name}`))
   }
 }
 

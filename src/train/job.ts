@@ -9,6 +9,7 @@ import type { FileSource } from './data/source-files.ts'
 import { type Derived, dialled } from './dial.ts'
 import { evaluateFields } from './evaluate/fields.ts'
 import { methodFields } from './methods/method.ts'
+import { publishFields } from './publish/publish-fields.ts'
 import { faultFields } from './step-guard.ts'
 import { watchFields } from './watch/watch-fields.ts'
 
@@ -69,6 +70,8 @@ const jobFile = z.strictObject({
   context: z.int().min(2),
   batch: count,
   accumulate: count.default(1),
+  /** Several processes may share each step's micro-batches, and any number of them gets the same bits. */
+  data_parallel: z.boolean().default(false),
   /** Compute activations again instead of keeping them: a third more work, several times less memory, the same bits. */
   recompute: z.boolean().default(false),
   steps: count,
@@ -97,6 +100,8 @@ const jobFile = z.strictObject({
   checkpoint: z.strictObject({ every: count.default(250), keep: count.default(2) }).prefault({}),
   /** What is done about steps that come out wrong. */
   faults: faultFields,
+  /** The adapter in training answers in a running engine. */
+  publish: publishFields.optional(),
   /** Where the run is told beside the terminal and OUT/metrics.jsonl. */
   watch: watchFields.optional(),
   out: z.string().min(1).default('out'),
@@ -144,6 +149,8 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   }
   if (job.method?.lora !== undefined && !('from' in job.model))
     throw refused('method.lora', 'adapts a model that is there already: give model: {from: FOLDER}')
+  if (job.publish !== undefined && (job.method?.lora === undefined || job.method.lora.dora))
+    throw refused('publish', 'gives adapters to an engine: it takes method.lora, without dora')
   const { schedule } = job
   if (schedule.cooldown_steps !== undefined && schedule.kind !== 'wsd')
     throw refused('schedule.cooldown_steps', 'belongs to kind: wsd')
@@ -222,6 +229,7 @@ export function recipeOf(job: TrainingJob): Record<string, unknown> {
     optimizer,
     schedule,
     // Left out where it is the default, so that runs of before there was a choice can go on.
+    ...(job.data_parallel && { data_parallel: true }),
     ...(differences(faults, faultFields.parse(undefined)).length > 0 && { faults }),
   }
 }

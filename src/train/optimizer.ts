@@ -118,7 +118,9 @@ class UpdateGraph {
     this.#decaying = graph.input('F32', [8], 'settings with decay')
     this.#steady = graph.input('F32', [8], 'settings without decay')
     this.#factors = kernels === undefined ? graph.input('F32', [widest], 'clip factors') : undefined
-    for (const { weight, gradient, mean, square } of parameters.all) {
+    // The others are some other process's to move.
+    const owned = parameters.all.filter((_, index) => parameters.ownsMoments(index))
+    for (const { weight, gradient, mean, square } of owned) {
       const settings = weight.shape.length > 1 ? this.#decaying : this.#steady
       const own = ops.fusedAdamw(weight, gradient, mean, square, settings)
       graph.expand(own ?? this.#plain(graph, { weight, gradient, mean, square }, settings))

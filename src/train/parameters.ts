@@ -1,6 +1,7 @@
 /**
  * What training changes: weights in F32, and beside each its gradient and AdamW's two moments.
  */
+import { assert } from '../base/assert.ts'
 import { deriveSeed, Random } from '../base/random.ts'
 import type { Adapter } from '../models/adapter.ts'
 import type { LinearLayers, ParameterSpec } from '../models/architecture.ts'
@@ -51,7 +52,7 @@ export class Parameters implements Disposable {
   readonly #weights: Weights
   readonly #part: TrainedPart
   readonly #gradients: Arena
-  readonly #moments: Arena
+  readonly #moments: Moments
   readonly #gradientBuffer: Pointer | undefined
 
   /**
@@ -67,13 +68,17 @@ export class Parameters implements Disposable {
   ) {
     const { specs } = part
     const gradients = new Arena(specs.length)
-    const moments = new Arena(2 * specs.length)
-    this.all = specs.map((spec) => ({
+    const moments = new Moments(specs, device, state)
+    this.all = specs.map((spec, index) => ({
       spec,
       weight: part.weight(spec.name),
       gradient: gradients.leaf('F32', spec.shape, `gradient of ${spec.name}`),
-      mean: moments.leaf('F32', spec.shape, `mean of ${spec.name}`),
-      square: moments.leaf('F32', spec.shape, `square of ${spec.name}`),
+      get mean() {
+        return moments.of(index).mean
+      },
+      get square() {
+        return moments.of(index).square
+      },
     }))
     this.definition = definition
     this.#weights = weights
@@ -82,10 +87,18 @@ export class Parameters implements Disposable {
     this.#moments = moments
     if (specs.length === 0) return
     this.#gradientBuffer = gradients.allocate(device.bufferType).buffer
-    const { buffer } = moments.allocate(device.bufferType)
     if (state === 'planned') return
-    gradients.ggml.bufferClear(buffer, 0)
     this.clearGradients()
+  }
+
+  /** Keeps moments of these parameters only; called before the first is asked for. */
+  keepMoments(owns: (index: number) => boolean): void {
+    this.#moments.keep(owns)
+  }
+
+  /** Whether this process keeps the moments of the parameter of that number. */
+  ownsMoments(index: number): boolean {
+    return this.#moments.owns(index)
   }
 
   /** How a checkpoint holds these parameters. */
@@ -140,13 +153,67 @@ export class Parameters implements Disposable {
 
   dispose(): void {
     this.#gradients.dispose()
-    this.#moments.dispose()
+    this.#moments[Symbol.dispose]()
     this.#part[Symbol.dispose]()
     this.#weights[Symbol.dispose]()
   }
 
   [Symbol.dispose](): void {
     this.dispose()
+  }
+}
+
+/** AdamW's moments, all zero at first; of the parameters that this process owns, all by default. */
+class Moments implements Disposable {
+  readonly #specs: readonly ParameterSpec[]
+  readonly #device: Device
+  readonly #state: 'ready' | 'planned'
+  #owns: (index: number) => boolean = () => true
+  #arena: Arena | undefined
+  #tensors: ReadonlyMap<number, { mean: Tensor; square: Tensor }> = new Map()
+
+  constructor(specs: readonly ParameterSpec[], device: Device, state: 'ready' | 'planned') {
+    this.#specs = specs
+    this.#device = device
+    this.#state = state
+  }
+
+  keep(owns: (index: number) => boolean): void {
+    assert(this.#arena === undefined, 'moments are divided before they are used')
+    this.#owns = owns
+  }
+
+  owns(index: number): boolean {
+    return this.#owns(index)
+  }
+
+  of(index: number): { mean: Tensor; square: Tensor } {
+    if (this.#arena === undefined) this.#allocate()
+    const tensors = this.#tensors.get(index)
+    assert(tensors, 'this process keeps the moments that it is asked for')
+    return tensors
+  }
+
+  #allocate(): void {
+    const owned = this.#specs.flatMap((spec, index) => (this.#owns(index) ? [{ spec, index }] : []))
+    const arena = new Arena(2 * owned.length)
+    this.#tensors = new Map(
+      owned.map(({ spec, index }) => [
+        index,
+        {
+          mean: arena.leaf('F32', spec.shape, `mean of ${spec.name}`),
+          square: arena.leaf('F32', spec.shape, `square of ${spec.name}`),
+        },
+      ]),
+    )
+    this.#arena = arena
+    if (owned.length === 0) return
+    const { buffer } = arena.allocate(this.#device.bufferType)
+    if (this.#state === 'ready') arena.ggml.bufferClear(buffer, 0)
+  }
+
+  [Symbol.dispose](): void {
+    this.#arena?.dispose()
   }
 }
 

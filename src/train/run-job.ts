@@ -5,7 +5,6 @@
 import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { systemClock } from '../base/clock.ts'
-import { UserError } from '../base/errors.ts'
 import { writeFileAtomic } from '../base/files.ts'
 import { Device } from '../runtime/device.ts'
 import type { BatchSource } from './batch.ts'
@@ -27,11 +26,15 @@ import { preferenceOf } from './methods/method.ts'
 import { objectiveOf } from './methods/objectives.ts'
 import { preparePreferences } from './methods/preference-data.ts'
 import { fillReferences } from './methods/references.ts'
+import { alone, type Channel, Team } from './parallel/team.ts'
 import type { Parameters } from './parameters.ts'
 import { type DataCheck, dataCheckOf } from './preflight/data-check.ts'
 import { type Needs, needsOf, refuseTooLarge } from './preflight/needs.ts'
 import { type BaseModel, prepareModel } from './prepare-model.ts'
+import { type Publication, type Publisher, publisherOf } from './publish/publisher.ts'
 import { bestFolder, frozenBase, isStale, refuseOtherData, refuseOtherRecipe } from './resume-checks.ts'
+import { diverged, refuseUnshared, unequal } from './run-refusals.ts'
+import { rowsOf, type StepSamples } from './step-samples.ts'
 import { ThreadChoice } from './thread-choice.ts'
 import { type StepFault, type StepReport, Trainer } from './trainer.ts'
 
@@ -63,6 +66,8 @@ export interface JobCallbacks {
   decode?: Decode
   /** A checkpoint is on disk; steps may have been done since it was asked for. */
   onCheckpoint?: (checkpoint: SavedCheckpoint) => void
+  /** The running engine has the adapter. */
+  onPublished?: (publication: Publication) => void
   /** Something a person should know: what is being prepared, what was damaged. */
   onNote?: (text: string) => void
   onSaveStage?: (stage: SaveStage) => void
@@ -96,10 +101,13 @@ export async function runTrainingJob(
   job: TrainingJob,
   callbacks: JobCallbacks = {},
   signal: AbortSignal = new AbortController().signal,
+  channel = alone,
 ): Promise<JobResult> {
+  if (channel.size > 1) refuseUnshared(job, channel.size)
   const root = join(job.out, 'checkpoints')
-  removeLeftovers(root)
-  rmSync(emergencyNote(job.out), { force: true })
+  const isFirst = channel.rank === 0
+  if (isFirst) removeLeftovers(root)
+  if (isFirst) rmSync(emergencyNote(job.out), { force: true })
   const found = newestCheckpoint(root, (folder, reason) => {
     callbacks.onNote?.(`The checkpoint ${folder} is damaged (${reason}); looking for an earlier one.`)
   })
@@ -115,8 +123,8 @@ export async function runTrainingJob(
       stoppedEarly: stepsDone < job.steps,
     }
   }
-  writeFileAtomic(jobRecord(job.out), `${JSON.stringify(job, null, 2)}\n`)
-  return await withRun(job, found, callbacks, async (run, device, data) => {
+  if (isFirst) writeFileAtomic(jobRecord(job.out), `${JSON.stringify(job, null, 2)}\n`)
+  return await withRun(job, found, callbacks, channel, async (run, device, data) => {
     const evaluations = await Evaluations.prepare(job, data.kit, device, data.validation, callbacks.decode)
     callbacks.onStart?.(run.start(device))
     try {
@@ -141,18 +149,10 @@ export async function replaySteps(
 ): Promise<StepSamples> {
   const { onStep, ...others } = callbacks
   if (found !== undefined) refuseOtherRecipe(job, found)
-  return await withRun(job, found, others, async (run) => {
+  return await withRun(job, found, others, alone, async (run) => {
     await run.replay(last, onStep)
     return run.samplesOf(last)
   })
-}
-
-/** What a step learned from. */
-export interface StepSamples {
-  /** Where the samples stand. */
-  places: string[]
-  /** Of every row, micro-batch after micro-batch. */
-  rows: { text: string; tokens: number; supervisedTokens: number }[]
 }
 
 /** Everything that a step needs, made from the job and the checkpoint that it goes on from. */
@@ -160,6 +160,7 @@ async function withRun<Result>(
   job: TrainingJob,
   found: FoundCheckpoint | undefined,
   callbacks: JobCallbacks,
+  channel: Channel,
   use: (run: JobRun, device: Device, data: JobData) => Promise<Result>,
 ): Promise<Result> {
   const base = frozenBase(job, found)
@@ -185,8 +186,9 @@ async function withRun<Result>(
     await fillReferences(job, preference, all, device)
   }
   using parameters = prepareModel(job, { vocabularySize, bosToken, eosToken: eosTokens[0] }, device)
+  const team = job.data_parallel ? new Team(channel, parameters) : undefined
   if (found !== undefined) restore(found.folder, parameters)
-  using run = new JobRun(job, data, parameters, device, found?.state, base, callbacks)
+  using run = new JobRun(job, data, parameters, device, found?.state, base, callbacks, team)
   return await use(run, device, data)
 }
 
@@ -195,6 +197,7 @@ class JobRun implements Disposable {
   readonly #job: TrainingJob
   readonly #root: string
   readonly #parameters: Parameters
+  readonly #team: Team | undefined
   readonly #device: Device
   readonly #data: JobData
   readonly #base: BaseModel | undefined
@@ -203,6 +206,7 @@ class JobRun implements Disposable {
   #best: TrainerState['best']
   #validationLoss: number | undefined
   readonly #writer: CheckpointWriter
+  readonly #publisher: Publisher | undefined
   #evaluated: number | undefined
   /** Steps of the checkpoint that the run went back to, until a step succeeds. */
   #wentBackTo: number | undefined
@@ -215,7 +219,9 @@ class JobRun implements Disposable {
     state: TrainerState | undefined,
     base: BaseModel | undefined,
     callbacks: JobCallbacks,
+    team: Team | undefined,
   ) {
+    this.#team = team
     this.#job = job
     this.#root = join(job.out, 'checkpoints')
     this.#parameters = parameters
@@ -234,7 +240,11 @@ class JobRun implements Disposable {
       onFailed: (stepsDone, reason) =>
         callbacks.onNote?.(`The checkpoint after step ${stepsDone} could not be written: ${reason}`),
       onStage: callbacks.onSaveStage,
+      team,
     })
+    this.#publisher = this.#isFirst
+      ? publisherOf(job, parameters, callbacks.onPublished, callbacks.onNote)
+      : undefined
     this.#trainer = new Trainer(parameters, device, callbacks.plant?.(data.training) ?? data.training, {
       shape: {
         sequences: job.batch,
@@ -265,6 +275,7 @@ class JobRun implements Disposable {
       faults: job.faults,
       guard: state?.guard,
       onFault: (fault) => callbacks.onFault?.(fault),
+      team,
     })
   }
 
@@ -286,24 +297,31 @@ class JobRun implements Disposable {
   async toEnd(evaluations: Evaluations, signal: AbortSignal): Promise<JobResult> {
     const { steps, checkpoint, out } = this.#job
     const choice = new ThreadChoice(this.#device.threads)
-    const ledger = new StepLedger(out, this.#trainer.stepsDone)
+    const ledger = this.#isFirst ? new StepLedger(out, this.#trainer.stepsDone) : undefined
     // An interruption comes before the evaluation that is due: saving does not wait for it.
     await this.#evaluateIfDue(evaluations)
-    while (this.#trainer.stepsDone < steps && !this.#isStale && !signal.aborted) {
+    let stopping = await this.#any(signal.aborted)
+    let isStale = await this.#any(this.#isFirst && this.#isStale)
+    while (this.#trainer.stepsDone < steps && !isStale && !stopping) {
       const report = await this.#step(choice)
-      const earlier = ledger.add(report)
+      const earlier = ledger?.add(report)
       if (earlier !== undefined) this.#callbacks.onNote?.(unequal(earlier, report))
       this.#callbacks.onStep?.(report)
       const { stepsDone } = this.#trainer
-      if (existsSync(emergencyNote(out))) await this.#saveOnDemand()
-      if (!signal.aborted || stepsDone === steps) await this.#evaluateIfDue(evaluations)
+      if (report.outcome === 'updated') this.#publisher?.afterStep(stepsDone)
+      stopping = await this.#any(signal.aborted)
+      const isAsked = await this.#any(this.#isFirst && existsSync(emergencyNote(out)))
+      if (isAsked) await this.#saveOnDemand()
+      if (!stopping || stepsDone === steps) await this.#evaluateIfDue(evaluations)
+      isStale = await this.#any(this.#isFirst && this.#isStale)
       const isDue = stepsDone % checkpoint.every === 0 && stepsDone < steps
       // What led to a bad step may lie in the weights already: they are not kept.
       if (isDue && report.outcome === 'updated') await this.#writer.save(this.#state())
     }
     const { stepsDone } = this.#trainer
-    const isOver = stepsDone >= steps || this.#isStale
-    const { folder } = await this.#writer.saveAndWait(this.#state())
+    const isOver = stepsDone >= steps || isStale
+    const folder = await this.#writer.saveAndWait(this.#state())
+    await this.#publisher?.finish(stepsDone)
     return {
       outcome: isOver ? 'finished' : 'stopped',
       stepsDone,
@@ -312,6 +330,15 @@ class JobRun implements Disposable {
       best: bestFolder(this.#root, this.#best),
       stoppedEarly: isOver && stepsDone < steps,
     }
+  }
+
+  get #isFirst(): boolean {
+    return (this.#team?.rank ?? 0) === 0
+  }
+
+  /** Whether any process of the run says so: what they do next has to be the same. */
+  async #any(mine: boolean): Promise<boolean> {
+    return this.#team === undefined ? mine : await this.#team.any(mine)
   }
 
   async #step(choice: ThreadChoice): Promise<StepReport> {
@@ -327,6 +354,8 @@ class JobRun implements Disposable {
   /** Puts the weights of the newest checkpoint back; twice in a row, those of the one before it. */
   async #goBack(report: StepReport): Promise<void> {
     await this.#writer.settled()
+    // Nobody looks before the one who writes has finished.
+    await this.#any(false)
     const before = this.#wentBackTo ?? report.step + 1
     const found = newestCheckpoint(
       this.#root,
@@ -348,20 +377,9 @@ class JobRun implements Disposable {
   }
 
   samplesOf(step: number): StepSamples {
-    const { accumulate } = this.#job
-    const { tokenizer } = this.#data.kit
-    const rows: StepSamples['rows'] = []
-    for (let i = 0; i < accumulate; i++) {
-      const { sequences, tokens, ids, weights, documents } = this.#data.training.at(step * accumulate + i)
-      for (let from = 0; from < sequences * tokens; from += tokens) {
-        const held = ids.subarray(from, from + tokens).filter((_, t) => documents?.[from + t] !== -1)
-        const supervisedTokens = weights
-          .subarray(from, from + tokens)
-          .reduce((sum, weight) => sum + Number(weight !== 0), 0)
-        rows.push({ text: tokenizer.decode([...held]), tokens: held.length, supervisedTokens })
-      }
-    }
-    return { places: this.#trainer.samplesOf(step), rows }
+    const { training, kit } = this.#data
+    const places = this.#trainer.samplesOf(step)
+    return { places, rows: rowsOf(training, kit.tokenizer, step, this.#job.accumulate) }
   }
 
   /** Nothing is being written any more. */
@@ -372,7 +390,7 @@ class JobRun implements Disposable {
   /** The note goes only when what was asked for is on disk. */
   async #saveOnDemand(): Promise<void> {
     await this.#writer.saveAndWait(this.#state())
-    rmSync(emergencyNote(this.#job.out), { force: true })
+    if (this.#isFirst) rmSync(emergencyNote(this.#job.out), { force: true })
   }
 
   get #isStale(): boolean {
@@ -394,8 +412,10 @@ class JobRun implements Disposable {
     this.#validationLoss = evaluation.loss
     this.#evaluated = stepsDone
     const measure = evaluations.measure(evaluation)
-    const isBest = measure !== undefined && (this.#best === undefined || measure < this.#best.loss)
-    if (isBest) this.#best = { step: stepsDone, loss: measure }
+    const isBetter = measure !== undefined && (this.#best === undefined || measure < this.#best.loss)
+    if (isBetter) this.#best = { step: stepsDone, loss: measure }
+    // The first process decodes, the others may not.
+    const isBest = await this.#any(this.#isFirst && isBetter)
     this.#callbacks.onEvaluation?.({ ...evaluation, isBest })
     const isSavedAnyway = stepsDone % this.#job.checkpoint.every === 0 || stepsDone === this.#job.steps
     if (isBest && !isSavedAnyway) await this.#writer.save(this.#state())
@@ -416,20 +436,4 @@ class JobRun implements Disposable {
   [Symbol.dispose](): void {
     this.#trainer.dispose()
   }
-}
-
-function diverged({ step, loss, gradientNorm }: StepReport): UserError {
-  return new UserError(
-    `Training diverged in step ${step}: the loss is ${loss} and the gradient's length ${gradientNorm}, and passing over steps and going back did not help.`,
-    {
-      fix: 'Lower the learning rate or lengthen the warm-up, and begin anew, or from a checkpoint (model: {from: FOLDER}).',
-    },
-  )
-}
-
-function unequal(earlier: LedgerEntry, { step, loss, hash }: StepReport): string {
-  return (
-    `Step ${step} came out otherwise than before (loss ${loss} instead of ${earlier.loss}, hash ${hash.slice(0, 12)} ` +
-    `instead of ${earlier.hash.slice(0, 12)}): another kind of processor, another build, or faulty memory.`
-  )
 }

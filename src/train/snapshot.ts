@@ -15,27 +15,39 @@ interface Copy {
 export class Snapshot {
   readonly saved: SavedForm
   readonly #copies: readonly Copy[]
+  readonly #parameters: Parameters
+  readonly #parts: 'weights' | 'weights and moments'
 
-  constructor(parameters: Parameters) {
+  constructor(parameters: Parameters, parts: 'weights' | 'weights and moments' = 'weights and moments') {
     this.saved = parameters.saved
+    this.#parameters = parameters
+    this.#parts = parts
     this.#copies = parameters.all.map((parameter) => {
       const { size } = parameter.weight
+      const moments = parts === 'weights' ? 0 : size
       return {
         parameter,
         weight: new Float32Array(size),
-        mean: new Float32Array(size),
-        square: new Float32Array(size),
+        mean: new Float32Array(moments),
+        square: new Float32Array(moments),
       }
     })
   }
 
-  /** Copies what is there now. */
+  /** Copies what is there now; of moments, those that this process has. */
   take(): void {
-    for (const { parameter, weight, mean, square } of this.#copies) {
+    for (const [index, { parameter, weight, mean, square }] of this.#copies.entries()) {
       parameter.weight.read(weight)
+      if (this.#parts === 'weights' || !this.#parameters.ownsMoments(index)) continue
       parameter.mean.read(mean)
       parameter.square.read(square)
     }
+  }
+
+  /** Both moments of one parameter, to be read or filled. */
+  momentsOf(index: number): readonly [Float32Array, Float32Array] {
+    const { mean, square } = this.#copies[index]!
+    return [mean, square]
   }
 
   /** Weights as the checkpoint format has them: GPT-2's products are stored transposed. */

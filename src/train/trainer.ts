@@ -9,6 +9,7 @@ import { type Batch, type BatchSource, supervisedCount } from './batch.ts'
 import { nextToken } from './methods/objectives.ts'
 import type { GraphShape, LearningGraph, Objective } from './objective.ts'
 import { AdamW, type AdamWOptions } from './optimizer.ts'
+import type { Team } from './parallel/team.ts'
 import type { Parameters } from './parameters.ts'
 import { learningRateAt, type Schedule } from './schedule.ts'
 import { type FaultLimits, faultFields, type GuardState, StepGuard, type Verdict } from './step-guard.ts'
@@ -28,6 +29,8 @@ export interface TrainerOptions {
   faults?: FaultLimits
   guard?: GuardState | undefined
   onFault?: (fault: StepFault) => void
+  /** The processes that share each step's micro-batches. */
+  team?: Team | undefined
   clock?: Clock
 }
 
@@ -116,6 +119,7 @@ export class Trainer implements Disposable {
     const outcome = verdict === 'good' ? 'updated' : this.#guard.refuse()
     if (verdict === 'good') {
       await this.#optimizer.update(step, learningRate, gradientNorm)
+      await this.#options.team?.shareWeights()
       this.#guard.accept(gradientNorm)
     } else {
       this.parameters.clearGradients()
@@ -177,7 +181,9 @@ export class Trainer implements Disposable {
     const parts = batches.reduce((sum, batch) => sum + this.#objective.count(batch), 0)
     let loss = 0
     await this.#graph.prepare?.(batches)
-    for (const batch of batches) loss += await this.#graph.run(batch, 1 / parts)
+    const { team } = this.#options
+    if (team !== undefined) loss = await team.sum(batches, (batch) => this.#graph.run(batch, 1 / parts))
+    else for (const batch of batches) loss += await this.#graph.run(batch, 1 / parts)
     return { loss, supervisedTokens }
   }
 

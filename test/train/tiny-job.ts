@@ -1,6 +1,6 @@
 /** A job small enough to run in well under a second, for tests of saving and resuming. */
 import { createHash } from 'node:crypto'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Random } from '../../src/base/random.ts'
 import { parseTrainingJob, type TrainingJob } from '../../src/train/job.ts'
@@ -11,7 +11,9 @@ export function tinyJob(folder: string, changes: Record<string, unknown> = {}): 
   const random = new Random(4)
   const words = ['rope', 'way', 'cabin', 'never', 'stops', 'joins', 'and', 'leaves', 'the', 'moving']
   const text = Array.from({ length: 800 }, () => words[random.integer(words.length)]).join(' ')
-  writeFileSync(join(folder, 'text.txt'), text)
+  const path = join(folder, 'text.txt')
+  // Processes of one run share the file: who reads it must not find it half written.
+  if (!existsSync(path) || readFileSync(path, 'utf8') !== text) writeFileSync(path, text)
   return parseTrainingJob(
     {
       model: { architecture: 'gpt2', layers: 2, heads: 2, width: 16, bias: false },

@@ -1,16 +1,18 @@
 import { writeFileSync } from 'node:fs'
 import { dirname, relative, resolve } from 'node:path'
 import type { Command } from 'commander'
-import { UserError } from '../../base/errors.ts'
+import { exitCodes, messageOf, UserError } from '../../base/errors.ts'
 import { isAdapterFolder } from '../../models/adapter.ts'
-import { parseTrainingJob } from '../../train/job.ts'
-import { emergencyNote } from '../../train/run-job.ts'
+import { joinMpi, startedByMpi } from '../../runtime/mpi.ts'
+import { parseTrainingJob, type TrainingJob } from '../../train/job.ts'
+import type { Channel } from '../../train/parallel/team.ts'
+import { emergencyNote, runTrainingJob } from '../../train/run-job.ts'
 import { cacheFolder } from '../home.ts'
 import { readJobFile } from '../job-file.ts'
 import { wholeNumber } from '../options.ts'
 import { runProgram } from '../run-program.ts'
 import { shutdownSignal } from '../shutdown.ts'
-import { note } from '../terminal.ts'
+import { note, red } from '../terminal.ts'
 import { runShown } from '../training.ts'
 
 interface TrainFlags {
@@ -55,14 +57,36 @@ async function trainHere(file: string, flags: TrainFlags): Promise<void> {
   const overrides = { out: out && resolve(out), steps, seed, threads, device }
   const changed = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
   const job = { ...parseTrainingJob({ ...given, ...changed }, folder), cacheFolder: cacheFolder() }
+  if (startedByMpi(process.env)) return await withOthers(job, flags.json === true)
+  await alone(job, flags.json === true)
+}
+
+/** As one of several processes: the first one shows, and whoever fails ends all. */
+async function withOthers(job: TrainingJob, json: boolean): Promise<void> {
+  const mpi = joinMpi()
+  try {
+    if (mpi.rank === 0) await alone(job, json, mpi)
+    else {
+      const stop = shutdownSignal()
+      await runTrainingJob(job, {}, stop.signal, mpi)
+    }
+  } catch (error) {
+    note(`${red('error:')} process ${mpi.rank}: ${messageOf(error)}`)
+    if (error instanceof UserError && error.fix !== undefined) note(error.fix)
+    mpi.abort(error instanceof UserError ? exitCodes[error.failure] : exitCodes.failed)
+  }
+  mpi.end(typeof process.exitCode === 'number' ? process.exitCode : 0)
+}
+
+async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promise<void> {
   const stop = shutdownSignal()
   // On demand: a checkpoint after the step in hand, and on with it.
   const onDemand = () => writeFileSync(emergencyNote(job.out), '')
   process.on('SIGUSR2', onDemand)
   const emit = (event: Record<string, unknown>) => process.stdout.write(`${JSON.stringify(event)}\n`)
   try {
-    const result = await runShown(job, stop.signal, flags.json === true ? emit : undefined)
-    if (flags.json === true) emit({ event: 'end', ...result })
+    const result = await runShown(job, stop.signal, json ? emit : undefined, channel)
+    if (json) emit({ event: 'end', ...result })
     const model = relative('.', result.folder)
     if (result.outcome === 'stopped') {
       note(

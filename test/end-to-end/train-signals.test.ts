@@ -1,0 +1,87 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { afterAll, expect, test } from 'vitest'
+import { checkpointNames } from '../../src/train/checkpoint.ts'
+import { temporaryFolder } from '../train/temporary-folder.ts'
+
+const root = temporaryFolder('signals', afterAll)
+const main = join(import.meta.dirname, '..', '..', 'src', 'cli', 'main.ts')
+
+interface Event {
+  event: string
+  step?: number
+  stepsDone?: number
+  outcome?: string
+}
+
+/** Runs the command line; `onEvent` may send signals. */
+async function run(
+  args: readonly string[],
+  onEvent: (event: Event, send: (s: NodeJS.Signals) => void) => void,
+) {
+  const running = spawn(process.execPath, ['--import', 'tsx', main, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let errors = ''
+  running.stderr.on('data', (data) => {
+    errors += data
+  })
+  const events: Event[] = []
+  createInterface({ input: running.stdout }).on('line', (line) => {
+    const event = JSON.parse(line) as Event
+    events.push(event)
+    onEvent(event, (signal) => running.kill(signal))
+  })
+  const [code] = (await once(running, 'close')) as [number | null]
+  return { code, events, errors }
+}
+
+function jobFile(name: string): string {
+  const path = join(root, `${name}.json`)
+  writeFileSync(join(root, 'text.txt'), 'the moving rope never stops and cabins join it '.repeat(400))
+  writeFileSync(
+    path,
+    JSON.stringify({
+      model: { architecture: 'llama', layers: 2, width: 64, heads: 2 },
+      data: { text: 'text.txt' },
+      ...{ tokenizer: 'characters', context: 64, batch: 8, steps: 400, out: name, threads: 1 },
+      optimizer: { learning_rate: 0.001 },
+      checkpoint: { every: 1000 },
+    }),
+  )
+  return path
+}
+
+test('SIGUSR2 makes a checkpoint and training goes on; SIGTERM makes one within a step and ends', async () => {
+  const seen: number[] = []
+  let lastStep = 0
+  let endAsked: number | undefined
+  const { code, events, errors } = await run(
+    ['train', jobFile('signals'), '--here', '--json'],
+    (event, send) => {
+      if (event.event === 'step') lastStep = event.step!
+      if (event.event === 'step' && event.step === 3) send('SIGUSR2')
+      if (event.event === 'checkpoint') seen.push(event.stepsDone!)
+      if (event.event !== 'checkpoint' || endAsked !== undefined) return
+      endAsked = lastStep
+      send('SIGTERM')
+    },
+  )
+  expect([code, errors.includes('bug')]).toEqual([130, false])
+  expect(seen[0]).toBeGreaterThan(3)
+  const end = events.at(-1)!
+  expect(end).toMatchObject({ event: 'end', outcome: 'stopped' })
+  expect(seen.at(-1)).toBe(end.stepsDone)
+  // The step in hand when the signal came, and those that were on their way to us.
+  const done = events.filter(({ event }) => event === 'step').at(-1)!.step! + 1
+  expect(end.stepsDone).toBe(done)
+  expect(end.stepsDone).toBeLessThan(400)
+  expect(checkpointNames(join(root, 'signals', 'checkpoints'))).toHaveLength(2)
+
+  const replay = await run(['replay-step', join(root, 'signals'), '2', '--json'], () => undefined)
+  expect(replay.code).toBe(0)
+  expect(replay.events[0]).toMatchObject({ step: 2, from: 0 })
+}, 60_000)

@@ -1,0 +1,131 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { checkpointNames } from '../../src/train/checkpoint.ts'
+import { type Channel, ownersOf } from '../../src/train/parallel/team.ts'
+import { type JobCallbacks, runTrainingJob } from '../../src/train/run-job.ts'
+import { temporaryFolder } from './temporary-folder.ts'
+import { hashOf, tinyJob } from './tiny-job.ts'
+
+const root = temporaryFolder('parallel', afterAll)
+const changes = { data_parallel: true, accumulate: 4, steps: 8, checkpoint: { every: 3 } }
+let alone: string
+
+beforeAll(async () => {
+  alone = hashOf((await runTrainingJob(tinyJob(join(root, 'alone'), changes))).folder)
+})
+
+/** Ranks in one process: what one sends waits until the other takes it. */
+function channels(size: number): Channel[] {
+  const boxes = new Map<string, { full: Uint8Array[]; waiting: ((bytes: Uint8Array) => void)[] }>()
+  const box = (from: number, to: number) => {
+    const key = `${from} ${to}`
+    if (!boxes.has(key)) boxes.set(key, { full: [], waiting: [] })
+    return boxes.get(key)!
+  }
+  return Array.from({ length: size }, (_, rank): Channel => {
+    const send = async (bytes: Uint8Array, to: number) => {
+      const { full, waiting } = box(rank, to)
+      const copy = Uint8Array.from(bytes)
+      const taker = waiting.shift()
+      if (taker === undefined) full.push(copy)
+      else taker(copy)
+    }
+    const receive = async (into: Uint8Array, from: number) => {
+      const { full, waiting } = box(from, rank)
+      const bytes = full.shift() ?? (await new Promise<Uint8Array>((resolve) => waiting.push(resolve)))
+      expect(bytes.length).toBe(into.length)
+      into.set(bytes)
+    }
+    const broadcast = async (bytes: Uint8Array, from: number) => {
+      if (rank !== from) return await receive(bytes, from)
+      for (let to = 0; to < size; to++) if (to !== rank) await send(bytes, to)
+    }
+    return { rank, size, send, receive, broadcast }
+  })
+}
+
+function together(folder: string, size: number, callbacks: JobCallbacks = {}, signal?: AbortSignal) {
+  return Promise.all(
+    channels(size).map((channel) =>
+      runTrainingJob(
+        tinyJob(join(root, folder), changes),
+        channel.rank === 0 ? callbacks : {},
+        signal,
+        channel,
+      ),
+    ),
+  )
+}
+
+test.each([2, 4])('%i processes learn the same bits as one', async (size) => {
+  const [result] = await together(`ranks-${size}`, size)
+  expect(result!.outcome).toBe('finished')
+  expect(hashOf(result!.folder)).toBe(alone)
+})
+
+test('a run goes on at another number of processes, and ends with the same bits', async () => {
+  for (const [stopAfter, size] of [
+    [2, 4],
+    [5, 2],
+  ] as const) {
+    const stop = new AbortController()
+    const onStep = ({ step }: { step: number }) => step + 1 === stopAfter && stop.abort()
+    const results = await together('elastic', size, { onStep }, stop.signal)
+    expect(results.map(({ outcome, stepsDone }) => [outcome, stepsDone])).toEqual(
+      results.map(() => ['stopped', stopAfter]),
+    )
+  }
+  const result = await runTrainingJob(tinyJob(join(root, 'elastic'), changes))
+  expect(hashOf(result.folder)).toBe(alone)
+})
+
+test('processes that cannot share a step are refused', async () => {
+  const job = tinyJob(join(root, 'refused'), { ...changes, accumulate: 3 })
+  const [first] = channels(2)
+  await expect(runTrainingJob(job, {}, undefined, first)).rejects.toThrow(/cannot share the 3 micro-batches/)
+  const plain = tinyJob(join(root, 'plain'), { accumulate: 2 })
+  await expect(runTrainingJob(plain, {}, undefined, first)).rejects.toThrow(/does not say data_parallel/)
+})
+
+test('every parameter has one owner, and no rank keeps much more than its share', () => {
+  const sizes = [100, 1, 1, 50, 50, 30, 30, 30, 8]
+  const owners = ownersOf(sizes, 3)
+  const loads = [0, 1, 2].map((rank) => sizes.reduce((sum, n, i) => sum + (owners[i] === rank ? n : 0), 0))
+  expect(loads).toEqual([100, 110, 90])
+})
+
+const hasMpi = spawnSync('mpirun', ['--version']).status === 0
+
+describe.skipIf(!hasMpi)('Open MPI (skipped where mpirun is not installed)', () => {
+  const child = join(import.meta.dirname, 'mpi-child.ts')
+
+  async function started(folder: string, size: number, ...more: string[]): Promise<number | null> {
+    tinyJob(join(root, folder), changes)
+    const options = ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', '-n', String(size)]
+    const command = [process.execPath, '--import', 'tsx', child, join(root, folder), JSON.stringify(changes)]
+    const running = spawn('mpirun', [...options, ...command, ...more], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+    running.stderr.resume()
+    const [code] = (await once(running, 'exit')) as [number | null]
+    return code
+  }
+
+  test('two real processes learn the same bits as one', async () => {
+    expect(await started('mpi', 2)).toBe(0)
+    const result = await runTrainingJob(tinyJob(join(root, 'mpi'), changes))
+    expect(hashOf(result.folder)).toBe(alone)
+  }, 60_000)
+
+  test('one that dies ends the job, which goes on from its newest checkpoint in one process', async () => {
+    expect(await started('mpi-dead', 2, '1', '5')).not.toBe(0)
+    const names = checkpointNames(join(root, 'mpi-dead', 'out', 'checkpoints'))
+    const starts: number[] = []
+    const onStart = ({ stepsDone }: { stepsDone: number }) => starts.push(stepsDone)
+    const result = await runTrainingJob(tinyJob(join(root, 'mpi-dead'), changes), { onStart })
+    expect(starts).toEqual([Number(names.at(-1)?.slice('step-'.length) ?? 0)])
+    expect(hashOf(result.folder)).toBe(alone)
+  }, 60_000)
+})
