@@ -4,6 +4,7 @@ import { problemCodes, Refused } from '../api/control/problem.ts'
 import { exitCodes, UserError } from '../base/errors.ts'
 import { applyCommand } from './commands/apply.ts'
 import { auditCommand } from './commands/audit.ts'
+import { backupCommands } from './commands/backup.ts'
 import { benchCommand } from './commands/bench.ts'
 import { chatCommand } from './commands/chat.ts'
 import { checkpointCommand } from './commands/checkpoints.ts'
@@ -60,6 +61,7 @@ export function buildProgram(): Command {
   checkpointCommand(program)
   modelCommand(program)
   applyCommand(program)
+  backupCommands(program)
   serveCommand(program)
   gatewayCommand(program)
   generateCommand(program)

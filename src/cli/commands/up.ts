@@ -11,20 +11,19 @@ import { buildService } from '../../control/service/app.ts'
 import type { Loop } from '../../control/service/loop.ts'
 import { kindOf } from '../../control/store/kind.ts'
 import { holdAlone } from '../../control/store/sole-user.ts'
-import { openStore, type Store } from '../../control/store/store.ts'
+import type { Store } from '../../control/store/store.ts'
+import { openUpgraded } from '../../control/store/upgrade.ts'
 import { localContext, readContexts, saveContext } from '../contexts.ts'
 import { openObjects } from '../data-parts.ts'
-import { ropewayHome } from '../home.ts'
 import { listen } from '../listening.ts'
 import { collect, wholeNumber } from '../options.ts'
 import { line } from '../output.ts'
+import { type DataFlags, dataOf, withDataOptions } from '../service-data.ts'
 import { loopStarters, migrations, type Parts, routesOf } from '../service-parts.ts'
 import { shutdownSignal } from '../shutdown.ts'
 import { cyan, note } from '../terminal.ts'
 
-interface UpFlags {
-  data?: string
-  database?: string
+interface UpFlags extends DataFlags {
   host: string
   port: number
   gatewayPort?: number
@@ -39,16 +38,10 @@ interface UpFlags {
 const defaultPort = 8600
 
 export function upCommand(program: Command): void {
-  program
+  const command = program
     .command('up')
     .description('run the service on this machine: projects, people, keys, data, jobs, models, deployments')
-    .option('--data <folder>', 'where it keeps everything (default: service in the home of Ropeway)')
-    .addOption(
-      new Option(
-        '--database <url>',
-        'postgres://USER:PASSWORD@HOST/DATABASE instead of a file in the data folder',
-      ).env('ROPEWAY_DATABASE'),
-    )
+  withDataOptions(command)
     .option('--host <address>', 'address to listen on', '127.0.0.1')
     .option('--port <n>', 'port to listen on; 0 takes a free one', wholeNumber(0, 65535), defaultPort)
     .option(
@@ -76,14 +69,16 @@ export function upCommand(program: Command): void {
 }
 
 async function runUp(flags: UpFlags): Promise<void> {
-  const folder = flags.data ?? join(ropewayHome(), 'service')
-  const url = flags.database ?? join(folder, 'ropeway.db')
+  const { folder, database: url } = dataOf(flags)
   const log = createLogger('service', process.env.ROPEWAY_LOG ?? 'warn')
   const sealer = sealerOf(flags, folder)
   const isAlone = kindOf(url) === 'libsql'
   // Making a key beside a running server is one write; serving beside one would be two servers.
   using _lock = isAlone && flags.ownerKey !== true ? holdAlone(join(folder, 'lock.db')) : undefined
-  await using store = await openStore(url, { migrations, clock: systemClock, onLost: lost(log) })
+  const options = { migrations, clock: systemClock, onLost: lost(log) }
+  const { store, backup } = await openUpgraded(url, options, join(folder, 'backups'))
+  await using _ = store
+  if (backup !== undefined) note(`The database was brought up to date; as it was before, it is in ${backup}.`)
   if (flags.ownerKey === true) return await printOwnerKey(store)
   await serve(flags, {
     context: { store, log, sealer, scrypt: passwordCost, signUp: flags.signUp },

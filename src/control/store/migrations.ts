@@ -1,4 +1,4 @@
-import { type Kysely, Migrator, sql } from 'kysely'
+import { DEFAULT_MIGRATION_TABLE, type Kysely, Migrator, sql } from 'kysely'
 import { assert } from '../../base/assert.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import type { StoreKind } from './kind.ts'
@@ -24,6 +24,14 @@ export interface Migration {
 const types: { readonly [Kind in StoreKind]: ColumnTypes } = {
   libsql: { text: sql`text`, integer: 'bigint', real: 'double precision', json: 'text' },
   postgres: { text: sql`text collate "C"`, integer: 'bigint', real: 'double precision', json: 'text' },
+}
+
+/** Names of those that ran on this database; none on an empty one. */
+export async function appliedMigrations(db: Kysely<unknown>): Promise<string[]> {
+  const tables = await db.introspection.getTables({ withInternalKyselyTables: true })
+  if (!tables.some(({ name }) => name === DEFAULT_MIGRATION_TABLE)) return []
+  const known = db as unknown as Kysely<{ kysely_migration: { name: string } }>
+  return (await known.selectFrom(DEFAULT_MIGRATION_TABLE).select('name').execute()).map(({ name }) => name)
 }
 
 /**

@@ -89,17 +89,35 @@ export class Store implements AsyncDisposable {
   }
 }
 
+export type ConnectOptions = Omit<StoreOptions, 'migrations'>
+
 /**
  * Opens the database at `url`: `postgres://...`, or the path of a libsql file, which is made with its folder when it
  * is not there; brings it up to date. Throws UserError when it cannot be reached or brought up to date.
  */
-export async function openStore(url: string, options: StoreOptions): Promise<Store> {
+export async function openStore(url: string, { migrations, ...options }: StoreOptions): Promise<Store> {
+  const store = await connectStore(url, options)
+  try {
+    await migrate(store.db(), store.kind, withCore(migrations))
+  } catch (error) {
+    await store.close()
+    throw error
+  }
+  return store
+}
+
+/** This room's own migration and those of the nouns. */
+export function withCore(migrations: readonly Migration[]): readonly Migration[] {
+  return [coreMigration, ...migrations]
+}
+
+/** Opens a database as it is: for looking at it, copying it, trying something on it. */
+export async function connectStore(url: string, options: ConnectOptions = {}): Promise<Store> {
   const clock = options.clock ?? systemClock
   const kind = kindOf(url)
   const root = new Kysely<unknown>({ dialect: dialectOf(kind, url, options) })
   try {
     await reach(root, kind)
-    await migrate(root, kind, [coreMigration, ...options.migrations])
   } catch (error) {
     await root.destroy()
     throw error
@@ -107,7 +125,7 @@ export async function openStore(url: string, options: StoreOptions): Promise<Sto
   return new Store(kind, root, clock, new Ids(clock, options.random))
 }
 
-function dialectOf(kind: StoreKind, url: string, options: StoreOptions) {
+function dialectOf(kind: StoreKind, url: string, options: ConnectOptions) {
   if (kind === 'postgres') return postgresDialect(url, options.onLost ?? (() => undefined), options.watch)
   const path = resolve(url)
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })

@@ -1,0 +1,157 @@
+/**
+ * A backup is a folder: the database as one libsql file, whatever it is in the service, the files of the data folder,
+ * and a manifest with what must be in them.
+ */
+import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
+import { z } from 'zod'
+import type { Clock } from '../../base/clock.ts'
+import { messageOf, UserError } from '../../base/errors.ts'
+import { hashOfFile, readJsonFile, syncFolder, writeFileAtomic } from '../../base/files.ts'
+import { type CopiedTable, copyStore, digestsOf } from '../store/copy.ts'
+import type { Migration } from '../store/migrations.ts'
+import { connectStore, openStore, type Store } from '../store/store.ts'
+import { snapshot } from '../store/upgrade.ts'
+
+const databaseName = 'ropeway.db'
+const filesName = 'files'
+const manifestName = 'manifest.json'
+/** Not of the service's state: the database itself is copied apart, and locks and older copies are of one machine. */
+const leftOut: ReadonlySet<string> = new Set([
+  ...[databaseName, 'lock.db'].flatMap((name) => [name, `${name}-wal`, `${name}-shm`]),
+  'backups',
+])
+
+const manifest = z.object({
+  format: z.literal(1),
+  made_at: z.int(),
+  database_sha256: z.string(),
+  tables: z.array(z.object({ table: z.string(), rows: z.int(), digest: z.string() })),
+})
+
+/** `target` must not exist. It appears whole or not at all; the service may run meanwhile. */
+export async function makeBackup(
+  store: Store,
+  { folder, target, migrations }: { folder: string; target: string; migrations: readonly Migration[] },
+): Promise<readonly CopiedTable[]> {
+  if (existsSync(target))
+    throw new UserError(`${target} exists already.`, {
+      failure: 'conflict',
+      fix: 'Name a folder that does not.',
+    })
+  refuseInside(target, folder)
+  const partial = join(dirname(resolve(target)), `.${basename(target)}.partial`)
+  rmSync(partial, { recursive: true, force: true })
+  mkdirSync(partial, { recursive: true, mode: 0o700 })
+  // The database first: files are written before the rows that speak of them.
+  const database = join(partial, databaseName)
+  await snapshot(store, database, { migrations })
+  if (existsSync(folder)) copyFiles(folder, join(partial, filesName))
+  const tables = await digestsOfFile(database, store.clock)
+  const content = { format: 1, made_at: store.clock.unixMs(), database_sha256: hashOfFile(database), tables }
+  writeFileAtomic(join(partial, manifestName), `${JSON.stringify(content, undefined, 2)}\n`)
+  renameSync(partial, target)
+  syncFolder(dirname(resolve(target)))
+  return tables
+}
+
+/** Into an empty data folder and, with `database`, an empty PostgreSQL. Throws UserError when the backup is not whole. */
+export async function restoreBackup(
+  source: string,
+  {
+    folder,
+    database,
+    migrations,
+    clock,
+  }: { folder: string; database: string; migrations: readonly Migration[]; clock: Clock },
+): Promise<readonly CopiedTable[]> {
+  const expected = readManifest(source)
+  const file = join(source, databaseName)
+  if (hashOfFile(file) !== expected.database_sha256)
+    throw new UserError(`${file} is not what its manifest says: it was changed or cut off.`, {
+      fix: 'Take another backup.',
+    })
+  if (existsSync(folder) && readdirSync(folder).length > 0)
+    throw new UserError(`${folder} is not empty.`, {
+      failure: 'conflict',
+      fix: 'Give a new folder with --data.',
+    })
+  mkdirSync(folder, { recursive: true, mode: 0o700 })
+  // Brought up to date as a copy: the backup stays as it is.
+  const copy = join(folder, databaseName)
+  cpSync(file, copy)
+  let tables: readonly CopiedTable[]
+  {
+    await using restored = await openStore(copy, { migrations, clock })
+    await requireContent(restored, expected.tables)
+    tables = expected.tables
+    if (database !== copy) {
+      await using target = await openStore(database, { migrations, clock })
+      tables = await copyStore(restored, target)
+    }
+  }
+  if (database !== copy)
+    for (const ending of ['', '-wal', '-shm']) rmSync(`${copy}${ending}`, { force: true })
+  const files = join(source, filesName)
+  if (existsSync(files)) cpSync(files, folder, { recursive: true, preserveTimestamps: true })
+  syncFolder(folder)
+  return tables
+}
+
+/** Where {@link restoreBackup} puts the database of a data folder. */
+export function databaseIn(folder: string): string {
+  return join(folder, databaseName)
+}
+
+async function requireContent(store: Store, expected: readonly CopiedTable[]): Promise<void> {
+  const found = new Map((await digestsOf(store)).map((table) => [table.table, table]))
+  const wrong = expected.find(({ table, rows }) => (found.get(table)?.rows ?? 0) !== rows)
+  if (wrong === undefined) return
+  throw new UserError(
+    `The table ${wrong.table} of the backup does not hold the ${wrong.rows} rows of its manifest.`,
+    {
+      fix: 'Take another backup.',
+    },
+  )
+}
+
+async function digestsOfFile(path: string, clock: Clock): Promise<CopiedTable[]> {
+  const copy = `${path}.read`
+  cpSync(path, copy)
+  try {
+    await using store = await connectStore(copy, { clock })
+    return await digestsOf(store)
+  } finally {
+    for (const ending of ['', '-wal', '-shm']) rmSync(`${copy}${ending}`, { force: true })
+  }
+}
+
+function readManifest(source: string): z.output<typeof manifest> {
+  try {
+    return manifest.parse(readJsonFile(join(source, manifestName)))
+  } catch (error) {
+    throw new UserError(`${source} is no backup of Ropeway: ${messageOf(error)}`, {
+      failure: 'usage',
+      fix: 'Give a folder that `ropeway backup` made.',
+      cause: error,
+    })
+  }
+}
+
+function copyFiles(folder: string, target: string): void {
+  mkdirSync(target, { recursive: true, mode: 0o700 })
+  for (const name of readdirSync(folder)) {
+    if (leftOut.has(name)) continue
+    const from = join(folder, name)
+    cpSync(from, join(target, name), { recursive: true, preserveTimestamps: true, errorOnExist: false })
+    chmodSync(join(target, name), statSync(from).mode)
+  }
+}
+
+function refuseInside(target: string, folder: string): void {
+  if (!`${resolve(target)}/`.startsWith(`${resolve(folder)}/`)) return
+  throw new UserError(`${target} lies in the data folder that it would be a copy of.`, {
+    failure: 'usage',
+    fix: 'Name a folder elsewhere, on another disk at best.',
+  })
+}
