@@ -19,6 +19,7 @@ import { tiny } from '../../bench/harness/model.ts'
 import { rivalInstalled } from '../../bench/harness/node-llama-cpp.ts'
 import { Ropeway } from '../../bench/harness/ropeway.ts'
 import { hostShare } from '../../bench/host-share.ts'
+import { listsBench } from '../../bench/lists.ts'
 import { makeModel } from '../../bench/make-model.ts'
 import { prefix } from '../../bench/prefix.ts'
 import { serveAgainst, serveVsNodeLlamaCpp } from '../../bench/serve-vs-node-llama-cpp.ts'
@@ -130,6 +131,14 @@ describe('a bench at its small size gives a complete record', () => {
       'one adapter / no adapters',
     ])
     expect(record.figures.adapterMiB).toBeGreaterThan(0)
+  })
+
+  test('lists', async () => {
+    const record = recordSchema.parse(await smallRecord(listsBench))
+    const names = ['keys', 'credentials', 'audit', 'events', 'jobRowsByState']
+    expect(Object.keys(record.figures)).toEqual(
+      expect.arrayContaining(names.flatMap((name) => [`libsql.${name}.p50Ms`, `libsql.${name}.p99Ms`])),
+    )
   })
 
   test('event-loop', async () => {
