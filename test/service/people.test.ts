@@ -22,6 +22,16 @@ onEveryDatabase((databases) => {
     await expect(stranger.call(people.whoAmI, {})).rejects.toEqual(refusedAs('unauthenticated'))
   })
 
+  test('the first owner gives themselves a password with their key, and needs the old one from then on', async () => {
+    await using service = await startService(databases)
+    const set = (old: string, next: string) =>
+      service.owner.call(people.changePassword, { body: { old, new: next } })
+    await set('', 'correct horse battery')
+    await expect(set('', 'something else entirely')).rejects.toEqual(refusedAs('forbidden'))
+    const body = { email: 'owner@localhost', password: 'correct horse battery' }
+    expect((await service.nobody.call(people.logIn, { body })).person.is_operator).toBe(true)
+  })
+
   test('accounts are made by invitation, once, by the address that was invited', async () => {
     await using service = await startService(databases)
     const body = { email: 'ann@example.org', name: 'Ann', password: 'correct horse battery' }

@@ -1,7 +1,7 @@
 import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import { Client } from '../../api/control/client.ts'
-import { logIn, logOut, signUp, whoAmI } from '../../api/control/people.ts'
+import { changePassword, logIn, logOut, signUp, whoAmI } from '../../api/control/people.ts'
 import { Refused } from '../../api/control/problem.ts'
 import { UserError } from '../../base/errors.ts'
 import { chosenContext, readContexts, saveContext, writeContexts } from '../contexts.ts'
@@ -35,6 +35,10 @@ export function loginCommands(program: Command): void {
     .requiredOption('--invitation <token>', 'the invitation')
     .option('--name <context>', 'what to call the context (default: the host)')
     .action(runSignUp)
+  onService(
+    program.command('password').description('change your password; every other session ends'),
+    runPassword,
+  )
   onService(program.command('logout').description('end the session and forget its token'), runLogout)
   onService(program.command('whoami').description('who you are, with what, and where you belong'), runWhoAmI)
 }
@@ -100,6 +104,15 @@ function serviceUrl(text: string): string {
     failure: 'usage',
     fix: 'Give https://HOST, or http://127.0.0.1:PORT. In a network that you trust, ROPEWAY_ALLOW_HTTP=1 allows http.',
   })
+}
+
+async function runPassword({ client: service }: Session): Promise<void> {
+  // On a pipe: the old one and the new one, a line each.
+  const lines = process.stdin.isTTY ? undefined : (await askSecret('')).split('\n')
+  const old = lines?.[0] ?? (await askSecret('The old password (empty if you never had one)'))
+  const body = { old, new: lines?.[1] ?? (await askSecret('The new password (10 characters or more)')) }
+  await service.call(changePassword, { body })
+  note('Your password is changed.')
 }
 
 async function runLogout({ client: service, contextName }: Session): Promise<void> {

@@ -32,6 +32,7 @@ interface UpFlags extends DataFlags {
   signUp: 'open' | 'invited'
   objects?: string
   linkFolder?: string[]
+  owner?: string
   ownerKey?: boolean
 }
 
@@ -64,6 +65,7 @@ export function upCommand(program: Command): void {
       's3://BUCKET/PREFIX or a folder for large things (default: in the data folder)',
     )
     .option('--link-folder <folder>', 'a folder of this machine that may be linked (repeatable)', collect)
+    .option('--owner <email>', 'on the first start: the address of who runs the service')
     .option('--owner-key', 'make another key for who runs the service, print it and end')
     .action(runUp)
 }
@@ -100,7 +102,7 @@ async function serve(flags: UpFlags, parts: Parts): Promise<void> {
   const loops: Loop[] = []
   try {
     const url = await listen({ listen: (port, host) => app.listen({ port, host }) }, flags)
-    await greet(parts.context.store, url)
+    await greet(parts.context.store, url, flags.owner)
     for (const start of loopStarters) loops.push(await start(parts))
     await stop.requested
     note('\nStopping: running requests finish. Once more ends it now.')
@@ -110,8 +112,8 @@ async function serve(flags: UpFlags, parts: Parts): Promise<void> {
   }
 }
 
-async function greet(store: Store, url: string): Promise<void> {
-  const first = await makeFirstOwner(store)
+async function greet(store: Store, url: string, owner: string | undefined): Promise<void> {
+  const first = await makeFirstOwner(store, owner)
   if (first === undefined) {
     const saved = readContexts().contexts[localContext]
     // Another port than last time: the command line should find it.

@@ -15,10 +15,10 @@ interface Tables {
  * On an empty database: somebody who runs the service, an organisation, a project, and a key that may do everything.
  * Undefined when there are people already; of several servers that start at once, one gets the key.
  */
-export async function makeFirstOwner(store: Store): Promise<{ key: string } | undefined> {
+export async function makeFirstOwner(store: Store, email = ownerEmail): Promise<{ key: string } | undefined> {
   return await store.transaction(async () => {
     if ((await countPeople(store)) > 0) return undefined
-    const owner = await addPerson(store, { email: ownerEmail, name: 'Owner', isOperator: true })
+    const owner = await addPerson(store, { email, name: 'Owner', isOperator: true })
     if (owner === undefined) return undefined
     const organisation = await addOrganisation(store, { name: firstOrganisation, title: '', owner: owner.id })
     const home = { organisation: organisation!.id, admin: owner.id }

@@ -73,9 +73,12 @@ function logInRoutes(serve: Serve, context: ServiceContext): void {
     setHeader('set-cookie', `${sessionCookie}=; Path=/; Max-Age=0`)
   })
   serve(api.changePassword, async ({ actor, body, address, audit }) => {
-    requireSession(actor)
     const person = (await personById(store, actor.personId))!
-    await confirmPassword(context, person, body.old, address)
+    // Who was made with a key alone gives themselves a password with it.
+    if (person.password_hash !== null || !actsAsPerson(actor)) {
+      requireSession(actor)
+      await confirmPassword(context, person, body.old, address)
+    }
     const password_hash = await hashPassword(body.new, context.scrypt)
     await store.transaction(async () => {
       await must(changePerson(store, person, { password_hash }))
@@ -216,6 +219,11 @@ async function confirmPassword(
   if (await verifyPassword(password, person.password_hash ?? undefined, scrypt)) return
   await countFailure(store, person.email, address)
   throw new Refused('unauthenticated', 'The password is wrong.')
+}
+
+/** A key that may whatever its person may. */
+function actsAsPerson(actor: Actor): boolean {
+  return actor.onlyProject === undefined && actor.scopes?.includes('*') === true
 }
 
 function requireSession(actor: Actor): void {
