@@ -15,7 +15,7 @@ import { listEvents, viewProject } from '../src/api/control/projects.ts'
 import { systemClock } from '../src/base/clock.ts'
 import { Random } from '../src/base/random.ts'
 import { Sealer } from '../src/control/credentials/sealer.ts'
-import { jobsMigration } from '../src/control/jobs/migration.ts'
+import { jobMigrations } from '../src/control/jobs/migration.ts'
 import { makeFirstOwner } from '../src/control/people/first-owner.ts'
 import { passwordCost } from '../src/control/people/passwords.ts'
 import { buildService } from '../src/control/service/app.ts'
@@ -60,7 +60,7 @@ export const listsBench: Bench<typeof parameters> = {
 
 async function measureOn(kind: string, url: string, wanted: Wanted, say: (line: string) => void) {
   await using store = await openStore(url, {
-    migrations: [...baseMigrations, jobsMigration],
+    migrations: [...baseMigrations, ...jobMigrations],
     clock: systemClock,
   })
   const { key } = (await makeFirstOwner(store))!
