@@ -29,7 +29,7 @@ export interface RunningService extends AsyncDisposable {
 export interface ServiceParts {
   readonly migrations?: readonly Migration[]
   /** Gets the store before the routes are joined. */
-  readonly routes?: (store: Store) => readonly RouteModule[]
+  readonly routes?: (store: Store, context: ServiceContext) => readonly RouteModule[]
   readonly clock?: Clock
   readonly signUp?: ServiceContext['signUp']
   readonly watch?: Watch
@@ -50,7 +50,7 @@ export async function startService(
     scrypt: { n: 1024, blocks: 8, lanes: 1 },
     signUp: parts.signUp ?? 'invited',
   }
-  const app = await buildService(context, [...baseRoutes, ...(parts.routes?.(store) ?? [])])
+  const app = await buildService(context, [...baseRoutes, ...(parts.routes?.(store, context) ?? [])])
   const { key } = (await makeFirstOwner(store))!
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
   const as = (token: string) => new Client({ url, token })

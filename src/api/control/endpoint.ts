@@ -14,6 +14,8 @@ export interface EndpointDefinition {
   /** One line for the reference. */
   readonly summary: string
   readonly access: Access
+  /** What `:names` of the path must look like, where that is more than some text. */
+  readonly params?: Readonly<Record<string, z.ZodString>>
   readonly query?: z.ZodObject
   /** `bytes`: the body as a stream, of any type. */
   readonly body?: z.ZodType | 'bytes'

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { endpoint } from './endpoint.ts'
+import { deviceType } from './jobs.ts'
 import { clusterSpec, clusterView, quotaView } from './machines.ts'
 
 export const listClusters = endpoint({
@@ -36,6 +37,7 @@ export const setQuota = endpoint({
   path: '/projects/:project/quotas/:device',
   summary: 'Limit the devices of a type that a project may use.',
   access: 'operator',
+  params: { device: deviceType },
   body: quotaView.pick({ devices: true }),
   answer: quotaView,
 })

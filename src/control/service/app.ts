@@ -95,7 +95,7 @@ function checkAccess({ access, path, name }: EndpointDefinition): void {
 const pathParameter = z.string().min(1).max(parameterCharactersMax)
 
 function schemaOf(endpoint: EndpointDefinition): object {
-  const { answer, body, query, summary, name, path, access } = endpoint
+  const { answer, body, query, summary, name, path, access, params } = endpoint
   const parameters = parameterNames(path)
   const success =
     answer === 'nothing' ? { 204: z.null() } : answer instanceof z.ZodType ? { 200: answer } : {}
@@ -108,7 +108,7 @@ function schemaOf(endpoint: EndpointDefinition): object {
     ...(typeof answer === 'string' && answer !== 'nothing' && { produces: [streamed] }),
     ...(body === 'bytes' && { consumes: ['application/octet-stream'] }),
     ...(parameters.length > 0 && {
-      params: z.object(Object.fromEntries(parameters.map((parameter) => [parameter, pathParameter]))),
+      params: z.object(Object.fromEntries(parameters.map((parameter) => [parameter, params?.[parameter] ?? pathParameter]))),
     }),
     querystring: query ?? z.strictObject({}),
     ...(body !== undefined && body !== 'bytes' && { body }),
