@@ -7,6 +7,7 @@ import { apiRoot } from '../../src/api/control/endpoint.ts'
 import { problemBody } from '../../src/api/control/problem.ts'
 import { Random } from '../../src/base/random.ts'
 import { migrations, routesOf } from '../../src/cli/service-parts.ts'
+import { FolderStore } from '../../src/control/objects/folder.ts'
 import { baseMigrations, baseRoutes } from '../../src/control/service/modules.ts'
 import { onEveryDatabase } from '../store/databases.ts'
 import { Generator, type JsonSchema } from './generated.ts'
@@ -30,7 +31,13 @@ onEveryDatabase((databases) => {
     await using service = await startService(databases, {
       migrations: migrations.filter((migration) => !baseMigrations.includes(migration)),
       routes: (_, context) =>
-        routesOf({ context, folder, isAlone: true }).filter((module) => !baseRoutes.includes(module)),
+        routesOf({
+          context,
+          folder,
+          objects: FolderStore.create(join(folder, 'objects')),
+          linkFolders: [],
+          isAlone: true,
+        }).filter((module) => !baseRoutes.includes(module)),
     })
     await addMember(service, 'ann', 'develop')
     const document = (await (await fetch(`${service.url}${apiRoot}/openapi.json`)).json()) as Document
