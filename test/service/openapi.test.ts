@@ -22,7 +22,7 @@ interface Document {
   paths: Record<string, Record<string, Operation>>
 }
 
-const requestsOfEach = Number(process.env.ROPEWAY_ROUNDS ?? 12)
+const requestsOfEach = Number(process.env.ROPEWAY_ROUNDS ?? 6)
 const seed = Number(process.env.ROPEWAY_SEED ?? 20261126)
 
 onEveryDatabase((databases) => {
@@ -37,6 +37,7 @@ onEveryDatabase((databases) => {
           objects: FolderStore.create(join(folder, 'objects')),
           linkFolders: [],
           isAlone: true,
+          gateway: { host: '127.0.0.1', port: 0 },
         }).filter((module) => !baseRoutes.includes(module)),
     })
     await addMember(service, 'ann', 'develop')
