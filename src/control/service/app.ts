@@ -108,7 +108,9 @@ function schemaOf(endpoint: EndpointDefinition): object {
     ...(typeof answer === 'string' && answer !== 'nothing' && { produces: [streamed] }),
     ...(body === 'bytes' && { consumes: ['application/octet-stream'] }),
     ...(parameters.length > 0 && {
-      params: z.object(Object.fromEntries(parameters.map((parameter) => [parameter, params?.[parameter] ?? pathParameter]))),
+      params: z.object(
+        Object.fromEntries(parameters.map((parameter) => [parameter, params?.[parameter] ?? pathParameter])),
+      ),
     }),
     querystring: query ?? z.strictObject({}),
     ...(body !== undefined && body !== 'bytes' && { body }),
