@@ -91,10 +91,12 @@ onEveryDatabase((databases) => {
       ).rejects.toMatchObject({ code: 'not_found' })
 
     const chat = { messages: [{ role: 'user', content: 'Is it?' }] }
-    requestLog.write('stories', {
-      ...{ at: clock.unixMs(), request: 'r', key: 'k', version: 'v1', path: '/v1/chat/completions', ms: 3 },
-      ...{ body: chat, answers: ['Yes.'], finishes: ['stop'] },
-    })
+    const request = { request: 'r', key: 'k', version: 'v1', path: '/v1/chat/completions', ms: 3 }
+    const answer = { body: chat, answers: ['Yes.'], finishes: ['stop'] }
+    requestLog.write('stories', { at: clock.unixMs(), ...request, ...answer })
+    // Of a deployment of other people that had the name before, and is deleted.
+    const theirs = { messages: [{ role: 'user', content: 'A secret.' }] }
+    requestLog.write('stories', { at: made.createdAt - 1, ...request, ...answer, body: theirs })
     const lines: unknown[] = []
     const dataset = owner.events(api.downloadRequests, { params: one, query: { as: 'dataset' } })
     for await (const line of dataset) lines.push(line)

@@ -102,13 +102,15 @@ export const deploymentRoutes =
       return { ...found }
     })
     serve(api.loggedHours, async ({ project, params }) => {
-      const { name } = await rowOf(project, params.deployment)
-      return { hours: requestLog.hours(name) }
+      const { name, created_at } = await rowOf(project, params.deployment)
+      return { hours: requestLog.hours(name, created_at) }
     })
     serve(api.downloadRequests, async ({ project, params, query }) => {
-      const { name } = await rowOf(project, params.deployment)
+      const { name, created_at } = await rowOf(project, params.deployment)
       await requestLog.flush()
-      const logged = requestLog.read(name, query.from, query.to)
+      const { from, to } = query
+      const hours = { ...(from !== undefined && { from }), ...(to !== undefined && { to }) }
+      const logged = requestLog.read(name, { ...hours, sinceMs: created_at })
       return query.as === 'dataset' ? trainingLines(logged) : logged
     })
   }

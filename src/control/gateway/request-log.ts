@@ -91,28 +91,33 @@ export class RequestLog {
     await this.#writing
   }
 
-  /** Hours of which there is something, oldest first. */
-  hours(deployment: string): string[] {
+  /** Hours from `sinceMs` on of which there is something, oldest first. */
+  hours(deployment: string, sinceMs = 0): string[] {
+    const oldest = hourOf(sinceMs)
     const folder = this.#folderOf(deployment)
     if (!existsSync(folder)) return []
     return readdirSync(folder)
       .map((name) => name.replace(/\.ndjson$/, ''))
-      .filter((name) => hourPattern.test(name))
+      .filter((name) => hourPattern.test(name) && name >= oldest)
       .sort()
   }
 
-  /** What was logged in these hours (both inclusive). A line that a kill tore is passed over. */
-  async *read(deployment: string, from = '', to = '\uffff'): AsyncGenerator<LoggedRequest> {
-    for (const hour of this.hours(deployment).filter((one) => one >= from && one <= to)) {
+  /**
+   * What was logged in these hours (both inclusive), but nothing of before `sinceMs`: another deployment may have had the
+   * name then, of other people. A line that a kill tore is passed over.
+   */
+  async *read(
+    deployment: string,
+    { from = '', to = '\uffff', sinceMs = 0 } = {},
+  ): AsyncGenerator<LoggedRequest> {
+    for (const hour of this.hours(deployment, sinceMs).filter((one) => one >= from && one <= to)) {
       const input = createReadStream(join(this.#folderOf(deployment), `${hour}.ndjson`))
       for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
-        if (line.startsWith('{') && line.endsWith('}')) yield JSON.parse(line) as LoggedRequest
+        if (!line.startsWith('{') || !line.endsWith('}')) continue
+        const logged = JSON.parse(line) as LoggedRequest
+        if (logged.at >= sinceMs) yield logged
       }
     }
-  }
-
-  forget(deployment: string): void {
-    rmSync(this.#folderOf(deployment), { recursive: true, force: true })
   }
 
   #sweep(deployment: string, hour: string): void {
