@@ -1,16 +1,5 @@
-import { existsSync } from 'node:fs'
-import { join } from 'node:path'
 import type { Command } from 'commander'
-import { systemClock } from '../../base/clock.ts'
-import { UserError } from '../../base/errors.ts'
-import { databaseIn, makeBackup, restoreBackup } from '../../control/backup/backup.ts'
-import { type CopiedTable, copyStore } from '../../control/store/copy.ts'
-import { kindOf } from '../../control/store/kind.ts'
-import { holdAlone } from '../../control/store/sole-user.ts'
-import { openStore } from '../../control/store/store.ts'
-import { type DataFlags, dataOf, withDataOptions } from '../service-data.ts'
-import { migrations } from '../service-parts.ts'
-import { note } from '../terminal.ts'
+import { type DataFlags, withDataOptions } from '../service-data.ts'
 
 export function backupCommands(program: Command): void {
   withDataOptions(
@@ -18,59 +7,20 @@ export function backupCommands(program: Command): void {
       .command('backup')
       .description('copy everything that the service holds into a folder; it may run meanwhile')
       .argument('<folder>', 'must not exist'),
-  ).action(runBackup)
+  ).action(async (target: string, flags: DataFlags) => await (await copies()).runBackup(target, flags))
   withDataOptions(
     program
       .command('restore')
       .description('make a service again from a backup')
       .argument('<folder>', 'that `ropeway backup` made'),
-  ).action(runRestore)
+  ).action(async (source: string, flags: DataFlags) => await (await copies()).runRestore(source, flags))
   withDataOptions(
     program
       .command('migrate')
       .description('copy the database of a stopped service into an empty one, and verify it')
       .requiredOption('--to <url>', 'postgres://USER:PASSWORD@HOST/DATABASE, or the path of a file'),
-  ).action(runMigrate)
+  ).action(async (flags: DataFlags & { to: string }) => await (await copies()).runMigrate(flags))
 }
 
-async function runBackup(target: string, flags: DataFlags): Promise<void> {
-  const { folder, database } = dataOf(flags)
-  requireThere(database)
-  await using store = await openStore(database, { migrations, clock: systemClock })
-  const tables = await makeBackup(store, { folder, target, migrations })
-  note(
-    `Backed up ${rowsIn(tables)} to ${target}. It holds secrets and their key: keep it where nobody else reads.`,
-  )
-}
-
-async function runRestore(source: string, flags: DataFlags): Promise<void> {
-  const { folder } = dataOf(flags)
-  const database = flags.database ?? databaseIn(folder)
-  const tables = await restoreBackup(source, { folder, database, migrations, clock: systemClock })
-  note(`Restored ${rowsIn(tables)} into ${folder}.`)
-}
-
-async function runMigrate(flags: DataFlags & { to: string }): Promise<void> {
-  const { folder, database } = dataOf(flags)
-  requireThere(database)
-  // What is written while it is copied would be lost.
-  using _lock = kindOf(database) === 'libsql' ? holdAlone(join(folder, 'lock.db')) : undefined
-  await using from = await openStore(database, { migrations, clock: systemClock })
-  await using to = await openStore(flags.to, { migrations, clock: systemClock })
-  const tables = await copyStore(from, to)
-  note(`Copied ${rowsIn(tables)}, and every row arrived as it was. The old database is unchanged.`)
-  if (to.kind === 'postgres') note('Go on with: ropeway up --database postgres://... (or ROPEWAY_DATABASE)')
-}
-
-function requireThere(database: string): void {
-  if (kindOf(database) === 'postgres' || existsSync(database)) return
-  throw new UserError(`There is no database ${database}.`, {
-    failure: 'not_found',
-    fix: 'Say where the service keeps its data with --data or --database.',
-  })
-}
-
-function rowsIn(tables: readonly CopiedTable[]): string {
-  const rows = tables.reduce((sum, table) => sum + table.rows, 0)
-  return `${rows} rows of ${tables.length} tables`
-}
+/** Databases would make every other command start later. */
+const copies = () => import('../service-copies.ts')

@@ -1,40 +1,7 @@
-import { join } from 'node:path'
 import { type Command, Option } from 'commander'
-import type { FastifyInstance } from 'fastify'
-import { systemClock } from '../../base/clock.ts'
-import { UserError } from '../../base/errors.ts'
-import { createLogger, type Logger } from '../../base/log.ts'
-import { type Sealer, sealerFromCommand, sealerFromFile } from '../../control/credentials/sealer.ts'
-import { firstProject, makeFirstOwner, makeOwnerKey } from '../../control/people/first-owner.ts'
-import { passwordCost } from '../../control/people/passwords.ts'
-import { buildService } from '../../control/service/app.ts'
-import type { Loop } from '../../control/service/loop.ts'
-import { kindOf } from '../../control/store/kind.ts'
-import { holdAlone } from '../../control/store/sole-user.ts'
-import type { Store } from '../../control/store/store.ts'
-import { openUpgraded } from '../../control/store/upgrade.ts'
-import { localContext, readContexts, saveContext } from '../contexts.ts'
-import { openObjects } from '../data-parts.ts'
-import { listen } from '../listening.ts'
 import { collect, wholeNumber } from '../options.ts'
-import { line } from '../output.ts'
-import { type DataFlags, dataOf, withDataOptions } from '../service-data.ts'
-import { loopStarters, migrations, type Parts, routesOf } from '../service-parts.ts'
-import { shutdownSignal } from '../shutdown.ts'
-import { cyan, note } from '../terminal.ts'
-
-interface UpFlags extends DataFlags {
-  host: string
-  port: number
-  gatewayPort?: number
-  keyFile?: string
-  keyCommand?: string
-  signUp: 'open' | 'invited'
-  objects?: string
-  linkFolder?: string[]
-  owner?: string
-  ownerKey?: boolean
-}
+import { withDataOptions } from '../service-data.ts'
+import type { UpFlags } from '../up-service.ts'
 
 const defaultPort = 8600
 
@@ -67,86 +34,6 @@ export function upCommand(program: Command): void {
     .option('--link-folder <folder>', 'a folder of this machine that may be linked (repeatable)', collect)
     .option('--owner <email>', 'on the first start: the address of who runs the service')
     .option('--owner-key', 'make another key for who runs the service, print it and end')
-    .action(runUp)
-}
-
-async function runUp(flags: UpFlags): Promise<void> {
-  const { folder, database: url } = dataOf(flags)
-  const log = createLogger('service', process.env.ROPEWAY_LOG ?? 'warn')
-  const sealer = sealerOf(flags, folder)
-  const isAlone = kindOf(url) === 'libsql'
-  // Making a key beside a running server is one write; serving beside one would be two servers.
-  using _lock = isAlone && flags.ownerKey !== true ? holdAlone(join(folder, 'lock.db')) : undefined
-  const options = { migrations, clock: systemClock, onLost: lost(log) }
-  const { store, backup } = await openUpgraded(url, options, join(folder, 'backups'))
-  await using _ = store
-  if (backup !== undefined) note(`The database was brought up to date; as it was before, it is in ${backup}.`)
-  if (flags.ownerKey === true) return await printOwnerKey(store)
-  await serve(flags, {
-    context: { store, log, sealer, scrypt: passwordCost, signUp: flags.signUp },
-    folder,
-    objects: openObjects(flags.objects, folder),
-    linkFolders: flags.linkFolder ?? [],
-    isAlone,
-    gateway: {
-      host: flags.host,
-      // Beside a service on any free port, the gateway takes any free port too.
-      port: flags.gatewayPort ?? (flags.port === 0 ? 0 : Math.min(65535, flags.port + 100)),
-    },
-  })
-}
-
-async function serve(flags: UpFlags, parts: Parts): Promise<void> {
-  const stop = shutdownSignal()
-  const app = await buildService(parts.context, routesOf(parts))
-  const loops: Loop[] = []
-  try {
-    const url = await listen({ listen: (port, host) => app.listen({ port, host }) }, flags)
-    await greet(parts.context.store, url, flags.owner)
-    for (const start of loopStarters) loops.push(await start(parts))
-    await stop.requested
-    note('\nStopping: running requests finish. Once more ends it now.')
-  } finally {
-    await shutDown(app, loops)
-    stop.dispose()
-  }
-}
-
-async function greet(store: Store, url: string, owner: string | undefined): Promise<void> {
-  const first = await makeFirstOwner(store, owner)
-  if (first === undefined) {
-    const saved = readContexts().contexts[localContext]
-    // Another port than last time: the command line should find it.
-    if (saved !== undefined && saved.url !== url) saveContext(localContext, { ...saved, url })
-    note(`\nThe service answers at ${cyan(url)}. Ctrl-C stops it.`)
-    return
-  }
-  saveContext(localContext, { url, token: first.key, project: firstProject })
-  note(`\nThe service answers at ${cyan(url)}, with an empty database: you own it.`)
-  note('Your key, shown this once (the command line of this machine has it in its context "local"):\n')
-  line(first.key)
-  note(
-    '\n`ropeway whoami` shows who you are, `ropeway org invite main EMAIL` lets others in. Ctrl-C stops it.',
-  )
-}
-
-async function shutDown(app: FastifyInstance, loops: readonly Loop[]): Promise<void> {
-  await app.close()
-  for (const loop of loops.toReversed()) await loop.stop()
-}
-
-async function printOwnerKey(store: Store): Promise<void> {
-  const made = (await makeFirstOwner(store)) ?? (await makeOwnerKey(store))
-  if (made === undefined)
-    throw new UserError('Nobody runs this service any more: all of its operators are disabled.')
-  line(made.key)
-}
-
-function sealerOf(flags: UpFlags, folder: string): Sealer {
-  if (flags.keyCommand !== undefined) return sealerFromCommand(flags.keyCommand)
-  return sealerFromFile(flags.keyFile ?? join(folder, 'secrets.key'))
-}
-
-function lost(log: Logger): (error: Error) => void {
-  return (error) => log.warn({ err: error }, 'a connection to the database was lost')
+    // What only a service needs, databases and web server, would make every other command start later.
+    .action(async (flags: UpFlags) => await (await import('../up-service.ts')).runUp(flags))
 }

@@ -1,16 +1,7 @@
 /** The states of a job, which may follow which, and why a job is where it is: closed tables, all of them. */
+import type { jobStateNames } from '../../api/control/jobs.ts'
 
-export const jobStates = [
-  'waiting',
-  'allocating',
-  'preparing',
-  'running',
-  'stopping',
-  'success',
-  'failed',
-  'stopped',
-] as const
-export type JobState = (typeof jobStates)[number]
+export type JobState = (typeof jobStateNames)[number]
 
 /**
  * waiting -> allocating: the scheduler gave it devices, and its attempt an id. allocating -> preparing: the launcher
