@@ -1,15 +1,11 @@
 /** Secrets that a person or a pipeline gives: never as arguments, which every user of the machine can see. */
-import { readFileSync } from 'node:fs'
 import { UserError } from '../base/errors.ts'
 
 const secretBytesMax = 1 << 20
 
 /** From a terminal without echo, or all of stdin without its last line break. */
 export async function askSecret(prompt: string): Promise<string> {
-  if (process.stdin.isTTY !== true)
-    return readFileSync(0, 'utf8')
-      .slice(0, secretBytesMax)
-      .replace(/\r?\n$/, '')
+  if (process.stdin.isTTY !== true) return (await allOfStdin()).replace(/\r?\n$/, '')
   process.stderr.write(`${prompt}: `)
   process.stdin.setRawMode(true)
   try {
@@ -19,6 +15,18 @@ export async function askSecret(prompt: string): Promise<string> {
     process.stdin.pause()
     process.stderr.write('\n')
   }
+}
+
+async function allOfStdin(): Promise<string> {
+  const pieces: Buffer[] = []
+  let bytes = 0
+  for await (const piece of process.stdin) {
+    pieces.push(Buffer.from(piece))
+    bytes += pieces.at(-1)!.length
+    if (bytes <= secretBytesMax) continue
+    throw new UserError(`What came by stdin is larger than ${secretBytesMax} bytes.`, { failure: 'usage' })
+  }
+  return Buffer.concat(pieces).toString('utf8')
 }
 
 function typedLine(): Promise<string> {

@@ -1,0 +1,113 @@
+/** The command line: one file per command; this one only puts them together and turns failures into exit codes. */
+import { Command, CommanderError } from 'commander'
+import { problemCodes, Refused } from '../api/control/problem.ts'
+import { exitCodes, UserError } from '../base/errors.ts'
+import { applyCommand } from './commands/apply.ts'
+import { auditCommand } from './commands/audit.ts'
+import { backupCommands } from './commands/backup.ts'
+import { benchCommand } from './commands/bench.ts'
+import { chatCommand } from './commands/chat.ts'
+import { checkpointCommand } from './commands/checkpoints.ts'
+import { completionCommands } from './commands/completion.ts'
+import { contextCommand } from './commands/context.ts'
+import { credentialCommand } from './commands/credentials.ts'
+import { dataCheckCommand } from './commands/data-check.ts'
+import { datasetCommand } from './commands/datasets.ts'
+import { deploymentCommand } from './commands/deployments.ts'
+import { doctorCommand } from './commands/doctor.ts'
+import { exportCommand } from './commands/export.ts'
+import { gatewayCommand } from './commands/gateway.ts'
+import { generateCommand } from './commands/generate.ts'
+import { jobCommand } from './commands/job.ts'
+import { keyCommand } from './commands/keys.ts'
+import { loginCommands } from './commands/login.ts'
+import { clusterCommand, quotaCommand } from './commands/machines.ts'
+import { modelCommand } from './commands/models.ts'
+import { organisationCommand } from './commands/organisations.ts'
+import { projectCommand } from './commands/projects.ts'
+import { replayCommand } from './commands/replay.ts'
+import { replayStepCommand } from './commands/replay-step.ts'
+import { serveCommand } from './commands/serve.ts'
+import { simulateCommand } from './commands/simulate.ts'
+import { startCommand } from './commands/start.ts'
+import { templateCommand } from './commands/template.ts'
+import { trainCommand } from './commands/train.ts'
+import { upCommand } from './commands/up.ts'
+import { usageCommand } from './commands/usage.ts'
+import { dim, note, red } from './terminal.ts'
+
+export function buildProgram(): Command {
+  const program = new Command('ropeway')
+    .description('Train and serve your own generative language models.')
+    .version('0.1.0')
+    .showHelpAfterError('(--help shows what there is)')
+    .exitOverride()
+  startCommand(program)
+  upCommand(program)
+  loginCommands(program)
+  contextCommand(program)
+  organisationCommand(program)
+  projectCommand(program)
+  keyCommand(program)
+  deploymentCommand(program)
+  usageCommand(program)
+  credentialCommand(program)
+  auditCommand(program)
+  jobCommand(program)
+  templateCommand(program)
+  clusterCommand(program)
+  quotaCommand(program)
+  datasetCommand(program)
+  checkpointCommand(program)
+  modelCommand(program)
+  applyCommand(program)
+  backupCommands(program)
+  serveCommand(program)
+  gatewayCommand(program)
+  generateCommand(program)
+  chatCommand(program)
+  trainCommand(program)
+  dataCheckCommand(program)
+  exportCommand(program)
+  benchCommand(program)
+  simulateCommand(program)
+  replayCommand(program)
+  replayStepCommand(program)
+  doctorCommand(program)
+  completionCommands(program)
+  for (const command of program.commands) overrideExit(command)
+  return program
+}
+
+/** Subcommands exit on their own unless told not to. */
+function overrideExit(command: Command): void {
+  command.exitOverride()
+  for (const nested of command.commands) overrideExit(nested)
+}
+
+/** Runs one command line; returns its exit code. */
+export async function main(args: readonly string[]): Promise<number> {
+  try {
+    await buildProgram().parseAsync([...args], { from: 'user' })
+    return typeof process.exitCode === 'number' ? process.exitCode : 0
+  } catch (error) {
+    return explain(error)
+  }
+}
+
+function explain(error: unknown): number {
+  // commander has printed its own message; asking for help is no failure.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : exitCodes.usage
+  if (error instanceof UserError) {
+    note(`${red('error:')} ${error.message}`)
+    if (error.fix !== undefined) note(dim(error.fix))
+    return exitCodes[error.failure]
+  }
+  if (error instanceof Refused) {
+    note(`${red('error:')} ${error.param === undefined ? '' : `${error.param}: `}${error.message}`)
+    if (error.fix !== undefined) note(dim(error.fix))
+    return exitCodes[problemCodes[error.code].failure]
+  }
+  note(`${red('This is a bug in Ropeway:')} ${error instanceof Error ? error.stack : String(error)}`)
+  return exitCodes.failed
+}

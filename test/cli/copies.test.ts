@@ -1,0 +1,55 @@
+/** `backup`, `restore`, and `migrate`, as they are typed. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { systemClock } from '../../src/base/clock.ts'
+import { migrations } from '../../src/cli/service-parts.ts'
+import { keyByHash } from '../../src/control/keys/keys.ts'
+import { projectOf } from '../../src/control/projects/projects.ts'
+import { sha256 } from '../../src/control/service/tokens.ts'
+import { openStore } from '../../src/control/store/store.ts'
+import { ropeway, type Workbench, workbench } from './command-line.ts'
+
+let bench: Workbench
+let data: string[]
+beforeAll(async () => {
+  bench = await workbench()
+  await ropeway(['project', 'create', 'kept'])
+  data = ['--data', join(bench.folder, 'service'), '--database', join(bench.folder, 'ropeway.db')]
+})
+afterAll(() => bench[Symbol.asyncDispose]())
+
+/** Whether the database at `path` knows the project and the owner's key. */
+async function holds(path: string): Promise<boolean> {
+  await using store = await openStore(path, { migrations, clock: systemClock })
+  const key = await keyByHash(store, sha256(bench.service.ownerKey))
+  return (await projectOf(store, 'kept')) !== undefined && key !== undefined
+}
+
+test('a backup made while the service runs is restored into another folder, and never over anything', async () => {
+  const backup = join(bench.folder, 'backup')
+  expect(await ropeway(['backup', backup, ...data])).toMatchObject({
+    code: 0,
+    err: expect.stringMatching(/Backed up \d+ rows/),
+  })
+  expect((await ropeway(['backup', backup, ...data])).code).not.toBe(0)
+  const other = join(bench.folder, 'restored')
+  expect((await ropeway(['restore', backup, '--data', other])).code).toBe(0)
+  expect(await holds(join(other, 'ropeway.db'))).toBe(true)
+  expect((await ropeway(['restore', backup, '--data', other])).code).not.toBe(0)
+  expect(
+    (await ropeway(['restore', join(bench.folder, 'none'), '--data', join(bench.folder, 'x')])).code,
+  ).toBe(2)
+})
+
+test('migrate copies every row into an empty database and refuses one that is not', async () => {
+  const to = join(bench.folder, 'new', 'ropeway.db')
+  const moved = await ropeway(['migrate', '--to', to, ...data])
+  expect(moved).toMatchObject({ code: 0, err: expect.stringMatching(/every row arrived/) })
+  expect(await holds(to)).toBe(true)
+  expect((await ropeway(['migrate', '--to', to, ...data])).code).not.toBe(0)
+  const missing = join(bench.folder, 'nothing', 'ropeway.db')
+  const none = await ropeway(['migrate', '--to', `${to}2`, '--data', bench.folder, '--database', missing])
+  expect(none.code).toBe(3)
+  expect(existsSync(missing)).toBe(false)
+})
