@@ -9,7 +9,7 @@ import type { Interleave, Kernels, PackedFormat } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { ProductGroup } from './architecture.ts'
 import type { OpenModel } from './open.ts'
-import { keptDtype, rowsOf, vectorOf } from './rows.ts'
+import { keptDtype, RowScratch, rowsOf, vectorOf } from './rows.ts'
 
 export interface PackedProduct {
   group: ProductGroup
@@ -84,8 +84,9 @@ export function packWeights(
     })
     const products = packed.flat()
     const bytes = products.length === 0 ? 0 : arena.allocate(device.bufferType).bytes
+    const scratch = new RowScratch()
     for (const [index, product] of products.entries()) {
-      fill(model, device, kernels, product)
+      fill(model, device, kernels, product, scratch)
       onProgress?.((index + 1) / products.length)
     }
     return new PackedWeights(arena, packed, bytes)
@@ -177,13 +178,19 @@ const formats: { readonly [D in DType]?: PackedFormat } = {
   F32: 'f32',
 }
 
-function fill(model: OpenModel, device: Device, kernels: Kernels, product: PackedProduct): void {
+function fill(
+  model: OpenModel,
+  device: Device,
+  kernels: Kernels,
+  product: PackedProduct,
+  scratch: RowScratch,
+): void {
   const { group, format, dtype, inputs } = product
   const packed = new Uint8Array(product.weight.hostView())
   for (const [index, { name, first }] of product.members.entries()) {
     const interleave: Interleave = group.kind !== 'gated' ? 'whole' : index === 0 ? 'gate' : 'up'
     const firstRow = group.kind === 'joined' ? first : 0
-    for (const { row, rows, bytes } of rowsOf(model, device.ggml, `${name}.weight`, dtype)) {
+    for (const { row, rows, bytes } of rowsOf(model, device.ggml, `${name}.weight`, dtype, scratch)) {
       kernels.packRows(format, packed, inputs, firstRow + row, { dtype, data: bytes, rows }, interleave)
     }
   }

@@ -25,8 +25,32 @@ export interface RowPiece {
   bytes: Uint8Array
 }
 
+/**
+ * Memory of conversions that is used again for every piece: left to the garbage collector, the pieces of a model were
+ * half as much as the model beside it.
+ */
+export class RowScratch {
+  readonly #buffers = { read: new ArrayBuffer(0), floats: new ArrayBuffer(0), encoded: new ArrayBuffer(0) }
+
+  /** The first `length` bytes; what was there before is gone. */
+  bytes(use: 'read' | 'floats' | 'encoded', length: number): Uint8Array<ArrayBuffer> {
+    if (this.#buffers[use].byteLength < length) this.#buffers[use] = new ArrayBuffer(length)
+    return new Uint8Array(this.#buffers[use], 0, length)
+  }
+
+  floats(count: number): Float32Array<ArrayBuffer> {
+    return new Float32Array(this.bytes('floats', 4 * count).buffer, 0, count)
+  }
+}
+
 /** The rows [outputs, inputs] of parameter `name` in order, encoded as `dtype`, a few megabytes at a time. */
-export function* rowsOf(model: OpenModel, ggml: Ggml, name: string, dtype: DType): Generator<RowPiece> {
+export function* rowsOf(
+  model: OpenModel,
+  ggml: Ggml,
+  name: string,
+  dtype: DType,
+  scratch = new RowScratch(),
+): Generator<RowPiece> {
   const info = model.info(name)!
   if (model.transposed(name)) {
     const [inputs, outputs] = info.shape as [number, number]
@@ -41,12 +65,12 @@ export function* rowsOf(model: OpenModel, ggml: Ggml, name: string, dtype: DType
   const total = info.shape.reduce((a, b) => a * b, 1) / perRow
   const rowBytes = bytesOf(info.dtype, perRow)
   const step = Math.max(1, Math.min(total, Math.floor(pieceBytesMax / Math.max(rowBytes, perRow * 4))))
-  const piece = new Uint8Array(step * rowBytes)
+  const piece = scratch.bytes('read', step * rowBytes)
   for (let row = 0; row < total; row += step) {
     const rows = Math.min(step, total - row)
     const bytes = piece.subarray(0, rows * rowBytes)
     readRows(model, name, bytes, row, rows, rowBytes, order)
-    yield { row, rows, bytes: convertRows(ggml, bytes, info.dtype, dtype, rows, perRow) }
+    yield { row, rows, bytes: convertRows(ggml, bytes, info.dtype, dtype, rows, perRow, scratch) }
   }
 }
 
@@ -106,31 +130,39 @@ function convertRows(
   into: DType,
   rows: number,
   perRow: number,
+  scratch: RowScratch,
 ): Uint8Array {
   if (from === into) return bytes
-  return encodeRows(ggml, toFloats(ggml, bytes, from, rows * perRow), into, rows, perRow)
+  const count = rows * perRow
+  const floats = toFloats(ggml, bytes, from, count, scratch.floats(count))
+  return encodeRows(ggml, floats, into, rows, perRow, scratch.bytes('encoded', bytesOf(into, count)))
 }
 
 /** Decodes any format to float32. */
-export function toFloats(ggml: Ggml, bytes: Uint8Array, dtype: DType, count: number): Float32Array {
-  const out = new Float32Array(count)
-  if (dtype === 'F32') new Uint8Array(out.buffer).set(bytes)
+function toFloats(
+  ggml: Ggml,
+  bytes: Uint8Array,
+  dtype: DType,
+  count: number,
+  out = new Float32Array(count),
+): Float32Array {
+  if (dtype === 'F32') new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(bytes)
   else if (dtype === 'F16') ggml.fp16ToFp32Row(bytes, out, count)
   else if (dtype === 'BF16') ggml.bf16ToFp32Row(bytes, out, count)
   else out.set(dequantize(dtype, bytes, count))
   return out
 }
 
-/** Encodes rows of float32 numbers. */
+/** Encodes rows of float32 numbers, into `out` where it is given. */
 export function encodeRows(
   ggml: Ggml,
   values: Float32Array,
   dtype: DType,
   rows: number,
   perRow: number,
+  out = new Uint8Array(bytesOf(dtype, rows * perRow)),
 ): Uint8Array {
   if (dtype === 'F32') return new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
-  const out = new Uint8Array(bytesOf(dtype, rows * perRow))
   if (dtype === 'F16') ggml.fp32ToFp16Row(values, out, rows * perRow)
   else if (dtype === 'BF16') ggml.fp32ToBf16Row(values, out, rows * perRow)
   else ggml.quantizeChunk(dtypes[dtype].ggml, values, out, 0, rows, perRow, null)

@@ -15,7 +15,7 @@ import type { ParameterSpec } from './architecture.ts'
 import type { OpenModel } from './open.ts'
 import { type PackedWeights, packWeights } from './packed-weights.ts'
 import { ropeFactorsOf } from './rope.ts'
-import { keptDtype, rowsOf } from './rows.ts'
+import { keptDtype, RowScratch, rowsOf } from './rows.ts'
 
 export interface LoadOptions {
   /** Store products and embeddings in this format instead of the file's own. */
@@ -90,9 +90,10 @@ export function loadWeights(model: OpenModel, device: Device, options: LoadOptio
       arena.ggml.bufferSetUsage(allocated.buffer, 1)
       bytes += allocated.bytes
     }
+    const scratch = new RowScratch()
     for (const [index, spec] of specs.entries()) {
       const { tensor, bufferType } = tensors.get(spec.name)!
-      fill(model, spec, tensor, device, bufferType !== device.bufferType)
+      fill(model, spec, tensor, device, bufferType !== device.bufferType, scratch)
       onProgress?.(packedShare + ((1 - packedShare) * (index + 1)) / specs.length)
     }
     tensors.get('rope_factors')?.tensor.write(ropeFactorsOf(model.definition.config)!)
@@ -157,7 +158,14 @@ function dtypeOf(spec: ParameterSpec, info: TensorInfo, quantize: DType | undefi
 }
 
 /** `whole`: the memory rearranges what is written, which it can do only with all of it at once. */
-function fill(model: OpenModel, spec: ParameterSpec, tensor: Tensor, device: Device, whole: boolean): void {
+function fill(
+  model: OpenModel,
+  spec: ParameterSpec,
+  tensor: Tensor,
+  device: Device,
+  whole: boolean,
+  scratch: RowScratch,
+): void {
   const info = model.info(spec.name)!
   const asItIs =
     info.dtype === tensor.dtype && !model.transposed(spec.name) && model.rowOrder(spec.name) === undefined
@@ -167,7 +175,7 @@ function fill(model: OpenModel, spec: ParameterSpec, tensor: Tensor, device: Dev
   }
   const all = whole ? new Uint8Array(tensor.bytes) : undefined
   let offset = 0
-  for (const { bytes } of rowsOf(model, device.ggml, spec.name, tensor.dtype)) {
+  for (const { bytes } of rowsOf(model, device.ggml, spec.name, tensor.dtype, scratch)) {
     if (all === undefined) tensor.write(bytes, offset)
     else all.set(bytes, offset)
     offset += bytes.length

@@ -86,7 +86,7 @@ export class CheckpointWriter {
   }
 
   async #copy(state: TrainerState): Promise<Snapshot> {
-    this.#snapshot ??= new Snapshot(this.#parameters)
+    this.#snapshot ??= new Snapshot(this.#parameters, 'weights and moments', this.#writes)
     this.#snapshot.take()
     await this.#options.team?.gather(this.#snapshot)
     this.#asked = state.stepsDone

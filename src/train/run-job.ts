@@ -171,7 +171,7 @@ async function withRun<Result>(
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
   callbacks.onData?.(dataCheckOf(job, data.kit, data.material))
   if (callbacks.onNeeds !== undefined) {
-    const needs = needsOf(job, data)
+    const needs = needsOf(job, data, channel.size)
     callbacks.onNeeds(needs)
     refuseTooLarge(needs)
   }

@@ -17,19 +17,26 @@ export class Snapshot {
   readonly #copies: readonly Copy[]
   readonly #parameters: Parameters
   readonly #parts: 'weights' | 'weights and moments'
+  readonly #isWhole: boolean
 
-  constructor(parameters: Parameters, parts: 'weights' | 'weights and moments' = 'weights and moments') {
+  /** One that is not whole has room for the moments of this process only, to be sent to another. */
+  constructor(
+    parameters: Parameters,
+    parts: 'weights' | 'weights and moments' = 'weights and moments',
+    isWhole = true,
+  ) {
     this.saved = parameters.saved
     this.#parameters = parameters
     this.#parts = parts
-    this.#copies = parameters.all.map((parameter) => {
+    this.#isWhole = isWhole
+    this.#copies = parameters.all.map((parameter, index) => {
       const { size } = parameter.weight
-      const moments = parts === 'weights' ? 0 : size
+      const hasMoments = parts === 'weights and moments' && (isWhole || parameters.ownsMoments(index))
       return {
         parameter,
-        weight: new Float32Array(size),
-        mean: new Float32Array(moments),
-        square: new Float32Array(moments),
+        weight: new Float32Array(isWhole ? size : 0),
+        mean: new Float32Array(hasMoments ? size : 0),
+        square: new Float32Array(hasMoments ? size : 0),
       }
     })
   }
@@ -37,7 +44,7 @@ export class Snapshot {
   /** Copies what is there now; of moments, those that this process has. */
   take(): void {
     for (const [index, { parameter, weight, mean, square }] of this.#copies.entries()) {
-      parameter.weight.read(weight)
+      if (this.#isWhole) parameter.weight.read(weight)
       if (this.#parts === 'weights' || !this.#parameters.ownsMoments(index)) continue
       parameter.mean.read(mean)
       parameter.square.read(square)

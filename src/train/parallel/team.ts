@@ -37,6 +37,12 @@ interface Sum {
   loss: number
 }
 
+/** Sums that one of `size` processes has at the same time: one a level of its part of the tree, and one that it hears. */
+export function sumsOf(accumulate: number, size: number): number {
+  const levels = Math.ceil(Math.log2(accumulate / size)) + 1
+  return size > 1 ? Math.max(2, levels) : levels
+}
+
 /** Throws a UserError where a step's micro-batches cannot be shared among so many. */
 export function checkTeam(size: number, accumulate: number): void {
   const isPower = (size & (size - 1)) === 0
@@ -53,6 +59,8 @@ export class Team {
   readonly #channel: Channel
   readonly #parameters: Parameters
   readonly #owners: readonly number[]
+  /** Memory of sums, by level of the tree; made when it is first asked for. */
+  readonly #sums: Float32Array[] = []
 
   constructor(channel: Channel, parameters: Parameters) {
     this.#channel = channel
@@ -72,7 +80,7 @@ export class Team {
   async sum(batches: readonly Batch[], run: (batch: Batch) => Promise<number>): Promise<number> {
     const share = batches.length / this.size
     assert(Number.isInteger(share), 'every rank has an equal share')
-    const total = await this.#sumOf(batches, this.rank * share, (this.rank + 1) * share, run)
+    const total = await this.#sumOf(batches, this.rank * share, (this.rank + 1) * share, run, 0)
     for (let distance = 1; distance < this.size; distance *= 2) {
       if (this.rank % (2 * distance) !== 0) {
         await this.#send(total, this.rank - distance)
@@ -92,16 +100,22 @@ export class Team {
     from: number,
     to: number,
     run: (batch: Batch) => Promise<number>,
+    level: number,
   ): Promise<Sum> {
     if (to - from === 1) {
       this.#parameters.clearGradients()
       const loss = await run(batches[from]!)
-      return { gradients: this.#read(), loss }
+      return { gradients: this.#read(this.#memoryOf(level)), loss }
     }
     const middle = from + Math.floor((to - from) / 2)
-    const first = await this.#sumOf(batches, from, middle, run)
-    add(first, await this.#sumOf(batches, middle, to, run))
+    const first = await this.#sumOf(batches, from, middle, run, level)
+    add(first, await this.#sumOf(batches, middle, to, run, level + 1))
     return first
+  }
+
+  /** The one of level 0 holds this process's sum until the step's end. */
+  #memoryOf(level: number): Float32Array {
+    return (this.#sums[level] ??= new Float32Array(this.#parameters.count))
   }
 
   /** After the update: every rank gets the weights that others own. */
@@ -109,7 +123,7 @@ export class Team {
     if (this.size === 1) return
     for (const [index, { weight }] of this.#parameters.all.entries()) {
       const owner = this.#owners[index]!
-      const values = new Float32Array(weight.size)
+      const values = this.#memoryOf(0).subarray(0, weight.size)
       if (owner === this.rank) weight.read(values)
       await this.#channel.broadcast(bytesOf(values), owner)
       if (owner !== this.rank) weight.write(values)
@@ -149,14 +163,13 @@ export class Team {
 
   async #receive(from: number): Promise<Sum> {
     const loss = new Float64Array(1)
-    const gradients = new Float32Array(this.#parameters.count)
+    const gradients = this.#memoryOf(1)
     await this.#channel.receive(bytesOf(loss), from)
     await this.#channel.receive(bytesOf(gradients), from)
     return { gradients, loss: loss[0]! }
   }
 
-  #read(): Float32Array {
-    const out = new Float32Array(this.#parameters.count)
+  #read(out: Float32Array): Float32Array {
     let offset = 0
     for (const { gradient } of this.#parameters.all) {
       gradient.read(out.subarray(offset, offset + gradient.size))

@@ -15,6 +15,7 @@ import { AdapterPart, freshAdapter } from '../methods/lora.ts'
 import { objectiveOf } from '../methods/objectives.ts'
 import { modelConfig, type SpecialTokens } from '../model-config.ts'
 import { AdamW } from '../optimizer.ts'
+import { ownersOf, sumsOf } from '../parallel/team.ts'
 import { Parameters, wholeModel } from '../parameters.ts'
 import { adapterSettings } from '../prepare-model.ts'
 
@@ -24,7 +25,7 @@ export interface MemoryEstimate {
   /** The process with its data, before there is a model. */
   processBytes: number
   weightBytes: number
-  /** Gradients and the optimizer's two moments. */
+  /** Gradients, sums of them that several processes exchange, and the moments that this one keeps. */
   learningBytes: number
   /** Activations, logits, and what products put in order. */
   activationBytes: number
@@ -43,16 +44,30 @@ export interface DataShape {
 /** Buffers of JavaScript and the allocator's slack while a job runs. */
 const runtimeBytes = 24 << 20
 
-/** `processBytes`: resident memory of the process now, which is taken to stay. */
-export function estimateMemory(job: TrainingJob, data: DataShape, processBytes: number): MemoryEstimate {
+/**
+ * Of the first of `processes` that train together, which has most. `processBytes`: resident memory of the process now,
+ * which is taken to stay.
+ */
+export function estimateMemory(
+  job: TrainingJob,
+  data: DataShape,
+  processBytes: number,
+  processes = 1,
+): MemoryEstimate {
   using device = new Device({ device: 'cpu', threads: 1 })
   using parameters = plannedParameters(job, definitionOf(job, data.tokens), device)
+  const owners = ownersOf(
+    parameters.all.map(({ weight }) => weight.size),
+    processes,
+  )
+  parameters.keepMoments((index) => owners[index] === 0)
   const objective = objectiveOf(job.method)
   const shape = {
     sequences: job.batch,
     tokens: job.context,
     packed: data.packed,
     recompute: job.recompute,
+    precision: job.precision,
     ...(data.supervisedMax !== undefined && { supervisedMax: data.supervisedMax }),
   }
   const scratch = (mode: 'train' | 'evaluate') => {
@@ -70,7 +85,12 @@ export function estimateMemory(job: TrainingJob, data: DataShape, processBytes: 
   const activationBytes =
     scratch('train') + (data.isEvaluated ? scratch('evaluate') : 0) + optimizer.scratchBytes + maskBytes
   const trainedBytes = parameters.all.reduce((sum, { weight }) => sum + weight.bytes, 0)
-  const learningBytes = 3 * trainedBytes
+  const ownBytes = parameters.all.reduce(
+    (sum, { weight }, index) => sum + (owners[index] === 0 ? weight.bytes : 0),
+    0,
+  )
+  const sums = job.data_parallel ? sumsOf(job.accumulate, processes) : 0
+  const learningBytes = (1 + sums) * trainedBytes + 2 * ownBytes
   const snapshotBytes = 3 * trainedBytes
   const weightBytes = parameters.bytes + (job.method?.lora === undefined ? 0 : trainedBytes)
   const fixedBytes = processBytes + runtimeBytes

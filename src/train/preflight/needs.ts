@@ -31,11 +31,12 @@ export function dataShapeOf(data: JobData): DataShape {
   }
 }
 
-export function needsOf(job: TrainingJob, data: JobData): Needs {
-  const memory = estimateMemory(job, dataShapeOf(data), process.memoryUsage.rss())
+/** Of the first of `processes` that train together. */
+export function needsOf(job: TrainingJob, data: JobData, processes = 1): Needs {
+  const memory = estimateMemory(job, dataShapeOf(data), process.memoryUsage.rss(), processes)
   const texts = Object.values(data.kit.files).reduce((sum, text) => sum + Buffer.byteLength(text), 0)
   // Weights and two moments lie in a checkpoint; gradients do not.
-  const checkpointBytes = memory.learningBytes + texts
+  const checkpointBytes = memory.snapshotBytes + texts
   const disk = {
     bytes: checkpointBytes * (job.checkpoint.keep + 2),
     checkpointBytes,

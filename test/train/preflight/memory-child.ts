@@ -1,12 +1,15 @@
 /** Runs the job of argv[2] (JSON) in argv[3], and prints what was estimated and what was used: a process has one peak. */
+import { joinMpi, startedByMpi } from '../../../src/runtime/mpi.ts'
 import { parseTrainingJob } from '../../../src/train/job.ts'
 import type { Needs } from '../../../src/train/preflight/needs.ts'
 import { runTrainingJob } from '../../../src/train/run-job.ts'
 
 let needs: Needs | undefined
 const job = parseTrainingJob(JSON.parse(process.argv[2]!), process.argv[3]!)
-const result = await runTrainingJob(job, { onNeeds: (found) => (needs = found) })
+const mpi = startedByMpi(process.env) ? joinMpi() : undefined
+const result = await runTrainingJob(job, { onNeeds: (found) => (needs = found) }, undefined, mpi)
 const peakBytes = process.resourceUsage().maxRSS * 1024
-process.stdout.write(
-  `${JSON.stringify({ memory: needs!.memory, disk: needs!.disk, peakBytes, folder: result.folder })}\n`,
-)
+const { memory, disk } = needs!
+const line = `${JSON.stringify({ memory, disk, peakBytes, folder: result.folder })}\n`
+if ((mpi?.rank ?? 0) === 0) await new Promise((resolve) => process.stdout.write(line, resolve))
+mpi?.end(0)

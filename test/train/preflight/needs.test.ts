@@ -1,7 +1,7 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { parseTrainingJob } from '../../../src/train/job.ts'
 import { type Needs, refuseTooLarge } from '../../../src/train/preflight/needs.ts'
 import { measurePace } from '../../../src/train/preflight/pace.ts'
@@ -29,15 +29,24 @@ const fields = (changes: Record<string, unknown>) => ({
   ...changes,
 })
 
+const wide = { architecture: 'gpt2', layers: 3, width: 640, heads: 10 }
+const adapter = (quantize: string) => ({
+  model: { from: 'base/checkpoints/step-000001' },
+  tokenizer: undefined,
+  method: { lora: { rank: 4, quantize } },
+  batch: 2,
+  context: 64,
+})
+
 /** Shapes in which each part of the memory is the largest once. */
-const shapes: { name: string; job: Record<string, unknown> }[] = [
+const shapes: { name: string; job: Record<string, unknown>; processes?: number }[] = [
   {
     name: 'mostly activations',
     job: { model: { architecture: 'llama', layers: 6, width: 128, heads: 4 }, batch: 8, context: 512 },
   },
   {
     name: 'mostly weights, gradients and moments',
-    job: { model: { architecture: 'gpt2', layers: 3, width: 640, heads: 10 }, batch: 1, context: 64 },
+    job: { model: wide, batch: 1, context: 64 },
   },
   {
     name: 'activations that are computed again',
@@ -48,27 +57,56 @@ const shapes: { name: string; job: Record<string, unknown> }[] = [
       context: 256,
     },
   },
+  { name: 'an adapter', job: adapter('f32') },
+  { name: 'an adapter beside a base in Q8_0', job: adapter('q8_0') },
+  {
+    name: 'two processes, and products in bfloat16',
+    job: { model: wide, data_parallel: true, accumulate: 4, batch: 1, context: 64, precision: 'bf16' },
+    processes: 2,
+  },
 ]
 
-describe.each(shapes)('$name', ({ name, job }) => {
-  test('the estimate lies within 15 % of the peak', { timeout: 120_000 }, () => {
-    const out = name.replaceAll(/\W+/g, '-')
-    const printed = execFileSync(
-      process.execPath,
-      ['--import', 'tsx', child, JSON.stringify(fields({ ...job, out })), folder],
-      { encoding: 'utf8' },
-    )
-    const {
-      memory,
-      peakBytes,
-      disk,
-      folder: saved,
-    } = JSON.parse(printed) as Needs & { peakBytes: number; folder: string }
-    expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeGreaterThan(0.85)
-    expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeLessThan(1.15)
-    const bytes = readdirSync(saved).reduce((sum, file) => sum + statSync(join(saved, file)).size, 0)
-    expect(disk.checkpointBytes / bytes).toBeCloseTo(1, 1)
-  })
+const hasMpi = spawnSync('mpirun', ['--version']).status === 0
+
+// The base of adapters.
+beforeAll(async () => {
+  const job = { model: wide, batch: 1, context: 64, steps: 1, evaluate: { batches: 1 }, out: 'base' }
+  await runTrainingJob(parseTrainingJob(fields(job), folder))
+})
+
+describe.each(shapes)('$name', ({ name, job, processes = 1 }) => {
+  // Skipped where Open MPI is not installed.
+  test.skipIf(processes > 1 && !hasMpi)(
+    'the estimate lies within 15 % of the peak',
+    { timeout: 120_000 },
+    () => {
+      const out = name.replaceAll(/\W+/g, '-')
+      const mpirun = [
+        'mpirun',
+        '--allow-run-as-root',
+        '--oversubscribe',
+        '--bind-to',
+        'none',
+        '-n',
+        `${processes}`,
+      ]
+      const [program, ...args] = [
+        ...(processes > 1 ? mpirun : []),
+        ...[process.execPath, '--import', 'tsx', child, JSON.stringify(fields({ ...job, out })), folder],
+      ]
+      const printed = execFileSync(program!, args, { encoding: 'utf8' })
+      const {
+        memory,
+        peakBytes,
+        disk,
+        folder: saved,
+      } = JSON.parse(printed) as Needs & { peakBytes: number; folder: string }
+      expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeGreaterThan(0.85)
+      expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeLessThan(1.15)
+      const bytes = readdirSync(saved).reduce((sum, file) => sum + statSync(join(saved, file)).size, 0)
+      expect(disk.checkpointBytes / bytes).toBeCloseTo(1, 1)
+    },
+  )
 })
 
 test('a job that the machine cannot hold is refused with what takes how much, and before it is tried', async () => {
