@@ -1,11 +1,7 @@
 /** Jobs as `ropeway up` runs them: this machine as a cluster, its loop, and what they tell of themselves. */
-import { randomBytes } from 'node:crypto'
-import { existsSync, readdirSync } from 'node:fs'
-import { hostname } from 'node:os'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { z } from 'zod'
-import { readJsonFile, writeFileAtomic } from '../base/files.ts'
 import { JobFolders } from '../control/jobs/folders.ts'
 import { Jobs } from '../control/jobs/jobs.ts'
 import { LocalWorkplace } from '../control/jobs/launch.ts'
@@ -15,7 +11,6 @@ import { ensureCluster } from '../control/jobs/machines.ts'
 import type { ServedCluster } from '../control/jobs/reconcile.ts'
 import { jobRoutes } from '../control/jobs/routes.ts'
 import { jobNouns } from '../control/jobs/rows.ts'
-import { endScheduling } from '../control/jobs/scheduler.ts'
 import { templateRoutes } from '../control/jobs/template-routes.ts'
 import { workspaceRoutes } from '../control/jobs/workspace-routes.ts'
 import { Workspaces } from '../control/jobs/workspaces.ts'
@@ -25,7 +20,7 @@ import type { ObjectStore } from '../control/objects/store.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import type { Loop } from '../control/service/loop.ts'
 import type { RouteModule } from '../control/service/routes.ts'
-import { endLeases } from '../control/store/leases.ts'
+import { endLeases, endNamesOf } from '../control/store/leases.ts'
 import { parseTrainingJob } from '../train/job.ts'
 import { wrapperEntry } from './wrapper-entry.ts'
 
@@ -34,23 +29,20 @@ export class JobRoom {
   readonly routes: readonly RouteModule[]
   readonly #context: ServiceContext
   readonly #clusters: ReadonlyMap<string, ServedCluster>
-  readonly #isAlone: boolean
   /** The name of this machine as a cluster. */
   readonly cluster: string
   /** Where its jobs have their files. */
   readonly folders: JobFolders
   #loop: Loop | undefined
 
-  /** `isAlone`: no other server uses the database, so whoever held a job before is dead. */
   constructor(
     context: ServiceContext,
     folder: string,
     objects: ObjectStore,
-    isAlone: boolean,
+    cluster: string,
     data: Omit<Providing, 'store'>,
   ) {
-    this.#isAlone = isAlone
-    this.cluster = clusterName(folder, isAlone)
+    this.cluster = cluster
     this.#context = context
     const folders = new JobFolders(join(folder, 'jobs'))
     this.folders = folders
@@ -76,12 +68,12 @@ export class JobRoom {
     const { store, log, sealer } = this.#context
     // Two trainings on the same cores slow each other down far more than twice: one at a time, until told otherwise.
     const slots = { cpu: 1, ...(gpus() > 0 && { gpu: gpus() }) }
-    if (this.#isAlone) {
-      await endLeases(jobNouns(store))
-      await endScheduling(store)
-    }
+    // No other server works on this cluster, so whoever held one of its jobs is dead.
+    await endLeases(jobNouns(store), (is) => is.and([is('cluster', '=', this.cluster)]))
+    await endNamesOf(store, this.cluster)
     await ensureCluster(store, this.cluster, { kind: 'local', slots, open: true })
-    this.#loop = startJobLoop({ store, log, sealer, clusters: this.#clusters })
+    const owner = `${this.cluster}/${store.ids.next('loop')}`
+    this.#loop = startJobLoop({ store, log, sealer, owner, clusters: this.#clusters })
     return this.#loop
   }
 }
@@ -102,22 +94,6 @@ function localParts(
     },
   })
   return { launcher, workplace }
-}
-
-/**
- * A cluster is where its runs and files are, so its name stays with the folder: two machines on one database must
- * never take one another's jobs for their own.
- */
-function clusterName(folder: string, isAlone: boolean): string {
-  const path = join(folder, 'cluster.json')
-  if (existsSync(path)) return z.object({ name: z.string() }).parse(readJsonFile(path)).name
-  const host = hostname()
-    .toLowerCase()
-    .replace(/[^a-z0-9-]+/g, '-')
-    .replace(/^-+|-+$/g, '')
-  const name = isAlone ? 'local' : `${host.slice(0, 40) || 'local'}-${randomBytes(3).toString('hex')}`
-  writeFileAtomic(path, JSON.stringify({ name }))
-  return name
 }
 
 /** How this program is started: from the sources, or as it was built. */

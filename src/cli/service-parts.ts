@@ -11,6 +11,7 @@ import { usageMigration } from '../control/usage/migration.ts'
 import { startCollecting } from './collecting.ts'
 import { type DataParts, dataMigrations, dataPartsOf, dataRoutesOf, startDataLoop } from './data-parts.ts'
 import { JobRoom } from './job-room.ts'
+import type { ServerIdentity } from './server-identity.ts'
 import { servingOf } from './serving.ts'
 
 /** Of this server: what nouns may need beside the context. */
@@ -22,8 +23,8 @@ export interface Parts {
   readonly objects: ObjectStore
   /** Folders of this machine that datasets and checkpoints may be linked from. */
   readonly linkFolders: readonly string[]
-  /** Whether this server is the only one on its database: leases of a dead predecessor may be ended. */
-  readonly isAlone: boolean
+  /** Which of the servers of its database it is. */
+  readonly server: ServerIdentity
   /** Where the gateway listens. */
   readonly gateway: { readonly host: string; readonly port: number }
 }
@@ -65,7 +66,7 @@ const rooms = new WeakMap<Parts, JobRoom>()
 function jobRoom(parts: Parts): JobRoom {
   const known = rooms.get(parts)
   if (known !== undefined) return known
-  const room = new JobRoom(parts.context, parts.folder, parts.objects, parts.isAlone, dataOf(parts))
+  const room = new JobRoom(parts.context, parts.folder, parts.objects, parts.server.cluster, dataOf(parts))
   rooms.set(parts, room)
   return room
 }

@@ -1,11 +1,9 @@
 /** Deployments as `ropeway up` has them: the gateway on a port of its own, its usage, and what looks after replicas. */
-import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, realpathSync } from 'node:fs'
-import { hostname } from 'node:os'
 import { join, resolve, sep } from 'node:path'
 import { scopesAllow } from '../api/control/permissions.ts'
 import { UserError } from '../base/errors.ts'
-import { writeFileAtomic } from '../base/files.ts'
+import type { Sealer } from '../control/credentials/sealer.ts'
 import type { Located } from '../control/deployments/replica-requests.ts'
 import { deploymentRoutes } from '../control/deployments/routes.ts'
 import { RunningDeployments } from '../control/deployments/running.ts'
@@ -15,6 +13,7 @@ import { RequestLog } from '../control/gateway/request-log.ts'
 import { Gateway } from '../control/gateway/server.ts'
 import { keyByHash } from '../control/keys/keys.ts'
 import { LocalLauncher } from '../control/launchers/local/local-launcher.ts'
+import { noteGateway } from '../control/servers/servers.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import { type Loop, startLoop } from '../control/service/loop.ts'
 import type { RouteModule } from '../control/service/routes.ts'
@@ -24,6 +23,7 @@ import { usageRoutes } from '../control/usage/routes.ts'
 import { UsageBook } from '../control/usage/usage-book.ts'
 import { modelsFolder } from './home.ts'
 import { listen } from './listening.ts'
+import type { ServerIdentity } from './server-identity.ts'
 import { cyan, note } from './terminal.ts'
 import { resolveModel } from './text-model.ts'
 import { wrapperEntry } from './wrapper-entry.ts'
@@ -35,7 +35,7 @@ const drainMs = 30_000
 export interface ServingParts {
   readonly context: ServiceContext
   readonly folder: string
-  readonly isAlone: boolean
+  readonly server: ServerIdentity
   readonly gateway: { readonly host: string; readonly port: number }
 }
 
@@ -53,7 +53,7 @@ export function servingOf(parts: ServingParts): Serving {
   return serving
 }
 
-function makeServing({ context, folder, isAlone, gateway: where }: ServingParts): Serving {
+function makeServing({ context, folder, server, gateway: where }: ServingParts): Serving {
   const { store, log } = context
   const table = new ReplicaTable()
   const ledger = new Ledger(join(folder, 'usage'), store.clock)
@@ -70,8 +70,16 @@ function makeServing({ context, folder, isAlone, gateway: where }: ServingParts)
     clock: store.clock,
   })
   const running = new RunningDeployments({
-    ...{ store, launcher, table, log, locate, secret: secretIn(folder), folder: resolve(work) },
-    cluster: isAlone ? 'local' : hostname(),
+    ...{
+      store,
+      launcher,
+      table,
+      log,
+      locate,
+      secret: secretOf(context.sealer, folder),
+      folder: resolve(work),
+    },
+    cluster: server.cluster,
     ropeway: [process.execPath, ...loader(), beside('main').pathname],
   })
   const gateway = new Gateway({
@@ -85,15 +93,18 @@ function makeServing({ context, folder, isAlone, gateway: where }: ServingParts)
   const report = (name: string, windowMs: number) => gateway.report(name, windowMs)
   return {
     routes: [
-      deploymentRoutes({ deployments: running.deployments, launcher, requestLog, report }),
+      deploymentRoutes({
+        ...{ deployments: running.deployments, cluster: server.cluster, launcher, requestLog, report },
+      }),
       usageRoutes(() => void book.sync().catch((error: unknown) => log.warn({ err: error }, 'usage'))),
     ],
     start: async () => {
-      // Whoever held a deployment before is dead.
-      if (isAlone) await endLeases(running.deployments.nouns)
+      // No other server works on this cluster, so whoever held one of its deployments is dead.
+      await endLeases(running.deployments.nouns, (is) => is.and([is('cluster', '=', server.cluster)]))
       await book.sync()
       const url = await listen(gateway, where)
       await running.start(gateway.metrics)
+      await noteGateway(store, server.id, new URL(url).port)
       note(`Deployments answer at ${cyan(`${url}/v1`)}, with the keys of their projects.`)
       const usage = startLoop({ name: 'usage', everyMs: usageEveryMs, log, pass: () => book.sync() })
       return {
@@ -136,10 +147,12 @@ async function locate(_project: string, reference: string): Promise<Located> {
   }
 }
 
-function secretIn(folder: string): Uint8Array {
+/** Servers of one database have one key, so each can speak to the replicas of all that it can reach. */
+function secretOf(sealer: Sealer, folder: string): Uint8Array {
+  // Replicas that run since before the secret was derived.
   const path = join(folder, 'replicas.key')
-  if (!existsSync(path)) writeFileAtomic(path, randomBytes(32).toString('hex'))
-  return Buffer.from(readFileSync(path, 'utf8').trim(), 'hex')
+  if (existsSync(path)) return Buffer.from(readFileSync(path, 'utf8').trim(), 'hex')
+  return sealer.derive('replicas')
 }
 
 /** A file of this folder, in the source tree or in dist. */

@@ -1,4 +1,5 @@
 /** The service of this machine as it runs: opened, served, stopped. Loaded by `ropeway up` alone, databases and all. */
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { systemClock } from '../base/clock.ts'
@@ -7,8 +8,10 @@ import { createLogger, type Logger } from '../base/log.ts'
 import { type Sealer, sealerFromCommand, sealerFromFile } from '../control/credentials/sealer.ts'
 import { firstProject, makeFirstOwner, makeOwnerKey } from '../control/people/first-owner.ts'
 import { passwordCost } from '../control/people/passwords.ts'
+import { agreeOnObjects, agreeOnSecrets } from '../control/servers/agreement.ts'
+import { beat, beatEveryMs, enterServer } from '../control/servers/servers.ts'
 import { buildService } from '../control/service/app.ts'
-import type { Loop } from '../control/service/loop.ts'
+import { type Loop, startLoop } from '../control/service/loop.ts'
 import { kindOf } from '../control/store/kind.ts'
 import { holdAlone } from '../control/store/sole-user.ts'
 import type { Store } from '../control/store/store.ts'
@@ -17,6 +20,7 @@ import { localContext, readContexts, saveContext } from './contexts.ts'
 import { openObjects } from './data-parts.ts'
 import { listen } from './listening.ts'
 import { line } from './output.ts'
+import { serverIdentity } from './server-identity.ts'
 import { type DataFlags, dataOf } from './service-data.ts'
 import { loopStarters, migrations, type Parts, routesOf } from './service-parts.ts'
 import { shutdownSignal } from './shutdown.ts'
@@ -28,9 +32,11 @@ export interface UpFlags extends DataFlags {
   gatewayPort?: number
   keyFile?: string
   keyCommand?: string
+  replaceKey?: boolean
   signUp: 'open' | 'invited'
   objects?: string
   linkFolder?: string[]
+  advertise?: string
   owner?: string
   ownerKey?: boolean
 }
@@ -39,20 +45,22 @@ export async function runUp(flags: UpFlags): Promise<void> {
   const { folder, database: url } = dataOf(flags)
   const log = createLogger('service', process.env.ROPEWAY_LOG ?? 'warn')
   const sealer = sealerOf(flags, folder)
-  const isAlone = kindOf(url) === 'libsql'
-  // Making a key beside a running server is one write; serving beside one would be two servers.
-  using _lock = isAlone && flags.ownerKey !== true ? holdAlone(join(folder, 'lock.db')) : undefined
+  // Making a key beside a running server is one write; serving beside one would be two servers on the same files.
+  using _lock = flags.ownerKey === true ? undefined : holdAlone(join(folder, 'lock.db'))
   const options = { migrations, clock: systemClock, onLost: lost(log) }
   const { store, backup } = await openUpgraded(url, options, join(folder, 'backups'))
   await using _ = store
   if (backup !== undefined) note(`The database was brought up to date; as it was before, it is in ${backup}.`)
   if (flags.ownerKey === true) return await printOwnerKey(store)
+  const objects = openObjects(flags.objects, folder)
+  await agreeOnSecrets(store, sealer, flags.replaceKey === true)
+  await agreeOnObjects(store, objects)
   await serve(flags, {
     context: { store, log, sealer, scrypt: passwordCost, signUp: flags.signUp },
     folder,
-    objects: openObjects(flags.objects, folder),
+    objects,
     linkFolders: flags.linkFolder ?? [],
-    isAlone,
+    server: serverIdentity(folder, kindOf(url) === 'libsql'),
     gateway: {
       host: flags.host,
       // Beside a service on any free port, the gateway takes any free port too.
@@ -67,7 +75,12 @@ async function serve(flags: UpFlags, parts: Parts): Promise<void> {
   const loops: Loop[] = []
   try {
     const url = await listen({ listen: (port, host) => app.listen({ port, host }) }, flags)
-    await greet(parts.context.store, url, flags.owner)
+    const { store, log } = parts.context
+    await enterServer(store, { ...parts.server, url: advertised(flags, url), gateway_url: null })
+    await greet(store, url, flags.owner)
+    loops.push(
+      startLoop({ name: 'server', everyMs: beatEveryMs, log, pass: () => beat(store, parts.server.id) }),
+    )
     for (const start of loopStarters) loops.push(await start(parts))
     await stop.requested
     note('\nStopping: running requests finish. Once more ends it now.')
@@ -75,6 +88,21 @@ async function serve(flags: UpFlags, parts: Parts): Promise<void> {
     await shutDown(app, loops)
     stop.dispose()
   }
+}
+
+/** Where other servers of the same database reach this one. */
+function advertised({ advertise, host }: UpFlags, url: string): string {
+  if (advertise !== undefined) {
+    if (URL.canParse(advertise)) return new URL(advertise).origin
+    throw new UserError(`--advertise ${advertise} is no address.`, {
+      failure: 'usage',
+      fix: 'Give one such as http://10.0.0.7:8600.',
+    })
+  }
+  if (host !== '0.0.0.0' && host !== '::') return url
+  const own = new URL(url)
+  own.hostname = hostname()
+  return own.origin
 }
 
 async function greet(store: Store, url: string, owner: string | undefined): Promise<void> {

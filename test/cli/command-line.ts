@@ -81,7 +81,8 @@ export async function workbench(clock?: Clock): Promise<Workbench> {
     migrations: migrations.filter((migration) => !baseMigrations.includes(migration)),
     routes: (_, context) => {
       parts = {
-        ...{ context, folder: join(folder, 'service'), isAlone: true },
+        ...{ context, folder: join(folder, 'service') },
+        server: { id: 'server_1', cluster: 'local' },
         objects: FolderStore.create(join(folder, 'objects')),
         linkFolders: [folder],
         gateway: { host: '127.0.0.1', port: 0 },

@@ -32,6 +32,7 @@ onEveryDatabase((databases) => {
       routes: (store) => [
         deploymentRoutes({
           deployments: new Deployments(store, 'local', () => void wakes++),
+          cluster: 'local',
           launcher: new FakeLauncher(machine),
           requestLog,
           report: () => undefined,

@@ -105,7 +105,7 @@ export class World implements AsyncDisposable {
     })
     const onTrouble = (_: string, error: unknown) => void this.troubles.push(error)
     const ask: AskReplica = this.#options.ask ?? (async () => 'yes')
-    this.feed = new FleetFeed(this.store, this.table, requests)
+    this.feed = new FleetFeed(this.store, this.table, requests, 'local')
     this.loop = {
       store: this.store,
       cluster: 'local',

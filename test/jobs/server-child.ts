@@ -27,6 +27,7 @@ const workplace = new LocalWorkplace({
 startJobLoop({
   store,
   log: createLogger('test', 'warn'),
+  owner: store.ids.next('loop'),
   sealer: sealerFromFile(join(home, 'secrets.key')),
   clusters: new Map([['local', { launcher, workplace }]]),
 })

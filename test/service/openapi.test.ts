@@ -36,7 +36,7 @@ onEveryDatabase((databases) => {
           folder,
           objects: FolderStore.create(join(folder, 'objects')),
           linkFolders: [],
-          isAlone: true,
+          server: { id: 'server_1', cluster: 'local' },
           gateway: { host: '127.0.0.1', port: 0 },
         }).filter((module) => !baseRoutes.includes(module)),
     })

@@ -217,7 +217,7 @@ onEveryDatabase((databases) => {
     expect(await takeRow(run.boats, id, { owner: 'one', forMs: 1000 })).toBeUndefined()
     await giveUpRow(run.boats, id, 'two')
     expect(await takeRow(run.boats, id, { owner: 'one', forMs: 1000 })).toBeDefined()
-    await endLeases(run.boats)
+    await endLeases(run.boats, (is) => is.and([is('project_id', '=', 'p1')]))
     expect(await takeRow(run.boats, id, { owner: 'two', forMs: 1000 })).toBeDefined()
   })
 

@@ -17,6 +17,10 @@ export const clusterView = clusterSpec.extend({
   version: z.int(),
   /** By type: what jobs have now. */
   used: z.record(z.string(), z.int()),
+  /** When its server last said that it is there (Unix milliseconds); null when none ever did. */
+  last_seen_at: z.int().nullable(),
+  /** Silent for so long that it gets no new jobs. */
+  gone: z.boolean(),
 })
 
 export const quotaView = z.object({

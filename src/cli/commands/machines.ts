@@ -2,7 +2,7 @@ import { type Command, InvalidArgumentError } from 'commander'
 import * as api from '../../api/control/machine-endpoints.ts'
 import { completeWith, type NounFlags, onService, type Session } from '../noun.ts'
 import { wholeNumber } from '../options.ts'
-import { line } from '../output.ts'
+import { line, timeText } from '../output.ts'
 import { note } from '../terminal.ts'
 
 interface EditFlags extends NounFlags {
@@ -43,7 +43,9 @@ const columns = {
     Object.entries(own)
       .map(([type, devices]) => `${used[type] ?? 0}/${devices} ${type}`)
       .join(', '),
-  'NEW JOBS': ({ open }: { open: boolean }) => (open ? 'yes' : 'no'),
+  'NEW JOBS': ({ open, gone }: { open: boolean; gone: boolean }) =>
+    gone ? 'no: it is gone' : open ? 'yes' : 'no',
+  'LAST SEEN': ({ last_seen_at }: { last_seen_at: number | null }) => timeText(last_seen_at),
 }
 
 async function listClusters({ client, out }: Session): Promise<void> {

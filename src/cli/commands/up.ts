@@ -22,6 +22,7 @@ export function upCommand(program: Command): void {
       'the key that encrypts credentials (default: secrets.key in the data folder)',
     )
     .option('--key-command <program>', 'a program that prints that key, from a key management service')
+    .option('--replace-key', 'the former key is lost: go on with this one, and store credentials anew')
     .addOption(
       new Option('--sign-up <who>', 'who may make an account')
         .choices(['open', 'invited'])
@@ -32,6 +33,10 @@ export function upCommand(program: Command): void {
       's3://BUCKET/PREFIX or a folder for large things (default: in the data folder)',
     )
     .option('--link-folder <folder>', 'a folder of this machine that may be linked (repeatable)', collect)
+    .option(
+      '--advertise <url>',
+      'where other servers of the same database reach this one (default: where it listens)',
+    )
     .option('--owner <email>', 'on the first start: the address of who runs the service')
     .option('--owner-key', 'make another key for who runs the service, print it and end')
     // What only a service needs, databases and web server, would make every other command start later.

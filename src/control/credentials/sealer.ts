@@ -4,7 +4,7 @@
  * A sealed text is bound to what it belongs to: moved into another row it does not open.
  */
 import { spawnSync } from 'node:child_process'
-import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes } from 'node:crypto'
 import {
   chmodSync,
   existsSync,
@@ -39,6 +39,11 @@ export class Sealer {
     const cipher = createCipheriv('aes-256-gcm', this.#key, nonce).setAAD(Buffer.from(owner))
     const sealed = Buffer.concat([nonce, cipher.update(text, 'utf8'), cipher.final(), cipher.getAuthTag()])
     return `v1.${this.keyId}.${sealed.toString('base64url')}`
+  }
+
+  /** 32 bytes that only who has the key can tell, for one purpose; the same ones each time. */
+  derive(purpose: string): Uint8Array {
+    return createHmac('sha256', this.#key).update(`ropeway ${purpose}`).digest()
   }
 
   /** Throws UserError when another key sealed it, or it was changed or moved. */

@@ -1,4 +1,5 @@
 import type { Deployment, Fleet, ReplicaTable, Version } from '../gateway/replicas.ts'
+import { isGone, listServers, type ServerRow } from '../servers/servers.ts'
 import type { Store } from '../store/store.ts'
 import { type ReplicaRequests, servedName } from './replica-requests.ts'
 import { type DeploymentRow, type DeploymentVersion, deploymentNouns } from './rows.ts'
@@ -12,14 +13,19 @@ export class FleetFeed {
   readonly #store: Store
   readonly #table: ReplicaTable
   readonly #keyOf: (run: string) => string
+  readonly #cluster: string
+  /** By cluster; empty while all deployments are of this one. */
+  #servers: ReadonlyMap<string, ServerRow> = new Map()
   #last = ''
   #reading: Promise<void> | undefined
   #again = false
 
-  constructor(store: Store, table: ReplicaTable, requests: Pick<ReplicaRequests, 'keyOf'>) {
+  /** `cluster`: the one of this server. */
+  constructor(store: Store, table: ReplicaTable, requests: Pick<ReplicaRequests, 'keyOf'>, cluster: string) {
     this.#store = store
     this.#table = table
     this.#keyOf = (run) => requests.keyOf(run)
+    this.#cluster = cluster
   }
 
   /** Reads the rows; calls that come meanwhile share one more reading behind this one. */
@@ -44,6 +50,9 @@ export class FleetFeed {
         rows.push(...page.rows)
         cursor = page.next
       } while (cursor !== undefined && rows.length < deploymentsMax)
+      const hasOthers = rows.some(({ cluster }) => cluster !== this.#cluster)
+      const servers = hasOthers ? await listServers(this.#store) : []
+      this.#servers = new Map(servers.map((server) => [server.cluster, server]))
       this.#publish({
         deployments: rows.filter(({ ending }) => ending === 0).map((row) => this.#deployment(row)),
       })
@@ -72,12 +81,29 @@ export class FleetFeed {
       versions: spec.versions.map((version) => this.#version(row, version, shares.get(version.id) ?? 0)),
       ...(shadow !== undefined && shown !== undefined && { shadow: { version: shown, share: shadow } }),
       ...(spec.requestLog && { logged: true }),
+      ...(row.cluster !== this.#cluster && { home: this.#homeOf(row.cluster) }),
     }
   }
 
-  #version({ status }: DeploymentRow, { id, adapters }: DeploymentVersion, share: number): Version {
+  #homeOf(cluster: string): NonNullable<Deployment['home']> {
+    const server = this.#servers.get(cluster)
+    const isThere = server !== undefined && !isGone(server, this.#store.clock.unixMs())
+    return { cluster, url: isThere ? (server.gateway_url ?? undefined) : undefined }
+  }
+
+  /**
+   * Replicas listen on their machine's own address. On another machine that would be some other program, which must
+   * not even see their keys.
+   */
+  #canReach(cluster: string): boolean {
+    if (cluster === this.#cluster) return true
+    const [theirs, ours] = [cluster, this.#cluster].map((one) => this.#servers.get(one))
+    return theirs !== undefined && ours !== undefined && hostOf(theirs.url) === hostOf(ours.url)
+  }
+
+  #version({ status, cluster }: DeploymentRow, { id, adapters }: DeploymentVersion, share: number): Version {
     const replicas = status.replicas
-      .filter((entry) => entry.version === id && entry.url !== undefined)
+      .filter((entry) => entry.version === id && entry.url !== undefined && this.#canReach(cluster))
       .map(({ id, url, phase }) => ({ id, url: url!, key: this.#keyOf(id), state: phase }))
     const served = Object.fromEntries(Object.keys(adapters).map((name) => [name, `${servedName}:${name}`]))
     return { id, share, model: servedName, adapters: served, replicas }
@@ -92,4 +118,8 @@ function sharesOf({ spec, status }: DeploymentRow): ReadonlyMap<string, number> 
   const shares = new Map([[serving, 1 - canary]])
   if (candidate !== null && canary > 0) shares.set(candidate.version, canary)
   return shares
+}
+
+function hostOf(url: string): string {
+  return new URL(url).hostname
 }

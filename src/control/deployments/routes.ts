@@ -3,6 +3,7 @@ import { Refused } from '../../api/control/problem.ts'
 import type { DeploymentReport } from '../gateway/report.ts'
 import { type LoggedRequest, type RequestLog, trainingLine } from '../gateway/request-log.ts'
 import type { Launcher } from '../launchers/launcher.ts'
+import { OnAnotherServer } from '../servers/elsewhere.ts'
 import { pageAnswer, pageAsked } from '../service/pages.ts'
 import type { RouteModule } from '../service/routes.ts'
 import { eventsOf } from '../store/events.ts'
@@ -11,6 +12,8 @@ import { type DeploymentRow, deploymentOf } from './rows.ts'
 
 export interface DeploymentRouteParts {
   readonly deployments: Deployments
+  /** The one of this server: logs and metrics of others' are theirs to give. */
+  readonly cluster: string
   readonly launcher: Pick<Launcher, 'logs'>
   readonly requestLog: RequestLog
   /** Of the gateway in this server; undefined while it does not know the deployment yet. */
@@ -20,7 +23,7 @@ export interface DeploymentRouteParts {
 const logBytesMax = 256 * 1024
 
 export const deploymentRoutes =
-  ({ deployments, launcher, requestLog, report }: DeploymentRouteParts): RouteModule =>
+  ({ deployments, cluster, launcher, requestLog, report }: DeploymentRouteParts): RouteModule =>
   (serve, { store }) => {
     const rowOf = async (project: { id: string }, typed: string): Promise<DeploymentRow> => {
       const rows = await deployments.nouns.find(project.id, typed, 2)
@@ -30,6 +33,11 @@ export const deploymentRoutes =
         : new Refused('conflict', `${typed} is the beginning of several deployments.`, {
             fix: 'Give more of the name.',
           })
+    }
+    const rowHere = async (project: { id: string }, typed: string): Promise<DeploymentRow> => {
+      const row = await rowOf(project, typed)
+      if (row.cluster !== cluster) throw new OnAnotherServer(row.cluster)
+      return row
     }
     serve(api.listDeployments, async ({ project, query }) =>
       pageAnswer(
@@ -84,7 +92,7 @@ export const deploymentRoutes =
       return pageAnswer(page, ({ id, at, kind, message }) => ({ id, at, kind, message }))
     })
     serve(api.replicaLogs, async ({ project, params, query }) => {
-      const { id } = await rowOf(project, params.deployment)
+      const { id } = await rowHere(project, params.deployment)
       const { replica } = params
       if (!/^dep_[a-z0-9]+\.\d+$/.test(replica) || deploymentOf(replica) !== id)
         throw new Refused('not_found', `There is no replica ${replica} of this deployment.`)
@@ -95,18 +103,18 @@ export const deploymentRoutes =
       return { lines, cursor: page.cursor, complete: page.complete }
     })
     serve(api.deploymentMetrics, async ({ project, params, query }) => {
-      const { name } = await rowOf(project, params.deployment)
+      const { name } = await rowHere(project, params.deployment)
       const found = report(name, query.window * 1000)
       if (found === undefined)
         throw new Refused('unavailable', 'The gateway of this server does not know it yet.')
       return { ...found }
     })
     serve(api.loggedHours, async ({ project, params }) => {
-      const { name, created_at } = await rowOf(project, params.deployment)
+      const { name, created_at } = await rowHere(project, params.deployment)
       return { hours: requestLog.hours(name, created_at) }
     })
     serve(api.downloadRequests, async ({ project, params, query }) => {
-      const { name, created_at } = await rowOf(project, params.deployment)
+      const { name, created_at } = await rowHere(project, params.deployment)
       await requestLog.flush()
       const { from, to } = query
       const hours = { ...(from !== undefined && { from }), ...(to !== undefined && { to }) }

@@ -48,7 +48,7 @@ export class RunningDeployments {
     const { store, launcher, table, log } = options
     this.#options = options
     this.requests = new ReplicaRequests(options)
-    this.#feed = new FleetFeed(store, table, this.requests)
+    this.#feed = new FleetFeed(store, table, this.requests, options.cluster)
     this.deployments = new Deployments(store, options.cluster, () => this.wake())
     const onTrouble = (deployment: string, error: unknown) =>
       log.warn({ err: error, deployment }, 'a look went wrong')

@@ -25,6 +25,8 @@ export interface Deployment {
   readonly shadow?: { readonly version: string; readonly share: number }
   /** Requests and answers are written down. */
   readonly logged?: boolean
+  /** Its machine, where that has a gateway of its own; without a `url`, that one is gone. */
+  readonly home?: { readonly cluster: string; readonly url: string | undefined }
 }
 
 export interface Version {

@@ -20,6 +20,7 @@ import { Hold, type HoldLimits, holdLimits, type Wake } from './hold.ts'
 import { anonymousCaller, type Caller, callerOf, type KeyVerifier, keyMissing } from './keys.ts'
 import type { Ledger } from './ledger.ts'
 import { GatewayMetrics, type Outcome } from './metrics.ts'
+import { passedOn } from './pass-on.ts'
 import { RateLimits } from './rate-limits.ts'
 import { Relay, type RelayLimits, type RelayPorts, relayLimits, StreamFailed } from './relay.ts'
 import { type Deployment, findTarget, modelNames, type ReplicaTable, type Target } from './replicas.ts'
@@ -67,6 +68,15 @@ export interface GatewayOptions {
   clock?: Clock
   seed?: number
   log?: Logger
+}
+
+interface Asked {
+  readonly exchange: Exchange
+  readonly path: Call['path']
+  readonly known: Caller | undefined
+  readonly body: ReturnType<typeof checkedBody>
+  readonly target: Target
+  readonly arrivedMs: number
 }
 
 /** OpenAI's API for all deployments under one address. */
@@ -268,18 +278,18 @@ export class Gateway {
     const known = await this.#callerOf(exchange, false)
     const leave = this.#rates.admit(known ?? anonymousCaller)
     try {
-      const call = await this.#callOf(exchange, path, known)
-      await this.#relay(call)
+      const arrivedMs = this.#clock.nowMs()
+      const body = checkedBody(await readJson(exchange.request, this.#limits))
+      const target = this.#find(known, body.model)
+      if (await passedOn(this.#upstreams, exchange, path, body, target.deployment)) return
+      await this.#relay(this.#callOf({ exchange, path, known, body, target, arrivedMs }))
     } finally {
       leave()
     }
   }
 
-  async #callOf(exchange: Exchange, path: Call['path'], known: Caller | undefined): Promise<Call> {
+  #callOf({ exchange, path, known, body, target, arrivedMs }: Asked): Call {
     const { ledger, budgets, prices, elsewhere } = this.#options
-    const arrivedMs = this.#clock.nowMs()
-    const body = checkedBody(await readJson(exchange.request, this.#limits))
-    const target = this.#find(known, body.model)
     const { deployment, adapter } = target
     const caller = known ?? { ...anonymousCaller, project: deployment.project }
     const sums = elsewhere === undefined ? [ledger.sums] : [ledger.sums, elsewhere()]

@@ -11,6 +11,8 @@ import { sweep } from './sweep.ts'
 export interface JobLoopOptions {
   readonly store: Store
   readonly log: Logger
+  /** This loop of this server; nobody else is called so. */
+  readonly owner: string
   /** Opens the credentials that messages go through. */
   readonly sealer: Sealer
   /** Those that this server looks after, by name. */
@@ -21,8 +23,7 @@ export interface JobLoopOptions {
 const passEveryMs = 500
 const sweepEveryMs = 60_000
 
-export function startJobLoop({ store, log, sealer, clusters, onCheckpoint }: JobLoopOptions): Loop {
-  const owner = store.ids.next('loop')
+export function startJobLoop({ store, log, owner, sealer, clusters, onCheckpoint }: JobLoopOptions): Loop {
   let lastSweepMs = Number.NEGATIVE_INFINITY
   const options = {
     store,

@@ -1,6 +1,7 @@
 import * as api from '../../api/control/machine-endpoints.ts'
 import { Refused } from '../../api/control/problem.ts'
 import { projectOf } from '../projects/projects.ts'
+import { isGone, listServers } from '../servers/servers.ts'
 import type { RouteModule } from '../service/routes.ts'
 import type { Store } from '../store/store.ts'
 import { deleteQuota, devicesUsed, editCluster, listClusters, listQuotas, setQuota } from './machines.ts'
@@ -12,15 +13,15 @@ type Used = Map<string, Record<string, number>>
 export function machineRoutes(wake: () => void): RouteModule {
   return (serve, { store }) => {
     serve(api.listClusters, async () => {
-      const used = await devicesUsed(store, 'cluster')
-      return { items: (await listClusters(store)).map((row) => viewOfCluster(row, used)) }
+      const view = await clusterViews(store)
+      return { items: (await listClusters(store)).map(view) }
     })
     serve(api.editCluster, async ({ params, body, audit }) => {
       const given = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined))
       const row = await editCluster(store, params.cluster, given)
       await audit('cluster.edit', row.id, given)
       wake()
-      return viewOfCluster(row, await devicesUsed(store, 'cluster'))
+      return (await clusterViews(store))(row)
     })
     serve(api.listQuotas, async ({ project }) => {
       const used = await devicesUsed(store, 'project_id')
@@ -49,8 +50,19 @@ async function projectNamed(store: Store, typed: string): Promise<string> {
   return row.id
 }
 
-function viewOfCluster({ id, name, version, spec }: ClusterRow, used: Used) {
-  return { id, name, version, ...spec, used: used.get(name) ?? {} }
+/** How a cluster is shown, with what is used of it and when its server was seen. */
+async function clusterViews(store: Store) {
+  const used: Used = await devicesUsed(store, 'cluster')
+  const servers = new Map((await listServers(store)).map((server) => [server.cluster, server]))
+  const nowMs = store.clock.unixMs()
+  return ({ id, name, version, spec }: ClusterRow) => {
+    const server = servers.get(name)
+    const seen = {
+      last_seen_at: server?.seen_at ?? null,
+      gone: server !== undefined && isGone(server, nowMs),
+    }
+    return { id, name, version, ...spec, used: used.get(name) ?? {}, ...seen }
+  }
 }
 
 function viewOfQuota({ id, name, version, project_id, devices }: QuotaRow, used: Used) {

@@ -1,3 +1,4 @@
+import { serversMigration } from '../servers/migration.ts'
 import type { Migration } from '../store/migrations.ts'
 import { createNounTable } from '../store/nouns.ts'
 import { noticesMigration } from './notices.ts'
@@ -72,4 +73,9 @@ const jobsMigration: Migration = {
   },
 }
 
-export const jobMigrations: readonly Migration[] = [jobsMigration, noticesMigration, templatesMigration]
+export const jobMigrations: readonly Migration[] = [
+  serversMigration,
+  jobsMigration,
+  noticesMigration,
+  templatesMigration,
+]

@@ -1,16 +1,19 @@
 import { createReadStream, existsSync, statSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import * as api from '../../api/control/job-endpoints.ts'
+import type { LogLineView } from '../../api/control/jobs.ts'
 import { Refused } from '../../api/control/problem.ts'
+import { OnAnotherServer } from '../servers/elsewhere.ts'
 import { pageAnswer, pageAsked } from '../service/pages.ts'
 import type { RouteModule, Serve } from '../service/routes.ts'
 import type { EventRow } from '../store/events.ts'
 import type { Store } from '../store/store.ts'
 import type { JobFolders } from './folders.ts'
 import { type Jobs, viewOfJob } from './jobs.ts'
-import { type LogFilter, readJobLog } from './logs.ts'
+import { attemptsOf, type LogFilter, readJobLog } from './logs.ts'
 import { listMetrics, readMetric } from './metric-list.ts'
 import type { ServedCluster } from './reconcile.ts'
+import type { JobRow } from './rows.ts'
 import { isFinal } from './states.ts'
 
 export interface JobRouteOptions {
@@ -77,7 +80,7 @@ function verbRoutes(serve: Serve, { jobs }: JobRouteOptions): void {
   })
 }
 
-function outcomeRoutes(serve: Serve, store: Store, { jobs, folders }: JobRouteOptions): void {
+function outcomeRoutes(serve: Serve, store: Store, { jobs, clusters, folders }: JobRouteOptions): void {
   serve(api.listJobMetrics, async ({ project, params }) => {
     const { id } = await jobs.find(project.id, params.job)
     return { items: await listMetrics(store, id) }
@@ -87,11 +90,11 @@ function outcomeRoutes(serve: Serve, store: Store, { jobs, folders }: JobRouteOp
     return { items: await readMetric(store, id, query.name, query.after, query.limit) }
   })
   serve(api.listJobArtifacts, async ({ project, params }) => {
-    const { id } = await jobs.find(project.id, params.job)
+    const { id } = await withFilesHere(store, clusters, await jobs.find(project.id, params.job))
     return { items: folders.artifacts(id, artifactsMax) }
   })
   serve(api.readJobArtifact, async ({ project, params, query }) => {
-    const { id } = await jobs.find(project.id, params.job)
+    const { id } = await withFilesHere(store, clusters, await jobs.find(project.id, params.job))
     const path = folders.artifact(id, query.path)
     if (path === undefined || !existsSync(path) || !statSync(path).isFile())
       throw new Refused('not_found', `The job has no file ${query.path} in its output.`)
@@ -109,12 +112,29 @@ function followRoutes(serve: Serve, store: Store, { jobs, clusters }: JobRouteOp
     return watch(jobs, project.id, id, gone)
   })
   serve(api.readJobLog, async ({ project, params, query, gone }) => {
-    const { id } = await jobs.find(project.id, params.job)
+    const { id } = await withFilesHere(
+      store,
+      clusters,
+      await jobs.find(project.id, params.job),
+      query.attempt,
+    )
     const { head, follow, since, ...rest } = query
     const filter = { ...defined(rest), ...(since !== undefined && { sinceMs: since }) }
     const options = { head: head ?? Number.POSITIVE_INFINITY, follows: follow === 'true' }
     return lines(jobs, store, clusters, { project: project.id, id }, filter, options, gone)
   })
+}
+
+/** Logs and files of an attempt are on its machine; the newest attempt's, if no other is meant. */
+async function withFilesHere(
+  store: Store,
+  clusters: ReadonlyMap<string, ServedCluster>,
+  row: JobRow,
+  attempt = row.attempt,
+): Promise<JobRow> {
+  const meant = (await attemptsOf(store, row.id)).find((one) => one.attempt === attempt)
+  if (meant !== undefined && !clusters.has(meant.cluster)) throw new OnAnotherServer(meant.cluster)
+  return row
 }
 
 function defined(values: Record<string, unknown>): LogFilter {
@@ -136,6 +156,11 @@ async function* watch(jobs: Jobs, project: string, id: string, gone: AbortSignal
     if (isFinal(row.state)) return
     await delay(followEveryMs)
   }
+}
+
+function movedLine({ attempt, cluster, since }: JobRow): LogLineView {
+  const text = `[attempt ${attempt} is on ${cluster}; ask for the log again to follow it there]`
+  return { at: since, attempt, rank: 0, stream: 'err', text }
 }
 
 async function* lines(
@@ -161,9 +186,14 @@ async function* lines(
     if (page.complete && isStill && (isFinal(row.state) || !follows || filter.attempt !== undefined)) return
     if (!isStill) continue
     if (!follows) return
-    // A later attempt has a log of its own.
-    if (page.complete && filter.attempt === undefined && !cursor.startsWith(`${row.attempt}/`))
+    // A later attempt has a log of its own, where it runs.
+    if (page.complete && filter.attempt === undefined && !cursor.startsWith(`${row.attempt}/`)) {
+      if (row.cluster !== null && !clusters.has(row.cluster)) {
+        yield movedLine(row)
+        return
+      }
       cursor = `${row.attempt}/`
+    }
     await delay(followEveryMs)
   }
 }

@@ -34,11 +34,6 @@ export async function schedule(store: Store, owner: string, onMoved?: Transition
   })
 }
 
-/** For a server that knows that it is the only one: whoever scheduled before is dead. */
-export async function endScheduling(store: Store): Promise<void> {
-  await store.db<{ leases: { name: string } }>().deleteFrom('leases').where('name', '=', leaseName).execute()
-}
-
 /** The first of each project's queue. */
 async function waitingJobs(store: Store): Promise<JobRow[]> {
   const db = store.db<JobTables>()

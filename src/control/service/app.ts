@@ -14,6 +14,7 @@ import { isPermission } from '../../api/control/permissions.ts'
 import { problemBody, Refused } from '../../api/control/problem.ts'
 import { assert } from '../../base/assert.ts'
 import { recordAudit } from '../audit/audit.ts'
+import { answerElsewhere, OnAnotherServer } from '../servers/elsewhere.ts'
 import type { Actor } from './actor.ts'
 import { actorOf } from './authenticate.ts'
 import { type Admission, admit } from './authorise.ts'
@@ -77,7 +78,12 @@ function routesInto(app: FastifyInstance, context: ServiceContext): Serve {
             fix: 'Send Content-Type: application/octet-stream.',
           })
         const call = callOf(request, reply, context) as unknown as Call<typeof endpoint>
-        return await send(reply, endpoint, await handler(call))
+        try {
+          return await send(reply, endpoint, await handler(call))
+        } catch (error) {
+          if (!(error instanceof OnAnotherServer)) throw error
+          return await answerElsewhere(context.store, request, reply, error)
+        }
       },
     })
   }

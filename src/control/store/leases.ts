@@ -82,13 +82,25 @@ export async function giveUpRow<Row extends NounRow>(
     .execute()
 }
 
-/** Ends every lease of a table: for a server that knows that it is the only one, after its predecessor's death. */
-export async function endLeases<Row extends NounRow>({ store, table }: Nouns<Row>): Promise<void> {
+/** Ends the leases on these rows: for a server that alone works on them, after its predecessor's death. */
+export async function endLeases<Row extends NounRow>(
+  { store, table }: Nouns<Row>,
+  where: Condition,
+): Promise<void> {
   await store
     .db<AnyTables>()
     .updateTable(table)
     .set({ lease_owner: null, lease_until: null })
     .where('lease_owner', 'is not', null)
+    .where(where)
+    .execute()
+}
+
+/** Ends the leases on names of whoever was called so, or began so and then a slash: a predecessor that is dead. */
+export async function endNamesOf(store: Store, owner: string): Promise<void> {
+  await (store.db() as Kysely<AnyTables>)
+    .deleteFrom('leases')
+    .where((is) => is.and([is('lease_owner', '>=', `${owner}/`), is('lease_owner', '<', `${owner}0`)]))
     .execute()
 }
 

@@ -44,11 +44,7 @@ export class WebHook implements Sink {
         const loss = this.#loss === undefined ? '' : `, loss ${this.#loss.toFixed(4)}`
         if (event.outcome === 'failed')
           return `Training of ${run} failed after step ${event.step}: ${event.message}`
-        const how = event.stoppedEarly ? 'stopped early' : event.outcome
-        const { best } = event
-        const earlier =
-          best === undefined || best === event.step ? '' : `; the best checkpoint is of step ${best}`
-        return `Training of ${run} ${how} after step ${event.step}${loss}${earlier}.`
+        return `Training of ${run} ${event.outcome} after step ${event.step}${loss}.`
       }
       case 'fault':
         return `Training of ${run}, step ${event.step}: ${event.text}`
