@@ -140,7 +140,9 @@ test('no file holds an absolute path of a developer machine or the host of a pac
     ...top,
   ]
   const bad = new RegExp(['/wo' + 'rk/', '/ro' + 'ot/', 'regis' + 'try\\.npmjs', 'pypi' + '\\.org'].join('|'))
-  expect(files.filter((path) => bad.test(readFileSync(join(root, path), 'utf8')))).toEqual([])
+  // What examples write when they run is not kept.
+  const kept = files.filter((path) => !/^examples\/[^/]+\/out\//.test(path))
+  expect(kept.filter((path) => bad.test(readFileSync(join(root, path), 'utf8')))).toEqual([])
 })
 
 test('links between documents lead somewhere', () => {

@@ -11,6 +11,7 @@ import { checkpointCommand } from './commands/checkpoints.ts'
 import { completionCommands } from './commands/completion.ts'
 import { contextCommand } from './commands/context.ts'
 import { credentialCommand } from './commands/credentials.ts'
+import { curveCommand } from './commands/curve.ts'
 import { dataCheckCommand } from './commands/data-check.ts'
 import { datasetCommand } from './commands/datasets.ts'
 import { deploymentCommand } from './commands/deployments.ts'
@@ -73,6 +74,7 @@ export function buildProgram(): Command {
   simulateCommand(program)
   replayCommand(program)
   replayStepCommand(program)
+  curveCommand(program)
   doctorCommand(program)
   completionCommands(program)
   for (const command of program.commands) overrideExit(command)

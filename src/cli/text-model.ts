@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path'
 import { UserError } from '../base/errors.ts'
 import { readJsonFile } from '../base/files.ts'
 import { openGguf } from '../formats/gguf.ts'
+import { isAdapterFolder } from '../models/adapter.ts'
 import type { GenerationDefaults } from '../openai/engine-request.ts'
 import {
   type ChatTemplate,
@@ -53,6 +54,11 @@ export function loadTextModel(path: string): TextModel {
 }
 
 function fromFolder(path: string): TextModel {
+  if (isAdapterFolder(path) && !existsSync(join(path, 'config.json')))
+    throw new UserError(`${path} holds an adapter, not a whole model.`, {
+      failure: 'usage',
+      fix: `Serve it beside its base (ropeway serve BASE --adapter NAME=${path}), or merge it first: ropeway export ${path} --as merged --to FOLDER`,
+    })
   const file = join(path, 'generation_config.json')
   return {
     path,

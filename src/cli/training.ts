@@ -110,11 +110,11 @@ export async function runShown(
       channel,
     )
     line.end()
-    await watch.end(result.outcome)
+    await watch.end(result)
     return result
   } catch (error) {
     line.end()
-    await watch.end('failed', messageOf(error))
+    await watch.end({ outcome: 'failed' }, messageOf(error))
     throw error
   } finally {
     line.end()

@@ -5,7 +5,7 @@ import { isAbsolute, resolve } from 'node:path'
 import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
 import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
-import type { FileSource } from './data/source-files.ts'
+import { expanded, type FileSource } from './data/source-files.ts'
 import { type Derived, dialled } from './dial.ts'
 import { evaluateFields } from './evaluate/fields.ts'
 import { methodFields } from './methods/method.ts'
@@ -166,9 +166,9 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   const at = (path: string) => (isAbsolute(path) ? path : resolve(baseFolder, path))
   return {
     ...job,
-    model: 'from' in job.model ? { from: at(job.model.from) } : job.model,
+    model: 'from' in job.model ? { from: at(expanded(job.model.from, 'model.from')) } : job.model,
     ...(typeof job.tokenizer === 'object' &&
-      'from' in job.tokenizer && { tokenizer: { from: at(job.tokenizer.from) } }),
+      'from' in job.tokenizer && { tokenizer: { from: at(expanded(job.tokenizer.from, 'tokenizer.from')) } }),
     data: 'text' in job.data ? textData(job.data) : sampleData(job.data, at),
     schedule: { ...job.schedule, decay_steps: job.schedule.decay_steps ?? job.steps },
     ...(derived !== undefined && { derived }),

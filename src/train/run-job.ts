@@ -398,9 +398,11 @@ class JobRun implements Disposable {
   }
 
   async #evaluateIfDue(evaluations: Evaluations): Promise<void> {
-    const { steps, evaluate } = this.#job
+    const { steps, evaluate, model } = this.#job
     const { stepsDone } = this.#trainer
-    if (stepsDone === 0 || this.#evaluated === stepsDone) return
+    // A model that was there before is measured first: what training has to beat.
+    const isDue = stepsDone > 0 || 'from' in model
+    if (!isDue || this.#evaluated === stepsDone) return
     if (stepsDone === steps) await this.#evaluate(evaluations, evaluate.final_batches ?? evaluate.batches)
     else if (stepsDone % evaluate.every === 0) await this.#evaluate(evaluations, evaluate.batches)
   }
@@ -412,7 +414,9 @@ class JobRun implements Disposable {
     this.#validationLoss = evaluation.loss
     this.#evaluated = stepsDone
     const measure = evaluations.measure(evaluation)
-    const isBetter = measure !== undefined && (this.#best === undefined || measure < this.#best.loss)
+    // Of what was there before the first step no checkpoint is made, so it is not the best one.
+    const isBetter =
+      stepsDone > 0 && measure !== undefined && (this.#best === undefined || measure < this.#best.loss)
     if (isBetter) this.#best = { step: stepsDone, loss: measure }
     // The first process decodes, the others may not.
     const isBest = await this.#any(this.#isFirst && isBetter)

@@ -12,7 +12,6 @@ import { Device } from '../../runtime/device.ts'
 import { loadKernels } from '../../runtime/kernels.ts'
 import { ModelExecutor } from '../../serve/model-executor.ts'
 import { accelerators } from '../../serve/simulate/accelerator.ts'
-import { type Chart, chartSvg } from '../../serve/simulate/plot.ts'
 import { type PolicyName, policyTitles } from '../../serve/simulate/policies.ts'
 import {
   benchPolicies,
@@ -26,6 +25,7 @@ import {
   verdictOf,
 } from '../../serve/simulate/policy-bench.ts'
 import { publishedLengths } from '../../serve/simulate/workload.ts'
+import { type Chart, chartSvg } from '../chart.ts'
 import { milliseconds, number, wholeNumber } from '../options.ts'
 import { dim, note } from '../terminal.ts'
 import { resolveModel } from '../text-model.ts'
@@ -216,6 +216,7 @@ function chartOf(
     title: `${model}: prompts of ${lengths.prompt.join('-')}, outputs of ${lengths.output.join('-')} tokens`,
     xTitle: 'requests per second',
     yTitle: 'median latency per token, ms',
+    scale: 'logarithmic',
     limit: { y: verdict.limitMs, title: 'twice the unloaded latency' },
     lines: names.map((name) => ({
       title: policyTitles[name],

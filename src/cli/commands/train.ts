@@ -6,7 +6,7 @@ import { isAdapterFolder } from '../../models/adapter.ts'
 import { joinMpi, startedByMpi } from '../../runtime/mpi.ts'
 import { parseTrainingJob, type TrainingJob } from '../../train/job.ts'
 import type { Channel } from '../../train/parallel/team.ts'
-import { emergencyNote, runTrainingJob } from '../../train/run-job.ts'
+import { emergencyNote, type JobResult, runTrainingJob } from '../../train/run-job.ts'
 import { cacheFolder } from '../home.ts'
 import { readJobFile } from '../job-file.ts'
 import { wholeNumber } from '../options.ts'
@@ -87,17 +87,15 @@ async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promis
   try {
     const result = await runShown(job, stop.signal, json ? emit : undefined, channel)
     if (json) emit({ event: 'end', ...result })
-    const model = relative('.', result.folder)
     if (result.outcome === 'stopped') {
       note(
-        `Stopped after step ${result.stepsDone}; the same command goes on from there. Checkpoint: ${model}`,
+        `Stopped after step ${result.stepsDone}; the same command goes on from there. Checkpoint: ${relative('.', result.folder)}`,
       )
       process.exitCode = 130
       return
     }
-    const held =
-      result.validationLoss === undefined ? '' : `, held-out loss ${result.validationLoss.toFixed(4)}`
-    note(`Finished after step ${result.stepsDone}${held}.\n`)
+    note(`${endText(result)}\n`)
+    const model = relative('.', result.best?.folder ?? result.folder)
     note(
       'from' in job.model && isAdapterFolder(result.folder)
         ? adapterHints(job.method?.lora?.dora === true ? undefined : relative('.', job.model.from), model)
@@ -107,6 +105,14 @@ async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promis
     process.off('SIGUSR2', onDemand)
     stop.dispose()
   }
+}
+
+/** How a run ended that is not to go on. */
+export function endText({ stepsDone, stoppedEarly, validationLoss, best }: JobResult): string {
+  const held = validationLoss === undefined ? '' : `, held-out loss ${validationLoss.toFixed(4)}`
+  const end = `${stoppedEarly ? 'Stopped early' : 'Finished'} after step ${stepsDone}${held}.`
+  if (best === undefined || best.stepsDone === stepsDone) return end
+  return `${end} Best at step ${best.stepsDone}: ${relative('.', best.folder)}`
 }
 
 /** `base` is absent where serving takes the adapter merged only. */

@@ -26,7 +26,8 @@ export function sourceFiles(source: FileSource, baseFolder: string, choice: File
   return filesAt(path, source.match === undefined ? /(?:)/ : new RegExp(source.match), choice)
 }
 
-function expanded(path: string, field: string): string {
+/** With the values of environment variables in their places. Throws a UserError for one that is not set. */
+export function expanded(path: string, field: string): string {
   return path.replace(/\$\{(\w+)(?::-([^}]*))?\}/g, (_, name: string, fallback: string | undefined) => {
     const value = process.env[name] ?? fallback
     if (value === undefined) {

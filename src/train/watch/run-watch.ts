@@ -6,7 +6,7 @@ import type { Clock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { readJsonFile, writeFileAtomic } from '../../base/files.ts'
 import { recipeOf, type TrainingJob } from '../job.ts'
-import type { JobStart } from '../run-job.ts'
+import type { JobResult, JobStart } from '../run-job.ts'
 import type { StepFault, StepReport } from '../trainer.ts'
 import { MetricsFile } from './metrics-file.ts'
 import { Mlflow } from './mlflow.ts'
@@ -15,6 +15,9 @@ import type { RunEnd, RunEvent, Sink } from './sink.ts'
 import { TensorBoardFile } from './tensorboard.ts'
 import { WandbFile } from './wandb.ts'
 import { WebHook } from './web-hook.ts'
+
+/** How a life of a run ended: a job's result says it all. */
+type Ended = Pick<RunEnd, 'outcome'> & Partial<Pick<JobResult, 'stoppedEarly' | 'best'>>
 
 /** What every life of a run has to know of the others. */
 interface Identity {
@@ -117,10 +120,18 @@ export class RunWatch {
   }
 
   /** Tells the end, and waits for a limited time until all of it is told. */
-  async end(outcome: RunEnd['outcome'], message?: string): Promise<void> {
+  async end({ outcome, stoppedEarly, best }: Ended, message?: string): Promise<void> {
     // A job that had ended before has nothing to tell again.
     if (!this.#started && outcome !== 'failed') return
-    this.#tell({ kind: 'end', atMs: this.#now(), outcome, step: this.#step, message })
+    this.#tell({
+      kind: 'end',
+      atMs: this.#now(),
+      outcome,
+      step: this.#step,
+      ...(stoppedEarly && { stoppedEarly }),
+      ...(best !== undefined && { best: best.stepsDone }),
+      message,
+    })
     await Promise.all(this.#outboxes.map((outbox) => outbox.close()))
   }
 

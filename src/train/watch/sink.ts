@@ -32,6 +32,10 @@ export interface RunEnd {
   atMs: number
   outcome: 'finished' | 'stopped' | 'failed'
   step: number
+  /** The run ended because it did not get better any more. */
+  stoppedEarly?: true
+  /** Steps of the best checkpoint, where there was one. */
+  best?: number
   /** Of a failure. */
   message?: string | undefined
 }

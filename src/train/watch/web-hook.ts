@@ -44,7 +44,11 @@ export class WebHook implements Sink {
         const loss = this.#loss === undefined ? '' : `, loss ${this.#loss.toFixed(4)}`
         if (event.outcome === 'failed')
           return `Training of ${run} failed after step ${event.step}: ${event.message}`
-        return `Training of ${run} ${event.outcome} after step ${event.step}${loss}.`
+        const how = event.stoppedEarly ? 'stopped early' : event.outcome
+        const { best } = event
+        const earlier =
+          best === undefined || best === event.step ? '' : `; the best checkpoint is of step ${best}`
+        return `Training of ${run} ${how} after step ${event.step}${loss}${earlier}.`
       }
       case 'fault':
         return `Training of ${run}, step ${event.step}: ${event.text}`

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { endText } from '../../../src/cli/commands/train.ts'
 import { decodeWithEngine } from '../../../src/cli/decoder.ts'
 import { readSamples } from '../../../src/train/evaluate/panel.ts'
 import { parseTrainingJob } from '../../../src/train/job.ts'
@@ -113,6 +114,13 @@ describe('an evaluation', () => {
       evaluate: { every: 60, batches: 1, samples: { prompts: ['jih'], tokens_max: 5 } },
     })
     expect(seen.at(-1)!.samples[0]!.text).toBe('gfedc')
+    // The base alone is measured before the first step, and goes on with what it learned.
+    expect(seen.map(({ stepsDone, isBest }) => [stepsDone, isBest])).toEqual([
+      [0, false],
+      [60, true],
+    ])
+    expect(seen[0]!.samples[0]!.text).not.toBe('gfedc')
+    expect(seen[1]!.loss!).toBeLessThan(seen[0]!.loss!)
   })
 })
 
@@ -126,6 +134,7 @@ test('a run that does not get better ends early, keeps its best checkpoint, and 
   expect(result.best).toMatchObject({ stepsDone: best.stepsDone })
   expect(result.stepsDone).toBe(best.stepsDone + 10)
   expect(existsSync(result.best!.folder)).toBe(true)
+  expect(endText(result)).toMatch(/^Stopped early after step \d+, held-out loss [\d.]+\. Best at step \d+: /)
   const again = await run(changes)
   expect(again.seen).toEqual([])
   expect(again.result).toMatchObject({ outcome: 'finished', stoppedEarly: true, best: result.best })

@@ -52,7 +52,7 @@ async function watched(
     },
     signal,
   )
-  await run.end(result.outcome)
+  await run.end(result)
   return { job, notes }
 }
 
@@ -144,7 +144,7 @@ test('a web hook hears why a run failed', async () => {
   const { url, calls } = await listening(() => [200, 'ok'])
   const job = tinyJob(join(root, 'failing'), { watch: { web_hook: url } })
   const run = new RunWatch(job, systemClock, {}, () => undefined)
-  await run.end('failed', 'the disk is full')
+  await run.end({ outcome: 'failed' }, 'the disk is full')
   expect(calls.map(({ body }) => body)).toEqual([
     { text: 'Training of model failed after step 0: the disk is full' },
   ])

@@ -1,4 +1,7 @@
-/** A small line chart as SVG text: logarithmic axes, a legend, readable on light and on dark ground. */
+/** A small line chart as SVG text, with a legend, readable on light and on dark ground. */
+
+export type Scale = 'linear' | 'logarithmic'
+
 export interface Line {
   title: string
   points: readonly { x: number; y: number }[]
@@ -8,6 +11,8 @@ export interface Chart {
   title: string
   xTitle: string
   yTitle: string
+  /** Of both axes; logarithmic ones leave out what is not above zero. */
+  scale: Scale
   lines: readonly Line[]
   /** A dashed line across, with what it means. */
   limit?: { y: number; title: string }
@@ -19,9 +24,13 @@ const frame = { left: 70, top: 44, right: width - 20, bottom: height - 96 }
 // Okabe and Ito's palette: told apart by colour-blind readers too, on white and on black.
 const colors = ['#d55e00', '#e69f00', '#0072b2', '#009e73', '#cc79a7', '#56b4e9']
 const ticksMax = 8
+/** A line of more points is drawn without dots. */
+const dotsMax = 60
 
 export function chartSvg(chart: Chart): string {
-  const all = chart.lines.flatMap(({ points }) => points)
+  const axis = chart.scale === 'linear' ? linearAxis : logarithmicAxis
+  const lines = chart.lines.map((line) => ({ ...line, points: drawable(line.points, chart.scale) }))
+  const all = lines.flatMap(({ points }) => points)
   const x = axis(
     all.map((point) => point.x),
     frame.left,
@@ -38,7 +47,7 @@ export function chartSvg(chart: Chart): string {
     text((frame.left + frame.right) / 2, frame.bottom + 38, chart.xTitle, 'middle'),
     `<text transform="translate(18 ${(frame.top + frame.bottom) / 2}) rotate(-90)" text-anchor="middle">${escaped(chart.yTitle)}</text>`,
     ...(chart.limit === undefined ? [] : limitLine(chart.limit, y.place(chart.limit.y))),
-    ...chart.lines.map((line, i) => curve(line, x.place, y.place, colors[i % colors.length]!)),
+    ...lines.map((line, i) => curve(line, x.place, y.place, colors[i % colors.length]!)),
     ...chart.lines.map((line, i) => legend(line.title, i)),
   ]
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" role="img">
@@ -59,10 +68,33 @@ interface Axis {
   ticks: number[]
 }
 
-function axis(values: readonly number[], from: number, to: number): Axis {
-  const positive = values.filter((value) => value > 0 && Number.isFinite(value))
-  const low = Math.min(...positive) / 1.15
-  const high = Math.max(...positive) * 1.15
+function drawable(points: Line['points'], scale: Scale): Line['points'] {
+  const above = scale === 'linear' ? Number.NEGATIVE_INFINITY : 0
+  return points
+    .filter(({ x, y }) => x > above && y > above && Number.isFinite(x) && Number.isFinite(y))
+    .sort((a, b) => a.x - b.x)
+}
+
+function linearAxis(values: readonly number[], from: number, to: number): Axis {
+  const [min, max] = [Math.min(...values), Math.max(...values)]
+  const margin = (max - min || 1) * 0.04
+  const [low, high] = [min - margin, max + margin]
+  const place = (value: number) => from + ((value - low) / (high - low)) * (to - from)
+  const rough = (high - low) / ticksMax
+  const power = 10 ** Math.floor(Math.log10(rough))
+  const step = [1, 2, 5, 10].map((times) => times * power).find((one) => one >= rough)!
+  const first = Math.ceil(low / step)
+  const count = Math.floor(high / step) - first + 1
+  const digits = Math.max(0, -Math.floor(Math.log10(step)))
+  return {
+    place,
+    ticks: Array.from({ length: count }, (_, i) => Number(((first + i) * step).toFixed(digits))),
+  }
+}
+
+function logarithmicAxis(values: readonly number[], from: number, to: number): Axis {
+  const low = Math.min(...values) / 1.15
+  const high = Math.max(...values) * 1.15
   const place = (value: number) => from + (Math.log(value / low) / Math.log(high / low)) * (to - from)
   let ticks = candidates(low, high, [1, 2, 5])
   if (ticks.length > ticksMax) ticks = candidates(low, high, [1])
@@ -81,11 +113,9 @@ function candidates(low: number, high: number, steps: readonly number[]): number
 }
 
 function curve({ points }: Line, x: Axis['place'], y: Axis['place'], color: string): string {
-  const places = [...points]
-    .filter((point) => point.x > 0 && point.y > 0 && Number.isFinite(point.y))
-    .sort((a, b) => a.x - b.x)
-    .map((point) => [x(point.x).toFixed(1), y(point.y).toFixed(1)] as const)
-  const dots = places.map(([cx, cy]) => `<circle cx="${cx}" cy="${cy}" r="3.5" fill="${color}"/>`).join('')
+  const places = points.map((point) => [x(point.x).toFixed(1), y(point.y).toFixed(1)] as const)
+  const shown = places.length > dotsMax ? [] : places
+  const dots = shown.map(([cx, cy]) => `<circle cx="${cx}" cy="${cy}" r="3.5" fill="${color}"/>`).join('')
   const path = places.map((place) => place.join(' ')).join(' L')
   return `<path d="M${path}" fill="none" stroke="${color}" stroke-width="2"/>${dots}`
 }

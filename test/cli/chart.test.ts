@@ -1,11 +1,11 @@
 import { expect, test } from 'vitest'
-import { chartSvg } from '../../src/serve/simulate/plot.ts'
-import { readOff } from '../../src/serve/simulate/throughput.ts'
+import { type Chart, chartSvg } from '../../src/cli/chart.ts'
 
-const chart = {
+const chart: Chart = {
   title: 'a < b & c',
   xTitle: 'requests/s',
   yTitle: 'ms',
+  scale: 'logarithmic',
   lines: [
     {
       title: 'one',
@@ -28,12 +28,10 @@ test('a chart holds every line, its legend and no raw markup', () => {
   expect(svg).not.toContain('NaN')
 })
 
-test('a curve is read off between its points by their logarithms', () => {
-  const points = [
-    { offered: 1, medianMs: 10 },
-    { offered: 4, medianMs: 40 },
-  ]
-  expect(readOff(points, 20)).toBeCloseTo(2, 9)
-  expect(readOff(points, 5)).toBe(0)
-  expect(readOff(points, 100)).toBe(4)
+test('a linear chart begins at step 0 and has round numbers at its edge', () => {
+  const points = [0, 25, 50].map((x) => ({ x, y: 3 - x / 40 }))
+  const limit = { y: 3.2, title: 'before' }
+  const svg = chartSvg({ ...chart, scale: 'linear', limit, lines: [{ title: 'held out', points }] })
+  expect(svg.match(/<circle /g)).toHaveLength(points.length + 1)
+  for (const tick of ['>0<', '>10<', '>50<', '>2<']) expect(svg).toContain(tick)
 })
