@@ -4,7 +4,7 @@ import { basename, join, relative, sep } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Client } from '../api/control/client.ts'
 import { beginUpload, completeUpload, putPart } from '../api/control/datasets.ts'
-import { partBytesOf } from '../api/control/digest.ts'
+import { fileDigestText, partBytesOf } from '../api/control/digest.ts'
 import { Refused } from '../api/control/problem.ts'
 import { UserError } from '../base/errors.ts'
 import { unlessAbsent } from '../control/objects/folder-files.ts'
@@ -97,6 +97,19 @@ async function uploadOne(
     })
     await again(() => client.call(completeUpload, { params: { project, upload: begun.id } }))
     return begun.id
+  } finally {
+    await handle.close()
+  }
+}
+
+/** The digest that the file has in the service. */
+export async function digestOf(file: LocalFile): Promise<string> {
+  const handle = await open(file.source, 'r')
+  try {
+    const parts: string[] = []
+    for (let number = 1; number <= countOf(file); number++)
+      parts.push(await sha256Of(await readPart(handle, file, number)))
+    return await sha256Of(Buffer.from(fileDigestText(file.bytes, parts)))
   } finally {
     await handle.close()
   }

@@ -1,7 +1,8 @@
 /** Sends a job's folder to the service: what it has already is not sent again. */
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { join, relative, resolve, sep } from 'node:path'
+import { basename, join, relative, resolve, sep } from 'node:path'
+import type { Client } from '../api/control/client.ts'
 import {
   putWorkspace,
   putWorkspaceContent,
@@ -9,6 +10,7 @@ import {
   workspaceBytesMax,
   workspaceFileBytesMax,
   workspaceFilesMax,
+  workspaceListText,
 } from '../api/control/workspaces.ts'
 import { assert } from '../base/assert.ts'
 import { UserError } from '../base/errors.ts'
@@ -28,34 +30,54 @@ const left = new Set([
 ])
 const ignoreFile = '.ropewayignore'
 
-/** Returns the workspace's id. `out` is where the job writes when it runs here. */
-export async function uploadWorkspace(session: Session, folder: string, out: string): Promise<string> {
-  const found = collect(folder, ignored(folder, out))
+/** A folder as it would be sent. */
+export interface Workspace {
+  /** The name that the service would give it. */
+  readonly id: string
+  readonly files: WorkspaceFiles
+  /** By SHA-256: where the content lies. */
+  readonly sources: ReadonlyMap<string, string>
+}
+
+/** `out` is where the job writes when it runs here: it is left out. */
+export function readWorkspace(folder: string, out: string): Workspace {
   const files: WorkspaceFiles = []
-  const pathOf = new Map<string, string>()
-  for (const path of found) {
+  const sources = new Map<string, string>()
+  for (const path of collect(folder, ignored(folder, out))) {
     const full = join(folder, path)
     const sha256 = createHash('sha256').update(readFileSync(full)).digest('hex')
     const { size, mode } = statSync(full)
     files.push({ path: path.split(sep).join('/'), sha256, bytes: size, executable: (mode & 0o100) !== 0 })
-    pathOf.set(sha256, full)
+    sources.set(sha256, full)
   }
-  const params = { project: session.project }
-  const first = await session.client.call(putWorkspace, { params, body: { files } })
+  const id = `ws_${createHash('sha256').update(workspaceListText(files)).digest('hex')}`
+  return { id, files, sources }
+}
+
+/** Sends what the service lacks; returns the workspace's id. */
+export async function sendWorkspace(
+  client: Client,
+  project: string,
+  { files, sources }: Workspace,
+): Promise<string> {
+  const params = { project }
+  const first = await client.call(putWorkspace, { params, body: { files } })
   if (first.id !== null) return first.id
   const progress = new ProgressLine()
   for (const [index, sha256] of first.missing.entries()) {
-    const body = readFileSync(pathOf.get(sha256)!)
-    progress.update(
-      index / first.missing.length,
-      `sending ${relative(folder, pathOf.get(sha256)!)} (${bytes(body.length)})`,
-    )
-    await session.client.call(putWorkspaceContent, { params: { ...params, content: sha256 }, body })
+    const source = sources.get(sha256)!
+    const body = readFileSync(source)
+    progress.update(index / first.missing.length, `sending ${basename(source)} (${bytes(body.length)})`)
+    await client.call(putWorkspaceContent, { params: { ...params, content: sha256 }, body })
   }
   progress.end()
-  const { id } = await session.client.call(putWorkspace, { params, body: { files } })
+  const { id } = await client.call(putWorkspace, { params, body: { files } })
   assert(id !== null, 'a workspace of which everything was sent is kept')
   return id
+}
+
+export function uploadWorkspace({ client, project }: Session, folder: string, out: string): Promise<string> {
+  return sendWorkspace(client, project, readWorkspace(folder, out))
 }
 
 function ignored(folder: string, out: string): ReadonlySet<string> {

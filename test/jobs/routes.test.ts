@@ -5,7 +5,14 @@ import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import * as api from '../../src/api/control/job-endpoints.ts'
 import { saveTemplate, viewTemplate } from '../../src/api/control/job-templates.ts'
-import { editCluster, listClusters, setQuota } from '../../src/api/control/machine-endpoints.ts'
+import {
+  createCluster,
+  deleteCluster,
+  editCluster,
+  listClusters,
+  setQuota,
+  viewCluster,
+} from '../../src/api/control/machine-endpoints.ts'
 import type { Refused } from '../../src/api/control/problem.ts'
 import { putWorkspace, putWorkspaceContent } from '../../src/api/control/workspaces.ts'
 import { Random } from '../../src/base/random.ts'
@@ -93,6 +100,28 @@ onEveryDatabase((databases) => {
     await service.owner.call(editCluster, edit)
     const { items } = await admin.call(listClusters, {})
     expect(items).toMatchObject([{ name: 'local', slots: { cpu: 2 }, used: {}, open: true }])
+  })
+
+  test('a cluster is made before its server comes up, and deleted once no job is there or waits for it', async () => {
+    await using service = await open(databases)
+    const admin = await addMember(service, 'ada', 'admin')
+    const body = { name: 'cellar', slots: { cpu: 4 } }
+    const cellar = { params: { cluster: 'cellar' } }
+    expect(await code(admin.call(createCluster, { body }))).toBe('forbidden')
+    await service.owner.call(createCluster, { body })
+    expect(await code(service.owner.call(createCluster, { body }))).toBe('name_taken')
+    expect(await admin.call(viewCluster, cellar)).toMatchObject({
+      name: 'cellar',
+      slots: { cpu: 4 },
+      open: true,
+    })
+    const file = { name: 'one', run: ['true'], job: { cluster: 'cellar' } }
+    await service.owner.call(api.createJobEndpoint, { params, body: { file } })
+    expect(await code(admin.call(deleteCluster, cellar))).toBe('forbidden')
+    expect(await code(service.owner.call(deleteCluster, cellar))).toBe('conflict')
+    await service.owner.call(api.stopJob, { params: { ...params, job: 'one' } })
+    await service.owner.call(deleteCluster, cellar)
+    expect(await code(admin.call(viewCluster, cellar))).toBe('not_found')
   })
 
   test('a template keeps a file and its folder, and refuses what no job can be made of', async () => {

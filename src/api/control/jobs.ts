@@ -97,6 +97,9 @@ export const jobView = z.object({
   metrics: z.record(z.string(), z.union([z.number(), z.string()])),
   version: z.int(),
   file: z.record(z.string(), z.unknown()),
+  /** The file's part `job:` with its defaults; times in milliseconds. */
+  placement: z.record(z.string(), z.unknown()),
+  workspace: z.string().nullable(),
 })
 export type JobView = z.output<typeof jobView>
 

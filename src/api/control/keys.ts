@@ -41,6 +41,8 @@ const createFields = {
   days: z.int().min(1).max(3650).optional(),
 }
 
+export const keyFields = { ...createFields, role: z.enum(projectRoles).optional() }
+
 export const listKeys = endpoint({
   name: 'keys.list',
   method: 'GET',
@@ -57,7 +59,7 @@ export const createKey = endpoint({
   path: '/projects/:project/keys',
   summary: 'Make an API key for a project: it may do what its scopes say, and never more than you.',
   access: 'key:create',
-  body: z.strictObject({ ...createFields, role: z.enum(projectRoles).optional() }),
+  body: z.strictObject(keyFields),
   answer: newKey,
 })
 

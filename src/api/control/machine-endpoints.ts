@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { endpoint } from './endpoint.ts'
-import { deviceType } from './jobs.ts'
+import { deviceType, placeName } from './jobs.ts'
 import { clusterSpec, clusterView, quotaView } from './machines.ts'
 
 export const listClusters = endpoint({
@@ -10,6 +10,34 @@ export const listClusters = endpoint({
   summary: 'Clusters, their devices by type, and how many of them jobs have now.',
   access: 'signed_in',
   answer: z.object({ items: z.array(clusterView) }),
+})
+
+export const createCluster = endpoint({
+  name: 'clusters.create',
+  method: 'POST',
+  path: '/clusters',
+  summary: 'Say which devices a cluster of this name will have, before a server of it comes up.',
+  access: 'operator',
+  body: clusterSpec.extend({ kind: z.literal('local').default('local'), name: placeName }),
+  answer: clusterView,
+})
+
+export const viewCluster = endpoint({
+  name: 'clusters.view',
+  method: 'GET',
+  path: '/clusters/:cluster',
+  summary: 'One cluster, by name.',
+  access: 'signed_in',
+  answer: clusterView,
+})
+
+export const deleteCluster = endpoint({
+  name: 'clusters.delete',
+  method: 'DELETE',
+  path: '/clusters/:cluster',
+  summary: 'Forget a cluster that runs nothing. A server of it that comes up makes it again.',
+  access: 'operator',
+  answer: 'nothing',
 })
 
 export const editCluster = endpoint({

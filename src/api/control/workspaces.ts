@@ -38,6 +38,14 @@ export const workspaceFiles = z
   )
 export type WorkspaceFiles = z.output<typeof workspaceFiles>
 
+/** The text whose SHA-256 names a folder: its files by path. */
+export function workspaceListText(files: WorkspaceFiles): string {
+  const sorted = [...files].sort((a, b) => (a.path < b.path ? -1 : 1))
+  return JSON.stringify(
+    sorted.map(({ path, sha256, bytes, executable }) => ({ path, sha256, bytes, executable })),
+  )
+}
+
 export const putWorkspace = endpoint({
   name: 'workspaces.put',
   method: 'POST',

@@ -1,163 +1,170 @@
 import type { Command } from 'commander'
-import * as datasets from '../../api/control/datasets.ts'
-import type { AnswerOf, EndpointDefinition } from '../../api/control/endpoint.ts'
-import type { Manifest, ManifestOf } from '../../api/control/manifest.ts'
-import * as models from '../../api/control/models.ts'
-import { Refused } from '../../api/control/problem.ts'
-import { retentionSpec } from '../../api/control/retention.ts'
-import { UserError } from '../../base/errors.ts'
-import { manifestSchema, readManifests } from '../manifests.ts'
+import { type Manifest, manifestKinds } from '../../api/control/manifest.ts'
+import { problemCodes, Refused } from '../../api/control/problem.ts'
+import { viewProject } from '../../api/control/projects.ts'
+import { messageOf, UserError } from '../../base/errors.ts'
+import { planCheckpoint, planDataset, planModel, planRetention } from '../apply/data-steps.ts'
+import { readManifests } from '../apply/manifests.ts'
+import { planCluster, planKey, planProject, planQuota } from '../apply/place-steps.ts'
+import { changeText, type Planner, type Step } from '../apply/plan.ts'
+import { planDeployment, planJob, planTemplate } from '../apply/work-steps.ts'
 import { confirm, type NounFlags, onService, type Session } from '../noun.ts'
 import { line } from '../output.ts'
-import { bytes, note } from '../terminal.ts'
-import { filesOf, upload } from '../uploading.ts'
+import { dim, green, note, yellow } from '../terminal.ts'
 
 interface ApplyFlags extends NounFlags {
-  file?: string
-  schema?: boolean
+  file: string
   dryRun?: boolean
 }
 
-/** What is to be done to one thing. */
-interface Step {
-  /** `create`, `change`, or nothing. */
-  readonly does: 'create' | 'change' | 'nothing'
-  /** For people: what changes. */
-  readonly says: string
-  act(): Promise<unknown>
+/** A document, what is to be done about it, and what became of that. */
+interface Item {
+  readonly wanted: Manifest
+  readonly project: string | null
+  readonly step: Step
+  outcome: 'planned' | 'unchanged' | 'done' | 'failed' | 'not_done'
+  result?: unknown
+  error?: string
 }
-
-type Planner<Kind extends Manifest['kind']> = (session: Session, wanted: ManifestOf<Kind>) => Promise<Step>
 
 export function applyCommand(program: Command): void {
   onService(
     program
       .command('apply')
-      .description('make things as a YAML file says: shows the plan, then acts')
-      .option('-f, --file <path>', 'the file; it may hold several documents')
+      .description('make things as a YAML file says: shows the plan, asks, acts')
+      .requiredOption('-f, --file <path>', 'the file; it may hold several documents')
       .option('--dry-run', 'show the plan and do nothing')
-      .option('--schema', 'print the JSON schema of the file, for editors')
       .option('-y, --yes', 'do not ask'),
     runApply,
   )
 }
 
-async function runApply(session: Session, flags: ApplyFlags): Promise<void> {
-  if (flags.schema === true) return line(JSON.stringify(manifestSchema(), undefined, 2))
-  if (flags.file === undefined) throw new UserError('apply needs a file: -f FILE.', { failure: 'usage' })
-  const manifests = readManifests(flags.file)
-  const steps: { wanted: Manifest; step: Step }[] = []
-  for (const wanted of manifests) steps.push({ wanted, step: await planOf(session, wanted) })
-  for (const { wanted, step } of steps)
-    note(`${signs[step.does]} ${wanted.kind} ${wanted.name}: ${step.says}`)
-  const todo = steps.filter(({ step }) => step.does !== 'nothing')
-  if (todo.length === 0 || flags.dryRun === true) return
-  await confirm(`Do this (${todo.length} of ${steps.length})?`, flags)
-  // In the order of the file: later things may name earlier ones.
-  for (const { wanted, step } of todo) {
-    const result = await step.act()
-    line(session.out.isJson ? JSON.stringify(result) : `${wanted.kind} ${wanted.name}: done`)
-  }
-}
-
-const signs = { create: '+', change: '~', nothing: '=' } as const
-
+/** Leaving a kind out does not compile. */
 const planners: { readonly [Kind in Manifest['kind']]: Planner<Kind> } = {
+  cluster: planCluster,
+  project: planProject,
+  quota: planQuota,
+  retention: planRetention,
   dataset: planDataset,
   checkpoint: planCheckpoint,
   model: planModel,
-  retention: planRetention,
+  template: planTemplate,
+  job: planJob,
+  deployment: planDeployment,
+  key: planKey,
 }
 
-function planOf(session: Session, wanted: Manifest): Promise<Step> {
-  return (planners[wanted.kind] as Planner<typeof wanted.kind>)(session, wanted as never)
-}
-
-async function planDataset(session: Session, wanted: ManifestOf<'dataset'>): Promise<Step> {
-  const { client, project } = session
-  const { name, description, link } = wanted
-  const params = { project, dataset: name }
-  const known = await exactly(name, session, datasets.viewDataset, { params })
-  const about = link === undefined ? await amount(wanted.files!) : `linked from ${link.url}`
-  const act = async () => {
-    const made =
-      link === undefined
-        ? await client.call(datasets.addVersion, {
-            params,
-            body: { files: await upload(client, project, await filesOf(wanted.files!)), keep: false },
-          })
-        : await client.call(datasets.linkDataset, { params, body: { link } })
-    if (description === undefined || description === made.description) return made
-    return await client.call(datasets.editDataset, { params, body: { description } })
+async function runApply(session: Session, flags: ApplyFlags): Promise<void> {
+  const documents = readManifests(flags.file).toSorted(
+    (a, b) => manifestKinds.indexOf(a.kind) - manifestKinds.indexOf(b.kind),
+  )
+  await refuseUnknownProjects(session, documents)
+  const items: Item[] = []
+  for (const wanted of documents) items.push(await itemOf(session, wanted))
+  if (!session.out.isJson) for (const item of items) showPlan(item)
+  const todo = items.filter(({ outcome }) => outcome === 'planned')
+  if (flags.dryRun !== true && todo.length > 0) {
+    await confirm(`Do this (${todo.length} of ${items.length})?`, flags)
+    await act(session, items, flags)
+    return
   }
-  if (known === undefined) return { does: 'create', says: about, act }
-  return {
-    does: 'change',
-    says: `${about}: a new version after ${known.latest} if the content is another`,
-    act,
+  if (session.out.isJson) for (const item of items) line(JSON.stringify(shown(item)))
+  else if (todo.length === 0) note('Everything is so already.')
+}
+
+async function itemOf(session: Session, wanted: Manifest): Promise<Item> {
+  const project = projectOf(session, wanted)
+  const target = { client: session.client, project: project ?? '' }
+  const step = await (planners[wanted.kind] as Planner<typeof wanted.kind>)(target, wanted as never)
+  return { wanted, project, step, outcome: step.does === 'nothing' ? 'unchanged' : 'planned' }
+}
+
+/** Null of what is in no project. */
+function projectOf(session: Session, wanted: Manifest): string | null {
+  if (wanted.kind === 'cluster' || wanted.kind === 'project') return null
+  return wanted.project ?? session.project
+}
+
+/** A project that the file does not make must be there: a name that was typed wrong should not plan anything. */
+async function refuseUnknownProjects(session: Session, documents: readonly Manifest[]): Promise<void> {
+  const made = documents.filter(({ kind }) => kind === 'project').map(({ name }) => name)
+  const named = new Set(documents.map((wanted) => projectOf(session, wanted)))
+  for (const project of named)
+    if (project !== null && !made.includes(project))
+      await session.client.call(viewProject, { params: { project } })
+}
+
+const signs = { create: green('+'), change: yellow('~'), nothing: dim('=') } as const
+
+function showPlan({ wanted, step }: Item): void {
+  note(`${signs[step.does]} ${wanted.kind} ${wanted.name}${step.says === '' ? '' : `: ${step.says}`}`)
+  for (const change of step.changes) note(dim(`    ${changeText(change)}`))
+}
+
+async function act(session: Session, items: Item[], flags: ApplyFlags): Promise<void> {
+  let failure: unknown
+  for (const item of items) {
+    if (item.outcome === 'planned')
+      if (failure !== undefined) item.outcome = 'not_done'
+      else failure = await actOn(item)
+    tell(session, item, flags)
   }
+  if (failure !== undefined) throw explained(items, failure)
 }
 
-async function planCheckpoint(session: Session, wanted: ManifestOf<'checkpoint'>): Promise<Step> {
-  const { client, project } = session
-  const { name, step, layout, description = '', link } = wanted
-  const known = await exactly(name, session, models.viewCheckpoint, { params: { project, checkpoint: name } })
-  const body = { name, step, layout, description }
-  const act = async () =>
-    link === undefined
-      ? await client.call(models.createCheckpoint, {
-          params: { project },
-          body: { ...body, files: await upload(client, project, await filesOf(wanted.files!)) },
-        })
-      : await client.call(models.linkCheckpoint, { params: { project }, body: { ...body, link } })
-  if (known !== undefined)
-    return { does: 'nothing', says: 'it is there; the files of a checkpoint never change', act }
-  const about = link === undefined ? await amount(wanted.files!) : `linked from ${link.url}`
-  return { does: 'create', says: about, act }
-}
-
-async function planModel(session: Session, wanted: ManifestOf<'model'>): Promise<Step> {
-  const { client, project } = session
-  const { name, checkpoint, alias } = wanted
-  const params = { project, model: name }
-  const known = await exactly(name, session, models.viewModel, { params })
-  const says = `${checkpoint}${alias === undefined ? '' : ` as ${alias}`}`
-  const act = () =>
-    client.call(models.promote, { params, body: { checkpoint, ...(alias !== undefined && { alias }) } })
-  if (known === undefined) return { does: 'create', says, act }
-  const is = known.checkpoint.name === checkpoint || known.checkpoint.id === checkpoint
-  const isAliased = alias === undefined || known.aliases[alias] === known.version.number
-  return is && isAliased ? { does: 'nothing', says: 'it is so', act } : { does: 'change', says, act }
-}
-
-async function planRetention({ client, project }: Session, wanted: ManifestOf<'retention'>): Promise<Step> {
-  const { kind: _, name, ...body } = wanted
-  const act = () => client.call(models.setRetention, { params: { project, rule: name }, body })
-  for await (const item of client.items(models.listRetention, { params: { project } })) {
-    if (item.name !== name) continue
-    const same = JSON.stringify(retentionSpec.parse(item.rule)) === JSON.stringify(retentionSpec.parse(body))
-    return same ? { does: 'nothing', says: 'it is so', act } : { does: 'change', says: 'another rule', act }
-  }
-  return { does: 'create', says: `keeps the last ${wanted.keep_last} of ${wanted.jobs}`, act }
-}
-
-/** The thing of exactly this name, or undefined: a plan is not made by the beginning of a name. */
-async function exactly<D extends EndpointDefinition>(
-  name: string,
-  { client }: Session,
-  endpoint: D,
-  input: Parameters<typeof client.call<D>>[1],
-): Promise<(AnswerOf<D> & { name: string }) | undefined> {
+/** Returns what was thrown. */
+async function actOn(item: Item): Promise<unknown> {
   try {
-    const found = (await client.call(endpoint, input)) as AnswerOf<D> & { name: string }
-    return found.name === name ? found : undefined
+    item.result = await item.step.act()
+    item.outcome = 'done'
+    return undefined
   } catch (error) {
-    if (error instanceof Refused && ['not_found', 'invalid_request'].includes(error.code)) return undefined
-    throw error
+    item.outcome = 'failed'
+    item.error = messageOf(error)
+    return error
   }
 }
 
-async function amount(paths: readonly string[]): Promise<string> {
-  const files = await filesOf(paths)
-  return `${files.length} files, ${bytes(files.reduce((sum, file) => sum + file.bytes, 0))}`
+const saying = { create: 'created', change: 'changed', nothing: 'unchanged' } as const
+
+function tell({ out }: Session, item: Item, flags: ApplyFlags): void {
+  const { wanted, step, outcome, result } = item
+  if (out.isJson) line(JSON.stringify(shown(item)))
+  if (out.isJson || outcome !== 'done') return
+  const made = result as { id?: string; key?: string } | undefined
+  if (flags.quiet === true) line(made?.id ?? wanted.name)
+  else line(`${wanted.kind} ${wanted.name}: ${saying[step.does]}`)
+  if (made?.key === undefined || wanted.kind !== 'key') return
+  line(made.key)
+  note('This is the only time that the key is shown.')
+}
+
+function shown({ wanted, project, step, outcome, result, error }: Item): object {
+  const { does, says, changes } = step
+  return {
+    ...{ kind: wanted.kind, name: wanted.name, project, does, says, changes, outcome },
+    ...(result !== undefined && { result }),
+    ...(error !== undefined && { error }),
+  }
+}
+
+/** The failure, with what was done before it and what was not done after it. */
+function explained(items: readonly Item[], error: unknown): unknown {
+  const named = (outcome: Item['outcome']) =>
+    items
+      .filter((item) => item.outcome === outcome)
+      .map(({ wanted }) => `${wanted.kind} ${wanted.name}`)
+      .join(', ') || 'nothing'
+  const known = error instanceof UserError || error instanceof Refused
+  // A bug is shown as one.
+  if (!known) return error
+  const failure = error instanceof Refused ? problemCodes[error.code].failure : error.failure
+  return new UserError(`${named('failed')}: ${error.message}`, {
+    failure,
+    fix: [
+      `Done: ${named('done')}. Not done: ${named('not_done')}. Apply the file again to go on.`,
+      ...(error.fix === undefined ? [] : [error.fix]),
+    ].join('\n'),
+    cause: error,
+  })
 }

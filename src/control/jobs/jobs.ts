@@ -275,5 +275,7 @@ export function viewOfJob(row: JobRow): JobView {
     metrics: { ...status.metrics },
     version: row.version,
     file: { ...spec.file },
+    placement: { ...spec.placement },
+    workspace: spec.workspace ?? null,
   }
 }

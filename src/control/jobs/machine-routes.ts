@@ -4,7 +4,17 @@ import { projectOf } from '../projects/projects.ts'
 import { isGone, listServers } from '../servers/servers.ts'
 import type { RouteModule } from '../service/routes.ts'
 import type { Store } from '../store/store.ts'
-import { deleteQuota, devicesUsed, editCluster, listClusters, listQuotas, setQuota } from './machines.ts'
+import {
+  createCluster,
+  deleteCluster,
+  deleteQuota,
+  devicesUsed,
+  editCluster,
+  findCluster,
+  listClusters,
+  listQuotas,
+  setQuota,
+} from './machines.ts'
 import type { ClusterRow, QuotaRow } from './rows.ts'
 
 type Used = Map<string, Record<string, number>>
@@ -15,6 +25,24 @@ export function machineRoutes(wake: () => void): RouteModule {
     serve(api.listClusters, async () => {
       const view = await clusterViews(store)
       return { items: (await listClusters(store)).map(view) }
+    })
+    serve(api.createCluster, async ({ body, audit }) => {
+      const { name, ...spec } = body
+      const row = await createCluster(store, name, spec)
+      if (row === undefined)
+        throw new Refused('name_taken', `There is a cluster ${name} already.`, {
+          fix: `ropeway cluster edit ${name} changes it.`,
+        })
+      await audit('cluster.create', row.id, { ...body })
+      wake()
+      return viewOfCluster(row, new Map())
+    })
+    serve(api.viewCluster, async ({ params }) =>
+      viewOfCluster(await findCluster(store, params.cluster), await devicesUsed(store, 'cluster')),
+    )
+    serve(api.deleteCluster, async ({ params, audit }) => {
+      const row = await deleteCluster(store, params.cluster)
+      await audit('cluster.delete', row.id, { name: row.name })
     })
     serve(api.editCluster, async ({ params, body, audit }) => {
       const given = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined))

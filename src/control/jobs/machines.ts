@@ -17,6 +17,51 @@ export async function ensureCluster(store: Store, name: string, spec: ClusterSpe
   return made ?? (await clusters.named(noProject, name))!
 }
 
+/** Undefined when there is one of this name. */
+export async function createCluster(
+  store: Store,
+  name: string,
+  spec: ClusterSpec,
+): Promise<ClusterRow | undefined> {
+  return await store.transaction(async () => {
+    const made = await clusterNouns(store).insert({ project_id: noProject, name, spec, status: {} })
+    if (made === undefined) return undefined
+    await recordEvent(store, { subject: made.id, kind: 'cluster.created', message: 'It was made.' })
+    return made
+  })
+}
+
+/** Refused while jobs have devices of it or wait for it alone. */
+export async function deleteCluster(store: Store, name: string): Promise<ClusterRow> {
+  return await store.transaction(async () => {
+    const row = await findCluster(store, name)
+    const jobs = await store
+      .db<JobTables>()
+      .selectFrom('jobs')
+      .select('name')
+      .where('deleted_at', 'is', null)
+      .where((is) =>
+        is.or([
+          is.and([is('cluster', '=', name), is('state', 'in', [...activeStates])]),
+          is.and([is('wanted_cluster', '=', name), is('state', '=', 'waiting')]),
+        ]),
+      )
+      .limit(1)
+      .execute()
+    if (jobs.length > 0)
+      throw new UserError(
+        `The cluster ${name} is in use: the job ${jobs[0]!.name} runs there or waits for it.`,
+        {
+          failure: 'conflict',
+          fix: `Let it end first; ropeway cluster edit ${name} --no-open lets no more come.`,
+        },
+      )
+    await clusterNouns(store).change(row.id, () => ({ deleted_at: store.clock.unixMs() }))
+    await recordEvent(store, { subject: row.id, kind: 'cluster.deleted', message: 'It was deleted.' })
+    return row
+  })
+}
+
 export async function listClusters(store: Store): Promise<ClusterRow[]> {
   return (await clusterNouns(store).list({ project: noProject, limit: clustersMax })).rows
 }

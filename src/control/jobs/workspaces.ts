@@ -11,6 +11,7 @@ import {
   type WorkspaceFiles,
   workspaceFileBytesMax,
   workspaceFiles,
+  workspaceListText,
 } from '../../api/control/workspaces.ts'
 import { assert } from '../../base/assert.ts'
 import { UserError } from '../../base/errors.ts'
@@ -30,8 +31,7 @@ export class Workspaces {
     for (const hash of hashes)
       if ((await this.#objects.head(contentKey(project, hash))) === undefined) missing.push(hash)
     if (missing.length > 0) return { id: null, missing }
-    const sorted = [...files].sort((a, b) => (a.path < b.path ? -1 : 1))
-    const list = Buffer.from(JSON.stringify(sorted))
+    const list = Buffer.from(workspaceListText(files))
     const hash = hashOf(list)
     await this.#objects.put(listKey(project, `ws_${hash}`), list, hash)
     return { id: `ws_${hash}`, missing }
