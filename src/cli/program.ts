@@ -28,6 +28,7 @@ import { organisationCommand } from './commands/organisations.ts'
 import { projectCommand } from './commands/projects.ts'
 import { replayCommand } from './commands/replay.ts'
 import { replayStepCommand } from './commands/replay-step.ts'
+import { schemaCommand } from './commands/schema.ts'
 import { serveCommand } from './commands/serve.ts'
 import { simulateCommand } from './commands/simulate.ts'
 import { startCommand } from './commands/start.ts'
@@ -62,6 +63,7 @@ export function buildProgram(): Command {
   checkpointCommand(program)
   modelCommand(program)
   applyCommand(program)
+  schemaCommand(program)
   backupCommands(program)
   serveCommand(program)
   gatewayCommand(program)

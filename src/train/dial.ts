@@ -31,7 +31,10 @@ const params = z
   })
   .refine((value) => value >= 10_000 && value <= 100e9, 'expected 10k to 100B')
 
-const dialFields = z.looseObject({ params: params.optional(), depth: z.int().min(1).max(96).optional() })
+/** The fields of a job file that are the dial: one of them, or none. */
+export const dial = { params: params.optional(), depth: z.int().min(1).max(96).optional() }
+
+const dialFields = z.looseObject(dial)
 
 type Fields = Readonly<Record<string, unknown>>
 

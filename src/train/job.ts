@@ -6,7 +6,7 @@ import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
 import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
 import { expanded, type FileSource } from './data/source-files.ts'
-import { type Derived, dialled } from './dial.ts'
+import { type Derived, dial, dialled } from './dial.ts'
 import { evaluateFields } from './evaluate/fields.ts'
 import { methodFields } from './methods/method.ts'
 import { publishFields } from './publish/publish-fields.ts'
@@ -111,6 +111,9 @@ const jobFile = z.strictObject({
 
 /** A job that learns from records instead of running text. */
 const samplesJobFile = jobFile.extend({ data: sampleFields })
+
+/** Everything that a file may say, of which the dial fills in some. */
+export const trainingJobFile = jobFile.extend({ data: z.union([textFields, sampleFields]), ...dial })
 
 type JobFile = z.output<typeof jobFile>
 
