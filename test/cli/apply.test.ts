@@ -150,7 +150,7 @@ test('a file makes everything that it names, and made again it changes nothing',
   const made = await apply(whole, '-y')
   expect(made.code).toBe(0)
   expect(made.out).toMatch(/^cluster cellar: created\nproject shop: created\n/)
-  expect(made.out).toMatch(/key web: created\nrwk_\w+\n$/)
+  expect(made.out).toMatch(/key web: created\nrwk_[\w-]+\n$/)
   const inShop = (...args: string[]) => ropeway([...args, '--project', 'shop', '--json'])
   expect((await inShop('dataset', 'view', 'reviews')).json).toMatchObject([
     { description: 'What people said.', latest: 1 },

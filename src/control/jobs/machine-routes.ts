@@ -35,10 +35,10 @@ export function machineRoutes(wake: () => void): RouteModule {
         })
       await audit('cluster.create', row.id, { ...body })
       wake()
-      return viewOfCluster(row, new Map())
+      return (await clusterViews(store))(row)
     })
     serve(api.viewCluster, async ({ params }) =>
-      viewOfCluster(await findCluster(store, params.cluster), await devicesUsed(store, 'cluster')),
+      (await clusterViews(store))(await findCluster(store, params.cluster)),
     )
     serve(api.deleteCluster, async ({ params, audit }) => {
       const row = await deleteCluster(store, params.cluster)

@@ -1,6 +1,7 @@
 /** Clusters with their devices, and what projects may use of them. */
 import type { ClusterSpec } from '../../api/control/machines.ts'
 import { UserError } from '../../base/errors.ts'
+import { isGone, serverOf } from '../servers/servers.ts'
 import { recordEvent } from '../store/events.ts'
 import type { Store } from '../store/store.ts'
 import { type ClusterRow, clusterNouns, type JobTables, type QuotaRow, quotaNouns } from './rows.ts'
@@ -14,27 +15,36 @@ const clustersMax = 500
 export async function ensureCluster(store: Store, name: string, spec: ClusterSpec): Promise<ClusterRow> {
   const clusters = clusterNouns(store)
   const made = await clusters.insert({ project_id: noProject, name, spec, status: {} })
-  return made ?? (await clusters.named(noProject, name))!
+  const row = made ?? (await clusters.named(noProject, name))!
+  if (row.status.awaited !== true) return row
+  return (await clusters.change(row.id, () => ({ status: {} })))!
 }
 
-/** Undefined when there is one of this name. */
+/** Made before a server of it is there; until one comes, it gets no jobs. Undefined when there is one of this name. */
 export async function createCluster(
   store: Store,
   name: string,
   spec: ClusterSpec,
 ): Promise<ClusterRow | undefined> {
   return await store.transaction(async () => {
-    const made = await clusterNouns(store).insert({ project_id: noProject, name, spec, status: {} })
+    const status = { awaited: true }
+    const made = await clusterNouns(store).insert({ project_id: noProject, name, spec, status })
     if (made === undefined) return undefined
     await recordEvent(store, { subject: made.id, kind: 'cluster.created', message: 'It was made.' })
     return made
   })
 }
 
-/** Refused while jobs have devices of it or wait for it alone. */
+/** Refused while its server runs, and while jobs have devices of it or wait for it alone. */
 export async function deleteCluster(store: Store, name: string): Promise<ClusterRow> {
   return await store.transaction(async () => {
     const row = await findCluster(store, name)
+    const server = await serverOf(store, name)
+    if (server !== undefined && !isGone(server, store.clock.unixMs()))
+      throw new UserError(`The cluster ${name} is in use: its server at ${server.url} runs.`, {
+        failure: 'conflict',
+        fix: 'Stop that server first.',
+      })
     const jobs = await store
       .db<JobTables>()
       .selectFrom('jobs')

@@ -83,6 +83,10 @@ export interface MetricRow {
 /** Clusters belong to the whole service: their `project_id` is empty. */
 export interface ClusterRow extends NounRow {
   readonly spec: ClusterSpec
+  readonly status: {
+    /** No server has come up for it yet. */
+    readonly awaited?: boolean
+  }
 }
 
 /** Named by its device type. */

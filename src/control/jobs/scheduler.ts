@@ -75,7 +75,10 @@ async function planOf(store: Store, rows: readonly JobRow[]): Promise<Plan> {
   return planJobs(
     waiting.map(asWaiting),
     active.map(asActive),
-    clusters.map(({ name, spec }) => ({ name, slots: spec.slots, open: spec.open })),
+    clusters.map(({ name, spec, status }) => ({
+      ...{ name, slots: spec.slots },
+      open: spec.open && status.awaited !== true,
+    })),
     quotas.map(({ project_id, name, devices }) => ({ project: project_id, type: name, devices })),
     store.clock.unixMs(),
   )
