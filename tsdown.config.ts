@@ -6,6 +6,7 @@ export default defineConfig({
     'engine-process': 'src/cli/engine-process.ts',
     'encoder-thread': 'src/cli/encoder-thread.ts',
     'run-wrapper': 'src/cli/run-wrapper.ts',
+    'tuning-plan': 'src/cli/tuning-plan.ts',
   },
   format: 'esm',
   platform: 'node',

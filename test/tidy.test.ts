@@ -94,7 +94,7 @@ test('imports run in no circle', () => {
 })
 
 test('every file of src is imported by somebody or is an entry', () => {
-  const entries = ['main', 'engine-process', 'encoder-thread', 'run-wrapper'].map(
+  const entries = ['main', 'engine-process', 'encoder-thread', 'run-wrapper', 'tuning-plan'].map(
     (name) => `src/cli/${name}.ts`,
   )
   const imported = new Set(sources.flatMap(({ imports }) => imports))

@@ -13,11 +13,13 @@ const newestMax = 100
 
 /** Makes checkpoints of the project of those that jobs of this machine have written. */
 export function startCollecting(
-  { store, log }: ServiceContext,
-  { blobs, checkpoints }: DataParts,
+  context: ServiceContext,
+  data: DataParts,
   { folders, cluster }: { folders: JobFolders; cluster: string },
 ): Loop {
+  const { store, log } = context
   const nouns = jobNouns(store)
+  const collect = collectorOf(context, data, folders)
   let running = new Set<string>()
   const pass = async () => {
     const active = await nouns.list({
@@ -33,7 +35,16 @@ export function startCollecting(
     }
     running = new Set(active.rows.map(({ id }) => id))
   }
-  const collect = async ({ id, name, project_id: project, spec, status }: JobRow) => {
+  return startLoop({ name: 'collect', everyMs, log, pass })
+}
+
+/** Brings what one job has written so far; nothing, where it ran on another machine. */
+export function collectorOf(
+  { log }: Pick<ServiceContext, 'log'>,
+  { blobs, checkpoints }: Pick<DataParts, 'blobs' | 'checkpoints'>,
+  folders: JobFolders,
+): (job: JobRow) => Promise<void> {
+  return async ({ id, name, project_id: project, spec, status }: JobRow) => {
     const numbers = Object.entries(status.metrics).filter(
       (pair): pair is [string, number] => typeof pair[1] === 'number',
     )
@@ -47,5 +58,4 @@ export function startCollecting(
       (folder, reason) => log.warn({ job: id, folder, reason }, 'a checkpoint was left out'),
     )
   }
-  return startLoop({ name: 'collect', everyMs, log, pass })
 }

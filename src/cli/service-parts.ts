@@ -6,13 +6,16 @@ import type { ServiceContext } from '../control/service/context.ts'
 import type { Loop } from '../control/service/loop.ts'
 import { baseMigrations, baseRoutes } from '../control/service/modules.ts'
 import type { RouteModule } from '../control/service/routes.ts'
+import type { Surface } from '../control/service/surface.ts'
 import type { Migration } from '../control/store/migrations.ts'
+import { tuningMigration } from '../control/tuning/migration.ts'
 import { usageMigration } from '../control/usage/migration.ts'
 import { startCollecting } from './collecting.ts'
 import { type DataParts, dataMigrations, dataPartsOf, dataRoutesOf, startDataLoop } from './data-parts.ts'
 import { JobRoom } from './job-room.ts'
 import type { ServerIdentity } from './server-identity.ts'
 import { servingOf } from './serving.ts'
+import { TuningRoom } from './tuning-room.ts'
 
 /** Of this server: what nouns may need beside the context. */
 export interface Parts {
@@ -35,10 +38,16 @@ export const migrations: readonly Migration[] = [
   ...jobMigrations,
   ...deploymentMigrations,
   usageMigration,
+  tuningMigration,
 ]
 
 export function routesOf(parts: Parts): readonly RouteModule[] {
   return [...baseRoutes, ...dataRoutesOf(dataOf(parts)), ...jobRoom(parts).routes, ...servingOf(parts).routes]
+}
+
+/** Answers of other shapes than the service's own. */
+export function surfacesOf(parts: Parts): readonly Surface[] {
+  return [tuningRoom(parts).surface]
 }
 
 /** Started in this order once the service answers, stopped in the opposite one before it ends. */
@@ -47,6 +56,7 @@ export const loopStarters: readonly ((parts: Parts) => Loop | Promise<Loop>)[] =
   (parts) => startCollecting(parts.context, dataOf(parts), jobRoom(parts)),
   (parts) => jobRoom(parts).start(),
   (parts) => servingOf(parts).start(),
+  (parts) => tuningRoom(parts).start(),
 ]
 
 const data = new WeakMap<Parts, DataParts>()
@@ -68,5 +78,15 @@ function jobRoom(parts: Parts): JobRoom {
   if (known !== undefined) return known
   const room = new JobRoom(parts.context, parts.folder, parts.objects, parts.server.cluster, dataOf(parts))
   rooms.set(parts, room)
+  return room
+}
+
+const tuning = new WeakMap<Parts, TuningRoom>()
+
+function tuningRoom(parts: Parts): TuningRoom {
+  const known = tuning.get(parts)
+  if (known !== undefined) return known
+  const room = new TuningRoom(parts.context, parts.folder, dataOf(parts), jobRoom(parts))
+  tuning.set(parts, room)
   return room
 }

@@ -22,7 +22,7 @@ import { listen } from './listening.ts'
 import { line } from './output.ts'
 import { serverIdentity } from './server-identity.ts'
 import { type DataFlags, dataOf } from './service-data.ts'
-import { loopStarters, migrations, type Parts, routesOf } from './service-parts.ts'
+import { loopStarters, migrations, type Parts, routesOf, surfacesOf } from './service-parts.ts'
 import { shutdownSignal } from './shutdown.ts'
 import { cyan, note } from './terminal.ts'
 
@@ -71,7 +71,7 @@ export async function runUp(flags: UpFlags): Promise<void> {
 
 async function serve(flags: UpFlags, parts: Parts): Promise<void> {
   const stop = shutdownSignal()
-  const app = await buildService(parts.context, routesOf(parts))
+  const app = await buildService(parts.context, routesOf(parts), surfacesOf(parts))
   const loops: Loop[] = []
   try {
     const url = await listen({ listen: (port, host) => app.listen({ port, host }) }, flags)

@@ -6,7 +6,7 @@ import { Readable } from 'node:stream'
 import type { Clock } from '../../src/base/clock.ts'
 import { saveContext } from '../../src/cli/contexts.ts'
 import { main } from '../../src/cli/program.ts'
-import { migrations, type Parts, routesOf } from '../../src/cli/service-parts.ts'
+import { migrations, type Parts, routesOf, surfacesOf } from '../../src/cli/service-parts.ts'
 import { FolderStore } from '../../src/control/objects/folder.ts'
 import { baseMigrations, baseRoutes } from '../../src/control/service/modules.ts'
 import { openStore } from '../../src/control/store/store.ts'
@@ -89,6 +89,7 @@ export async function workbench(clock?: Clock): Promise<Workbench> {
       }
       return routesOf(parts).filter((module) => !baseRoutes.includes(module))
     },
+    surfaces: () => surfacesOf(parts!),
   })
   saveContext('local', { url: service.url, token: service.ownerKey, project: 'default' })
   return {

@@ -8,6 +8,7 @@ import { buildService } from '../../src/control/service/app.ts'
 import type { ServiceContext } from '../../src/control/service/context.ts'
 import { baseMigrations, baseRoutes } from '../../src/control/service/modules.ts'
 import type { RouteModule } from '../../src/control/service/routes.ts'
+import type { Surface } from '../../src/control/service/surface.ts'
 import type { Migration } from '../../src/control/store/migrations.ts'
 import type { Store } from '../../src/control/store/store.ts'
 import type { Watch } from '../../src/control/store/watched-driver.ts'
@@ -30,6 +31,7 @@ export interface ServiceParts {
   readonly migrations?: readonly Migration[]
   /** Gets the store before the routes are joined. */
   readonly routes?: (store: Store, context: ServiceContext) => readonly RouteModule[]
+  readonly surfaces?: () => readonly Surface[]
   readonly clock?: Clock
   readonly signUp?: ServiceContext['signUp']
   readonly watch?: Watch
@@ -50,7 +52,8 @@ export async function startService(
     scrypt: { n: 1024, blocks: 8, lanes: 1 },
     signUp: parts.signUp ?? 'invited',
   }
-  const app = await buildService(context, [...baseRoutes, ...(parts.routes?.(store, context) ?? [])])
+  const modules = [...baseRoutes, ...(parts.routes?.(store, context) ?? [])]
+  const app = await buildService(context, modules, parts.surfaces?.())
   const { key } = (await makeFirstOwner(store))!
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
   const as = (token: string) => new Client({ url, token })

@@ -21,6 +21,7 @@ import { type Admission, admit } from './authorise.ts'
 import type { ServiceContext } from './context.ts'
 import { answerOf } from './refusals.ts'
 import type { ByteAnswer, Call, RouteModule, Serve } from './routes.ts'
+import type { Surface } from './surface.ts'
 
 const bodyBytesMax = 1 << 20
 const parameterCharactersMax = 300
@@ -28,6 +29,7 @@ const parameterCharactersMax = 300
 export async function buildService(
   context: ServiceContext,
   modules: readonly RouteModule[],
+  surfaces: readonly Surface[] = [],
 ): Promise<FastifyInstance> {
   const app = Fastify({
     bodyLimit: bodyBytesMax,
@@ -51,6 +53,7 @@ export async function buildService(
   logRequests(app, context)
   const serve = routesInto(app, context)
   for (const module of modules) module(serve, context)
+  for (const surface of surfaces) surface(app, context)
   app.get(`${apiRoot}/openapi.json`, { schema: { hide: true } as object }, async () => app.swagger())
   return app
 }

@@ -50,6 +50,11 @@ export async function readPage<Row extends { id: string }>(
   return { rows, next: writeCursor(label, (last as Record<string, unknown>)[sort], last.id) }
 }
 
+/** The cursor of the page behind the row of this id, in a list by ids: for interfaces that page by ids. */
+export function cursorAt(id: string, descending: boolean): string {
+  return writeCursor(`id ${descending ? 'desc' : 'asc'}`, id, id)
+}
+
 function writeCursor(label: string, value: unknown, id: string): string {
   assert(value !== null && value !== undefined, 'lists are sorted by columns that are never null')
   return Buffer.from(JSON.stringify([label, value, id])).toString('base64url')

@@ -1,0 +1,107 @@
+/** What the job of a fine-tuning measured, in the words of OpenAI's API. */
+import { createReadStream, existsSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+import { writeFileAtomic } from '../../base/files.ts'
+import type { JobTables } from '../jobs/rows.ts'
+import type { Store } from '../store/store.ts'
+
+/** The trainer's names and OpenAI's. */
+const names: Readonly<Record<string, string>> = {
+  loss: 'train_loss',
+  held_out_loss: 'valid_loss',
+  learning_rate: 'learning_rate',
+  gradient_norm: 'gradient_norm',
+  tokens_per_second: 'tokens_per_second',
+}
+
+export interface StepMetrics {
+  readonly step: number
+  readonly values: Readonly<Record<string, number>>
+}
+
+/** Of the steps behind `after`, ascending; at most `limit` of them. */
+export async function metricsAfter(
+  store: Store,
+  job: string,
+  after: number,
+  limit: number,
+): Promise<StepMetrics[]> {
+  const points = await store
+    .db<JobTables>()
+    .selectFrom('job_metrics')
+    .select(['step', 'name', 'value'])
+    .where('job_id', '=', job)
+    .where('step', '>', after)
+    .where('value', 'is not', null)
+    .orderBy('step')
+    // A step has no more metrics than the contract lets a report have; the last one may be cut and comes again.
+    .limit(limit * 8)
+    .execute()
+  const steps = new Map<number, Record<string, number>>()
+  for (const { step, name, value } of points) {
+    const values = steps.get(step) ?? {}
+    values[names[name] ?? name] = value!
+    steps.set(step, values)
+  }
+  return [...steps].slice(0, limit).map(([step, values]) => ({ step, values }))
+}
+
+/** What was known when the checkpoint of a step was written. */
+export async function metricsAt(store: Store, job: string, step: number): Promise<Record<string, number>> {
+  const at = async (name: string, earlier: boolean) => {
+    const query = store.db<JobTables>().selectFrom('job_metrics').select('value').where('job_id', '=', job)
+    const row = await query
+      .where('name', '=', name)
+      .where('step', earlier ? '<=' : '=', step)
+      .orderBy('step', 'desc')
+      .limit(1)
+      .executeTakeFirst()
+    return row?.value ?? undefined
+  }
+  const train = await at('loss', true)
+  const held = await at('held_out_loss', false)
+  return {
+    ...(train !== undefined && { train_loss: train }),
+    ...(held !== undefined && { valid_loss: held, full_valid_loss: held }),
+  }
+}
+
+const columns = ['train_loss', 'valid_loss', 'learning_rate', 'gradient_norm', 'tokens_per_second'] as const
+const lineCharactersMax = 100_000
+
+/**
+ * The result file of OpenAI's API: a line for every step. From the trainer's metrics.jsonl, in which the last line of a
+ * step counts. False when there is none.
+ */
+export async function writeResults(metricsFile: string, path: string): Promise<boolean> {
+  if (!existsSync(metricsFile)) return false
+  const steps = new Map<number, Record<string, number>>()
+  for await (const line of createInterface({ input: createReadStream(metricsFile), crlfDelay: Infinity })) {
+    const parsed = eventIn(line)
+    if (parsed === undefined) continue
+    const values = steps.get(parsed.step) ?? {}
+    for (const [name, value] of Object.entries(parsed.values)) values[names[name] ?? name] = value
+    steps.set(parsed.step, values)
+  }
+  const lines = [...steps]
+    .sort(([a], [b]) => a - b)
+    .map(([step, values]) => [step, ...columns.map((name) => values[name] ?? '')].join(','))
+  writeFileAtomic(path, `${[['step', ...columns].join(','), ...lines].join('\n')}\n`)
+  return true
+}
+
+/** A crash may have left half a line. */
+function eventIn(line: string): { step: number; values: Record<string, number> } | undefined {
+  if (line.length > lineCharactersMax) return undefined
+  try {
+    const event = JSON.parse(line) as Record<string, unknown>
+    if (event.kind !== 'metrics' || typeof event.step !== 'number') return undefined
+    const numbers = Object.entries(event).filter(
+      (pair): pair is [string, number] => pair[0] in names && typeof pair[1] === 'number',
+    )
+    return { step: event.step, values: Object.fromEntries(numbers) }
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+}

@@ -1,0 +1,25 @@
+import type { Migration } from '../store/migrations.ts'
+import { createNounTable } from '../store/nouns.ts'
+
+export const tuningMigration: Migration = {
+  name: '0600-tuning',
+  async up(db, types) {
+    const { text, integer } = types
+    await createNounTable(db, types, {
+      table: 'tuning_files',
+      uniqueNames: true,
+      columns: (table) =>
+        table
+          .addColumn('filename', text, (column) => column.notNull())
+          .addColumn('purpose', text, (column) => column.notNull())
+          .addColumn('bytes', integer, (column) => column.notNull()),
+    })
+    await createNounTable(db, types, {
+      table: 'tunings',
+      uniqueNames: true,
+      columns: (table) => table.addColumn('state', text, (column) => column.notNull()),
+    })
+    // The loop asks for those that are not over, every second.
+    await db.schema.createIndex('tunings_by_state').on('tunings').columns(['state', 'id']).execute()
+  },
+}

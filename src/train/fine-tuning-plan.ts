@@ -1,0 +1,248 @@
+/**
+ * From what OpenAI's fine-tuning API says (files, epochs, examples a step, a multiplier of the rate) to a training
+ * job: the data is read as `ropeway data check` reads it, refused for the same reasons, and counted.
+ */
+import { messageOf, UserError } from '../base/errors.ts'
+import { openModel } from '../models/open.ts'
+import { refusalsOf } from './data/refusals.ts'
+import { parseTrainingJob, type TrainingJob } from './job.ts'
+import { type JobData, prepareData } from './job-data.ts'
+import { preferenceOf } from './methods/method.ts'
+import { preparePreferences } from './methods/preference-data.ts'
+import { MixedDocuments } from './packing.ts'
+import { dataCheckOf } from './preflight/data-check.ts'
+
+export interface FineTuningRequest {
+  readonly name: string
+  /** Relative to the workspace, like the files. */
+  readonly model: string
+  readonly training: string
+  readonly validation?: string | undefined
+  readonly kind: 'supervised' | 'dpo'
+  readonly adaptation: 'lora' | 'full'
+  readonly epochs: 'auto' | number
+  /** Examples of one step. */
+  readonly batch: 'auto' | number
+  readonly rateMultiplier: 'auto' | number
+  readonly beta?: 'auto' | number | undefined
+  readonly seed: number
+  readonly wandb?: { readonly project: string; readonly entity?: string | undefined } | undefined
+}
+
+export type FineTuningPlan =
+  | {
+      readonly ok: true
+      /** A job file of our trainer. */
+      readonly file: Readonly<Record<string, unknown>>
+      readonly examples: number
+      readonly epochs: number
+      readonly batch: number
+      readonly rateMultiplier: number
+      readonly beta: number | undefined
+      /** Over all epochs. */
+      readonly trainedTokens: number
+      readonly warnings: readonly string[]
+    }
+  | { readonly ok: false; readonly which: 'training' | 'validation' | 'model'; readonly message: string }
+
+/** Longest row; what is longer is cut. */
+const contextMax = 4096
+/** Rows are as long as the longest example, in steps of so many tokens. */
+const contextStep = 64
+/** Tokens of one micro-batch. */
+const batchTokensMax = 4096
+/** Epochs that `auto` means, as OpenAI's own guide to data preparation counts them. */
+const [epochsUsual, epochsMax, examplesFew, examplesMany] = [3, 25, 100, 25_000]
+const checkpointsMax = 20
+/** Before the multiplier: an adapter starts from nothing and bears ten times what whole weights do. */
+const rates = {
+  supervised: { lora: 2e-4, full: 2e-5 },
+  dpo: { lora: 5e-5, full: 5e-6 },
+} as const
+const betaUsual = 0.1
+const warmUpShare = 0.03
+
+/** Reads the files below `workspace`. Whatever is wrong with them comes back as a value. */
+export async function planFineTuning(request: FineTuningRequest, workspace: string): Promise<FineTuningPlan> {
+  let draft: TrainingJob
+  try {
+    draft = parseTrainingJob(draftOf(request, workspace), workspace)
+  } catch (error) {
+    return refused(error, request, workspace, 'model')
+  }
+  try {
+    using data = await read(draft)
+    const wrong = whatIsWrong(request, draft, data)
+    if (wrong !== undefined)
+      return { ok: false, ...wrong, message: cleaned(wrong.message, request, workspace) }
+    return planOf(request, draft, data)
+  } catch (error) {
+    return refused(error, request, workspace, 'training')
+  }
+}
+
+function draftOf(request: FineTuningRequest, workspace: string): Record<string, unknown> {
+  using model = openModel(`${workspace}/${request.model}`)
+  const context = Math.min(contextMax, model.definition.config.contextMax)
+  return fileOf(request, { context, batch: 1, accumulate: 1, steps: 1, every: 1, keep: 1 })
+}
+
+interface Sizes {
+  context: number
+  batch: number
+  accumulate: number
+  steps: number
+  every: number
+  keep: number
+}
+
+function fileOf(request: FineTuningRequest, sizes: Sizes): Record<string, unknown> {
+  const { name, model, training, validation, kind, adaptation, seed, wandb } = request
+  const { context, batch, accumulate, steps, every, keep } = sizes
+  const multiplier = request.rateMultiplier === 'auto' ? 1 : request.rateMultiplier
+  return {
+    name,
+    model: { from: model },
+    method: {
+      ...(adaptation === 'lora' && { lora: { rank: 16, alpha: 32 } }),
+      ...(kind === 'dpo' && { dpo: { beta: betaOf(request) } }),
+    },
+    data: { train: training, validation: validation ?? 0, too_long: 'cut' },
+    ...{ context, batch, accumulate, steps, seed },
+    optimizer: { learning_rate: Number((rates[kind][adaptation] * multiplier).toPrecision(6)) },
+    schedule: { kind: 'cosine', warmup_steps: Math.round(warmUpShare * steps) },
+    evaluate: { every, batches: 20 },
+    checkpoint: { every, keep },
+    ...(wandb !== undefined && { watch: { wandb } }),
+  }
+}
+
+function betaOf({ beta = 'auto' }: FineTuningRequest): number {
+  return beta === 'auto' ? betaUsual : beta
+}
+
+async function read(job: TrainingJob): Promise<JobData> {
+  const method = preferenceOf(job.method)
+  const note = () => undefined
+  return method === undefined
+    ? await prepareData(job, undefined, note, false)
+    : await preparePreferences(job, method, undefined, note, false)
+}
+
+function whatIsWrong(
+  { kind }: FineTuningRequest,
+  job: TrainingJob,
+  { kit, material }: JobData,
+): { which: 'training' | 'validation'; message: string } | undefined {
+  if (!('train' in job.data)) return undefined
+  const [own, ...held] = material.reports
+  for (const [which, reports] of [
+    ['training', own === undefined ? [] : [own]],
+    ['validation', held],
+  ] as const) {
+    if (reports.length === 0) continue
+    const [refusal] = refusalsOf(reports, job.data, kit)
+    if (refusal !== undefined) return { which, message: said(refusal) }
+  }
+  if (kind === 'supervised' && material.kind === 'samples') return undefined
+  if (kind === 'dpo' && material.kind === 'pairs') return undefined
+  return {
+    which: 'training',
+    message: `The file holds ${material.kind}, which the method ${kind} does not take.`,
+  }
+}
+
+function planOf(request: FineTuningRequest, draft: TrainingJob, data: JobData): FineTuningPlan {
+  const { material } = data
+  const list = material.training
+  const perExample = material.kind === 'pairs' ? 2 : 1
+  const examples = list.length / perExample
+  const context = contextFor(list, perExample, draft.context)
+  const rows =
+    perExample === 2
+      ? examples
+      : new MixedDocuments([{ documents: list, weight: 1 }], 1, context, draft.seed).rows
+  const epochs = request.epochs === 'auto' ? epochsFor(examples) : request.epochs
+  const batch = request.batch === 'auto' ? batchFor(examples) : Math.min(request.batch, examples)
+  const rowsPerStep = Math.max(1, Math.round((batch * rows) / examples))
+  const microBatch = divisorOf(rowsPerStep, Math.max(1, Math.floor(batchTokensMax / context)))
+  const stepsPerEpoch = Math.max(1, Math.ceil(rows / rowsPerStep))
+  const steps = epochs * stepsPerEpoch
+  const every = stepsPerEpoch * Math.ceil(epochs / checkpointsMax)
+  const sizes: Sizes = {
+    ...{ context, batch: microBatch, accumulate: rowsPerStep / microBatch, steps, every },
+    // All of them, and those that are written between epochs: on demand, or because they are the best.
+    keep: checkpointsMax * 2,
+  }
+  const file = fileOf(request, sizes)
+  return {
+    ok: true,
+    file,
+    examples,
+    epochs,
+    batch,
+    rateMultiplier: request.rateMultiplier === 'auto' ? 1 : request.rateMultiplier,
+    beta: request.kind === 'dpo' ? betaOf(request) : undefined,
+    trainedTokens: data.summary.trainingTokens * epochs,
+    warnings: dataCheckOf({ ...draft, ...{ context, batch: microBatch, steps } }, data.kit, material)
+      .warnings,
+  }
+}
+
+function contextFor(
+  list: { length: number; lengthOf(index: number): number },
+  perExample: number,
+  most: number,
+): number {
+  let longest = 0
+  for (let first = 0; first < list.length; first += perExample) {
+    let length = 0
+    for (let i = 0; i < perExample; i++) length += list.lengthOf(first + i)
+    longest = Math.max(longest, length)
+  }
+  return Math.min(most, Math.ceil((longest + 1) / contextStep) * contextStep)
+}
+
+function epochsFor(examples: number): number {
+  if (examples * epochsUsual < examplesFew) return Math.min(epochsMax, Math.ceil(examplesFew / examples))
+  if (examples * epochsUsual > examplesMany) return Math.max(1, Math.floor(examplesMany / examples))
+  return epochsUsual
+}
+
+/** A fiftieth of the examples, so that an epoch has enough steps to learn by; at most 32. */
+function batchFor(examples: number): number {
+  return Math.max(1, Math.min(32, Math.round(examples / 50)))
+}
+
+function divisorOf(value: number, most: number): number {
+  for (let divisor = Math.min(value, most); divisor > 1; divisor--) if (value % divisor === 0) return divisor
+  return 1
+}
+
+function refused(
+  error: unknown,
+  request: FineTuningRequest,
+  workspace: string,
+  which: 'training' | 'model',
+): FineTuningPlan {
+  if (!(error instanceof UserError)) throw error
+  const message = said(error)
+  const isHeld = request.validation !== undefined && message.includes(request.validation)
+  return { ok: false, which: isHeld ? 'validation' : which, message: cleaned(message, request, workspace) }
+}
+
+function said(error: UserError): string {
+  return error.fix === undefined ? messageOf(error) : `${messageOf(error)} ${error.fix}`
+}
+
+/** People know their files by name, not by where this machine keeps them. */
+function cleaned(
+  message: string,
+  { training, validation, model }: FineTuningRequest,
+  workspace: string,
+): string {
+  let text = message.replaceAll(`${workspace}/`, '')
+  for (const path of [training, validation])
+    if (path !== undefined) text = text.replaceAll(path, path.slice(path.lastIndexOf('/') + 1))
+  return text.replaceAll(model, 'the model')
+}
