@@ -2,6 +2,7 @@
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { moveDeployments } from '../control/deployments/move.ts'
 import { JobFolders } from '../control/jobs/folders.ts'
 import { Jobs } from '../control/jobs/jobs.ts'
 import { LocalWorkplace } from '../control/jobs/launch.ts'
@@ -15,6 +16,7 @@ import { templateRoutes } from '../control/jobs/template-routes.ts'
 import { workspaceRoutes } from '../control/jobs/workspace-routes.ts'
 import { Workspaces } from '../control/jobs/workspaces.ts'
 import { LocalLauncher } from '../control/launchers/local/local-launcher.ts'
+import { bringNewest } from '../control/models/collect.ts'
 import { type Providing, provide } from '../control/models/provide.ts'
 import type { ObjectStore } from '../control/objects/store.ts'
 import type { ServiceContext } from '../control/service/context.ts'
@@ -58,7 +60,7 @@ export class JobRoom {
     this.#clusters = new Map([[this.cluster, localParts(folder, folders, workspaces, providing)]])
     this.routes = [
       jobRoutes({ jobs: this.jobs, clusters: this.#clusters, folders }),
-      machineRoutes(wake),
+      machineRoutes({ wake, moveDeployments: (lost) => moveDeployments(context.store, lost, cluster) }),
       workspaceRoutes(workspaces),
       templateRoutes(this.jobs),
     ]
@@ -91,6 +93,7 @@ function localParts(
     unpack: async ({ id, name, project_id, spec }, into) => {
       if (spec.workspace !== undefined) await workspaces.unpack(project_id, spec.workspace, into)
       await provide(providing, project_id, { id, label: `job ${name}` }, spec.file, into)
+      await bringNewest(providing.checkpoints, id, folders.output(id))
     },
   })
   return { launcher, workplace }

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { UserError } from '../../src/base/errors.ts'
+import { listCheckpoints, newestWhole } from '../../src/control/jobs/output-checkpoints.ts'
 import { Checkpoints } from '../../src/control/models/checkpoints.ts'
-import { collectCheckpoints } from '../../src/control/models/collect.ts'
+import { bringNewest, collectCheckpoints } from '../../src/control/models/collect.ts'
 import { lineageOf } from '../../src/control/models/lineage.ts'
 import { modelsMigration } from '../../src/control/models/migration.ts'
 import { provide, referencesIn } from '../../src/control/models/provide.ts'
@@ -84,6 +85,22 @@ onEveryDatabase((databases) => {
       await it.collect(`job_${n}`)
       expect((await it.checkpoints.jobStep(`job_${n}`, 10))?.files).toBe(2)
     }
+  })
+
+  test('an attempt on another machine goes on from the newest checkpoint that was collected, whole', async () => {
+    await using it = await run(databases)
+    it.leave(10)
+    it.leave(20)
+    await it.collect()
+    const elsewhere = join(it.folder, 'elsewhere')
+    await bringNewest(it.checkpoints, 'job_1', elsewhere)
+    expect(newestWhole(elsewhere, () => expect.unreachable())?.step).toBe(20)
+    // What the attempt itself has is newer.
+    cpSync(it.leave(30), join(elsewhere, 'checkpoints', 'step-000030'), { recursive: true })
+    await bringNewest(it.checkpoints, 'job_1', elsewhere)
+    expect(listCheckpoints(elsewhere).map(({ step }) => step)).toEqual([20, 30])
+    await bringNewest(it.checkpoints, 'job_2', join(it.folder, 'nowhere'))
+    expect(existsSync(join(it.folder, 'nowhere'))).toBe(false)
   })
 
   test('a job finds the datasets and checkpoints that its file names in its workspace, and its lineage says so', async () => {

@@ -46,7 +46,7 @@ async function open(databases: TestDatabases) {
       const jobs = new Jobs({ store, wake: () => undefined, hasWorkspace: (p, id) => workspaces.has(p, id) })
       return [
         jobRoutes({ jobs, clusters, folders }),
-        machineRoutes(() => undefined),
+        machineRoutes({ wake: () => undefined, moveDeployments: async () => 0 }),
         templateRoutes(jobs),
         workspaceRoutes(workspaces),
       ]

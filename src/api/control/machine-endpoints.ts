@@ -50,6 +50,16 @@ export const editCluster = endpoint({
   answer: clusterView,
 })
 
+export const giveUpCluster = endpoint({
+  name: 'clusters.give_up',
+  method: 'POST',
+  path: '/clusters/:cluster/give-up',
+  summary:
+    'Say that a machine is lost: its jobs and deployments go on elsewhere. Refused while its server is there.',
+  access: 'operator',
+  answer: z.object({ jobs: z.int(), deployments: z.int() }),
+})
+
 export const listQuotas = endpoint({
   name: 'quotas.list',
   method: 'GET',

@@ -29,6 +29,18 @@ export function clusterCommand(program: Command): void {
     ),
     editCluster,
   )
+  onService(
+    noun
+      .command('give-up')
+      .description('say that its machine is lost: its jobs and deployments go on elsewhere')
+      .argument('<cluster>'),
+    giveUp,
+  )
+}
+
+async function giveUp({ client }: Session, _: NounFlags, cluster: string): Promise<void> {
+  const { jobs, deployments } = await client.call(api.giveUpCluster, { params: { cluster } })
+  note(`${cluster} is given up: ${jobs} jobs and ${deployments} deployments go on elsewhere.`)
 }
 
 function slots(text: string, before: Record<string, number> = {}): Record<string, number> {

@@ -3,6 +3,7 @@ import type { Logger } from '../../base/log.ts'
 import type { Sealer } from '../credentials/sealer.ts'
 import { type Loop, startLoop } from '../service/loop.ts'
 import type { Store } from '../store/store.ts'
+import { noteGone } from './gone.ts'
 import { sendNotices } from './notices.ts'
 import { lookedAtMax, type ReconcileOptions, reconcileDue, type ServedCluster } from './reconcile.ts'
 import { PlanOutdated, schedule } from './scheduler.ts'
@@ -39,9 +40,11 @@ export function startJobLoop({ store, log, owner, sealer, clusters, onCheckpoint
     log,
     pass: async () => {
       // When a job changed while the plan was made, the next pass makes another.
-      await schedule(store, owner).catch((error: unknown) => {
+      const isScheduler = await schedule(store, owner).catch((error: unknown) => {
         if (!(error instanceof PlanOutdated)) throw error
+        return true
       })
+      if (isScheduler) await noteGone(store)
       while ((await reconcileDue(options)) === lookedAtMax);
       await sendNotices(store, sealer, owner)
       if (store.clock.nowMs() - lastSweepMs < sweepEveryMs) return

@@ -4,6 +4,7 @@ import { projectOf } from '../projects/projects.ts'
 import { isGone, listServers } from '../servers/servers.ts'
 import type { RouteModule } from '../service/routes.ts'
 import type { Store } from '../store/store.ts'
+import { giveUpCluster } from './gone.ts'
 import {
   createCluster,
   deleteCluster,
@@ -19,8 +20,14 @@ import type { ClusterRow, QuotaRow } from './rows.ts'
 
 type Used = Map<string, Record<string, number>>
 
-/** `wake` lets waiting jobs have what became free. */
-export function machineRoutes(wake: () => void): RouteModule {
+export interface MachineRouteOptions {
+  /** Lets waiting jobs have what became free. */
+  readonly wake: () => void
+  /** Takes what else there is of a cluster that was given up; returns how many deployments. */
+  readonly moveDeployments: (cluster: string) => Promise<number>
+}
+
+export function machineRoutes({ wake, moveDeployments }: MachineRouteOptions): RouteModule {
   return (serve, { store }) => {
     serve(api.listClusters, async () => {
       const view = await clusterViews(store)
@@ -50,6 +57,17 @@ export function machineRoutes(wake: () => void): RouteModule {
       await audit('cluster.edit', row.id, given)
       wake()
       return (await clusterViews(store))(row)
+    })
+    serve(api.giveUpCluster, async ({ params: { cluster }, audit }) => {
+      const moved = await store.transaction(async () => {
+        const { id } = await findCluster(store, cluster)
+        const jobs = await giveUpCluster(store, cluster)
+        const deployments = await moveDeployments(cluster)
+        await audit('cluster.give_up', id, { jobs, deployments })
+        return { jobs, deployments }
+      })
+      wake()
+      return moved
     })
     serve(api.listQuotas, async ({ project }) => {
       const used = await devicesUsed(store, 'project_id')

@@ -19,6 +19,11 @@ export interface OutputCheckpoint {
   folder: string
 }
 
+/** Where the checkpoint of a step lies, or would. */
+export function checkpointFolder(output: string, step: number): string {
+  return join(output, 'checkpoints', `step-${String(step).padStart(6, '0')}`)
+}
+
 /** Oldest first; whether they are whole is another question. */
 export function listCheckpoints(output: string): OutputCheckpoint[] {
   const root = join(output, 'checkpoints')

@@ -14,7 +14,7 @@ import type { Store } from '../store/store.ts'
 import { type AttemptView, type Decision, decide, type Move } from './decide.ts'
 import { keepPoints, type News, progressOf } from './reports.ts'
 import { type JobRow, jobNouns } from './rows.ts'
-import { activeStates, isActive } from './states.ts'
+import { activeStates, isActive, reasons } from './states.ts'
 import { moveJob, type TransitionListener } from './transition.ts'
 import type { Workplace } from './workplace.ts'
 
@@ -190,7 +190,9 @@ class Look {
   /** False when the row was written by somebody else meanwhile: it was read again, and nothing was kept. */
   async #keep(news: News): Promise<boolean> {
     if (!news.hasAny && this.#row.status.silentSinceMs === undefined) return true
-    const { silentSinceMs: _, silenceTold: __, ...status } = news.status
+    const { silentSinceMs: _, silenceTold, ...kept } = news.status
+    // What was said about the silence is over with it.
+    const status = silenceTold === true ? { ...kept, message: reasons[kept.reason] } : kept
     const updated = await this.#options.store.transaction(async () => {
       const row = await this.#jobs.update(this.#row, { status })
       if (row === undefined) return undefined

@@ -42,6 +42,8 @@ export interface Cluster {
   readonly slots: Readonly<Record<string, number>>
   /** False while it takes no new jobs. */
   readonly open: boolean
+  /** Its server has not been seen for a while: it gets no new jobs until that is back. */
+  readonly gone?: boolean
 }
 
 export interface Quota {
@@ -54,6 +56,7 @@ export type WaitingReason =
   | { code: 'later'; untilMs: number }
   | { code: 'quota'; used: number; allowed: number }
   | { code: 'no_cluster' }
+  | { code: 'cluster_gone'; clusters: readonly string[] }
   | { code: 'too_large'; largest: number }
   | { code: 'busy'; free: number; preempting: boolean }
   | { code: 'behind'; job: string }
@@ -138,12 +141,16 @@ class Planner {
     const allowed = this.#quotas.get(keyOf(job.project, type)) ?? Number.POSITIVE_INFINITY
     const used = this.#used.get(keyOf(job.project, type)) ?? 0
     if (used + devices > allowed) return waits({ code: 'quota', used, allowed })
-    const possible = this.#clusters.filter(
-      ({ name, open }) => open && (job.cluster === undefined || job.cluster === name),
+    const open = this.#clusters.filter(
+      ({ name, open: takesJobs }) => takesJobs && (job.cluster === undefined || job.cluster === name),
     )
+    const possible = open.filter(({ gone }) => gone !== true)
     const largest = Math.max(0, ...possible.map(({ slots }) => slots[type] ?? 0))
-    if (possible.length === 0 || largest === 0) return waits({ code: 'no_cluster' })
-    if (largest < devices) return waits({ code: 'too_large', largest })
+    if (largest < devices) {
+      const lost = open.filter(({ gone, slots }) => gone === true && (slots[type] ?? 0) >= devices)
+      if (lost.length > 0) return waits({ code: 'cluster_gone', clusters: lost.map(({ name }) => name) })
+      return waits(largest === 0 ? { code: 'no_cluster' } : { code: 'too_large', largest })
+    }
     const fitting = possible.filter(({ slots }) => (slots[type] ?? 0) >= devices)
     for (const { name } of fitting) {
       if (this.#blocked.has(keyOf(name, type)) || this.#freeOf(name, type) < devices) continue

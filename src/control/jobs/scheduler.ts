@@ -1,5 +1,6 @@
 /** Gives devices to waiting jobs: reads everything, plans, and writes the plan, in one transaction. */
 import { sql } from 'kysely'
+import { goneServers } from '../servers/servers.ts'
 import { recordEvent } from '../store/events.ts'
 import { takeName } from '../store/leases.ts'
 import type { Nouns } from '../store/nouns.ts'
@@ -70,13 +71,14 @@ async function planOf(store: Store, rows: readonly JobRow[]): Promise<Plan> {
   const db = store.db<JobTables>()
   const clusters = await db.selectFrom('clusters').selectAll().where('deleted_at', 'is', null).execute()
   const quotas = await db.selectFrom('quotas').selectAll().where('deleted_at', 'is', null).execute()
+  const gone = new Set((await goneServers(store)).map(({ cluster }) => cluster))
   const waiting = rows.filter(({ state }) => state === 'waiting')
   const active = rows.filter(({ state }) => state !== 'waiting')
   return planJobs(
     waiting.map(asWaiting),
     active.map(asActive),
     clusters.map(({ name, spec, status }) => ({
-      ...{ name, slots: spec.slots },
+      ...{ name, slots: spec.slots, gone: gone.has(name) },
       open: spec.open && status.awaited !== true,
     })),
     quotas.map(({ project_id, name, devices }) => ({ project: project_id, type: name, devices })),
@@ -192,6 +194,8 @@ function describe(row: JobRow, reason: WaitingReason): string {
       return `It needs ${wanted}; its project uses ${reason.used} of the ${reason.allowed} that its quota allows.`
     case 'no_cluster':
       return `${where} that takes jobs has devices of type ${row.device_type}.`
+    case 'cluster_gone':
+      return `It needs ${wanted}, which ${reason.clusters.join(', ')} has; its server does not answer.`
     case 'too_large':
       return `It needs ${wanted}; the largest cluster has ${reason.largest}.`
     case 'busy':

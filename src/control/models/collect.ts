@@ -1,10 +1,11 @@
-import { existsSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { UserError } from '../../base/errors.ts'
 import type { Blobs } from '../blobs/blobs.ts'
 import { bringFile } from '../blobs/bring.ts'
-import { listCheckpoints, readManifest } from '../jobs/output-checkpoints.ts'
+import { checkpointFolder, listCheckpoints, readManifest } from '../jobs/output-checkpoints.ts'
 import type { Checkpoints } from './checkpoints.ts'
+import { fillFolder } from './provide.ts'
 import type { CheckpointRow } from './rows.ts'
 
 /** An older checkpoint below one that is known was known too. Less than the day that deleted rows stay. */
@@ -59,4 +60,19 @@ export async function collectCheckpoints(
     }
   }
   return made
+}
+
+/**
+ * Brings a job's newest collected checkpoint into its output, when that has none as new: an earlier attempt ran on
+ * another machine. Done again, it changes nothing.
+ */
+export async function bringNewest(checkpoints: Checkpoints, job: string, output: string): Promise<void> {
+  const newest = Math.max(-1, ...(await checkpoints.stepsOf(job)))
+  const own = listCheckpoints(output).at(-1)?.step ?? -1
+  if (newest <= own) return
+  const row = await checkpoints.jobStep(job, newest)
+  if (row === undefined || row.deleted_at !== null) return
+  const target = checkpointFolder(output, newest)
+  mkdirSync(dirname(target), { recursive: true, mode: 0o700 })
+  await fillFolder(target, await checkpoints.files(row), (one) => checkpoints.placeOf(row, one))
 }

@@ -53,17 +53,18 @@ export async function provide(
     if (name.startsWith('dataset:')) {
       const { dataset, version } = await datasets.resolve(project, typed)
       from = { id: version.id, label: `dataset ${dataset.name}@${version.number}` }
-      await fill(target, await datasets.files(version), (one) => datasets.placeOf(version, one))
+      await fillFolder(target, await datasets.files(version), (one) => datasets.placeOf(version, one))
     } else {
       const row = await checkpoints.find(project, typed)
       from = nodeOf(row)
-      await fill(target, await checkpoints.files(row), (one) => checkpoints.placeOf(row, one))
+      await fillFolder(target, await checkpoints.files(row), (one) => checkpoints.placeOf(row, one))
     }
     await recordLineage(store, project, { from, to: job })
   }
 }
 
-async function fill(
+/** Makes the folder `target` of these files. */
+export async function fillFolder(
   target: string,
   files: readonly FileRow[],
   placeOf: (file: FileRow) => Promise<FilePlace>,

@@ -76,6 +76,16 @@ export async function listServers(store: Store): Promise<ServerRow[]> {
   return await store.db<Tables>().selectFrom('servers').selectAll().orderBy('cluster').execute()
 }
 
+/** Those that were not seen for {@link goneMs}. */
+export async function goneServers(store: Store): Promise<ServerRow[]> {
+  return await store
+    .db<Tables>()
+    .selectFrom('servers')
+    .selectAll()
+    .where('seen_at', '<', store.clock.unixMs() - goneMs)
+    .execute()
+}
+
 /** The server that looks after a cluster, whether it is there or not. */
 export async function serverOf(store: Store, cluster: string): Promise<ServerRow | undefined> {
   return await store
