@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { measure, sizes } from '../../bench/checkpoint-stall.ts'
+import { cases, estimated, ropeway as trainedInLittle, writeBase } from '../../bench/memory.ts'
 import { trainOnce } from '../../bench/shakespeare.ts'
 import { ropeway, shapes } from '../../bench/train-vs-pytorch.ts'
 
@@ -10,6 +11,24 @@ test('our side of train-vs-pytorch measures a speed in wall and in processor tim
   const figures = await ropeway(shapes.small!, 1, 'bf16')
   expect(Object.keys(figures)).toEqual(['tokensPerSecond', 'tokensPerProcessorSecond'])
   expect(Object.values(figures).every((figure) => figure > 0)).toBe(true)
+})
+
+test('our side of the memory bench measures speed and peak in a process of its own', () => {
+  const base = mkdtempSync(join(tmpdir(), 'ropeway-bench-'))
+  try {
+    writeBase(base, cases.small!)
+    const figures = trainedInLittle(cases.small!, base)
+    expect(Object.keys(figures)).toEqual([
+      'tokensPerSecond',
+      'tokensPerProcessorSecond',
+      'peakMiB',
+      'besideRuntimeMiB',
+    ])
+    expect(figures.peakMiB).toBeGreaterThan(figures.besideRuntimeMiB!)
+    expect(estimated(cases.small!, base)).toBeGreaterThan(0)
+  } finally {
+    rmSync(base, { recursive: true, force: true })
+  }
 })
 
 test('the Shakespeare bench records the loss, the curve and where it was measured', async () => {
