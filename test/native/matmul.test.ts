@@ -53,6 +53,8 @@ const shapes = [
   [5, 33, 17],
   [40, 70, 50],
   [200, 64, 96],
+  // More inputs than one chunk, more outputs than sums of a block may wait.
+  [26, 900, 600],
 ] as const
 
 describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
