@@ -9,6 +9,7 @@
 // Legend: T rows of a tile, S outputs of a strip, `steps` lanes along the inputs.
 #pragma once
 
+#include "activations.h"
 #include "call.h"
 #include "matmul_pack.h"
 
@@ -82,22 +83,34 @@ struct PairTiles : FloatTiles<PairLanes> {
 
 #endif
 
-/// What becomes of a sum before it is stored.
+/// What becomes of a product before it is stored; all but the first read a third source.
+enum MatmulBehind {
+  behindNothing = 0,
+  behindAdds = 1,      // source [N, M], or one row for all
+  behindAddsInto = 2,  // the source itself grows by the product; the op's own result is nothing
+  behindGeluSlope = 3, // times gelu'(source): what a product hands back through a GELU
+};
+
 struct Behind {
-  ggml_tensor* target;
-  const ggml_tensor* added;
+  MatmulBehind kind;
+  const ggml_tensor *target, *source;
+
+  Behind(const ggml_tensor* dst, int kind)
+      : kind(MatmulBehind(kind)), target(kind == behindAddsInto ? dst->src[2] : dst), source(kind ? dst->src[2] : nullptr) {}
 
   void finish(size_t row, size_t rows, size_t column, size_t width, const float* sums, size_t stride) const {
     size_t outputs = target->ne[0], count = outputs - column < width ? outputs - column : width;
     for (size_t t = 0; t < rows; t++) {
       float* to = static_cast<float*>(target->data) + (row + t) * outputs + column;
-      const float* add = added ? reinterpret_cast<const float*>(static_cast<const char*>(added->data) +
-                                                                (row + t) * added->nb[1]) + column
-                               : nullptr;
+      const float* own = nullptr;
+      if (source)
+        own = reinterpret_cast<const float*>(static_cast<const char*>(source->data) +
+                                             (source->ne[1] == 1 ? 0 : (row + t) * source->nb[1])) + column;
       for (size_t i = 0; i < count; i += lanes) {
         int left = count - i < size_t(lanes) ? int(count - i) : lanes;
         Vector value = load(sums + t * stride + i);
-        if (add) value = value + load(add + i, left);
+        if (kind == behindGeluSlope) value = value * geluSlope(load(own + i, left));
+        else if (own) value = value + load(own + i, left);
         store(to + i, value, left);
       }
     }
@@ -186,13 +199,13 @@ inline void multiplyBlock(const Matrix& a, const MatmulPlan& plan, size_t piece,
   }
 }
 
-/// dst F32 [N, M] = a b^T, plus a third source [N, M] if given. Sources: a [N, K] or, transposed, [K, N];
-/// b [M, K] or, transposed, [K, M]; F32, rows may be strided. Params: a transposed, b transposed, added (0/1).
+/// dst F32 [N, M] = a b^T. Sources: a [N, K] or, transposed, [K, N]; b [M, K] or, transposed, [K, M]; F32, rows may be
+/// strided; a third if something comes behind. Params: a transposed, b transposed (0/1), MatmulBehind.
 template <class Tiles>
 inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   Matrix a = Matrix::of(dst->src[0], call->params[0] != 0), b = Matrix::of(dst->src[1], call->params[1] != 0);
-  Behind behind{dst, call->params[2] ? dst->src[2] : nullptr};
+  Behind behind(dst, call->params[2]);
   MatmulPlan plan = MatmulPlan::of<Tiles>(a, b);
   size_t rightFloats = plan.strips * plan.steps * Tiles::width;
   size_t leftFloats = plan.leftAtOnce ? plan.tiles * plan.steps * Tiles::rows : 0;
