@@ -90,3 +90,11 @@ export async function addMember(
   const { token } = await service.nobody.call(signUp, { body: { email, name, password, invitation } })
   return Object.assign(service.as(token), { email, password })
 }
+
+/** The secret that an authenticator app is given. */
+export function fromBase32(text: string): Buffer {
+  const bits = [...text].map((letter) =>
+    'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'.indexOf(letter).toString(2).padStart(5, '0'),
+  )
+  return Buffer.from((bits.join('').match(/.{8}/g) ?? []).map((byte) => Number.parseInt(byte, 2)))
+}

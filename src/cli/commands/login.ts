@@ -6,7 +6,7 @@ import { Refused } from '../../api/control/problem.ts'
 import { UserError } from '../../base/errors.ts'
 import { chosenContext, readContexts, saveContext, writeContexts } from '../contexts.ts'
 import { type NounFlags, onService, type Session } from '../noun.ts'
-import { askSecret } from '../secrets.ts'
+import { askSecret, codesGiven } from '../secrets.ts'
 import { note } from '../terminal.ts'
 
 interface LoginFlags {
@@ -68,8 +68,11 @@ async function passwordLogin(url: string, flags: LoginFlags): Promise<string> {
     if (!(error instanceof Refused) || error.code !== 'second_factor_required' || !process.stdin.isTTY)
       throw error
   }
-  const code = await ask('Code of your authenticator app: ')
-  return (await service.call(logIn, { body: { ...body, code } })).token
+  const typed = await ask('Code of your authenticator app, or a recovery code: ')
+  const answer = await service.call(logIn, { body: { ...body, ...codesGiven(typed) } })
+  if (answer.recovery_codes_left !== undefined)
+    note(`${answer.recovery_codes_left} recovery codes are left; ropeway second-factor codes makes new ones.`)
+  return answer.token
 }
 
 async function ask(question: string): Promise<string> {

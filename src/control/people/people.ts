@@ -1,3 +1,4 @@
+import { Refused } from '../../api/control/problem.ts'
 import type { Store } from '../store/store.ts'
 
 export interface PersonRow {
@@ -63,6 +64,15 @@ export async function personById(store: Store, id: string): Promise<PersonRow | 
 export async function personByEmail(store: Store, email: string): Promise<PersonRow | undefined> {
   const query = store.db<Tables>().selectFrom('people').selectAll()
   return await query.where('email', '=', email.toLowerCase()).executeTakeFirst()
+}
+
+/** By address or id. Throws `not_found`. */
+export async function personMeant(store: Store, typed: string): Promise<PersonRow> {
+  const person = typed.includes('@') ? await personByEmail(store, typed) : await personById(store, typed)
+  if (person !== undefined) return person
+  throw new Refused('not_found', `There is no person ${typed}.`, {
+    fix: 'Give their address, or invite them.',
+  })
 }
 
 export async function countPeople(store: Store): Promise<number> {
