@@ -34,6 +34,7 @@ export interface ServiceParts {
   readonly surfaces?: () => readonly Surface[]
   readonly clock?: Clock
   readonly signUp?: ServiceContext['signUp']
+  readonly oidc?: ServiceContext['oidc']
   readonly watch?: Watch
 }
 
@@ -51,6 +52,7 @@ export async function startService(
     sealer: new Sealer(new Uint8Array(32).fill(7)),
     scrypt: { n: 1024, blocks: 8, lanes: 1 },
     signUp: parts.signUp ?? 'invited',
+    oidc: parts.oidc,
   }
   const modules = [...baseRoutes, ...(parts.routes?.(store, context) ?? [])]
   const app = await buildService(context, modules, parts.surfaces?.())

@@ -16,6 +16,7 @@ export interface PersonRow {
   /** 1 once a first code was given: only then is one asked for. */
   readonly totp_confirmed: number
   readonly totp_last_step: number
+  /** Issuer and subject at an OpenID provider. */
   readonly oidc_subject: string | null
 }
 
@@ -66,6 +67,11 @@ export async function personByEmail(store: Store, email: string): Promise<Person
   return await query.where('email', '=', email.toLowerCase()).executeTakeFirst()
 }
 
+export async function personBySubject(store: Store, subject: string): Promise<PersonRow | undefined> {
+  const query = store.db<Tables>().selectFrom('people').selectAll()
+  return await query.where('oidc_subject', '=', subject).executeTakeFirst()
+}
+
 /** By address or id. Throws `not_found`. */
 export async function personMeant(store: Store, typed: string): Promise<PersonRow> {
   const person = typed.includes('@') ? await personByEmail(store, typed) : await personById(store, typed)
@@ -83,7 +89,13 @@ export async function countPeople(store: Store): Promise<number> {
 type PersonChanges = Partial<
   Pick<
     PersonRow,
-    'name' | 'disabled_at' | 'password_hash' | 'totp_sealed' | 'totp_confirmed' | 'totp_last_step'
+    | 'name'
+    | 'disabled_at'
+    | 'password_hash'
+    | 'totp_sealed'
+    | 'totp_confirmed'
+    | 'totp_last_step'
+    | 'oidc_subject'
   >
 >
 

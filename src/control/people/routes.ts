@@ -7,12 +7,14 @@ import type { Actor } from '../service/actor.ts'
 import { sessionCookie } from '../service/authenticate.ts'
 import type { ServiceContext } from '../service/context.ts'
 import type { RouteModule, Serve } from '../service/routes.ts'
+import { personView, sessionAnswer, sessionCookieOf } from './answers.ts'
 import { countFailure, countSignUp, forgetFailures, refuseTooMany } from './attempts.ts'
 import { confirmPassword, must, requireSession } from './checks.ts'
+import { oidcRoutes } from './oidc-routes.ts'
 import { hashPassword, verifyPassword } from './passwords.ts'
-import { addPerson, changePerson, type PersonRow, personByEmail, personById } from './people.ts'
+import { addPerson, changePerson, personByEmail, personById } from './people.ts'
 import { checkSecondFactor, secondFactorRoutes } from './second-factor.ts'
-import { closeOtherSessions, closeSession, openSession, sessionMs, sessionsOf } from './sessions.ts'
+import { closeOtherSessions, closeSession, openSession, sessionsOf } from './sessions.ts'
 
 export const peopleRoutes: RouteModule = (serve, context) => {
   signUpRoute(serve, context)
@@ -20,6 +22,7 @@ export const peopleRoutes: RouteModule = (serve, context) => {
   whoAmIRoute(serve, context)
   sessionRoutes(serve, context)
   secondFactorRoutes(serve, context)
+  oidcRoutes(serve, context)
 }
 
 function signUpRoute(serve: Serve, { store, signUp, scrypt }: ServiceContext): void {
@@ -65,7 +68,7 @@ function logInRoutes(serve: Serve, context: ServiceContext): void {
       const session = await openSession(store, person.id, body.client ?? 'unnamed')
       const recovery = left === undefined ? {} : { recovery_codes_left: left }
       await audit('person.log-in', person.id, { session: session.id, ...recovery })
-      if (body.cookie === true) setHeader('set-cookie', cookieOf(session.token, isSecure(headers)))
+      if (body.cookie === true) setHeader('set-cookie', sessionCookieOf(session.token, isSecure(headers)))
       return { ...sessionAnswer(session, person), ...recovery }
     })
   })
@@ -140,22 +143,6 @@ function actsAsPerson(actor: Actor): boolean {
   return actor.onlyProject === undefined && actor.scopes?.includes('*') === true
 }
 
-function sessionAnswer(
-  { id, token, expiresAt }: { id: string; token: string; expiresAt: number },
-  person: PersonRow,
-) {
-  return { token, session: id, expires_at: expiresAt, person: personView(person) }
-}
-
-function personView({ id, email, name, created_at, is_operator, totp_confirmed }: PersonRow) {
-  return { id, email, name, created_at, is_operator: is_operator === 1, second_factor: totp_confirmed === 1 }
-}
-
 function isSecure(headers: Record<string, unknown>): boolean {
   return headers['x-forwarded-proto'] === 'https'
-}
-
-function cookieOf(token: string, secure: boolean): string {
-  const age = Math.floor(sessionMs / 1000)
-  return `${sessionCookie}=${token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=${age}${secure ? '; Secure' : ''}`
 }
