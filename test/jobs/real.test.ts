@@ -150,3 +150,21 @@ test('a job waits, and says why, while its cluster is closed, its quota is used 
   expect(stopped.state).toBe('stopped')
   await server.kill()
 })
+
+test('a job saves when it is asked; a program that ends then goes on from there by itself', async () => {
+  await using real = await open()
+  const server = await startServer(real.home)
+  const program = join(import.meta.dirname, '..', 'sdk', 'programs', 'count.ts')
+  const run = [process.execPath, '--import', import.meta.resolve('tsx'), program]
+  const { id } = await real.jobs.create('p', { file: { name: 'count', run, env: { WAIT_AT: 4 } } })
+  await expect(real.jobs.save('p', 'count')).rejects.toThrow(/only a running job can save/)
+  await real.until(id, ({ status }) => status.checkpointStep === 3 && status.totalSteps === 12)
+  await real.jobs.save('p', 'count')
+  const done = await real.until(id, ({ state }) => state === 'success' || state === 'failed')
+  await server.kill()
+  expect([done.state, done.attempt, done.status.stepsDone]).toEqual(['success', 2, 12])
+  expect(done.status.saveAskedMs).toBeUndefined()
+  const { rows } = await real.jobs.events(done, { limit: 100 })
+  const waiting = rows.filter(({ kind }) => kind === 'job.waiting').at(-1)!
+  expect(waiting.message).toBe('It saved, as it was asked, and ended; it goes on from there.')
+})

@@ -299,6 +299,8 @@ class FakeWorkplace implements Workplace {
     return Math.floor(Math.max(0, ...steps) / checkpointSteps) * checkpointSteps
   }
 
+  askToSave(): void {}
+
   remove(): void {}
 
   async prepare(row: JobRow): Promise<Prepared> {

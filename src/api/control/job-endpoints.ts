@@ -69,6 +69,15 @@ export const stopJob = endpoint({
   answer: jobView,
 })
 
+export const saveJob = endpoint({
+  name: 'jobs.save',
+  method: 'POST',
+  path: `${one}/save`,
+  summary: 'Ask a running job for a checkpoint within its step; it goes on.',
+  access: 'job:edit',
+  answer: jobView,
+})
+
 export const resumeJob = endpoint({
   name: 'jobs.resume',
   method: 'POST',

@@ -93,6 +93,8 @@ export const jobView = z.object({
   last_report_at: z.int().nullable(),
   /** The step of the newest checkpoint; 0 when there is none. */
   checkpoint_step: z.int(),
+  /** Whether it is asked to save, and has not yet. */
+  saving: z.boolean(),
   /** Newest value of each metric. */
   metrics: z.record(z.string(), z.union([z.number(), z.string()])),
   version: z.int(),

@@ -50,6 +50,9 @@ export function jobCommand(program: Command): void {
   onJob(noun, 'stop', 'let it save and end', (session, _, typed) =>
     ask(session, api.stopJob, typed, 'is asked to stop'),
   )
+  onJob(noun, 'save', 'have a running one write a checkpoint now, and go on', runSave, (command) =>
+    command.option('-d, --detach', 'do not wait until it is written'),
+  )
   onJob(noun, 'resume', 'let a stopped one go on from its checkpoint', (session, _, typed) =>
     ask(session, api.resumeJob, typed, 'waits for its turn'),
   )
@@ -135,6 +138,23 @@ async function ask(
   const job = await session.client.call(endpoint, { params: { project: session.project, job: typed } })
   if (session.out.isJson) return line(JSON.stringify(job))
   note(job.state === 'stopped' ? `${job.name} is stopped.` : `${job.name} ${what}.`)
+}
+
+async function runSave(session: Session, flags: NounFlags & { detach?: boolean }, typed: string) {
+  const params = { project: session.project, job: typed }
+  let job = await session.client.call(api.saveJob, { params })
+  if (flags.detach !== true) {
+    for await (const event of session.client.events(api.watchJob, { params })) {
+      job = event as JobView
+      if (!job.saving) break
+    }
+  }
+  if (session.out.isJson) return line(JSON.stringify(job))
+  note(
+    job.saving
+      ? `${job.name} is asked to save.`
+      : `${job.name} has a checkpoint of step ${job.checkpoint_step}.`,
+  )
 }
 
 const listedMax = 1_000

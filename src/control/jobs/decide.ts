@@ -15,6 +15,8 @@ export interface AttemptView {
   readonly stopRequested: boolean
   /** The scheduler wants its devices. */
   readonly preempted: boolean
+  /** Somebody asked this attempt for a checkpoint. */
+  readonly saveAsked: boolean
   /** When it came into its state (Unix milliseconds, like all times here). */
   readonly sinceMs: number
   /** Why it is stopping. */
@@ -121,6 +123,10 @@ function conclude(job: AttemptView, { members }: Observation, progress: Progress
   const isWhole =
     members.length > 0 && members.every(({ state, exitCode }) => state === 'ended' && exitCode === 0)
   const asked = job.state === 'stopping' ? job.cause : undefined
+  const { totalSteps = 0, stepsDone } = progress
+  // Many programs end when they have saved on demand, as they would before they are stopped.
+  if (isWhole && asked === undefined && job.saveAsked && stepsDone < totalSteps)
+    return { ...move('waiting', 'saved'), notBeforeMs: nowMs }
   if (isWhole && (asked === undefined || wasDone(members, progress, job.sinceMs)))
     return move('success', 'finished')
   if (job.stopRequested && asked === undefined) return move('stopping', 'stop_requested')

@@ -172,6 +172,20 @@ export class Jobs {
     })
   }
 
+  /** Asks a running job for a checkpoint; it goes on. */
+  async save(project: string, typed: string): Promise<JobRow> {
+    const { id } = await this.find(project, typed)
+    return await this.#change(id, async (row) => {
+      if (row.state !== 'running') throw conflict(row, 'only a running job can save')
+      if (row.status.saveAskedMs !== undefined) return row
+      const nowMs = this.#options.store.clock.unixMs()
+      const status = { ...row.status, saveAskedMs: nowMs, saveAttempt: row.attempt }
+      const changed = await this.#nouns.update(row, { status, due_at: nowMs })
+      if (changed !== undefined) await this.#tell(changed, 'job.save_requested', 'Somebody asked it to save.')
+      return changed
+    })
+  }
+
   /** A stopped job goes on from its newest checkpoint. */
   resume(project: string, typed: string): Promise<JobRow> {
     return this.#again(project, typed, ['stopped'], 'Only a stopped job can be resumed')
@@ -272,6 +286,7 @@ export function viewOfJob(row: JobRow): JobView {
     step_ms: status.stepMs ?? null,
     last_report_at: status.lastReportMs ?? null,
     checkpoint_step: status.checkpointStep,
+    saving: status.saveAskedMs !== undefined,
     metrics: { ...status.metrics },
     version: row.version,
     file: { ...spec.file },

@@ -1,9 +1,9 @@
 /** A job's files on this machine: what an attempt is started with, and where its reports are read. */
-import { existsSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { resolve, sep } from 'node:path'
 import { runJob } from '../../api/control/run-job.ts'
 import type { RunRequest } from '../launchers/launcher.ts'
-import { type Place, rankEnvironment, sharedEnvironment, withPythonSdk } from './contract.ts'
+import { emergencyNote, type Place, rankEnvironment, sharedEnvironment, withPythonSdk } from './contract.ts'
 import type { JobFolders } from './folders.ts'
 import { newestWhole } from './output-checkpoints.ts'
 import { type News, readNews } from './reports.ts'
@@ -37,6 +37,12 @@ export class LocalWorkplace implements Workplace {
     return readNews(row, this.#options.folders.output(row.id), nowMs)
   }
 
+  askToSave(job: string, isAsked: boolean): void {
+    const note = emergencyNote(this.#options.folders.output(job))
+    if (isAsked) writeFileSync(note, '')
+    else rmSync(note, { force: true })
+  }
+
   remove(job: string): void {
     this.#options.folders.remove(job)
   }
@@ -52,6 +58,8 @@ async function prepareAttempt(
   const workspace = folders.workspace(row.id)
   await launch.unpack?.(row, workspace)
   const output = folders.output(row.id)
+  // Of an attempt that ended before it could save.
+  rmSync(emergencyNote(output), { force: true })
   const { processes, placement, kind } = row.spec
   const file = kind === 'run' ? runJob.parse(row.spec.file) : undefined
   const inside = (path: string | undefined) => (path === undefined ? undefined : within(workspace, path))

@@ -104,6 +104,7 @@ class Look {
       // Read after the observation: what an ended rank wrote is then all there.
       const news = this.#workplace.read(this.#row, this.#nowMs())
       if (!(await this.#keep(news)) || news.hasAny) continue
+      if (this.#row.status.saveAskedMs !== undefined) this.#workplace.askToSave(this.#row.id, true)
       const decision = (this.#options.decide ?? decide)(
         viewOf(this.#row),
         observation,
@@ -190,7 +191,10 @@ class Look {
   /** False when the row was written by somebody else meanwhile: it was read again, and nothing was kept. */
   async #keep(news: News): Promise<boolean> {
     if (!news.hasAny && this.#row.status.silentSinceMs === undefined) return true
-    const { silentSinceMs: _, silenceTold, ...kept } = news.status
+    const { silentSinceMs: _, silenceTold, saveAskedMs, ...rest } = news.status
+    const isSaved = saveAskedMs !== undefined && news.checkpoints.length > 0
+    if (isSaved) this.#workplace.askToSave(this.#row.id, false)
+    const kept = saveAskedMs === undefined || isSaved ? rest : { ...rest, saveAskedMs }
     // What was said about the silence is over with it.
     const status = silenceTold === true ? { ...kept, message: reasons[kept.reason] } : kept
     const updated = await this.#options.store.transaction(async () => {
@@ -256,6 +260,7 @@ function viewOf(row: JobRow): AttemptView {
     state: row.state as AttemptView['state'],
     stopRequested: row.stop_requested === 1,
     preempted: row.preempted === 1,
+    saveAsked: row.status.saveAttempt === row.attempt,
     sinceMs: row.since,
     cause: row.status.cause,
     retriesUsed: row.status.retriesUsed,

@@ -64,6 +64,11 @@ function verbRoutes(serve: Serve, { jobs }: JobRouteOptions): void {
     await audit('job.stop', row.id)
     return viewOfJob(row)
   })
+  serve(api.saveJob, async ({ project, params, audit }) => {
+    const row = await jobs.save(project.id, params.job)
+    await audit('job.save', row.id)
+    return viewOfJob(row)
+  })
   serve(api.resumeJob, async ({ project, params, audit }) => {
     const row = await jobs.resume(project.id, params.job)
     await audit('job.resume', row.id)

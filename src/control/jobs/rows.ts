@@ -31,6 +31,10 @@ export interface JobStatus {
   readonly stepMs?: number
   readonly lastReportMs?: number
   readonly checkpointStep: number
+  /** Since when a checkpoint is asked for that was not written yet. */
+  readonly saveAskedMs?: number
+  /** The attempt that was last asked for one. */
+  readonly saveAttempt?: number
   readonly metrics: Readonly<Record<string, number | string>>
   /** How far the reports of the attempt were read, by rank. */
   readonly read: Readonly<Record<string, number>>

@@ -55,6 +55,7 @@ export const reasons = {
   could_not_start: 'Its program could not be started.',
   exit_code: 'Its program ended with a failure.',
   retries_exhausted: 'It failed more often than its retries allow.',
+  saved: 'It saved, as it was asked, and ended; it goes on from there.',
   finished: 'Every rank ended with 0.',
   stopped: 'It was stopped.',
   cannot_prepare: 'Its folder could not be prepared.',

@@ -29,7 +29,9 @@ export async function moveJob(
   assert(mayFollow(row.state, to), `a job does not go from ${row.state} to ${to}`)
   const { store } = jobs
   const nowMs = store.clock.unixMs()
-  const { cause: _, waitsFor: __, silentSinceMs: ___, silenceTold: ____, ...kept } = row.status
+  const { cause: _, waitsFor: __, silentSinceMs: ___, silenceTold: ____, saveAskedMs, ...rest } = row.status
+  // What was asked of an attempt that is over is not asked of the next.
+  const kept = isActive(to) && saveAskedMs !== undefined ? { ...rest, saveAskedMs } : rest
   const isLeaving = isActive(row.state) && !isActive(to)
   return await store.transaction(async () => {
     const moved = await jobs.update(row, {
