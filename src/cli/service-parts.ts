@@ -73,7 +73,7 @@ export function dataOf(parts: Parts): DataParts {
 const rooms = new WeakMap<Parts, JobRoom>()
 
 /** One for a server: its routes wake its loop. */
-function jobRoom(parts: Parts): JobRoom {
+export function jobRoom(parts: Parts): JobRoom {
   const known = rooms.get(parts)
   if (known !== undefined) return known
   const room = new JobRoom(parts.context, parts.folder, parts.objects, parts.server.cluster, dataOf(parts))

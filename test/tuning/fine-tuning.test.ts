@@ -1,6 +1,7 @@
 /** OpenAI's own client drives files and fine-tuning on a service whose jobs really train. */
 import { APIError } from 'openai'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { dataOf, jobRoom as roomOf } from '../../src/cli/service-parts.ts'
 import { chats, preferences, type TuningService, tuningService, upload } from './harness.ts'
 
 let service: TuningService
@@ -141,30 +142,44 @@ test('a file that is wrong in a line fails the job with that line and what to do
   expect((await untilOver(other.id)).error).toMatchObject({ code: 'invalid_training_file' })
 }, 90_000)
 
-test('a job is paused with its step saved, goes on, and is cancelled', async () => {
-  const { client } = service
-  const hyperparameters = { n_epochs: 50, batch_size: 1 } as const
-  const { id } = await client.fineTuning.jobs.create({
-    model: 'tiny',
-    training_file: await upload(client, chats(40)),
-    method: { type: 'supervised', supervised: { hyperparameters } },
-  })
-  const status = async () => (await client.fineTuning.jobs.retrieve(id)).status
-  const count = async () => (await client.fineTuning.jobs.checkpoints.list(id)).data.length
-  await expect.poll(count, { timeout: 60_000 }).toBeGreaterThan(0)
-  expect(await status()).toBe('running')
+test('a job is paused, goes on to the very same weights, and another is cancelled', async () => {
+  const { client, bench } = service
+  const training_file = await upload(client, chats(40))
+  const hyperparameters = { n_epochs: 50, batch_size: 2 } as const
+  const create = (hyperparameters: object) =>
+    client.fineTuning.jobs.create({
+      ...{ model: 'tiny', training_file, seed: 5 },
+      method: { type: 'supervised', supervised: { hyperparameters } },
+    })
+  const straight = await create(hyperparameters)
+  expect((await untilOver(straight.id)).status).toBe('succeeded')
+  const { id } = await create(hyperparameters)
+  const steps = async () =>
+    (await client.fineTuning.jobs.checkpoints.list(id, { limit: 100 })).data.map((one) => one.step_number)
+  await expect.poll(async () => (await steps()).length, { timeout: 60_000, interval: 50 }).toBeGreaterThan(0)
   expect((await client.fineTuning.jobs.pause(id)).status).toBe('paused')
+  const job = id.replace('ftjob-', 'job_')
+  const { jobs } = roomOf(bench.parts)
+  await expect.poll(async () => (await jobs.find(service.project, job)).state).toBe('stopped')
+  const reached = (await jobs.find(service.project, job)).status.checkpointStep
   expect((await client.fineTuning.jobs.resume(id)).status).not.toBe('paused')
-  await expect.poll(status, { timeout: 30_000 }).toBe('running')
-  expect((await client.fineTuning.jobs.cancel(id)).status).toBe('cancelled')
-  const job = await untilOver(id)
-  expect([job.status, job.fine_tuned_model]).toEqual(['cancelled', null])
-  const messages = (await client.fineTuning.jobs.listEvents(id, { limit: 100 })).data.map(
-    ({ message }) => message,
-  )
-  expect(messages).toContain('Fine-tuning job resumes.')
+  expect((await untilOver(id)).status).toBe('succeeded')
+  const last = Math.max(...(await steps()))
+  expect(reached).toBeLessThan(last)
+  const weights = async (tuning: string) => {
+    const { checkpoints } = dataOf(bench.parts)
+    const row = (await checkpoints.jobStep(tuning.replace('ftjob-', 'job_'), last))!
+    const files = (await checkpoints.files(row)).filter(({ path }) => path.endsWith('.safetensors'))
+    return files.map(({ path, digest }) => [path, digest])
+  }
+  expect(await weights(id)).toEqual(await weights(straight.id))
   expect(await refusal(client.fineTuning.jobs.pause(id))).toMatchObject({
     status: 400,
     code: 'invalid_state',
   })
+
+  const endless = await create({ n_epochs: 50, batch_size: 1 })
+  expect((await client.fineTuning.jobs.cancel(endless.id)).status).toBe('cancelled')
+  const cancelled = await untilOver(endless.id)
+  expect([cancelled.status, cancelled.fine_tuned_model]).toEqual(['cancelled', null])
 }, 120_000)
