@@ -5,6 +5,8 @@ export interface Model {
   /** Seconds since 1970. */
   created: number
   owned_by: string
+  /** Ours: a fine-tuning job may start from it. */
+  fine_tunable?: true
 }
 
 /** GET /v1/models */

@@ -29,7 +29,6 @@ import { projectCommand } from './commands/projects.ts'
 import { replayCommand } from './commands/replay.ts'
 import { replayStepCommand } from './commands/replay-step.ts'
 import { schemaCommand } from './commands/schema.ts'
-import { secondFactorCommand } from './commands/second-factor.ts'
 import { serveCommand } from './commands/serve.ts'
 import { simulateCommand } from './commands/simulate.ts'
 import { startCommand } from './commands/start.ts'
@@ -48,7 +47,6 @@ export function buildProgram(): Command {
   startCommand(program)
   upCommand(program)
   loginCommands(program)
-  secondFactorCommand(program)
   contextCommand(program)
   organisationCommand(program)
   projectCommand(program)

@@ -21,8 +21,10 @@ export interface Call {
   readonly caller: Caller
   readonly bill: Bill
   readonly arrivedMs: number
-  /** What the client wrote into `model`, and reads there again. */
-  readonly asked: string
+  /** What the client reads as `model`: what it asked for, or the version that this means. */
+  readonly named: string
+  /** What a replica has to load before it is asked. */
+  readonly adapter?: string
   /** What the client sent. */
   readonly given: Body
   /** What the replica gets. */

@@ -6,6 +6,7 @@ import type { HttpLimits } from '../../http/limits.ts'
 import { Problem } from '../../http/problem.ts'
 import type { Call } from './call.ts'
 import type { Hold } from './hold.ts'
+import type { AdapterLoads } from './late-models.ts'
 import type { GatewayMetrics } from './metrics.ts'
 import { type Chunk, type ChunkUsage, Progress } from './progress.ts'
 import type { Replica, ReplicaTable, Version } from './replicas.ts'
@@ -31,6 +32,7 @@ export interface RelayPorts {
   readonly metrics: GatewayMetrics
   readonly clock: Clock
   readonly limits: HttpLimits & RelayLimits
+  readonly loads?: AdapterLoads
 }
 
 /** Why an attempt is to be made elsewhere; what the client hears when there is no elsewhere. */
@@ -145,22 +147,25 @@ export class Relay {
 
   /** Undefined when the client has its answer. */
   async #attempt(replica: Replica): Promise<TryElsewhere | undefined> {
-    const { exchange, path, streams, prompt, caller } = this.#call
+    const { exchange, path, streams, prompt } = this.#call
     const { roster, upstreams } = this.#ports
     const over = roster.begin(replica, prompt)
     const parting = upstreams.parting(replica, this.#call.id, exchange.signal)
     let response: IncomingMessage | undefined
     try {
-      response = await upstreams.post(replica, path, this.#bytes(), {
-        headers: {
-          'x-request-id': exchange.id,
-          'x-ropeway-tenant': tenantOf(caller.key),
-          'x-ropeway-call': this.#call.id,
-          ...(exchange.header('x-ropeway-queue') === '1' && { 'x-ropeway-queue': '1' }),
-        },
-        signal: parting.signal,
-        whole: !streams,
-      })
+      const ask = async () =>
+        await upstreams.post(replica, path, this.#bytes(await this.#loaded(replica, parting.signal)), {
+          headers: this.#headers,
+          signal: parting.signal,
+          whole: !streams,
+        })
+      response = await ask()
+      if (response.statusCode === 404 && this.#call.adapter !== undefined) {
+        // It made room for others since it was loaded.
+        response.destroy()
+        this.#ports.loads?.forget(replica.id, this.#call.adapter)
+        response = await ask()
+      }
       if (response.statusCode !== 200) return await this.#refused(response)
       this.#taken(response)
       return streams ? await this.#relayStream(response) : await this.#relayAnswer(response)
@@ -181,12 +186,28 @@ export class Relay {
     }
   }
 
-  #bytes(): Buffer {
+  get #headers() {
+    const { exchange, caller, id } = this.#call
+    return {
+      'x-request-id': exchange.id,
+      'x-ropeway-tenant': tenantOf(caller.key),
+      'x-ropeway-call': id,
+      ...(exchange.header('x-ropeway-queue') === '1' && { 'x-ropeway-queue': '1' }),
+    }
+  }
+
+  /** The replica's name of the adapter that is asked for; undefined where it is the model itself. */
+  async #loaded(replica: Replica, signal: AbortSignal): Promise<string | undefined> {
+    const { adapter } = this.#call
+    return adapter === undefined ? undefined : await this.#ports.loads!.load(replica, adapter, signal)
+  }
+
+  #bytes(model: string | undefined): Buffer {
     const { body, choices } = this.#call
-    const isBegun = !this.#progress.isEmpty
-    return Buffer.from(
-      JSON.stringify(isBegun ? { ...body, ropeway_continue: this.#progress.continuation(choices) } : body),
-    )
+    const continuation = this.#progress.isEmpty
+      ? undefined
+      : { ropeway_continue: this.#progress.continuation(choices) }
+    return Buffer.from(JSON.stringify({ ...body, ...(model !== undefined && { model }), ...continuation }))
   }
 
   #marked(replica: Replica, failure: TryElsewhere): void {
@@ -225,7 +246,7 @@ export class Relay {
   }
 
   async #relayAnswer(response: IncomingMessage): Promise<undefined> {
-    const { exchange, bill, asked, version } = this.#call
+    const { exchange, bill, named, version } = this.#call
     const { upstreams, roster, metrics, clock } = this.#ports
     const text = await upstreams.text(response)
     const answer = parsed(text) as Chunk
@@ -236,7 +257,7 @@ export class Relay {
     const ms = clock.nowMs() - this.#call.arrivedMs
     metrics.laterTokens(this.#whose, answer.usage?.completion_tokens ?? 0, ms)
     if (exchange.signal.aborted) return
-    exchange.json(200, { ...answer, model: asked }, headersFrom(response, version))
+    exchange.json(200, { ...answer, model: named }, headersFrom(response, version))
   }
 
   async #relayStream(response: IncomingMessage): Promise<TryElsewhere | undefined> {
@@ -270,7 +291,7 @@ export class Relay {
 
   /** Passes a chunk on as if one server had sent them all, without what only we asked for. */
   #pass(chunk: Chunk, events: EventStream): void {
-    const { bill, asked, wantsUsage } = this.#call
+    const { bill, named, wantsUsage } = this.#call
     if (this.#isRepeatedOpening(chunk)) return
     this.#call.record?.add(chunk)
     if (this.#progress.take(chunk)) this.#heardText()
@@ -286,7 +307,7 @@ export class Relay {
     if (isUsage && !wantsUsage) return
     for (const choice of chunk.choices ?? []) delete choice.ropeway_tokens
     const { usage, ...rest } = chunk
-    events.send({ ...rest, ...this.#head, model: asked, ...(wantsUsage && { usage: usage ?? null }) })
+    events.send({ ...rest, ...this.#head, model: named, ...(wantsUsage && { usage: usage ?? null }) })
   }
 
   /** A chat's choice opens with its role: once, whatever happens behind it. */

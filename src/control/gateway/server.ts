@@ -18,12 +18,20 @@ import { bodyFor, type Call, checkedBody, choicesOf, shapeOf, wantsUsage } from 
 import { GaugePoller } from './gauges.ts'
 import { Hold, type HoldLimits, holdLimits, type Wake } from './hold.ts'
 import { anonymousCaller, type Caller, callerOf, type KeyVerifier, keyMissing } from './keys.ts'
+import type { AdapterLoads, LateModel, LateModels } from './late-models.ts'
 import type { Ledger } from './ledger.ts'
 import { GatewayMetrics, type Outcome } from './metrics.ts'
 import { passedOn } from './pass-on.ts'
 import { RateLimits } from './rate-limits.ts'
 import { Relay, type RelayLimits, type RelayPorts, relayLimits, StreamFailed } from './relay.ts'
-import { type Deployment, findTarget, modelNames, type ReplicaTable, type Target } from './replicas.ts'
+import {
+  type Deployment,
+  type Fleet,
+  findTarget,
+  modelNames,
+  type ReplicaTable,
+  type Target,
+} from './replicas.ts'
 import { type DeploymentReport, reportOf, windowSecondsMax } from './report.ts'
 import type { RequestLog } from './request-log.ts'
 import { Roster, type RosterLimits } from './roster.ts'
@@ -60,6 +68,9 @@ export interface GatewayOptions {
   elsewhere?: () => Pick<UsageSums, 'used'>
   /** Called when a request waits for a deployment that has no ready replica. */
   wake?: Wake
+  /** Models that are found by name when somebody asks for them, and what loads them. */
+  late?: LateModels
+  loads?: AdapterLoads
   /** Where requests of deployments that are `logged` are written down. */
   requestLog?: RequestLog
   origins?: readonly string[]
@@ -75,7 +86,7 @@ interface Asked {
   readonly path: Call['path']
   readonly known: Caller | undefined
   readonly body: ReturnType<typeof checkedBody>
-  readonly target: Target
+  readonly target: Target & { readonly late?: LateModel }
   readonly arrivedMs: number
 }
 
@@ -115,6 +126,7 @@ export class Gateway {
       metrics: this.metrics,
       clock: this.#clock,
       limits: this.#limits,
+      ...(options.loads && { loads: options.loads }),
     }
     this.#shadow = new Shadow(
       this.#ports,
@@ -236,16 +248,18 @@ export class Gateway {
   async #listModels(exchange: Exchange): Promise<void> {
     const caller = await this.#callerOf(exchange, false)
     const { deployments } = this.#options.table.current
-    const data = deployments
+    const made = deployments
       .filter((deployment) => this.#mayAsk(caller, deployment))
       .flatMap((deployment) => modelNames(deployment).map((id) => describe(id, deployment)))
+    const late = caller === undefined ? [] : ((await this.#options.late?.list(caller.project)) ?? [])
+    const data = [...made, ...late.filter(({ id }) => !made.some((one) => one.id === id))]
     exchange.json(200, { object: 'list', data } satisfies ModelList)
   }
 
   async #showModel(exchange: Exchange): Promise<void> {
     const caller = await this.#callerOf(exchange, false)
     const id = exchange.parameters.id!
-    exchange.json(200, describe(id, this.#find(caller, id).deployment))
+    exchange.json(200, describe(id, (await this.#target(caller, id)).deployment))
   }
 
   /** `strict`: a caller without a key is refused at once, for no deployment can be public to it. */
@@ -270,6 +284,21 @@ export class Gateway {
     throw new Problem(404, 'model_not_found', message, { param: 'model' })
   }
 
+  /** Also what is found only when it is asked for. */
+  async #target(caller: Caller | undefined, model: string): Promise<Asked['target']> {
+    const { late, table } = this.#options
+    const known = findTarget(table.current, model)
+    if (late === undefined || (known !== undefined && this.#mayAsk(caller, known.deployment)))
+      return this.#find(caller, model)
+    const owner = deploymentNamed(table.current, model.split(':', 1)[0]!)
+    const project = owner !== undefined && this.#mayAsk(caller, owner) ? owner.project : caller?.project
+    const found = project === undefined ? undefined : await late.find(project, model)
+    const deployment = found && deploymentNamed(table.current, found.deployment)
+    if (found === undefined || deployment === undefined) return this.#find(caller, model)
+    const version = deployment.versions.find(({ id }) => id === found.version)
+    return { deployment, late: found, ...(version !== undefined && { version }) }
+  }
+
   async #answer(exchange: Exchange, path: Call['path']): Promise<void> {
     if (this.#draining)
       throw new Problem(503, 'shutting_down', 'The gateway is shutting down. Retry in 1 s.', {
@@ -280,7 +309,7 @@ export class Gateway {
     try {
       const arrivedMs = this.#clock.nowMs()
       const body = checkedBody(await readJson(exchange.request, this.#limits))
-      const target = this.#find(known, body.model)
+      const target = await this.#target(known, body.model)
       if (await passedOn(this.#upstreams, exchange, path, body, target.deployment)) return
       await this.#relay(this.#callOf({ exchange, path, known, body, target, arrivedMs }))
     } finally {
@@ -290,7 +319,7 @@ export class Gateway {
 
   #callOf({ exchange, path, known, body, target, arrivedMs }: Asked): Call {
     const { ledger, budgets, prices, elsewhere } = this.#options
-    const { deployment, adapter } = target
+    const { deployment, adapter, late } = target
     const caller = known ?? { ...anonymousCaller, project: deployment.project }
     const sums = elsewhere === undefined ? [ledger.sums] : [ledger.sums, elsewhere()]
     checkBudgets(caller, budgets?.() ?? [], sums, prices?.() ?? [], this.#clock.unixMs())
@@ -298,7 +327,8 @@ export class Gateway {
       ({ adapters }) => adapter === undefined || Object.hasOwn(adapters, adapter),
     )
     const version = target.version ?? versionFor(deployment.name, able, stickyOf(body, known, exchange))
-    const billed = adapter === undefined ? deployment.name : `${deployment.name}:${adapter}`
+    const part = late?.billed ?? adapter
+    const billed = part === undefined ? deployment.name : `${deployment.name}:${part}`
     return {
       id: randomUUID(),
       exchange,
@@ -308,14 +338,15 @@ export class Gateway {
       caller,
       bill: ledger.begin({ request: exchange.id, project: caller.project, key: caller.key, model: billed }),
       arrivedMs,
-      asked: body.model,
+      named: late?.name ?? body.model,
+      ...(late?.adapter !== undefined && { adapter: late.adapter }),
       given: body,
       body: bodyFor(body, target, version),
       ...((deployment.logged === true || deployment.shadow !== undefined) && { record: new AnswerRecord() }),
       streams: body.stream === true,
       wantsUsage: wantsUsage(body),
       choices: choicesOf(body),
-      prompt: shapeOf(body, JSON.stringify([deployment.name, version.id, adapter, caller.key])),
+      prompt: shapeOf(body, JSON.stringify([deployment.name, version.id, part, caller.key])),
     }
   }
 
@@ -359,6 +390,10 @@ export class Gateway {
       ...{ body: given, answers: record.texts, finishes: record.finishes, ms },
     })
   }
+}
+
+function deploymentNamed({ deployments }: Fleet, name: string): Deployment | undefined {
+  return deployments.find((deployment) => deployment.name === name)
 }
 
 function outcomeOf(error: unknown): Outcome {

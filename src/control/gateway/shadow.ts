@@ -26,10 +26,10 @@ export class Shadow {
   }
 
   /** The version that gets a copy of a request for the deployment, if any does. */
-  draw({ deployment, version, asked }: Call): Version | undefined {
+  draw({ deployment, version, named }: Call): Version | undefined {
     const { shadow } = deployment
     // Who names a version or an adapter wants that one.
-    if (shadow === undefined || asked !== deployment.name) return undefined
+    if (shadow === undefined || named !== deployment.name) return undefined
     if (shadow.version === version.id || this.#random.uniform() >= shadow.share) return undefined
     return deployment.versions.find(({ id }) => id === shadow.version)
   }

@@ -82,6 +82,14 @@ export class Upstreams {
     return text
   }
 
+  /** Whether there was something to remove. Throws {@link ReplicaLost}. */
+  async remove(replica: Replica, path: string, signal: AbortSignal): Promise<boolean> {
+    const options = { method: 'DELETE', headers: {}, signal, whole: true } as const
+    const response = await this.#send(replica, path, undefined, options)
+    await this.text(response)
+    return response.statusCode === 200
+  }
+
   /**
    * Aborts when whoever waits is `gone` and the replica has had its time to end the call and say what it used.
    * Cutting the connection at once would leave the tokens in flight unknown. Call `over` when the attempt is over.
