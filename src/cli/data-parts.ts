@@ -11,9 +11,10 @@ import { datasetsMigration } from '../control/datasets/migration.ts'
 import { datasetRoutes } from '../control/datasets/routes.ts'
 import { Checkpoints } from '../control/models/checkpoints.ts'
 import { modelsMigration } from '../control/models/migration.ts'
-import { Models, type UserOf } from '../control/models/models.ts'
+import { Models } from '../control/models/models.ts'
 import { Retention } from '../control/models/retention.ts'
 import { checkpointRoutes, modelRoutes, retentionRoutes } from '../control/models/routes.ts'
+import type { UsesIn } from '../control/models/uses.ts'
 import { FolderStore } from '../control/objects/folder.ts'
 import type { PlaceAccess } from '../control/objects/places.ts'
 import { S3Store } from '../control/objects/s3.ts'
@@ -31,7 +32,7 @@ export interface DataOptions {
   readonly objects: ObjectStore
   /** Folders of this machine that may be linked. */
   readonly linkFolders: readonly string[]
-  readonly userOf: UserOf
+  readonly usesIn: UsesIn
 }
 
 export interface DataParts {
@@ -42,7 +43,7 @@ export interface DataParts {
   readonly retention: Retention
 }
 
-export function dataPartsOf({ context, objects, linkFolders, userOf }: DataOptions): DataParts {
+export function dataPartsOf({ context, objects, linkFolders, usesIn }: DataOptions): DataParts {
   const blobs = new Blobs(context.store, objects)
   const places: PlaceAccess = {
     folders: linkFolders,
@@ -51,12 +52,12 @@ export function dataPartsOf({ context, objects, linkFolders, userOf }: DataOptio
       return values as Record<string, string>
     },
   }
-  const checkpoints = new Checkpoints(blobs, places)
+  const checkpoints = new Checkpoints(blobs, places, usesIn)
   return {
     blobs,
     datasets: new Datasets(blobs, places),
     checkpoints,
-    models: new Models(checkpoints, userOf),
+    models: new Models(checkpoints),
     retention: new Retention(checkpoints),
   }
 }

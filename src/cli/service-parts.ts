@@ -1,5 +1,6 @@
 /** What `ropeway up` is made of: every noun adds a line to each list that it needs. */
 import { deploymentMigrations } from '../control/deployments/migration.ts'
+import { usesOfDeployments } from '../control/deployments/uses.ts'
 import { jobMigrations } from '../control/jobs/migration.ts'
 import type { ObjectStore } from '../control/objects/store.ts'
 import type { ServiceContext } from '../control/service/context.ts'
@@ -14,7 +15,7 @@ import { startCollecting } from './collecting.ts'
 import { type DataParts, dataMigrations, dataPartsOf, dataRoutesOf, startDataLoop } from './data-parts.ts'
 import { JobRoom } from './job-room.ts'
 import type { ServerIdentity } from './server-identity.ts'
-import { servingOf } from './serving.ts'
+import { makeServing, type Serving } from './serving.ts'
 import { TuningRoom } from './tuning-room.ts'
 
 /** Of this server: what nouns may need beside the context. */
@@ -65,8 +66,18 @@ const data = new WeakMap<Parts, DataParts>()
 export function dataOf(parts: Parts): DataParts {
   const known = data.get(parts)
   if (known !== undefined) return known
-  const made = dataPartsOf({ ...parts, userOf: async () => undefined })
+  const made = dataPartsOf({ ...parts, usesIn: usesOfDeployments(parts.context.store) })
   data.set(parts, made)
+  return made
+}
+
+const servings = new WeakMap<Parts, Serving>()
+
+function servingOf(parts: Parts): Serving {
+  const known = servings.get(parts)
+  if (known !== undefined) return known
+  const made = makeServing({ ...parts, data: dataOf(parts) })
+  servings.set(parts, made)
   return made
 }
 

@@ -4,15 +4,18 @@ import { join, resolve, sep } from 'node:path'
 import { scopesAllow } from '../api/control/permissions.ts'
 import { UserError } from '../base/errors.ts'
 import type { Sealer } from '../control/credentials/sealer.ts'
-import type { Located } from '../control/deployments/replica-requests.ts'
 import { deploymentRoutes } from '../control/deployments/routes.ts'
+import type { Source } from '../control/deployments/rows.ts'
 import { RunningDeployments } from '../control/deployments/running.ts'
+import { localName, ModelSources } from '../control/deployments/sources.ts'
+import { checkpointsUsedOn } from '../control/deployments/uses.ts'
 import { Ledger } from '../control/gateway/ledger.ts'
 import { ReplicaTable } from '../control/gateway/replicas.ts'
 import { RequestLog } from '../control/gateway/request-log.ts'
 import { Gateway } from '../control/gateway/server.ts'
 import { keyByHash } from '../control/keys/keys.ts'
 import { LocalLauncher } from '../control/launchers/local/local-launcher.ts'
+import { type Located, ModelFolders } from '../control/models/model-folders.ts'
 import { noteGateway } from '../control/servers/servers.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import { type Loop, startLoop } from '../control/service/loop.ts'
@@ -21,6 +24,7 @@ import { endLeases } from '../control/store/leases.ts'
 import type { Store } from '../control/store/store.ts'
 import { usageRoutes } from '../control/usage/routes.ts'
 import { UsageBook } from '../control/usage/usage-book.ts'
+import type { DataParts } from './data-parts.ts'
 import { modelsFolder } from './home.ts'
 import { listen } from './listening.ts'
 import type { ServerIdentity } from './server-identity.ts'
@@ -30,6 +34,7 @@ import { wrapperEntry } from './wrapper-entry.ts'
 
 const usageEveryMs = 2_000
 const drainMs = 30_000
+const sweepEveryMs = 60_000
 
 /** What it needs of the server's parts. */
 export interface ServingParts {
@@ -37,6 +42,7 @@ export interface ServingParts {
   readonly folder: string
   readonly server: ServerIdentity
   readonly gateway: { readonly host: string; readonly port: number }
+  readonly data: Pick<DataParts, 'checkpoints' | 'models'>
 }
 
 export interface Serving {
@@ -44,16 +50,8 @@ export interface Serving {
   start(): Promise<Loop>
 }
 
-const made = new WeakMap<ServingParts, Serving>()
-
 /** One of it for each server. */
-export function servingOf(parts: ServingParts): Serving {
-  let serving = made.get(parts)
-  if (serving === undefined) made.set(parts, (serving = makeServing(parts)))
-  return serving
-}
-
-function makeServing({ context, folder, server, gateway: where }: ServingParts): Serving {
+export function makeServing({ context, folder, server, gateway: where, data }: ServingParts): Serving {
   const { store, log } = context
   const table = new ReplicaTable()
   const ledger = new Ledger(join(folder, 'usage'), store.clock)
@@ -69,13 +67,16 @@ function makeServing({ context, folder, server, gateway: where }: ServingParts):
     wrapper: wrapperEntry(),
     clock: store.clock,
   })
+  const folders = new ModelFolders(data.checkpoints, resolve(folder, 'replicas', 'models'), log)
   const running = new RunningDeployments({
     ...{
       store,
       launcher,
       table,
       log,
-      locate,
+      sources: new ModelSources(data.models, data.checkpoints, faultOfLocal),
+      locate: (reference: string, source: Source | undefined) =>
+        source === undefined ? Promise.resolve(locateLocal(reference)) : folders.locate(source.checkpoint),
       secret: secretOf(context.sealer, folder),
       folder: resolve(work),
     },
@@ -107,12 +108,16 @@ function makeServing({ context, folder, server, gateway: where }: ServingParts):
       await noteGateway(store, server.id, new URL(url).port)
       note(`Deployments answer at ${cyan(`${url}/v1`)}, with the keys of their projects.`)
       const usage = startLoop({ name: 'usage', everyMs: usageEveryMs, log, pass: () => book.sync() })
+      const pass = async () => void (await folders.sweep(() => checkpointsUsedOn(store, server.cluster)))
+      const sweep = startLoop({ name: 'model folders', everyMs: sweepEveryMs, log, pass })
       return {
         name: 'deployments',
         wake: () => running.wake(),
         stop: async () => {
           await gateway.close(drainMs)
           await running.close()
+          await sweep.stop()
+          await folders.close()
           await usage.stop()
           await book.sync()
           await requestLog.flush()
@@ -133,18 +138,25 @@ async function callerOf(store: Store, digest: string) {
   return { key: id, project: project_id, limits }
 }
 
-/** Models and adapters are folders or files of the models folder, and nothing outside of it. */
-async function locate(_project: string, reference: string): Promise<Located> {
+/** Folders and files of the models folder, and nothing outside of it. */
+function locateLocal(reference: string): Located {
+  // Versions from before models were nouns have the bare name.
+  const name = localName(reference) ?? reference
   try {
     const root = realpathSync(modelsFolder())
-    const path = realpathSync(resolveModel(resolve(root, reference)))
+    const path = realpathSync(resolveModel(resolve(root, name)))
     if (path.startsWith(root + sep)) return { ok: true, path }
-    return { ok: false, message: `'${reference}' lies outside of the models folder.` }
+    return { ok: false, message: `'${name}' lies outside of the models folder.` }
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (!(error instanceof UserError) && code !== 'ENOENT') throw error
-    return { ok: false, message: `There is no model '${reference}' in the models folder.` }
+    return { ok: false, message: `There is no model '${name}' in the models folder.` }
   }
+}
+
+function faultOfLocal(name: string): string | undefined {
+  const found = locateLocal(name)
+  return found.ok ? undefined : found.message
 }
 
 /** Servers of one database have one key, so each can speak to the replicas of all that it can reach. */

@@ -11,7 +11,8 @@ import { lineageOf, recordLineage } from '../../src/control/models/lineage.ts'
 import { modelsMigration } from '../../src/control/models/migration.ts'
 import { Models } from '../../src/control/models/models.ts'
 import { dispensable, Retention } from '../../src/control/models/retention.ts'
-import type { CheckpointRow, ModelRow } from '../../src/control/models/rows.ts'
+import type { CheckpointRow } from '../../src/control/models/rows.ts'
+import type { Use } from '../../src/control/models/uses.ts'
 import { eventsOf } from '../../src/control/store/events.ts'
 import { dataMigrations, large, opened, small, upload } from '../datasets/harness.ts'
 import { hash, read } from '../objects/bytes.ts'
@@ -24,10 +25,10 @@ const day = 24 * 3_600_000
 async function run(databases: TestDatabases) {
   const base = await opened(databases, [...dataMigrations, modelsMigration])
   const credential = () => Promise.reject(new UserError('There is no such credential.'))
-  const checkpoints = new Checkpoints(base.blobs, { folders: [join(base.folder, 'linked')], credential })
-  const used = new Set<string>()
-  const userOf = async ({ name }: ModelRow) => (used.has(name) ? 'the deployment chat' : undefined)
-  const models = new Models(checkpoints, userOf)
+  const uses: Use[] = []
+  const places = { folders: [join(base.folder, 'linked')], credential }
+  const checkpoints = new Checkpoints(base.blobs, places, async () => uses)
+  const models = new Models(checkpoints)
   const retention = new Retention(checkpoints)
   const add = async (name: string, seed = 1) => {
     const blob = await upload(base.blobs, 'p', small(seed))
@@ -40,7 +41,7 @@ async function run(databases: TestDatabases) {
     const told = { job: { id: `job_${job}`, name: job }, step, files, layout, metrics: { loss } }
     return await checkpoints.ofJob('p', told)
   }
-  return Object.assign(base, { checkpoints, models, retention, used, add, written })
+  return Object.assign(base, { checkpoints, models, retention, uses, add, written })
 }
 
 onEveryDatabase((databases) => {
@@ -136,9 +137,9 @@ onEveryDatabase((databases) => {
     const [a, b] = [await it.add('a', 1), await it.add('b', 2)]
     const { model } = await it.models.promote('p', a, { model: 'chat', message: '' })
     await expect(it.checkpoints.delete(a)).rejects.toThrow(/version 1 of a model/)
-    it.used.add('chat')
+    it.uses.push({ by: 'the deployment chat', checkpoint: a.id, model: model.id })
     await expect(it.models.delete(model)).rejects.toThrow(/used by the deployment chat/)
-    it.used.clear()
+    it.uses.length = 0
     await it.models.delete(model)
     await it.checkpoints.delete(b)
     await expect(it.models.promote('p', b, { model: 'chat', message: '' })).rejects.toThrow(

@@ -125,6 +125,7 @@ beforeAll(async () => {
   mkdirSync(join(folder, 'model'))
   writeFileSync(join(folder, 'work', 'job.yml'), 'name: elsewhere\nrun: cat words.txt\njob: {retries: 1}\n')
   writeFileSync(join(folder, 'work', 'words.txt'), 'words')
+  writeFileSync(join(folder, 'model', 'config.json'), '{}')
   writeFileSync(join(folder, 'model', 'weights.safetensors'), 'weights')
   writeFileSync(join(folder, 'reviews.jsonl'), '{"text": "good"}\n')
 })

@@ -20,7 +20,7 @@ async function start(databases: TestDatabases) {
     migrations: dataMigrations,
     routes: (store) => {
       const context = { store, sealer: new Sealer(new Uint8Array(32)) } as never
-      return dataRoutesOf(dataPartsOf({ context, objects, linkFolders: [], userOf: async () => undefined }))
+      return dataRoutesOf(dataPartsOf({ context, objects, linkFolders: [], usesIn: async () => [] }))
     },
   })
   const stop = service[Symbol.asyncDispose].bind(service)

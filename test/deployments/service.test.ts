@@ -11,6 +11,7 @@ import { RequestLog } from '../../src/control/gateway/request-log.ts'
 import { FakeLauncher, FakeMachine } from '../launchers/fake-launcher.ts'
 import { addMember, startService } from '../service/running.ts'
 import { onEveryDatabase } from '../store/databases.ts'
+import { anything } from './world.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-deployment-routes-'))
 afterAll(() => rmSync(scratch, { recursive: true, force: true }))
@@ -31,7 +32,7 @@ onEveryDatabase((databases) => {
       migrations: deploymentMigrations,
       routes: (store) => [
         deploymentRoutes({
-          deployments: new Deployments(store, 'local', () => void wakes++),
+          deployments: new Deployments(store, 'local', anything, () => void wakes++),
           cluster: 'local',
           launcher: new FakeLauncher(machine),
           requestLog,

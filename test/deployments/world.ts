@@ -13,6 +13,7 @@ import {
   reconcileDeployments,
 } from '../../src/control/deployments/reconcile.ts'
 import { ReplicaRequests } from '../../src/control/deployments/replica-requests.ts'
+import type { Sources } from '../../src/control/deployments/sources.ts'
 import type { VersionRecord } from '../../src/control/deployments/verdict.ts'
 import { ReplicaTable } from '../../src/control/gateway/replicas.ts'
 import type { RunRequest } from '../../src/control/launchers/launcher.ts'
@@ -28,6 +29,9 @@ import {
 } from '../launchers/fake-launcher.ts'
 
 export const startMs = 2_000
+
+/** Every name is a model of the machine's. */
+export const anything: Sources = { resolve: async () => undefined, hold: async () => true }
 
 /** Of a replica, what it says when it is asked. */
 export interface Played {
@@ -98,7 +102,7 @@ export class World implements AsyncDisposable {
       secret: Buffer.alloc(32, 7),
       ropeway: ['ropeway'],
       folder: '/',
-      locate: async (_, reference) =>
+      locate: async (reference) =>
         reference === 'missing'
           ? { ok: false, message: 'There is no such model.' }
           : { ok: true, path: reference },
@@ -121,7 +125,7 @@ export class World implements AsyncDisposable {
         this.records.get(`${name}:${version}`) ?? { requests: 0, failures: 0, firstTokenP90Ms: undefined },
       onTrouble,
     }
-    this.deployments = new Deployments(this.store, 'local', () => undefined)
+    this.deployments = new Deployments(this.store, 'local', anything, () => undefined)
   }
 
   async create(fields: object = {}): Promise<string> {

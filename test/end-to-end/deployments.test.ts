@@ -45,7 +45,8 @@ async function service() {
     },
     log: pino({}, { write: (line: string) => void warnings.push(line) }),
     ropeway: [process.execPath, '--import', import.meta.resolve('tsx'), main],
-    locate: async (_, reference) => ({ ok: true, path: reference }),
+    sources: { resolve: async () => undefined, hold: async () => true },
+    locate: async (reference) => ({ ok: true, path: reference }),
   })
   const ledger = new Ledger(join(folder, 'usage'), systemClock)
   const caller = { key: 'alice', project: 'main', limits: {} }

@@ -236,7 +236,7 @@ describe.skipIf(postgresMissing !== undefined || process.platform !== 'linux')('
         mkdirSync(join(home, name, 'models'), { recursive: true })
         cpSync(model!, join(home, name, 'models', 'stories'), { recursive: true })
       }
-      const version = { model: 'stories', engine: { threads: 1, 'cache-tokens': 4096 } }
+      const version = { model: 'local:stories', engine: { threads: 1, 'cache-tokens': 4096 } }
       await ask(0).call(createDeployment, {
         params,
         body: { name: 'tell', version, scaling: { min: 1, max: 1 } },

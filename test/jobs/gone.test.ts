@@ -11,6 +11,7 @@ import { jobMigrations } from '../../src/control/jobs/migration.ts'
 import { schedule } from '../../src/control/jobs/scheduler.ts'
 import { beat, enterServer, goneMs } from '../../src/control/servers/servers.ts'
 import { eventsOf } from '../../src/control/store/events.ts'
+import { anything } from '../deployments/world.ts'
 import { onEveryDatabase, type TestDatabases } from '../store/databases.ts'
 
 async function open(databases: TestDatabases) {
@@ -89,7 +90,7 @@ onEveryDatabase((databases) => {
     const id = await world.create('a')
     await schedule(store, 'me')
     await jobs.stop('p', id)
-    const deployments = new Deployments(store, 'a', () => undefined)
+    const deployments = new Deployments(store, 'a', anything, () => undefined)
     const made = await deployments.create('p', deploymentInput.parse({ name: 'd', version: { model: 'm' } }))
     await world.pass(goneMs + 1, 'b')
     await giveUpCluster(store, 'a')

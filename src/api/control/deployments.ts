@@ -26,9 +26,12 @@ export const engineFlags = [
 
 /** What a version computes with; changing any of it makes a new version. */
 export const versionInput = z.strictObject({
-  /** A model by name (`name`, `name@alias`), or a folder or GGUF file on the machine of the service. */
+  /**
+   * A model of the project (`name`, `name@2`, `name:prod`), a checkpoint of it (`checkpoint:NAME`, or its id), or
+   * `local:NAME`: a folder or GGUF file in the models folder on the machine of the service.
+   */
   model: z.string().min(1).max(4096),
-  /** Clients' name of an adapter -> its model by name, or its folder. */
+  /** Clients' name of an adapter -> what it is, named as models are. */
   adapters: z.record(name, z.string().min(1).max(4096)).default({}),
   /** Of each replica; without it the processor alone. */
   devices: z
@@ -156,7 +159,14 @@ export const deploymentView = z.strictObject({
   candidate: z
     .strictObject({ version: z.string(), share: z.number(), shadow: z.number(), since: z.number() })
     .nullable(),
-  versions: z.array(versionInput.extend({ id: z.string(), at: z.number() })),
+  versions: z.array(
+    versionInput.extend({
+      id: z.string(),
+      at: z.number(),
+      /** What its names meant when it was made: `{"chat": "model chat@3"}`. */
+      made_of: z.record(z.string(), z.string()),
+    }),
+  ),
   replicas: z.array(replicaView),
   scaling,
   rollout,

@@ -92,7 +92,12 @@ export const planDeployment: Planner<'deployment'> = async ({ client, project },
       failure: 'conflict',
       fix: 'Apply the file again when it is gone.',
     })
-  const { id: ___, at: ____, ...target } = known.versions.find(({ id }) => id === known.target)!
+  const {
+    id: ___,
+    at: ____,
+    made_of: _____,
+    ...target
+  } = known.versions.find(({ id }) => id === known.target)!
   const versions = differences(target, version, 'version')
   const { scaling, rollout, public: isPublic, requestLog, defaults } = known
   const now: Record<string, unknown> = { scaling, rollout, public: isPublic, requestLog, defaults }

@@ -80,6 +80,11 @@ class Deciding {
   decision(): Decision {
     const { isEnding } = this.#sight
     const replicas = this.#status.replicas.flatMap((entry) => this.#looked(entry))
+    // Once its launcher has it, whatever kept it back is over.
+    if (replicas.every((entry) => entry.phase !== 'starting' || this.#isKnown(entry))) {
+      const { refusal: _, ...status } = this.#status
+      this.#status = status
+    }
     this.#status = { ...this.#status, replicas, lastActiveMs: this.#lastActiveMs(replicas) }
     let ask: ReplicaEntry | undefined
     if (!isEnding) {
@@ -96,13 +101,15 @@ class Deciding {
       status: { ...this.#status, message },
       state,
       events: this.#events,
-      start: all.filter(
-        ({ phase, id }) => phase === 'starting' && this.#sight.seen.get(id)?.isKnown !== true,
-      ),
+      start: all.filter((entry) => entry.phase === 'starting' && !this.#isKnown(entry)),
       stop: all.filter(({ phase }) => phase === 'draining').map(({ id }) => id),
       forget: this.#forget,
       ...(ask !== undefined && { ask }),
     }
+  }
+
+  #isKnown({ id }: ReplicaEntry): boolean {
+    return this.#sight.seen.get(id)?.isKnown === true
   }
 
   /** The replica as it is now; none when it has ended. */
@@ -254,7 +261,7 @@ class Deciding {
   }
 
   #summary(wanted: ReadonlyMap<string, number>): { state: DeploymentState; message: string } {
-    const { serving, replicas, faults, rejected } = this.#status
+    const { serving, replicas, faults, rejected, refusal } = this.#status
     if (this.#sight.isEnding)
       return { state: 'deleting', message: `${replicas.length} replicas are still to end.` }
     const main = serving ?? this.#sight.spec.target
@@ -271,9 +278,10 @@ class Deciding {
         state: 'failing',
         message: `${main} has failed to start ${trouble.count} times; events say why.`,
       }
-    if (serving === null) return { state: 'starting', message: `${main} gets ready for the first time.` }
+    if (serving === null)
+      return { state: 'starting', message: refusal ?? `${main} gets ready for the first time.` }
     if (count === 0) return { state: 'idle', message: `Nobody asks; the first request starts ${main}.` }
-    if (ready === 0) return { state: 'starting', message: `${main} starts.` }
+    if (ready === 0) return { state: 'starting', message: refusal ?? `${main} starts.` }
     const message = `${ready} of ${count} replicas of ${main} are ready.`
     return { state: ready < Math.min(count, this.#sight.spec.scaling.min) ? 'degraded' : 'ready', message }
   }

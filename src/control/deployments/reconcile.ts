@@ -16,7 +16,13 @@ import { deviceUse } from './device-use.ts'
 import { dueAfter } from './due.ts'
 import type { Gatekeeper } from './gatekeeper.ts'
 import type { ReplicaRequests } from './replica-requests.ts'
-import { type DeploymentRow, deploymentNouns, deploymentOf, isReplicaRun, type ReplicaEntry } from './rows.ts'
+import {
+  type DeploymentEvent,
+  type DeploymentRow,
+  deploymentNouns,
+  deploymentOf,
+  isReplicaRun,
+} from './rows.ts'
 import type { VersionRecord } from './verdict.ts'
 
 /** Asks a replica how it is; undefined when it does not answer. */
@@ -124,32 +130,31 @@ async function carryOut(
     const request = await requests.of(row, entry)
     const answer = request.ok ? await launcher.submit(request.request) : request
     if (answer.ok) continue
+    if ('later' in answer) {
+      await noteRefusal(store, row, answer.message)
+      continue
+    }
     onTrouble(row.id, new Error(answer.message))
-    await noteRefusal(store, row, entry, answer.message)
+    const message = `${entry.version} cannot start: ${answer.message}`
+    await noteRefusal(store, row, message, 'deployment.refused')
   }
   for (const id of stop) await launcher.cancel(id, drainMs)
   for (const id of forget) await launcher.remove(id)
 }
 
-/** Why a replica cannot even be submitted: said once per reason, for it is tried again and again. */
+/** Why a replica cannot be submitted (yet): said once per reason, for it is tried again and again. */
 async function noteRefusal(
   store: Store,
   row: DeploymentRow,
-  entry: ReplicaEntry,
-  why: string,
+  message: string,
+  kind?: DeploymentEvent['kind'],
 ): Promise<void> {
-  const message = `${entry.version} cannot start: ${why}`
   if (row.status.refusal === message) return
   const nouns = deploymentNouns(store)
   await store.transaction(async () => {
     const updated = await nouns.update(row, { status: { ...row.status, message, refusal: message } })
-    if (updated === undefined) return
-    await recordEvent(store, {
-      subject: row.id,
-      project: row.project_id,
-      kind: 'deployment.refused',
-      message,
-    })
+    if (updated === undefined || kind === undefined) return
+    await recordEvent(store, { subject: row.id, project: row.project_id, kind, message })
   })
 }
 

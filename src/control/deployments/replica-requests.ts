@@ -1,9 +1,7 @@
 import { createHmac } from 'node:crypto'
 import type { RunRequest } from '../launchers/launcher.ts'
-import type { DeploymentRow, DeploymentVersion, ReplicaEntry } from './rows.ts'
-
-/** A model or adapter on the machine where replicas run. */
-export type Located = { ok: true; path: string } | { ok: false; message: string }
+import type { Located } from '../models/model-folders.ts'
+import type { DeploymentRow, DeploymentVersion, ReplicaEntry, Source } from './rows.ts'
 
 export interface ReplicaRequestOptions {
   /** Of the service; 32 bytes or more that nobody else knows. */
@@ -12,8 +10,8 @@ export interface ReplicaRequestOptions {
   readonly ropeway: readonly string[]
   /** Absolute path of the folder in which replicas run. */
   readonly folder: string
-  /** Where the model (or adapter) of a name lies, as far as the project may use it. */
-  readonly locate: (project: string, reference: string, kind: 'model' | 'adapter') => Promise<Located>
+  /** Where a model or adapter lies on this machine: what its name meant, or the name in the models folder. */
+  readonly locate: (reference: string, source: Source | undefined) => Promise<Located>
 }
 
 /** What replicas call their model: the gateway translates. */
@@ -35,15 +33,15 @@ export class ReplicaRequests {
   async of(
     row: DeploymentRow,
     entry: ReplicaEntry,
-  ): Promise<{ ok: true; request: RunRequest } | { ok: false; message: string }> {
+  ): Promise<{ ok: true; request: RunRequest } | Extract<Located, { ok: false }>> {
     const version = row.spec.versions.find(({ id }) => id === entry.version)
     if (version === undefined) return { ok: false, message: `There is no version ${entry.version}.` }
     const { locate, ropeway, folder } = this.#options
-    const model = await locate(row.project_id, version.model, 'model')
+    const model = await locate(version.model, version.sources?.[version.model])
     if (!model.ok) return model
     const adapters: string[] = []
     for (const [name, reference] of Object.entries(version.adapters)) {
-      const adapter = await locate(row.project_id, reference, 'adapter')
+      const adapter = await locate(reference, version.sources?.[reference])
       if (!adapter.ok) return adapter
       adapters.push(`--adapter=${name}=${adapter.path}`)
     }

@@ -1,12 +1,24 @@
 import type { DeploymentState, Rollout, Scaling, VersionInput } from '../../api/control/deployments.ts'
+import type { LineageNode } from '../models/lineage.ts'
 import { type NounRow, Nouns } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
+
+/** What a name meant when a version was made of it; wherever the name points later, the version stays what it is. */
+export interface Source {
+  readonly checkpoint: string
+  /** The model, by id, if one was named. */
+  readonly model?: string
+  /** What was named: a version of a model, or the checkpoint. */
+  readonly node: LineageNode
+}
 
 export interface DeploymentVersion extends VersionInput {
   /** `v1`, `v2` ... within its deployment. */
   readonly id: string
   /** Unix milliseconds. */
   readonly at: number
+  /** By the names in it. What is not here lies in the models folder of the machine. */
+  readonly sources?: Readonly<Record<string, Source>>
 }
 
 /** What the user asked for. */
@@ -77,7 +89,7 @@ export interface DeploymentStatus {
   readonly faults: Readonly<Record<string, VersionFaults>>
   readonly lastActiveMs: number
   readonly lowSinceMs?: number
-  /** Why a replica cannot even be submitted, while that is so. */
+  /** Why a replica cannot be submitted (yet), while that is so. */
   readonly refusal?: string
   readonly message: string
 }

@@ -11,6 +11,7 @@ import { type AskReplica, Gatekeeper, textOf } from './gatekeeper.ts'
 import { metricsProbe } from './probe.ts'
 import { type DeploymentLoopOptions, endOrphans, lookedAtMax, reconcileDeployments } from './reconcile.ts'
 import { type ReplicaRequestOptions, ReplicaRequests, servedName } from './replica-requests.ts'
+import type { Sources } from './sources.ts'
 import type { VersionRecord } from './verdict.ts'
 
 export interface RunningOptions extends ReplicaRequestOptions {
@@ -18,6 +19,7 @@ export interface RunningOptions extends ReplicaRequestOptions {
   readonly launcher: Launcher
   /** The name under which rows know the launcher. */
   readonly cluster: string
+  readonly sources: Sources
   /** Filled from the rows. */
   readonly table: ReplicaTable
   readonly log: Logger
@@ -49,7 +51,7 @@ export class RunningDeployments {
     this.#options = options
     this.requests = new ReplicaRequests(options)
     this.#feed = new FleetFeed(store, table, this.requests, options.cluster)
-    this.deployments = new Deployments(store, options.cluster, () => this.wake())
+    this.deployments = new Deployments(store, options.cluster, options.sources, () => this.wake())
     const onTrouble = (deployment: string, error: unknown) =>
       log.warn({ err: error, deployment }, 'a look went wrong')
     this.#loop = {

@@ -17,6 +17,7 @@ import { Nouns } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
 import { type LineageNode, recordLineage } from './lineage.ts'
 import type { CheckpointRow, ReleaseTables } from './rows.ts'
+import { refuseUsed, type UsesIn } from './uses.ts'
 
 export interface NewCheckpoint {
   readonly name: string
@@ -40,12 +41,14 @@ export class Checkpoints {
   readonly nouns: Nouns<CheckpointRow>
   readonly #blobs: Blobs
   readonly #places: PlaceAccess
+  readonly usesIn: UsesIn
 
-  constructor(blobs: Blobs, places: PlaceAccess) {
+  constructor(blobs: Blobs, places: PlaceAccess, usesIn: UsesIn) {
     this.store = blobs.store
     this.nouns = new Nouns<CheckpointRow>(this.store, 'checkpoints', 'checkpoint')
     this.#blobs = blobs
     this.#places = places
+    this.usesIn = usesIn
   }
 
   /** Of files that were uploaded. The same content under the same name again is the same checkpoint. */
@@ -151,12 +154,11 @@ export class Checkpoints {
     return { objects: this.#blobs.objects, key }
   }
 
-  /** Refused for what is a version of a model. `why` is shown to whoever asks where it went. */
+  /** Refused for what is a version of a model, or in use. `why` is shown to whoever asks where it went. */
   delete(row: CheckpointRow, why?: string): Promise<void> {
     return this.store.transaction(async () => {
       // Written to first, so that it does not become a version of a model in between.
-      const held = await this.nouns.change(row.id, (now) => (now.deleted_at === null ? {} : undefined))
-      if (held === undefined || held.deleted_at !== null) return
+      if ((await this.hold(row.id)) === undefined) return
       const use = await this.#use(row.id)
       if (use !== undefined) {
         throw new UserError(`${row.name} is version ${use.number} of a model.`, {
@@ -164,8 +166,19 @@ export class Checkpoints {
           fix: `Delete the model first (${use.model_id}), or leave the checkpoint.`,
         })
       }
+      const uses = await this.usesIn(row.project_id)
+      refuseUsed(
+        row.name,
+        uses.filter(({ checkpoint }) => checkpoint === row.id),
+      )
       await deleteSoftly(this.nouns, row.id, why)
     })
+  }
+
+  /** In a transaction: whether it is there, and stays until the end of it. */
+  async hold(id: string): Promise<CheckpointRow | undefined> {
+    const row = await this.nouns.change(id, (now) => (now.deleted_at === null ? {} : undefined))
+    return row?.deleted_at === null ? row : undefined
   }
 
   restore(project: string, id: string): Promise<CheckpointRow> {

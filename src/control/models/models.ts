@@ -9,8 +9,9 @@ import { Nouns } from '../store/nouns.ts'
 import { type Page, type PageQuery, readPage } from '../store/pages.ts'
 import type { Store } from '../store/store.ts'
 import { type Checkpoints, nodeOf } from './checkpoints.ts'
-import { recordLineage } from './lineage.ts'
+import { type LineageNode, recordLineage } from './lineage.ts'
 import type { CheckpointRow, ModelRow, ReleaseRow, ReleaseTables } from './rows.ts'
+import { refuseUsed } from './uses.ts'
 
 export interface Promotion {
   readonly model: string
@@ -25,22 +26,17 @@ export interface ResolvedModel {
   readonly checkpoint: CheckpointRow
 }
 
-/** What uses a model right now, in words (`the deployment chat`), or undefined. */
-export type UserOf = (model: ModelRow) => Promise<string | undefined>
-
 const aliasesMax = 100
 
 export class Models {
   readonly store: Store
   readonly nouns: Nouns<ModelRow>
   readonly #checkpoints: Checkpoints
-  readonly #userOf: UserOf
 
-  constructor(checkpoints: Checkpoints, userOf: UserOf) {
+  constructor(checkpoints: Checkpoints) {
     this.store = checkpoints.store
     this.nouns = new Nouns<ModelRow>(this.store, 'models', 'model')
     this.#checkpoints = checkpoints
-    this.#userOf = userOf
   }
 
   /** Makes a version of a checkpoint, the model too when there is none of that name; the same twice is one version. */
@@ -108,13 +104,24 @@ export class Models {
     return readPage(query.where('model_id', '=', model.id), { sort: 'number', descending: true, ...page })
   }
 
-  async delete(model: ModelRow): Promise<void> {
-    const user = await this.#userOf(model)
-    if (user === undefined) return await deleteSoftly(this.nouns, model.id)
-    throw new UserError(`${model.name} is used by ${user}.`, {
-      failure: 'conflict',
-      fix: 'Delete that first.',
+  /** Refused for what is in use. */
+  delete(model: ModelRow): Promise<void> {
+    return this.store.transaction(async () => {
+      // Written to first, so that nobody begins to use it in between.
+      if ((await this.hold(model.id)) === undefined) return
+      const uses = await this.#checkpoints.usesIn(model.project_id)
+      refuseUsed(
+        model.name,
+        uses.filter((use) => use.model === model.id),
+      )
+      await deleteSoftly(this.nouns, model.id)
     })
+  }
+
+  /** In a transaction: whether it is there, and stays until the end of it. */
+  async hold(id: string): Promise<ModelRow | undefined> {
+    const row = await this.nouns.change(id, (now) => (now.deleted_at === null ? {} : undefined))
+    return row?.deleted_at === null ? row : undefined
   }
 
   restore(project: string, id: string): Promise<ModelRow> {
@@ -151,8 +158,10 @@ export class Models {
       created_at: this.store.clock.unixMs(),
     }
     await this.store.db<ReleaseTables>().insertInto('model_versions').values(release).execute()
-    const to = { id: release.id, label: `model ${model.name}@${release.number}` }
-    await recordLineage(this.store, model.project_id, { from: nodeOf(checkpoint), to })
+    await recordLineage(this.store, model.project_id, {
+      from: nodeOf(checkpoint),
+      to: releaseNode(model, release),
+    })
     await this.#record(model, 'model.version', `Version ${release.number} is ${checkpoint.name}.`, {
       number: release.number,
       checkpoint: checkpoint.id,
@@ -198,6 +207,10 @@ export class Models {
   async #record(model: ModelRow, kind: string, message: string, details: Record<string, unknown> = {}) {
     await recordEvent(this.store, { subject: model.id, project: model.project_id, kind, message, details })
   }
+}
+
+export function releaseNode(model: ModelRow, { id, number }: ReleaseRow): LineageNode {
+  return { id, label: `model ${model.name}@${number}` }
 }
 
 function withAlias(aliases: Readonly<Record<string, number>>, alias: string | undefined, number: number) {

@@ -7,10 +7,11 @@
  */
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { constants, copyFile, mkdir, open, rename, rm } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
-import { type FilePlace, openFile } from '../blobs/content.ts'
+import { rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { FilePlace } from '../blobs/content.ts'
 import type { FileRow } from '../blobs/rows.ts'
+import { takeFile } from '../blobs/take-file.ts'
 import type { Datasets } from '../datasets/datasets.ts'
 import type { Store } from '../store/store.ts'
 import { type Checkpoints, nodeOf } from './checkpoints.ts'
@@ -73,27 +74,11 @@ export async function fillFolder(
   const making = `${target}.${randomBytes(4).toString('hex')}.making`
   try {
     for (const file of files) {
-      const path = join(making, file.path)
-      await mkdir(dirname(path), { recursive: true })
-      await write(path, file, await placeOf(file))
+      await takeFile(await placeOf(file), file, join(making, file.path), 'own')
     }
     await rename(making, target)
   } catch (error) {
     await rm(making, { recursive: true, force: true })
     throw error
-  }
-}
-
-async function write(path: string, file: FileRow, place: FilePlace): Promise<void> {
-  const { objects, key } = place
-  const local = file.blob_id === null ? undefined : objects.pathOf?.(key)
-  // The job may write into its copy, so it must be one; file systems that share blocks do not copy.
-  if (local !== undefined) return await copyFile(local, path, constants.COPYFILE_FICLONE)
-  const { bytes } = await openFile(place, file)
-  const handle = await open(path, 'wx')
-  try {
-    for await (const piece of bytes) await handle.writeFile(piece)
-  } finally {
-    await handle.close()
   }
 }

@@ -83,6 +83,7 @@ export class Retention {
     const nowMs = this.#checkpoints.store.clock.unixMs()
     const letGo = rules.map(({ spec }) => new Set(dispensable(rows, spec, nowMs)))
     const used = await this.#released(rows)
+    for (const { checkpoint } of await this.#checkpoints.usesIn(rows[0]!.project_id)) used.add(checkpoint)
     let count = 0
     for (const row of rows) {
       if (used.has(row.id) || !letGo.every((set) => set.has(row))) continue
