@@ -104,6 +104,7 @@ inline Tile tileAt(const Attention& op, const Sequence& sequence, int head, int 
     size_t at = cache.at(sequence.blocks[position / cache.blockTokens], head), scales = at + cache.codeBytes();
     size_t inside = position % cache.blockTokens;
     tile.keys[s] = op.keys + at + inside * keyBytes;
+    tile.keysAhead[s] = op.keys + at + inside * cache.width * element;
     tile.keyScales[s] = op.keys + scales + inside * 2;
     tile.values[s] = op.values + at + inside * cache.width * element;
     tile.valueScales[s] = op.values + scales + inside * groups * 2;
@@ -140,13 +141,26 @@ inline void askForFirst(const Attention& op, const Unit& unit) {
   askFor(op, sequence, unit, firstTileBase(span, unit.chunk), span);
 }
 
-/// One tile for all rows of a unit.
+inline Tile firstTile(const Attention& op, const Unit& unit, int head) {
+  Sequence sequence = op.batch.sequence(unit.sequence);
+  Span span = spanOf(op.shape, sequence, unit);
+  return tileAt(op, sequence, unit.head + head, firstTileBase(span, unit.chunk), span);
+}
+
+inline void askFrom(Tile* tile, const Tile& next) {
+  for (int s = 0; s < tilePositions / subPositions; s++) tile->keysAhead[s] = next.keysAhead[s];
+}
+
+/// One tile for all rows of a unit; `next` is the unit that this thread takes up behind it, or null.
 template <class Cache>
-inline void attendTile(const Attention& op, const Sequence& sequence, const Unit& unit, int base, Span span, Rows& rows) {
+inline void attendTile(const Attention& op, const Sequence& sequence, const Unit& unit, int base, Span span, bool last,
+                       const Unit* next, Rows& rows) {
   const AttentionShape& shape = op.shape;
   Tile tile[unitRowsAim];
   for (int h = 0; h < unit.heads; h++) {
     tile[h] = tileAt(op, sequence, unit.head + h, base, span);
+    if (!last) askFrom(&tile[h], tileAt(op, sequence, unit.head + h, base + tilePositions, span));
+    else if (next && h < next->heads) askFrom(&tile[h], firstTile(op, *next, h));
     int row = h * rows.perHead;
     byRegisterRows(rows.perHead, ScoreBody<Cache>{rows.query + row, shape.rowsMax, tile[h], shape.cache,
                                                   rows.scores + row * tilePositions});
@@ -166,7 +180,8 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
 
 /// One chunk for all rows of a unit, from an empty softmax.
 template <class Cache>
-inline void attendChunk(const Attention& op, const Sequence& sequence, const Unit& unit, int chunk, Rows& rows) {
+inline void attendChunk(const Attention& op, const Sequence& sequence, const Unit& unit, int chunk, const Unit* next,
+                        Rows& rows) {
   const AttentionShape& shape = op.shape;
   Span span = spanOf(shape, sequence, unit);
   for (int r = 0; r < rows.count; r++) {
@@ -178,7 +193,7 @@ inline void attendChunk(const Attention& op, const Sequence& sequence, const Uni
   for (int base = firstTileBase(span, chunk); base < end; base += tilePositions) {
     bool more = base + tilePositions < end || (chunk + 1 < unit.chunk + unit.chunks && end < span.end);
     if (more) askFor(op, sequence, unit, base + tilePositions, span);
-    attendTile<Cache>(op, sequence, unit, base, span, rows);
+    attendTile<Cache>(op, sequence, unit, base, span, !more, next, rows);
   }
 }
 
@@ -265,14 +280,14 @@ inline void endChunk(const Attention& op, const Unit& unit, int chunk, Rows& row
 }
 
 template <class Cache>
-inline void runUnit(const Attention& op, const Unit& unit, ggml_tensor* dst, Rows& rows) {
+inline void runUnit(const Attention& op, const Unit& unit, const Unit* next, ggml_tensor* dst, Rows& rows) {
   const AttentionShape& shape = op.shape;
   Sequence sequence = op.batch.sequence(unit.sequence);
   int token = sequence.row + unit.token;
   size_t floats = partialFloats(shape);
   startRows<Cache>(shape, dst->src[0], unit, token, rows);
   for (int c = unit.chunk; c < unit.chunk + unit.chunks; c++) {
-    attendChunk<Cache>(op, sequence, unit, c, rows);
+    attendChunk<Cache>(op, sequence, unit, c, next, rows);
     endChunk(op, unit, c, rows);
   }
   if (unit.group >= 0) {
@@ -299,8 +314,9 @@ inline void attendUnits(Call* call, const Attention& op, ggml_tensor* dst) {
   // The next piece is taken before the present one is computed, to ask for its first tile in time.
   for (int piece = takePiece(call); piece < op.plan.units;) {
     int next = takePiece(call);
-    if (next < op.plan.units) askForFirst(op, op.plan.unit[next]);
-    runUnit<Cache>(op, op.plan.unit[piece], dst, rows);
+    const Unit* following = next < op.plan.units ? op.plan.unit + next : nullptr;
+    if (following) askForFirst(op, *following);
+    runUnit<Cache>(op, op.plan.unit[piece], following, dst, rows);
     piece = next;
   }
 }

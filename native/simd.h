@@ -65,6 +65,25 @@ inline float fma(float a, float b, float c) {
 #endif
 }
 
+/// splat(*a) * b + c. The factor is read within the product: a splat of its own takes a part of the pipes that convert
+/// and multiply (two conversions and 14 products on a Zen 4: 14.0 cycles, not 16.7). Compilers would share the splat.
+inline Vector fmaSpread(const float* a, Vector b, Vector c) {
+#if defined(__AVX512F__)
+  asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*a));
+  return c;
+#else
+  return fma(splat(*a), b, c);
+#endif
+}
+
+#if defined(__AVX512F__)
+/// The same for pairs of bfloat16, `a` one pair; only where the CPU has AVX-512 BF16.
+inline Vector pairsSpread(const float* a, VectorInt b, Vector c) {
+  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*a));
+  return c;
+}
+#endif
+
 inline float halfToFloat(Half half) {
 #if defined(__AVX2__)
   return _cvtsh_ss(half);
