@@ -287,7 +287,7 @@ async function compareTraining(
       using ours = new Graph(device)
       const a = ours.input('F32', aTransposed ? [k, n] : [n, k], 'a')
       const b = ours.input('F32', bTransposed ? [k, m] : [m, k], 'b')
-      const { fn, userdata } = calls.call(op, { aTransposed, bTransposed, added: 0 })
+      const { fn, userdata } = calls.call(op, { aTransposed, bTransposed, behind: 0 })
       ours.output(ours.ops.custom(op, fn, 'F32', [n, m], [a, b], userdata))
       ours.allocate()
       a.write(noise(n * k, 6))

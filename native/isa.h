@@ -6,6 +6,7 @@
 #include "choose.h"
 #include "kernels.h"
 #include "linear_coded.h"
+#include "linear_float.h"
 #include "matmul.h"
 #include "read.h"
 #include "train_attention.h"
@@ -28,7 +29,7 @@
           {"linear_bf16", linearBF16},                               \
           {"linear_f32", linear<FloatProduct<F32Weights>>},          \
           {"embed", embed},                                          \
-          {"matmul_f32", matmul<FloatProduct<F32Weights>>},          \
+          {"matmul_f32", matmul<FloatTiles<FloatLanes>>},          \
           {"matmul_bf16", matmulBF16},                               \
           {"causal_attention", causalAttention},                     \
           {"causal_attention_back", causalAttentionBack},            \

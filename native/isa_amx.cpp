@@ -22,7 +22,7 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"linear_q6k", linear<TileCodedProduct<Q6KCodes>>},
         {"linear_bf16", linear<TilePairProduct>},
         {"embed", embed},
-        {"matmul_bf16", matmul<TilePairProduct>},
+        {"matmul_bf16", matmul<MatmulTiles>},
     },
     packRows,
 };

@@ -1,131 +1,244 @@
 // Products of two float matrices that both change from step to step, as training needs them: forward, the
-// gradient of the activations and that of the weights differ only in which side is read transposed. Both sides
-// are packed on the way, then multiplied like a layer's weights.
+// gradient of the activations and that of the weights differ only in which side is read transposed.
+//
+// The right side is put into strips once (matmul_pack.h), by all threads. Then a thread takes a block of rows of the
+// left side, puts a chunk of its inputs into strips in the nearest cache, and multiplies that by every strip of the
+// right side. A left side that lies transposed is put into strips once, too: a block of it would be a few floats from
+// each of thousands of pages. Every output is one chain of sums in the order of inputs, however it is cut.
+//
+// Legend: T rows of a tile, S outputs of a strip, `steps` lanes along the inputs.
 #pragma once
 
-#include "linear_float.h"
+#include "activations.h"
+#include "call.h"
+#include "matmul_pack.h"
 
 namespace {
 
-/// An F32 matrix of rows, whichever way it lies in memory.
-struct Matrix {
-  const float* data;
-  size_t rows, inputs, rowStride, inputStride;
+#if defined(__AVX512F__)
+constexpr size_t matmulRows = 12, matmulWidth = 32;
+#elif defined(__AVX2__)
+constexpr size_t matmulRows = 6, matmulWidth = 16;
+#else
+constexpr size_t matmulRows = 2, matmulWidth = 16;
+#endif
 
-  static Matrix of(const ggml_tensor* tensor, bool transposed) {
-    size_t fast = tensor->nb[0] / 4, slow = tensor->nb[1] / 4;
-    const float* data = static_cast<const float*>(tensor->data);
-    if (transposed) return {data, size_t(tensor->ne[0]), size_t(tensor->ne[1]), fast, slow};
-    return {data, size_t(tensor->ne[1]), size_t(tensor->ne[0]), slow, fast};
+/// A tile of T rows by S outputs in registers, over floats.
+template <class Packing>
+struct FloatTiles : Packing {
+  static constexpr size_t rows = matmulRows, width = matmulWidth, stepsUnit = 1;
+
+  static void enter() {}
+  static void exit() {}
+
+  static void packLeft(const Matrix& from, const Strips& strips) { packStrips<Packing, rows>(from, strips); }
+
+  /// sums [T][S] = left [steps][T] by right [steps][S], behind what `before` holds if it is there.
+  static void tile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride) {
+    constexpr int vectors = width / lanes;
+    Vector sum[rows][vectors];
+    for (size_t t = 0; t < rows; t++)
+      for (int v = 0; v < vectors; v++) sum[t][v] = before ? load(before + t * stride + v * lanes) : zero();
+    for (size_t i = 0; i < steps; i++) {
+      Vector w[vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; v++) w[v] = load(right + i * width + v * lanes);
+#pragma GCC unroll 12
+      for (size_t t = 0; t < rows; t++) {
+        Vector x = splat(left[i * rows + t]);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sum[t][v] = fma(x, w[v], sum[t][v]);
+      }
+    }
+    for (size_t t = 0; t < rows; t++)
+      for (int v = 0; v < vectors; v++) store(sums + t * stride + v * lanes, sum[t][v]);
   }
 };
 
-constexpr size_t gatheredRows = 16;
-
-/// One vector of numbers that lie `stride` apart.
-inline Vector loadApart(const float* from, size_t stride) {
 #if defined(__AVX512F__)
-  const __m512i order = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  return _mm512_i32gather_ps(_mm512_mullo_epi32(order, _mm512_set1_epi32(int(stride))), from, 4);
-#else
-  Vector result;
-  for (int i = 0; i < lanes; i++) result[i] = from[i * stride];
-  return result;
-#endif
-}
 
-/// Rows first.. as [count][padded], `stride` apart, zeros behind each row's end. Reads along whichever side is contiguous.
-inline void gatherRows(const Matrix& from, size_t first, size_t count, size_t padded, size_t stride, float* to) {
-  size_t k = 0;
-  if (from.inputStride == 1) {
-    for (size_t r = 0; r < count; r++)
-      __builtin_memcpy(to + r * stride, from.data + (first + r) * from.rowStride, from.inputs * 4);
-    k = from.inputs;
-  }
-  // Turned in a tile that stays in the nearest cache.
-  float tile[lanes * gatheredRows];
-  for (; from.rowStride == 1 && count == gatheredRows && k + lanes <= from.inputs; k += lanes) {
-    for (int i = 0; i < lanes; i++)
-      __builtin_memcpy(tile + i * gatheredRows, from.data + (k + i) * from.inputStride + first, gatheredRows * 4);
-    for (size_t r = 0; r < count; r++) store(to + r * stride + k, loadApart(tile + r, gatheredRows));
-  }
-  for (; k < from.inputs; k++)
-    for (size_t r = 0; r < count; r++)
-      to[r * stride + k] = from.data[(first + r) * from.rowStride + k * from.inputStride];
-  for (size_t r = 0; r < count; r++)
-    for (k = from.inputs; k < padded; k++) to[r * stride + k] = 0;
-}
-
-/// Inputs k.. of all rows of a whole panel.
-inline Vector panelVector(const Matrix& from, size_t first, size_t k, int v) {
-  const float* at = from.data + (first + v * lanes) * from.rowStride + k * from.inputStride;
-  return from.rowStride == 1 ? load(at) : loadApart(at, from.rowStride);
-}
-
-/// The panel of rows 16 panel.. in a float format, zeros behind the matrix.
-inline void packPanel(const Matrix& from, int format, size_t panel, size_t padded, char* to) {
-  size_t first = panel * panelOutputs, count = from.rows - first < panelOutputs ? from.rows - first : panelOutputs;
-  size_t k = 0;
-  for (; count == panelOutputs && from.rowStride < size_t(1) << 26 && k + 2 <= from.inputs; k += 2)
-    for (int v = 0; v < panelVectors; v++) {
-      Vector even = panelVector(from, first, k, v), odd = panelVector(from, first, k + 1, v);
-      float* floats = reinterpret_cast<float*>(to);
-      if (format == packedF32) {
-        store(floats + k * panelOutputs + v * lanes, even);
-        store(floats + (k + 1) * panelOutputs + v * lanes, odd);
-      } else {
-        VectorInt low = (VectorInt)((VectorUnsigned)bfloatBits(even) >> 16), high = bfloatBits(odd) & int32_t(0xffff0000);
-        store(floats + k / 2 * panelOutputs + v * lanes, (Vector)(low | high));
+/// The same over pairs of bfloat16, for CPUs that have the instruction.
+struct PairTiles : FloatTiles<PairLanes> {
+  __attribute__((target("avx512bf16"))) static void tile(const float* left, const float* right, size_t steps,
+                                                         const float* before, float* sums, size_t stride) {
+    __m512 sum[rows][2];
+#pragma GCC unroll 12
+    for (size_t t = 0; t < rows; t++)
+      for (int v = 0; v < 2; v++) sum[t][v] = before ? _mm512_loadu_ps(before + t * stride + v * 16) : _mm512_setzero_ps();
+    for (size_t i = 0; i < steps; i++) {
+      __m512bh first = (__m512bh)_mm512_loadu_si512(right + i * width);
+      __m512bh second = (__m512bh)_mm512_loadu_si512(right + i * width + 16);
+#pragma GCC unroll 12
+      for (size_t t = 0; t < rows; t++) {
+        __m512bh x = (__m512bh)_mm512_set1_ps(left[i * rows + t]);
+        sum[t][0] = _mm512_dpbf16_ps(sum[t][0], first, x);
+        sum[t][1] = _mm512_dpbf16_ps(sum[t][1], second, x);
       }
     }
-  for (; k < padded; k++)
-    for (size_t lane = 0; lane < panelOutputs; lane++) {
-      bool inside = k < from.inputs && lane < count;
-      float value = inside ? from.data[(first + lane) * from.rowStride + k * from.inputStride] : 0.0f;
-      size_t at = floatAt(format, k, int(lane));
-      if (format == packedF32) reinterpret_cast<float*>(to)[at] = value;
-      else reinterpret_cast<Half*>(to)[at] = bfloatOf(value);
+#pragma GCC unroll 12
+    for (size_t t = 0; t < rows; t++)
+      for (int v = 0; v < 2; v++) _mm512_storeu_ps(sums + t * stride + v * 16, sum[t][v]);
+  }
+};
+
+#endif
+
+/// What becomes of a product before it is stored; all but the first read a third source.
+enum MatmulBehind {
+  behindNothing = 0,
+  behindAdds = 1,      // source [N, M], or one row for all
+  behindAddsInto = 2,  // the source itself grows by the product; the op's own result is nothing
+  behindGeluSlope = 3, // times gelu'(source): what a product hands back through a GELU
+};
+
+struct Behind {
+  MatmulBehind kind;
+  const ggml_tensor *target, *source;
+
+  Behind(const ggml_tensor* dst, int kind)
+      : kind(MatmulBehind(kind)), target(kind == behindAddsInto ? dst->src[2] : dst), source(kind ? dst->src[2] : nullptr) {}
+
+  void finish(size_t row, size_t rows, size_t column, size_t width, const float* sums, size_t stride) const {
+    size_t outputs = target->ne[0], count = outputs - column < width ? outputs - column : width;
+    for (size_t t = 0; t < rows; t++) {
+      float* to = static_cast<float*>(target->data) + (row + t) * outputs + column;
+      const float* own = nullptr;
+      if (source)
+        own = reinterpret_cast<const float*>(static_cast<const char*>(source->data) +
+                                             (source->ne[1] == 1 ? 0 : (row + t) * source->nb[1])) + column;
+      for (size_t i = 0; i < count; i += lanes) {
+        int left = count - i < size_t(lanes) ? int(count - i) : lanes;
+        Vector value = load(sums + t * stride + i);
+        if (kind == behindGeluSlope) value = value * geluSlope(load(own + i, left));
+        else if (own) value = value + load(own + i, left);
+        store(to + i, value, left);
+      }
     }
+  }
+};
+
+inline size_t quotientUp(size_t count, size_t by) { return (count + by - 1) / by; }
+
+/// How a product is cut into pieces.
+struct MatmulPlan {
+  size_t steps, chunks;  // along the inputs, in all; how often those are cut
+  size_t tiles, strips;  // of the left side, of the right side
+  size_t tilesPerBlock, stripsPerBlock, stripBlocks, pieces;
+  bool leftAtOnce;
+
+  template <class Tiles>
+  static MatmulPlan of(const Matrix& a, const Matrix& b) {
+    constexpr size_t chunkSteps = 192, blockRows = 96, widestBlock = 512, piecesWanted = 12;
+    MatmulPlan plan;
+    plan.steps = quotientUp(quotientUp(a.inputs, Tiles::inputs), Tiles::stepsUnit) * Tiles::stepsUnit;
+    plan.chunks = quotientUp(plan.steps, chunkSteps);
+    plan.tiles = quotientUp(a.rows, Tiles::rows);
+    plan.strips = quotientUp(b.rows, Tiles::width);
+    plan.leftAtOnce = a.rowStride == 1;
+    // Sums of a block wait in a cache for the next chunk, so they must not be many.
+    plan.stripsPerBlock = plan.chunks > 1 && plan.strips > widestBlock / Tiles::width ? widestBlock / Tiles::width : plan.strips;
+    plan.stripBlocks = quotientUp(plan.strips, plan.stripsPerBlock);
+    plan.tilesPerBlock = blockRows / Tiles::rows;
+    while (plan.tilesPerBlock > 2 && quotientUp(plan.tiles, plan.tilesPerBlock) * plan.stripBlocks < piecesWanted)
+      plan.tilesPerBlock /= 2;
+    plan.pieces = quotientUp(plan.tiles, plan.tilesPerBlock) * plan.stripBlocks;
+    return plan;
+  }
+
+  size_t chunkBegin(size_t chunk, size_t unit) const { return chunk >= chunks ? steps : steps / unit * chunk / chunks * unit; }
+  size_t chunkStepsMost(size_t unit) const { return quotientUp(steps / unit, chunks) * unit; }
+};
+
+/// How a whole side gets into strips: strip by strip where inputs lie side by side, in stretches of all strips where rows do.
+struct WholeSide {
+  static constexpr size_t stepsAtOnce = 16;
+  size_t width, strips, steps;
+  bool stretches;
+  float* packed;
+
+  size_t pieces() const { return stretches ? quotientUp(steps, stepsAtOnce) : strips; }
+
+  Strips piece(size_t index) const {
+    size_t begin = stretches ? index * stepsAtOnce : 0, strip = stretches ? 0 : index;
+    size_t end = stretches && begin + stepsAtOnce < steps ? begin + stepsAtOnce : steps;
+    return {strip * width, stretches ? strips : 1, begin, end, packed + (strip * steps + begin) * width, steps * width};
+  }
+};
+
+/// Sides of a product in strips, and what a thread keeps of a block.
+struct MatmulMemory {
+  const float *left, *right;  // left: null where each block is put into strips by itself
+  float *block, *sums;
+};
+
+template <class Tiles>
+inline void multiplyBlock(const Matrix& a, const MatmulPlan& plan, size_t piece, const MatmulMemory& memory,
+                          const Behind& behind) {
+  constexpr size_t T = Tiles::rows, S = Tiles::width, unit = Tiles::stepsUnit;
+  size_t firstTile = piece / plan.stripBlocks * plan.tilesPerBlock, firstStrip = piece % plan.stripBlocks * plan.stripsPerBlock;
+  size_t endTile = firstTile + plan.tilesPerBlock < plan.tiles ? firstTile + plan.tilesPerBlock : plan.tiles;
+  size_t endStrip = firstStrip + plan.stripsPerBlock < plan.strips ? firstStrip + plan.stripsPerBlock : plan.strips;
+  bool whole = plan.chunks == 1;  // then no sums wait, and one tile's place serves them all
+  size_t stride = whole ? S : plan.stripsPerBlock * S;
+  for (size_t chunk = 0; chunk < plan.chunks; chunk++) {
+    size_t begin = plan.chunkBegin(chunk, unit), end = plan.chunkBegin(chunk + 1, unit);
+    const float* left = memory.left + (firstTile * plan.steps + begin) * T;
+    size_t apart = memory.left ? plan.steps * T : (end - begin) * T;
+    if (!memory.left) {
+      left = memory.block;
+      Tiles::packLeft(a, {firstTile * T, endTile - firstTile, begin, end, memory.block, apart});
+    }
+    for (size_t strip = firstStrip; strip < endStrip; strip++)
+      for (size_t tile = firstTile; tile < endTile; tile++) {
+        float* own = whole ? memory.sums : memory.sums + (tile - firstTile) * T * stride + (strip - firstStrip) * S;
+        Tiles::tile(left + (tile - firstTile) * apart, memory.right + (strip * plan.steps + begin) * S, end - begin,
+                    chunk > 0 ? own : nullptr, own, stride);
+        if (chunk + 1 < plan.chunks) continue;
+        behind.finish(tile * T, a.rows - tile * T < T ? a.rows - tile * T : T, strip * S, S, own, stride);
+      }
+  }
 }
 
-/// dst F32 [N, M] = a b^T, plus a third source [N, M] if given. Sources: a [N, K] or, transposed, [K, N];
-/// b [M, K] or, transposed, [K, M]; F32, rows may be strided. Params: a transposed, b transposed, added (0/1).
-template <class Product>
+/// dst F32 [N, M] = a b^T. Sources: a [N, K] or, transposed, [K, N]; b [M, K] or, transposed, [K, M]; F32, rows may be
+/// strided; a third if something comes behind. Params: a transposed, b transposed (0/1), MatmulBehind.
+template <class Tiles>
 inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   Matrix a = Matrix::of(dst->src[0], call->params[0] != 0), b = Matrix::of(dst->src[1], call->params[1] != 0);
-  Epilogue epilogue{dst, nullptr, call->params[2] ? dst->src[2] : nullptr, false};
-  size_t padded = wholeGroups(a.inputs), placed = rowsPlaced<Product>(a.rows);
-  size_t stride = panelBytes(Product::packedFormat, padded);
-  size_t panels = (b.rows + panelOutputs - 1) / panelOutputs;
-  size_t rowBytes = alignUp(placed * Product::rowBytes(padded));
+  Behind behind(dst, call->params[2]);
+  MatmulPlan plan = MatmulPlan::of<Tiles>(a, b);
+  size_t rightFloats = plan.strips * plan.steps * Tiles::width;
+  size_t leftFloats = plan.leftAtOnce ? plan.tiles * plan.steps * Tiles::rows : 0;
   if (arriveFirst(call)) {
-    rw_workspace_reserve(call->workspace, rowBytes + panels * stride);
+    rw_workspace_reserve(call->workspace, (rightFloats + leftFloats) * 4);
     publish(call);
   }
-  Product product;
-  product.place(call->workspace->memory, placed, padded);
-  char* packed = call->workspace->memory + rowBytes;
-  size_t gathered = rowStride(padded, 4);
-  size_t gathers = (a.rows + gatheredRows - 1) / gatheredRows;
-  preparePhase(call, int32_t(gathers + panels), [&](int32_t piece) {
-    if (size_t(piece) >= gathers)
-      return packPanel(b, Product::packedFormat, piece - gathers, padded, packed + (piece - gathers) * stride);
-    float* rows = reinterpret_cast<float*>(rw_thread_scratch(gatheredRows * gathered * 4));
-    size_t first = piece * gatheredRows, count = a.rows - first < gatheredRows ? a.rows - first : gatheredRows;
-    gatherRows(a, first, count, padded, gathered, rows);
-    for (size_t r = 0; r < count; r++) product.prepare(rows + r * gathered, first + r);
+  float* packed = reinterpret_cast<float*>(call->workspace->memory);
+  WholeSide right{Tiles::width, plan.strips, plan.steps, b.rowStride == 1, packed};
+  WholeSide left{Tiles::rows, plan.leftAtOnce ? plan.tiles : 0, plan.leftAtOnce ? plan.steps : 0, true, packed + rightFloats};
+  size_t rightPieces = right.pieces();
+  preparePhase(call, int32_t(rightPieces + left.pieces()), [&](int32_t piece) {
+    if (size_t(piece) < rightPieces) packStrips<Tiles, Tiles::width>(b, right.piece(piece));
+    else Tiles::packLeft(a, left.piece(piece - rightPieces));
   });
-  multiplyPieces(call, product, packed, stride, a.rows, epilogue);
+  size_t blockRows = plan.tilesPerBlock * Tiles::rows;
+  size_t blockFloats = plan.leftAtOnce ? 0 : blockRows * plan.chunkStepsMost(Tiles::stepsUnit);
+  size_t sumFloats = plan.chunks == 1 ? Tiles::rows * Tiles::width : blockRows * plan.stripsPerBlock * Tiles::width;
+  float* block = reinterpret_cast<float*>(rw_thread_scratch((blockFloats + sumFloats) * 4 + 64));
+  MatmulMemory memory{plan.leftAtOnce ? left.packed : nullptr, packed, block, block + blockFloats};
+  Tiles::enter();
+  for (size_t piece; (piece = size_t(takePiece(call))) < plan.pieces;)
+    multiplyBlock<Tiles>(a, plan, piece, memory, behind);
+  Tiles::exit();
   leave(call, nth);
 }
 
 inline void matmulBF16(ggml_tensor* dst, int ith, int nth, void* userdata) {
 #if defined(__AVX512F__)
   static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
-  if (hasPairs) return matmul<PairProduct>(dst, ith, nth, userdata);
+  if (hasPairs) return matmul<PairTiles>(dst, ith, nth, userdata);
 #endif
-  matmul<FloatProduct<BF16Weights>>(dst, ith, nth, userdata);
+  matmul<FloatTiles<RoundedLanes>>(dst, ith, nth, userdata);
 }
 
 }  // namespace

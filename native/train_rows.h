@@ -1,6 +1,7 @@
 // What stands between the products of a training step, each in one pass: activations and norms with their gradients.
 #pragma once
 
+#include "activations.h"
 #include "call.h"
 #include "simd.h"
 #include "tensor.h"
@@ -22,22 +23,11 @@ inline void byPieces(ggml_tensor* dst, Call* call, int nth, Work work) {
 
 inline float* floatsOf(const ggml_tensor* x) { return static_cast<float*>(x->data); }
 
-/// 1 / (1 + exp(-x)).
-inline Vector sigmoid(Vector x) {
-  Vector bounded = x < splat(-87.0f) ? splat(-87.0f) : x > splat(87.0f) ? splat(87.0f) : x;
-  return splat(1.0f) / (splat(1.0f) + exponential(-bounded));
-}
-
-/// GELU's 2u = x (linear + cubic x^2) in the tanh form: gelu(x) = x sigmoid(2u).
-constexpr float geluLinear = 1.5957691216057308f, geluCubic = 0.07135481627362134f;
-
 /// dst = gelu(x), elementwise; x contiguous.
 inline void geluRows(ggml_tensor* dst, int, int nth, void* userdata) {
   const float* x = floatsOf(dst->src[0]);
   byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
-    Vector value = load(x + at, count);
-    Vector twice = value * fma(splat(geluCubic) * value, value, splat(geluLinear));
-    store(floatsOf(dst) + at, value * sigmoid(twice), count);
+    store(floatsOf(dst) + at, gelu(load(x + at, count)), count);
   });
 }
 
@@ -45,11 +35,7 @@ inline void geluRows(ggml_tensor* dst, int, int nth, void* userdata) {
 inline void geluBack(ggml_tensor* dst, int, int nth, void* userdata) {
   const float *dy = floatsOf(dst->src[0]), *x = floatsOf(dst->src[1]);
   byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
-    Vector value = load(x + at, count), square = value * value;
-    Vector gate = sigmoid(value * fma(splat(geluCubic), square, splat(geluLinear)));
-    Vector inner = fma(splat(3 * geluCubic), square, splat(geluLinear));
-    Vector slope = fma(value * gate * (splat(1.0f) - gate), inner, gate);
-    store(floatsOf(dst) + at, load(dy + at, count) * slope, count);
+    store(floatsOf(dst) + at, load(dy + at, count) * geluSlope(load(x + at, count)), count);
   });
 }
 

@@ -29,6 +29,7 @@ import { projectCommand } from './commands/projects.ts'
 import { replayCommand } from './commands/replay.ts'
 import { replayStepCommand } from './commands/replay-step.ts'
 import { schemaCommand } from './commands/schema.ts'
+import { secondFactorCommand } from './commands/second-factor.ts'
 import { serveCommand } from './commands/serve.ts'
 import { simulateCommand } from './commands/simulate.ts'
 import { startCommand } from './commands/start.ts'
@@ -47,6 +48,7 @@ export function buildProgram(): Command {
   startCommand(program)
   upCommand(program)
   loginCommands(program)
+  secondFactorCommand(program)
   contextCommand(program)
   organisationCommand(program)
   projectCommand(program)

@@ -47,3 +47,9 @@ function typedLine(): Promise<string> {
     process.stdin.on('data', onData)
   })
 }
+
+/** Six digits are of an authenticator app; anything else is a recovery code. */
+export function codesGiven(typed: string): { code: string } | { recovery_code: string } {
+  const text = typed.trim()
+  return /^\d{6}$/.test(text) ? { code: text } : { recovery_code: text }
+}

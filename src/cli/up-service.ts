@@ -7,6 +7,7 @@ import { UserError } from '../base/errors.ts'
 import { createLogger, type Logger } from '../base/log.ts'
 import { type Sealer, sealerFromCommand, sealerFromFile } from '../control/credentials/sealer.ts'
 import { firstProject, makeFirstOwner, makeOwnerKey } from '../control/people/first-owner.ts'
+import { OidcProvider } from '../control/people/oidc-provider.ts'
 import { passwordCost } from '../control/people/passwords.ts'
 import { agreeOnObjects, agreeOnSecrets } from '../control/servers/agreement.ts'
 import { beat, beatEveryMs, enterServer } from '../control/servers/servers.ts'
@@ -19,6 +20,7 @@ import { openUpgraded } from '../control/store/upgrade.ts'
 import { localContext, readContexts, saveContext } from './contexts.ts'
 import { openObjects } from './data-parts.ts'
 import { listen } from './listening.ts'
+import { oidcSettingsFrom } from './oidc-settings.ts'
 import { line } from './output.ts'
 import { serverIdentity } from './server-identity.ts'
 import { type DataFlags, dataOf } from './service-data.ts'
@@ -34,6 +36,7 @@ export interface UpFlags extends DataFlags {
   keyCommand?: string
   replaceKey?: boolean
   signUp: 'open' | 'invited'
+  oidc?: string
   objects?: string
   linkFolder?: string[]
   advertise?: string
@@ -47,6 +50,9 @@ export async function runUp(flags: UpFlags): Promise<void> {
   const sealer = sealerOf(flags, folder)
   // Making a key beside a running server is one write; serving beside one would be two servers on the same files.
   using _lock = flags.ownerKey === true ? undefined : holdAlone(join(folder, 'lock.db'))
+  const oidc = flags.oidc !== undefined && {
+    oidc: new OidcProvider(oidcSettingsFrom(flags.oidc), systemClock),
+  }
   const options = { migrations, clock: systemClock, onLost: lost(log) }
   const { store, backup } = await openUpgraded(url, options, join(folder, 'backups'))
   await using _ = store
@@ -56,7 +62,7 @@ export async function runUp(flags: UpFlags): Promise<void> {
   await agreeOnSecrets(store, sealer, flags.replaceKey === true)
   await agreeOnObjects(store, objects)
   await serve(flags, {
-    context: { store, log, sealer, scrypt: passwordCost, signUp: flags.signUp },
+    context: { store, log, sealer, scrypt: passwordCost, signUp: flags.signUp, ...oidc },
     folder,
     objects,
     linkFolders: flags.linkFolder ?? [],

@@ -26,7 +26,7 @@ const linearParams = {
   epsilon: 'float',
 } as const
 
-const matmulParams = { aTransposed: 'int', bTransposed: 'int', added: 'int' } as const
+const matmulParams = { aTransposed: 'int', bTransposed: 'int', behind: 'int' } as const
 
 /** What each op's fixed parameters are, in the order in which the native side reads them. */
 export const kernelOps = {
@@ -66,6 +66,9 @@ export const kernelOps = {
 
 export type KernelOp = keyof typeof kernelOps
 export type KernelParams<Op extends KernelOp> = { [Name in keyof (typeof kernelOps)[Op]]: number }
+
+/** What becomes of a product of two changing matrices before it is stored (native/matmul.h). */
+export const matmulBehind = { nothing: 0, adds: 1, addsInto: 2, geluSlope: 3 } as const
 
 /** How rotary dimensions pair up: i with i + R/2 (GPT-NeoX, Hugging Face) or 2i with 2i + 1 (Llama's own). */
 export const rotaryPairs = { halves: 0, neighbours: 1 } as const

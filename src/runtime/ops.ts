@@ -6,6 +6,7 @@
  */
 import { assert } from '../base/assert.ts'
 import type { Pointer } from './ffi.ts'
+import { matmulBehind } from './kernels.ts'
 import type { OpAttributes, RopeAttributes } from './op-attributes.ts'
 import type { Shape, Tensor } from './tensor.ts'
 import { TrainingOps } from './training-ops.ts'
@@ -16,6 +17,12 @@ export const geluSlope = {
   cubic: 2 * Math.sqrt(2 / Math.PI) * 0.044715,
 } as const
 
+/** What becomes of a product before it is stored. */
+interface Behind {
+  kind: Exclude<keyof typeof matmulBehind, 'nothing'>
+  source: Tensor
+}
+
 export class Ops extends TrainingOps {
   #productBytes = 0
 
@@ -24,9 +31,12 @@ export class Ops extends TrainingOps {
     return this.#productBytes
   }
 
-  /** a + b; b is repeated where a is longer. */
-  add(a: Tensor, b: Tensor) {
-    return this.elementwise('add', a, b)
+  /** a + b; b is repeated where a is longer. What is added to a product of ours is added while that is stored. */
+  add(a: Tensor, b: Tensor): Tensor<'add'> {
+    const pointer = this.#productAnd('adds', b, a) ?? this.#productAnd('adds', a, b)
+    return pointer === undefined
+      ? this.elementwise('add', a, b)
+      : this.make('add', pointer, a.shape, [a, b], {})
   }
 
   sub(a: Tensor, b: Tensor) {
@@ -41,8 +51,10 @@ export class Ops extends TrainingOps {
     return this.elementwise('div', a, b)
   }
 
-  /** Adds x to the memory of `into` (same shape). Returns `into` as it is after the addition. */
-  accumulate(into: Tensor, x: Tensor) {
+  /** Adds x to the memory of `into` (same shape). */
+  accumulate(into: Tensor, x: Tensor): Tensor<'accumulate'> {
+    const own = this.#productAnd('addsInto', x, into)
+    if (own !== undefined) return this.make('accumulate', own, [4], [into, x], {})
     const pointer = this.arena.ggml.addInplace(this.arena.context, into.pointer, x.pointer)
     return this.make('accumulate', pointer, into.shape, [into, x], {}, into.dtype)
   }
@@ -159,7 +171,7 @@ export class Ops extends TrainingOps {
     return this.make('matmul', pointer, shape, [a, b], {})
   }
 
-  #kernelProduct(a: Tensor, b: Tensor, shape: Shape): Pointer | undefined {
+  #kernelProduct(a: Tensor, b: Tensor, shape: Shape, behind?: Behind): Pointer | undefined {
     const matrix = (x: Tensor) => x.shape.length === 2 && x.dtype === 'F32'
     if (this.kernels === undefined || !matrix(a) || !matrix(b)) return undefined
     // The packed copy of a transposed factor is then nobody's, and is never computed.
@@ -167,8 +179,30 @@ export class Ops extends TrainingOps {
     const [left, right] = [source(a), source(b)]
     this.#productBytes = Math.max(this.#productBytes, left.bytes + right.bytes)
     const op = this.precision === 'bf16' ? 'matmul_bf16' : 'matmul_f32'
-    const params = { aTransposed: left === a ? 0 : 1, bTransposed: right === b ? 0 : 1, added: 0 }
-    return this.kernelOp(op, params, shape, [left, right])
+    const transposed = { aTransposed: left === a ? 0 : 1, bTransposed: right === b ? 0 : 1 }
+    const params = { ...transposed, behind: matmulBehind[behind?.kind ?? 'nothing'] }
+    const sources = behind === undefined ? [left, right] : [left, right, behind.source]
+    return this.kernelOp(op, params, behind?.kind === 'addsInto' ? [4] : shape, sources)
+  }
+
+  /**
+   * The product that x is, made again with something behind it: what x alone would be is then nobody's, and is never
+   * computed. Undefined where x is no product of ours, or `source` does not fit it.
+   */
+  #productAnd(kind: Behind['kind'], x: Tensor, source: Tensor): Pointer | undefined {
+    const fits =
+      kind === 'adds' && source.shape.length === 1 ? source.size === x.shape[1] : sameShape(source, x)
+    if (x.op !== 'matmul' || !fits || !source.contiguous || source.dtype !== 'F32') return undefined
+    const [a, b] = x.inputs as [Tensor, Tensor]
+    return this.#kernelProduct(a, b, x.shape, { kind, source })
+  }
+
+  /** Gradient of {@link gelu}; in the pass of the product that dy comes from, if it does. */
+  override geluBack(dy: Tensor, x: Tensor) {
+    const pointer = this.#productAnd('geluSlope', dy, x)
+    return pointer === undefined
+      ? super.geluBack(dy, x)
+      : this.make('geluBack', pointer, x.shape, [dy, x], {})
   }
 
   /**
@@ -299,4 +333,8 @@ export class Ops extends TrainingOps {
     )
     return this.make('adamw', pointer, weight.shape, inputs, {})
   }
+}
+
+function sameShape(a: Tensor, b: Tensor): boolean {
+  return a.shape.length === b.shape.length && a.shape.every((length, i) => length === b.shape[i])
 }

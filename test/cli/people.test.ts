@@ -3,6 +3,8 @@ import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { readContexts } from '../../src/cli/contexts.ts'
+import { totpAt, totpStepMs } from '../../src/control/people/totp.ts'
+import { fromBase32 } from '../service/running.ts'
 import { ropeway, type Workbench, workbench } from './command-line.ts'
 
 let bench: Workbench
@@ -150,4 +152,25 @@ test('the audit says who did what, of the project and of the organisation', asyn
   expect(whole).toContain('organisation-member.set')
   expect((await ropeway(['audit'])).out).toMatch(/^AT +PERSON +ACTION +SUBJECT +FROM\n/)
   expect(JSON.stringify(json)).not.toMatch(/rwk_[\w-]{20}/)
+})
+
+test('a second factor is set up on the command line, and a recovery code takes it off', async () => {
+  const { token } = (
+    await ropeway(['org', 'invite', 'main', 'cleo@example.org', '--json', '--context', 'local'])
+  ).json[0]
+  const words = 'the long word of cleo\n'
+  const args = ['signup', url, '--email', 'cleo@example.org', '--invitation', token, '--name', 'cleo']
+  await ropeway(args, words)
+  const [started] = (await ropeway(['second-factor', 'on', '--json', '--context', 'cleo'], words)).json
+  expect(started.uri).toMatch(/^otpauth:\/\/totp\/.*cleo/)
+  const step = Math.floor(bench.service.clock.unixMs() / totpStepMs)
+  const code = totpAt(fromBase32(started.id), step)
+  const confirmed = await ropeway(['second-factor', 'confirm', '-q', '--context', 'cleo'], `${code}\n`)
+  const codes = confirmed.out.trim().split('\n')
+  expect(codes.length).toBe(10)
+  const login = await ropeway(['login', url, '--email', 'cleo@example.org', '--name', 'cleo'], words)
+  expect(login).toMatchObject({ code: 4, err: expect.stringContaining('second factor') })
+  const off = await ropeway(['second-factor', 'off', '--context', 'cleo'], `${codes[0]}\n`)
+  expect(off).toMatchObject({ code: 0, err: expect.stringContaining('alone') })
+  expect((await ropeway(['login', url, '--email', 'cleo@example.org', '--name', 'cleo'], words)).code).toBe(0)
 })

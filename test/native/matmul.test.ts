@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { Random } from '../../src/base/random.ts'
-import { KernelContext, type Kernels } from '../../src/runtime/kernels.ts'
-import { everyKernels, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
+import { KernelContext, type Kernels, matmulBehind } from '../../src/runtime/kernels.ts'
+import { everyKernels, type FakeTensor, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
 
 type Op = 'matmul_f32' | 'matmul_bf16'
 
@@ -41,7 +41,7 @@ function multiply(
     ],
   )
   using context = new KernelContext(kernels)
-  const flags = { aTransposed: Number(aTransposed), bTransposed: Number(bTransposed), added: added ? 1 : 0 }
+  const flags = { aTransposed: Number(aTransposed), bTransposed: Number(bTransposed), behind: added ? 1 : 0 }
   const call = context.call(op, flags)
   runOp(kernels, call, dst, threads)
   runOp(kernels, call, dst, threads)
@@ -53,6 +53,8 @@ const shapes = [
   [5, 33, 17],
   [40, 70, 50],
   [200, 64, 96],
+  // More inputs than one chunk, more outputs than sums of a block may wait.
+  [26, 900, 600],
 ] as const
 
 describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
@@ -88,6 +90,44 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
             expect(sameBits(turned, plain)).toBe(true)
           }
         }
+      },
+    )
+
+    test.each(['matmul_f32', 'matmul_bf16'] as const)(
+      'what comes behind %s is the same as a pass of its own',
+      (op) => {
+        const [n, k, m] = [29, 430, 37]
+        const [a, b, source] = [noise(n * k, 5), noise(m * k, 6), noise(n * m, 7)]
+        const sides = { a, b, aTransposed: false, bTransposed: false }
+        const plain = multiply(kernels, op, [n, k, m], sides)
+        using context = new KernelContext(kernels)
+        const factors = [fakeTensor(a, [n, k]), fakeTensor(b, [m, k])]
+        const behind = (kind: keyof typeof matmulBehind, shape: number[], last: FakeTensor) => {
+          const dst = fakeTensor(new Float32Array(shape.reduce((x, y) => x * y)), shape, [...factors, last])
+          runOp(
+            kernels,
+            context.call(op, { aTransposed: 0, bTransposed: 0, behind: matmulBehind[kind] }),
+            dst,
+            2,
+          )
+          return dst.data as Float32Array
+        }
+        const sum = plain.map((value, i) => value + source[i]!)
+        expect(sameBits(behind('adds', [n, m], fakeTensor(source, [n, m])), sum)).toBe(true)
+        const into = Float32Array.from(source)
+        behind('addsInto', [4], fakeTensor(into, [n, m]))
+        expect(sameBits(into, sum)).toBe(true)
+        const row = source.slice(0, m)
+        const everyRow = plain.map((value, i) => value + row[i % m]!)
+        expect(sameBits(behind('adds', [n, m], fakeTensor(row, [m])), everyRow)).toBe(true)
+        const slopes = fakeTensor(
+          new Float32Array(n * m),
+          [n, m],
+          [fakeTensor(plain, [n, m]), fakeTensor(source, [n, m])],
+        )
+        runOp(kernels, context.call('gelu_back', {}), slopes)
+        const fused = behind('geluSlope', [n, m], fakeTensor(source, [n, m]))
+        expect(sameBits(fused, slopes.data as Float32Array)).toBe(true)
       },
     )
 

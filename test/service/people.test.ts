@@ -1,12 +1,14 @@
 import { expect, test } from 'vitest'
-import { listProjectAudit } from '../../src/api/control/audit.ts'
+import { listOrganisationAudit, listProjectAudit } from '../../src/api/control/audit.ts'
 import { createKey, createOwnKey, listKeys, revokeKey } from '../../src/api/control/keys.ts'
 import * as people from '../../src/api/control/people.ts'
 import * as projects from '../../src/api/control/projects.ts'
+import * as secondFactor from '../../src/api/control/second-factor.ts'
 import { ManualClock } from '../../src/base/clock.ts'
+import { attemptWindowMs, signUpsMax } from '../../src/control/people/attempts.ts'
 import { totpAt, totpStepMs } from '../../src/control/people/totp.ts'
 import { onEveryDatabase } from '../store/databases.ts'
-import { addMember, startService } from './running.ts'
+import { addMember, fromBase32, startService } from './running.ts'
 
 const inDefault = { params: { project: 'default' } }
 const refusedAs = (code: string) => expect.objectContaining({ name: 'Refused', code })
@@ -95,7 +97,7 @@ onEveryDatabase((databases) => {
     const clock = new ManualClock(1_700_000_000_000)
     await using service = await startService(databases, { clock })
     const ann = await addMember(service, 'ann', 'develop')
-    const { secret } = await ann.call(people.startTotp, { body: { password: ann.password } })
+    const { secret } = await ann.call(secondFactor.startTotp, { body: { password: ann.password } })
     const key = fromBase32(secret)
     const codeNow = () => totpAt(key, Math.floor(clock.unixMs() / totpStepMs))
     const logIn = (code?: string) =>
@@ -104,16 +106,90 @@ onEveryDatabase((databases) => {
       })
     await logIn()
     const wrong = codeNow() === '000000' ? '000001' : '000000'
-    await expect(ann.call(people.confirmTotp, { body: { code: wrong } })).rejects.toEqual(
+    await expect(ann.call(secondFactor.confirmTotp, { body: { code: wrong } })).rejects.toEqual(
       refusedAs('unauthenticated'),
     )
-    await ann.call(people.confirmTotp, { body: { code: codeNow() } })
+    await ann.call(secondFactor.confirmTotp, { body: { code: codeNow() } })
     await expect(logIn()).rejects.toEqual(refusedAs('second_factor_required'))
     await expect(logIn(codeNow())).rejects.toEqual(refusedAs('unauthenticated'))
     clock.advance(totpStepMs)
     const code = codeNow()
     expect((await logIn(code)).token).toMatch(/^rws_/)
     await expect(logIn(code)).rejects.toEqual(refusedAs('unauthenticated'))
+  })
+
+  test('a recovery code stands in for a lost phone once, and new ones end the old', async () => {
+    const clock = new ManualClock(1_700_000_000_000)
+    await using service = await startService(databases, { clock })
+    const ann = await addMember(service, 'ann', 'develop')
+    const { codes, codeNow } = await withSecondFactor(ann, clock)
+    expect(new Set(codes).size).toBe(secondFactor.recoveryCodeCount)
+    const logIn = (recovery_code: string) =>
+      service.nobody.call(people.logIn, { body: { email: ann.email, password: ann.password, recovery_code } })
+    expect((await logIn(codes[0]!)).recovery_codes_left).toBe(9)
+    await expect(logIn(codes[0]!)).rejects.toEqual(refusedAs('unauthenticated'))
+    expect((await logIn(codes[1]!.toLowerCase().replaceAll('-', ' '))).recovery_codes_left).toBe(8)
+    clock.advance(totpStepMs)
+    const renewed = await ann.call(secondFactor.renewRecoveryCodes, { body: { code: codeNow() } })
+    await expect(logIn(codes[2]!)).rejects.toEqual(refusedAs('unauthenticated'))
+    await ann.call(secondFactor.removeTotp, { body: { recovery_code: renewed.recovery_codes[0]! } })
+    const { password, email } = ann
+    expect((await service.nobody.call(people.logIn, { body: { email, password } })).token).toMatch(/^rws_/)
+    const rows = await service.store
+      .db<{ recovery_codes: { code_sha256: string } }>()
+      .selectFrom('recovery_codes')
+      .selectAll()
+      .execute()
+    expect(rows).toEqual([])
+  })
+
+  test('of many who try one recovery code at the same time, one gets in', async () => {
+    const clock = new ManualClock(1_700_000_000_000)
+    await using service = await startService(databases, { clock })
+    const ann = await addMember(service, 'ann', 'develop')
+    const { codes } = await withSecondFactor(ann, clock)
+    const body = { email: ann.email, password: ann.password, recovery_code: codes[0]! }
+    const tried = await Promise.allSettled(
+      Array.from({ length: 5 }, () => service.nobody.call(people.logIn, { body })),
+    )
+    expect(tried.filter(({ status }) => status === 'fulfilled').length).toBe(1)
+  })
+
+  test('an owner takes the second factor off their own members alone, and the member is logged out', async () => {
+    const clock = new ManualClock(1_700_000_000_000)
+    await using service = await startService(databases, { clock })
+    const [ann, bob] = [
+      await addMember(service, 'ann', 'develop'),
+      await addMember(service, 'bob', undefined),
+    ]
+    await withSecondFactor(ann, clock)
+    const params = { organisation: 'main', person: ann.email }
+    await expect(bob.call(secondFactor.resetSecondFactor, { params })).rejects.toEqual(refusedAs('forbidden'))
+    await service.owner.call(projects.setOrganisationMember, {
+      params: { organisation: 'main', person: bob.email },
+      body: { role: 'owner' },
+    })
+    await ann.call(projects.createOrganisation, { body: { name: 'anns' } })
+    await expect(bob.call(secondFactor.resetSecondFactor, { params })).rejects.toEqual(refusedAs('forbidden'))
+    await service.owner.call(secondFactor.resetSecondFactor, { params })
+    await expect(ann.call(people.whoAmI, {})).rejects.toEqual(refusedAs('unauthenticated'))
+    const body = { email: ann.email, password: ann.password }
+    expect((await service.nobody.call(people.logIn, { body })).person.second_factor).toBe(false)
+    const audit = await service.owner.call(listOrganisationAudit, { params: { organisation: 'main' } })
+    expect(audit.items.map(({ action }) => action)).toContain('person.totp-reset')
+  })
+
+  test('one address asks for so many accounts and no more', async () => {
+    const clock = new ManualClock(1_700_000_000_000)
+    await using service = await startService(databases, { clock, signUp: 'open' })
+    const ask = (n: number) =>
+      service.nobody.call(people.signUp, {
+        body: { email: `p${n}@example.org`, name: 'P', password: 'correct horse battery' },
+      })
+    for (let n = 0; n < signUpsMax; n++) await ask(n)
+    await expect(ask(100)).rejects.toEqual(refusedAs('rate_limited'))
+    clock.advance(attemptWindowMs)
+    expect((await ask(101)).person.email).toBe('p101@example.org')
   })
 
   test('each role may what the table says, and who is outside does not learn that the project exists', async () => {
@@ -203,11 +279,11 @@ onEveryDatabase((databases) => {
   })
 })
 
-function fromBase32(text: string): Buffer {
-  const bits = [...text].map((letter) =>
-    'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'.indexOf(letter).toString(2).padStart(5, '0'),
-  )
-  return Buffer.from((bits.join('').match(/.{8}/g) ?? []).map((byte) => Number.parseInt(byte, 2)))
+async function withSecondFactor(person: Awaited<ReturnType<typeof addMember>>, clock: ManualClock) {
+  const { secret } = await person.call(secondFactor.startTotp, { body: { password: person.password } })
+  const codeNow = () => totpAt(fromBase32(secret), Math.floor(clock.unixMs() / totpStepMs))
+  const answer = await person.call(secondFactor.confirmTotp, { body: { code: codeNow() } })
+  return { codes: answer.recovery_codes, codeNow }
 }
 
 test('one-time passwords are those of RFC 6238, appendix B', () => {

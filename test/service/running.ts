@@ -34,6 +34,7 @@ export interface ServiceParts {
   readonly surfaces?: () => readonly Surface[]
   readonly clock?: Clock
   readonly signUp?: ServiceContext['signUp']
+  readonly oidc?: ServiceContext['oidc']
   readonly watch?: Watch
 }
 
@@ -51,6 +52,7 @@ export async function startService(
     sealer: new Sealer(new Uint8Array(32).fill(7)),
     scrypt: { n: 1024, blocks: 8, lanes: 1 },
     signUp: parts.signUp ?? 'invited',
+    oidc: parts.oidc,
   }
   const modules = [...baseRoutes, ...(parts.routes?.(store, context) ?? [])]
   const app = await buildService(context, modules, parts.surfaces?.())
@@ -89,4 +91,12 @@ export async function addMember(
   })
   const { token } = await service.nobody.call(signUp, { body: { email, name, password, invitation } })
   return Object.assign(service.as(token), { email, password })
+}
+
+/** The secret that an authenticator app is given. */
+export function fromBase32(text: string): Buffer {
+  const bits = [...text].map((letter) =>
+    'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'.indexOf(letter).toString(2).padStart(5, '0'),
+  )
+  return Buffer.from((bits.join('').match(/.{8}/g) ?? []).map((byte) => Number.parseInt(byte, 2)))
 }

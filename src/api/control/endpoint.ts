@@ -19,8 +19,8 @@ export interface EndpointDefinition {
   readonly query?: z.ZodObject
   /** `bytes`: the body as a stream, of any type. */
   readonly body?: z.ZodType | 'bytes'
-  /** `events`: a stream of JSON lines; `bytes`: a stream with headers of the handler's; `nothing`: 204. */
-  readonly answer: z.ZodType | 'bytes' | 'events' | 'nothing'
+  /** `events`: a stream of JSON lines; `bytes`: a stream with headers of the handler's; `nothing`: 204; `redirect`: 302. */
+  readonly answer: z.ZodType | 'bytes' | 'events' | 'nothing' | 'redirect'
 }
 
 export const apiRoot = '/api/v1'

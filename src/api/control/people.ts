@@ -2,12 +2,11 @@ import { z } from 'zod'
 import { endpoint } from './endpoint.ts'
 import { nounId, storableText, time } from './fields.ts'
 import { organisationRoles, projectRoles } from './permissions.ts'
+import { code, recoveryCode } from './second-factor.ts'
 
 export const email = z.email().max(254)
 export const passwordCharactersMin = 10
 const newPassword = z.string().min(passwordCharactersMin).max(1000)
-/** Of an authenticator app. */
-const code = z.string().regex(/^\d{6}$/, 'A code has six digits.')
 const displayName = storableText(200, 1)
 const token = z.string().min(1).max(200)
 
@@ -21,7 +20,14 @@ export const person = z.object({
 })
 
 /** The token is shown here and never again. */
-export const newSession = z.object({ token: z.string(), session: nounId, expires_at: time, person })
+export const newSession = z.object({
+  token: z.string(),
+  session: nounId,
+  expires_at: time,
+  person,
+  /** After a log-in with one of them. */
+  recovery_codes_left: z.int().optional(),
+})
 
 export const signUp = endpoint({
   name: 'people.sign-up',
@@ -49,6 +55,7 @@ export const logIn = endpoint({
     email: z.string().max(254),
     password: z.string().max(1000),
     code: code.optional(),
+    recovery_code: recoveryCode.optional(),
     client: storableText(100).optional(),
     /** Sets the session as a cookie too, for a browser. */
     cookie: z.boolean().optional(),
@@ -114,35 +121,5 @@ export const endSession = endpoint({
   path: '/sessions/:session',
   summary: 'End a session of this person.',
   access: 'signed_in',
-  answer: 'nothing',
-})
-
-export const startTotp = endpoint({
-  name: 'people.totp-start',
-  method: 'POST',
-  path: '/totp',
-  summary: 'Get a secret for an authenticator app; it counts once a code of it was confirmed.',
-  access: 'signed_in',
-  body: z.strictObject({ password: z.string().max(1000) }),
-  answer: z.object({ secret: z.string(), uri: z.string() }),
-})
-
-export const confirmTotp = endpoint({
-  name: 'people.totp-confirm',
-  method: 'POST',
-  path: '/totp/confirm',
-  summary: 'Give a first code: from now on log-ins need one.',
-  access: 'signed_in',
-  body: z.strictObject({ code }),
-  answer: 'nothing',
-})
-
-export const removeTotp = endpoint({
-  name: 'people.totp-remove',
-  method: 'POST',
-  path: '/totp/remove',
-  summary: 'Log in without a second factor again.',
-  access: 'signed_in',
-  body: z.strictObject({ code }),
   answer: 'nothing',
 })

@@ -1,17 +1,22 @@
 import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import { Client } from '../../api/control/client.ts'
+import { linkOidc, tokenOfOidc, unlinkOidc, viewOidc } from '../../api/control/oidc.ts'
 import { changePassword, logIn, logOut, signUp, whoAmI } from '../../api/control/people.ts'
 import { Refused } from '../../api/control/problem.ts'
 import { UserError } from '../../base/errors.ts'
 import { chosenContext, readContexts, saveContext, writeContexts } from '../contexts.ts'
 import { type NounFlags, onService, type Session } from '../noun.ts'
-import { askSecret } from '../secrets.ts'
+import { askSecret, codesGiven } from '../secrets.ts'
 import { note } from '../terminal.ts'
+import { codeByBrowser } from '../web-login.ts'
 
 interface LoginFlags {
   email?: string
   key?: boolean
+  web?: boolean
+  link?: boolean
+  unlink?: boolean
   name?: string
   invitation?: string
 }
@@ -25,6 +30,9 @@ export function loginCommands(program: Command): void {
     .argument('[url]', 'where the service is; the current context without it')
     .option('--email <address>', 'your address; asked for without it')
     .option('--key', 'with an API key instead of a password; it is read from stdin')
+    .option('--web', 'in a browser, through the OpenID provider of the service')
+    .option('--link', 'let your account at the OpenID provider log in as you; you are logged in already')
+    .option('--unlink', 'no longer let it')
     .option('--name <context>', 'what to call the context (default: the host)')
     .action(runLogin)
   program
@@ -45,8 +53,37 @@ export function loginCommands(program: Command): void {
 
 async function runLogin(given: string | undefined, flags: LoginFlags): Promise<void> {
   const url = serviceUrl(given ?? chosenContext(undefined).url)
-  const token = flags.key === true ? await askSecret('Key') : await passwordLogin(url, flags)
-  await remember(url, token, flags.name)
+  if (flags.link === true || flags.unlink === true) return await changeLink(flags)
+  await remember(url, await tokenBy(url, flags), flags.name)
+}
+
+async function tokenBy(url: string, flags: LoginFlags): Promise<string> {
+  if (flags.key === true) return await askSecret('Key')
+  if (flags.web !== true) return await passwordLogin(url, flags)
+  const service = new Client({ url })
+  await refuseWithoutProvider(service)
+  return (await service.call(tokenOfOidc, { body: { ...(await codeByBrowser(url)), client } })).token
+}
+
+async function changeLink({ unlink }: LoginFlags): Promise<void> {
+  const service = new Client(chosenContext(undefined))
+  if (unlink === true) {
+    await service.call(unlinkOidc, {})
+    note('The OpenID provider no longer logs you in.')
+    return
+  }
+  await refuseWithoutProvider(service)
+  await service.call(linkOidc, { body: await codeByBrowser(service.url) })
+  note('The OpenID provider logs you in from now on: ropeway login --web')
+}
+
+/** Before anybody opens a browser. */
+async function refuseWithoutProvider(service: Client): Promise<void> {
+  if ((await service.call(viewOidc, {})).enabled) return
+  throw new UserError('This service has no OpenID provider.', {
+    failure: 'usage',
+    fix: 'Log in with a password: ropeway login --email ADDRESS',
+  })
 }
 
 async function runSignUp(given: string, flags: LoginFlags): Promise<void> {
@@ -68,8 +105,11 @@ async function passwordLogin(url: string, flags: LoginFlags): Promise<string> {
     if (!(error instanceof Refused) || error.code !== 'second_factor_required' || !process.stdin.isTTY)
       throw error
   }
-  const code = await ask('Code of your authenticator app: ')
-  return (await service.call(logIn, { body: { ...body, code } })).token
+  const typed = await ask('Code of your authenticator app, or a recovery code: ')
+  const answer = await service.call(logIn, { body: { ...body, ...codesGiven(typed) } })
+  if (answer.recovery_codes_left !== undefined)
+    note(`${answer.recovery_codes_left} recovery codes are left; ropeway second-factor codes makes new ones.`)
+  return answer.token
 }
 
 async function ask(question: string): Promise<string> {

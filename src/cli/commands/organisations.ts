@@ -2,6 +2,7 @@ import { type Command, Option } from 'commander'
 import { listOrganisationAudit } from '../../api/control/audit.ts'
 import { organisationRoles, projectRoles } from '../../api/control/permissions.ts'
 import * as api from '../../api/control/projects.ts'
+import { resetSecondFactor } from '../../api/control/second-factor.ts'
 import { all, completeWith, confirm, meant, type NounFlags, onService, type Session } from '../noun.ts'
 import { wholeNumber } from '../options.ts'
 import { line, timeText } from '../output.ts'
@@ -42,6 +43,12 @@ export function organisationCommand(program: Command): void {
       .argument('<email>')
       .option('-y, --yes', 'do not ask'),
     runRemoveMember,
+  )
+  onService(
+    named(noun, 'reset-second-factor', 'take the second factor off a member who lost it')
+      .argument('<email>')
+      .option('-y, --yes', 'do not ask'),
+    runReset,
   )
   onService(named(noun, 'audit', 'who did what'), runAudit)
 }
@@ -118,6 +125,18 @@ async function runSetRole(
   const body = { role: role as (typeof organisationRoles)[number] }
   await session.client.call(api.setOrganisationMember, { params, body })
   note(`${person} is ${role} now.`)
+}
+
+async function runReset(
+  session: Session,
+  flags: NounFlags,
+  organisation: string,
+  email: string,
+): Promise<void> {
+  const params = { ...(await organisationMeant(session, organisation)), person: email }
+  await confirm(`Take the second factor off ${email}, and end their sessions?`, flags)
+  await session.client.call(resetSecondFactor, { params })
+  note(`${email} logs in with the password alone until they set up a new one.`)
 }
 
 async function runRemoveMember(session: Session, flags: NounFlags, organisation: string, person: string) {

@@ -28,6 +28,7 @@ export function upCommand(program: Command): void {
         .choices(['open', 'invited'])
         .default('invited'),
     )
+    .option('--oidc <file>', 'an OpenID provider through which people may log in (docs/service.md)')
     .option(
       '--objects <place>',
       's3://BUCKET/PREFIX or a folder for large things (default: in the data folder)',

@@ -1,3 +1,4 @@
+import { Refused } from '../../api/control/problem.ts'
 import type { Store } from '../store/store.ts'
 
 export interface PersonRow {
@@ -15,6 +16,7 @@ export interface PersonRow {
   /** 1 once a first code was given: only then is one asked for. */
   readonly totp_confirmed: number
   readonly totp_last_step: number
+  /** Issuer and subject at an OpenID provider. */
   readonly oidc_subject: string | null
 }
 
@@ -65,6 +67,20 @@ export async function personByEmail(store: Store, email: string): Promise<Person
   return await query.where('email', '=', email.toLowerCase()).executeTakeFirst()
 }
 
+export async function personBySubject(store: Store, subject: string): Promise<PersonRow | undefined> {
+  const query = store.db<Tables>().selectFrom('people').selectAll()
+  return await query.where('oidc_subject', '=', subject).executeTakeFirst()
+}
+
+/** By address or id. Throws `not_found`. */
+export async function personMeant(store: Store, typed: string): Promise<PersonRow> {
+  const person = typed.includes('@') ? await personByEmail(store, typed) : await personById(store, typed)
+  if (person !== undefined) return person
+  throw new Refused('not_found', `There is no person ${typed}.`, {
+    fix: 'Give their address, or invite them.',
+  })
+}
+
 export async function countPeople(store: Store): Promise<number> {
   const query = store.db<Tables>().selectFrom('people')
   return (await query.select((is) => is.fn.countAll<number>().as('count')).executeTakeFirstOrThrow()).count
@@ -73,7 +89,13 @@ export async function countPeople(store: Store): Promise<number> {
 type PersonChanges = Partial<
   Pick<
     PersonRow,
-    'name' | 'disabled_at' | 'password_hash' | 'totp_sealed' | 'totp_confirmed' | 'totp_last_step'
+    | 'name'
+    | 'disabled_at'
+    | 'password_hash'
+    | 'totp_sealed'
+    | 'totp_confirmed'
+    | 'totp_last_step'
+    | 'oidc_subject'
   >
 >
 

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import * as api from '../../api/control/people.ts'
 import { Refused } from '../../api/control/problem.ts'
 import { keyById } from '../keys/keys.ts'
@@ -8,22 +7,27 @@ import type { Actor } from '../service/actor.ts'
 import { sessionCookie } from '../service/authenticate.ts'
 import type { ServiceContext } from '../service/context.ts'
 import type { RouteModule, Serve } from '../service/routes.ts'
-import { countFailure, forgetFailures, refuseTooMany } from './attempts.ts'
+import { personView, sessionAnswer, sessionCookieOf } from './answers.ts'
+import { countFailure, countSignUp, forgetFailures, refuseTooMany } from './attempts.ts'
+import { confirmPassword, must, requireSession } from './checks.ts'
+import { oidcRoutes } from './oidc-routes.ts'
 import { hashPassword, verifyPassword } from './passwords.ts'
-import { addPerson, changePerson, type PersonRow, personByEmail, personById } from './people.ts'
-import { closeOtherSessions, closeSession, openSession, sessionMs, sessionsOf } from './sessions.ts'
-import { toBase32, totpStep, totpUri } from './totp.ts'
+import { addPerson, changePerson, personByEmail, personById } from './people.ts'
+import { checkSecondFactor, secondFactorRoutes } from './second-factor.ts'
+import { closeOtherSessions, closeSession, openSession, sessionsOf } from './sessions.ts'
 
 export const peopleRoutes: RouteModule = (serve, context) => {
   signUpRoute(serve, context)
   logInRoutes(serve, context)
   whoAmIRoute(serve, context)
   sessionRoutes(serve, context)
-  totpRoutes(serve, context)
+  secondFactorRoutes(serve, context)
+  oidcRoutes(serve, context)
 }
 
 function signUpRoute(serve: Serve, { store, signUp, scrypt }: ServiceContext): void {
-  serve(api.signUp, async ({ body, audit }) => {
+  serve(api.signUp, async ({ body, address, audit }) => {
+    await countSignUp(store, address)
     if (signUp === 'invited' && body.invitation === undefined)
       throw new Refused('forbidden', 'Accounts are made by invitation here.', {
         fix: 'Ask an owner of an organisation for an invitation (ropeway org invite).',
@@ -58,13 +62,14 @@ function logInRoutes(serve: Serve, context: ServiceContext): void {
       await countFailure(store, account, address)
       throw new Refused('unauthenticated', 'The address or the password is wrong.')
     }
-    await checkSecondFactor(context, person, body.code, () => countFailure(store, account, address))
+    const left = await checkSecondFactor(context, person, body, () => countFailure(store, account, address))
     return await store.transaction(async () => {
       await forgetFailures(store, account)
       const session = await openSession(store, person.id, body.client ?? 'unnamed')
-      await audit('person.log-in', person.id, { session: session.id })
-      if (body.cookie === true) setHeader('set-cookie', cookieOf(session.token, isSecure(headers)))
-      return sessionAnswer(session, person)
+      const recovery = left === undefined ? {} : { recovery_codes_left: left }
+      await audit('person.log-in', person.id, { session: session.id, ...recovery })
+      if (body.cookie === true) setHeader('set-cookie', sessionCookieOf(session.token, isSecure(headers)))
+      return { ...sessionAnswer(session, person), ...recovery }
     })
   })
   serve(api.logOut, async ({ actor, setHeader }) => {
@@ -133,129 +138,11 @@ function sessionRoutes(serve: Serve, { store }: ServiceContext): void {
   })
 }
 
-function totpRoutes(serve: Serve, context: ServiceContext): void {
-  const { store, sealer } = context
-  serve(api.startTotp, async ({ actor, body, address }) => {
-    requireSession(actor)
-    const person = (await personById(store, actor.personId))!
-    if (person.totp_confirmed === 1)
-      throw new Refused('conflict', 'A second factor is set up already.', { fix: 'Remove it first.' })
-    await confirmPassword(context, person, body.password, address)
-    const secret = randomBytes(20)
-    await must(
-      changePerson(store, person, { totp_sealed: sealer.seal(secret.toString('base64'), person.id) }),
-    )
-    return { secret: toBase32(secret), uri: totpUri(secret, person.email) }
-  })
-  serve(api.confirmTotp, async ({ actor, body, audit }) => {
-    requireSession(actor)
-    const person = (await personById(store, actor.personId))!
-    if (person.totp_sealed === null)
-      throw new Refused('conflict', 'No secret was asked for.', { fix: 'Ask for one first (POST /totp).' })
-    const step = stepOf({ sealer, store }, person, body.code)
-    if (step === undefined) throw wrongCode()
-    await store.transaction(async () => {
-      await must(changePerson(store, person, { totp_confirmed: 1, totp_last_step: step }))
-      await audit('person.totp', person.id)
-    })
-  })
-  serve(api.removeTotp, async ({ actor, body, address, audit }) => {
-    requireSession(actor)
-    const person = (await personById(store, actor.personId))!
-    await refuseTooMany(store, person.email, address)
-    await checkSecondFactor({ sealer, store }, person, body.code, () =>
-      countFailure(store, person.email, address),
-    )
-    await store.transaction(async () => {
-      const now = (await personById(store, person.id))!
-      await must(changePerson(store, now, { totp_confirmed: 0, totp_sealed: null }))
-      await audit('person.totp-remove', person.id)
-    })
-  })
-}
-
-type Sealed = Pick<ServiceContext, 'sealer' | 'store'>
-
-/** Uses the code up: nobody who saw it can use it again. */
-async function checkSecondFactor(
-  context: Sealed,
-  person: PersonRow,
-  code: string | undefined,
-  failed: () => Promise<void>,
-): Promise<void> {
-  if (person.totp_confirmed !== 1) return
-  if (code === undefined)
-    throw new Refused('second_factor_required', 'This account has a second factor.', {
-      param: 'code',
-      fix: 'Give the code of your authenticator app too.',
-    })
-  const step = stepOf(context, person, code)
-  const used =
-    step === undefined ? undefined : await changePerson(context.store, person, { totp_last_step: step })
-  if (used !== undefined) return
-  await failed()
-  throw wrongCode()
-}
-
-function stepOf({ sealer, store }: Sealed, person: PersonRow, code: string): number | undefined {
-  const secret = Buffer.from(sealer.open(person.totp_sealed!, person.id), 'base64')
-  return totpStep(secret, code, store.clock.unixMs(), person.totp_last_step)
-}
-
-function wrongCode(): Refused {
-  return new Refused('unauthenticated', 'The code is wrong, too old, or was used before.', {
-    param: 'code',
-    fix: 'Wait for the next code; check that the clock of your phone is right.',
-  })
-}
-
-async function confirmPassword(
-  { store, scrypt }: ServiceContext,
-  person: PersonRow,
-  password: string,
-  address: string,
-): Promise<void> {
-  await refuseTooMany(store, person.email, address)
-  if (await verifyPassword(password, person.password_hash ?? undefined, scrypt)) return
-  await countFailure(store, person.email, address)
-  throw new Refused('unauthenticated', 'The password is wrong.')
-}
-
 /** A key that may whatever its person may. */
 function actsAsPerson(actor: Actor): boolean {
   return actor.onlyProject === undefined && actor.scopes?.includes('*') === true
 }
 
-function requireSession(actor: Actor): void {
-  if (actor.kind === 'session') return
-  throw new Refused('forbidden', 'This needs a person who is logged in; a key may not do it.', {
-    fix: 'ropeway login',
-  })
-}
-
-async function must(change: Promise<PersonRow | undefined>): Promise<void> {
-  if ((await change) === undefined)
-    throw new Refused('conflict', 'Your account was changed elsewhere at the same moment.', {
-      fix: 'Try again.',
-    })
-}
-
-function sessionAnswer(
-  { id, token, expiresAt }: { id: string; token: string; expiresAt: number },
-  person: PersonRow,
-) {
-  return { token, session: id, expires_at: expiresAt, person: personView(person) }
-}
-
-function personView({ id, email, name, created_at, is_operator, totp_confirmed }: PersonRow) {
-  return { id, email, name, created_at, is_operator: is_operator === 1, second_factor: totp_confirmed === 1 }
-}
-
 function isSecure(headers: Record<string, unknown>): boolean {
   return headers['x-forwarded-proto'] === 'https'
-}
-
-function cookieOf(token: string, secure: boolean): string {
-  const age = Math.floor(sessionMs / 1000)
-  return `${sessionCookie}=${token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=${age}${secure ? '; Secure' : ''}`
 }

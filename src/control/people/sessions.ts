@@ -106,3 +106,7 @@ export async function closeOtherSessions(store: Store, personId: string, keep: s
     .where('id', '!=', keep)
     .execute()
 }
+
+export async function closeAllSessions(store: Store, personId: string): Promise<void> {
+  await store.db<Tables>().deleteFrom('sessions').where('person_id', '=', personId).execute()
+}

@@ -82,6 +82,16 @@ export async function openInvitation(store: Store, token: string, email: string)
   return row
 }
 
+/** Those made out to this address that can be accepted still. */
+export async function openInvitationsTo(store: Store, email: string): Promise<InvitationRow[]> {
+  const query = store.db<Tables>().selectFrom('invitations').selectAll().where('email', '=', email)
+  const open = query.where('accepted_at', 'is', null).where('expires_at', '>', store.clock.unixMs())
+  return await open.orderBy('id').limit(acceptedMax).execute()
+}
+
+/** At one sign-up. */
+const acceptedMax = 100
+
 /** In a transaction with what else belongs to it. A role that the person has already is never lowered. */
 export async function acceptInvitation(store: Store, row: InvitationRow, person: string): Promise<void> {
   await store

@@ -1,6 +1,6 @@
 import { Refused } from '../../api/control/problem.ts'
 import * as api from '../../api/control/projects.ts'
-import { type PersonRow, personByEmail, personById } from '../people/people.ts'
+import { personMeant } from '../people/people.ts'
 import { pageAnswer, pageAsked } from '../service/pages.ts'
 import type { RouteModule, Serve } from '../service/routes.ts'
 import { type EventRow, eventsOf, eventsOfProject } from '../store/events.ts'
@@ -196,15 +196,6 @@ function projectMemberRoutes(serve: Serve, store: Store): void {
         throw notMember(params.person, project.name)
       await audit('member.remove', person.id)
     })
-  })
-}
-
-/** By address or id. */
-async function personMeant(store: Store, typed: string): Promise<PersonRow> {
-  const person = typed.includes('@') ? await personByEmail(store, typed) : await personById(store, typed)
-  if (person !== undefined) return person
-  throw new Refused('not_found', `There is no person ${typed}.`, {
-    fix: 'Give their address, or invite them.',
   })
 }
 

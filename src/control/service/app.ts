@@ -106,15 +106,14 @@ const pathParameter = z.string().min(1).max(parameterCharactersMax)
 function schemaOf(endpoint: EndpointDefinition): object {
   const { answer, body, query, summary, name, path, access, params } = endpoint
   const parameters = parameterNames(path)
-  const success =
-    answer === 'nothing' ? { 204: z.null() } : answer instanceof z.ZodType ? { 200: answer } : {}
+  const success = answer instanceof z.ZodType ? { 200: answer } : bodiless(answer)
   const streamed = answer === 'bytes' ? 'application/octet-stream' : 'application/x-ndjson'
   return {
     summary,
     operationId: name,
     tags: [name.split('.')[0]],
     ...(access !== 'public' && { security: [{ bearer: [] }] }),
-    ...(typeof answer === 'string' && answer !== 'nothing' && { produces: [streamed] }),
+    ...((answer === 'bytes' || answer === 'events') && { produces: [streamed] }),
     ...(body === 'bytes' && { consumes: ['application/octet-stream'] }),
     ...(parameters.length > 0 && {
       params: z.object(
@@ -125,6 +124,10 @@ function schemaOf(endpoint: EndpointDefinition): object {
     ...(body !== undefined && body !== 'bytes' && { body }),
     response: { ...success, '4xx': problemBody, '5xx': problemBody },
   }
+}
+
+function bodiless(answer: string): object {
+  return answer === 'nothing' ? { 204: z.null() } : answer === 'redirect' ? { 302: z.null() } : {}
 }
 
 function callOf(request: FastifyRequest, reply: FastifyReply, { store }: ServiceContext) {
@@ -160,6 +163,10 @@ function callOf(request: FastifyRequest, reply: FastifyReply, { store }: Service
 
 async function send(reply: FastifyReply, { answer }: EndpointDefinition, result: unknown): Promise<unknown> {
   if (answer === 'nothing') return await reply.status(204).send()
+  if (answer === 'redirect') {
+    const { location } = result as { location: string }
+    return await reply.status(302).header('location', location).header('cache-control', 'no-store').send()
+  }
   if (answer === 'bytes') {
     const { stream, status, headers } = result as ByteAnswer
     return await reply

@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyRequest } from 'fastify'
 import { Refused } from '../../api/control/problem.ts'
 import { keyByHash, keyTokenPrefix } from '../keys/keys.ts'
@@ -60,13 +61,15 @@ function bearerOf({ headers: { authorization } }: FastifyRequest): string | unde
 
 /** A browser sends the cookie whoever's page asks: what changes something must come from a page of our own. */
 function cookieOf({ headers, method }: FastifyRequest): string | undefined {
-  const cookies = headers.cookie?.split(/; */) ?? []
-  const token = cookies
-    .find((cookie) => cookie.startsWith(`${sessionCookie}=`))
-    ?.slice(sessionCookie.length + 1)
+  const token = cookieNamed(headers, sessionCookie)
   if (token === undefined || token === '') return undefined
   if (method === 'GET' || method === 'HEAD') return token
   const { origin, host } = headers
   if (origin !== undefined && URL.canParse(origin) && new URL(origin).host === host) return token
   throw new Refused('forbidden', 'This request came from a page of another site.')
+}
+
+export function cookieNamed(headers: IncomingHttpHeaders, name: string): string | undefined {
+  const cookies = headers.cookie?.split(/; */) ?? []
+  return cookies.find((cookie) => cookie.startsWith(`${name}=`))?.slice(name.length + 1)
 }

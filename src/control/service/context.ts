@@ -1,5 +1,6 @@
 import type { Logger } from '../../base/log.ts'
 import type { Sealer } from '../credentials/sealer.ts'
+import type { OidcProvider } from '../people/oidc-provider.ts'
 import type { ScryptCost } from '../people/passwords.ts'
 import type { Store } from '../store/store.ts'
 
@@ -13,4 +14,6 @@ export interface ServiceContext {
   readonly scrypt: ScryptCost
   /** Who may make an account: anybody, or who was invited. */
   readonly signUp: 'open' | 'invited'
+  /** Through which people may log in too. */
+  readonly oidc?: OidcProvider | undefined
 }

@@ -6,6 +6,7 @@ import { credentialRoutes } from '../credentials/routes.ts'
 import { keysMigration } from '../keys/migration.ts'
 import { keyRoutes } from '../keys/routes.ts'
 import { peopleMigration } from '../people/migration.ts'
+import { recoveryCodesMigration } from '../people/recovery-codes.ts'
 import { peopleRoutes } from '../people/routes.ts'
 import { projectsMigration } from '../projects/migration.ts'
 import { projectRoutes } from '../projects/routes.ts'
@@ -14,6 +15,7 @@ import type { RouteModule } from './routes.ts'
 
 export const baseMigrations: readonly Migration[] = [
   peopleMigration,
+  recoveryCodesMigration,
   projectsMigration,
   keysMigration,
   auditMigration,

@@ -41,10 +41,12 @@ type HandlerAnswer<D extends EndpointDefinition> = D['answer'] extends 'bytes'
   ? ByteAnswer
   : D['answer'] extends 'events'
     ? AsyncIterable<object>
-    : D['answer'] extends 'nothing'
-      ? // biome-ignore lint/suspicious/noConfusingVoidType: a handler that answers nothing returns nothing
-        void
-      : AnswerOf<D>
+    : D['answer'] extends 'redirect'
+      ? { readonly location: string }
+      : D['answer'] extends 'nothing'
+        ? // biome-ignore lint/suspicious/noConfusingVoidType: a handler that answers nothing returns nothing
+          void
+        : AnswerOf<D>
 
 export type Handler<D extends EndpointDefinition> = (call: Call<D>) => Promise<HandlerAnswer<D>>
 

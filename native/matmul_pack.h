@@ -1,0 +1,166 @@
+// How a factor of a training product gets from where it lies into the order in which tiles read it.
+//
+// A factor is cut into strips of neighbouring rows. A strip is [steps][rows of the strip] lanes of 32 bits; a lane
+// holds what one multiplication takes of a row: a float, or two neighbouring bfloat16. Both sides of a product lie
+// like this, so a tile reads two streams from front to back.
+#pragma once
+
+#include "packed.h"
+#include "tensor.h"
+
+namespace {
+
+/// An F32 matrix of rows, whichever way it lies in memory.
+struct Matrix {
+  const float* data;
+  size_t rows, inputs, rowStride, inputStride;
+
+  static Matrix of(const ggml_tensor* tensor, bool transposed) {
+    size_t fast = tensor->nb[0] / 4, slow = tensor->nb[1] / 4;
+    const float* data = static_cast<const float*>(tensor->data);
+    if (transposed) return {data, size_t(tensor->ne[0]), size_t(tensor->ne[1]), fast, slow};
+    return {data, size_t(tensor->ne[1]), size_t(tensor->ne[0]), slow, fast};
+  }
+
+  /// One input of `count` neighbouring rows, then zeros; zeros behind the last input.
+  Vector across(size_t row, size_t k, int count) const {
+    if (k >= inputs || count <= 0) return zero();
+    const float* at = data + row * rowStride + k * inputStride;
+    if (rowStride == 1) return load(at, count);
+    Vector result = zero();
+    for (int i = 0; i < count && i < lanes; i++) result[i] = at[i * rowStride];
+    return result;
+  }
+
+  /// Neighbouring inputs of one row, then zeros.
+  Vector along(size_t row, size_t k) const {
+    if (k >= inputs) return zero();
+    const float* at = data + row * rowStride + k * inputStride;
+    int count = inputs - k < size_t(lanes) ? int(inputs - k) : lanes;
+    if (inputStride == 1) return load(at, count);
+    Vector result = zero();
+    for (int i = 0; i < count; i++) result[i] = at[i * inputStride];
+    return result;
+  }
+};
+
+struct FloatLanes {
+  static constexpr size_t inputs = 1;
+  static Vector across(const Matrix& from, size_t row, size_t k, int count) { return from.across(row, k, count); }
+  static Vector along(const Matrix& from, size_t row, size_t k) { return from.along(row, k); }
+};
+
+/// Floats of which only bfloat16 is left: what machines without bfloat16 instructions multiply instead.
+struct RoundedLanes {
+  static constexpr size_t inputs = 1;
+  static Vector rounded(Vector x) { return (Vector)(bfloatBits(x) & int32_t(0xffff0000)); }
+  static Vector across(const Matrix& from, size_t row, size_t k, int count) { return rounded(from.across(row, k, count)); }
+  static Vector along(const Matrix& from, size_t row, size_t k) { return rounded(from.along(row, k)); }
+};
+
+#if defined(__AVX512F__)
+
+struct PairLanes {
+  static constexpr size_t inputs = 2;
+
+  static Vector across(const Matrix& from, size_t row, size_t k, int count) {
+    VectorInt even = bfloatBits(from.across(row, k, count)), odd = bfloatBits(from.across(row, k + 1, count));
+    return (Vector)((VectorInt)((VectorUnsigned)even >> 16) | (odd & int32_t(0xffff0000)));
+  }
+
+  static Vector along(const Matrix& from, size_t row, size_t k) {
+    alignas(64) static constexpr uint16_t upperHalves[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                             33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    __m512i first = (__m512i)bfloatBits(from.along(row, k)), second = (__m512i)bfloatBits(from.along(row, k + lanes));
+    return (Vector)_mm512_permutex2var_epi16(first, _mm512_load_si512(upperHalves), second);
+  }
+};
+
+/// Rows become columns.
+inline void turn(Vector (&m)[lanes]) {
+  __m512 a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps(m[i], m[i + 1]);
+    a[i + 1] = _mm512_unpackhi_ps(m[i], m[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; j++) {
+      __m512d low = (__m512d)a[i + j], high = (__m512d)a[i + j + 2];
+      b[i + 2 * j] = (__m512)_mm512_unpacklo_pd(low, high);
+      b[i + 2 * j + 1] = (__m512)_mm512_unpackhi_pd(low, high);
+    }
+  for (int j = 0; j < 4; j++) {
+    a[j] = _mm512_shuffle_f32x4(b[j], b[j + 4], 0x88);
+    a[j + 4] = _mm512_shuffle_f32x4(b[j], b[j + 4], 0xdd);
+    a[j + 8] = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0x88);
+    a[j + 12] = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0xdd);
+  }
+  for (int j = 0; j < 8; j++) {
+    m[j] = (Vector)_mm512_shuffle_f32x4(a[j], a[j + 8], 0x88);
+    m[j + 8] = (Vector)_mm512_shuffle_f32x4(a[j], a[j + 8], 0xdd);
+  }
+}
+
+#else
+
+/// Rows become columns.
+inline void turn(Vector (&m)[lanes]) {
+  for (int i = 0; i < lanes; i++)
+    for (int j = 0; j < i; j++) {
+      float one = m[i][j];
+      m[i][j] = m[j][i];
+      m[j][i] = one;
+    }
+}
+
+#endif
+
+/// Strips of `width` rows each, beside one another.
+struct Strips {
+  size_t first, count;  // first row of the matrix, strips
+  size_t begin, end;    // steps
+  float* to;
+  size_t apart;  // floats from strip to strip
+};
+
+/// Rows lie side by side: whole lines of memory are read, a step after the other.
+template <class Lanes, size_t width>
+inline void packAcross(const Matrix& from, const Strips& strips) {
+  for (size_t step = strips.begin; step < strips.end; step++)
+    for (size_t strip = 0; strip < strips.count; strip++) {
+      size_t row = strips.first + strip * width;
+      int rows = row >= from.rows ? 0 : from.rows - row < width ? int(from.rows - row) : int(width);
+      float* to = strips.to + strip * strips.apart + (step - strips.begin) * width;
+      for (int column = 0; column < int(width); column += lanes)
+        store(to + column, Lanes::across(from, row + column, step * Lanes::inputs, rows - column),
+              int(width) - column < lanes ? int(width) - column : lanes);
+    }
+}
+
+/// Inputs lie side by side: squares of them are turned in registers.
+template <class Lanes, size_t width>
+inline void packAlong(const Matrix& from, const Strips& strips) {
+  for (size_t strip = 0; strip < strips.count; strip++)
+    for (int column = 0; column < int(width); column += lanes) {
+      size_t row = strips.first + strip * width + column;
+      int wide = int(width) - column < lanes ? int(width) - column : lanes;
+      int rows = row >= from.rows ? 0 : from.rows - row < size_t(wide) ? int(from.rows - row) : wide;
+      float* to = strips.to + strip * strips.apart + column;
+      for (size_t step = strips.begin; step < strips.end; step += lanes) {
+        Vector block[lanes];
+        for (int r = 0; r < lanes; r++) block[r] = r < rows ? Lanes::along(from, row + r, step * Lanes::inputs) : zero();
+        turn(block);
+        for (int i = 0; i < lanes && step + i < strips.end; i++)
+          store(to + (step - strips.begin + i) * width, block[i], wide);
+      }
+    }
+}
+
+/// Zeros stand behind the last row and the last input.
+template <class Lanes, size_t width>
+inline void packStrips(const Matrix& from, const Strips& strips) {
+  if (from.rowStride == 1) packAcross<Lanes, width>(from, strips);
+  else packAlong<Lanes, width>(from, strips);
+}
+
+}  // namespace
