@@ -13,6 +13,7 @@ import { agreeOnObjects, agreeOnSecrets } from '../control/servers/agreement.ts'
 import { beat, beatEveryMs, enterServer } from '../control/servers/servers.ts'
 import { buildService } from '../control/service/app.ts'
 import { type Loop, startLoop } from '../control/service/loop.ts'
+import { forgetAnswers } from '../control/service/once.ts'
 import { kindOf } from '../control/store/kind.ts'
 import { holdAlone } from '../control/store/sole-user.ts'
 import type { Store } from '../control/store/store.ts'
@@ -85,7 +86,7 @@ async function serve(flags: UpFlags, parts: Parts): Promise<void> {
     await enterServer(store, { ...parts.server, url: advertised(flags, url), gateway_url: null })
     await greet(store, url, flags.owner)
     loops.push(
-      startLoop({ name: 'server', everyMs: beatEveryMs, log, pass: () => beat(store, parts.server.id) }),
+      startLoop({ name: 'server', everyMs: beatEveryMs, log, pass: () => present(store, parts.server.id) }),
     )
     for (const start of loopStarters) loops.push(await start(parts))
     await stop.requested
@@ -94,6 +95,11 @@ async function serve(flags: UpFlags, parts: Parts): Promise<void> {
     await shutDown(app, loops)
     stop.dispose()
   }
+}
+
+async function present(store: Store, id: string): Promise<void> {
+  await beat(store, id)
+  await forgetAnswers(store)
 }
 
 /** Where other servers of the same database reach this one. */

@@ -39,17 +39,24 @@ export interface ClientOptions {
   /** A key or a session's token. */
   readonly token?: string
   readonly fetch?: typeof fetch
+  /** Lets so many milliseconds pass before a request is made again. */
+  readonly wait?: (ms: number) => Promise<void>
 }
+
+/** Before a request is made again whose answer was lost. */
+const againAfterMs = [200, 1_000, 3_000] as const
 
 export class Client {
   readonly url: string
   readonly #token: string | undefined
   readonly #fetch: typeof fetch
+  readonly #wait: (ms: number) => Promise<void>
 
-  constructor({ url, token, fetch: given }: ClientOptions) {
+  constructor({ url, token, fetch: given, wait }: ClientOptions) {
     this.url = url.replace(/\/+$/, '')
     this.#token = token
     this.#fetch = given ?? fetch
+    this.#wait = wait ?? ((ms) => new Promise((resolve) => setTimeout(resolve, ms)))
   }
 
   /** Throws {@link Refused} when the service refuses, and UserError (`unreachable`) when it cannot be asked. */
@@ -99,6 +106,7 @@ export class Client {
         ...(body !== undefined && {
           'content-type': isJson ? 'application/json' : 'application/octet-stream',
         }),
+        ...(endpoint.once === true && { 'idempotency-key': newKey() }),
         ...headers,
       },
       ...(body !== undefined && { body: isJson ? JSON.stringify(body) : (body as ByteBody) }),
@@ -106,20 +114,28 @@ export class Client {
       // A stream as the body goes out while it is made.
       ...(body !== undefined && !isJson && { duplex: 'half' as const }),
     }
+    const mayRepeat = endpoint.method === 'GET' || endpoint.once === true
     const response = await this.#ask(
       `${this.url}${apiRoot}${filled(endpoint.path, params)}${queryText(query)}`,
       init,
+      mayRepeat ? againAfterMs : [],
     )
     if (response.ok) return response
     throw await refusalOf(response)
   }
 
-  async #ask(url: string, init: RequestInit): Promise<Response> {
+  /** What may be asked twice is asked again, after each of these times, when the connection broke before its answer. */
+  async #ask(url: string, init: RequestInit, again: readonly number[]): Promise<Response> {
     try {
       return await this.#fetch(url, init)
     } catch (error) {
       if (init.signal?.aborted === true) throw error
       const cause = error instanceof Error && error.cause !== undefined ? error.cause : error
+      const [pauseMs, ...later] = again
+      if (pauseMs !== undefined && brokeOff(cause)) {
+        await this.#wait(pauseMs)
+        return await this.#ask(url, init, later)
+      }
       throw new UserError(`The service at ${this.url} does not answer: ${messageOf(cause)}`, {
         failure: 'unreachable',
         fix: 'Start it with `ropeway up`, or choose another with `ropeway context use NAME`.',
@@ -127,6 +143,20 @@ export class Client {
       })
     }
   }
+}
+
+/** Of a request that may have arrived. Where nobody listens, nobody will in a second. */
+function brokeOff(cause: unknown): boolean {
+  const { code } = cause as { code?: unknown }
+  return (
+    typeof code === 'string' && /^(ECONNRESET|EPIPE|ETIMEDOUT|UND_ERR_(SOCKET|HEADERS_TIMEOUT))$/.test(code)
+  )
+}
+
+/** Unlike any other: 128 random bits. */
+function newKey(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16))
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
 }
 
 export type ItemOf<D extends EndpointDefinition> =

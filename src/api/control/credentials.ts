@@ -64,6 +64,7 @@ export const listCredentials = endpoint({
 export const createCredential = endpoint({
   name: 'credentials.create',
   method: 'POST',
+  once: true,
   path: '/projects/:project/credentials',
   summary: 'Store a credential, encrypted; jobs and links refer to it by name.',
   access: 'credential:create',

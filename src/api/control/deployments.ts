@@ -200,6 +200,7 @@ export const listDeployments = endpoint({
 export const createDeployment = endpoint({
   name: 'deployments.create',
   method: 'POST',
+  once: true,
   path: '/projects/:project/deployments',
   summary: 'Serve a model under a name.',
   access: 'deployment:create',
@@ -229,6 +230,7 @@ export const updateDeployment = endpoint({
 export const rollbackDeployment = endpoint({
   name: 'deployments.rollback',
   method: 'POST',
+  once: true,
   path: `${one}/rollback`,
   summary: 'Back to a version that has served, at once.',
   access: 'deployment:edit',
@@ -239,6 +241,7 @@ export const rollbackDeployment = endpoint({
 export const promoteDeployment = endpoint({
   name: 'deployments.promote',
   method: 'POST',
+  once: true,
   path: `${one}/promote`,
   summary: 'Give the version on its way all of the traffic.',
   access: 'deployment:edit',

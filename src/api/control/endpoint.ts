@@ -17,6 +17,11 @@ export interface EndpointDefinition {
   /** What `:names` of the path must look like, where that is more than some text. */
   readonly params?: Readonly<Record<string, z.ZodString>>
   readonly query?: z.ZodObject
+  /**
+   * Asked again with the same `Idempotency-Key`, it answers as it did and does nothing: set where doing it twice would
+   * harm. Its handler runs in one transaction.
+   */
+  readonly once?: true
   /** `bytes`: the body as a stream, of any type. */
   readonly body?: z.ZodType | 'bytes'
   /** `events`: a stream of JSON lines; `bytes`: a stream with headers of the handler's; `nothing`: 204; `redirect`: 302. */

@@ -35,6 +35,7 @@ export const listJobs = endpoint({
 export const createJobEndpoint = endpoint({
   name: 'jobs.create',
   method: 'POST',
+  once: true,
   path: '/projects/:project/jobs',
   summary: 'Run a job file: our trainer, or any command.',
   access: 'job:create',
@@ -81,6 +82,7 @@ export const saveJob = endpoint({
 export const resumeJob = endpoint({
   name: 'jobs.resume',
   method: 'POST',
+  once: true,
   path: `${one}/resume`,
   summary: 'Let a stopped job go on from its newest checkpoint.',
   access: 'job:edit',
@@ -90,6 +92,7 @@ export const resumeJob = endpoint({
 export const retryJob = endpoint({
   name: 'jobs.retry',
   method: 'POST',
+  once: true,
   path: `${one}/retry`,
   summary: 'Give a failed or stopped job its retries anew.',
   access: 'job:edit',

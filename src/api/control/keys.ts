@@ -56,6 +56,7 @@ export const listKeys = endpoint({
 export const createKey = endpoint({
   name: 'keys.create',
   method: 'POST',
+  once: true,
   path: '/projects/:project/keys',
   summary: 'Make an API key for a project: it may do what its scopes say, and never more than you.',
   access: 'key:create',
@@ -95,6 +96,7 @@ export const listOwnKeys = endpoint({
 export const createOwnKey = endpoint({
   name: 'own-keys.create',
   method: 'POST',
+  once: true,
   path: '/keys',
   summary: 'Make a key that acts as you, in all of your projects.',
   access: 'signed_in',

@@ -15,6 +15,7 @@ export const listClusters = endpoint({
 export const createCluster = endpoint({
   name: 'clusters.create',
   method: 'POST',
+  once: true,
   path: '/clusters',
   summary: 'Say which devices a cluster of this name will have, before a server of it comes up.',
   access: 'operator',
@@ -53,6 +54,7 @@ export const editCluster = endpoint({
 export const giveUpCluster = endpoint({
   name: 'clusters.give_up',
   method: 'POST',
+  once: true,
   path: '/clusters/:cluster/give-up',
   summary:
     'Say that a machine is lost: its jobs and deployments go on elsewhere. Refused while its server is there.',

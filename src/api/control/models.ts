@@ -61,6 +61,7 @@ const checkpointFields = {
 export const createCheckpoint = endpoint({
   name: 'checkpoints.create',
   method: 'POST',
+  once: true,
   path: '/projects/:project/checkpoints',
   summary: 'Make a checkpoint of uploaded files.',
   access: 'checkpoint:create',
@@ -179,6 +180,7 @@ export const listReleases = endpoint({
 export const promote = endpoint({
   name: 'models.promote',
   method: 'POST',
+  once: true,
   path: '/projects/:project/models/:model/versions',
   summary: 'Make a version of a checkpoint, and move an alias to it; the model too, when there is none.',
   access: 'model:create',

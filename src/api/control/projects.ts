@@ -30,6 +30,7 @@ export const listOrganisations = endpoint({
 export const createOrganisation = endpoint({
   name: 'organisations.create',
   method: 'POST',
+  once: true,
   path: '/organisations',
   summary: 'Make an organisation, which you own.',
   access: 'signed_in',
@@ -105,6 +106,7 @@ export const invitation = z.object({
 export const createInvitation = endpoint({
   name: 'invitations.create',
   method: 'POST',
+  once: true,
   path: '/organisations/:organisation/invitations',
   summary: 'Invite somebody: the token in the answer is what they sign up or accept with.',
   access: 'organisation:edit',
@@ -134,6 +136,7 @@ export const deleteInvitation = endpoint({
 export const acceptInvitation = endpoint({
   name: 'invitations.accept',
   method: 'POST',
+  once: true,
   path: '/invitations/accept',
   summary: 'Join by an invitation that was made out to your address.',
   access: 'signed_in',
@@ -154,6 +157,7 @@ export const listProjects = endpoint({
 export const createProject = endpoint({
   name: 'projects.create',
   method: 'POST',
+  once: true,
   path: '/organisations/:organisation/projects',
   summary: 'Make a project, whose admin you are.',
   access: 'organisation:view',

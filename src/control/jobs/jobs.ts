@@ -86,7 +86,7 @@ export class Jobs {
     const known = row ?? (id === undefined ? undefined : await this.#nouns.get(id))
     if (known === undefined || known.project_id !== project)
       throw new UserError('The job could not be created: its id is taken.', { failure: 'conflict' })
-    this.#options.wake()
+    store.afterCommit(this.#options.wake)
     return known
   }
 
@@ -240,7 +240,7 @@ export class Jobs {
         return row === undefined ? undefined : await change(row)
       })
       if (changed === undefined) continue
-      this.#options.wake()
+      store.afterCommit(this.#options.wake)
       return changed
     }
     throw new UserError('The job changes too fast to be changed; try again.', { failure: 'conflict' })

@@ -19,6 +19,7 @@ import type { Actor } from './actor.ts'
 import { actorOf } from './authenticate.ts'
 import { type Admission, admit } from './authorise.ts'
 import type { ServiceContext } from './context.ts'
+import { keyHeader, onceFor } from './once.ts'
 import { answerOf } from './refusals.ts'
 import type { ByteAnswer, Call, RouteModule, Serve } from './routes.ts'
 import type { Surface } from './surface.ts'
@@ -82,7 +83,12 @@ function routesInto(app: FastifyInstance, context: ServiceContext): Serve {
           })
         const call = callOf(request, reply, context) as unknown as Call<typeof endpoint>
         try {
-          return await send(reply, endpoint, await handler(call))
+          const work = () => handler(call)
+          const result =
+            endpoint.once === true
+              ? await onceFor(context, endpoint, call.actor, request, reply, work)
+              : await work()
+          return await send(reply, endpoint, result)
         } catch (error) {
           if (!(error instanceof OnAnotherServer)) throw error
           return await answerElsewhere(context.store, request, reply, error)
@@ -103,6 +109,13 @@ function checkAccess({ access, path, name }: EndpointDefinition): void {
 
 const pathParameter = z.string().min(1).max(parameterCharactersMax)
 
+const onceHeaders = z.looseObject({
+  [keyHeader]: z
+    .string()
+    .optional()
+    .describe('Asked again with the same key, it answers again and does nothing.'),
+})
+
 function schemaOf(endpoint: EndpointDefinition): object {
   const { answer, body, query, summary, name, path, access, params } = endpoint
   const parameters = parameterNames(path)
@@ -120,6 +133,7 @@ function schemaOf(endpoint: EndpointDefinition): object {
         Object.fromEntries(parameters.map((parameter) => [parameter, params?.[parameter] ?? pathParameter])),
       ),
     }),
+    ...(endpoint.once === true && { headers: onceHeaders }),
     querystring: query ?? z.strictObject({}),
     ...(body !== undefined && body !== 'bytes' && { body }),
     response: { ...success, '4xx': problemBody, '5xx': problemBody },

@@ -11,9 +11,11 @@ import { peopleRoutes } from '../people/routes.ts'
 import { projectsMigration } from '../projects/migration.ts'
 import { projectRoutes } from '../projects/routes.ts'
 import type { Migration } from '../store/migrations.ts'
+import { onceMigration } from './once.ts'
 import type { RouteModule } from './routes.ts'
 
 export const baseMigrations: readonly Migration[] = [
+  onceMigration,
   peopleMigration,
   recoveryCodesMigration,
   projectsMigration,
