@@ -10,17 +10,21 @@ import { pino } from 'pino'
 import { listProjectAudit } from '../src/api/control/audit.ts'
 import { Client } from '../src/api/control/client.ts'
 import { listCredentials } from '../src/api/control/credentials.ts'
+import { listJobs } from '../src/api/control/job-endpoints.ts'
 import { listKeys } from '../src/api/control/keys.ts'
 import { listEvents, viewProject } from '../src/api/control/projects.ts'
 import { systemClock } from '../src/base/clock.ts'
 import { Random } from '../src/base/random.ts'
 import { Sealer } from '../src/control/credentials/sealer.ts'
+import { JobFolders } from '../src/control/jobs/folders.ts'
+import { Jobs } from '../src/control/jobs/jobs.ts'
 import { jobMigrations } from '../src/control/jobs/migration.ts'
+import { jobRoutes } from '../src/control/jobs/routes.ts'
+import type { JobSpec, JobStatus } from '../src/control/jobs/rows.ts'
 import { makeFirstOwner } from '../src/control/people/first-owner.ts'
 import { passwordCost } from '../src/control/people/passwords.ts'
 import { buildService } from '../src/control/service/app.ts'
 import { baseMigrations, baseRoutes } from '../src/control/service/modules.ts'
-import { type NounRow, Nouns } from '../src/control/store/nouns.ts'
 import { openStore, type Store } from '../src/control/store/store.ts'
 import { PostgresServer, postgresMissing } from '../test/store/postgres-server.ts'
 import { type Bench, runFromCommandLine } from './harness/bench.ts'
@@ -66,7 +70,10 @@ async function measureOn(kind: string, url: string, wanted: Wanted, say: (line: 
   const { key } = (await makeFirstOwner(store))!
   const log = pino({ level: 'silent' })
   const sealer = new Sealer(new Uint8Array(32))
-  const app = await buildService({ store, log, sealer, scrypt: passwordCost, signUp: 'invited' }, baseRoutes)
+  const context = { store, log, sealer, scrypt: passwordCost, signUp: 'invited' as const }
+  const jobs = new Jobs({ store, wake: () => undefined })
+  const routes = [jobRoutes({ jobs, clusters: new Map(), folders: new JobFolders(tmpdir()) })]
+  const app = await buildService(context, [...baseRoutes, ...routes])
   try {
     const client = new Client({ url: await app.listen({ port: 0, host: '127.0.0.1' }), token: key })
     const { id } = await client.call(viewProject, { params: { project: 'default' } })
@@ -75,7 +82,7 @@ async function measureOn(kind: string, url: string, wanted: Wanted, say: (line: 
     await sql`analyze`.execute(store.db())
     say(`${kind}: ${wanted.rows} rows of each noun`)
     const figures: Record<string, number> = {}
-    for (const [name, ask] of Object.entries(lists(client, store, id, wanted.pageRows))) {
+    for (const [name, ask] of Object.entries(lists(client, wanted.pageRows))) {
       const timesMs = (await times(ask, wanted)).sort((a, b) => a - b)
       figures[`${kind}.${name}.p50Ms`] = rounded(quantile(timesMs, 0.5))
       figures[`${kind}.${name}.p99Ms`] = rounded(quantile(timesMs, 0.99))
@@ -87,10 +94,13 @@ async function measureOn(kind: string, url: string, wanted: Wanted, say: (line: 
   }
 }
 
-function lists(client: Client, store: Store, projectId: string, limit: number): Record<string, Ask> {
+function lists(client: Client, limit: number): Record<string, Ask> {
   const params = { project: 'default' }
   const query = (cursor: string | undefined) => ({ limit, ...(cursor !== undefined && { cursor }) })
-  const jobs = new Nouns<NounRow>(store, 'jobs', 'job')
+  const jobs = (state?: string) => async (cursor: string | undefined) => {
+    const filter = state === undefined ? {} : { state }
+    return (await client.call(listJobs, { params, query: { ...query(cursor), ...filter } })).next ?? undefined
+  }
   return {
     keys: async (cursor) => (await client.call(listKeys, { params, query: query(cursor) })).next ?? undefined,
     credentials: async (cursor) =>
@@ -99,12 +109,11 @@ function lists(client: Client, store: Store, projectId: string, limit: number): 
       (await client.call(listProjectAudit, { params, query: query(cursor) })).next ?? undefined,
     events: async (cursor) =>
       (await client.call(listEvents, { params, query: query(cursor) })).next ?? undefined,
-    // Of the database alone, as the job list asks it.
-    jobRowsByState: async (cursor) => {
-      const where = (is: Parameters<NonNullable<Parameters<typeof jobs.list>[0]['where']>>[0]) =>
-        is.and([is('state', '=', 'running')])
-      return (await jobs.list({ project: projectId, descending: true, where, ...query(cursor) })).next
-    },
+    jobs: jobs(),
+    jobsRunning: jobs('running'),
+    /** A page of them is all that there is. */
+    jobsFailed: jobs('failed'),
+    jobsOfSeveralStates: jobs('failed,running,stopped'),
   }
 }
 
@@ -125,6 +134,25 @@ async function times(ask: Ask, { requests, rows, pageRows }: Wanted): Promise<nu
 }
 
 const batchRows = 500
+
+const jobSpec: JobSpec = {
+  kind: 'run',
+  file: { name: 'job', run: ['python', 'train.py'], env: { SEED: '1' }, processes: 1, grace: '30s' },
+  placement: { device: 'cpu', devices: 1, priority: 50, retries: 3, heartbeat_timeout: 600_000 },
+  processes: 1,
+  graceMs: 30_000,
+}
+const jobStatus: JobStatus = {
+  reason: 'all_running',
+  message: 'Every rank runs.',
+  retriesUsed: 0,
+  retryStep: 0,
+  stepsDone: 0,
+  totalSteps: 100_000,
+  checkpointStep: 0,
+  metrics: { loss: 2.5, learning_rate: 0.0003 },
+  read: { 0: 1234 },
+}
 
 async function fill(store: Store, project: string, rows: number): Promise<void> {
   const person = (
@@ -185,9 +213,9 @@ async function fill(store: Store, project: string, rows: number): Promise<void> 
     jobs: (i) => ({
       ...noun,
       ...{ id: store.ids.next('job'), project_id: project, name: `job-${i}` },
-      ...{ spec: { command: ['python', 'train.py'], devices: 1 }, status: { reason: 'It runs.', step: i } },
+      ...{ spec: jobSpec, status: { ...jobStatus, stepsDone: i } },
       ...{
-        state: i % 20 === 0 ? 'running' : 'success',
+        state: i % 2000 === 1 ? 'failed' : i % 20 === 0 ? 'running' : 'success',
         since: nowMs,
         priority: 0,
         device_type: 'cpu',
