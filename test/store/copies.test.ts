@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { sql } from 'kysely'
 import { afterAll, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import { makeBackup, restoreBackup } from '../../src/control/backup/backup.ts'
@@ -8,7 +9,7 @@ import { copyStore, digestsOf } from '../../src/control/store/copy.ts'
 import { recordEvent } from '../../src/control/store/events.ts'
 import type { Migration } from '../../src/control/store/migrations.ts'
 import { createNounTable, type NounRow, Nouns } from '../../src/control/store/nouns.ts'
-import { openStore, type Store } from '../../src/control/store/store.ts'
+import { connectStore, openStore, type Store } from '../../src/control/store/store.ts'
 import { openUpgraded } from '../../src/control/store/upgrade.ts'
 import { onEveryDatabase } from './databases.ts'
 
@@ -124,28 +125,36 @@ onEveryDatabase((databases) => {
     {
       const { store, backup } = await openUpgraded(url, { migrations: [boats], clock }, backups)
       expect(backup).toBeUndefined()
-      await new Nouns<NounRow>(store, 'boats', 'boat').insert({
-        project_id: 'p',
-        name: 'a',
-        spec: {},
-        status: {},
-      })
+      for (const name of ['a', 'b'])
+        await new Nouns<NounRow>(store, 'boats', 'boat').insert({
+          project_id: 'p',
+          name,
+          spec: {},
+          status: {},
+        })
       await store.close()
     }
-    // Fails on what is stored, not on an empty database.
+    await using unchanged = await connectStore(url, { clock })
+    const held = await digestsOf(unchanged)
+    // Fails on what is stored, not on an empty database, and only after it has changed something.
+    let tried = 0
     const strict: Migration = {
       name: '0920-strict',
       async up(db, { text }) {
-        await db.schema
-          .alterTable('boats')
-          .addColumn('mast', text, (column) => column.unique())
-          .execute()
+        tried++
+        await db.schema.alterTable('boats').addColumn('mast', text).execute()
+        await db.schema.createIndex('one_boat').unique().on('boats').columns(['project_id']).execute()
       },
     }
-    if (databases.kind === 'libsql')
-      await expect(openUpgraded(url, { migrations: [boats, strict], clock }, backups)).rejects.toThrow(
-        /tried on a copy and failed; nothing was changed/,
-      )
+    await expect(openUpgraded(url, { migrations: [boats, strict], clock }, backups)).rejects.toThrow(
+      /tried on a copy and failed; nothing was changed/,
+    )
+    expect(tried).toBe(1)
+    expect(await digestsOf(unchanged)).toEqual(held)
+    if (databases.kind === 'postgres')
+      expect(
+        (await sql`select 1 from pg_namespace where nspname like 'ropeway%'`.execute(unchanged.db())).rows,
+      ).toEqual([])
     clock.advance(1000)
     const { store, backup } = await openUpgraded(url, { migrations, clock }, backups)
     expect(await new Nouns<NounRow>(store, 'boats', 'boat').named('p', 'a')).toBeDefined()

@@ -42,11 +42,14 @@ export async function migrate(
   db: Kysely<unknown>,
   kind: StoreKind,
   migrations: readonly Migration[],
+  schema?: string,
 ): Promise<string[]> {
   const byName = new Map(migrations.map((migration) => [migration.name, migration]))
   assert(byName.size === migrations.length, 'migrations have different names')
   const migrator = new Migrator({
     db,
+    // Its own tables are looked for by name in all schemas, unless one is named.
+    ...(schema !== undefined && { migrationTableSchema: schema }),
     // Nouns bring their own, and a later release may bring one that sorts before another's.
     allowUnorderedMigrations: true,
     provider: {

@@ -13,8 +13,16 @@ export const connectionsMax = 10
 const connectWaitMs = 10_000
 const statementMsMax = 60_000
 
+export interface PostgresOptions {
+  readonly onLost: (error: Error) => void
+  readonly watch?: Watch | undefined
+  /** All tables are looked for and made here instead of where the database says. Letters, digits and `_`. */
+  readonly schema?: string | undefined
+}
+
 /** A pool of connections to PostgreSQL 13 or later. `onLost` hears of idle connections that broke. */
-export function postgresDialect(url: string, onLost: (error: Error) => void, watch?: Watch): Dialect {
+export function postgresDialect(url: string, { onLost, watch, schema }: PostgresOptions): Dialect {
+  assert(schema === undefined || /^[a-z0-9_]+$/.test(schema), 'a schema needs no quotes')
   const pool = new pg.Pool({
     connectionString: url,
     max: connectionsMax,
@@ -22,6 +30,7 @@ export function postgresDialect(url: string, onLost: (error: Error) => void, wat
     statement_timeout: statementMsMax,
     idle_in_transaction_session_timeout: statementMsMax,
     application_name: 'ropeway',
+    ...(schema !== undefined && { options: `-c search_path=${schema}` }),
     types: { getTypeParser: parserOf },
   })
   pool.on('error', onLost)

@@ -89,7 +89,10 @@ export class Store implements AsyncDisposable {
   }
 }
 
-export type ConnectOptions = Omit<StoreOptions, 'migrations'>
+export type ConnectOptions = Omit<StoreOptions, 'migrations'> & {
+  /** Of PostgreSQL: where all tables are, instead of the database's own place. */
+  readonly schema?: string
+}
 
 /**
  * Opens the database at `url`: `postgres://...`, or the path of a libsql file, which is made with its folder when it
@@ -126,10 +129,11 @@ export async function connectStore(url: string, options: ConnectOptions = {}): P
 }
 
 function dialectOf(kind: StoreKind, url: string, options: ConnectOptions) {
-  if (kind === 'postgres') return postgresDialect(url, options.onLost ?? (() => undefined), options.watch)
+  const { onLost = () => undefined, watch, schema } = options
+  if (kind === 'postgres') return postgresDialect(url, { onLost, watch, schema })
   const path = resolve(url)
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  return libsqlDialect(path, options.watch)
+  return libsqlDialect(path, watch)
 }
 
 /** The first call opens the database; its failures are the user's to mend. The URL holds a password and is not shown. */

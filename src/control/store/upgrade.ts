@@ -34,8 +34,64 @@ async function backUpIfOld(url: string, options: StoreOptions, folder: string): 
   const stamp = new Date(before.clock.unixMs()).toISOString().replaceAll(/[:.]/g, '-')
   const backup = join(folder, `before-${missing.at(-1)!.name}-${stamp}.db`)
   await snapshot(before, backup, options)
-  await tryOnCopy(backup, options)
+  if (before.kind === 'libsql') await tryOnCopy(backup, options)
+  else await tryInSchema(before, url, backup, options)
   return backup
+}
+
+/** A copy of all tables in a schema of their own beside those in use, which stay as they are whatever happens to it. */
+async function tryInSchema(
+  before: Store,
+  url: string,
+  backup: string,
+  { migrations, ...options }: StoreOptions,
+): Promise<void> {
+  const db = before.db<object>()
+  await dropTrials(before)
+  const schema = `${trialSchema}${Math.floor(before.clock.unixMs())}_${before.ids.next('try').slice(-6)}`
+  try {
+    await sql`create schema ${sql.id(schema)}`.execute(db)
+  } catch (error) {
+    throw new UserError(`Bringing the database up to date cannot be tried on a copy: ${messageOf(error)}`, {
+      fix: `Let its user make schemas: grant create on database NAME to USER. A copy of the database is ${backup}.`,
+      cause: error,
+    })
+  }
+  try {
+    const applied = await appliedMigrations(before.db())
+    const all = withCore(migrations)
+    await using trial = await connectStore(url, { ...options, schema })
+    const earlier = all.filter(({ name }) => applied.includes(name))
+    await migrate(trial.db(), 'postgres', earlier, schema)
+    await copyStore(before, trial)
+    await migrate(trial.db(), 'postgres', all, schema)
+  } catch (error) {
+    throw triedAndFailed(error, backup)
+  } finally {
+    await sql`drop schema ${sql.id(schema)} cascade`.execute(db)
+  }
+}
+
+const trialSchema = 'ropeway_trial_'
+/** A trial that began so long ago was killed; a younger one may be another server's. */
+const trialMsMax = 6 * 3_600_000
+
+async function dropTrials(store: Store): Promise<void> {
+  const { rows } = await sql<{ name: string }>`select nspname as name from pg_namespace
+    where left(nspname, ${sql.lit(trialSchema.length)}) = ${trialSchema}`.execute(store.db())
+  const began = (name: string) => Number.parseInt(name.slice(trialSchema.length), 10)
+  const killed = rows.filter(({ name }) => !(store.clock.unixMs() - began(name) < trialMsMax))
+  for (const { name } of killed) await sql`drop schema if exists ${sql.id(name)} cascade`.execute(store.db())
+}
+
+function triedAndFailed(error: unknown, backup: string): UserError {
+  return new UserError(
+    `Bringing the database up to date was tried on a copy and failed; nothing was changed. ${messageOf(error)}`,
+    {
+      fix: `Go on with the version of Ropeway that you had, and report this. A copy of the database is ${backup}.`,
+      cause: error,
+    },
+  )
 }
 
 async function tryOnCopy(backup: string, options: StoreOptions): Promise<void> {
@@ -47,13 +103,7 @@ async function tryOnCopy(backup: string, options: StoreOptions): Promise<void> {
     }
     await using _ = await openStore(trial, { migrations: options.migrations, clock: options.clock! })
   } catch (error) {
-    throw new UserError(
-      `Bringing the database up to date was tried on a copy and failed; nothing was changed. ${messageOf(error)}`,
-      {
-        fix: `Go on with the version of Ropeway that you had, and report this. A copy of the database is ${backup}.`,
-        cause: error,
-      },
-    )
+    throw triedAndFailed(error, backup)
   } finally {
     for (const ending of ['', '-wal', '-shm']) rmSync(`${trial}${ending}`, { force: true })
   }
