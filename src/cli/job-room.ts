@@ -23,6 +23,7 @@ import type { ServiceContext } from '../control/service/context.ts'
 import type { Loop } from '../control/service/loop.ts'
 import type { RouteModule } from '../control/service/routes.ts'
 import { endLeases, endNamesOf } from '../control/store/leases.ts'
+import { checkDeviceBudgets } from '../control/usage/device-budgets.ts'
 import { parseTrainingJob } from '../train/job.ts'
 import { wrapperEntry } from './wrapper-entry.ts'
 
@@ -55,6 +56,7 @@ export class JobRoom {
       store: context.store,
       wake,
       hasWorkspace: (project, id) => workspaces.has(project, id),
+      checkBudget: (project) => checkDeviceBudgets(context.store, project),
       checkTraining: (file) => void parseTrainingJob(file, folder),
     })
     this.#clusters = new Map([[this.cluster, localParts(folder, folders, workspaces, providing)]])

@@ -10,7 +10,6 @@ import type { RouteModule } from '../control/service/routes.ts'
 import type { Surface } from '../control/service/surface.ts'
 import type { Migration } from '../control/store/migrations.ts'
 import { tuningMigration } from '../control/tuning/migration.ts'
-import { usageMigration } from '../control/usage/migration.ts'
 import { startCollecting } from './collecting.ts'
 import { type DataParts, dataMigrations, dataPartsOf, dataRoutesOf, startDataLoop } from './data-parts.ts'
 import { JobRoom } from './job-room.ts'
@@ -38,7 +37,6 @@ export const migrations: readonly Migration[] = [
   ...dataMigrations,
   ...jobMigrations,
   ...deploymentMigrations,
-  usageMigration,
   tuningMigration,
 ]
 

@@ -22,6 +22,7 @@ import { type Loop, startLoop } from '../control/service/loop.ts'
 import type { RouteModule } from '../control/service/routes.ts'
 import { endLeases } from '../control/store/leases.ts'
 import type { Store } from '../control/store/store.ts'
+import { checkDeviceBudgets } from '../control/usage/device-budgets.ts'
 import { usageRoutes } from '../control/usage/routes.ts'
 import { UsageBook } from '../control/usage/usage-book.ts'
 import type { DataParts } from './data-parts.ts'
@@ -96,6 +97,7 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
     routes: [
       deploymentRoutes({
         ...{ deployments: running.deployments, cluster: server.cluster, launcher, requestLog, report },
+        checkBudget: (project) => checkDeviceBudgets(store, project),
       }),
       usageRoutes(() => void book.sync().catch((error: unknown) => log.warn({ err: error }, 'usage'))),
     ],

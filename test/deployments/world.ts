@@ -19,7 +19,7 @@ import { ReplicaTable } from '../../src/control/gateway/replicas.ts'
 import type { RunRequest } from '../../src/control/launchers/launcher.ts'
 import { openStore, type Store } from '../../src/control/store/store.ts'
 import type { Watch } from '../../src/control/store/watched-driver.ts'
-import { usageMigration } from '../../src/control/usage/migration.ts'
+import { usageMigrations } from '../../src/control/usage/migration.ts'
 import {
   type FakeFaults,
   FakeLauncher,
@@ -91,7 +91,7 @@ export class World implements AsyncDisposable {
   async #start(dieAt: number | undefined): Promise<void> {
     await this.store?.close()
     const { seed = 1, faults = noFaults, watch } = this.#options
-    const migrations = [...deploymentMigrations, usageMigration]
+    const migrations = [...deploymentMigrations, ...usageMigrations]
     this.store = await openStore(this.#path, {
       migrations,
       clock: this.clock,

@@ -16,7 +16,7 @@ import { LocalLauncher } from '../../src/control/launchers/local/local-launcher.
 import { runLabel } from '../../src/control/launchers/local/process-identity.ts'
 import { eventsOf } from '../../src/control/store/events.ts'
 import { openStore } from '../../src/control/store/store.ts'
-import { usageMigration } from '../../src/control/usage/migration.ts'
+import { usageMigrations } from '../../src/control/usage/migration.ts'
 import { sharedData } from '../shared.ts'
 
 const model = sharedData('models', 'stories260K', 'hf')
@@ -30,7 +30,7 @@ async function service() {
   const wrapper = new URL('../../src/cli/run-wrapper.ts', import.meta.url)
   const launcher = new LocalLauncher({ root: runs, devices: {}, wrapper })
   const store = await openStore(join(folder, 'ropeway.db'), {
-    migrations: [...deploymentMigrations, usageMigration],
+    migrations: [...deploymentMigrations, ...usageMigrations],
   })
   const table = new ReplicaTable()
   const warnings: string[] = []

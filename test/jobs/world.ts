@@ -16,6 +16,7 @@ import type { RunRequest } from '../../src/control/launchers/launcher.ts'
 import type { EventRow } from '../../src/control/store/events.ts'
 import type { Store } from '../../src/control/store/store.ts'
 import type { Watch } from '../../src/control/store/watched-driver.ts'
+import type { DevicesRow } from '../../src/control/usage/tables.ts'
 import {
   type FakeFaults,
   FakeLauncher,
@@ -94,7 +95,7 @@ export class World {
   }
 
   async begin(): Promise<void> {
-    const db = this.store.db<JobTables & { events: EventRow; leases: object }>()
+    const db = this.store.db<JobTables & { events: EventRow; leases: object; usage_devices: object }>()
     for (const table of [
       'jobs',
       'job_attempts',
@@ -103,6 +104,7 @@ export class World {
       'quotas',
       'events',
       'leases',
+      'usage_devices',
     ] as const)
       await db.deleteFrom(table).execute()
     const spec = { kind: 'local' as const, slots, open: true }
@@ -198,7 +200,24 @@ export class World {
       .where('ended_at', 'is', null)
       .execute()
     for (const { run_id } of open) found.push(`attempt ${run_id} has no end`)
+    found.push(...(await this.#deviceTimeViolations(created)))
     return found
+  }
+
+  /** What is in the usage is what attempts had, to the millisecond. */
+  async #deviceTimeViolations(created: readonly string[]): Promise<string[]> {
+    const db = this.store.db<JobTables & { usage_devices: DevicesRow }>()
+    const attempts = await db.selectFrom('job_attempts').selectAll().execute()
+    const counted = await db.selectFrom('usage_devices').selectAll().execute()
+    return created.flatMap((id) => {
+      const had = attempts
+        .filter(({ job_id }) => job_id === id)
+        .reduce((sum, { started_at, ended_at, devices }) => sum + (ended_at! - started_at) * devices, 0)
+      const used = counted
+        .filter(({ subject_id }) => subject_id === id)
+        .reduce((sum, { device_ms }) => sum + device_ms, 0)
+      return had === used ? [] : [`${id} had its devices for ${had} ms, and ${used} are counted`]
+    })
   }
 
   async #violationsOf(row: JobRow, lives: readonly Life[]): Promise<string[]> {

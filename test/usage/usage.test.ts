@@ -3,11 +3,22 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { deploymentInput } from '../../src/api/control/deployments.ts'
+import { createJobEndpoint, resumeJob } from '../../src/api/control/job-endpoints.ts'
 import * as api from '../../src/api/control/usage.ts'
 import { ManualClock } from '../../src/base/clock.ts'
 import { Ledger } from '../../src/control/gateway/ledger.ts'
+import { JobFolders } from '../../src/control/jobs/folders.ts'
+import { Jobs } from '../../src/control/jobs/jobs.ts'
+import { ensureCluster } from '../../src/control/jobs/machines.ts'
+import { jobMigrations } from '../../src/control/jobs/migration.ts'
+import { jobRoutes } from '../../src/control/jobs/routes.ts'
+import { jobNouns } from '../../src/control/jobs/rows.ts'
+import { schedule } from '../../src/control/jobs/scheduler.ts'
+import { moveJob } from '../../src/control/jobs/transition.ts'
+import type { Store } from '../../src/control/store/store.ts'
+import { checkDeviceBudgets } from '../../src/control/usage/device-budgets.ts'
 import { addDeviceTime } from '../../src/control/usage/device-time.ts'
-import { usageMigration } from '../../src/control/usage/migration.ts'
+import { usageMigrations } from '../../src/control/usage/migration.ts'
 import { usageRoutes } from '../../src/control/usage/routes.ts'
 import { usageOf } from '../../src/control/usage/usage.ts'
 import { UsageBook } from '../../src/control/usage/usage-book.ts'
@@ -24,7 +35,7 @@ const params = { project: 'default' }
 onEveryDatabase((databases) => {
   test('what gateways count is in the database once, however often it is written, and each knows of the others', async () => {
     const clock = new ManualClock(startMs)
-    await using store = await databases.open({ migrations: [usageMigration], clock })
+    await using store = await databases.open({ migrations: usageMigrations, clock })
     const gateways = [1, 2].map(() => {
       const ledger = new Ledger(join(scratch, `${++count}`), clock)
       return { ledger, book: new UsageBook(store, ledger) }
@@ -52,7 +63,7 @@ onEveryDatabase((databases) => {
   test('prices make costs of tokens and device-hours, budgets reach the gateway, and only who may sets them', async () => {
     const clock = new ManualClock(startMs)
     await using service = await startService(databases, {
-      migrations: [usageMigration],
+      migrations: usageMigrations,
       routes: () => [usageRoutes(() => undefined)],
       clock,
     })
@@ -108,6 +119,52 @@ onEveryDatabase((databases) => {
       /no budget/,
     )
     ledger.close()
+  })
+})
+
+onEveryDatabase((databases) => {
+  test('a project that has used up its device-hours, or its money, gets no more jobs, and is told why', async () => {
+    const clock = new ManualClock(startMs)
+    const jobsOf = (store: Store) =>
+      new Jobs({ store, wake: () => undefined, checkBudget: (project) => checkDeviceBudgets(store, project) })
+    await using service = await startService(databases, {
+      migrations: jobMigrations,
+      routes: (store) => [
+        usageRoutes(() => undefined),
+        jobRoutes({ jobs: jobsOf(store), clusters: new Map(), folders: new JobFolders(scratch) }),
+      ],
+      clock,
+    })
+    const { store, owner } = service
+    const create = () => owner.call(createJobEndpoint, { params, body: { file: { run: ['true'] } } })
+    await owner.call(api.putBudget, { params, body: { per: 'day', device_hours: 3 } })
+    const { id, project } = await create()
+    await ensureCluster(store, 'a', { kind: 'local', slots: { cpu: 1 }, open: true })
+    await schedule(store, 'me')
+    clock.advance(3 * 3_600_000)
+    const nouns = jobNouns(store)
+    const placed = (await nouns.get(id))!
+    const stopping = (await moveJob(nouns, placed, {
+      to: 'stopping',
+      reason: 'stop_requested',
+      message: '',
+    }))!
+    await moveJob(nouns, stopping, { to: 'stopped', reason: 'stopped', message: '' })
+    const query = { project, from: '2026-11-26', to: '2026-11-26', by: [] }
+    expect((await usageOf(store, query)).devices).toMatchObject([{ subject: id, device: 'cpu', hours: 3 }])
+    await expect(create()).rejects.toMatchObject({
+      code: 'budget_exhausted',
+      message: expect.stringContaining('3 device-hours a day: 3.0 are used'),
+    })
+    const job = { params: { ...params, job: id } }
+    await expect(owner.call(resumeJob, job)).rejects.toMatchObject({ code: 'budget_exhausted' })
+    await owner.call(api.replacePrices, { body: { models: [], devices: [{ device: '*', perHour: 2 }] } })
+    await owner.call(api.putBudget, { params, body: { per: 'day', cost: 6 } })
+    await expect(create()).rejects.toMatchObject({ message: expect.stringContaining('6.00 are spent') })
+    clock.advance(12 * 3_600_000)
+    expect((await owner.call(resumeJob, job)).state).toBe('waiting')
+    const ofKey = owner.call(api.putBudget, { params, body: { per: 'day', key: 'k', device_hours: 1 } })
+    await expect(ofKey).rejects.toMatchObject({ code: 'invalid_request' })
   })
 })
 

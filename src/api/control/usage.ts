@@ -35,9 +35,16 @@ export const budgetInput = z
     per: z.enum(['day', 'month']),
     tokens: z.int().positive().max(1e15).optional(),
     cost: z.number().positive().max(1e12).optional(),
+    /** Of jobs and replicas together; of the whole project. */
+    device_hours: z.number().positive().max(1e9).optional(),
   })
-  .refine(({ tokens, cost }) => tokens !== undefined || cost !== undefined, {
-    message: 'A budget bounds tokens, cost, or both.',
+  .refine(
+    ({ tokens, cost, device_hours }) =>
+      tokens !== undefined || cost !== undefined || device_hours !== undefined,
+    { message: 'A budget bounds tokens, cost, device_hours, or several of them.' },
+  )
+  .refine(({ key, device_hours }) => key === undefined || device_hours === undefined, {
+    message: 'Devices are used by a project, not by one of its keys.',
   })
 export type BudgetInput = z.output<typeof budgetInput>
 
@@ -47,6 +54,7 @@ export const budgetView = z.object({
   per: z.enum(['day', 'month']),
   tokens: z.number().nullable(),
   cost: z.number().nullable(),
+  device_hours: z.number().nullable(),
 })
 export type BudgetView = z.output<typeof budgetView>
 

@@ -18,6 +18,7 @@ interface BudgetFlags extends NounFlags {
   per: 'day' | 'month'
   tokens?: number
   cost?: number
+  deviceHours?: number
 }
 
 export function usageCommand(program: Command): void {
@@ -42,7 +43,8 @@ export function usageCommand(program: Command): void {
       .option('--key <id>', 'a key instead of the whole project')
       .addOption(new Option('--per <period>', 'renewed each').choices(['day', 'month']).default('month'))
       .option('--tokens <n>', 'prompt and output together', wholeNumber(1))
-      .option('--cost <amount>', 'at the prices set', number(0, 1e12)),
+      .option('--cost <amount>', 'at the prices set', number(0, 1e12))
+      .option('--device-hours <n>', 'of jobs and replicas together', number(0, 1e9)),
     runSetBudget,
   )
   onService(
@@ -101,6 +103,7 @@ const budgetColumns = {
   PER: ({ per }: api.BudgetView) => per,
   TOKENS: ({ tokens }: api.BudgetView) => String(tokens ?? '-'),
   COST: ({ cost }: api.BudgetView) => String(cost ?? '-'),
+  'DEVICE-HOURS': ({ device_hours }: api.BudgetView) => String(device_hours ?? '-'),
   ID: ({ id }: api.BudgetView) => id,
 }
 
@@ -109,12 +112,13 @@ async function runBudgets({ client, out, project }: Session): Promise<void> {
 }
 
 async function runSetBudget({ client, out, project }: Session, flags: BudgetFlags): Promise<void> {
-  const { key, per, tokens, cost } = flags
+  const { key, per, tokens, cost, deviceHours } = flags
   const body = {
     per,
     ...(key !== undefined && { key }),
     ...(tokens !== undefined && { tokens }),
     ...(cost !== undefined && { cost }),
+    ...(deviceHours !== undefined && { device_hours: deviceHours }),
   }
   out.list([await client.call(api.putBudget, { params: { project }, body })], budgetColumns)
 }

@@ -16,6 +16,8 @@ export interface DeploymentRouteParts {
   readonly cluster: string
   readonly launcher: Pick<Launcher, 'logs'>
   readonly requestLog: RequestLog
+  /** Refuses what the project may not spend any more. */
+  readonly checkBudget?: (project: string) => Promise<void>
   /** Of the gateway in this server; undefined while it does not know the deployment yet. */
   readonly report: (name: string, windowMs: number) => DeploymentReport | undefined
 }
@@ -23,7 +25,7 @@ export interface DeploymentRouteParts {
 const logBytesMax = 256 * 1024
 
 export const deploymentRoutes =
-  ({ deployments, cluster, launcher, requestLog, report }: DeploymentRouteParts): RouteModule =>
+  ({ deployments, cluster, launcher, requestLog, checkBudget, report }: DeploymentRouteParts): RouteModule =>
   (serve, { store }) => {
     const rowOf = async (project: { id: string }, typed: string): Promise<DeploymentRow> => {
       const rows = await deployments.nouns.find(project.id, typed, 2)
@@ -47,6 +49,7 @@ export const deploymentRoutes =
     )
     serve(api.createDeployment, async ({ project, body, audit }) =>
       store.transaction(async () => {
+        await checkBudget?.(project.id)
         const row = await deployments.create(project.id, body)
         await audit('deployment.create', row.id, { name: row.name, model: body.version.model })
         return viewOf(row, project.name)

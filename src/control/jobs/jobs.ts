@@ -15,6 +15,8 @@ export interface JobsOptions {
   /** Refuses, by a UserError, what our trainer would refuse. */
   readonly checkTraining?: (file: object) => void
   readonly hasWorkspace?: (project: string, id: string) => Promise<boolean>
+  /** Refuses what the project may not spend any more. */
+  readonly checkBudget?: (project: string) => Promise<void>
   readonly onMoved?: TransitionListener
   /** Something is to be done at once. */
   readonly wake: () => void
@@ -42,6 +44,7 @@ export class Jobs {
     const { store } = this.#options
     const { name, spec } = this.#specOf(given)
     await this.#checkWorkspace(project, spec)
+    await this.#options.checkBudget?.(project)
     const nowMs = store.clock.unixMs()
     const row = await store.transaction(async () => {
       const inserted = await this.#nouns.insert({
@@ -198,6 +201,7 @@ export class Jobs {
 
   async #again(project: string, typed: string, from: readonly JobState[], rule: string): Promise<JobRow> {
     const { id } = await this.find(project, typed)
+    await this.#options.checkBudget?.(project)
     return await this.#change(id, async (row) => {
       if (!from.includes(row.state)) throw conflict(row, rule)
       const nowMs = this.#options.store.clock.unixMs()

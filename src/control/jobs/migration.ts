@@ -1,6 +1,7 @@
 import { serversMigration } from '../servers/migration.ts'
 import type { Migration } from '../store/migrations.ts'
 import { createNounTable } from '../store/nouns.ts'
+import { usageMigrations } from '../usage/migration.ts'
 import { noticesMigration } from './notices.ts'
 import { templatesMigration } from './templates.ts'
 
@@ -75,6 +76,7 @@ const jobsMigration: Migration = {
 
 export const jobMigrations: readonly Migration[] = [
   serversMigration,
+  ...usageMigrations,
   jobsMigration,
   noticesMigration,
   templatesMigration,

@@ -12,6 +12,7 @@ import { giveUpRow, takeRows } from '../store/leases.ts'
 import type { Nouns } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
 import { type AttemptView, type Decision, decide, type Move } from './decide.ts'
+import { countDevices, countEveryMs } from './device-use.ts'
 import { keepPoints, type News, progressOf } from './reports.ts'
 import { type JobRow, jobNouns } from './rows.ts'
 import { activeStates, isActive, reasons } from './states.ts'
@@ -238,7 +239,21 @@ class Look {
     if (row !== undefined) this.#row = row
   }
 
+  /** Puts the time of its devices into the usage, now and then; the rest comes when it gives them back. */
+  async #count(): Promise<void> {
+    const row = this.#row
+    const nowMs = this.#nowMs()
+    if (!isActive(row.state) || nowMs - (row.status.countedMs ?? row.since) < countEveryMs) return
+    await this.#options.store.transaction(async () => {
+      const counted = await this.#jobs.update(row, { status: { ...row.status, countedMs: nowMs } })
+      if (counted === undefined) return
+      await countDevices(this.#options.store, row, nowMs)
+      this.#row = counted
+    })
+  }
+
   async #lookAgain(afterMs: number): Promise<void> {
+    await this.#count()
     if (isActive(this.#row.state)) await this.#jobs.update(this.#row, { due_at: this.#nowMs() + afterMs })
     await giveUpRow(this.#jobs, this.#row.id, this.#options.owner)
   }

@@ -41,6 +41,8 @@ export interface JobStatus {
   /** Since when its cluster does not answer. */
   readonly silentSinceMs?: number
   readonly silenceTold?: boolean
+  /** Until when the time of its devices is in the usage, while it has devices. */
+  readonly countedMs?: number
 }
 
 export interface JobRow extends NounRow {

@@ -2,6 +2,7 @@
 import { assert } from '../../base/assert.ts'
 import { recordEvent } from '../store/events.ts'
 import type { NounChanges, Nouns } from '../store/nouns.ts'
+import { countDevices } from './device-use.ts'
 import { writeNotice } from './notices.ts'
 import type { JobRow, JobStatus, JobTables } from './rows.ts'
 import { isActive, isFinal, type JobState, mayFollow, type Reason } from './states.ts'
@@ -29,10 +30,14 @@ export async function moveJob(
   assert(mayFollow(row.state, to), `a job does not go from ${row.state} to ${to}`)
   const { store } = jobs
   const nowMs = store.clock.unixMs()
-  const { cause: _, waitsFor: __, silentSinceMs: ___, silenceTold: ____, saveAskedMs, ...rest } = row.status
-  // What was asked of an attempt that is over is not asked of the next.
-  const kept = isActive(to) && saveAskedMs !== undefined ? { ...rest, saveAskedMs } : rest
   const isLeaving = isActive(row.state) && !isActive(to)
+  const { cause: _, waitsFor: __, silentSinceMs: ___, silenceTold: ____, ...rest } = row.status
+  const { saveAskedMs, countedMs, ...kept } = rest
+  // What was asked of an attempt that is over is not asked of the next; nor is its time counted on.
+  const ofAttempt = isActive(to) && {
+    ...(saveAskedMs !== undefined && { saveAskedMs }),
+    countedMs: isActive(row.state) ? (countedMs ?? row.since) : nowMs,
+  }
   return await store.transaction(async () => {
     const moved = await jobs.update(row, {
       state: to,
@@ -43,6 +48,7 @@ export async function moveJob(
       ...changes,
       status: {
         ...kept,
+        ...ofAttempt,
         ...(isFinal(to) && { endedMs: nowMs }),
         ...(to === 'stopping' && { cause: reason }),
         ...status,
@@ -51,7 +57,10 @@ export async function moveJob(
       },
     })
     if (moved === undefined) return undefined
-    if (isLeaving) await endAttempt(jobs, row, nowMs)
+    if (isLeaving) {
+      await endAttempt(jobs, row, nowMs)
+      await countDevices(store, row, nowMs)
+    }
     await recordEvent(store, {
       subject: row.id,
       project: row.project_id,

@@ -1,6 +1,6 @@
 import type { Migration } from '../store/migrations.ts'
 
-export const usageMigration: Migration = {
+const usageMigration: Migration = {
   name: '0510-usage',
   async up(db, { text, integer, real, json }) {
     // A gateway's own sums, written over again and again: the same write twice changes nothing.
@@ -50,3 +50,13 @@ export const usageMigration: Migration = {
     await db.schema.createIndex('budgets_by_project').on('budgets').columns(['project_id', 'id']).execute()
   },
 }
+
+/** Budgets bound the time of devices too. */
+const deviceBudgetsMigration: Migration = {
+  name: '0515-device-budgets',
+  async up(db, { real }) {
+    await db.schema.alterTable('budgets').addColumn('device_hours', real).execute()
+  },
+}
+
+export const usageMigrations: readonly Migration[] = [usageMigration, deviceBudgetsMigration]

@@ -39,6 +39,7 @@ export interface BudgetRow {
   readonly per: 'day' | 'month'
   readonly tokens: number | null
   readonly cost: number | null
+  readonly device_hours: number | null
 }
 
 interface UsageTables {

@@ -125,13 +125,15 @@ export async function budgetsOf(store: Store, project: string): Promise<BudgetVi
     .orderBy('id')
     .limit(budgetsMax)
     .execute()
-  return rows.map(({ id, key_id, per, tokens, cost }) => ({ id, key: key_id, per, tokens, cost }))
+  return rows.map(({ id, key_id, per, tokens, cost, device_hours }) => ({
+    ...{ id, key: key_id, per, tokens, cost, device_hours },
+  }))
 }
 
 /** The same again replaces what was: one budget for each holder and period. */
 export async function setBudget(store: Store, project: string, input: BudgetInput): Promise<BudgetView> {
-  const { key, per, tokens, cost } = input
-  const row = { project_id: project, key_id: key ?? null, per, tokens: tokens ?? null, cost: cost ?? null }
+  const { key, per, tokens = null, cost = null, device_hours = null } = input
+  const row = { project_id: project, key_id: key ?? null, per, tokens, cost, device_hours }
   return await store.transaction(async () => {
     const all = await budgetsOf(store, project)
     const same = all.find((one) => one.key === row.key_id && one.per === per)
@@ -143,7 +145,7 @@ export async function setBudget(store: Store, project: string, input: BudgetInpu
       .insertInto('budgets')
       .values({ id, ...row })
       .execute()
-    return { id, key: row.key_id, per, tokens: row.tokens, cost: row.cost }
+    return { id, key: row.key_id, per, tokens, cost, device_hours }
   })
 }
 
