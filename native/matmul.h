@@ -33,8 +33,11 @@ struct FloatTiles : Packing {
 
   static void packLeft(const Matrix& from, const Strips& strips) { packStrips<Packing, rows>(from, strips); }
 
-  /// sums [T][S] = left [steps][T] by right [steps][S], behind what `before` holds if it is there.
-  static void tile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride) {
+  /// sums [T][S] = left [steps][T] by right [steps][S], behind what `before` holds if it is there. Steps of the left
+  /// side lie `apart`, or its rows do.
+  template <bool byRows>
+  static void tile(const float* left, size_t apart, const float* right, size_t steps, const float* before, float* sums,
+                   size_t stride) {
     constexpr int vectors = width / lanes;
     Vector sum[rows][vectors];
     for (size_t t = 0; t < rows; t++)
@@ -45,7 +48,7 @@ struct FloatTiles : Packing {
       for (int v = 0; v < vectors; v++) w[v] = load(right + i * width + v * lanes);
 #pragma GCC unroll 12
       for (size_t t = 0; t < rows; t++) {
-        Vector x = splat(left[i * rows + t]);
+        Vector x = splat(byRows ? left[t * apart + i] : left[i * apart + t]);
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) sum[t][v] = fma(x, w[v], sum[t][v]);
       }
@@ -53,13 +56,18 @@ struct FloatTiles : Packing {
     for (size_t t = 0; t < rows; t++)
       for (int v = 0; v < vectors; v++) store(sums + t * stride + v * lanes, sum[t][v]);
   }
+
+  static void stripTile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride) {
+    tile<false>(left, rows, right, steps, before, sums, stride);
+  }
 };
 
 #if defined(__AVX512F__)
 
 /// The same over pairs of bfloat16, for CPUs that have the instruction.
 struct PairTiles : FloatTiles<PairLanes> {
-  __attribute__((target("avx512bf16"))) static void tile(const float* left, const float* right, size_t steps,
+  template <bool byRows>
+  __attribute__((target("avx512bf16"))) static void tile(const float* left, size_t apart, const float* right, size_t steps,
                                                          const float* before, float* sums, size_t stride) {
     __m512 sum[rows][2];
 #pragma GCC unroll 12
@@ -70,7 +78,7 @@ struct PairTiles : FloatTiles<PairLanes> {
       __m512bh second = (__m512bh)_mm512_loadu_si512(right + i * width + 16);
 #pragma GCC unroll 12
       for (size_t t = 0; t < rows; t++) {
-        __m512bh x = (__m512bh)_mm512_set1_ps(left[i * rows + t]);
+        __m512bh x = (__m512bh)_mm512_set1_ps(byRows ? left[t * apart + i] : left[i * apart + t]);
         sum[t][0] = _mm512_dpbf16_ps(sum[t][0], first, x);
         sum[t][1] = _mm512_dpbf16_ps(sum[t][1], second, x);
       }
@@ -79,7 +87,16 @@ struct PairTiles : FloatTiles<PairLanes> {
     for (size_t t = 0; t < rows; t++)
       for (int v = 0; v < 2; v++) _mm512_storeu_ps(sums + t * stride + v * 16, sum[t][v]);
   }
+
+  static void stripTile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride) {
+    tile<false>(left, rows, right, steps, before, sums, stride);
+  }
 };
+
+inline bool multipliesPairs() {
+  static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
+  return hasPairs;
+}
 
 #endif
 
@@ -191,7 +208,7 @@ inline void multiplyBlock(const Matrix& a, const MatmulPlan& plan, size_t piece,
     for (size_t strip = firstStrip; strip < endStrip; strip++)
       for (size_t tile = firstTile; tile < endTile; tile++) {
         float* own = whole ? memory.sums : memory.sums + (tile - firstTile) * T * stride + (strip - firstStrip) * S;
-        Tiles::tile(left + (tile - firstTile) * apart, memory.right + (strip * plan.steps + begin) * S, end - begin,
+        Tiles::stripTile(left + (tile - firstTile) * apart, memory.right + (strip * plan.steps + begin) * S, end - begin,
                     chunk > 0 ? own : nullptr, own, stride);
         if (chunk + 1 < plan.chunks) continue;
         behind.finish(tile * T, a.rows - tile * T < T ? a.rows - tile * T : T, strip * S, S, own, stride);
@@ -235,8 +252,7 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
 
 inline void matmulBF16(ggml_tensor* dst, int ith, int nth, void* userdata) {
 #if defined(__AVX512F__)
-  static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
-  if (hasPairs) return matmul<PairTiles>(dst, ith, nth, userdata);
+  if (multipliesPairs()) return matmul<PairTiles>(dst, ith, nth, userdata);
 #endif
   matmul<FloatTiles<RoundedLanes>>(dst, ith, nth, userdata);
 }

@@ -63,17 +63,22 @@ struct RoundedLanes {
 struct PairLanes {
   static constexpr size_t inputs = 2;
 
-  static Vector across(const Matrix& from, size_t row, size_t k, int count) {
-    VectorInt even = bfloatBits(from.across(row, k, count)), odd = bfloatBits(from.across(row, k + 1, count));
-    return (Vector)((VectorInt)((VectorUnsigned)even >> 16) | (odd & int32_t(0xffff0000)));
+  static Vector across(Vector even, Vector odd) {
+    return (Vector)((VectorInt)((VectorUnsigned)bfloatBits(even) >> 16) | (bfloatBits(odd) & int32_t(0xffff0000)));
   }
 
-  static Vector along(const Matrix& from, size_t row, size_t k) {
+  static Vector along(Vector first, Vector second) {
     alignas(64) static constexpr uint16_t upperHalves[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                                              33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-    __m512i first = (__m512i)bfloatBits(from.along(row, k)), second = (__m512i)bfloatBits(from.along(row, k + lanes));
-    return (Vector)_mm512_permutex2var_epi16(first, _mm512_load_si512(upperHalves), second);
+    return (Vector)_mm512_permutex2var_epi16((__m512i)bfloatBits(first), _mm512_load_si512(upperHalves),
+                                             (__m512i)bfloatBits(second));
   }
+
+  static Vector across(const Matrix& from, size_t row, size_t k, int count) {
+    return across(from.across(row, k, count), from.across(row, k + 1, count));
+  }
+
+  static Vector along(const Matrix& from, size_t row, size_t k) { return along(from.along(row, k), from.along(row, k + lanes)); }
 };
 
 /// Rows become columns.

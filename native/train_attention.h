@@ -1,293 +1,318 @@
 // Causal attention over whole sequences for training, forward and backward, without a matrix of all scores: one kv
 // head of one sequence at a time, a few rows of scores at a time. The backward pass computes them again.
 //
-// Legend: B sequences of T tokens, N = B T, H heads, G kv heads, D head width, R rows of a tile.
+// All products are the tiles of matmul.h, over floats or pairs of bfloat16; softmax is in floats.
+//
+// Legend: B sequences of J tokens, N = B J, H heads, G kv heads, D head width, T rows of a tile, S outputs of a strip,
+// R rows of a block. "along": a strip's inputs are those of a row; "across": they are rows.
 #pragma once
 
 #include "call.h"
-#include "simd.h"
-#include "tensor.h"
+#include "matmul.h"
 
 namespace {
 
-constexpr int trainRows = lanes == 16 ? 8 : 4;
-constexpr int trainVectors = 2;
-
 inline size_t padTo(size_t count, size_t step) { return (count + step - 1) / step * step; }
 
-/// c[r][0..columns) = sum over i in [from, to) of a[r * aRow + i * aInner] b[i][0..columns), R rows, in the order of i.
-/// Columns of b and c are whole pairs of vectors.
-template <bool added>
-inline void fewRows(const float* a, size_t aRow, size_t aInner, const float* b, size_t bStride, size_t from, size_t to,
-                    float* c, size_t cStride, size_t first, size_t columns) {
-  for (size_t column = first; column < columns; column += trainVectors * lanes) {
-    Vector sum[trainRows][trainVectors];
-#pragma GCC unroll 8
-    for (int r = 0; r < trainRows; r++)
-      for (int v = 0; v < trainVectors; v++) sum[r][v] = added ? load(c + r * cStride + column + v * lanes) : zero();
-    for (size_t i = from; i < to; i++) {
-      Vector w[trainVectors];
-      for (int v = 0; v < trainVectors; v++) w[v] = load(b + i * bStride + column + v * lanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < trainRows; r++) {
-        Vector x = splat(a[r * aRow + i * aInner]);
-        for (int v = 0; v < trainVectors; v++) sum[r][v] = fma(x, w[v], sum[r][v]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < trainRows; r++)
-      for (int v = 0; v < trainVectors; v++) store(c + r * cStride + column + v * lanes, sum[r][v]);
-  }
-}
-
-/// c[j][0..width) += sum over the R rows of a[r][j] b[r][0..width), for j in [from, to).
-inline void addOuter(const float* a, size_t aRow, const float* b, size_t bStride, size_t from, size_t to, float* c,
-                     size_t cStride, size_t width) {
-  for (size_t column = 0; column < width; column += trainVectors * lanes) {
-    Vector x[trainRows][trainVectors];
-#pragma GCC unroll 8
-    for (int r = 0; r < trainRows; r++)
-      for (int v = 0; v < trainVectors; v++) x[r][v] = load(b + r * bStride + column + v * lanes);
-    for (size_t j = from; j < to; j++) {
-      Vector sum[trainVectors];
-      for (int v = 0; v < trainVectors; v++) sum[v] = load(c + j * cStride + column + v * lanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < trainRows; r++) {
-        Vector weight = splat(a[r * aRow + j]);
-        for (int v = 0; v < trainVectors; v++) sum[v] = fma(weight, x[r][v], sum[v]);
-      }
-      for (int v = 0; v < trainVectors; v++) store(c + j * cStride + column + v * lanes, sum[v]);
-    }
-  }
-}
-
 struct TrainShape {
-  size_t sequences, tokens, heads, kvHeads, width, tokensPadded, widthPadded;
+  size_t sequences, tokens, heads, kvHeads, width;
   float scale;
 
   size_t perKv() const { return heads / kvHeads; }
 };
 
-/// Rows [T][D] of one head of one sequence of x [N, heads, D], wherever rows of x lie.
-inline const float* rowOf(const ggml_tensor* x, size_t row, size_t head) {
-  return reinterpret_cast<const float*>(static_cast<const char*>(x->data) + row * x->nb[2] + head * x->nb[1]);
+inline TrainShape trainShape(const Call* call, const ggml_tensor* q, const ggml_tensor* k) {
+  size_t sequences = size_t(call->params[0]);
+  return {sequences, size_t(q->ne[2]) / sequences, size_t(q->ne[1]), size_t(k->ne[1]), size_t(q->ne[0]), floatParam(call, 1)};
 }
 
-inline void copyRow(const float* from, size_t width, size_t padded, float* to) {
-  __builtin_memcpy(to, from, width * 4);
-  for (size_t d = width; d < padded; d++) to[d] = 0;
+/// Tokens [first, first + count) of one head of x [N, heads, D] as a matrix [count, D], wherever rows of x lie.
+inline Matrix headOf(const ggml_tensor* x, size_t head, size_t first, size_t count) {
+  const char* at = static_cast<const char*>(x->data) + first * x->nb[2] + head * x->nb[1];
+  return {reinterpret_cast<const float*>(at), count, size_t(x->ne[0]), x->nb[2] / 4, 1};
 }
 
-/// What one thread keeps of a head of a sequence.
-struct TrainScratch {
-  float *keys, *values;              // [T][D padded]
-  float *keysTurned, *valuesTurned;  // [D][T padded]
-  float *keySlopes, *valueSlopes;    // [T][D padded]
-  float *query, *slope;              // [R][D padded]
-  float *shares, *shareSlopes;       // [R][T padded]
-  float* mixed;                      // [R][D padded]
+inline Matrix turned(const Matrix& m) { return {m.data, m.inputs, m.rows, m.inputStride, m.rowStride}; }
 
-  static TrainScratch in(const TrainShape& shape, bool back, char* memory, size_t* bytes) {
+/// Keys that some row of a tile or block sees, counted within the sequence.
+struct Keys {
+  size_t from, end;
+
+  size_t firstStrip(size_t width) const { return from / width; }
+  size_t endStrip(size_t width) const { return quotientUp(end, width); }
+};
+
+/// What one thread keeps of a head of a sequence, and its products.
+template <class Tiles>
+struct HeadWork {
+  static constexpr size_t T = Tiles::rows, S = Tiles::width, in = Tiles::inputs;
+  const TrainShape& shape;
+  size_t blockRows;                              // R
+  size_t wide, padded, widthSteps, keySteps;     // J and D in whole strips; lanes along D, along all keys
+  float *keysAlong, *valuesAlong;                // [J / S][D lanes][S]
+  float *keysAcross, *valuesAcross;              // [D / S][J lanes][S]
+  float *queries, *slopes;                       // [R / T][D lanes][T]
+  float *queriesAcross, *slopesAcross;           // [D / S][R lanes][S]
+  float *shares, *shareSlopes;                   // [R][J]
+  float *rowLanes, *shareLanes, *slopeLanes;     // [R][J lanes]; [R lanes][J] twice; pairs only
+  float *keySlopes, *valueSlopes, *mixed;        // [J][D], [J][D], [T][D]
+  float factor[T];                               // what makes shares of a tile's row
+
+  HeadWork(const TrainShape& shape, bool back) : shape(shape) {
+    // Rows of a block are the inputs of the keys' gradients: many are quicker, while their scores stay in a cache.
+    blockRows = T * (!back ? 1 : T * 4 <= 48 && shape.tokens <= 1024 ? 4 : 2);
+    wide = padTo(padTo(shape.tokens, T), S), padded = padTo(shape.width, S);
+    widthSteps = quotientUp(shape.width, in), keySteps = wide / in;
+    size_t bytes = place(back, nullptr);
+    place(back, rw_thread_scratch(bytes));
+  }
+
+  size_t place(bool back, char* memory) {
     size_t at = 0;
     auto take = [&](size_t floats) {
       float* part = reinterpret_cast<float*>(memory + at);
       at += alignUp(floats * 4);
       return part;
     };
-    size_t rows = shape.tokens * shape.widthPadded, turned = shape.width * shape.tokensPadded;
-    TrainScratch scratch{};
-    scratch.values = take(rows);
-    scratch.keysTurned = take(turned);
-    if (back) {
-      scratch.keys = take(rows);
-      scratch.valuesTurned = take(turned);
-      scratch.keySlopes = take(rows);
-      scratch.valueSlopes = take(rows);
-      scratch.slope = take(trainRows * shape.widthPadded);
-      scratch.shareSlopes = take(trainRows * shape.tokensPadded);
+    keysAlong = take(wide * widthSteps);
+    (back ? keysAcross : valuesAcross) = take(padded * keySteps);
+    queries = take(blockRows * widthSteps);
+    shares = take(blockRows * wide);
+    rowLanes = in > 1 ? take(blockRows * keySteps) : back ? nullptr : shares;
+    mixed = take(T * padded);
+    if (!back) return at;
+    valuesAlong = take(wide * widthSteps);
+    slopes = take(blockRows * widthSteps);
+    queriesAcross = take(padded * blockRows / in), slopesAcross = take(padded * blockRows / in);
+    shareSlopes = take(blockRows * wide);
+    shareLanes = in > 1 ? take(blockRows / in * wide) : shares;
+    slopeLanes = in > 1 ? take(blockRows / in * wide) : shareSlopes;
+    if (in == 1) rowLanes = shareSlopes;
+    keySlopes = take(wide * padded), valueSlopes = take(wide * padded);
+    return at;
+  }
+
+  /// Right sides whose strips are tokens, or dimensions.
+  void packRight(const Matrix& rows, size_t steps, float* to) const {
+    packStrips<Tiles, S>(rows, {0, quotientUp(rows.rows, S), 0, steps, to, steps * S});
+  }
+
+  void packLeft(const Matrix& rows, float* to) const {
+    packStrips<Tiles, T>(rows, {0, quotientUp(rows.rows, T), 0, widthSteps, to, widthSteps * T});
+  }
+
+  /// Products of a tile's rows with keys or values: [T][J].
+  void alongKeys(const float* left, const float* right, const Keys& keys, float* to) const {
+    for (size_t strip = keys.firstStrip(S); strip < keys.endStrip(S); strip++)
+      Tiles::template tile<false>(left, T, right + strip * widthSteps * S, widthSteps, nullptr, to + strip * S, wide);
+  }
+
+  /// Sums over keys of a tile's rows: mixed [T][D].
+  void overKeys(size_t tile, const float* right, const Keys& keys) const {
+    size_t begin = keys.from / in, end = quotientUp(keys.end, in);
+    for (size_t column = 0; column < padded; column += S)
+      Tiles::template tile<true>(rowLanes + tile * T * keySteps + begin, keySteps,
+                                 right + column * keySteps + begin * S, end - begin, nullptr, mixed + column, padded);
+  }
+
+  /// Sums over a block's rows, for each of its keys; `lanes` [R lanes][J].
+  void overRows(const float* lanes, const float* right, size_t first, const Keys& keys, float* to) const {
+    size_t steps = blockRows / in;
+    for (size_t key = keys.from / T * T; key < keys.end; key += T) {
+      // Rows before a key do not see it.
+      size_t begin = key > first ? (key - first) / in : 0;
+      for (size_t column = 0; column < padded; column += S) {
+        float* sums = to + key * padded + column;
+        Tiles::template tile<false>(lanes + begin * wide + key, wide, right + column * steps + begin * S, steps - begin, sums,
+                                    sums, padded);
+      }
     }
-    scratch.query = take(trainRows * shape.widthPadded);
-    scratch.mixed = take(trainRows * shape.widthPadded);
-    scratch.shares = take(trainRows * shape.tokensPadded);
-    *bytes = at;
-    return scratch;
+  }
+
+  /// Scores of a tile become weights of which `factor` makes shares: exponentials over what a row sees, zero elsewhere.
+  void weigh(const int32_t* firsts, size_t row, size_t token, const Keys& keys, float* scores) {
+    for (size_t t = 0; t < T; t++) {
+      float* own = scores + t * wide;
+      bool real = token + t < shape.tokens;
+      size_t first = real ? size_t(firsts[row + token + t]) - row : 0, end = real ? token + t + 1 : 0;
+      size_t from = keys.firstStrip(S) * S, to = keys.endStrip(S) * S;
+      auto seen = [&](size_t j) {
+        Vector value = load(own + j);
+        if (j >= first && j + lanes <= end) return value;
+        return keepRange(value, int(j), int(first), int(end), -__builtin_inff());
+      };
+      Vector best = splat(-1e30f);
+      for (size_t j = from; j < to; j += lanes) best = maximum(seen(j), best);
+      float scale = shape.scale * log2e;
+      Vector sum = zero(), highest = splat(-maximumLane(best) * scale);
+      for (size_t j = from; j < to; j += lanes) {
+        Vector weight = exp2(fma(seen(j), splat(scale), highest));
+        store(own + j, weight);
+        sum = sum + weight;
+      }
+      factor[t] = real ? 1.0f / sumLanes(sum) : 0.0f;
+    }
+  }
+
+  /// Shares of a tile and their gradients, in place: dS = share (gradient - mean gradient) scale. Zero where the block
+  /// sees something and the tile does not.
+  void slope(const Keys& keys, const Keys& block, float* ownShares, float* ownSlopes) const {
+    size_t from = keys.firstStrip(S) * S, to = keys.endStrip(S) * S, all = block.endStrip(S) * S;
+    size_t start = block.from / T * T < block.firstStrip(S) * S ? block.from / T * T : block.firstStrip(S) * S;
+    for (size_t t = 0; t < T; t++) {
+      float *share = ownShares + t * wide, *slope = ownSlopes + t * wide;
+      Vector sum = zero();
+      for (size_t j = from; j < to; j += lanes) {
+        Vector value = load(share + j) * factor[t];
+        store(share + j, value);
+        sum = fma(value, load(slope + j), sum);
+      }
+      float mean = sumLanes(sum);
+      for (size_t j = from; j < to; j += lanes) store(slope + j, load(share + j) * (load(slope + j) - mean) * shape.scale);
+      for (size_t j = start; j < from; j++) share[j] = slope[j] = 0;
+      for (size_t j = to; j < all; j++) share[j] = slope[j] = 0;
+    }
+  }
+
+  /// Rows [T][J] as lanes along the keys that they see.
+  void laneRows(const float* rows, size_t tile, const Keys& keys) const {
+    if constexpr (in > 1)
+      for (size_t t = tile * T; t < (tile + 1) * T; t++)
+        for (size_t j = keys.firstStrip(S) * S; j < keys.endStrip(S) * S; j += in * lanes)
+          store(rowLanes + t * keySteps + j / in, Tiles::along(load(rows + t * wide + j), load(rows + t * wide + j + lanes)));
+  }
+
+  /// Rows of a block as lanes of two rows each.
+  void laneColumns(const float* rows, const Keys& block, float* to) const {
+    if constexpr (in > 1)
+      for (size_t r = 0; r < blockRows; r += in)
+        for (size_t j = block.from / T * T / lanes * lanes; j < block.endStrip(S) * S; j += lanes)
+          store(to + r / in * wide + j, Tiles::across(load(rows + r * wide + j), load(rows + (r + 1) * wide + j)));
   }
 };
 
-/// A head's rows as they are and turned; either may be left out.
-inline void gatherHead(const TrainShape& shape, const ggml_tensor* x, size_t row, size_t head, float* rows, float* turned) {
-  for (size_t t = 0; t < shape.tokens; t++) {
-    const float* from = rowOf(x, row + t, head);
-    if (rows) copyRow(from, shape.width, shape.widthPadded, rows + t * shape.widthPadded);
-    if (turned)
-      for (size_t d = 0; d < shape.width; d++) turned[d * shape.tokensPadded + t] = from[d];
-  }
-  if (!turned) return;
-  for (size_t d = 0; d < shape.width; d++)
-    for (size_t t = shape.tokens; t < shape.tokensPadded; t++) turned[d * shape.tokensPadded + t] = 0;
+/// Keys that rows [token, token + count) see; firsts never fall from one token to the next.
+inline Keys keysOf(const TrainShape& shape, const int32_t* firsts, size_t row, size_t token, size_t count) {
+  return {size_t(firsts[row + token]) - row, token + count < shape.tokens ? token + count : shape.tokens};
 }
 
-/// R rows of x from token t on, zeros behind the last token.
-inline void gatherTile(const TrainShape& shape, const ggml_tensor* x, size_t row, size_t t, size_t head, float factor,
-                       float* to) {
-  for (size_t r = 0; r < trainRows; r++) {
-    float* own = to + r * shape.widthPadded;
-    for (size_t d = 0; d < shape.widthPadded; d++) own[d] = 0;
-    if (t + r >= shape.tokens) continue;
-    const float* from = rowOf(x, row + t + r, head);
-    for (size_t d = 0; d < shape.width; d++) own[d] = from[d] * factor;
-  }
-}
-
-/// Columns that some row of a tile sees: whole pairs of vectors.
-struct Columns {
-  size_t from, end;      // [from, end) of the tile
-  size_t first, padded;  // the same in whole steps
-};
-
-inline Columns columnsOf(const TrainShape& shape, const int32_t* firsts, size_t row, size_t t) {
-  Columns columns{};
-  columns.end = t + trainRows < shape.tokens ? t + trainRows : shape.tokens;
-  // Firsts never fall from one token to the next.
-  columns.from = size_t(firsts[row + t]) - row;
-  columns.first = columns.from / (trainVectors * lanes) * (trainVectors * lanes);
-  columns.padded = padTo(columns.end, trainVectors * lanes);
-  return columns;
-}
-
-/// Scores of a tile become shares: softmax over what each row sees, zero elsewhere.
-inline void sharesOf(const TrainShape& shape, const int32_t* firsts, size_t row, size_t t, const Columns& columns,
-                     float* shares) {
-  for (size_t r = 0; r < trainRows; r++) {
-    float* own = shares + r * shape.tokensPadded;
-    bool real = t + r < shape.tokens;
-    int first = real ? int(firsts[row + t + r] - int32_t(row)) : 0, end = real ? int(t + r + 1) : 0;
-    Vector best = splat(-1e30f);
-    for (size_t j = columns.first; j < columns.padded; j += lanes) {
-      Vector seen = keepRange(load(own + j), int(j), first, end, -__builtin_inff());
-      store(own + j, seen);
-      best = maximum(seen, best);
-    }
-    float highest = maximumLane(best);
-    Vector sum = zero();
-    for (size_t j = columns.first; j < columns.padded; j += lanes) {
-      Vector weight = exp2(load(own + j) - highest);
-      store(own + j, weight);
-      sum = sum + weight;
-    }
-    float inverse = real ? 1.0f / sumLanes(sum) : 0.0f;
-    for (size_t j = columns.first; j < columns.padded; j += lanes) store(own + j, load(own + j) * inverse);
-  }
-}
-
-/// The shares of a tile of queries.
-inline void tileShares(const TrainShape& shape, const ggml_tensor* q, const int32_t* firsts, size_t row, size_t t,
-                       size_t head, const Columns& columns, const TrainScratch& scratch) {
-  gatherTile(shape, q, row, t, head, shape.scale * log2e, scratch.query);
-  fewRows<false>(scratch.query, shape.widthPadded, 1, scratch.keysTurned, shape.tokensPadded, 0, shape.width,
-                 scratch.shares, shape.tokensPadded, columns.first, columns.padded);
-  sharesOf(shape, firsts, row, t, columns, scratch.shares);
-}
-
-inline TrainShape trainShape(const Call* call, const ggml_tensor* q, const ggml_tensor* k) {
-  TrainShape shape;
-  shape.sequences = size_t(call->params[0]);
-  shape.scale = floatParam(call, 1);
-  shape.width = q->ne[0];
-  shape.heads = q->ne[1];
-  shape.kvHeads = k->ne[1];
-  shape.tokens = q->ne[2] / shape.sequences;
-  shape.tokensPadded = padTo(shape.tokens, trainVectors * lanes);
-  shape.widthPadded = padTo(shape.width, trainVectors * lanes);
-  return shape;
-}
-
-/// dst F32 [N, H D]. Sources: q F32 [N, H, D], k and v [N, G, D] (rows may be strided), I32 [N] first row that each
-/// sees, never falling within a sequence. Params: B, scale as float bits.
-inline void causalAttention(ggml_tensor* dst, int, int nth, void* userdata) {
-  Call* call = static_cast<Call*>(userdata);
-  const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
+template <class Tiles>
+inline void attendHead(HeadWork<Tiles>& work, ggml_tensor* dst, size_t row, size_t head) {
+  constexpr size_t T = Tiles::rows;
+  const TrainShape& shape = work.shape;
   const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
+  for (size_t token = 0; token < shape.tokens; token += T) {
+    size_t count = shape.tokens - token < T ? shape.tokens - token : T;
+    Keys keys = keysOf(shape, firsts, row, token, count);
+    work.packLeft(headOf(dst->src[0], head, row + token, count), work.queries);
+    work.alongKeys(work.queries, work.keysAlong, keys, work.shares);
+    work.weigh(firsts, row, token, keys, work.shares);
+    work.laneRows(work.shares, 0, keys);
+    work.overKeys(0, work.valuesAcross, keys);
+    for (size_t t = 0; t < count; t++) {
+      float* to = static_cast<float*>(dst->data) + ((row + token + t) * shape.heads + head) * shape.width;
+      for (size_t d = 0; d < shape.width; d += lanes) {
+        int left = shape.width - d < size_t(lanes) ? int(shape.width - d) : lanes;
+        store(to + d, load(work.mixed + t * work.padded + d) * work.factor[t], left);
+      }
+    }
+  }
+}
+
+template <class Tiles>
+inline void attendBackBlock(HeadWork<Tiles>& work, ggml_tensor* dst, const ggml_tensor* slope, size_t row, size_t head,
+                            size_t first) {
+  constexpr size_t T = Tiles::rows;
+  const TrainShape& shape = work.shape;
+  const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
+  size_t count = shape.tokens - first < work.blockRows ? shape.tokens - first : work.blockRows;
+  Keys block = keysOf(shape, firsts, row, first, count);
+  Matrix queries = headOf(dst->src[0], head, row + first, count), slopes = headOf(slope, head, row + first, count);
+  work.packLeft(queries, work.queries), work.packLeft(slopes, work.slopes);
+  size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
+  for (size_t tile = 0; tile * T < work.blockRows; tile++) {
+    size_t at = tile * T, rows = at >= count ? 0 : count - at < T ? count - at : T;
+    float *shares = work.shares + at * work.wide, *shareSlopes = work.shareSlopes + at * work.wide;
+    Keys keys = rows ? keysOf(shape, firsts, row, first + at, rows) : Keys{0, 0};
+    work.alongKeys(work.queries + at * work.widthSteps, work.keysAlong, keys, shares);
+    work.alongKeys(work.slopes + at * work.widthSteps, work.valuesAlong, keys, shareSlopes);
+    work.weigh(firsts, row, first + at, keys, shares);
+    work.slope(keys, block, shares, shareSlopes);
+    if (rows == 0) continue;
+    work.laneRows(work.shareSlopes, tile, keys);
+    work.overKeys(tile, work.keysAcross, keys);
+    for (size_t t = 0; t < rows; t++)
+      __builtin_memcpy(static_cast<float*>(dst->data) + (row + first + at + t) * stride + head * shape.width,
+                       work.mixed + t * work.padded, shape.width * 4);
+  }
+  work.packRight(turned(queries), work.blockRows / Tiles::inputs, work.queriesAcross);
+  work.packRight(turned(slopes), work.blockRows / Tiles::inputs, work.slopesAcross);
+  work.laneColumns(work.shares, block, work.shareLanes), work.laneColumns(work.shareSlopes, block, work.slopeLanes);
+  work.overRows(work.shareLanes, work.slopesAcross, first, block, work.valueSlopes);
+  work.overRows(work.slopeLanes, work.queriesAcross, first, block, work.keySlopes);
+}
+
+template <class Tiles>
+inline void attend(ggml_tensor* dst, Call* call, int nth) {
+  const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
   TrainShape shape = trainShape(call, q, k);
-  size_t bytes;
-  TrainScratch::in(shape, false, nullptr, &bytes);
-  TrainScratch scratch = TrainScratch::in(shape, false, rw_thread_scratch(bytes), &bytes);
+  HeadWork<Tiles> work(shape, false);
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
     size_t row = piece / shape.kvHeads * shape.tokens, group = piece % shape.kvHeads;
-    gatherHead(shape, k, row, group, nullptr, scratch.keysTurned);
-    gatherHead(shape, v, row, group, scratch.values, nullptr);
-    for (size_t head = group * shape.perKv(); head < (group + 1) * shape.perKv(); head++)
-      for (size_t t = 0; t < shape.tokens; t += trainRows) {
-        Columns columns = columnsOf(shape, firsts, row, t);
-        tileShares(shape, q, firsts, row, t, head, columns, scratch);
-        fewRows<false>(scratch.shares, shape.tokensPadded, 1, scratch.values, shape.widthPadded, columns.from, columns.end,
-                       scratch.mixed, shape.widthPadded, 0, shape.widthPadded);
-        for (size_t r = 0; r < trainRows && t + r < shape.tokens; r++) {
-          float* to = static_cast<float*>(dst->data) + ((row + t + r) * shape.heads + head) * shape.width;
-          __builtin_memcpy(to, scratch.mixed + r * shape.widthPadded, shape.width * 4);
-        }
-      }
+    work.packRight(headOf(k, group, row, shape.tokens), work.widthSteps, work.keysAlong);
+    work.packRight(turned(headOf(v, group, row, shape.tokens)), work.keySteps, work.valuesAcross);
+    for (size_t head = group * shape.perKv(); head < (group + 1) * shape.perKv(); head++) attendHead(work, dst, row, head);
   }
   leave(call, nth);
 }
 
-/// dS = shares * (dShares - their mean), in place of the slopes of the shares.
-inline void softmaxSlopes(const TrainShape& shape, const Columns& columns, const TrainScratch& scratch) {
-  for (size_t r = 0; r < trainRows; r++) {
-    float* slopes = scratch.shareSlopes + r * shape.tokensPadded;
-    const float* shares = scratch.shares + r * shape.tokensPadded;
-    Vector sum = zero();
-    for (size_t j = columns.first; j < columns.padded; j += lanes) sum = fma(load(shares + j), load(slopes + j), sum);
-    float mean = sumLanes(sum);
-    for (size_t j = columns.first; j < columns.padded; j += lanes)
-      store(slopes + j, load(shares + j) * (load(slopes + j) - mean) * shape.scale);
+template <class Tiles>
+inline void attendBack(ggml_tensor* dst, Call* call, int nth) {
+  const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
+  TrainShape shape = trainShape(call, q, k);
+  // The result's gradient, as heads.
+  ggml_tensor slope = *dst->src[4];
+  slope.nb[2] = slope.nb[1];
+  slope.nb[1] = shape.width * 4;
+  slope.ne[0] = shape.width;
+  size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
+  HeadWork<Tiles> work(shape, true);
+  for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
+    size_t row = piece / shape.kvHeads * shape.tokens, group = piece % shape.kvHeads;
+    Matrix keys = headOf(k, group, row, shape.tokens), values = headOf(v, group, row, shape.tokens);
+    work.packRight(keys, work.widthSteps, work.keysAlong), work.packRight(values, work.widthSteps, work.valuesAlong);
+    work.packRight(turned(keys), work.keySteps, work.keysAcross);
+    for (size_t i = 0; i < work.wide * work.padded; i++) work.keySlopes[i] = work.valueSlopes[i] = 0;
+    for (size_t head = group * shape.perKv(); head < (group + 1) * shape.perKv(); head++)
+      for (size_t first = 0; first < shape.tokens; first += work.blockRows)
+        attendBackBlock(work, dst, &slope, row, head, first);
+    for (size_t t = 0; t < shape.tokens; t++) {
+      float* to = static_cast<float*>(dst->data) + (row + t) * stride + (shape.heads + group) * shape.width;
+      __builtin_memcpy(to, work.keySlopes + t * work.padded, shape.width * 4);
+      __builtin_memcpy(to + shape.kvHeads * shape.width, work.valueSlopes + t * work.padded, shape.width * 4);
+    }
   }
+  leave(call, nth);
+}
+
+/// dst F32 [N, H D]. Sources: q F32 [N, H, D], k and v [N, G, D] (rows may be strided), I32 [N] first row that each
+/// sees, never falling within a sequence. Params: B, scale as float bits, multiplied in bfloat16 where the machine can.
+inline void causalAttention(ggml_tensor* dst, int, int nth, void* userdata) {
+  Call* call = static_cast<Call*>(userdata);
+#if defined(__AVX512F__)
+  if (call->params[2] && multipliesPairs()) return attend<PairTiles>(dst, call, nth);
+#endif
+  attend<FloatTiles<FloatLanes>>(dst, call, nth);
 }
 
 /// dst F32 [N, (H + 2 G) D]: gradients of q, k and v side by side. Sources: those of causal_attention, then the
 /// gradient of its result [N, H D]. Params: the same.
 inline void causalAttentionBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
-  const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
-  const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
-  TrainShape shape = trainShape(call, q, k);
-  // The result's gradient, as heads.
-  ggml_tensor slope = *dst->src[4];
-  slope.nb[2] = slope.nb[1];
-  slope.nb[1] = shape.width * 4;
-  size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width, bytes;
-  TrainScratch::in(shape, true, nullptr, &bytes);
-  TrainScratch scratch = TrainScratch::in(shape, true, rw_thread_scratch(bytes), &bytes);
-  size_t padded = shape.widthPadded, wide = shape.tokensPadded;
-  for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
-    size_t row = piece / shape.kvHeads * shape.tokens, group = piece % shape.kvHeads;
-    gatherHead(shape, k, row, group, scratch.keys, scratch.keysTurned);
-    gatherHead(shape, v, row, group, nullptr, scratch.valuesTurned);
-    for (size_t i = 0; i < shape.tokens * padded; i++) scratch.keySlopes[i] = scratch.valueSlopes[i] = 0;
-    float* out = static_cast<float*>(dst->data) + row * stride;
-    for (size_t head = group * shape.perKv(); head < (group + 1) * shape.perKv(); head++)
-      for (size_t t = 0; t < shape.tokens; t += trainRows) {
-        Columns columns = columnsOf(shape, firsts, row, t);
-        tileShares(shape, q, firsts, row, t, head, columns, scratch);
-        gatherTile(shape, &slope, row, t, head, 1.0f, scratch.slope);
-        addOuter(scratch.shares, wide, scratch.slope, padded, columns.from, columns.end, scratch.valueSlopes, padded, padded);
-        fewRows<false>(scratch.slope, padded, 1, scratch.valuesTurned, wide, 0, shape.width, scratch.shareSlopes, wide,
-                       columns.first, columns.padded);
-        softmaxSlopes(shape, columns, scratch);
-        fewRows<false>(scratch.shareSlopes, wide, 1, scratch.keys, padded, columns.from, columns.end, scratch.mixed, padded, 0,
-                       padded);
-        gatherTile(shape, q, row, t, head, 1.0f, scratch.query);
-        addOuter(scratch.shareSlopes, wide, scratch.query, padded, columns.from, columns.end, scratch.keySlopes, padded, padded);
-        for (size_t r = 0; r < trainRows && t + r < shape.tokens; r++)
-          __builtin_memcpy(out + (t + r) * stride + head * shape.width, scratch.mixed + r * padded, shape.width * 4);
-      }
-    for (size_t t = 0; t < shape.tokens; t++) {
-      float* keys = out + t * stride + (shape.heads + group) * shape.width;
-      __builtin_memcpy(keys, scratch.keySlopes + t * padded, shape.width * 4);
-      __builtin_memcpy(keys + shape.kvHeads * shape.width, scratch.valueSlopes + t * padded, shape.width * 4);
-    }
-  }
-  leave(call, nth);
+#if defined(__AVX512F__)
+  if (call->params[2] && multipliesPairs()) return attendBack<PairTiles>(dst, call, nth);
+#endif
+  attendBack<FloatTiles<FloatLanes>>(dst, call, nth);
 }
 
 }  // namespace

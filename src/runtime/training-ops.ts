@@ -30,7 +30,7 @@ export class TrainingOps extends ViewOps {
     const [tokens, heads, width] = q.shape as [number, number, number]
     const shape = [tokens, heads * width]
     const inputs = [q, k, v, first]
-    const pointer = this.kernelOp('causal_attention', { ...attributes }, shape, inputs)
+    const pointer = this.kernelOp('causal_attention', this.#attention(attributes), shape, inputs)
     assert(pointer !== undefined, 'causal attention is asked for where kernels are')
     return this.make('causalAttention', pointer, shape, inputs, attributes)
   }
@@ -41,9 +41,13 @@ export class TrainingOps extends ViewOps {
     const [tokens, heads, width] = q.shape as [number, number, number]
     const shape = [tokens, (heads + 2 * k.shape[1]!) * width]
     const inputs = [...y.inputs, dy]
-    const pointer = this.kernelOp('causal_attention_back', { ...y.attributes }, shape, inputs)
+    const pointer = this.kernelOp('causal_attention_back', this.#attention(y.attributes), shape, inputs)
     assert(pointer !== undefined, 'causal attention is differentiated where kernels are')
     return this.make('causalAttentionBack', pointer, shape, inputs, {})
+  }
+
+  #attention(attributes: CausalAttributes) {
+    return { ...attributes, pairs: this.precision === 'bf16' ? 1 : 0 }
   }
 
   geluBack(dy: Tensor, x: Tensor) {
