@@ -2,10 +2,11 @@
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { openCredential } from '../control/credentials/credentials.ts'
 import { moveDeployments } from '../control/deployments/move.ts'
 import { JobFolders } from '../control/jobs/folders.ts'
 import { Jobs } from '../control/jobs/jobs.ts'
-import { LocalWorkplace } from '../control/jobs/launch.ts'
+import { LocalWorkplace, type LocalWorkplaceOptions } from '../control/jobs/launch.ts'
 import { startJobLoop } from '../control/jobs/loop.ts'
 import { machineRoutes } from '../control/jobs/machine-routes.ts'
 import { ensureCluster } from '../control/jobs/machines.ts'
@@ -59,7 +60,9 @@ export class JobRoom {
       checkBudget: (project) => checkDeviceBudgets(context.store, project),
       checkTraining: (file) => void parseTrainingJob(file, folder),
     })
-    this.#clusters = new Map([[this.cluster, localParts(folder, folders, workspaces, providing)]])
+    const registry = async (project: string, name: string) =>
+      await openCredential(context, project, name, 'docker')
+    this.#clusters = new Map([[this.cluster, localParts(folder, folders, workspaces, providing, registry)]])
     this.routes = [
       jobRoutes({ jobs: this.jobs, clusters: this.#clusters, folders }),
       machineRoutes({ wake, moveDeployments: (lost) => moveDeployments(context.store, lost, cluster) }),
@@ -87,11 +90,13 @@ function localParts(
   folders: JobFolders,
   workspaces: Workspaces,
   providing: Providing,
+  registry: NonNullable<LocalWorkplaceOptions['registry']>,
 ): ServedCluster {
   const launcher = new LocalLauncher({ root: join(folder, 'runs'), wrapper: wrapperEntry() })
   const workplace = new LocalWorkplace({
     folders,
     trainer: ownCommand(),
+    registry,
     unpack: async ({ id, name, project_id, spec }, into) => {
       if (spec.workspace !== undefined) await workspaces.unpack(project_id, spec.workspace, into)
       await provide(providing, project_id, { id, label: `job ${name}` }, spec.file, into)

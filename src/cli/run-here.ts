@@ -80,7 +80,7 @@ async function placeOf(job: RunJob, folder: string, onNote: (text: string) => vo
     stepsDone: own?.step ?? 0,
     masterAddress: '127.0.0.1',
     masterPort: await freePort(),
-    worldSize: job.processes,
+    worldSize: job.nodes * job.processes,
   }
 }
 
@@ -132,7 +132,7 @@ class HereRun {
     this.#line = line
     this.#emit = emit
     this.#stepsDone = place.stepsDone
-    this.#offsets = Array.from({ length: job.processes }, () => 0)
+    this.#offsets = Array.from({ length: place.worldSize }, () => 0)
     // Its own file says that this attempt happened, also when the program uses no SDK.
     writeFileSync(eventsFile(place.output, place.attempt, 0), '', { flag: 'a' })
     this.#children = this.#offsets.map((_, rank) => this.#spawn(workspace, rank))
@@ -141,7 +141,7 @@ class HereRun {
 
   #spawn(workspace: string, rank: number): ChildProcess {
     const { run, env, processes } = this.#job
-    const isAlone = processes === 1
+    const isAlone = this.#place.worldSize === 1
     const child = spawn(run[0]!, run.slice(1), {
       cwd: workspace,
       env: {
@@ -149,7 +149,7 @@ class HereRun {
         ...env,
         ...withPythonSdk(env.PYTHONPATH ?? process.env.PYTHONPATH),
         ...sharedEnvironment(this.#place),
-        ...rankEnvironment(this.#place, rank, rank, processes),
+        ...rankEnvironment(this.#place, rank, rank % processes, processes),
       },
       // With --json, stdout is for events.
       stdio: isAlone ? ['ignore', this.#emit ? 2 : 'inherit', 'inherit'] : ['ignore', 'pipe', 'pipe'],

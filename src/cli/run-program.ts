@@ -27,6 +27,11 @@ export async function runProgram(given: object, folder: string, flags: RunProgra
     })
   }
   const job = parseRunJob({ ...given, ...(flags.out !== undefined && { out: resolve(flags.out) }) })
+  if (job.image !== undefined)
+    throw new UserError('--here starts programs of this machine, and this job names an image.', {
+      failure: 'usage',
+      fix: 'Give it to the service: ropeway job run -f FILE; or leave out image.',
+    })
   const stop = shutdownSignal()
   const emit = (event: Record<string, unknown>) => process.stdout.write(`${JSON.stringify(event)}\n`)
   try {

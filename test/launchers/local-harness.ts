@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:f
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { LocalLauncher } from '../../src/control/launchers/local/local-launcher.ts'
+import { LocalLauncher, type LocalLauncherOptions } from '../../src/control/launchers/local/local-launcher.ts'
 import type { LauncherHarness, Programs } from './suite.ts'
 
 const wrapper = new URL('../../src/cli/run-wrapper.ts', import.meta.url)
@@ -15,12 +15,12 @@ export interface LocalHarness extends LauncherHarness {
   script(text: string): string[]
 }
 
-export async function openLocal(): Promise<LocalHarness> {
+export async function openLocal(options: Pick<LocalLauncherOptions, 'engine'> = {}): Promise<LocalHarness> {
   const base = mkdtempSync(join(tmpdir(), 'ropeway-launcher-'))
   const folder = join(base, 'work')
   const root = join(base, 'runs')
   mkdirSync(folder)
-  const restarted = () => new LocalLauncher({ root, devices: { h100: 2, cpu: 4 }, wrapper })
+  const restarted = () => new LocalLauncher({ root, devices: { h100: 2, cpu: 4 }, wrapper, ...options })
   const launcher = restarted()
   const until = async (condition: () => Promise<boolean>) => {
     const endMs = performance.now() + waitMsMax

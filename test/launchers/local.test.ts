@@ -19,7 +19,7 @@ import {
 import { type LocalHarness, openLocal } from './local-harness.ts'
 import { launcherSuite } from './suite.ts'
 
-launcherSuite('local', openLocal)
+launcherSuite('local', () => openLocal())
 
 const onLinux = process.platform === 'linux'
 

@@ -7,6 +7,9 @@ const argumentsMax = 1000
 const argumentCharactersMax = 100_000
 const variablesMax = 200
 export const processesMax = 256
+export const nodesMax = 256
+/** Of all machines of a job. */
+const ranksMax = 1024
 
 const argument = z
   .string()
@@ -55,25 +58,72 @@ export const durationMs = z.union([
 
 const path = z.string().min(1).max(4096)
 
-export const runJob = z.strictObject({
-  name: z
-    .string()
-    .max(63)
-    .regex(/^[a-z0-9][a-z0-9._-]*$/i)
-    .default('job'),
-  run: command,
-  /** The working directory. */
-  workspace: path.default('.'),
-  data: path.optional(),
-  /** A checkpoint to start from. */
-  from: path.optional(),
-  env: environment.default({}),
-  /** Ranks on each machine. */
-  processes: z.int().min(1).max(processesMax).default(1),
-  /** Between SIGTERM and SIGKILL. */
-  grace: durationMs.default(30_000),
-  out: path.default('out'),
-})
+const byteUnits = { k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 } as const
+
+/** `512m`, `8g`: bytes. */
+const size = z
+  .string()
+  .regex(/^[1-9]\d{0,5}[kmgt]$/i, 'it takes a size such as 512m or 8g')
+  .transform(
+    (text) => Number(text.slice(0, -1)) * byteUnits[text.at(-1)!.toLowerCase() as keyof typeof byteUnits],
+  )
+
+/** Name, tag and digest of an image (OCI distribution specification, "pulling manifests"), as podman and docker take it. */
+const image = z
+  .string()
+  .max(500)
+  .regex(
+    /^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$/,
+    'it is no name of an image, such as docker.io/library/python:3.12',
+  )
+
+/** What a container gets; only with `image`. */
+const containerFields = {
+  /** A credential of kind docker, to fetch the image. */
+  registry: z.string().min(1).max(63).optional(),
+  /** Ranks that talk to each other need `host`, which several have without being asked. */
+  network: z.enum(['none', 'bridge', 'host']).optional(),
+  memory: size.optional(),
+  cpus: z.number().min(0.1).max(1024).optional(),
+  shared_memory: size.optional(),
+}
+
+export const runJob = z
+  .strictObject({
+    name: z
+      .string()
+      .max(63)
+      .regex(/^[a-z0-9][a-z0-9._-]*$/i)
+      .default('job'),
+    run: command,
+    /** The working directory. */
+    workspace: path.default('.'),
+    data: path.optional(),
+    /** A checkpoint to start from. */
+    from: path.optional(),
+    env: environment.default({}),
+    /** The command runs in a container of it. */
+    image: image.optional(),
+    ...containerFields,
+    /** Machines; each starts so many `processes`, all at once or none. */
+    nodes: z.int().min(1).max(nodesMax).default(1),
+    /** Ranks on each machine. */
+    processes: z.int().min(1).max(processesMax).default(1),
+    /** Between SIGTERM and SIGKILL. */
+    grace: durationMs.default(30_000),
+    out: path.default('out'),
+  })
+  .superRefine((job, context) => {
+    if (job.nodes * job.processes > ranksMax)
+      context.addIssue({
+        code: 'custom',
+        path: ['nodes'],
+        message: `all nodes together have more than ${ranksMax} processes`,
+      })
+    for (const name of Object.keys(containerFields) as (keyof typeof containerFields)[])
+      if (job.image === undefined && job[name] !== undefined)
+        context.addIssue({ code: 'custom', path: [name], message: 'it is for a job with an image' })
+  })
 
 export type RunJob = z.output<typeof runJob>
 

@@ -70,7 +70,7 @@ export function withPythonSdk(path: string | undefined): Record<string, string> 
 }
 
 /** The SDKs lie in the package, above the sources and above what is built of them. */
-function sdkFolder(language: string): string | undefined {
+export function sdkFolder(language: string): string | undefined {
   for (let folder = import.meta.dirname; ; folder = dirname(folder)) {
     const candidate = join(folder, 'sdk', language)
     if (existsSync(candidate)) return candidate

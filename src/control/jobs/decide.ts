@@ -133,8 +133,8 @@ function conclude(job: AttemptView, { members }: Observation, progress: Progress
   if (job.stopRequested || asked === 'stop_requested') return move('stopped', 'stopped')
   if (asked === 'time_limit' || asked === 'cannot_prepare') return move('failed', asked)
   if (asked === 'preempted') return { ...move('waiting', 'preempted'), notBeforeMs: nowMs }
-  if (asked === 'cluster_refused')
-    return { ...move('waiting', 'cluster_refused'), notBeforeMs: nowMs + refusedAgainMs }
+  if (asked === 'cluster_refused' || asked === 'no_engine')
+    return { ...move('waiting', asked), notBeforeMs: nowMs + refusedAgainMs }
   const notStarted = members.find(({ neverStarted }) => neverStarted === 'failed')
   if (notStarted !== undefined) return move('failed', 'could_not_start', describe(notStarted))
   const failed = firstFailure(members)
@@ -184,7 +184,7 @@ function firstFailure(members: readonly MemberObservation[]): MemberObservation 
 
 function describe({ index, state, exitCode, signal, message }: MemberObservation): string {
   if (state === 'lost') return `Rank ${index} was lost. ${message ?? ''}`.trim()
-  if (exitCode !== undefined) return `Rank ${index} ended with code ${exitCode}.`
+  if (exitCode !== undefined) return `Rank ${index} ended with code ${exitCode}. ${message ?? ''}`.trim()
   if (signal !== undefined) return `Rank ${index} was ended by ${signal}.`
   return `Rank ${index} did not start: ${message ?? 'no reason was given'}`
 }

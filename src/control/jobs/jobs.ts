@@ -122,8 +122,8 @@ export class Jobs {
       ...workspace,
     })
     if ('run' in file) {
-      const { name, processes, grace, run } = parseRunJob(file)
-      const spec: JobSpec = { kind: 'run', file: { ...file, run }, ...shared(processes, grace) }
+      const { name, nodes, processes, grace, run } = parseRunJob(file)
+      const spec: JobSpec = { kind: 'run', file: { ...file, run }, ...shared(nodes * processes, grace) }
       return { name: parsed.data.name ?? name, spec }
     }
     this.#options.checkTraining?.(file)

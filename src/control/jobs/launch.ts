@@ -1,9 +1,17 @@
 /** A job's files on this machine: what an attempt is started with, and where its reports are read. */
 import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { resolve, sep } from 'node:path'
-import { runJob } from '../../api/control/run-job.ts'
-import type { RunRequest } from '../launchers/launcher.ts'
-import { emergencyNote, type Place, rankEnvironment, sharedEnvironment, withPythonSdk } from './contract.ts'
+import { type RunJob, runJob } from '../../api/control/run-job.ts'
+import { assert } from '../../base/assert.ts'
+import type { ContainerDemand, RegistryLogin, RunRequest } from '../launchers/launcher.ts'
+import {
+  emergencyNote,
+  type Place,
+  rankEnvironment,
+  sdkFolder,
+  sharedEnvironment,
+  withPythonSdk,
+} from './contract.ts'
 import type { JobFolders } from './folders.ts'
 import { newestWhole } from './output-checkpoints.ts'
 import { type News, readNews } from './reports.ts'
@@ -20,6 +28,8 @@ export interface LocalWorkplaceOptions {
   readonly trainer: readonly string[]
   /** Puts an uploaded workspace into the folder; done again, it changes nothing. */
   readonly unpack?: (row: JobRow, folder: string) => Promise<void>
+  /** What a credential of kind docker holds. */
+  readonly registry?: (project: string, name: string) => Promise<RegistryLogin>
 }
 
 export class LocalWorkplace implements Workplace {
@@ -83,6 +93,7 @@ async function prepareAttempt(
     masterPort: portsFrom + (hashOf(row.run_id!) % portsCount),
     worldSize: processes,
   }
+  const perNode = file?.processes ?? processes
   const command = file?.run ?? [
     ...launch.trainer,
     'train',
@@ -96,13 +107,43 @@ async function prepareAttempt(
     command,
     environment: { ...file?.env, ...withPythonSdk(file?.env.PYTHONPATH), ...sharedEnvironment(place) },
     memberEnvironments: Array.from({ length: processes }, (_, rank) =>
-      rankEnvironment(place, rank, rank, processes),
+      rankEnvironment(place, rank, rank % perNode, perNode),
     ),
     folder: folder.path,
     members: processes,
     devices: { type: placement.device, perMember: placement.devices },
+    ...(file?.image !== undefined && {
+      container: await containerOf(launch, row, file),
+    }),
   }
   return { ok: true, request }
+}
+
+/** The whole workspace is there, and the output; the SDK too, for PYTHONPATH names it. */
+async function containerOf(
+  { registry, folders }: LocalWorkplaceOptions,
+  { id, project_id, spec }: JobRow,
+  { image, network, memory, cpus, shared_memory, registry: credential }: RunJob,
+): Promise<ContainerDemand> {
+  const sdk = sdkFolder('python')
+  assert(
+    image !== undefined && (credential === undefined || registry !== undefined),
+    'it has an image, and who knows its registry',
+  )
+  return {
+    image,
+    // Ranks find each other at an address of the machine.
+    network: network ?? (spec.processes > 1 ? 'host' : 'bridge'),
+    mounts: [
+      { path: folders.workspace(id), readOnly: false },
+      { path: folders.output(id), readOnly: false },
+      ...(sdk === undefined ? [] : [{ path: sdk, readOnly: true }]),
+    ],
+    ...(memory !== undefined && { memoryBytes: memory }),
+    ...(cpus !== undefined && { cpus }),
+    ...(shared_memory !== undefined && { sharedMemoryBytes: shared_memory }),
+    ...(credential !== undefined && { login: await registry!(project_id, credential) }),
+  }
 }
 
 function within(root: string, path: string): { given: string; path: string; inside: boolean } {

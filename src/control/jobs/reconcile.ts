@@ -6,7 +6,7 @@
  */
 import { assert } from '../../base/assert.ts'
 import { messageOf } from '../../base/errors.ts'
-import type { Launcher } from '../launchers/launcher.ts'
+import type { Launcher, SubmissionRefusal } from '../launchers/launcher.ts'
 import { recordEvent } from '../store/events.ts'
 import { giveUpRow, takeRows } from '../store/leases.ts'
 import type { Nouns } from '../store/nouns.ts'
@@ -15,7 +15,7 @@ import { type AttemptView, type Decision, decide, type Move } from './decide.ts'
 import { countDevices, countEveryMs } from './device-use.ts'
 import { keepPoints, type News, progressOf } from './reports.ts'
 import { type JobRow, jobNouns } from './rows.ts'
-import { activeStates, isActive, reasons } from './states.ts'
+import { activeStates, isActive, type Reason, reasons } from './states.ts'
 import { moveJob, type TransitionListener } from './transition.ts'
 import type { Workplace } from './workplace.ts'
 
@@ -141,15 +141,11 @@ class Look {
         message: 'Its cluster has taken it.',
       })
     }
-    if (answer.code === 'cancelled') return await this.#giveUp('cancelled_outside', answer.message)
-    return await this.#giveUp(
-      answer.code === 'no_devices' ? 'cluster_refused' : 'cannot_prepare',
-      answer.message,
-    )
+    return await this.#giveUp(reasonOf[answer.code], answer.message)
   }
 
   async #giveUp(
-    reason: 'cannot_prepare' | 'cluster_refused' | 'cancelled_outside',
+    reason: 'cannot_prepare' | 'cluster_refused' | 'cancelled_outside' | 'no_engine',
     message: string,
   ): Promise<boolean> {
     if (this.#row.state === 'stopping') return false
@@ -262,6 +258,14 @@ class Look {
     return this.#options.store.clock.unixMs()
   }
 }
+
+/** What a refusal of the launcher is for the job. */
+const reasonOf = {
+  cancelled: 'cancelled_outside',
+  no_devices: 'cluster_refused',
+  no_engine: 'no_engine',
+  invalid: 'cannot_prepare',
+} as const satisfies { readonly [Code in Exclude<SubmissionRefusal, 'id_taken'>]: Reason }
 
 /** Another server looks after the job by now. */
 class LostLease extends Error {

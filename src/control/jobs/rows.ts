@@ -10,6 +10,7 @@ export interface JobSpec {
   /** The job file, without its part `job:`. */
   readonly file: Readonly<Record<string, unknown>>
   readonly placement: JobPlacement
+  /** Ranks of all nodes. */
   readonly processes: number
   readonly graceMs: number
   readonly workspace?: string

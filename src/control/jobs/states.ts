@@ -52,6 +52,8 @@ export const reasons = {
   cancelled_outside: 'Its run was cancelled by something else than its job.',
   time_limit: 'It ran for longer than its time limit.',
   cluster_refused: 'Its cluster refused it.',
+  no_engine:
+    'Its cluster runs no containers: install podman there, or docker with its service. It is asked again.',
   could_not_start: 'Its program could not be started.',
   exit_code: 'Its program ended with a failure.',
   retries_exhausted: 'It failed more often than its retries allow.',

@@ -41,6 +41,8 @@ export interface RunRequest {
   readonly folder: string
   readonly members: number
   readonly devices?: DeviceDemand
+  /** The command runs in a container of this image. */
+  readonly container?: ContainerDemand
   readonly logBytesMax?: number
 }
 
@@ -49,10 +51,29 @@ export interface DeviceDemand {
   readonly perMember: number
 }
 
+export interface ContainerDemand {
+  readonly image: string
+  readonly network: 'none' | 'bridge' | 'host'
+  /** Folders of the machine, which the command finds under the same paths. */
+  readonly mounts: readonly { readonly path: string; readonly readOnly: boolean }[]
+  readonly memoryBytes?: number | undefined
+  readonly cpus?: number | undefined
+  readonly sharedMemoryBytes?: number | undefined
+  /** To fetch the image. No launcher keeps it longer than the run, or shows it. */
+  readonly login?: RegistryLogin
+}
+
+export interface RegistryLogin {
+  readonly registry: string
+  readonly username: string
+  readonly password: string
+}
+
 export const submissionRefusals = {
   id_taken: 'Another run has this id.',
   cancelled: 'The run was cancelled before it was submitted.',
   no_devices: 'Not enough devices of this type are free on this cluster.',
+  no_engine: 'Nothing on this cluster runs containers.',
   invalid: 'The request cannot be carried out here.',
 } as const
 export type SubmissionRefusal = keyof typeof submissionRefusals

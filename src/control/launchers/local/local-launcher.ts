@@ -24,6 +24,7 @@ import {
   refuse,
   type Submission,
 } from '../launcher.ts'
+import { type Engine, engineEnvironment, engineMissing, findEngine, writeLogin } from './containers.ts'
 import { freeDevices } from './devices.ts'
 import { passedOn } from './inherited.ts'
 import { readLog } from './log-files.ts'
@@ -48,6 +49,8 @@ export interface LocalLauncherOptions {
   readonly devices?: Readonly<Record<string, number>>
   /** The file that a wrapper process runs; it calls `runWrapper` with its argument. */
   readonly wrapper: URL
+  /** What runs containers; looks for podman and docker without it. */
+  readonly engine?: () => Promise<Engine | undefined>
   readonly clock?: Clock
 }
 
@@ -56,14 +59,16 @@ export class LocalLauncher implements Launcher {
   readonly #root: string
   readonly #devices: Readonly<Record<string, number>> | undefined
   readonly #wrapper: URL
+  readonly #engine: () => Promise<Engine | undefined>
   readonly #clock: Clock
 
-  constructor({ root, devices, wrapper, clock = systemClock }: LocalLauncherOptions) {
+  constructor({ root, devices, wrapper, engine, clock = systemClock }: LocalLauncherOptions) {
     assert(isAbsolute(root), 'the folder of runs is absolute')
     mkdirSync(root, { recursive: true, mode: 0o700 })
     this.#root = root
     this.#devices = devices
     this.#wrapper = wrapper
+    this.#engine = engine ?? (() => findEngine(process.env))
     this.#clock = clock
   }
 
@@ -73,10 +78,14 @@ export class LocalLauncher implements Launcher {
     const folder = this.#folder(request.id)
     const stored = storedRequest.parse(request)
     if (!existsSync(folder)) {
+      const engine = request.container && (await this.#engine())
+      if (request.container !== undefined && engine === undefined) return refuse('no_engine', engineMissing)
       const assigned = this.#assign(request.devices, request.members)
       if (assigned === undefined) return refuse('no_devices')
       createFolderOnce(folder, (fresh) => {
         writeSecret(join(fresh, names.request), stored)
+        if (engine !== undefined) writeSecret(join(fresh, names.engine), engine)
+        if (request.container?.login !== undefined) writeLogin(fresh, request.container.login)
         for (const [index, indices] of assigned.entries())
           addMember(memberFolder(fresh, index), { type: request.devices?.type, indices })
       })
@@ -205,6 +214,7 @@ export class LocalLauncher implements Launcher {
       stdio: ['ignore', errors, errors],
       env: {
         ...passedOn(process.env),
+        ...(request.container !== undefined && engineEnvironment(process.env)),
         ...request.environment,
         ...request.memberEnvironments?.[index],
         ...(indices.length > 0 && { ROPEWAY_DEVICES: indices.join(',') }),

@@ -1,7 +1,8 @@
 /** What became of one member, from its folder and from the processes that are there. */
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Clock } from '../../../base/clock.ts'
 import type { MemberObservation } from '../launcher.ts'
+import { engine, removeContainer } from './containers.ts'
 import { isAlive, labelled, type ProcessIdentity, processIdentity, sendSignal } from './process-identity.ts'
 import {
   type CancelNote,
@@ -88,8 +89,13 @@ function orphaned(
   const isCommandAlive = started !== undefined && isAlive(started.process)
   if (isCommandAlive) sendSignal(-started.process.pid, 'SIGKILL')
   for (const pid of left) sendSignal(pid, 'SIGKILL')
-  if (isCommandAlive || left.length > 0)
-    return { index, state: 'running', devices, ...(started && { startedMs: started.startedMs }), message }
+  const container = readStored(engine, join(dirname(dirname(folder)), names.engine))
+  const stays = container && removeContainer(container, run, index, process.env)
+  if (isCommandAlive || left.length > 0 || stays !== undefined)
+    return {
+      ...{ index, state: 'running', devices, message: stays ?? message },
+      ...(started && { startedMs: started.startedMs }),
+    }
   const result: MemberResult = {
     endedMs: clock.unixMs(),
     lost: true,

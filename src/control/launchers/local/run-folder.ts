@@ -3,6 +3,8 @@
  *
  *     <id>/request.json     what was submitted (absent: only a cancel arrived)
  *     <id>/cancel.json      the run is to end
+ *     <id>/engine.json      what runs its containers
+ *     <id>/login/           a registry's password, while members start
  *     <id>/members/<n>/
  *       devices.json        its device indices; the folder appears whole, by a rename
  *       cancel.json         this member is to end (scaled down)
@@ -37,6 +39,17 @@ export const storedRequest = z.object({
   members: z.int(),
   devices: z.object({ type: z.string(), perMember: z.int() }).optional(),
   logBytesMax: z.int().optional(),
+  // Without the login, which is kept apart and never longer than the run.
+  container: z
+    .object({
+      image: z.string(),
+      network: z.enum(['none', 'bridge', 'host']),
+      mounts: z.array(z.object({ path: z.string(), readOnly: z.boolean() })),
+      memoryBytes: z.int().optional(),
+      cpus: z.number().optional(),
+      sharedMemoryBytes: z.int().optional(),
+    })
+    .optional(),
 })
 export type StoredRequest = z.output<typeof storedRequest>
 
@@ -66,6 +79,8 @@ export const names = {
   process: 'process.json',
   result: 'result.json',
   address: 'address',
+  engine: 'engine.json',
+  login: 'login',
 } as const
 
 /** Undefined when the file is not there. What is there was written whole. */

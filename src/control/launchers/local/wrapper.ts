@@ -11,13 +11,15 @@ import { assert } from '../../../base/assert.ts'
 import { type Clock, systemClock } from '../../../base/clock.ts'
 import { messageOf } from '../../../base/errors.ts'
 import { writeFileAtomic } from '../../../base/files.ts'
+import { containerCommand, containerUser, engine, giveMounts, removeContainer } from './containers.ts'
 import { LineCutter, LogWriter, logBytesDefault } from './log-files.ts'
-import { identify, labelled, sendSignal } from './process-identity.ts'
+import { identify, labelled, memberLabel, runLabel, sendSignal } from './process-identity.ts'
 import {
   type CancelNote,
   cancelNote,
   createOnce,
   type MemberResult,
+  memberDevices,
   names,
   readStored,
   type StoredRequest,
@@ -61,7 +63,8 @@ async function runCommand(
 ): Promise<MemberResult> {
   const startedMs = clock.unixMs()
   const log = new LogWriter(folder, request.logBytesMax ?? logBytesDefault, () => clock.unixMs())
-  const [program, ...rest] = request.command
+  const inContainer = containerOf(request, folder)
+  const [program, ...rest] = inContainer?.command ?? request.command
   const child = spawn(program!, rest, {
     cwd: request.folder,
     // The wrapper was given exactly what the command may see, labels included.
@@ -69,7 +72,10 @@ async function runCommand(
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
   })
-  keepLog(child, log)
+  let lastError = ''
+  keepLog(child, log, (text) => {
+    lastError = text
+  })
   const end = await new Promise<Omit<MemberResult, 'endedMs'>>((resolve) => {
     child.on('error', (error) => {
       const what = existsSync(request.folder) ? messageOf(error) : `${request.folder} is not there`
@@ -86,12 +92,39 @@ async function runCommand(
     }
   })
   await drained(child)
+  const left = inContainer?.remove()
+  if (left !== undefined) log.line('err', left)
   if (child.pid !== undefined) {
     sendSignal(-child.pid, 'SIGKILL')
     killStrays(request.id, Number(basename(folder)))
   }
   log.close()
-  return { ...end, endedMs: clock.unixMs() }
+  // What both engines end with when the container could not be made, for want of its image for example.
+  const isOfEngine = inContainer !== undefined && end.exitCode === 125
+  const message = isOfEngine && { message: `The container could not be started: ${lastError}` }
+  return { ...end, ...message, endedMs: clock.unixMs() }
+}
+
+/** How the member runs in a container, and how that is taken away; undefined without an image. */
+function containerOf(request: StoredRequest, folder: string) {
+  const { container, command, id, environment, memberEnvironments } = request
+  if (container === undefined) return undefined
+  const runFolder = dirname(dirname(folder))
+  const found = readStored(engine, join(runFolder, names.engine))
+  assert(found, 'a run with an image has its engine before its members')
+  const member = Number(basename(folder))
+  const devices = readStored(memberDevices, join(folder, names.devices))
+  const own = { ...environment, ...memberEnvironments?.[member] }
+  const user = containerUser()
+  giveMounts(container, user)
+  const loginFolder = join(runFolder, names.login)
+  const arguments_ = containerCommand(found, {
+    ...{ run: id, member, container, command, folder: request.folder, user },
+    variables: [...Object.keys(own), runLabel, memberLabel].filter((name) => name in process.env),
+    gpus: devices?.type === 'cpu' ? [] : (devices?.indices ?? []),
+    ...(existsSync(loginFolder) && { loginFolder }),
+  })
+  return { command: arguments_, remove: () => removeContainer(found, id, member, process.env) }
 }
 
 /** What left the process group would go on using the member's devices. */
@@ -99,12 +132,15 @@ function killStrays(run: string, member: number): void {
   for (const pid of labelled(run, member)) sendSignal(pid, 'SIGKILL')
 }
 
-function keepLog(child: Command, log: LogWriter): void {
+function keepLog(child: Command, log: LogWriter, onError: (text: string) => void): void {
   for (const [stream, source] of [
     ['out', child.stdout],
     ['err', child.stderr],
   ] as const) {
-    const cutter = new LineCutter((text) => log.line(stream, text))
+    const cutter = new LineCutter((text) => {
+      log.line(stream, text)
+      if (stream === 'err') onError(text)
+    })
     source.on('data', (bytes: Uint8Array) => cutter.push(bytes))
     source.on('end', () => cutter.end())
   }

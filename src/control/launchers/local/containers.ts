@@ -1,0 +1,171 @@
+/**
+ * Commands in containers, by podman or docker: argument lists alone, no shell. Secrets never stand in arguments, which
+ * every user of the machine can read: variables go by name (`--env NAME` takes the value of the engine's own
+ * environment), passwords of registries by a file.
+ *
+ * The client of the engine is the member's process: it hands SIGTERM on to the command, and its end has the command's
+ * exit code. The container may outlive it, so whoever ends a member removes the container by its name.
+ */
+import { execFile, spawnSync } from 'node:child_process'
+import { chmodSync, lchownSync, mkdirSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { z } from 'zod'
+import type { ContainerDemand, RegistryLogin } from '../launcher.ts'
+import { names, writeSecret } from './run-folder.ts'
+
+export const engine = z.object({ kind: z.enum(['podman', 'docker']), program: z.string() })
+export type Engine = z.output<typeof engine>
+
+export const engineMissing =
+  'No program that runs containers works here. Install podman (apt-get install podman), or docker with its service.'
+
+const probeMs = 15_000
+const removeMs = 30_000
+/** Tools that fork without end are stopped there. */
+const processesMax = 4096
+/** Who has all rights on the machine has none of them inside: the user "nobody". */
+const nobody = 65_534
+
+const known: { readonly [Kind in Engine['kind']]: readonly string[] } = {
+  podman: ['info', '--format', '{{.Host.OCIRuntime.Name}}'],
+  // Asks its service too: the program alone runs nothing.
+  docker: ['info', '--format', '{{.ServerVersion}}'],
+}
+
+/** The first of podman and docker that answers; undefined when none does. */
+export async function findEngine(environment: NodeJS.ProcessEnv): Promise<Engine | undefined> {
+  for (const [kind, probe] of Object.entries(known) as [Engine['kind'], readonly string[]][]) {
+    try {
+      await promisify(execFile)(kind, [...probe], { timeout: probeMs, env: environment })
+      return { kind, program: kind }
+    } catch (error) {
+      // Not there, or not working: either way it is not the one.
+      if (!(error instanceof Error)) throw error
+    }
+  }
+  return undefined
+}
+
+/** Variables that tell an engine where its service, storage and settings are. */
+const engineVariable =
+  /^(CONTAINERS_\w+|STORAGE_\w+|DOCKER_HOST|DOCKER_CONTEXT|XDG_RUNTIME_DIR|XDG_CONFIG_HOME)$/
+
+export function engineEnvironment(environment: NodeJS.ProcessEnv): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(environment).flatMap(([name, value]) =>
+      value !== undefined && engineVariable.test(name) ? [[name, value]] : [],
+    ),
+  )
+}
+
+export function containerName(run: string, member: number): string {
+  return `ropeway-${run}-${member}`
+}
+
+export interface ContainerMember {
+  readonly run: string
+  readonly member: number
+  readonly container: ContainerDemand
+  readonly command: readonly string[]
+  readonly folder: string
+  /** Names of the variables that the command finds. */
+  readonly variables: readonly string[]
+  /** Indices of its GPUs on the machine. */
+  readonly gpus: readonly number[]
+  /** Where the engine finds the registry's password, as {@link writeLogin} wrote it. */
+  readonly loginFolder?: string
+  readonly user: { readonly uid: number; readonly gid: number }
+}
+
+/** Program and arguments that run the member's command in a container. */
+export function containerCommand({ kind, program }: Engine, member: ContainerMember): string[] {
+  const { container, run, folder, user, loginFolder, gpus } = member
+  const { network, memoryBytes, cpus, sharedMemoryBytes } = container
+  const name = containerName(run, member.member)
+  return [
+    ...[program, ...(kind === 'docker' && loginFolder !== undefined ? ['--config', loginFolder] : [])],
+    ...['run', '--rm', '--name', name, '--label', `ropeway.run=${run}`],
+    ...['--user', `${user.uid}:${user.gid}`, '--workdir', folder, '--network', network],
+    ...['--cap-drop', 'all', '--security-opt', 'no-new-privileges', '--pids-limit', String(processesMax)],
+    ...(kind === 'podman' && loginFolder !== undefined
+      ? ['--authfile', join(loginFolder, 'config.json')]
+      : []),
+    // Without root, podman would map the user to another one, who may not write into the mounts.
+    ...(kind === 'podman' && user.uid !== nobody ? ['--userns', 'keep-id'] : []),
+    ...(memoryBytes === undefined ? [] : ['--memory', String(memoryBytes)]),
+    ...(cpus === undefined ? [] : ['--cpus', String(cpus)]),
+    ...(sharedMemoryBytes === undefined ? [] : ['--shm-size', String(sharedMemoryBytes)]),
+    ...gpuArguments(kind, gpus),
+    ...container.mounts.flatMap(({ path, readOnly }) => ['--mount', mountText(path, readOnly)]),
+    ...member.variables.flatMap((variable) => ['--env', variable]),
+    ...['--env', 'HOME=/tmp', ...(gpus.length === 0 ? [] : ['--env', visibleInside(gpus.length)])],
+    container.image,
+    ...member.command,
+  ]
+}
+
+function gpuArguments(kind: Engine['kind'], gpus: readonly number[]): string[] {
+  if (gpus.length === 0) return []
+  // docker reads a list with commas as fields; podman takes names of the container device interface.
+  if (kind === 'docker') return ['--gpus', `"device=${gpus.join(',')}"`]
+  return gpus.flatMap((index) => ['--device', `nvidia.com/gpu=${index}`])
+}
+
+/** Inside, the container's own GPUs count from 0. */
+function visibleInside(count: number): string {
+  return `CUDA_VISIBLE_DEVICES=${Array.from({ length: count }, (_, index) => index).join(',')}`
+}
+
+/** A line of CSV, as both engines read it. */
+function mountText(path: string, readOnly: boolean): string {
+  const fields = ['type=bind', `source=${path}`, `target=${path}`, ...(readOnly ? ['readonly'] : [])]
+  return fields.map((field) => (/[",]/.test(field) ? `"${field.replaceAll('"', '""')}"` : field)).join(',')
+}
+
+/** Who runs the command: never root. */
+export function containerUser(): { uid: number; gid: number } {
+  const { uid, gid } = { uid: process.getuid?.() ?? nobody, gid: process.getgid?.() ?? nobody }
+  return uid === 0 ? { uid: nobody, gid: nobody } : { uid, gid }
+}
+
+/** Gives what is mounted for writing to the user of the container, where that is another one. Links are not followed. */
+export function giveMounts({ mounts }: ContainerDemand, { uid, gid }: { uid: number; gid: number }): void {
+  if (process.getuid?.() !== 0) return
+  for (const { path, readOnly } of mounts) if (!readOnly) giveFolder(path, uid, gid)
+}
+
+function giveFolder(path: string, uid: number, gid: number): void {
+  lchownSync(path, uid, gid)
+  for (const entry of readdirSync(path, { withFileTypes: true })) {
+    const inner = join(path, entry.name)
+    if (entry.isDirectory()) giveFolder(inner, uid, gid)
+    else lchownSync(inner, uid, gid)
+  }
+}
+
+/** Keeps a registry's password for the engine, in its own form, beside the run (docker's config.json). */
+export function writeLogin(runFolder: string, { registry, username, password }: RegistryLogin): void {
+  const folder = join(runFolder, names.login)
+  mkdirSync(folder, { recursive: true, mode: 0o700 })
+  chmodSync(folder, 0o700)
+  const auth = Buffer.from(`${username}:${password}`).toString('base64')
+  writeSecret(join(folder, 'config.json'), { auths: { [registry]: { auth } } })
+}
+
+/** Why the container may be there still; undefined once it is certain that it is not. */
+export function removeContainer(
+  { kind, program }: Engine,
+  run: string,
+  member: number,
+  environment: NodeJS.ProcessEnv,
+): string | undefined {
+  const name = containerName(run, member)
+  const options = { encoding: 'utf8', timeout: removeMs, env: environment } as const
+  // podman would ask first, and wait for ten seconds.
+  const atOnce = kind === 'podman' ? ['--time', '0'] : []
+  const { status, stderr, error } = spawnSync(program, ['rm', '--force', ...atOnce, name], options)
+  if (error !== undefined) return `${program} could not remove ${name}: ${error.message}`
+  if (status === 0 || /no such container|no container with/i.test(stderr)) return undefined
+  return `${program} could not remove ${name}: ${stderr.trim().slice(0, 300)}`
+}
