@@ -46,7 +46,7 @@ export function routesOf(parts: Parts): readonly RouteModule[] {
 
 /** Answers of other shapes than the service's own. */
 export function surfacesOf(parts: Parts): readonly Surface[] {
-  return [tuningRoom(parts).surface]
+  return [tuningRoom(parts).surface, servingOf(parts).surface]
 }
 
 /** Started in this order once the service answers, stopped in the opposite one before it ends. */

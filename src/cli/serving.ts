@@ -13,6 +13,7 @@ import { Ledger } from '../control/gateway/ledger.ts'
 import { ReplicaTable } from '../control/gateway/replicas.ts'
 import { RequestLog } from '../control/gateway/request-log.ts'
 import { Gateway } from '../control/gateway/server.ts'
+import { gatewaySurface } from '../control/gateway/surface.ts'
 import { keyByHash } from '../control/keys/keys.ts'
 import { LocalLauncher } from '../control/launchers/local/local-launcher.ts'
 import { type Located, ModelFolders } from '../control/models/model-folders.ts'
@@ -20,6 +21,7 @@ import { noteGateway } from '../control/servers/servers.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import { type Loop, startLoop } from '../control/service/loop.ts'
 import type { RouteModule } from '../control/service/routes.ts'
+import type { Surface } from '../control/service/surface.ts'
 import { endLeases } from '../control/store/leases.ts'
 import type { Store } from '../control/store/store.ts'
 import { checkDeviceBudgets } from '../control/usage/device-budgets.ts'
@@ -27,6 +29,7 @@ import { usageRoutes } from '../control/usage/routes.ts'
 import { UsageBook } from '../control/usage/usage-book.ts'
 import type { DataParts } from './data-parts.ts'
 import { modelsFolder } from './home.ts'
+import { LateAdapters } from './late-adapters.ts'
 import { listen } from './listening.ts'
 import type { ServerIdentity } from './server-identity.ts'
 import { cyan, note } from './terminal.ts'
@@ -48,6 +51,8 @@ export interface ServingParts {
 
 export interface Serving {
   readonly routes: readonly RouteModule[]
+  /** The gateway's own addresses, on the service's too. */
+  readonly surface: Surface
   start(): Promise<Loop>
 }
 
@@ -68,6 +73,7 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
     wrapper: wrapperEntry(),
     clock: store.clock,
   })
+  const late = new LateAdapters(context, folder, data, table)
   const folders = new ModelFolders(data.checkpoints, resolve(folder, 'replicas', 'models'), log)
   const running = new RunningDeployments({
     ...{
@@ -80,6 +86,7 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
         source === undefined ? Promise.resolve(locateLocal(reference)) : folders.locate(source.checkpoint),
       secret: secretOf(context.sealer, folder),
       folder: resolve(work),
+      adapterRoot: late.root,
     },
     cluster: server.cluster,
     ropeway: [process.execPath, ...loader(), beside('main').pathname],
@@ -91,9 +98,12 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
     prices: () => book.prices,
     elsewhere: () => book.elsewhere,
     wake: (name) => running.wanted(name),
+    late: late.models(running),
+    loads: late.loads,
   })
   const report = (name: string, windowMs: number) => gateway.report(name, windowMs)
   return {
+    surface: gatewaySurface(gateway),
     routes: [
       deploymentRoutes({
         ...{ deployments: running.deployments, cluster: server.cluster, launcher, requestLog, report },
@@ -110,6 +120,7 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
       await noteGateway(store, server.id, new URL(url).port)
       note(`Deployments answer at ${cyan(`${url}/v1`)}, with the keys of their projects.`)
       const usage = startLoop({ name: 'usage', everyMs: usageEveryMs, log, pass: () => book.sync() })
+      late.start()
       const pass = async () => void (await folders.sweep(() => checkpointsUsedOn(store, server.cluster)))
       const sweep = startLoop({ name: 'model folders', everyMs: sweepEveryMs, log, pass })
       return {
@@ -118,6 +129,7 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
         stop: async () => {
           await gateway.close(drainMs)
           await running.close()
+          await late.close()
           await sweep.stop()
           await folders.close()
           await usage.stop()

@@ -7,7 +7,7 @@ import { chats, preferences, type TuningService, tuningService, upload } from '.
 let service: TuningService
 beforeAll(async () => {
   service = await tuningService()
-}, 60_000)
+}, 120_000)
 afterAll(() => service[Symbol.asyncDispose]())
 
 const fast = { n_epochs: 2, batch_size: 4, learning_rate_multiplier: 50 } as const

@@ -1,11 +1,13 @@
 /** A service with every noun, its loops, and a model of the project that is small enough to fine-tune in seconds. */
-import { readdirSync } from 'node:fs'
+import { readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import OpenAI, { toFile } from 'openai'
+import { createKey } from '../../src/api/control/keys.ts'
 import { systemClock } from '../../src/base/clock.ts'
 import { dataOf, loopStarters } from '../../src/cli/service-parts.ts'
 import { bringFile } from '../../src/control/blobs/bring.ts'
 import type { Loop } from '../../src/control/service/loop.ts'
+import { plainTemplate } from '../../src/train/data/default-templates.ts'
 import { runTrainingJob } from '../../src/train/run-job.ts'
 import { type Workbench, workbench } from '../cli/command-line.ts'
 import { tinyJob } from '../train/tiny-job.ts'
@@ -29,8 +31,12 @@ export async function tuningService(): Promise<TuningService> {
   await addBase(bench, project)
   const loops: Loop[] = []
   for (const start of loopStarters) loops.push(await start(bench.parts))
-  const { url, ownerKey } = bench.service
-  const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: ownerKey, maxRetries: 0 })
+  const { url, owner } = bench.service
+  const key = await owner.call(createKey, {
+    params: { project: 'default' },
+    body: { name: 'tune' },
+  })
+  const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key.key, maxRetries: 0 })
   return {
     ...{ bench, client, project },
     async [Symbol.asyncDispose]() {
@@ -48,6 +54,7 @@ async function addBase({ folder, parts }: Workbench, project: string): Promise<v
     evaluate: { every: 100 },
   })
   const { folder: made } = await runTrainingJob(job)
+  writeFileSync(join(made, 'chat_template.jinja'), plainTemplate)
   const { blobs, checkpoints, models } = dataOf(parts)
   const files = []
   for (const path of readdirSync(made)) {

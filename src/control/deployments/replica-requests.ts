@@ -10,6 +10,8 @@ export interface ReplicaRequestOptions {
   readonly ropeway: readonly string[]
   /** Absolute path of the folder in which replicas run. */
   readonly folder: string
+  /** Folder from which replicas may load adapters while they run. */
+  readonly adapterRoot?: string
   /** Where a model or adapter lies on this machine: what its name meant, or the name in the models folder. */
   readonly locate: (reference: string, source: Source | undefined) => Promise<Located>
 }
@@ -36,7 +38,7 @@ export class ReplicaRequests {
   ): Promise<{ ok: true; request: RunRequest } | Extract<Located, { ok: false }>> {
     const version = row.spec.versions.find(({ id }) => id === entry.version)
     if (version === undefined) return { ok: false, message: `There is no version ${entry.version}.` }
-    const { locate, ropeway, folder } = this.#options
+    const { locate, ropeway, folder, adapterRoot } = this.#options
     const model = await locate(version.model, version.sources?.[version.model])
     if (!model.ok) return model
     const adapters: string[] = []
@@ -48,6 +50,7 @@ export class ReplicaRequests {
     const command = [
       ...[...ropeway, 'serve', model.path, '--name', servedName, '--host', '127.0.0.1', '--port', '0'],
       ...adapters,
+      ...(adapterRoot === undefined ? [] : [`--adapter-root=${adapterRoot}`]),
       ...flagsOf(version),
     ]
     // Not an argument: those are shown to everybody on the machine.

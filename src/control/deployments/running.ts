@@ -90,6 +90,11 @@ export class RunningDeployments {
     return { progress: () => this.#progressOf(name) }
   }
 
+  /** Reads the rows into the table now. */
+  async refresh(): Promise<void> {
+    await this.#feed.read()
+  }
+
   async close(): Promise<void> {
     this.#isClosed = true
     for (const timer of this.#timers) clearInterval(timer)

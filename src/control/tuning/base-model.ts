@@ -3,7 +3,7 @@ import { UserError } from '../../base/errors.ts'
 import { Problem } from '../../http/problem.ts'
 import { filesOf } from '../blobs/files.ts'
 import { deploymentNouns } from '../deployments/rows.ts'
-import type { Models, ResolvedModel } from '../models/models.ts'
+import type { Models } from '../models/models.ts'
 
 export interface BaseModel {
   readonly checkpoint: string
@@ -12,10 +12,7 @@ export interface BaseModel {
 
 /** Throws {@link Problem} that says which may be named. */
 export async function baseModelOf(models: Models, project: string, typed: string): Promise<BaseModel> {
-  const deployed = await deploymentNouns(models.store).named(project, typed)
-  const { serving } = deployed?.status ?? {}
-  const version = deployed?.spec.versions.find(({ id }) => id === (serving ?? deployed.spec.target))
-  const found = await resolved(models, project, version?.model ?? typed)
+  const found = (await deployedModel(models, project, typed)) ?? (await namedModel(models, project, typed))
   if (found === undefined) {
     throw new Problem(
       404,
@@ -24,7 +21,7 @@ export async function baseModelOf(models: Models, project: string, typed: string
       { param: 'model' },
     )
   }
-  if (!(await isTunable(models, found.checkpoint.id))) {
+  if (!(await isTunable(models, found.checkpoint))) {
     throw new Problem(
       400,
       'model_not_available',
@@ -32,19 +29,28 @@ export async function baseModelOf(models: Models, project: string, typed: string
       { param: 'model' },
     )
   }
-  return { checkpoint: found.checkpoint.id, model: found.model.name }
+  return found
 }
 
-async function resolved(
+async function deployedModel(models: Models, project: string, name: string): Promise<BaseModel | undefined> {
+  const row = await deploymentNouns(models.store).named(project, name)
+  const version = row?.spec.versions.find(({ id }) => id === (row.status.serving ?? row.spec.target))
+  const source = version?.sources?.[version.model]
+  if (source === undefined) return undefined
+  const model = source.model === undefined ? undefined : await models.nouns.get(source.model)
+  return { checkpoint: source.checkpoint, model: model?.name ?? name }
+}
+
+async function namedModel(
   models: Models,
   project: string,
   reference: string,
-): Promise<ResolvedModel | undefined> {
+): Promise<BaseModel | undefined> {
   try {
     const found = await models.resolve(project, reference)
     // The beginning of a name is for people at a keyboard; a program means what it says.
     const isWhole = reference.split(/[@:]/, 1)[0] === found.model.name || reference === found.model.id
-    return isWhole ? found : undefined
+    return isWhole ? { checkpoint: found.checkpoint.id, model: found.model.name } : undefined
   } catch (error) {
     if (error instanceof UserError) return undefined
     throw error
