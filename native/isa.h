@@ -10,6 +10,7 @@
 #include "matmul.h"
 #include "read.h"
 #include "train_attention.h"
+#include "train_norms.h"
 #include "train_rows.h"
 
 #define ROPEWAY_TABLE(variable, text)                                \
@@ -36,7 +37,9 @@
           {"gelu", geluRows},                                        \
           {"gelu_back", geluBack},                                   \
           {"silu_mul_back", siluMulBack},                            \
+          {"norm", normRows},                                        \
           {"norm_back", normBack},                                   \
+          {"norm_weight_back", normWeightBack},                      \
           {"sum_over_rows", sumOverRows},                            \
           {"adamw", adamwStep},                                      \
           {"square_sum", squareSum},                                 \

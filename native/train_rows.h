@@ -1,4 +1,4 @@
-// What stands between the products of a training step, each in one pass: activations and norms with their gradients.
+// Elementwise passes of a training step: activations with their gradients, AdamW.
 #pragma once
 
 #include "activations.h"
@@ -49,67 +49,6 @@ inline void siluMulBack(ggml_tensor* dst, int, int nth, void* userdata) {
     Vector factor = ofUp ? g * open : fma(g * open, splat(1.0f) - open, open) * load(up + at, count);
     store(floatsOf(dst) + at, slope * factor, count);
   });
-}
-
-inline Vector sumOver(const float* a, const float* b, int width) {
-  Vector sum = zero();
-  for (int i = 0; i < width; i += lanes) sum = fma(load(a + i, width - i), load(b + i, width - i), sum);
-  return sum;
-}
-
-/// dst = gradient of a norm without weight, by rows: of x / rms(x) (params 0: 0) or of (x - mean) / deviation (1).
-/// Sources: dy, x, contiguous [N, W]. Params: centred, epsilon as float bits.
-inline void normBack(ggml_tensor* dst, int, int nth, void* userdata) {
-  Call* call = static_cast<Call*>(userdata);
-  bool centred = call->params[0] != 0;
-  float epsilon = floatParam(call, 1);
-  int width = int(dst->ne[0]);
-  size_t rows = size_t(dst->ne[1]) * dst->ne[2] * dst->ne[3];
-  constexpr size_t rowsPerPiece = 16;
-  float* own = reinterpret_cast<float*>(rw_thread_scratch(alignUp(size_t(width) * 4)));
-  for (size_t piece; (piece = size_t(takePiece(call))) * rowsPerPiece < rows;) {
-    for (size_t row = piece * rowsPerPiece; row < rows && row < (piece + 1) * rowsPerPiece; row++) {
-      const float *dy = floatsOf(dst->src[0]) + row * width, *x = floatsOf(dst->src[1]) + row * width;
-      float* to = floatsOf(dst) + row * width;
-      Vector sum = zero(), slopes = zero();
-      for (int i = 0; i < width; i += lanes) {
-        sum = sum + load(x + i, width - i);
-        slopes = slopes + load(dy + i, width - i);
-      }
-      float mean = centred ? sumLanes(sum) / float(width) : 0.0f;
-      float slopeMean = centred ? sumLanes(slopes) / float(width) : 0.0f;
-      for (int i = 0; i < width; i += lanes) store(own + i, load(x + i, width - i) - mean, width - i);
-      float inverse = 1.0f / __builtin_sqrtf(sumLanes(sumOver(own, own, width)) / float(width) + epsilon);
-      float along = sumLanes(sumOver(dy, own, width)) / float(width) * inverse * inverse;
-      for (int i = 0; i < width; i += lanes) {
-        Vector rest = load(dy + i, width - i) - slopeMean;
-        store(to + i, (rest - load(own + i, width - i) * along) * inverse, width - i);
-      }
-    }
-  }
-  leave(call, nth);
-}
-
-/// dst [W] = sum over rows of a * b, or of a alone. Sources: a, [b], contiguous [N, W]. Params: product (0/1).
-inline void sumOverRows(ggml_tensor* dst, int, int nth, void* userdata) {
-  Call* call = static_cast<Call*>(userdata);
-  const ggml_tensor* a = dst->src[0];
-  size_t width = a->ne[0], rows = size_t(a->ne[1]) * a->ne[2] * a->ne[3];
-  const float* b = call->params[0] ? floatsOf(dst->src[1]) : nullptr;
-  constexpr size_t columnsPerPiece = 64;
-  for (size_t piece; (piece = size_t(takePiece(call))) * columnsPerPiece < width;) {
-    size_t first = piece * columnsPerPiece, end = first + columnsPerPiece < width ? first + columnsPerPiece : width;
-    for (size_t i = first; i < end; i += lanes) {
-      int count = int(end - i);
-      Vector sum = zero();
-      for (size_t row = 0; row < rows; row++) {
-        Vector value = load(floatsOf(a) + row * width + i, count);
-        sum = b ? fma(value, load(b + row * width + i, count), sum) : sum + value;
-      }
-      store(floatsOf(dst) + i, sum, count);
-    }
-  }
-  leave(call, nth);
 }
 
 /// One AdamW step in place (Loshchilov and Hutter 2017). dst [4] is nothing. Sources: weight, gradient, mean, square,

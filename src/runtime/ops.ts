@@ -9,7 +9,7 @@ import type { Pointer } from './ffi.ts'
 import { matmulBehind } from './kernels.ts'
 import type { OpAttributes, RopeAttributes } from './op-attributes.ts'
 import type { Shape, Tensor } from './tensor.ts'
-import { TrainingOps } from './training-ops.ts'
+import { sameShape, TrainingOps } from './training-ops.ts'
 
 /** GELU's 2u/x is linear + cubic x^2. */
 export const geluSlope = {
@@ -31,9 +31,11 @@ export class Ops extends TrainingOps {
     return this.#productBytes
   }
 
-  /** a + b; b is repeated where a is longer. What is added to a product of ours is added while that is stored. */
+  /** a + b; b is repeated where a is longer. What is added to a product of ours, or to a norm's gradient, is added
+   * while that is stored. */
   add(a: Tensor, b: Tensor): Tensor<'add'> {
-    const pointer = this.#productAnd('adds', b, a) ?? this.#productAnd('adds', a, b)
+    const product = this.#productAnd('adds', b, a) ?? this.#productAnd('adds', a, b)
+    const pointer = product ?? this.normBackAnd(b, a) ?? this.normBackAnd(a, b)
     return pointer === undefined
       ? this.elementwise('add', a, b)
       : this.make('add', pointer, a.shape, [a, b], {})
@@ -43,8 +45,12 @@ export class Ops extends TrainingOps {
     return this.elementwise('sub', a, b)
   }
 
-  mul(a: Tensor, b: Tensor) {
-    return this.elementwise('mul', a, b)
+  /** a * b; b is repeated where a is longer. A norm's weight is multiplied while that is stored. */
+  mul(a: Tensor, b: Tensor): Tensor<'mul'> {
+    const pointer = this.normTimes(a, b)
+    return pointer === undefined
+      ? this.elementwise('mul', a, b)
+      : this.make('mul', pointer, a.shape, [a, b], {})
   }
 
   div(a: Tensor, b: Tensor) {
@@ -333,8 +339,4 @@ export class Ops extends TrainingOps {
     )
     return this.make('adamw', pointer, weight.shape, inputs, {})
   }
-}
-
-function sameShape(a: Tensor, b: Tensor): boolean {
-  return a.shape.length === b.shape.length && a.shape.every((length, i) => length === b.shape[i])
 }

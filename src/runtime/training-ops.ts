@@ -15,6 +15,27 @@ export interface CausalAttributes {
   scale: number
 }
 
+interface NormAttributes {
+  epsilon: number
+}
+
+/** What a norm without weight was made from, where our kernels can make it, too. */
+function normOf(y: Tensor): { x: Tensor; centred: 0 | 1; epsilon: number } | undefined {
+  if (y.op !== 'layerNorm' && y.op !== 'rmsNorm') return undefined
+  const x = y.inputs[0]!
+  const { epsilon } = y.attributes as NormAttributes
+  return x.contiguous && x.dtype === 'F32' ? { x, centred: y.op === 'layerNorm' ? 1 : 0, epsilon } : undefined
+}
+
+/** Whether each row of x can be multiplied by it. */
+function isRowOf(row: Tensor, x: Tensor): boolean {
+  return row.shape.length === 1 && row.dtype === 'F32' && row.contiguous && row.size === x.shape.at(-1)
+}
+
+export function sameShape(a: Tensor, b: Tensor): boolean {
+  return a.shape.length === b.shape.length && a.shape.every((length, i) => length === b.shape[i])
+}
+
 export class TrainingOps extends ViewOps {
   /** True when {@link causalAttention} is there. */
   get attendsCausally(): boolean {
@@ -72,17 +93,47 @@ export class TrainingOps extends ViewOps {
       : this.make('layerNormBack', pointer, x.shape, [dy, x], { epsilon })
   }
 
-  protected ownNormBack(dy: Tensor, x: Tensor, centred: 0 | 1, epsilon: number): Pointer | undefined {
-    if (!dy.contiguous || !x.contiguous) return undefined
-    return this.kernelOp('norm_back', { centred, epsilon }, x.shape, [dy, x])
+  /**
+   * The gradient of x through a norm, plus `added`. Where dy is a product with the norm's weight, that is made on the
+   * way, and the product is nobody's.
+   */
+  protected ownNormBack(dy: Tensor, x: Tensor, centred: 0 | 1, epsilon: number, added?: Tensor) {
+    const weight = dy.op === 'mul' && isRowOf(dy.inputs[1]!, x) ? dy.inputs[1]! : undefined
+    const slope = weight === undefined ? dy : dy.inputs[0]!
+    const sources = [slope, x, ...(weight ? [weight] : []), ...(added ? [added] : [])]
+    if (!sources.every((source) => source.contiguous && source.dtype === 'F32')) return undefined
+    if (added !== undefined && !sameShape(added, x)) return undefined
+    const params = { centred, epsilon, weighted: weight ? 1 : 0, added: added ? 1 : 0 }
+    return this.kernelOp('norm_back', params, x.shape, sources)
   }
 
-  /** Sum over all rows of a [..., W], or of a * b: [W]. */
+  /** The gradient that y is, through a norm, made again with something added. */
+  protected normBackAnd(y: Tensor, added: Tensor): Pointer | undefined {
+    if (y.op !== 'layerNormBack' && y.op !== 'rmsNormBack') return undefined
+    const { epsilon } = y.attributes as NormAttributes
+    return this.ownNormBack(y.inputs[0]!, y.inputs[1]!, y.op === 'layerNormBack' ? 1 : 0, epsilon, added)
+  }
+
+  /** The norm that y is times a weight, in one pass. */
+  protected normTimes(y: Tensor, weight: Tensor): Pointer | undefined {
+    const norm = normOf(y)
+    if (norm === undefined || !isRowOf(weight, y)) return undefined
+    const { x, centred, epsilon } = norm
+    return this.kernelOp('norm', { centred, epsilon, weighted: 1 }, x.shape, [x, weight])
+  }
+
+  /** Sum over all rows of a [..., W], or of a * b: [W]. A norm b is made on the way. */
   sumOverRows(a: Tensor, b?: Tensor) {
     if (!a.contiguous || b?.contiguous === false) return undefined
     const shape = [a.shape.at(-1)!]
     const inputs = b === undefined ? [a] : [a, b]
-    const pointer = this.kernelOp('sum_over_rows', { product: inputs.length - 1 }, shape, inputs)
+    const norm = b && normOf(b)
+    const pointer = norm
+      ? this.kernelOp('norm_weight_back', { centred: norm.centred, epsilon: norm.epsilon }, shape, [
+          a,
+          norm.x,
+        ])
+      : this.kernelOp('sum_over_rows', { product: inputs.length - 1 }, shape, inputs)
     return pointer === undefined ? undefined : this.make('sumOverRows', pointer, shape, inputs, {})
   }
 

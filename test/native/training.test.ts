@@ -206,7 +206,8 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         2e-6,
       )
       for (const centred of [0, 1] as const) {
-        const found = run(kernels, 'norm_back', { centred, epsilon: 1e-5 }, shape, [tensor(dy), tensor(x)])
+        const params = { centred, epsilon: 1e-5, weighted: 0, added: 0 }
+        const found = run(kernels, 'norm_back', params, shape, [tensor(dy), tensor(x)])
         const row = (values: Float32Array, r: number) =>
           Float64Array.from(values.subarray(r * width, (r + 1) * width))
         const normed = (values: Float64Array) => {
@@ -236,6 +237,50 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       const found = run(kernels, 'sum_over_rows', { product: 1 }, [width], [tensor(dy), tensor(x)])
       expect(relativeError(found, sums)).toBeLessThan(1e-6)
     })
+
+    test.each([0, 1])(
+      'a norm, its weight and what is added to its gradient are one pass (centred %i)',
+      (centred) => {
+        const [rows, width, epsilon] = [300, 53, 1e-5]
+        const [x, dy, added] = [
+          normals(rows * width, 13),
+          normals(rows * width, 14),
+          normals(rows * width, 15),
+        ]
+        const weight = normals(width, 16)
+        const shape = [rows, width]
+        const [xs, slopes] = [fakeTensor(x, shape), fakeTensor(dy, shape)]
+        const normed = Array.from({ length: rows }, (_, r) => {
+          const row = Array.from(x.subarray(r * width, (r + 1) * width))
+          const mean = centred ? row.reduce((a, b) => a + b) / width : 0
+          const variance = row.reduce((sum, a) => sum + (a - mean) ** 2, 0) / width
+          return row.map((a) => (a - mean) / Math.sqrt(variance + epsilon))
+        }).flat()
+        const times = (values: ArrayLike<number>) =>
+          Float32Array.from(values, (value, i) => value * weight[i % width]!)
+        const norm = { centred, epsilon, weighted: 1 }
+        const forward = run(kernels, 'norm', norm, shape, [xs, fakeTensor(weight, [width])])
+        expect(relativeError(forward, times(normed))).toBeLessThan(1e-6)
+        const plain = { centred, epsilon, weighted: 0, added: 0 }
+        const apart = run(kernels, 'norm_back', plain, shape, [fakeTensor(times(dy), shape), xs])
+        const sources = [slopes, xs, fakeTensor(weight, [width]), fakeTensor(added, shape)]
+        const together = run(kernels, 'norm_back', { ...plain, weighted: 1, added: 1 }, shape, sources)
+        expect(
+          sameBits(
+            together,
+            Float32Array.from(apart, (value, i) => added[i]! + value),
+          ),
+        ).toBe(true)
+        const sums = Array.from({ length: width }, (_, i) =>
+          normed.reduce((sum, value, at) => (at % width === i ? sum + value * dy[at]! : sum), 0),
+        )
+        const one = run(kernels, 'norm_weight_back', { centred, epsilon }, [width], [slopes, xs], 1)
+        expect(relativeError(one, sums)).toBeLessThan(2e-6)
+        expect(
+          sameBits(run(kernels, 'norm_weight_back', { centred, epsilon }, [width], [slopes, xs], 4), one),
+        ).toBe(true)
+      },
+    )
 
     test('AdamW moves weights as its paper says, gradients scaled first', () => {
       const count = 8192 + 37
