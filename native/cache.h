@@ -13,6 +13,9 @@ extern "C" double cos(double);
 
 namespace {
 
+/// Neighbouring positions share cache lines of the key block, so a piece is a run of rows.
+constexpr int pieceRows = 8;
+
 /// How an iteration's rows are rotated: cosines of all pairs, then sines, per row.
 ///
 /// dst F32 [N, R]. Sources: batch table, F32 [R/2] angle per position of each pair.
@@ -23,12 +26,12 @@ inline void ropeTable(ggml_tensor* dst, int, int nth, void* userdata) {
   const float* frequency = static_cast<const float*>(dst->src[1]->data);
   float factor = floatParam(call, 0);
   int pairs = int(dst->ne[0] / 2);
-  for (int s; (s = takePiece(call)) < batch.sequences();) {
-    Sequence sequence = batch.sequence(s);
-    for (int t = 0; t < sequence.count; t++) {
-      float* to = static_cast<float*>(dst->data) + size_t(sequence.row + t) * 2 * pairs;
+  for (int piece; (piece = takePiece(call)) * pieceRows < batch.rows();) {
+    for (int row = piece * pieceRows; row < batch.rows() && row < (piece + 1) * pieceRows; row++) {
+      Sequence sequence = batch.sequenceOf(row);
+      float* to = static_cast<float*>(dst->data) + size_t(row) * 2 * pairs;
       for (int i = 0; i < pairs; i++) {
-        double angle = double(sequence.start + t) * double(frequency[i]);
+        double angle = double(sequence.start + row - sequence.row) * double(frequency[i]);
         to[i] = float(cos(angle)) * factor;
         to[pairs + i] = float(sin(angle)) * factor;
       }
@@ -51,13 +54,21 @@ inline void normHead(float* head, const float* weight, int width, float epsilon)
 }
 
 inline void rotateHead(float* head, const float* table, int rotary, int pairsAre) {
-  int pairs = rotary / 2, step = pairsAre == halves ? 1 : 2, apart = pairsAre == halves ? pairs : 1;
-  for (int i = 0; i < pairs; i++) {
-    float* a = head + i * step;
-    float* b = a + apart;
-    float c = table[i], s = table[pairs + i], x = *a, y = *b;
-    *a = x * c - y * s;
-    *b = x * s + y * c;
+  int pairs = rotary / 2;
+  if (pairsAre == neighbours) {
+    for (int i = 0; i < pairs; i++) {
+      float c = table[i], s = table[pairs + i], x = head[2 * i], y = head[2 * i + 1];
+      head[2 * i] = x * c - y * s;
+      head[2 * i + 1] = x * s + y * c;
+    }
+    return;
+  }
+  for (int i = 0; i < pairs; i += lanes) {
+    int left = pairs - i;
+    Vector c = load(table + i, left), s = load(table + pairs + i, left);
+    Vector x = load(head + i, left), y = load(head + pairs + i, left);
+    store(head + i, x * c - y * s, left);
+    store(head + pairs + i, x * s + y * c, left);
   }
 }
 
@@ -159,8 +170,6 @@ inline void storeKeysValues(ggml_tensor* dst, int, int nth, void* userdata) {
   int width = int(q->ne[0]), heads = int(q->ne[1]), bt = batch.blockTokens();
   CacheShape cache{int(k->ne[1]), width, bt, call->params[4]};
   float* head = reinterpret_cast<float*>(rw_thread_scratch(alignUp(size_t(width) * 4)));
-  // Neighbouring positions share cache lines of the key block, so a piece is a run of rows.
-  constexpr int pieceRows = 8;
   for (int piece; (piece = takePiece(call)) * pieceRows < batch.rows();) {
     for (int row = piece * pieceRows; row < batch.rows() && row < (piece + 1) * pieceRows; row++) {
       Sequence sequence = batch.sequenceOf(row);

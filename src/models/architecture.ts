@@ -81,6 +81,8 @@ export interface ForwardPass extends LinearLayers {
   outputRows: Tensor | undefined
   /** The parameter of that name. */
   weight(name: string): Tensor
+  /** True when {@link attend} turns queries and keys by their positions itself; else they come turned. */
+  attendTurns?: boolean
   /** Causal attention of layer `layer`; q [N, H, D], k and v [N, G, D]; gives [N, H*D]. */
   attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor
 }

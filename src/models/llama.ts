@@ -132,8 +132,10 @@ function attention(config: LlamaConfig, pass: ForwardPass, layer: number, x: Ten
   const norm = { weight: pass.weight(`model.layers.${layer}.input_layernorm.weight`), epsilon: normEpsilon }
   const [q, k, v] = pass.joined(x, queryKeyValue(layer), norm) as [Tensor, Tensor, Tensor]
   const factors = rope.factors === undefined ? undefined : pass.weight('rope_factors')
-  const turned = (y: Tensor, count: number) =>
-    ops.rope(ops.splitRows(y, count, headWidth), positions, rope.attributes, factors)
+  const turned = (y: Tensor, count: number) => {
+    const split = ops.splitRows(y, count, headWidth)
+    return pass.attendTurns ? split : ops.rope(split, positions, rope.attributes, factors)
+  }
   const values = ops.splitRows(v, keyValueHeads, headWidth) //                                 [N, G, D]
   return pass.attend(layer, turned(q, heads), turned(k, keyValueHeads), values)
 }

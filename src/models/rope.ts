@@ -51,12 +51,41 @@ export function parseRope(
   }
 }
 
-/** GGUF files carry Llama 3.1's divisors as a tensor; the loader leaves them here. */
 /** Divisors of rotary frequencies, where the scaling of a model with this configuration has them. */
 export function ropeFactorsOf(config: object): Float32Array | undefined {
-  return 'rope' in config ? (config.rope as { factors: Float32Array | undefined }).factors : undefined
+  return ropeOf(config)?.factors
 }
 
+/** The rotary positions of a model with this configuration, if it has any. */
+export function ropeOf(config: object): RopeScaling | undefined {
+  return 'rope' in config ? (config.rope as RopeScaling) : undefined
+}
+
+/**
+ * Every scaling turns a pair by an angle in proportion to the position: the R/2 angles per position, and what cosines
+ * and sines are multiplied by. As ggml computes them (`rope_yarn` in ggml-cpu/ops.cpp).
+ */
+export function rotaryAngles({ attributes, factors }: RopeScaling): { angles: Float32Array; factor: number } {
+  const { dimensions, base, scale, extFactor, attnFactor } = attributes
+  const [low, high] = correctionRange(attributes)
+  const angles = Float32Array.from({ length: dimensions / 2 }, (_, i) => {
+    const plain = base ** ((-2 * i) / dimensions) / (factors?.[i] ?? 1)
+    const ramp = 1 - Math.min(1, Math.max(0, (i - low) / Math.max(0.001, high - low)))
+    const mix = extFactor * ramp
+    return plain * (scale * (1 - mix) + mix)
+  })
+  return { angles, factor: extFactor === 0 ? attnFactor : attnFactor * (1 + 0.1 * Math.log(1 / scale)) }
+}
+
+/** Between which pairs YaRN goes over from the plain angle to the scaled one. */
+function correctionRange(attributes: RopeAttributes): [low: number, high: number] {
+  const { dimensions, base, contextOriginal, betaFast, betaSlow } = attributes
+  const pairOf = (turns: number) =>
+    (dimensions * Math.log(contextOriginal / (turns * 2 * Math.PI))) / (2 * Math.log(base))
+  return [Math.max(0, Math.floor(pairOf(betaFast))), Math.min(dimensions - 1, Math.ceil(pairOf(betaSlow)))]
+}
+
+/** GGUF files carry Llama 3.1's divisors as a tensor; the loader leaves them here. */
 function factorsOf(config: Record<string, unknown>, dimensions: number): Float32Array | undefined {
   const given = config.rope_factors
   if (given === undefined) return undefined

@@ -85,6 +85,8 @@ function misfit({ headWidth }: ModelConfig, format: DType): UserError {
 
 /** How one built graph attends; `write` fills its inputs before each run. */
 export interface BuiltAttention {
+  /** True when queries and keys come as products gave them, to be turned by their positions here. */
+  turns: boolean
   attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor
   write(sequences: readonly SequenceWork[]): void
 }
@@ -179,6 +181,7 @@ export class GatherAttention implements CacheAttention {
       }
     })
     return {
+      turns: false,
       attend: (layer, q, k, v) => this.#attend(graph, groups, slots, layer, q, k, v),
       write: (current) => this.#write(current, groups, slots),
     }

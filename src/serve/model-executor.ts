@@ -215,6 +215,7 @@ export class ModelExecutor implements Executor {
         outputRows,
         weight: (name) => weights.get(name),
         ...layers,
+        attendTurns: attention.turns,
         attend: attention.attend,
       }
       const logits = graph.output(architecture.forward(config, pass)) //              [M, V]

@@ -6,6 +6,7 @@
  */
 import { assert } from '../base/assert.ts'
 import type { ModelConfig } from '../models/architecture.ts'
+import { ropeOf, rotaryAngles } from '../models/rope.ts'
 import type { Graph } from '../runtime/graph.ts'
 import {
   batchTableWordsMax,
@@ -26,16 +27,24 @@ export class PagedAttention implements CacheAttention {
   readonly #config: ModelConfig
   readonly #store: KernelCall
   readonly #attention: KernelCall
+  /** What makes the table by which queries and keys are turned; undefined when positions are not rotary. */
+  readonly #rotary: { angles: Float32Array; table: KernelCall } | undefined
 
   constructor(cache: BlockCache, config: ModelConfig, kernels: KernelContext) {
     const { format } = cache
     assert(format in cacheFormats, 'the kernels have this number format of keys and values')
     const cacheFormat = cacheFormats[format as CacheFormat]
+    const rope = ropeOf(config)
+    const rotary = rope && rotaryAngles(rope)
     this.#cache = cache
     this.#config = config
+    this.#rotary = rotary && {
+      angles: rotary.angles,
+      table: kernels.call('rope_table', { factor: rotary.factor }),
+    }
     this.#store = kernels.call('store_keys_values', {
-      rotaryDims: 0,
-      rotaryPairs: rotaryPairs.halves,
+      rotaryDims: rope?.attributes.dimensions ?? 0,
+      rotaryPairs: rope?.attributes.layout === 'interleaved' ? rotaryPairs.neighbours : rotaryPairs.halves,
       normed: 0,
       epsilon: 0,
       cacheFormat,
@@ -76,9 +85,14 @@ export class PagedAttention implements CacheAttention {
   build(graph: Graph, sequences: readonly SequenceWork[]): BuiltAttention {
     const table = graph.input('I32', [this.#tableWords(sequences)], 'batch')
     const words = new Int32Array(table.size)
+    const rows = sequences.reduce((sum, { tokens }) => sum + tokens.length, 0)
+    const angles = this.#rotary && graph.input('F32', [this.#rotary.angles.length], 'angles')
+    const turns = angles && this.#turns(graph, table, angles, rows)
     return {
-      attend: (layer, q, k, v) => this.#attend(graph, table, layer, q, k, v),
+      turns: turns !== undefined,
+      attend: (layer, q, k, v) => this.#attend(graph, table, turns, layer, q, k, v),
       write: (current) => {
+        angles?.write(this.#rotary!.angles)
         const batch = current.map(({ tokens, start, blocks }) => ({ count: tokens.length, start, blocks }))
         const used = writeBatchTable(words, batch, this.#cache.blockTokens)
         table.write(words.subarray(0, used))
@@ -86,13 +100,27 @@ export class PagedAttention implements CacheAttention {
     }
   }
 
-  #attend(graph: Graph, table: Tensor, layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor {
+  /** How each row is turned, once for all layers: [N, R]. */
+  #turns(graph: Graph, table: Tensor, angles: Tensor, rows: number): Tensor {
+    const { fn, userdata } = this.#rotary!.table
+    return graph.ops.custom('rope_table', fn, 'F32', [rows, 2 * angles.size], [table, angles], userdata)
+  }
+
+  #attend(
+    graph: Graph,
+    table: Tensor,
+    turns: Tensor | undefined,
+    layer: number,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+  ): Tensor {
     const { ops } = graph
     const { heads, headWidth } = this.#config
     const keys = this.#cache.keys[layer]!
     const values = this.#cache.values[layer]!
     const { fn, userdata } = this.#store
-    const inputs = [q, k, v, keys, values, table]
+    const inputs = [q, k, v, keys, values, table, ...(turns === undefined ? [] : [turns])]
     // The stored queries are this op's result, so the attention below cannot run before the write.
     const query = ops.custom('store_keys_values', fn, 'F32', q.shape, inputs, userdata) //     [N, H, D]
     const read = [query, keys, values, table]
