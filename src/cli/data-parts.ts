@@ -47,8 +47,8 @@ export function dataPartsOf({ context, objects, linkFolders, usesIn }: DataOptio
   const blobs = new Blobs(context.store, objects)
   const places: PlaceAccess = {
     folders: linkFolders,
-    credential: async (project, name) => {
-      const { kind: _, ...values } = await openCredential(context, project, name, 's3')
+    credential: async (project, name, wanted) => {
+      const { kind: _, ...values } = await openCredential(context, project, name, wanted)
       return values as Record<string, string>
     },
   }

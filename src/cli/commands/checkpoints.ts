@@ -45,7 +45,10 @@ export function checkpointCommand(program: Command): void {
   onService(
     newOptions(linkOptions(noun.command('link').description('make one of what lies in a bucket or folder')))
       .argument('<name>')
-      .argument('<url>', 's3://BUCKET/PREFIX, or file:///FOLDER of the machine of the service'),
+      .argument(
+        '<url>',
+        's3://BUCKET/PREFIX, hf://ORG/NAME@REVISION, or file:///FOLDER of the machine of the service',
+      ),
     runLink,
   )
   onService(named('files', 'its manifest: files and their digests'), runFiles)

@@ -43,7 +43,10 @@ export function datasetCommand(program: Command): void {
   onService(
     linkOptions(
       named('link', 'make a version of what lies in a bucket or folder; nothing is copied'),
-    ).argument('<url>', 's3://BUCKET/PREFIX, or file:///FOLDER of the machine of the service'),
+    ).argument(
+      '<url>',
+      's3://BUCKET/PREFIX, hf://datasets/ORG/NAME, or file:///FOLDER of the machine of the service',
+    ),
     runLink,
   )
   onService(named('refresh', 'look again at what is linked'), runRefresh)

@@ -1,12 +1,19 @@
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { Command } from 'commander'
 import type { z } from 'zod'
 import * as api from '../../api/control/models.ts'
 import { retentionSpec } from '../../api/control/retention.ts'
 import { UserError } from '../../base/errors.ts'
+import { HubStore, hubPlaceOf } from '../../control/objects/hub.ts'
+import { hubEndpoint } from '../../control/objects/hub-client.ts'
+import { cacheFolder } from '../home.ts'
 import { all, completeWith, confirm, type NounFlags, onService, type Session } from '../noun.ts'
 import { number, wholeNumber } from '../options.ts'
 import { timeText } from '../output.ts'
+import { pullFiles } from '../pulling.ts'
 import { note } from '../terminal.ts'
+import { upload } from '../uploading.ts'
 import { showLineage } from './checkpoints.ts'
 
 export function modelCommand(program: Command): void {
@@ -31,6 +38,15 @@ export function modelCommand(program: Command): void {
       .option('--as <alias>', 'the alias that moves to it, such as prod')
       .option('-m, --message <text>', 'why', ''),
     runPromote,
+  )
+  onService(
+    noun
+      .command('pull')
+      .description('fetch one from the Hugging Face hub and make a version of it; goes on where it stopped')
+      .argument('<url>', 'hf://ORG/NAME, hf://ORG/NAME@REVISION, or with /FILE.gguf behind it')
+      .argument('[name]', 'what to call the model (default: its name there)')
+      .option('--as <alias>', 'the alias that moves to it, such as prod'),
+    runPull,
   )
   onService(
     named('alias', 'move an alias to a version that there is, forth or back')
@@ -125,6 +141,37 @@ async function runPromote(
   const { client, project } = session
   const body = { checkpoint, message: flags.message, ...(flags.as !== undefined && { alias: flags.as }) }
   show(session, await client.call(api.promote, { params: { project, model }, body }))
+}
+
+/** The token comes from HF_TOKEN, the address of a mirror from HF_ENDPOINT, as the hub's own programs have them. */
+async function runPull(
+  session: Session,
+  flags: NounFlags & { as?: string },
+  url: string,
+  given: string | undefined,
+): Promise<void> {
+  const { client, project } = session
+  const place = hubPlaceOf(url)
+  if (place.kind === 'datasets')
+    throw new UserError(`${url} is a dataset.`, { failure: 'usage', fix: `ropeway dataset link NAME ${url}` })
+  const { HF_ENDPOINT, HF_TOKEN } = process.env
+  const store = new HubStore(place, { endpoint: HF_ENDPOINT || hubEndpoint, token: HF_TOKEN || undefined })
+  const pinned = await store.pinnedUrl()
+  const model = given ?? nameOf(place.repository)
+  const commit = hubPlaceOf(pinned).revision
+  const folder = join(cacheFolder(), 'hub', ...place.repository.split('/'), commit)
+  const files = await upload(client, project, await pullFiles(store, folder))
+  const body = { name: `${model.slice(0, 50)}-${commit.slice(0, 12)}`, files, description: pinned }
+  const checkpoint = await client.call(api.createCheckpoint, { params: { project }, body })
+  await runPromote(session, { ...flags, message: `from ${pinned}` }, checkpoint.id, model)
+  await rm(folder, { recursive: true, force: true })
+}
+
+/** The name there as ours may be. */
+function nameOf(repository: string): string {
+  const name = repository.split('/')[1]!.toLowerCase()
+  const begun = name.replace(/^[^a-z0-9]+/, '').slice(0, 63)
+  return begun.replace(/[^a-z0-9]+$/, '') || 'model'
 }
 
 async function runAlias(

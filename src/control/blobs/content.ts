@@ -1,12 +1,12 @@
 /** Files of versions and checkpoints as answers of the service. */
 import { Readable } from 'node:stream'
 import { UserError } from '../../base/errors.ts'
-import { type ByteRange, cutRange, type ObjectBody, type ObjectStore } from '../objects/store.ts'
+import { type ByteRange, cutRange, type ObjectBody, type ObjectReader } from '../objects/store.ts'
 import type { FileRow } from './rows.ts'
 
 /** Where a file lies. */
 export interface FilePlace {
-  readonly objects: ObjectStore
+  readonly objects: ObjectReader
   readonly key: string
 }
 

@@ -1,8 +1,8 @@
-import { listMax, type ObjectStore } from '../objects/store.ts'
+import { listMax, type ObjectReader } from '../objects/store.ts'
 import { filesMax, type NewFile } from './files.ts'
 
 /** What lies in a user's place now, each file with the tag that it has there. */
-export async function listedFiles(place: ObjectStore): Promise<NewFile[]> {
+export async function listedFiles(place: ObjectReader): Promise<NewFile[]> {
   const files: NewFile[] = []
   for (let after: string | undefined; ; ) {
     const { objects, more } = await place.list({ limit: listMax, ...(after !== undefined && { after }) })

@@ -9,11 +9,11 @@
 import type { PlaceLink } from '../../api/control/places.ts'
 import { UserError } from '../../base/errors.ts'
 import type { Blobs } from '../blobs/blobs.ts'
+import type { FilePlace } from '../blobs/content.ts'
 import { checkFiles, deleteFiles, digestOfFiles, filesOf, insertFiles, type NewFile } from '../blobs/files.ts'
 import { listedFiles } from '../blobs/linked-files.ts'
 import type { FileRow } from '../blobs/rows.ts'
 import { openPlace, type PlaceAccess } from '../objects/places.ts'
-import type { ObjectStore } from '../objects/store.ts'
 import { deleteSoftly, purgeDeleted, restoreDeleted } from '../store/deletion.ts'
 import { recordEvent } from '../store/events.ts'
 import { Nouns } from '../store/nouns.ts'
@@ -183,7 +183,7 @@ export class Datasets {
   }
 
   /** The store that a file of a version is read from, and its key there. */
-  async placeOf(version: VersionRow, file: FileRow): Promise<{ objects: ObjectStore; key: string }> {
+  async placeOf(version: VersionRow, file: FileRow): Promise<FilePlace> {
     if (version.link_json !== null) {
       return { objects: await openPlace(version.link_json, version.project_id, this.#places), key: file.path }
     }

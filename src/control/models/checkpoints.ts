@@ -6,11 +6,11 @@ import { type CheckpointSpec, formatOf } from '../../api/control/checkpoints.ts'
 import type { PlaceLink } from '../../api/control/places.ts'
 import { UserError } from '../../base/errors.ts'
 import type { Blobs } from '../blobs/blobs.ts'
+import type { FilePlace } from '../blobs/content.ts'
 import { checkFiles, deleteFiles, digestOfFiles, filesOf, insertFiles, type NewFile } from '../blobs/files.ts'
 import { listedFiles } from '../blobs/linked-files.ts'
 import type { FileRow } from '../blobs/rows.ts'
 import { openPlace, type PlaceAccess } from '../objects/places.ts'
-import type { ObjectStore } from '../objects/store.ts'
 import { deleteSoftly, purgeDeleted, restoreDeleted } from '../store/deletion.ts'
 import { recordEvent } from '../store/events.ts'
 import { Nouns } from '../store/nouns.ts'
@@ -61,8 +61,11 @@ export class Checkpoints {
 
   /** Of files in a bucket or folder. Nothing is copied. */
   async link(project: string, given: Omit<NewCheckpoint, 'files'>, link: PlaceLink): Promise<CheckpointRow> {
-    const files = await listedFiles(await openPlace(link, project, this.#places))
-    return await this.store.transaction(() => this.#insert(project, given, files, { kind: 'link', link }))
+    const place = await openPlace(link, project, this.#places)
+    const files = await listedFiles(place)
+    // A checkpoint never changes, and what a branch of the hub holds may.
+    const source = { kind: 'link' as const, link: { ...link, url: (await place.pinnedUrl?.()) ?? link.url } }
+    return await this.store.transaction(() => this.#insert(project, given, files, source))
   }
 
   /** What a job wrote, told as often as one likes: a job has one checkpoint of a step, and none once it was deleted. */
@@ -145,7 +148,7 @@ export class Checkpoints {
   }
 
   /** The store that a file is read from, and its key there. */
-  async placeOf(row: CheckpointRow, file: FileRow): Promise<{ objects: ObjectStore; key: string }> {
+  async placeOf(row: CheckpointRow, file: FileRow): Promise<FilePlace> {
     const { source } = row.spec
     if (source.kind === 'link') {
       return { objects: await openPlace(source.link, row.project_id, this.#places), key: file.path }

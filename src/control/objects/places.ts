@@ -5,13 +5,17 @@ import { fileURLToPath } from 'node:url'
 import type { PlaceLink } from '../../api/control/places.ts'
 import { UserError } from '../../base/errors.ts'
 import { FolderStore } from './folder.ts'
+import { HubStore, hubPlaceOf } from './hub.ts'
+import { hubEndpoint } from './hub-client.ts'
 import { S3Store } from './s3.ts'
 import { S3Client, type S3Credential } from './s3-client.ts'
-import type { ObjectStore } from './store.ts'
+import type { ObjectReader, ObjectStore } from './store.ts'
+
+export type PlaceCredential = 's3' | 'huggingface'
 
 export interface PlaceAccess {
-  /** The secret behind a credential's name; throws a UserError when the project has none of that name. */
-  credential(project: string, name: string): Promise<Readonly<Record<string, string>>>
+  /** The secret behind a credential's name; throws a UserError when the project has none of that name and kind. */
+  credential(project: string, name: string, kind: PlaceCredential): Promise<Readonly<Record<string, string>>>
   /** Folders of the service's machine that may be linked, with all below them. */
   readonly folders: readonly string[]
 }
@@ -19,13 +23,18 @@ export interface PlaceAccess {
 const defaultRegion = 'us-east-1'
 
 /** Opens what a link names. Throws a UserError when it may not be read, or is no place that we know. */
-export async function openPlace(link: PlaceLink, project: string, access: PlaceAccess): Promise<ObjectStore> {
+export async function openPlace(
+  link: PlaceLink,
+  project: string,
+  access: PlaceAccess,
+): Promise<ObjectReader> {
+  if (link.url.startsWith('hf:')) return openHub(link, project, access)
   const url = parsed(link.url)
   if (url.protocol === 'file:') return openFolder(url, access.folders)
   if (url.protocol === 's3:') return openBucket(url, link, project, access)
   throw new UserError(`${url.protocol}// cannot be linked.`, {
     failure: 'usage',
-    fix: 'Link s3://BUCKET/PREFIX or file:///FOLDER, or upload the files.',
+    fix: 'Link s3://BUCKET/PREFIX, hf://ORG/NAME or file:///FOLDER, or upload the files.',
   })
 }
 
@@ -33,8 +42,19 @@ function parsed(text: string): URL {
   if (URL.canParse(text)) return new URL(text)
   throw new UserError(`${JSON.stringify(text.slice(0, 200))} is no address of a place.`, {
     failure: 'usage',
-    fix: 'Write s3://BUCKET/PREFIX or file:///FOLDER.',
+    fix: 'Write s3://BUCKET/PREFIX, hf://ORG/NAME or file:///FOLDER.',
   })
+}
+
+/** What is public needs no credential. */
+async function openHub(link: PlaceLink, project: string, access: PlaceAccess): Promise<ObjectReader> {
+  const place = hubPlaceOf(link.url)
+  const secret =
+    link.credential === undefined
+      ? undefined
+      : await access.credential(project, link.credential, 'huggingface')
+  const endpoint = webAddress(link.endpoint ?? secret?.endpoint) ?? (process.env.HF_ENDPOINT || hubEndpoint)
+  return new HubStore(place, { endpoint, token: secret?.token })
 }
 
 async function openFolder(url: URL, allowed: readonly string[]): Promise<ObjectStore> {
@@ -74,21 +94,21 @@ async function openBucket(
       fix: 'Make one of kind s3 (`ropeway credential create`) and name it.',
     })
   }
-  const secret = await access.credential(project, link.credential)
+  const secret = await access.credential(project, link.credential, 's3')
   const place = {
     bucket: url.hostname,
     prefix: decodeURIComponent(url.pathname).replace(/^\/+|\/+$/g, ''),
     region: link.region ?? secret.region ?? defaultRegion,
-    endpoint: endpointOf(link.endpoint ?? secret.endpoint),
+    endpoint: webAddress(link.endpoint ?? secret.endpoint),
   }
   return new S3Store(new S3Client(place, s3Credential(secret, link.credential), seedOf(url.href)))
 }
 
 /** The service asks there in the user's name, so what is no web address is refused. */
-function endpointOf(endpoint: string | undefined): string | undefined {
+function webAddress(endpoint: string | undefined): string | undefined {
   if (endpoint === undefined || endpoint === '') return undefined
   if (URL.canParse(endpoint) && /^https?:$/.test(new URL(endpoint).protocol)) return endpoint
-  throw new UserError('The endpoint of an S3 service begins with https:// or http://.', { failure: 'usage' })
+  throw new UserError('An endpoint begins with https:// or http://.', { failure: 'usage' })
 }
 
 export function s3Credential(secret: Readonly<Record<string, string>>, name: string): S3Credential {

@@ -53,10 +53,21 @@ export interface Listing {
   more: boolean
 }
 
-export interface ObjectStore {
+/** A place that is read: all that links need. */
+export interface ObjectReader {
   /** Where it is, for messages: `file:///srv/objects`, `s3://bucket/prefix`. Holds no secret. */
   readonly url: string
+  head(key: string): Promise<ObjectInfo | undefined>
+  /** Undefined when there is no such object. A range beyond the end is cut, and empty when nothing is left. */
+  get(key: string, range?: ByteRange): Promise<ObjectBody | undefined>
+  list(options?: ListOptions): Promise<Listing>
+  /** The file that an object is, for who copies it, where objects are files; it is never written to. */
+  pathOf?(key: string): string
+  /** Its address for good, where {@link url} may mean something else tomorrow. */
+  pinnedUrl?(): Promise<string>
+}
 
+export interface ObjectStore extends ObjectReader {
   /** Writes a small object at once, replacing one of the same key. Refused when `sha256` (hex) is not theirs. */
   put(key: string, bytes: Uint8Array, sha256: string): Promise<void>
 
@@ -76,18 +87,12 @@ export interface ObjectStore {
   /** Aborts every upload that was begun before this moment (a crash may leave some that nobody knows); how many. */
   abortOlder(unixMs: number): Promise<number>
 
-  head(key: string): Promise<ObjectInfo | undefined>
-  /** Undefined when there is no such object. A range beyond the end is cut, and empty when nothing is left. */
-  get(key: string, range?: ByteRange): Promise<ObjectBody | undefined>
-  list(options?: ListOptions): Promise<Listing>
   /** Removes an object; one that is not there is no failure. */
   delete(key: string): Promise<void>
   /** Copies inside the store; false when `from` is not there. */
   copy(from: string, to: string): Promise<boolean>
   /** An address that anybody may read the object from for so long, or undefined where there is no such thing. */
   presign(key: string, seconds: number): Promise<string | undefined>
-  /** The file that an object is, for who copies it, where objects are files; it is never written to. */
-  pathOf?(key: string): string
 }
 
 /** Keys of one answer of {@link ObjectStore.list}. */
