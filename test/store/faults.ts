@@ -3,9 +3,11 @@ import type { Watch } from '../../src/control/store/watched-driver.ts'
 /**
  * - `refused`: the call never reached the database.
  * - `unanswered`: it was carried out, and the answer was lost.
+ * - `dead`: neither it nor any call after it reaches the database, as of a server that was killed, until `disarm`; what
+ *   had begun is undone.
  * - `killed`: this process dies by SIGKILL instead of calling; `killed_after`: once the call was carried out.
  */
-export type Fault = 'refused' | 'unanswered' | 'killed' | 'killed_after'
+export type Fault = 'refused' | 'unanswered' | 'dead' | 'killed' | 'killed_after'
 
 export class InjectedFault extends Error {
   override name = 'InjectedFault'
@@ -58,9 +60,12 @@ export class FaultInjector {
   readonly watch: Watch = async (sql, call) => {
     this.calls++
     this.log.push(sql)
+    if (this.#fault === 'dead' && this.#struck && this.#at > 0 && sql !== 'rollback')
+      throw new InjectedFault(`call ${this.calls} is one of a dead server: ${sql}`)
     if (this.calls !== this.#at) return await call()
     this.#struck = true
-    if (this.#fault === 'refused') throw new InjectedFault(`call ${this.calls} was refused: ${sql}`)
+    if (this.#fault === 'refused' || this.#fault === 'dead')
+      throw new InjectedFault(`call ${this.calls} was refused: ${sql}`)
     if (this.#fault === 'killed') die()
     await call()
     if (this.#fault === 'killed_after') die()
