@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
@@ -42,7 +42,11 @@ onEveryDatabase((databases) => {
     for (const { needs } of Object.values(deeds)) await needs?.(client)
   })
   afterEach(() => faults.disarm())
-  afterAll(() => service[Symbol.asyncDispose]())
+  afterAll(async () => {
+    await service[Symbol.asyncDispose]()
+    // Nothing here looks after deployments, so nothing was started.
+    expect(readdirSync(join(folder, databases.kind, 'replicas', 'runs'))).toEqual([])
+  })
 
   let count = 0
   for (const [what, { act, isThere }] of Object.entries(deeds))

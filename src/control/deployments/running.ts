@@ -44,6 +44,7 @@ export class RunningDeployments {
   #metrics: GatewayMetrics | undefined
   #round: Promise<void> | undefined
   #again = false
+  #isStarted = false
   #isClosed = false
 
   constructor(options: RunningOptions) {
@@ -67,13 +68,15 @@ export class RunningDeployments {
   async start(metrics: GatewayMetrics): Promise<void> {
     this.#metrics = metrics
     await this.#feed.read()
+    this.#isStarted = true
     this.#timers.push(setInterval(() => this.wake(), roundMs))
     this.#timers.push(setInterval(() => void this.#sweep(), sweepMs))
     this.wake()
   }
 
-  /** Something has changed: look now. */
+  /** Something has changed: look now; before the start there is nobody who looks. */
   wake(): void {
+    if (!this.#isStarted) return
     this.#again = true
     this.#round ??= this.#rounds().finally(() => {
       this.#round = undefined
