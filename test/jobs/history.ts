@@ -9,16 +9,19 @@ import { jobMigrations } from '../../src/control/jobs/migration.ts'
 import { isFinal } from '../../src/control/jobs/states.ts'
 import { openStore, type Store } from '../../src/control/store/store.ts'
 import { noFaults } from '../launchers/fake-launcher.ts'
+import { PostgresServer } from '../store/postgres-server.ts'
 import { DatabaseFaults, slots, World } from './world.ts'
 
 const memory = existsSync('/dev/shm') ? '/dev/shm' : tmpdir()
 const folder = mkdtempSync(join(memory, 'ropeway-jobs-'))
 export const clock = new ManualClock(1_700_000_000_000)
 export const database = new DatabaseFaults()
+let server: PostgresServer | undefined
 let store: Store
 
 beforeAll(async () => {
-  store = await openStore(join(folder, 'jobs.db'), {
+  if (process.env.ROPEWAY_SIM_DATABASE === 'postgres') server = await PostgresServer.start()
+  store = await openStore((await server?.database()) ?? join(folder, 'jobs.db'), {
     migrations: jobMigrations,
     clock,
     watch: database.watch,
@@ -26,6 +29,7 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await store.close()
+  await server?.[Symbol.asyncDispose]()
   rmSync(folder, { recursive: true, force: true })
 })
 
