@@ -3,7 +3,8 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { systemClock } from '../base/clock.ts'
 import { UserError } from '../base/errors.ts'
-import { databaseIn, makeBackup, restoreBackup } from '../control/backup/backup.ts'
+import { databaseIn, makeBackup, objectsElsewhere, restoreBackup } from '../control/backup/backup.ts'
+import { placeOfObjects } from '../control/servers/agreement.ts'
 import { type CopiedTable, copyStore } from '../control/store/copy.ts'
 import { kindOf } from '../control/store/kind.ts'
 import { holdAlone } from '../control/store/sole-user.ts'
@@ -12,11 +13,16 @@ import { type DataFlags, dataOf } from './service-data.ts'
 import { migrations } from './service-parts.ts'
 import { note } from './terminal.ts'
 
-export async function runBackup(target: string, flags: DataFlags): Promise<void> {
+export async function runBackup(
+  target: string,
+  flags: DataFlags & { withoutObjects?: boolean },
+): Promise<void> {
   const { folder, database } = dataOf(flags)
   requireThere(database)
   await using store = await openStore(database, { migrations, clock: systemClock })
-  const tables = await makeBackup(store, { folder, target, migrations })
+  const withoutObjects = flags.withoutObjects === true
+  const objects = await placeOfObjects(store)
+  const tables = await makeBackup(store, { folder, target, migrations, objects, withoutObjects })
   note(
     `Backed up ${rowsIn(tables)} to ${target}. It holds secrets and their key: keep it where nobody else reads.`,
   )
@@ -26,7 +32,9 @@ export async function runRestore(source: string, flags: DataFlags): Promise<void
   const { folder } = dataOf(flags)
   const database = flags.database ?? databaseIn(folder)
   const tables = await restoreBackup(source, { folder, database, migrations, clock: systemClock })
-  note(`Restored ${rowsIn(tables)} into ${folder}.`)
+  note(`Restored ${rowsIn(tables)} into ${folder}, and every file arrived as it was.`)
+  const elsewhere = objectsElsewhere(source)
+  if (elsewhere !== undefined) note(`Its objects are in ${elsewhere}: start with --objects.`)
 }
 
 export async function runMigrate(flags: DataFlags & { to: string }): Promise<void> {

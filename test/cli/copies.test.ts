@@ -7,7 +7,9 @@ import { migrations } from '../../src/cli/service-parts.ts'
 import { keyByHash } from '../../src/control/keys/keys.ts'
 import { projectOf } from '../../src/control/projects/projects.ts'
 import { sha256 } from '../../src/control/service/tokens.ts'
+import { digestsOf } from '../../src/control/store/copy.ts'
 import { openStore } from '../../src/control/store/store.ts'
+import { PostgresServer, postgresMissing } from '../store/postgres-server.ts'
 import { ropeway, type Workbench, workbench } from './command-line.ts'
 
 let bench: Workbench
@@ -53,3 +55,26 @@ test('migrate copies every row into an empty database and refuses one that is no
   expect(none.code).toBe(3)
   expect(existsSync(missing)).toBe(false)
 })
+
+test.skipIf(postgresMissing !== undefined)(
+  'migrate moves a service with all of its nouns to PostgreSQL, where it goes on, and back into a file',
+  async () => {
+    await using server = await PostgresServer.start()
+    const url = await server.database()
+    const digests = async (place: string) => {
+      await using store = await openStore(place, { migrations, clock: systemClock })
+      return await digestsOf(store)
+    }
+    const before = await digests(join(bench.folder, 'ropeway.db'))
+    expect((await ropeway(['migrate', '--to', url, ...data])).code).toBe(0)
+    expect(await digests(url)).toEqual(before)
+    // The key is used there, which is written down.
+    expect(await holds(url)).toBe(true)
+    const moved = await digests(url)
+    const again = await ropeway(['migrate', '--to', url, ...data])
+    expect(again).toMatchObject({ code: 6, err: expect.stringMatching(/is not empty/) })
+    const back = join(bench.folder, 'back', 'ropeway.db')
+    expect((await ropeway(['migrate', '--to', back, '--data', bench.folder, '--database', url])).code).toBe(0)
+    expect(await digests(back)).toEqual(moved)
+  },
+)

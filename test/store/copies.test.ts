@@ -1,10 +1,11 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { sql } from 'kysely'
 import { afterAll, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
-import { makeBackup, restoreBackup } from '../../src/control/backup/backup.ts'
+import { makeBackup, objectsElsewhere, restoreBackup } from '../../src/control/backup/backup.ts'
 import { copyStore, digestsOf } from '../../src/control/store/copy.ts'
 import { recordEvent } from '../../src/control/store/events.ts'
 import type { Migration } from '../../src/control/store/migrations.ts'
@@ -100,6 +101,37 @@ onEveryDatabase((databases) => {
     expect(await digestsOf(again)).toEqual(tables)
     expect(readFileSync(join(restored, 'objects', 'one'), 'utf8')).toBe('content')
     expect(readdirSync(restored).filter((name) => name.includes('partial'))).toEqual([])
+  })
+
+  test('a backup holds objects of another folder, and says where those of a bucket are only when told to', async () => {
+    const [data, elsewhere] = ['own', 'objects'].map((name) => join(folder, `${name}-${databases.kind}`))
+    for (const path of [data!, join(elsewhere!, 'deep')]) mkdirSync(path, { recursive: true })
+    writeFileSync(join(elsewhere!, 'deep', 'one'), 'content')
+    await using store = await databases.open({ migrations, clock })
+    const options = { folder: data!, migrations }
+    const into = async (name: string) => ({
+      ...{
+        folder: join(folder, `${name}-${databases.kind}`),
+        database: await databases.fresh(),
+        migrations,
+        clock,
+      },
+    })
+    const target = join(folder, `with-${databases.kind}`)
+    await makeBackup(store, { ...options, target, objects: pathToFileURL(elsewhere!).href })
+    expect(objectsElsewhere(target)).toBeUndefined()
+    const back = await into('back')
+    await restoreBackup(target, back)
+    expect(readFileSync(join(back.folder, 'objects', 'deep', 'one'), 'utf8')).toBe('content')
+    // Damaged later, in a file that no row speaks of.
+    writeFileSync(join(target, 'files', 'objects', 'deep', 'one'), 'c0ntent')
+    await expect(restoreBackup(target, await into('damaged'))).rejects.toThrow(
+      /one is not what the backup says/,
+    )
+    const bucket = { ...options, target: `${target}-s3`, objects: 's3://bucket/ropeway' }
+    await expect(makeBackup(store, bucket)).rejects.toThrow(/s3:\/\/bucket.*cannot hold/)
+    await makeBackup(store, { ...bucket, withoutObjects: true })
+    expect(objectsElsewhere(bucket.target)).toBe('s3://bucket/ropeway')
   })
 
   test('a backup that was changed afterwards is refused', async () => {

@@ -6,8 +6,15 @@ export function backupCommands(program: Command): void {
     program
       .command('backup')
       .description('copy everything that the service holds into a folder; it may run meanwhile')
-      .argument('<folder>', 'must not exist'),
-  ).action(async (target: string, flags: DataFlags) => await (await copies()).runBackup(target, flags))
+      .argument('<folder>', 'must not exist')
+      .option(
+        '--without-objects',
+        'leave out objects that are not in the data folder: a bucket is kept by its own means',
+      ),
+  ).action(
+    async (target: string, flags: DataFlags & { withoutObjects?: boolean }) =>
+      await (await copies()).runBackup(target, flags),
+  )
   withDataOptions(
     program
       .command('restore')

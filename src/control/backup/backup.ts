@@ -4,6 +4,7 @@
  */
 import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import type { Clock } from '../../base/clock.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
@@ -12,9 +13,12 @@ import { type CopiedTable, copyStore, digestsOf } from '../store/copy.ts'
 import type { Migration } from '../store/migrations.ts'
 import { connectStore, openStore, type Store } from '../store/store.ts'
 import { snapshot } from '../store/upgrade.ts'
+import { checkFileList, writeFileList } from './file-list.ts'
 
 const databaseName = 'ropeway.db'
 const filesName = 'files'
+const listName = 'files.jsonl'
+const objectsName = 'objects'
 const manifestName = 'manifest.json'
 /** Not of the service's state: the database itself is copied apart, and locks and older copies are of one machine. */
 const leftOut: ReadonlySet<string> = new Set([
@@ -26,13 +30,27 @@ const manifest = z.object({
   format: z.literal(1),
   made_at: z.int(),
   database_sha256: z.string(),
+  /** Of the list of files; absent in backups of before there was one. */
+  files_sha256: z.string().optional(),
+  /** Where the objects are that it does not hold. */
+  objects_elsewhere: z.string().optional(),
   tables: z.array(z.object({ table: z.string(), rows: z.int(), digest: z.string() })),
 })
+
+export interface BackupOptions {
+  readonly folder: string
+  readonly target: string
+  readonly migrations: readonly Migration[]
+  /** Where the objects are; in the data folder without it. */
+  readonly objects?: string | undefined
+  /** Objects that are not in the data folder are left out. */
+  readonly withoutObjects?: boolean
+}
 
 /** `target` must not exist. It appears whole or not at all; the service may run meanwhile. */
 export async function makeBackup(
   store: Store,
-  { folder, target, migrations }: { folder: string; target: string; migrations: readonly Migration[] },
+  { folder, target, migrations, objects: place, withoutObjects = false }: BackupOptions,
 ): Promise<readonly CopiedTable[]> {
   if (existsSync(target))
     throw new UserError(`${target} exists already.`, {
@@ -40,15 +58,23 @@ export async function makeBackup(
       fix: 'Name a folder that does not.',
     })
   refuseInside(target, folder)
+  const objects = objectsToCopy(place, folder, withoutObjects)
   const partial = join(dirname(resolve(target)), `.${basename(target)}.partial`)
   rmSync(partial, { recursive: true, force: true })
   mkdirSync(partial, { recursive: true, mode: 0o700 })
   // The database first: files are written before the rows that speak of them.
   const database = join(partial, databaseName)
   await snapshot(store, database, { migrations })
-  if (existsSync(folder)) copyFiles(folder, join(partial, filesName))
+  const files = join(partial, filesName)
+  mkdirSync(files, { mode: 0o700 })
+  if (existsSync(folder)) copyFiles(folder, files)
+  if (objects.from !== undefined)
+    cpSync(objects.from, join(files, objectsName), { recursive: true, preserveTimestamps: true })
+  const files_sha256 = writeFileList(files, join(partial, listName))
   const tables = await digestsOfFile(database, store.clock)
-  const content = { format: 1, made_at: store.clock.unixMs(), database_sha256: hashOfFile(database), tables }
+  const elsewhere = objects.elsewhere === undefined ? {} : { objects_elsewhere: objects.elsewhere }
+  const hashes = { database_sha256: hashOfFile(database), files_sha256 }
+  const content = { format: 1, made_at: store.clock.unixMs(), ...hashes, ...elsewhere, tables }
   writeFileAtomic(join(partial, manifestName), `${JSON.stringify(content, undefined, 2)}\n`)
   renameSync(partial, target)
   syncFolder(dirname(resolve(target)))
@@ -76,7 +102,16 @@ export async function restoreBackup(
       failure: 'conflict',
       fix: 'Give a new folder with --data.',
     })
+  const files = join(source, filesName)
+  const list = join(source, listName)
+  if (expected.files_sha256 !== undefined && hashOfFile(list) !== expected.files_sha256)
+    throw new UserError(`${list} is not what the manifest says: it was changed or cut off.`, {
+      fix: 'Take another backup.',
+    })
   mkdirSync(folder, { recursive: true, mode: 0o700 })
+  if (existsSync(files)) cpSync(files, folder, { recursive: true, preserveTimestamps: true })
+  // As they arrived, not as they left.
+  if (expected.files_sha256 !== undefined) checkFileList(folder, list)
   // Brought up to date as a copy: the backup stays as it is.
   const copy = join(folder, databaseName)
   cpSync(file, copy)
@@ -92,10 +127,30 @@ export async function restoreBackup(
   }
   if (database !== copy)
     for (const ending of ['', '-wal', '-shm']) rmSync(`${copy}${ending}`, { force: true })
-  const files = join(source, filesName)
-  if (existsSync(files)) cpSync(files, folder, { recursive: true, preserveTimestamps: true })
   syncFolder(folder)
   return tables
+}
+
+/** Where the objects of a backup are that it does not hold; undefined when it holds them. */
+export function objectsElsewhere(source: string): string | undefined {
+  return readManifest(source).objects_elsewhere
+}
+
+/** Objects in the data folder are copied with it; a folder elsewhere is copied too; a bucket cannot be. */
+function objectsToCopy(
+  url: string | undefined,
+  folder: string,
+  withoutObjects: boolean,
+): { from?: string; elsewhere?: string } {
+  if (url === undefined) return {}
+  const path = url.startsWith('file://') ? fileURLToPath(url) : undefined
+  if (path !== undefined && resolve(path) === resolve(folder, objectsName)) return {}
+  if (withoutObjects) return { elsewhere: url }
+  if (path !== undefined && existsSync(path)) return { from: path }
+  throw new UserError(`The objects of this service are in ${url}, which a backup cannot hold.`, {
+    failure: 'usage',
+    fix: 'Keep copies of it by its own means (versions, replication), and give --without-objects.',
+  })
 }
 
 /** Where {@link restoreBackup} puts the database of a data folder. */

@@ -12,6 +12,7 @@ const objectsFact = 'objects'
 /** Lies among the objects, and says whose they are. */
 export const markKey = 'ropeway-objects.json'
 const mark = z.object({ id: z.string() })
+const place = z.object({ id: z.string().optional(), url: z.string().optional() })
 
 interface Tables {
   service_facts: { name: string; fact_json: unknown }
@@ -52,9 +53,12 @@ export async function agreeOnObjects(store: Store, objects: ObjectStore): Promis
       .values({ name: objectsFact, fact_json: {} })
       .onConflict((conflict) => conflict.column('name').doUpdateSet({ name: objectsFact }))
       .execute()
-    const agreed = mark.partial().parse(await factOf(store, objectsFact)).id
+    const { id: agreed, url } = place.parse(await factOf(store, objectsFact))
     const found = await markOf(objects)
-    if (agreed !== undefined && agreed === found) return
+    if (agreed !== undefined && agreed === found) {
+      if (url !== objects.url) await noteObjects(store, { id: agreed, url: objects.url })
+      return
+    }
     if (agreed !== undefined)
       throw new UserError(`The objects of this database are not in ${objects.url}.`, {
         failure: 'conflict',
@@ -62,13 +66,28 @@ export async function agreeOnObjects(store: Store, objects: ObjectStore): Promis
       })
     const id = found ?? randomUUID()
     if (found === undefined) await writeMark(objects, id)
-    await store
-      .db<Tables>()
-      .updateTable('service_facts')
-      .set({ fact_json: { id } })
-      .where('name', '=', objectsFact)
-      .execute()
+    await noteObjects(store, { id, url: objects.url })
   })
+}
+
+async function noteObjects(store: Store, place: { id: string; url: string }): Promise<void> {
+  await store
+    .db<Tables>()
+    .updateTable('service_facts')
+    .set({ fact_json: place })
+    .where('name', '=', objectsFact)
+    .execute()
+}
+
+/** Where the objects of a database are, as the server that started last reached them; undefined before the first start. */
+export async function placeOfObjects(store: Store): Promise<string | undefined> {
+  const row = await store
+    .db<Tables>()
+    .selectFrom('service_facts')
+    .selectAll()
+    .where('name', '=', objectsFact)
+    .executeTakeFirst()
+  return row === undefined ? undefined : place.parse(row.fact_json).url
 }
 
 async function factOf(store: Store, name: string): Promise<unknown> {
