@@ -47,6 +47,7 @@ export function dataPartsOf({ context, objects, linkFolders, usesIn }: DataOptio
   const blobs = new Blobs(context.store, objects)
   const places: PlaceAccess = {
     folders: linkFolders,
+    clock: context.store.clock,
     credential: async (project, name, wanted) => {
       const { kind: _, ...values } = await openCredential(context, project, name, wanted)
       return values as Record<string, string>

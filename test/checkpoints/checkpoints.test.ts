@@ -26,7 +26,7 @@ async function run(databases: TestDatabases) {
   const base = await opened(databases, [...dataMigrations, modelsMigration])
   const credential = () => Promise.reject(new UserError('There is no such credential.'))
   const uses: Use[] = []
-  const places = { folders: [join(base.folder, 'linked')], credential }
+  const places = { folders: [join(base.folder, 'linked')], credential, clock: base.clock }
   const checkpoints = new Checkpoints(base.blobs, places, async () => uses)
   const models = new Models(checkpoints)
   const retention = new Retention(checkpoints)

@@ -16,7 +16,11 @@ import { InjectedFault } from '../store/faults.ts'
 async function run(databases: TestDatabases) {
   const base = await opened(databases, [...dataMigrations, modelsMigration])
   const credential = () => Promise.reject(new UserError('There is no such credential.'))
-  const checkpoints = new Checkpoints(base.blobs, { folders: [], credential }, async () => [])
+  const checkpoints = new Checkpoints(
+    base.blobs,
+    { folders: [], credential, clock: base.clock },
+    async () => [],
+  )
   const output = join(base.folder, 'output')
   const workspace = join(base.folder, 'workspace')
   mkdirSync(workspace)

@@ -41,7 +41,7 @@ export async function opened(databases: TestDatabases, migrations = dataMigratio
   const folders = [join(folder, 'linked')]
   const credential = () =>
     Promise.reject(new UserError('There is no such credential.', { failure: 'not_found' }))
-  const datasets = new Datasets(blobs, { folders, credential })
+  const datasets = new Datasets(blobs, { folders, credential, clock })
   return {
     ...{ folder, clock, faults, store, objects: real, blobs, datasets },
     async [Symbol.asyncDispose]() {

@@ -32,7 +32,7 @@ async function run(databases: TestDatabases) {
   const base = await opened(databases, [...dataMigrations, modelsMigration, ...deploymentMigrations])
   const credential = () => Promise.reject(new UserError('There is no such credential.'))
   const linked = join(base.folder, 'linked')
-  const places = { folders: [linked], credential }
+  const places = { folders: [linked], credential, clock: base.clock }
   const checkpoints = new Checkpoints(base.blobs, places, usesOfDeployments(base.store))
   const models = new Models(checkpoints)
   const sources = new ModelSources(models, checkpoints, (name) =>

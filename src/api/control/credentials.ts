@@ -19,10 +19,19 @@ export const credentialValues = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('azure-blob'),
     account: text,
+    /** The account's key, or a signature that somebody made with it. */
     key: secret.optional(),
     sas_token: secret.optional(),
+    endpoint: url.optional(),
   }),
-  z.strictObject({ kind: z.literal('gcs'), service_account: secret }),
+  z.strictObject({
+    kind: z.literal('gcs'),
+    /** The JSON file of a service account, or the two parts of an "HMAC key". */
+    service_account: secret.optional(),
+    access_key_id: text.optional(),
+    secret_access_key: secret.optional(),
+    endpoint: url.optional(),
+  }),
   z.strictObject({ kind: z.literal('huggingface'), token: secret, endpoint: url.optional() }),
   z.strictObject({ kind: z.literal('docker'), registry: text, username: text, password: secret }),
   z.strictObject({ kind: z.literal('slack'), webhook_url: url }),

@@ -2,7 +2,7 @@ import { z } from 'zod'
 
 /** A folder or bucket of somebody's, which is read and never written to. */
 export const placeLink = z.strictObject({
-  /** `s3://BUCKET/PREFIX`, `hf://ORG/NAME@REVISION`, or `file:///FOLDER` of the machine of the service. */
+  /** `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, `hf://ORG/NAME@REVISION`, or `file:///FOLDER` of the machine of the service. */
   url: z.string().min(1).max(2000),
   /** Name of a credential of the project. */
   credential: z.string().max(63).optional(),

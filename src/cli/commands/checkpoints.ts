@@ -47,7 +47,7 @@ export function checkpointCommand(program: Command): void {
       .argument('<name>')
       .argument(
         '<url>',
-        's3://BUCKET/PREFIX, hf://ORG/NAME@REVISION, or file:///FOLDER of the machine of the service',
+        's3://, gs:// or az://BUCKET/PREFIX, hf://ORG/NAME@REVISION, or file:///FOLDER of the machine of the service',
       ),
     runLink,
   )

@@ -45,7 +45,7 @@ export function datasetCommand(program: Command): void {
       named('link', 'make a version of what lies in a bucket or folder; nothing is copied'),
     ).argument(
       '<url>',
-      's3://BUCKET/PREFIX, hf://datasets/ORG/NAME, or file:///FOLDER of the machine of the service',
+      's3://, gs:// or az://BUCKET/PREFIX, hf://datasets/ORG/NAME, or file:///FOLDER of the machine of the service',
     ),
     runLink,
   )

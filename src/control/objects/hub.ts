@@ -8,6 +8,7 @@ import { createHash, type Hash } from 'node:crypto'
 import { z } from 'zod'
 import { UserError } from '../../base/errors.ts'
 import { type HubAccess, HubClient } from './hub-client.ts'
+import { readResumed } from './resumed.ts'
 import {
   type ByteRange,
   changedWhileRead,
@@ -118,31 +119,17 @@ export class HubStore implements ObjectReader {
     return info && { info, bytes: this.#read(info, cutRange(range, info.bytes)) }
   }
 
-  /** A connection that breaks is taken up where it broke, as long as each one brings something. */
   async *#read(info: ObjectInfo, { start, end }: { start: number; end: number }): AsyncGenerator<Uint8Array> {
     const check = start === 0 && end === info.bytes ? new ContentCheck(info) : undefined
-    let at = start
-    for (let fruitless = 0; at < end; ) {
-      let broken: unknown
-      try {
-        for await (const piece of await this.#open(info, at, end)) {
-          fruitless = 0
-          at += piece.length
-          check?.update(piece)
-          yield piece
-        }
-      } catch (error) {
-        if (error instanceof UserError) throw error
-        broken = error
-      }
-      if (at >= end) break
-      if (++fruitless >= this.#client.attemptsMax)
-        throw new UserError(`${this.url} breaks off in ${info.key} after ${at} bytes.`, {
-          failure: 'unreachable',
-          fix: 'Read it again.',
-          cause: broken,
-        })
-      await this.#client.wait(fruitless)
+    const pieces = readResumed({
+      ...{ what: `${info.key} of ${this.url}`, start, end },
+      open: (at) => this.#open(info, at, end),
+      attemptsMax: this.#client.attemptsMax,
+      wait: (fruitless) => this.#client.wait(fruitless),
+    })
+    for await (const piece of pieces) {
+      check?.update(piece)
+      yield piece
     }
     check?.end()
   }

@@ -1,23 +1,29 @@
 /** Places of users: their folders and buckets, which are read and never written to. */
+import { createHash } from 'node:crypto'
 import { realpath } from 'node:fs/promises'
 import { relative, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { PlaceLink } from '../../api/control/places.ts'
+import type { Clock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
+import { AzureReader } from './azure.ts'
 import { FolderStore } from './folder.ts'
+import { GoogleToken } from './google-token.ts'
 import { HubStore, hubPlaceOf } from './hub.ts'
 import { hubEndpoint } from './hub-client.ts'
 import { S3Store } from './s3.ts'
 import { S3Client, type S3Credential } from './s3-client.ts'
-import type { ObjectReader, ObjectStore } from './store.ts'
+import type { ObjectReader } from './store.ts'
 
-export type PlaceCredential = 's3' | 'huggingface'
+export type PlaceCredential = 's3' | 'azure-blob' | 'gcs' | 'huggingface'
 
 export interface PlaceAccess {
   /** The secret behind a credential's name; throws a UserError when the project has none of that name and kind. */
   credential(project: string, name: string, kind: PlaceCredential): Promise<Readonly<Record<string, string>>>
   /** Folders of the service's machine that may be linked, with all below them. */
   readonly folders: readonly string[]
+  /** Requests and tokens are dated by it. */
+  readonly clock: Clock
 }
 
 const defaultRegion = 'us-east-1'
@@ -31,10 +37,11 @@ export async function openPlace(
   if (link.url.startsWith('hf:')) return openHub(link, project, access)
   const url = parsed(link.url)
   if (url.protocol === 'file:') return openFolder(url, access.folders)
-  if (url.protocol === 's3:') return openBucket(url, link, project, access)
+  const open = buckets.get(url.protocol)
+  if (open !== undefined) return await open(url, link, project, access)
   throw new UserError(`${url.protocol}// cannot be linked.`, {
     failure: 'usage',
-    fix: 'Link s3://BUCKET/PREFIX, hf://ORG/NAME or file:///FOLDER, or upload the files.',
+    fix: 'Link s3://, gs:// or az://BUCKET/PREFIX, hf://ORG/NAME or file:///FOLDER, or upload the files.',
   })
 }
 
@@ -42,7 +49,7 @@ function parsed(text: string): URL {
   if (URL.canParse(text)) return new URL(text)
   throw new UserError(`${JSON.stringify(text.slice(0, 200))} is no address of a place.`, {
     failure: 'usage',
-    fix: 'Write s3://BUCKET/PREFIX, hf://ORG/NAME or file:///FOLDER.',
+    fix: 'Write s3://, gs:// or az://BUCKET/PREFIX, hf://ORG/NAME or file:///FOLDER.',
   })
 }
 
@@ -57,7 +64,7 @@ async function openHub(link: PlaceLink, project: string, access: PlaceAccess): P
   return new HubStore(place, { endpoint, token: secret?.token })
 }
 
-async function openFolder(url: URL, allowed: readonly string[]): Promise<ObjectStore> {
+async function openFolder(url: URL, allowed: readonly string[]): Promise<ObjectReader> {
   if (url.host !== '') {
     throw new UserError(`${url.href} names another machine.`, {
       failure: 'usage',
@@ -82,26 +89,90 @@ function isIn(path: string, root: string): boolean {
   return way === '' || (way !== '..' && !way.startsWith(`..${sep}`))
 }
 
-async function openBucket(
+type OpenBucket = (url: URL, link: PlaceLink, project: string, access: PlaceAccess) => Promise<ObjectReader>
+
+const buckets: ReadonlyMap<string, OpenBucket> = new Map([
+  ['s3:', openS3],
+  ['gs:', openGoogle],
+  ['az:', openAzure],
+])
+
+/** What a link's credential holds. Throws a UserError when the link names none. */
+async function secretOf(
+  url: URL,
+  { credential }: PlaceLink,
+  project: string,
+  access: PlaceAccess,
+  kind: PlaceCredential,
+): Promise<Readonly<Record<string, string>>> {
+  if (credential !== undefined) return await access.credential(project, credential, kind)
+  throw new UserError(`${url.href} cannot be read without a credential.`, {
+    failure: 'usage',
+    fix: `Make one of kind ${kind} (\`ropeway credential create\`) and name it.`,
+  })
+}
+
+function prefixOf(url: URL): string {
+  return decodeURIComponent(url.pathname).replace(/^\/+|\/+$/g, '')
+}
+
+const googleEndpoint = 'https://storage.googleapis.com'
+/** By the key files that they are for: a file of a link is opened by itself, and should not need a token of its own. */
+const googleTokens = new Map<string, GoogleToken>()
+const googleTokensMax = 100
+
+/** Google's XML API speaks S3's language, with its own tokens or with "HMAC keys". */
+async function openGoogle(url: URL, link: PlaceLink, project: string, access: PlaceAccess) {
+  const secret = await secretOf(url, link, project, access, 'gcs')
+  const place = {
+    ...{ bucket: url.hostname, prefix: prefixOf(url), region: link.region ?? 'auto' },
+    endpoint: webAddress(link.endpoint ?? secret.endpoint) ?? googleEndpoint,
+  }
+  const credential =
+    secret.service_account === undefined
+      ? s3Credential(secret, link.credential ?? '')
+      : googleToken(secret.service_account, access.clock)
+  return new S3Store(new S3Client(place, credential, seedOf(url.href)))
+}
+
+function googleToken(serviceAccount: string, clock: Clock): GoogleToken {
+  const name = createHash('sha256').update(serviceAccount).digest('hex')
+  const known = googleTokens.get(name)
+  if (known !== undefined) return known
+  const made = new GoogleToken(serviceAccount, clock)
+  if (googleTokens.size >= googleTokensMax) googleTokens.clear()
+  googleTokens.set(name, made)
+  return made
+}
+
+async function openAzure(url: URL, link: PlaceLink, project: string, access: PlaceAccess) {
+  const { account, key, sas_token, endpoint } = await secretOf(url, link, project, access, 'azure-blob')
+  if (account === undefined || (key === undefined && sas_token === undefined))
+    throw new UserError(`The credential ${link.credential} holds neither key nor sas_token.`, {
+      failure: 'usage',
+      fix: 'Put one of them into it (`ropeway credential replace`).',
+    })
+  const place = {
+    ...{ account, container: url.hostname, prefix: prefixOf(url) },
+    endpoint: webAddress(link.endpoint ?? endpoint),
+  }
+  return new AzureReader(place, key === undefined ? { sasToken: sas_token! } : { key }, access.clock)
+}
+
+async function openS3(
   url: URL,
   link: PlaceLink,
   project: string,
   access: PlaceAccess,
-): Promise<ObjectStore> {
-  if (link.credential === undefined) {
-    throw new UserError(`${url.href} cannot be read without a credential.`, {
-      failure: 'usage',
-      fix: 'Make one of kind s3 (`ropeway credential create`) and name it.',
-    })
-  }
-  const secret = await access.credential(project, link.credential, 's3')
+): Promise<ObjectReader> {
+  const secret = await secretOf(url, link, project, access, 's3')
   const place = {
     bucket: url.hostname,
-    prefix: decodeURIComponent(url.pathname).replace(/^\/+|\/+$/g, ''),
+    prefix: prefixOf(url),
     region: link.region ?? secret.region ?? defaultRegion,
     endpoint: webAddress(link.endpoint ?? secret.endpoint),
   }
-  return new S3Store(new S3Client(place, s3Credential(secret, link.credential), seedOf(url.href)))
+  return new S3Store(new S3Client(place, s3Credential(secret, link.credential ?? ''), seedOf(url.href)))
 }
 
 /** The service asks there in the user's name, so what is no web address is refused. */
@@ -120,7 +191,7 @@ export function s3Credential(secret: Readonly<Record<string, string>>, name: str
   if (accessKeyId === undefined || secretAccessKey === undefined) {
     throw new UserError(`The credential ${name} has no access_key_id and secret_access_key.`, {
       failure: 'usage',
-      fix: 'Name a credential of kind s3.',
+      fix: 'Put them into it (`ropeway credential replace`), or name another one.',
     })
   }
   return { accessKeyId, secretAccessKey, sessionToken }

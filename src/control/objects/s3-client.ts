@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { AwsClient } from 'aws4fetch'
+import { assert } from '../../base/assert.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import { Random } from '../../base/random.ts'
 import { textOf } from './s3-xml.ts'
@@ -17,6 +18,11 @@ export interface S3Credential {
   accessKeyId: string
   secretAccessKey: string
   sessionToken?: string | undefined
+}
+
+/** Requests go out with a token instead of signatures, as Google's XML API takes them. */
+export interface BearerCredential {
+  token(): Promise<string>
 }
 
 export interface RetryLimits {
@@ -64,6 +70,8 @@ export class S3Refusal extends Error {
   }
 }
 
+type SignedRequest = Parameters<AwsClient['sign']>[1] & object
+
 const again = new Set([408, 429, 500, 502, 503, 504])
 const errorDocument = /^\s*(<\?xml[^>]*>)?\s*<Error[ >]/
 
@@ -75,16 +83,30 @@ function isOfNetwork(error: unknown): boolean {
 /** Signed requests to one bucket (AWS Signature Version 4), tried again with growing waits. */
 export class S3Client {
   readonly place: S3Place
-  readonly #aws: AwsClient
+  readonly #sign: (url: string, init: SignedRequest) => Promise<Request>
+  readonly #aws: AwsClient | undefined
   readonly #retry: RetryLimits
   readonly #jitter: Random
 
-  constructor(place: S3Place, credential: S3Credential, seed: number, retry: Partial<RetryLimits> = {}) {
+  constructor(
+    place: S3Place,
+    credential: S3Credential | BearerCredential,
+    seed: number,
+    retry: Partial<RetryLimits> = {},
+  ) {
     this.place = place
     this.#retry = { ...retryLimits, ...retry }
     this.#jitter = new Random(seed)
+    if ('token' in credential) {
+      this.#sign = async (url, { aws: _, ...init }) => {
+        const request = new Request(url, init)
+        request.headers.set('authorization', `Bearer ${await credential.token()}`)
+        return request
+      }
+      return
+    }
     const { accessKeyId, secretAccessKey, sessionToken } = credential
-    this.#aws = new AwsClient({
+    const aws = new AwsClient({
       accessKeyId,
       secretAccessKey,
       ...(sessionToken === undefined ? {} : { sessionToken }),
@@ -92,6 +114,8 @@ export class S3Client {
       region: place.region,
       retries: 0,
     })
+    this.#aws = aws
+    this.#sign = (url, init) => aws.sign(url, init)
   }
 
   /** The answer when it is a success; throws S3Refusal when it is not, a UserError when none comes. */
@@ -122,6 +146,7 @@ export class S3Client {
   /** An address with a signature in its query that is good for so many seconds. */
   async presign(key: string, seconds: number): Promise<string> {
     const url = this.#address({ key, query: { 'X-Amz-Expires': String(seconds) } })
+    assert(this.#aws !== undefined, 'who gives addresses out has keys to sign them with')
     const signed = await this.#aws.sign(url, { method: 'GET', aws: { signQuery: true } })
     return signed.url
   }
@@ -136,6 +161,7 @@ export class S3Client {
       try {
         return await work()
       } catch (error) {
+        if (error instanceof UserError) throw error
         const refused = error instanceof S3Refusal
         if (refused ? !again.has(error.status) : !isOfNetwork(error)) throw error
         if (attempt >= this.#retry.attemptsMax) throw refused ? error : this.#unreachable(error)
@@ -145,7 +171,7 @@ export class S3Client {
   }
 
   async #attempt({ method, headers, body, sha256, stream, ...where }: S3Request): Promise<Response> {
-    const signed = await this.#aws.sign(this.#address(where), {
+    const signed = await this.#sign(this.#address(where), {
       method,
       headers: { ...headers, ...(sha256 === undefined ? {} : { 'X-Amz-Content-Sha256': sha256 }) },
       ...(body === undefined ? {} : { body: body as Uint8Array<ArrayBuffer> }),

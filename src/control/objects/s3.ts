@@ -1,5 +1,6 @@
 import { UserError } from '../../base/errors.ts'
 import { sha256Of } from './hash.ts'
+import { readResumed } from './resumed.ts'
 import { encodePath, type S3Client, S3Refusal } from './s3-client.ts'
 import { S3Uploads } from './s3-uploads.ts'
 import { decodeKey, elements, textOf } from './s3-xml.ts'
@@ -94,31 +95,13 @@ export class S3Store implements ObjectStore {
     return info && { info, bytes: this.#read(info, cutRange(range, info.bytes)) }
   }
 
-  /** A connection that breaks is taken up again where it broke, as long as each one brings something. */
-  async *#read(info: ObjectInfo, { start, end }: { start: number; end: number }): AsyncGenerator<Uint8Array> {
-    let at = start
-    for (let fruitless = 0; at < end; ) {
-      const body = await this.#explained(info.key, () => this.#open(info, at, end))
-      let broken: unknown
-      try {
-        for await (const piece of body) {
-          fruitless = 0
-          at += piece.length
-          yield piece
-        }
-      } catch (error) {
-        broken = error
-      }
-      if (at >= end) return
-      if (++fruitless >= this.#client.attemptsMax) {
-        throw new UserError(`${this.url}/${info.key} breaks off after ${at} bytes.`, {
-          failure: 'unreachable',
-          fix: 'Check the network to the object store and read it again.',
-          cause: broken,
-        })
-      }
-      await this.#client.wait(fruitless)
-    }
+  #read(info: ObjectInfo, { start, end }: { start: number; end: number }): AsyncGenerator<Uint8Array> {
+    return readResumed({
+      ...{ what: `${this.url}/${info.key}`, start, end },
+      open: (at) => this.#explained(info.key, () => this.#open(info, at, end)),
+      attemptsMax: this.#client.attemptsMax,
+      wait: (fruitless) => this.#client.wait(fruitless),
+    })
   }
 
   async #open(info: ObjectInfo, start: number, end: number): Promise<AsyncIterable<Uint8Array>> {

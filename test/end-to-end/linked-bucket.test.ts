@@ -1,0 +1,72 @@
+/** A dataset in a bucket, through the whole service: credential, link, preview, statistics, and a job that reads it. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { systemClock } from '../../src/base/clock.ts'
+import { loopStarters } from '../../src/cli/service-parts.ts'
+import { S3Store } from '../../src/control/objects/s3.ts'
+import { S3Client } from '../../src/control/objects/s3-client.ts'
+import { ropeway, workbench } from '../cli/command-line.ts'
+import { hash } from '../objects/bytes.ts'
+import { startSwift, swiftMissing } from '../objects/swift.ts'
+
+const missing = swiftMissing()
+if (missing !== undefined) console.warn(`skipped: a linked bucket on OpenStack Swift (${missing})`)
+
+test.skipIf(missing !== undefined)(
+  'a dataset in an S3 bucket is linked, previewed and read by a job',
+  async () => {
+    const swift = await startSwift()
+    await using bench = await workbench(systemClock)
+    const loops: { stop(): Promise<void> }[] = []
+    try {
+      const { accessKeyId, secretAccessKey, endpoint, region } = swift
+      const place = { bucket: 'logs', prefix: 'a/b', region, endpoint }
+      const client = new S3Client(place, { accessKeyId, secretAccessKey }, 1)
+      await client.send({ method: 'PUT' })
+      const put = async (text: string) =>
+        await new S3Store(client).put('train.jsonl', Buffer.from(text), hash(Buffer.from(text)))
+      await put('{"prompt":"how","completion":"so"}\n')
+      const run = async (args: string[], stdin = '') => {
+        const ran = await ropeway(args, stdin)
+        expect(ran, ran.err).toMatchObject({ code: 0 })
+        return ran
+      }
+      const set = [
+        '--set',
+        `access_key_id=${accessKeyId}`,
+        '--set',
+        `endpoint=${endpoint}`,
+        '--set',
+        `region=${region}`,
+      ]
+      await run(
+        ['credential', 'create', 'store', '--kind', 's3', ...set, '--secret', 'secret_access_key'],
+        secretAccessKey,
+      )
+      await run(['dataset', 'link', 'poems', 's3://logs/a/b', '--credential', 'store'])
+      expect((await run(['dataset', 'preview', 'poems'])).out).toContain('how')
+      expect((await run(['dataset', 'statistics', 'poems', '--json'])).json[0]).toMatchObject({ records: 1 })
+      for (const start of loopStarters) loops.push(await start(bench.parts))
+      // What lies beside a job file is its workspace.
+      mkdirSync(join(bench.folder, 'job'))
+      const file = join(bench.folder, 'job', 'job.yml')
+      writeFileSync(
+        file,
+        'name: reader\nrun: [sh, -c, "cat $ROPEWAY_DATA/train.jsonl"]\ndata: dataset:poems\n',
+      )
+      await run(['job', 'run', '-f', file])
+      expect((await run(['job', 'logs', 'reader'])).out).toContain('{"prompt":"how","completion":"so"}')
+      // What changes in the bucket is noticed, not read as if it were the version.
+      await put('{"prompt":"other","completion":"so"}\n')
+      const stale = await ropeway(['dataset', 'preview', 'poems'])
+      expect(stale).toMatchObject({ code: 6, err: expect.stringMatching(/has changed[\s\S]*refresh/) })
+      await run(['dataset', 'refresh', 'poems'])
+      expect((await run(['dataset', 'preview', 'poems'])).out).toContain('other')
+      expect(bench.service.log.join('')).not.toContain(secretAccessKey)
+    } finally {
+      for (const loop of loops.toReversed()) await loop.stop()
+      await swift.stop()
+    }
+  },
+)
