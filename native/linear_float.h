@@ -75,9 +75,10 @@ struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
           w[v] = Weights::at(panel + v / panelVectors * panelStride, k, v % panelVectors, odd);
 #pragma GCC unroll 12
         for (int t = 0; t < T; t++) {
-          Vector a = splat(from[t * stride + k + odd]);
+          const float* a = from + t * stride + k + odd;
 #pragma GCC unroll 4
-          for (int v = 0; v < P * panelVectors; v++) sum[t][v] = fma(a, w[v], sum[t][v]);
+          for (int v = 0; v < P * panelVectors; v++)
+            sum[t][v] = T > 1 ? fmaSpread(a, w[v], sum[t][v]) : fma(splat(*a), w[v], sum[t][v]);
         }
       }
     }
@@ -112,30 +113,29 @@ struct PairProduct : ByRegisters<PairProduct> {
   }
 
   template <int P, int T>
-  __attribute__((target("avx512bf16"))) void tile(const char* panel, size_t panelStride, size_t row, bool cold,
-                                                  float* sums) const {
-    __m512 sum[T][P];
+  void tile(const char* panel, size_t panelStride, size_t row, bool cold, float* sums) const {
+    Vector sum[T][P];
 #pragma GCC unroll 12
     for (int t = 0; t < T; t++)
-      for (int p = 0; p < P; p++) sum[t][p] = _mm512_setzero_ps();
+      for (int p = 0; p < P; p++) sum[t][p] = zero();
     const char* from = reinterpret_cast<const char*>(x + row * stride);
     for (size_t k = 0; k < inputs; k += 2) {
-      __m512bh w[P];
+      VectorInt w[P];
       for (int p = 0; p < P; p++) {
         const char* at = panel + p * panelStride + k * 32;
         if (cold && k % (pageBytes / 32) == 0) _mm_prefetch(at + prefetchAhead, _MM_HINT_T0);
-        w[p] = (__m512bh)_mm512_loadu_si512(at);
+        w[p] = (VectorInt)load(reinterpret_cast<const float*>(at));
       }
 #pragma GCC unroll 12
       for (int t = 0; t < T; t++) {
-        __m512bh a = (__m512bh)_mm512_set1_epi32(readAs<int32_t>(from + (t * stride + k) * 2));
-        for (int p = 0; p < P; p++) sum[t][p] = _mm512_dpbf16_ps(sum[t][p], w[p], a);
+        const float* pair = reinterpret_cast<const float*>(from + (t * stride + k) * 2);
+        for (int p = 0; p < P; p++) sum[t][p] = pairsSpread(pair, w[p], sum[t][p]);
       }
     }
     constexpr int width = P == 1 ? 1 : 2;
 #pragma GCC unroll 12
     for (int t = 0; t < T; t++)
-      for (int p = 0; p < P; p++) _mm512_storeu_ps(sums + ((p / width * T + t) * width + p % width) * 16, sum[t][p]);
+      for (int p = 0; p < P; p++) store(sums + ((p / width * T + t) * width + p % width) * 16, sum[t][p]);
   }
 };
 
