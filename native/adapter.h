@@ -1,4 +1,5 @@
-// What adapters add to a product (LoRA, Hu 2021): scale * x A^T B^T, each row with its own adapter or none.
+// What adapters add to a product (LoRA, Hu 2021): scale * x A^T B^T, each row with its own adapter or none. The sum
+// of both may get a factor per output (DoRA, Liu 2024).
 //
 // A row is lowered to its adapter's ranks while activations are prepared, in F32 and behind the norm; its sums
 // are raised by B before bias, gate or residual. Each of these sums has one order, so a row's bits depend on
@@ -21,6 +22,7 @@ struct AdapterMember {
   int32_t rank, firstRank;           // its ranks among those of all members
   float scale;
   int64_t b;  // where B [panels][rank][16] begins, in bytes from the adapter's own first
+  int64_t factor;  // where F32 [panels][16] begin that outputs are multiplied by; 0 for none
 };
 
 /// Factors of one adapter for one packed weight, followed by its members, then A and every B.
@@ -71,7 +73,7 @@ inline void lowerRow(const Adapter& adapter, const float* x, float* to) {
       for (int c = 0; c < 4; c++)
 #pragma GCC unroll 4
         for (int v = 0; v < panelVectors; v++)
-          sum[c][v] = fma(splat(x[k + c]), factors<bf16>(a, (k + c) * 16 + v * lanes), sum[c][v]);
+          sum[c][v] = fmaSpread(x + k + c, factors<bf16>(a, (k + c) * 16 + v * lanes), sum[c][v]);
     for (; k < inputs; k++)
       for (int v = 0; v < panelVectors; v++)
         sum[k % 4][v] = fma(splat(x[k]), factors<bf16>(a, k * 16 + v * lanes), sum[k % 4][v]);
@@ -91,8 +93,7 @@ inline void raiseRows(const char* b, int rank, const float* lowered, size_t stri
     for (int v = 0; v < panelVectors; v++) w[v] = factors<bf16>(b, r * 16 + v * lanes);
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
-      Vector a = splat(lowered[t * stride + r]);
-      for (int v = 0; v < panelVectors; v++) sum[t][v] = fma(a, w[v], sum[t][v]);
+      for (int v = 0; v < panelVectors; v++) sum[t][v] = fmaSpread(lowered + t * stride + r, w[v], sum[t][v]);
     }
   }
   for (int t = 0; t < T; t++)
@@ -155,8 +156,17 @@ struct AdaptedRows {
       const float* own = lowered + row * stride + member->firstRank;
       if (adapter.bf16) raiseAll<true>(b, member->rank, own, count, sums, sumsStride);
       else raiseAll<false>(b, member->rank, own, count, sums, sumsStride);
+      if (member->factor) multiplyOutputs(adapter.at(member->factor) + from / member->step * 64, count, sums, sumsStride);
       return;
     }
+  }
+
+  static void multiplyOutputs(const char* factors, int count, float* sums, int sumsStride) {
+    for (int t = 0; t < count; t++)
+      for (int v = 0; v < panelVectors; v++) {
+        float* sum = sums + t * sumsStride + v * lanes;
+        store(sum, load(sum) * load(reinterpret_cast<const float*>(factors) + v * lanes));
+      }
   }
 
   template <bool bf16>

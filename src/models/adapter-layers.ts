@@ -1,6 +1,7 @@
 /**
  * Adapters in plain operations, for products that are not packed: each run of neighbouring rows with one adapter
- * gains scale * x aᵀ bᵀ. The runs are part of the graph.
+ * gains scale * x aᵀ bᵀ, and is multiplied by a factor per output where the adapter has some. The runs are part of
+ * the graph.
  *
  * N rows, K inputs, M outputs, r ranks.
  */
@@ -22,6 +23,9 @@ export interface FactorTensors {
   /** [M, r] F32 */
   b: Tensor
   scale: number
+  /** [M]: factors of the outputs, and what of the bias they took with them; with DoRA only. */
+  factor?: Tensor
+  biasRest?: Tensor
 }
 
 export interface AdapterRuns {
@@ -35,10 +39,13 @@ export interface AdapterRuns {
 
 export function adapterLayers(ops: Ops, plain: LinearLayers, adapters: AdapterRuns): LinearLayers {
   const linear = (x: Tensor, name: string, around: { norm?: InputNorm; residual?: Tensor } = {}) => {
-    const y = plain.linear(x, name, around)
     const runs = adapters.runs(x.shape[0]!)
-    if (runs.every(({ slot }) => slot < 0 || adapters.factors(slot, name) === undefined)) return y
-    return changed(ops, normalised(ops, x, around.norm), y, name, runs, adapters)
+    if (runs.every(({ slot }) => slot < 0 || adapters.factors(slot, name) === undefined))
+      return plain.linear(x, name, around)
+    const { norm, residual } = around
+    const y = plain.linear(x, name, norm === undefined ? {} : { norm })
+    const own = changed(ops, normalised(ops, x, norm), y, name, runs, adapters)
+    return residual === undefined ? own : ops.add(residual, own)
   }
   return {
     embed: plain.embed,
@@ -70,6 +77,8 @@ function changed(
       const lowered = ops.matmul(twice ? ops.concat(own, own, 0) : own, factors.a) // [rows, r]
       const raised = ops.scale(ops.matmul(lowered, factors.b), factors.scale)
       part = ops.add(part, twice ? ops.slice(raised, 0, 0, 1) : raised)
+      if (factors.factor !== undefined) part = ops.mul(part, factors.factor)
+      if (factors.biasRest !== undefined) part = ops.add(part, factors.biasRest)
     }
     all = all === undefined ? part : ops.concat(all, part, 0)
     first += rows

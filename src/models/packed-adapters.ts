@@ -7,7 +7,7 @@
 import { assert } from '../base/assert.ts'
 import type { ProductGroup } from './architecture.ts'
 
-/** What an adapter adds to one product: scale * x aᵀ bᵀ (LoRA, Hu 2021). */
+/** What an adapter adds to one product: scale * x aᵀ bᵀ (LoRA, Hu 2021); the sum may get a factor per output. */
 export interface AdapterFactors {
   inputs: number
   outputs: number
@@ -17,6 +17,8 @@ export interface AdapterFactors {
   a: Float32Array
   /** [outputs, rank] */
   b: Float32Array
+  /** [outputs]: what the sum of both products is multiplied by, before a bias (DoRA, Liu 2024). */
+  factor?: Float32Array
 }
 
 /** Where the members of a packed product lie (see PackedProduct). */
@@ -29,7 +31,7 @@ export interface MemberPlaces {
 export type FactorFormat = 'F32' | 'BF16'
 
 const headerBytes = 32
-const memberBytes = 32
+const memberBytes = 40
 /** Outputs of a panel, and ranks that are lowered together. */
 const lanes = 16
 
@@ -41,6 +43,8 @@ interface Placed {
   firstRank: number
   /** Where B begins, in numbers behind the first of A. */
   b: number
+  /** Where the factors of outputs begin, in bytes from the adapter's first; 0 for none. */
+  factor: number
 }
 
 /** Lays out what `layers` change of a packed product; undefined when they leave it alone. */
@@ -63,6 +67,7 @@ export function packAdapter(
       panels: Math.ceil(outputs / lanes),
       firstRank: ranks,
       b: 0,
+      factor: 0,
     })
     ranks += Math.ceil(factors.rank / lanes) * lanes
   }
@@ -74,12 +79,20 @@ export function packAdapter(
   }
   const numberBytes = format === 'F32' ? 4 : 2
   const start = Math.ceil((headerBytes + memberBytes * placed.length) / 64) * 64
-  const bytes = new Uint8Array(start + count * numberBytes)
+  let end = Math.ceil((start + count * numberBytes) / 64) * 64
+  for (const one of placed) {
+    if (one.factors.factor === undefined) continue
+    one.factor = end
+    end += one.panels * lanes * 4
+  }
+  const bytes = new Uint8Array(end)
   writeHeader(new DataView(bytes.buffer), placed, ranks, places.inputs, start, numberBytes)
   const numbers = new Float32Array(count)
   for (const one of placed) placeFactors(numbers, one, places.inputs)
-  if (format === 'F32') new Float32Array(bytes.buffer, start).set(numbers)
-  else roundToBfloat(numbers, new Uint16Array(bytes.buffer, start))
+  if (format === 'F32') new Float32Array(bytes.buffer, start, count).set(numbers)
+  else roundToBfloat(numbers, new Uint16Array(bytes.buffer, start, count))
+  for (const { factors, factor } of placed)
+    if (factors.factor !== undefined) new Float32Array(bytes.buffer, factor).set(factors.factor)
   return bytes
 }
 
@@ -96,12 +109,13 @@ function writeHeader(
     view.setInt32(4 * i, word, true)
   })
   view.setBigInt64(16, BigInt(start), true)
-  for (const [index, { factors, firstPanel, step, panels, firstRank, b }] of placed.entries()) {
+  for (const [index, { factors, firstPanel, step, panels, firstRank, b, factor }] of placed.entries()) {
     const at = headerBytes + memberBytes * index
     for (const [i, word] of [firstPanel, step, panels, factors.rank, firstRank].entries())
       view.setInt32(at + 4 * i, word, true)
     view.setFloat32(at + 20, factors.scale, true)
     view.setBigInt64(at + 24, BigInt(start + b * numberBytes), true)
+    view.setBigInt64(at + 32, BigInt(factor), true)
   }
 }
 

@@ -11,7 +11,9 @@ import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
+import type { Kernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
+import { outputFactors } from './adapter-lengths.ts'
 
 /** What an adapter changes, by name of the product. */
 export type AdapterLayers = ReadonlyMap<string, AdapterFactors & { magnitude?: Float32Array | undefined }>
@@ -28,6 +30,9 @@ export const adapterSlots = 64
 
 export class AdapterBank implements Disposable {
   readonly #device: Device
+  readonly #weights: Weights
+  /** That packed the weights. */
+  readonly #kernels: Kernels | undefined
   readonly #groups: readonly { product: PackedProduct; table: Tensor }[]
   /** Products that are not packed. */
   readonly #plainNames: readonly string[]
@@ -38,8 +43,10 @@ export class AdapterBank implements Disposable {
   /** Slots that are being filled. */
   readonly #reserved = new Set<number>()
 
-  constructor({ architecture, config }: Definition, weights: Weights, device: Device) {
+  constructor({ architecture, config }: Definition, weights: Weights, device: Device, kernels?: Kernels) {
     this.#device = device
+    this.#weights = weights
+    this.#kernels = kernels
     const groups = architecture.products(config)
     const products = groups.flatMap(({ names }) => weights.packed?.find(names) ?? [])
     this.#tables = new Arena(products.length + 1)
@@ -96,48 +103,66 @@ export class AdapterBank implements Disposable {
    */
   async add(id: string, layers: AdapterLayers): Promise<void> {
     assert(!this.#loaded.has(id), 'an adapter is loaded once')
-    if ([...layers.values()].some(({ magnitude }) => magnitude !== undefined)) {
-      throw new UserError('DoRA adapters are served merged into their model only.', {
-        fix: 'Merge the adapter (ropeway export DIR --as merged --to NEW, or PEFT) and serve the merged model.',
-      })
-    }
     const slot = this.#bySlot.findIndex((taken, i) => taken === undefined && !this.#reserved.has(i))
     if (slot < 0)
       throw new UserError(`All ${adapterSlots} slots for adapters are taken.`, { failure: 'conflict' })
     this.#reserved.add(slot)
     try {
+      const whole = await this.#withFactors(layers)
       const pieces: { table: Tensor; bytes: Uint8Array }[] = []
       for (const { product, table } of this.#groups) {
         // Beside rounded weights nothing is lost by it, and half the memory is read.
         const format = product.dtype === 'F32' ? 'F32' : 'BF16'
-        const bytes = packAdapter(product, layers, format)
+        const bytes = packAdapter(product, whole, format)
         if (bytes !== undefined) pieces.push({ table, bytes })
         await breath()
       }
-      this.#publish(id, slot, pieces, layers)
+      this.#publish(id, slot, pieces, whole)
     } finally {
       this.#reserved.delete(slot)
     }
+  }
+
+  /** The layers as products take them: a magnitude becomes a factor of each output. */
+  async #withFactors(layers: AdapterLayers): Promise<ReadonlyMap<string, AdapterFactors>> {
+    const whole = new Map<string, AdapterFactors>()
+    for (const [name, { magnitude, ...layer }] of layers) {
+      if (magnitude === undefined) {
+        whole.set(name, layer)
+        continue
+      }
+      const packed = this.#groups.find(({ product }) =>
+        product.members.some((member) => member.name === name),
+      )
+      const place = { name, packed: packed?.product }
+      const dora = { ...layer, magnitude }
+      const factor = await outputFactors(place, dora, this.#weights, this.#device, this.#kernels)
+      whole.set(name, { ...layer, factor })
+    }
+    return whole
   }
 
   #publish(
     id: string,
     slot: number,
     pieces: readonly { table: Tensor; bytes: Uint8Array }[],
-    layers: AdapterLayers,
+    layers: ReadonlyMap<string, AdapterFactors>,
   ): void {
-    const arena = new Arena(pieces.length + 2 * this.#plainNames.length + 1)
+    const arena = new Arena(pieces.length + 4 * this.#plainNames.length + 1)
     try {
       const packed = pieces.map(({ bytes }) => arena.leaf('I8', [bytes.length]))
       const plain = new Map<string, FactorTensors>()
       for (const name of this.#plainNames) {
         const factors = layers.get(name)
         if (factors === undefined) continue
-        const { rank, inputs, outputs, scale } = factors
+        const { rank, inputs, outputs, scale, factor } = factors
+        const biased = factor !== undefined && this.#weights.has(`${name}.bias`)
         plain.set(name, {
           a: arena.leaf('F32', [rank, inputs]),
           b: arena.leaf('F32', [outputs, rank]),
           scale,
+          ...(factor !== undefined && { factor: arena.leaf('F32', [outputs]) }),
+          ...(biased && { biasRest: arena.leaf('F32', [outputs]) }),
         })
       }
       const { bytes } = arena.allocate(this.#device.bufferType)
@@ -145,10 +170,7 @@ export class AdapterBank implements Disposable {
         packed[i]!.write(piece.bytes)
         this.#point(piece.table, slot, packed[i]!.address)
       }
-      for (const [name, { a, b }] of plain) {
-        a.write(layers.get(name)!.a)
-        b.write(layers.get(name)!.b)
-      }
+      for (const [name, tensors] of plain) this.#fill(name, tensors, layers.get(name)!)
       const loaded = { slot, bytes, arena, plain }
       this.#loaded.set(id, loaded)
       this.#bySlot[slot] = loaded
@@ -157,6 +179,16 @@ export class AdapterBank implements Disposable {
       arena.dispose()
       throw error
     }
+  }
+
+  #fill(name: string, tensors: FactorTensors, { a, b, factor }: AdapterFactors): void {
+    tensors.a.write(a)
+    tensors.b.write(b)
+    if (factor !== undefined) tensors.factor!.write(factor)
+    if (factor === undefined || tensors.biasRest === undefined) return
+    const bias = new Float32Array(factor.length)
+    this.#weights.get(`${name}.bias`).read(bias)
+    tensors.biasRest.write(bias.map((value, o) => value * (1 - factor[o]!)))
   }
 
   /** Forgets an adapter that no request has any more; not while the device computes. */

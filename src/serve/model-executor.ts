@@ -97,13 +97,13 @@ export class ModelExecutor implements Executor {
     this.#memory = new GraphMemory(device)
     const exact = options.fastNumerics !== true && device.isHost
     this.#exact = exact
-    this.adapters = new AdapterBank(definition, weights, device)
     const groups = definition.architecture.products(config)
     const plain = groups
       .filter(({ names }) => weights.packed?.find(names) === undefined)
       .flatMap(({ names }) => names)
     // Our kernels run in the CPU backend's threads; anything else takes plain ggml.
     const kernels = device.isHost ? ourKernels(options.kernels) : undefined
+    this.adapters = new AdapterBank(definition, weights, device, kernels)
     const format = options.cacheDtype ?? 'F16'
     const paged = kernels !== undefined && format in cacheFormats
     const layout = paged ? 'paged' : 'tensors'

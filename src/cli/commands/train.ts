@@ -98,7 +98,7 @@ async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promis
     const model = relative('.', result.best?.folder ?? result.folder)
     note(
       'from' in job.model && isAdapterFolder(result.folder)
-        ? adapterHints(job.method?.lora?.dora === true ? undefined : relative('.', job.model.from), model)
+        ? adapterHints(relative('.', job.model.from), model)
         : `  ropeway generate ${model} -p "..."\n  ropeway serve ${model}`,
     )
   } finally {
@@ -115,8 +115,6 @@ export function endText({ stepsDone, stoppedEarly, validationLoss, best }: JobRe
   return `${end} Best at step ${best.stepsDone}: ${relative('.', best.folder)}`
 }
 
-/** `base` is absent where serving takes the adapter merged only. */
-function adapterHints(base: string | undefined, adapter: string): string {
-  const serve = base === undefined ? '' : `  ropeway serve ${base} --adapter NAME=${adapter}\n`
-  return `${serve}  ropeway export ${adapter} --as merged --to FOLDER`
+function adapterHints(base: string, adapter: string): string {
+  return `  ropeway serve ${base} --adapter NAME=${adapter}\n  ropeway export ${adapter} --as merged --to FOLDER`
 }
