@@ -2,6 +2,8 @@
 export interface Shutdown {
   requested: Promise<NodeJS.Signals>
   signal: AbortSignal
+  /** Asks for an orderly end as a signal would. */
+  ask(): void
   dispose(): void
 }
 
@@ -21,6 +23,7 @@ export function shutdownSignal(): Shutdown {
   return {
     requested,
     signal: controller.signal,
+    ask: () => controller.abort(),
     dispose: () => {
       process.off('SIGINT', on)
       process.off('SIGTERM', on)

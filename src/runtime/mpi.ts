@@ -32,7 +32,10 @@ const callBytesMax = 1 << 30
 
 /** True when mpirun, or Slurm with PMIx, started this process as one of several. */
 export function startedByMpi(environment: Readonly<Record<string, string | undefined>>): boolean {
-  return Number(environment.OMPI_COMM_WORLD_SIZE ?? 1) > 1
+  const { OMPI_COMM_WORLD_SIZE, PMIX_RANK, SLURM_STEP_NUM_TASKS } = environment
+  // srun --mpi=pmix says how many they are in its own way; a batch script alone has no rank.
+  const size = OMPI_COMM_WORLD_SIZE ?? (PMIX_RANK === undefined ? 1 : SLURM_STEP_NUM_TASKS)
+  return Number(size ?? 1) > 1
 }
 
 /** Joins the others. Throws a UserError without Open MPI. */

@@ -9,6 +9,7 @@ import { expanded, type FileSource } from './data/source-files.ts'
 import { type Derived, dial, dialled } from './dial.ts'
 import { evaluateFields } from './evaluate/fields.ts'
 import { methodFields } from './methods/method.ts'
+import { checkTeam } from './parallel/team.ts'
 import { publishFields } from './publish/publish-fields.ts'
 import { faultFields } from './step-guard.ts'
 import { watchFields } from './watch/watch-fields.ts'
@@ -72,6 +73,8 @@ const jobFile = z.strictObject({
   accumulate: count.default(1),
   /** Several processes may share each step's micro-batches, and any number of them gets the same bits. */
   data_parallel: z.boolean().default(false),
+  /** So many processes on this machine, started by mpirun; with 1, the run can go on at another number. */
+  ranks: z.int().min(1).max(64).optional(),
   /** Compute activations again instead of keeping them: a third more work, several times less memory, the same bits. */
   recompute: z.boolean().default(false),
   steps: count,
@@ -138,6 +141,10 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   const result = (asksForSamples(fields) ? samplesJobFile : jobFile).safeParse(fields)
   if (!result.success) throw refusal(result.error)
   const job = result.data
+  if (job.ranks !== undefined) {
+    job.data_parallel = true
+    checkTeam(job.ranks, job.accumulate)
+  }
   if (job.tokenizer === undefined && !('from' in job.model)) {
     throw refused(
       'tokenizer',

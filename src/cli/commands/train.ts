@@ -10,6 +10,7 @@ import { emergencyNote, type JobResult, runTrainingJob } from '../../train/run-j
 import { cacheFolder } from '../home.ts'
 import { readJobFile } from '../job-file.ts'
 import { wholeNumber } from '../options.ts'
+import { asRanks, listenForStop, threadsOfRank } from '../ranks.ts'
 import { runProgram } from '../run-program.ts'
 import { shutdownSignal } from '../shutdown.ts'
 import { note, red } from '../terminal.ts'
@@ -58,12 +59,17 @@ async function trainHere(file: string, flags: TrainFlags): Promise<void> {
   const changed = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
   const job = { ...parseTrainingJob({ ...given, ...changed }, folder), cacheFolder: cacheFolder() }
   if (startedByMpi(process.env)) return await withOthers(job, flags.json === true)
+  if (job.ranks !== undefined && job.ranks > 1) {
+    process.exitCode = await asRanks(job.ranks)
+    return
+  }
   await alone(job, flags.json === true)
 }
 
 /** As one of several processes: the first one shows, and whoever fails ends all. */
-async function withOthers(job: TrainingJob, json: boolean): Promise<void> {
+async function withOthers(given: TrainingJob, json: boolean): Promise<void> {
   const mpi = joinMpi()
+  const job = { ...given, threads: given.threads ?? threadsOfRank(process.env) }
   try {
     if (mpi.rank === 0) await alone(job, json, mpi)
     else {
@@ -80,6 +86,7 @@ async function withOthers(job: TrainingJob, json: boolean): Promise<void> {
 
 async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promise<void> {
   const stop = shutdownSignal()
+  listenForStop(process.env, stop.ask)
   // On demand: a checkpoint after the step in hand, and on with it.
   const onDemand = () => writeFileSync(emergencyNote(job.out), '')
   process.on('SIGUSR2', onDemand)
