@@ -14,6 +14,7 @@ import { Outbox } from './outbox.ts'
 import type { RunEnd, RunEvent, Sink } from './sink.ts'
 import { TensorBoardFile } from './tensorboard.ts'
 import { WandbFile } from './wandb.ts'
+import { syncToWandb } from './wandb-sync.ts'
 import { WebHook } from './web-hook.ts'
 
 /** How a life of a run ended: a job's result says it all. */
@@ -30,6 +31,9 @@ export class RunWatch {
   readonly #clock: Clock
   readonly #outboxes: readonly Outbox[]
   readonly #identity: Identity
+  readonly #environment: Readonly<Record<string, string | undefined>>
+  readonly #onNote: (text: string) => void
+  #wandb: WandbFile | undefined
   #step = 0
   #started = false
 
@@ -42,6 +46,8 @@ export class RunWatch {
   ) {
     this.#job = job
     this.#clock = clock
+    this.#environment = environment
+    this.#onNote = onNote
     mkdirSync(job.out, { recursive: true })
     this.#identity = identityOf(job.out)
     const sinks = this.#sinks(environment)
@@ -53,7 +59,10 @@ export class RunWatch {
     const nowMs = this.#clock.unixMs()
     const sinks: Sink[] = [new MetricsFile(join(out, 'metrics.jsonl'))]
     if (watch.tensorboard) sinks.push(new TensorBoardFile(join(out, 'tensorboard'), nowMs))
-    if (watch.wandb !== undefined) sinks.push(new WandbFile(out, this.#identity.run, nowMs, watch.wandb))
+    if (watch.wandb !== undefined) {
+      this.#wandb = new WandbFile(out, this.#identity.run, nowMs, watch.wandb)
+      sinks.push(this.#wandb)
+    }
     if (watch.mlflow !== undefined) {
       const authorization = mlflowAuthorization(environment)
       sinks.push(
@@ -133,6 +142,15 @@ export class RunWatch {
       message,
     })
     await Promise.all(this.#outboxes.map((outbox) => outbox.close()))
+    if (this.#started && this.#wandb !== undefined && this.#job.watch?.wandb?.sync === true)
+      await this.#sync(this.#wandb.folder)
+  }
+
+  async #sync(folder: string): Promise<void> {
+    this.#onNote('Handing the run to wandb sync.')
+    const failure = await syncToWandb(folder, this.#environment)
+    if (failure !== undefined)
+      this.#onNote(`W&B did not get the run (${failure}). Its files stay: wandb sync ${folder}`)
   }
 
   #metrics(values: Record<string, number>): void {

@@ -9,9 +9,13 @@ export const watchFields = z.strictObject({
   mlflow: z
     .strictObject({ url: address, experiment: z.string().min(1).max(200).default('ropeway') })
     .optional(),
-  /** Offline files in OUT/wandb, for `wandb sync`. */
+  /** Offline files in OUT/wandb; `sync` hands them to the user's own `wandb sync` when the run ends. */
   wandb: z
-    .strictObject({ project: z.string().min(1).max(128), entity: z.string().min(1).max(128).optional() })
+    .strictObject({
+      project: z.string().min(1).max(128),
+      entity: z.string().min(1).max(128).optional(),
+      sync: z.boolean().default(false),
+    })
     .optional(),
   /** Address of an incoming web hook, or the environment variable that holds it. */
   web_hook: z

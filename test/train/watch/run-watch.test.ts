@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
@@ -148,6 +148,25 @@ test('a web hook hears why a run failed', async () => {
   expect(calls.map(({ body }) => body)).toEqual([
     { text: 'Training of model failed after step 0: the disk is full' },
   ])
+})
+
+test("the files of a run go to the user's own wandb with their key, which nobody else hears", async () => {
+  const programs = join(root, 'programs')
+  mkdirSync(programs)
+  const program = '#!/bin/sh\necho "$1 $WANDB_API_KEY"; ls "$2"; test "$WANDB_API_KEY" = right-key\n'
+  writeFileSync(join(programs, 'wandb'), program, { mode: 0o755 })
+  const environment = { PATH: `${programs}:${process.env.PATH}`, WANDB_API_KEY: 'right-key' }
+  const watch = { wandb: { project: 'p', sync: true } }
+  const { job, notes } = await watched('synced', watch, environment)
+  expect(notes).toEqual(['Handing the run to wandb sync.'])
+  const [folder] = readdirSync(join(job.out, 'wandb'))
+  const log = readFileSync(join(job.out, 'wandb', folder!, 'sync.log'), 'utf8')
+  expect(log).toMatch(/^sync \[key\]\nrun-[0-9a-f]{8}\.wandb\n$/)
+  const refused = await watched('unsynced', watch, { ...environment, WANDB_API_KEY: 'wrong-key' })
+  expect(refused.notes.join()).toMatch(/did not get the run \(exit code 1; see .*Its files stay: wandb sync/)
+  expect(refused.notes.join()).not.toContain('wrong-key')
+  const missing = await watched('nowhere', watch, { PATH: join(root, 'nothing') })
+  expect(missing.notes.join()).toContain('there is no program wandb here')
 })
 
 test('metrics.jsonl has every step, and the other files appear where they were asked for', async () => {
