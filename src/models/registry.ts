@@ -7,6 +7,11 @@ import { qwen2 } from './qwen2.ts'
 /** Every architecture that can be served and trained, by `model_type`. */
 const architectures: Record<string, Architecture | undefined> = { llama, qwen2, gpt2 }
 
+/** What `model_type` may say. */
+export function architectureNames(): string[] {
+  return Object.keys(architectures)
+}
+
 export interface Definition {
   architecture: Architecture
   config: ModelConfig
@@ -18,7 +23,7 @@ export function defineModel(config: Record<string, unknown>): Definition {
   const architecture = typeof modelType === 'string' ? architectures[modelType] : undefined
   if (architecture === undefined) {
     throw new UserError(`config.json: model_type ${JSON.stringify(modelType)} is not built.`, {
-      fix: `Built are: ${Object.keys(architectures).join(', ')}.`,
+      fix: `Built are: ${architectureNames().join(', ')}.`,
     })
   }
   return { architecture, config: architecture.parse(config) }
