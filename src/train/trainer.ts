@@ -197,17 +197,23 @@ export class Trainer implements Disposable {
     return new Map(this.parameters.all.map(({ spec }, i) => [spec.name, norms[i]!]))
   }
 
-  /** Mean loss over the first `count` batches of `source`; of tokens, in nats. */
+  /**
+   * Mean loss over the first `count` batches of `source`; of tokens, in nats. Processes of a team take turns at the
+   * batches, and every one adds the same numbers in the same order.
+   */
   async evaluate(source: BatchSource, count: number): Promise<number> {
     this.#evaluation ??= this.#objective.graph(this.parameters, this.#device, this.#options.shape, 'evaluate')
-    let loss = 0
-    let tokens = 0
-    for (let i = 0; i < count; i++) {
+    const { team } = this.#options
+    const losses = new Float64Array(count)
+    const tokens = new Float64Array(count)
+    for (let i = team?.rank ?? 0; i < count; i += team?.size ?? 1) {
       const batch = source.at(i)
-      loss += await this.#evaluation.run(batch, 1)
-      tokens += this.#objective.count(batch)
+      losses[i] = await this.#evaluation.run(batch, 1)
+      tokens[i] = this.#objective.count(batch)
     }
-    return loss / tokens
+    for (const values of [losses, tokens]) await team?.share(values)
+    const sum = (values: Float64Array) => values.reduce((total, value) => total + value, 0)
+    return sum(losses) / sum(tokens)
   }
 
   dispose(): void {

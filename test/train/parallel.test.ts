@@ -4,16 +4,16 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { checkpointNames } from '../../src/train/checkpoint.ts'
 import { type Channel, ownersOf } from '../../src/train/parallel/team.ts'
-import { type JobCallbacks, runTrainingJob } from '../../src/train/run-job.ts'
+import { type JobCallbacks, type JobResult, runTrainingJob } from '../../src/train/run-job.ts'
 import { temporaryFolder } from './temporary-folder.ts'
 import { hashOf, tinyJob } from './tiny-job.ts'
 
 const root = temporaryFolder('parallel', afterAll)
 const changes = { data_parallel: true, accumulate: 4, steps: 8, checkpoint: { every: 3 } }
-let alone: string
+let alone: JobResult
 
 beforeAll(async () => {
-  alone = hashOf((await runTrainingJob(tinyJob(join(root, 'alone'), changes))).folder)
+  alone = await runTrainingJob(tinyJob(join(root, 'alone'), changes))
 })
 
 /** Ranks in one process: what one sends waits until the other takes it. */
@@ -59,11 +59,17 @@ function together(folder: string, size: number, callbacks: JobCallbacks = {}, si
   )
 }
 
-test.each([2, 4])('%i processes learn the same bits as one', async (size) => {
-  const [result] = await together(`ranks-${size}`, size)
-  expect(result!.outcome).toBe('finished')
-  expect(hashOf(result!.folder)).toBe(alone)
-})
+test.each([2, 4])(
+  '%i processes learn the same bits as one, and measure the same held-out loss',
+  async (size) => {
+    const results = await together(`ranks-${size}`, size)
+    expect(results[0]!.outcome).toBe('finished')
+    expect(hashOf(results[0]!.folder)).toBe(hashOf(alone.folder))
+    expect(results.map(({ validationLoss }) => validationLoss)).toEqual(
+      results.map(() => alone.validationLoss),
+    )
+  },
+)
 
 test('a run goes on at another number of processes, and ends with the same bits', async () => {
   for (const [stopAfter, size] of [
@@ -78,7 +84,7 @@ test('a run goes on at another number of processes, and ends with the same bits'
     )
   }
   const result = await runTrainingJob(tinyJob(join(root, 'elastic'), changes))
-  expect(hashOf(result.folder)).toBe(alone)
+  expect(hashOf(result.folder)).toBe(hashOf(alone.folder))
 })
 
 test('processes that cannot share a step are refused', async () => {
@@ -116,7 +122,7 @@ describe.skipIf(!hasMpi)('Open MPI (skipped where mpirun is not installed)', () 
   test('two real processes learn the same bits as one', async () => {
     expect(await started('mpi', 2)).toBe(0)
     const result = await runTrainingJob(tinyJob(join(root, 'mpi'), changes))
-    expect(hashOf(result.folder)).toBe(alone)
+    expect(hashOf(result.folder)).toBe(hashOf(alone.folder))
   }, 60_000)
 
   test('one that dies ends the job, which goes on from its newest checkpoint in one process', async () => {
@@ -126,6 +132,6 @@ describe.skipIf(!hasMpi)('Open MPI (skipped where mpirun is not installed)', () 
     const onStart = ({ stepsDone }: { stepsDone: number }) => starts.push(stepsDone)
     const result = await runTrainingJob(tinyJob(join(root, 'mpi-dead'), changes), { onStart })
     expect(starts).toEqual([Number(names.at(-1)?.slice('step-'.length) ?? 0)])
-    expect(hashOf(result.folder)).toBe(alone)
+    expect(hashOf(result.folder)).toBe(hashOf(alone.folder))
   }, 60_000)
 })

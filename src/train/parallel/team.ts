@@ -141,6 +141,20 @@ export class Team {
     }
   }
 
+  /** Fills `values`, of which each rank has its own and zeros, with those of all; exact, as nothing is added but zeros. */
+  async share(values: Float64Array): Promise<void> {
+    if (this.size === 1) return
+    if (this.rank > 0) await this.#channel.send(bytesOf(values), 0)
+    else {
+      const theirs = new Float64Array(values.length)
+      for (let rank = 1; rank < this.size; rank++) {
+        await this.#channel.receive(bytesOf(theirs), rank)
+        for (let i = 0; i < values.length; i++) values[i]! += theirs[i]!
+      }
+    }
+    await this.#channel.broadcast(bytesOf(values), 0)
+  }
+
   /** Whether any rank says yes; all get the same answer, and none before all have asked. */
   async any(mine: boolean): Promise<boolean> {
     if (this.size === 1) return mine
