@@ -1,11 +1,14 @@
 /** Texts from files, folders and npm packages, and their tokens split into training and validation. */
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { messageOf, UserError } from '../base/errors.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { type FileSource, sourceFiles } from './data/source-files.ts'
 
 const textChoice = { field: 'data.text', endings: /\.(txt|md)$/i, endingNames: '.txt or .md' }
+
+/** JavaScript's strings end a little above. */
+const textBytesMax = 500_000_000
 
 export interface Text {
   path: string
@@ -26,6 +29,14 @@ export function readTexts(sources: readonly FileSource[], baseFolder: string): T
 }
 
 function readText(path: string): string {
+  const { size } = statSync(path)
+  if (size > textBytesMax)
+    throw new UserError(
+      `${path} has ${Math.round(size / 1e6)} MB; a text is read whole, up to ${textBytesMax / 1e6} MB.`,
+      {
+        fix: 'Cut it into several files, or write its documents as JSONL ({"text": ...}) and name that in data.train, which is read piece by piece.',
+      },
+    )
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(path))
   } catch (error) {
@@ -67,11 +78,29 @@ export function tokenise(tokenizer: Tokenizer, texts: { training: Text[]; valida
 
 /** One text's tokens, with the end-of-text token behind them where the tokenizer has one. */
 function tokensOf(tokenizer: Tokenizer, text: string): Int32Array {
-  const tokens: number[] = []
-  const ids = tokenizer.encode(text, { addSpecial: false, parseSpecial: false })
-  for (const id of ids) tokens.push(id)
+  const parts: Int32Array[] = []
+  for (const piece of piecesOf(text))
+    parts.push(Int32Array.from(tokenizer.encode(piece, { addSpecial: false, parseSpecial: false })))
   const end = tokenizer.eosTokens[0]
-  return Int32Array.from(end === undefined ? tokens : [...tokens, end])
+  if (end !== undefined) parts.push(Int32Array.of(end))
+  return parts.length === 1 ? parts[0]! : joined(parts)
+}
+
+/**
+ * Texts of up to this many characters are encoded at once, and longer ones in pieces of whole lines: what encoding notes of a
+ * text takes fifty times its memory. At a seam a token may be another than without it.
+ */
+const pieceCharacters = 8 << 20
+
+export function* piecesOf(text: string, most = pieceCharacters): Generator<string> {
+  for (let start = 0; start < text.length; ) {
+    const line = text.length - start > most ? text.lastIndexOf('\n', start + most - 1) : -1
+    // A single line that is longer stays whole.
+    const next = line >= start ? line + 1 : text.indexOf('\n', start + most) + 1
+    const end = text.length - start <= most || next === 0 ? text.length : next
+    yield text.slice(start, end)
+    start = end
+  }
 }
 
 /** All documents behind one another. */
