@@ -12,6 +12,7 @@ import {
   chatTemplateFromGguf,
 } from '../tokenizer/chat-template.ts'
 import { loadTokenizer, type Tokenizer, tokenizerFromGguf } from '../tokenizer/tokenizer.ts'
+import { stepFolderName } from '../train/checkpoint.ts'
 import { modelsFolder } from './home.ts'
 
 export interface TextModel {
@@ -23,9 +24,10 @@ export interface TextModel {
 
 /**
  * Finds a model: a path as it is, else a name in the models folder. A run folder of `ropeway train` stands
- * for its newest checkpoint.
+ * for its newest checkpoint, and with @best behind it for the one with the best evaluation.
  */
 export function resolveModel(given: string): string {
+  if (given.endsWith(bestSuffix)) return bestCheckpoint(resolve(given.slice(0, -bestSuffix.length)))
   for (const candidate of [resolve(given), join(modelsFolder(), given)]) {
     if (!existsSync(candidate) || (given.includes('..') && candidate !== resolve(given))) continue
     return newestCheckpoint(candidate) ?? candidate
@@ -37,6 +39,24 @@ export function resolveModel(given: string): string {
       known.length > 0
         ? `Give a folder, a .gguf file, or one of: ${known.join(', ')}.`
         : 'Give a Hugging Face folder or a .gguf file; `npm start` trains a starter model.',
+  })
+}
+
+const bestSuffix = '@best'
+
+/** Of a run folder. Throws a UserError where nothing was evaluated, or the best checkpoint is gone. */
+function bestCheckpoint(run: string): string {
+  const newest = existsSync(run) ? newestCheckpoint(run) : undefined
+  const manifest = newest && join(newest, 'trainer.json')
+  const best =
+    manifest && existsSync(manifest)
+      ? (readJsonFile(manifest).best as { step: number } | undefined)
+      : undefined
+  const folder = best && join(run, 'checkpoints', stepFolderName(best.step))
+  if (folder !== undefined && existsSync(folder)) return folder
+  throw new UserError(`${run} has no best checkpoint.`, {
+    failure: 'not_found',
+    fix: 'A run has one once it was evaluated on held-out data; without @best its newest checkpoint is taken.',
   })
 }
 

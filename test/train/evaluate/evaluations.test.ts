@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { endText } from '../../../src/cli/commands/train.ts'
 import { decodeWithEngine } from '../../../src/cli/decoder.ts'
+import { resolveModel } from '../../../src/cli/text-model.ts'
 import { readSamples } from '../../../src/train/evaluate/panel.ts'
 import { parseTrainingJob } from '../../../src/train/job.ts'
 import { type JobCallbacks, runTrainingJob } from '../../../src/train/run-job.ts'
@@ -134,6 +135,9 @@ test('a run that does not get better ends early, keeps its best checkpoint, and 
   expect(result.best).toMatchObject({ stepsDone: best.stepsDone })
   expect(result.stepsDone).toBe(best.stepsDone + 10)
   expect(existsSync(result.best!.folder)).toBe(true)
+  expect(resolveModel(join(folder, 'early'))).toBe(result.folder)
+  expect(resolveModel(join(folder, 'early@best'))).toBe(result.best!.folder)
+  expect(() => resolveModel(join(folder, 'nothing@best'))).toThrow(/has no best checkpoint/)
   expect(endText(result)).toMatch(/^Stopped early after step \d+, held-out loss [\d.]+\. Best at step \d+: /)
   const again = await run(changes)
   expect(again.seen).toEqual([])
