@@ -36,10 +36,15 @@ test('the Shakespeare bench records the loss, the curve and where it was measure
   try {
     writeFileSync(join(folder, 'text.txt'), 'To be, or not to be, that is the question. '.repeat(40))
     const evaluate = { every: 2, batches: 1, final_batches: 2 }
-    const record = await trainOnce(join(folder, 'text.txt'), 1, 1, { steps: 4, context: 8, evaluate })
-    expect(record.curve.map(([steps]) => steps)).toEqual([2, 4])
-    expect(record.figures.validationLoss).toBeGreaterThan(0)
-    expect(record.setting.commit).toMatch(/^[0-9a-f]+$|unknown/)
+    const run = (signal?: AbortSignal) => {
+      const changes = { steps: 4, context: 8, evaluate }
+      return trainOnce(join(folder, 'text.txt'), 1, 1, changes, join(folder, 'kept'), signal)
+    }
+    expect(await run(AbortSignal.abort())).toBeUndefined()
+    const record = await run()
+    expect(record!.curve.map(([steps]) => steps)).toEqual([2, 4])
+    expect(record!.figures.validationLoss).toBeGreaterThan(0)
+    expect(record!.setting.commit).toMatch(/^[0-9a-f]+$|unknown/)
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
