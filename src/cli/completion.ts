@@ -45,7 +45,9 @@ function walk(program: Command, words: readonly string[]): Walked {
       if (option !== undefined && (option.required || option.optional)) pending = option
       continue
     }
-    const inner = command.commands.find((candidate) => candidate.name() === word)
+    const inner = command.commands.find(
+      (candidate) => candidate.name() === word || candidate.aliases().includes(word),
+    )
     if (inner !== undefined && positionals === 0) command = inner
     else positionals++
   }

@@ -1,10 +1,15 @@
-/** Reading a training job's file. */
+/** Reading the YAML files that people write. */
 import { readFileSync } from 'node:fs'
 import { parse } from 'yaml'
 import { messageOf, UserError } from '../base/errors.ts'
 
 /** The fields of a job file, not checked yet. */
 export function readJobFile(file: string): Record<string, unknown> {
+  return readObjectFile(file, 'fields such as model, data and steps')
+}
+
+/** The object in a file of YAML or JSON. `what` it must hold, for the refusal. */
+export function readObjectFile(file: string, what = 'an object'): Record<string, unknown> {
   let text: string
   try {
     text = readFileSync(file, 'utf8')
@@ -18,7 +23,7 @@ export function readJobFile(file: string): Record<string, unknown> {
     throw new UserError(`${file} is not YAML: ${messageOf(error)}`, { failure: 'usage', cause: error })
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new UserError(`${file} must hold fields such as model, data and steps.`, { failure: 'usage' })
+    throw new UserError(`${file} must hold ${what}.`, { failure: 'usage' })
   }
   return value as Record<string, unknown>
 }

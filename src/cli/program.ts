@@ -25,12 +25,14 @@ import { loginCommands } from './commands/login.ts'
 import { clusterCommand, quotaCommand } from './commands/machines.ts'
 import { modelCommand } from './commands/models.ts'
 import { organisationCommand } from './commands/organisations.ts'
+import { priceCommand } from './commands/prices.ts'
 import { projectCommand } from './commands/projects.ts'
 import { replayCommand } from './commands/replay.ts'
 import { replayStepCommand } from './commands/replay-step.ts'
 import { schemaCommand } from './commands/schema.ts'
 import { secondFactorCommand } from './commands/second-factor.ts'
 import { serveCommand } from './commands/serve.ts'
+import { sessionCommand } from './commands/sessions.ts'
 import { simulateCommand } from './commands/simulate.ts'
 import { startCommand } from './commands/start.ts'
 import { templateCommand } from './commands/template.ts'
@@ -49,12 +51,14 @@ export function buildProgram(): Command {
   upCommand(program)
   loginCommands(program)
   secondFactorCommand(program)
+  sessionCommand(program)
   contextCommand(program)
   organisationCommand(program)
   projectCommand(program)
   keyCommand(program)
   deploymentCommand(program)
   usageCommand(program)
+  priceCommand(program)
   credentialCommand(program)
   auditCommand(program)
   jobCommand(program)
@@ -81,8 +85,21 @@ export function buildProgram(): Command {
   curveCommand(program)
   doctorCommand(program)
   completionCommands(program)
-  for (const command of program.commands) overrideExit(command)
+  for (const command of program.commands) {
+    const also = otherNames[command.name()] ?? (isNoun(command) ? [`${command.name()}s`] : [])
+    if (also.length > 0) command.aliases(also)
+    overrideExit(command)
+  }
   return program
+}
+
+/** Nouns are typed in the singular or the plural; these have no plural that is made by an s. */
+const otherNames: Readonly<Record<string, readonly string[]>> = {
+  ...{ org: ['orgs', 'organisation', 'organisations'], audit: [], usage: [], data: [], bench: [] },
+}
+
+function isNoun(command: Command): boolean {
+  return command.commands.some((verb) => verb.name() === 'list')
 }
 
 /** Subcommands exit on their own unless told not to. */

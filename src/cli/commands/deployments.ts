@@ -1,8 +1,7 @@
-import { readFileSync } from 'node:fs'
 import { type Command, Option } from 'commander'
-import { parse } from 'yaml'
 import * as api from '../../api/control/deployments.ts'
-import { messageOf, UserError } from '../../base/errors.ts'
+import { UserError } from '../../base/errors.ts'
+import { readObjectFile } from '../job-file.ts'
 import { all, completeWith, confirm, meant, type NounFlags, onService, type Session } from '../noun.ts'
 import { collect, wholeNumber } from '../options.ts'
 import { line, timeText } from '../output.ts'
@@ -92,7 +91,7 @@ function withSettings(command: Command): Command {
 
 /** What a file says, and what flags say over it. */
 function settingsOf(flags: ChangeFlags): Record<string, unknown> {
-  const given = flags.file === undefined ? {} : readSettings(flags.file)
+  const given = flags.file === undefined ? {} : readObjectFile(flags.file)
   const part = (name: string, fields: Record<string, unknown>) => {
     const set = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
     const before = given[name] as Record<string, unknown> | undefined
@@ -110,17 +109,6 @@ function settingsOf(flags: ChangeFlags): Record<string, unknown> {
     ...(flags.public !== undefined && { public: flags.public }),
     ...(flags.requestLog !== undefined && { requestLog: flags.requestLog }),
   }
-}
-
-function readSettings(path: string): Record<string, unknown> {
-  try {
-    const value: unknown = parse(readFileSync(path, 'utf8'))
-    if (typeof value === 'object' && value !== null && !Array.isArray(value))
-      return value as Record<string, unknown>
-  } catch (error) {
-    throw new UserError(`${path} cannot be read: ${messageOf(error)}`, { failure: 'usage', cause: error })
-  }
-  throw new UserError(`${path} must hold an object.`, { failure: 'usage' })
 }
 
 function pairsOf(given: readonly string[], option: string): Record<string, string> {

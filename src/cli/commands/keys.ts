@@ -24,7 +24,7 @@ export function keyCommand(program: Command): void {
     command.option('--own', 'keys that act as you in all projects, instead of a project’s')
   onService(own(noun.command('list', { isDefault: true }).description('list them')), runList)
   onService(
-    own(noun.command('create').description('make one; it is shown once'))
+    own(limited(noun.command('create').description('make one; it is shown once')))
       .argument('<name>')
       .option(
         '--scope <scope>',
@@ -32,19 +32,37 @@ export function keyCommand(program: Command): void {
         collect,
       )
       .option('--days <n>', 'how long it works', wholeNumber(1, 3650))
-      .addOption(new Option('--role <role>', 'the most that it may be in the project').choices(projectRoles))
-      .option('--requests-per-minute <n>', 'limit at the gateway', many)
-      .option('--tokens-per-minute <n>', 'limit at the gateway, prompt and output together', many)
-      .option('--concurrent <n>', 'requests at the same time', wholeNumber(1, 100_000)),
+      .addOption(new Option('--role <role>', 'the most that it may be in the project').choices(projectRoles)),
     runCreate,
   )
-  const revoke = own(noun.command('revoke').description('make one stop working at once'))
   onService(
-    completeWith(revoke.argument('<name>').option('-y, --yes', 'do not ask'), async (session) =>
-      (await keysOf(session, {})).map(({ name }) => name),
-    ),
-    runRevoke,
+    limited(
+      completeWith(noun.command('edit').description('change limits or the name').argument('<name>'), names),
+    )
+      .option('--name <new-name>', 'the new name')
+      .option('--no-limits', 'take those limits away that are not given'),
+    runEdit,
   )
+  const revoke = own(noun.command('revoke').description('make one stop working at once'))
+  onService(completeWith(revoke.argument('<name>').option('-y, --yes', 'do not ask'), names), runRevoke)
+}
+
+const names = async (session: Session): Promise<string[]> =>
+  (await keysOf(session, {})).map(({ name }) => name)
+
+function limited(command: Command): Command {
+  return command
+    .option('--requests-per-minute <n>', 'limit at the gateway', many)
+    .option('--tokens-per-minute <n>', 'limit at the gateway, prompt and output together', many)
+    .option('--concurrent <n>', 'requests at the same time', wholeNumber(1, 100_000))
+}
+
+function limitsOf({ requestsPerMinute, tokensPerMinute, concurrent }: CreateFlags) {
+  return {
+    ...(requestsPerMinute !== undefined && { requestsPerMinute }),
+    ...(tokensPerMinute !== undefined && { tokensPerMinute }),
+    ...(concurrent !== undefined && { concurrent }),
+  }
 }
 
 async function keysOf(session: Session, { own }: { own?: boolean }) {
@@ -64,17 +82,32 @@ async function runList(session: Session, flags: CreateFlags): Promise<void> {
   })
 }
 
+async function runEdit(
+  session: Session,
+  flags: CreateFlags & { name?: string; limits: boolean },
+  typed: string,
+): Promise<void> {
+  const known = meant(await keysOf(session, {}), typed, 'key')
+  const body = {
+    ...(flags.name !== undefined && { name: flags.name }),
+    limits: { ...(flags.limits && known.limits), ...limitsOf(flags) },
+  }
+  const params = { project: session.project, key: known.id }
+  session.out.one(await session.client.call(api.editKey, { params, body }), {
+    NAME: ({ name }) => name,
+    LIMITS: ({ limits }) =>
+      Object.entries(limits)
+        .map((pair) => pair.join('='))
+        .join(' ') || null,
+  })
+}
+
 async function runCreate(session: Session, flags: CreateFlags, name: string): Promise<void> {
-  const { requestsPerMinute, tokensPerMinute, concurrent } = flags
   const body = {
     name,
     ...(flags.scope !== undefined && { scopes: flags.scope }),
     ...(flags.days !== undefined && { days: flags.days }),
-    limits: {
-      ...(requestsPerMinute !== undefined && { requestsPerMinute }),
-      ...(tokensPerMinute !== undefined && { tokensPerMinute }),
-      ...(concurrent !== undefined && { concurrent }),
-    },
+    limits: limitsOf(flags),
   }
   const made =
     flags.own === true

@@ -1,9 +1,13 @@
 import { type Command, InvalidArgumentError } from 'commander'
+import type { z } from 'zod'
 import * as api from '../../api/control/machine-endpoints.ts'
-import { completeWith, type NounFlags, onService, type Session } from '../noun.ts'
+import type { quotaView } from '../../api/control/machines.ts'
+import { completeWith, confirm, meant, type NounFlags, onService, type Session } from '../noun.ts'
 import { wholeNumber } from '../options.ts'
 import { line, timeText } from '../output.ts'
 import { note } from '../terminal.ts'
+
+type Quota = z.output<typeof quotaView>
 
 interface EditFlags extends NounFlags {
   slots?: Record<string, number>
@@ -16,25 +20,44 @@ export function clusterCommand(program: Command): void {
     noun.command('list', { isDefault: true }).description('list them with their devices'),
     listClusters,
   )
-  const edit = noun
-    .command('edit')
-    .description('set its devices, or whether it takes new jobs')
-    .argument('<cluster>')
-    .option('--slots <type=n>', 'so many devices of a type (repeatable; replaces them all)', slots)
-    .option('--open', 'let it take new jobs')
-    .option('--no-open', 'let it finish what it has, and take no more')
-  onService(
-    completeWith(edit, async ({ client }) =>
+  const named = (verb: string, description: string) =>
+    completeWith(noun.command(verb).description(description).argument('<cluster>'), async ({ client }) =>
       (await client.call(api.listClusters, {})).items.map(({ name }) => name),
-    ),
+    )
+  onService(named('view', 'show one'), async ({ client, out }, _: NounFlags, cluster: string) => {
+    out.one(await client.call(api.viewCluster, { params: { cluster } }), columns)
+  })
+  onService(
+    noun
+      .command('create')
+      .description('say which devices a cluster will have, before a server of it comes up')
+      .argument('<name>')
+      .requiredOption('--slots <type=n>', 'so many devices of a type (repeatable)', slots)
+      .option('--no-open', 'let it take no jobs yet'),
+    async ({ client, out }, flags: EditFlags, name: string) => {
+      const body = { name, slots: flags.slots!, open: flags.open !== false }
+      out.one(await client.call(api.createCluster, { body }), columns)
+    },
+  )
+  onService(
+    named('edit', 'set its devices, or whether it takes new jobs')
+      .option('--slots <type=n>', 'so many devices of a type (repeatable; replaces them all)', slots)
+      .option('--open', 'let it take new jobs')
+      .option('--no-open', 'let it finish what it has, and take no more'),
     editCluster,
   )
   onService(
-    noun
-      .command('give-up')
-      .description('say that its machine is lost: its jobs and deployments go on elsewhere')
-      .argument('<cluster>'),
+    named('give-up', 'say that its machine is lost: its jobs and deployments go on elsewhere'),
     giveUp,
+  )
+  onService(
+    named('delete', 'forget one that runs nothing').option('-y, --yes', 'do not ask'),
+    async ({ client }, flags: NounFlags, cluster: string) => {
+      const { name } = await client.call(api.viewCluster, { params: { cluster } })
+      await confirm(`Delete the cluster ${name}?`, flags)
+      await client.call(api.deleteCluster, { params: { cluster } })
+      note(`${name} is forgotten.`)
+    },
   )
 }
 
@@ -75,6 +98,9 @@ async function editCluster({ client, out }: Session, flags: EditFlags, cluster: 
 export function quotaCommand(program: Command): void {
   const noun = program.command('quota').description('how many devices of a type a project may use')
   onService(noun.command('list', { isDefault: true }).description('list those of the project'), listQuotas)
+  const devices = async (session: Session) => (await quotasOf(session)).map(({ device }) => device)
+  const view = noun.command('view').description('show one').argument('<device>')
+  onService(completeWith(view, devices), viewQuota)
   onService(
     noun
       .command('set')
@@ -88,7 +114,7 @@ export function quotaCommand(program: Command): void {
     },
   )
   onService(
-    noun.command('delete').description('take the limit away').argument('<device>'),
+    completeWith(noun.command('delete').description('take the limit away').argument('<device>'), devices),
     async ({ client, project }, _: NounFlags, device: string) => {
       await client.call(api.deleteQuota, { params: { project, device } })
       note(`${project} may use any number of ${device}.`)
@@ -96,11 +122,21 @@ export function quotaCommand(program: Command): void {
   )
 }
 
-async function listQuotas({ client, project, out }: Session): Promise<void> {
-  const { items } = await client.call(api.listQuotas, { params: { project } })
-  out.list(items, {
-    DEVICE: ({ device }) => device,
-    ALLOWED: ({ devices }) => devices,
-    USED: ({ used }) => used,
-  })
+const quotaColumns = {
+  DEVICE: ({ device }: Quota) => device,
+  ALLOWED: ({ devices }: Quota) => devices,
+  USED: ({ used }: Quota) => used,
+}
+
+async function quotasOf({ client, project }: Session): Promise<Quota[]> {
+  return (await client.call(api.listQuotas, { params: { project } })).items
+}
+
+async function listQuotas(session: Session): Promise<void> {
+  session.out.list(await quotasOf(session), quotaColumns)
+}
+
+async function viewQuota(session: Session, _: NounFlags, typed: string): Promise<void> {
+  const named = (await quotasOf(session)).map((quota) => ({ ...quota, name: quota.device }))
+  session.out.one(meant(named, typed, 'quota'), quotaColumns)
 }

@@ -1,4 +1,5 @@
 import { type Command, Option } from 'commander'
+import type { z } from 'zod'
 import { listOrganisationAudit } from '../../api/control/audit.ts'
 import { organisationRoles, projectRoles } from '../../api/control/permissions.ts'
 import * as api from '../../api/control/projects.ts'
@@ -16,10 +17,25 @@ interface InviteFlags extends NounFlags {
   hours: number
 }
 
+interface TitleFlags extends NounFlags {
+  title?: string
+}
+
+type Organisation = z.output<typeof api.organisation>
+
 export function organisationCommand(program: Command): void {
   const noun = program.command('org').description('organisations: who owns projects, and who belongs')
   onService(noun.command('list', { isDefault: true }).description('list yours'), runList)
-  onService(noun.command('create').description('make one, which you own').argument('<name>'), runCreate)
+  onService(
+    noun
+      .command('create')
+      .description('make one, which you own')
+      .argument('<name>')
+      .option('--title <text>', 'what people call it'),
+    runCreate,
+  )
+  onService(named(noun, 'view', 'show one'), runView)
+  onService(named(noun, 'edit', 'change its title').requiredOption('--title <text>', 'the new one'), runEdit)
   onService(named(noun, 'members', 'list who belongs'), runMembers)
   const role = new Option('--role <role>', 'role in the organisation').choices(organisationRoles)
   onService(
@@ -32,6 +48,19 @@ export function organisationCommand(program: Command): void {
     runInvite,
   )
   onService(named(noun, 'invitations', 'list invitations'), runInvitations)
+  onService(
+    named(noun, 'withdraw', 'take an invitation back').argument('<invitation>', 'its id or its address'),
+    runWithdraw,
+  )
+  onService(
+    noun
+      .command('accept')
+      .description('join by an invitation that was made out to your address')
+      .argument('<token>'),
+    async ({ client, out }, _: NounFlags, token: string) => {
+      out.one(await client.call(api.acceptInvitation, { body: { token } }), columns)
+    },
+  )
   onService(
     named(noun, 'set-role', 'change the role of a member')
       .argument('<email>')
@@ -71,9 +100,27 @@ async function runList({ client, out }: Session): Promise<void> {
   })
 }
 
-async function runCreate({ client, out }: Session, _: NounFlags, name: string): Promise<void> {
-  const made = await client.call(api.createOrganisation, { body: { name } })
+async function runCreate({ client, out }: Session, flags: TitleFlags, name: string): Promise<void> {
+  const made = await client.call(api.createOrganisation, { body: { name, title: flags.title ?? '' } })
   out.one(made, { NAME: ({ name }) => name, ID: ({ id }) => id })
+}
+
+const columns = {
+  NAME: ({ name }: Organisation) => name,
+  ID: ({ id }: Organisation) => id,
+  TITLE: ({ title }: Organisation) => title,
+  CREATED: ({ created_at }: Organisation) => timeText(created_at),
+}
+
+async function runView(session: Session, _: NounFlags, typed: string): Promise<void> {
+  const params = await organisationMeant(session, typed)
+  session.out.one(await session.client.call(api.viewOrganisation, { params }), columns)
+}
+
+async function runEdit(session: Session, flags: TitleFlags, typed: string): Promise<void> {
+  const params = await organisationMeant(session, typed)
+  const body = { title: flags.title! }
+  session.out.one(await session.client.call(api.editOrganisation, { params, body }), columns)
 }
 
 async function runMembers(session: Session, _: NounFlags, organisation: string): Promise<void> {
@@ -112,6 +159,20 @@ async function runInvitations(session: Session, _: NounFlags, organisation: stri
     EXPIRES: ({ expires_at }) => timeText(expires_at),
     ACCEPTED: ({ accepted_at }) => timeText(accepted_at),
   })
+}
+
+async function runWithdraw(
+  session: Session,
+  _: NounFlags,
+  organisation: string,
+  typed: string,
+): Promise<void> {
+  const params = await organisationMeant(session, organisation)
+  const open = await all(session.client.items(api.listInvitations, { params }))
+  const named = open.map(({ id, email }) => ({ id, email, name: email }))
+  const { id, email } = meant(named, typed, 'org invitations')
+  await session.client.call(api.deleteInvitation, { params: { ...params, invitation: id } })
+  note(`The invitation of ${email} works no longer.`)
 }
 
 async function runSetRole(

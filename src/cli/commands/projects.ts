@@ -3,6 +3,7 @@ import { projectRoles } from '../../api/control/permissions.ts'
 import * as api from '../../api/control/projects.ts'
 import { chosenContext, readContexts, saveContext } from '../contexts.ts'
 import { all, completeWith, confirm, meant, type NounFlags, onService, type Session } from '../noun.ts'
+import { wholeNumber } from '../options.ts'
 import { timeText } from '../output.ts'
 import { note } from '../terminal.ts'
 
@@ -34,6 +35,21 @@ export function projectCommand(program: Command): void {
       names,
     ),
     runUse,
+  )
+  onService(
+    completeWith(
+      noun.command('edit').description('change its title').argument('[name]'),
+      names,
+    ).requiredOption('--title <text>', 'the new one'),
+    runEdit,
+  )
+  onService(
+    noun
+      .command('events')
+      .description('what happened in it, newest first')
+      .option('--of <id>', 'to one thing alone, by its id')
+      .option('--limit <n>', 'how many', wholeNumber(1, 100_000), 100),
+    runEvents,
   )
   onService(noun.command('members').description('list who works in it'), runMembers)
   onService(
@@ -70,6 +86,23 @@ async function runCreate({ client, out }: Session, flags: CreateFlags, name: str
   const body = { name, title: flags.title ?? '' }
   const made = await client.call(api.createProject, { params: { organisation: organisation.id }, body })
   out.one(made, { NAME: ({ name }) => name, ID: ({ id }) => id })
+}
+
+async function runEdit(session: Session, flags: CreateFlags, typed?: string): Promise<void> {
+  const params = { project: typed ?? session.project }
+  const edited = await session.client.call(api.editProject, { params, body: { title: flags.title! } })
+  session.out.one(edited, { NAME: ({ name }) => name, TITLE: ({ title }) => title })
+}
+
+async function runEvents(session: Session, flags: NounFlags & { of?: string; limit: number }): Promise<void> {
+  const { client, out, project } = session
+  const query = flags.of === undefined ? {} : { subject: flags.of }
+  out.list(await all(client.items(api.listEvents, { params: { project }, query }), flags.limit), {
+    AT: ({ at }) => timeText(at),
+    KIND: ({ kind }) => kind,
+    OF: ({ subject }) => subject,
+    MESSAGE: ({ message }) => message,
+  })
 }
 
 async function runView(session: Session, _: NounFlags, typed?: string): Promise<void> {

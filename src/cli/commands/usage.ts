@@ -34,7 +34,6 @@ export function usageCommand(program: Command): void {
       .option('--by <what>', 'day, key, model, separated by commas', 'day,model'),
     runView,
   )
-  onService(noun.command('prices').description('show what things cost'), runPrices)
   onService(noun.command('budgets').description('list budgets'), runBudgets)
   onService(
     noun
@@ -92,10 +91,6 @@ async function runView({ client, out, project }: Session, flags: UsageFlags): Pr
     },
   )
   note(`\nCost in all: ${amount(used.cost)}`)
-}
-
-async function runPrices({ client }: Session): Promise<void> {
-  line(JSON.stringify(await client.call(api.showPrices, {}), undefined, 2))
 }
 
 const budgetColumns = {
