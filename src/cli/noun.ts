@@ -19,6 +19,7 @@ export interface Session {
   readonly contextName: string
   /** Throws UserError when no project is chosen. */
   readonly project: string
+  readonly projectOrNone: string | undefined
 }
 
 /** Names for the shell's completion of an argument, asked from the service. */
@@ -53,13 +54,14 @@ export function onService<Arguments extends unknown[], Flags extends NounFlags>(
 
 export function sessionOf(flags: NounFlags): Session {
   const context = chosenContext(flags.context)
+  const projectOrNone = flags.project ?? context.project
   return {
     client: new Client(context),
     out: new Output(flags),
     contextName: context.name,
+    projectOrNone,
     get project() {
-      const project = flags.project ?? context.project
-      if (project !== undefined) return project
+      if (projectOrNone !== undefined) return projectOrNone
       throw new UserError('No project is chosen.', {
         failure: 'usage',
         fix: 'Give --project NAME, or choose one for this context: ropeway project use NAME.',

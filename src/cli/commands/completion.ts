@@ -6,8 +6,11 @@ import { line } from '../output.ts'
 /** Each asks `ropeway complete` with the words so far; names are then never out of date. */
 const scripts: Readonly<Record<string, string>> = {
   bash: `_ropeway() {
-  local IFS=$'\\n'
-  COMPREPLY=($(ropeway complete -- "\${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+  local one
+  COMPREPLY=()
+  while IFS= read -r one; do
+    COMPREPLY+=("$one")
+  done < <(ropeway complete -- "\${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
 }
 complete -o default -F _ropeway ropeway`,
   zsh: `#compdef ropeway
@@ -19,9 +22,14 @@ _ropeway() {
 compdef _ropeway ropeway`,
   fish: `function __ropeway_complete
   set -l words (commandline -opc) (commandline -ct)
-  ropeway complete -- $words[2..-1] 2>/dev/null
+  set -l found (ropeway complete -- $words[2..-1] 2>/dev/null)
+  if set -q found[1]
+    printf '%s\\n' $found
+  else
+    __fish_complete_path (commandline -ct)
+  end
 end
-complete -c ropeway -a '(__ropeway_complete)'`,
+complete -c ropeway -f -a '(__ropeway_complete)'`,
 }
 
 const installed: Readonly<Record<string, string>> = {
