@@ -284,6 +284,50 @@ export const replicaLogs = endpoint({
   answer: replicaLog,
 })
 
+/** Milliseconds over a window. */
+export const windowSummary = z.object({
+  count: z.number(),
+  mean: z.number(),
+  p50: z.number(),
+  p90: z.number(),
+  p99: z.number(),
+})
+
+const latencies = {
+  firstTokenMs: windowSummary.optional(),
+  perTokenMs: windowSummary.optional(),
+  /** From arrival until a replica took the request. */
+  queueMs: windowSummary.optional(),
+}
+
+const deploymentReport = z.object({
+  deployment: z.string(),
+  windowMs: z.number(),
+  ...latencies,
+  versions: z.array(
+    z.object({
+      ...{ version: z.string(), share: z.number(), requests: z.number(), failures: z.number() },
+      ...latencies,
+    }),
+  ),
+  replicas: z.array(
+    z.object({
+      ...{ replica: z.string(), version: z.string(), state: z.string() },
+      ...{ inFlight: z.number(), isEjected: z.boolean() },
+      ...latencies,
+      /** Its own last word. */
+      gauges: z
+        .object({
+          ...{ running: z.number(), waiting: z.number() },
+          cacheBlocks: z.object({ free: z.number(), cached: z.number(), held: z.number() }),
+          /** The share of the cache that is in use. */
+          cacheUsed: z.number(),
+        })
+        .nullable(),
+    }),
+  ),
+})
+
 export const deploymentMetrics = endpoint({
   name: 'deployments.metrics',
   method: 'GET',
@@ -291,7 +335,7 @@ export const deploymentMetrics = endpoint({
   summary: 'Latencies over a window and the gauges of replicas, as the gateway of this server knows them.',
   access: 'deployment:view',
   query: z.strictObject({ window: queryInteger(10, 1800).default(300) }),
-  answer: z.looseObject({ deployment: z.string(), windowMs: z.number() }),
+  answer: deploymentReport,
 })
 
 const hour = z.string().regex(/^\d{4}-\d\d-\d\dT\d\d$/, 'Expected an hour such as 2026-11-26T15 (UTC).')

@@ -1,11 +1,14 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { type Command, Option } from 'commander'
 import * as api from '../../api/control/deployments.ts'
+import { systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { readObjectFile } from '../job-file.ts'
 import { all, completeWith, confirm, meant, type NounFlags, onService, type Session } from '../noun.ts'
-import { collect, wholeNumber } from '../options.ts'
+import { collect, milliseconds, wholeNumber } from '../options.ts'
 import { line, timeText } from '../output.ts'
-import { note } from '../terminal.ts'
+import { duration, note } from '../terminal.ts'
+import { watchVerbs } from './deployment-watch.ts'
 
 interface ChangeFlags extends NounFlags {
   file?: string
@@ -19,12 +22,10 @@ interface ChangeFlags extends NounFlags {
   shadow?: number
   public?: boolean
   requestLog?: boolean
+  wait?: number | true
 }
 
-interface WindowFlags extends NounFlags {
-  window: number
-  from?: string
-  to?: string
+interface RollbackFlags extends NounFlags {
   version?: string
 }
 
@@ -43,29 +44,10 @@ export function deploymentCommand(program: Command): void {
   )
   onService(withSettings(on('update', 'change settings, or bring in a new version')), runUpdate)
   onService(on('view', 'show versions and replicas'), runView)
-  onService(on('events', 'what happened and why'), runEvents)
-  onService(on('logs', 'what its replicas print'), runLogs)
-  onService(
-    on('metrics', 'latencies and gauges').option(
-      '--window <s>',
-      'seconds to look back',
-      wholeNumber(10, 1800),
-      300,
-    ),
-    runMetrics,
-  )
+  watchVerbs({ on, paramsOf })
   onService(on('rollback', 'back to the version before').option('--version <id>', 'to this one'), runRollback)
   onService(on('promote', 'give the version on its way all of the traffic'), runPromote)
   onService(on('delete', 'remove it').option('-y, --yes', 'do not ask'), runDelete)
-  for (const [verb, as, text] of [
-    ['requests', 'log', 'print logged requests and answers, one JSON a line'],
-    ['to-dataset', 'dataset', 'make training data of logged requests: chat JSONL'],
-  ] as const) {
-    onService(
-      on(verb, text).option('--from <hour>', '2026-11-26T15 (UTC)').option('--to <hour>', 'inclusive'),
-      async (session, flags: WindowFlags, typed: string) => await runDownload(session, flags, typed, as),
-    )
-  }
 }
 
 function withSettings(command: Command): Command {
@@ -85,6 +67,7 @@ function withSettings(command: Command): Command {
     .option('--shadow <percent>', 'share of requests that a new version gets copies of', percent)
     .option('--public', 'everybody may ask without a key')
     .option('--no-public', 'only keys of the project may ask')
+    .option('--wait [time]', 'until it serves, so long at most (10m); then exit with 7', milliseconds)
     .addOption(new Option('--request-log', 'write requests and answers down'))
     .addOption(new Option('--no-request-log', 'do not write them down'))
 }
@@ -160,14 +143,46 @@ async function runList(session: Session): Promise<void> {
 async function runCreate(session: Session, flags: ChangeFlags, name: string): Promise<void> {
   const { client, out, project } = session
   const body = checked<api.DeploymentInput>(api.deploymentInput, { ...settingsOf(flags), name })
-  out.list([await client.call(api.createDeployment, { params: { project }, body })], columns)
-  note(`ropeway deployment view ${name} shows how it gets on.`)
+  const made = await client.call(api.createDeployment, { params: { project }, body })
+  out.list([await settled(session, made, flags.wait)], columns)
+  if (flags.wait === undefined) note(`ropeway deployment view ${name} shows how it gets on.`)
 }
 
 async function runUpdate(session: Session, flags: ChangeFlags, typed: string): Promise<void> {
   const body = checked<api.DeploymentUpdate>(api.deploymentUpdate, settingsOf(flags))
   const params = await paramsOf(session, typed)
-  session.out.list([await session.client.call(api.updateDeployment, { params, body })], columns)
+  const changed = await session.client.call(api.updateDeployment, { params, body })
+  session.out.list([await settled(session, changed, flags.wait)], columns)
+}
+
+const waitMs = 600_000
+const waitEveryMs = 300
+
+/** The deployment once its newest version serves, or sleeps. Throws UserError when it fails or takes too long. */
+async function settled(
+  { client, project }: Session,
+  made: api.DeploymentView,
+  wait: number | true | undefined,
+): Promise<api.DeploymentView> {
+  if (wait === undefined) return made
+  const limitMs = wait === true ? waitMs : wait
+  const untilMs = systemClock.nowMs() + limitMs
+  const params = { project, deployment: made.id }
+  const fix = `ropeway deployment view ${made.name}; ropeway deployment logs ${made.name}`
+  for (let view = made; ; view = await client.call(api.showDeployment, { params })) {
+    const isThere = view.state === 'ready' || view.state === 'idle'
+    if (isThere && (view.serving === view.target || view.scaling.min === 0)) return view
+    if (view.state === 'failing') throw new UserError(`${view.name} fails: ${view.message}`, { fix })
+    if (systemClock.nowMs() > untilMs)
+      throw new UserError(
+        `${view.name} is ${view.state} after ${duration(limitMs / 1000)}: ${view.message}`,
+        {
+          failure: 'timed_out',
+          fix,
+        },
+      )
+    await delay(waitEveryMs)
+  }
 }
 
 async function runView(session: Session, _: NounFlags, typed: string): Promise<void> {
@@ -185,43 +200,7 @@ async function runView(session: Session, _: NounFlags, typed: string): Promise<v
   })
 }
 
-async function runEvents(session: Session, _: NounFlags, typed: string): Promise<void> {
-  const { items } = await session.client.call(api.deploymentEvents, {
-    params: await paramsOf(session, typed),
-    query: { limit: 100 },
-  })
-  session.out.list(items.toReversed(), {
-    WHEN: ({ at }) => timeText(at),
-    WHAT: ({ kind }) => kind.replace('deployment.', ''),
-    MESSAGE: ({ message }) => message,
-  })
-}
-
-async function runLogs(session: Session, _: NounFlags, typed: string): Promise<void> {
-  const params = await paramsOf(session, typed)
-  const { replicas } = await session.client.call(api.showDeployment, { params })
-  for (const { id, version } of replicas) {
-    note(`${id} (${version})`)
-    for (let cursor: string | undefined; ; ) {
-      const page = await session.client.call(api.replicaLogs, {
-        params: { ...params, replica: id },
-        query: { ...(cursor !== undefined && { cursor }) },
-      })
-      for (const one of page.lines)
-        line(session.out.isJson ? JSON.stringify({ replica: id, ...one }) : one.text)
-      if (page.lines.length === 0) break
-      cursor = page.cursor
-    }
-  }
-}
-
-async function runMetrics(session: Session, { window }: WindowFlags, typed: string): Promise<void> {
-  const params = await paramsOf(session, typed)
-  const metrics = await session.client.call(api.deploymentMetrics, { params, query: { window } })
-  line(JSON.stringify(metrics, undefined, session.out.isJson ? 0 : 2))
-}
-
-async function runRollback(session: Session, { version }: WindowFlags, typed: string): Promise<void> {
+async function runRollback(session: Session, { version }: RollbackFlags, typed: string): Promise<void> {
   const params = await paramsOf(session, typed)
   const body = { ...(version !== undefined && { version }) }
   session.out.list([await session.client.call(api.rollbackDeployment, { params, body })], columns)
@@ -236,16 +215,4 @@ async function runDelete(session: Session, flags: NounFlags, typed: string): Pro
   const params = await paramsOf(session, typed)
   await confirm(`Delete the deployment ${typed}?`, flags)
   await session.client.call(api.deleteDeployment, { params })
-}
-
-async function runDownload(
-  session: Session,
-  { from, to }: WindowFlags,
-  typed: string,
-  as: 'log' | 'dataset',
-): Promise<void> {
-  const params = await paramsOf(session, typed)
-  const query = { as, ...(from !== undefined && { from }), ...(to !== undefined && { to }) }
-  for await (const one of session.client.events(api.downloadRequests, { params, query }))
-    line(JSON.stringify(one))
 }

@@ -64,8 +64,14 @@ async function runView({ client, out, project }: Session, flags: UsageFlags): Pr
     ...(key !== undefined && { key }),
     ...(model !== undefined && { model }),
   }
-  const used = await client.call(api.showUsage, { params: { project }, query })
-  if (out.isJson) return line(JSON.stringify(used))
+  printUsage({ out }, await client.call(api.showUsage, { params: { project }, query }))
+}
+
+export function printUsage({ out }: Pick<Session, 'out'>, used: api.UsageView): void {
+  if (out.isJson) {
+    line(JSON.stringify(used))
+    return
+  }
   out.list(
     used.tokens.map((row) => ({ id: '', ...row })),
     {

@@ -110,7 +110,7 @@ export const deploymentRoutes =
       const found = report(name, query.window * 1000)
       if (found === undefined)
         throw new Refused('unavailable', 'The gateway of this server does not know it yet.')
-      return { ...found }
+      return { ...found, versions: [...found.versions], replicas: [...found.replicas] }
     })
     serve(api.loggedHours, async ({ project, params }) => {
       const { name, created_at } = await rowHere(project, params.deployment)
