@@ -1,49 +1,40 @@
 /** A job of the service, shown while it runs as if it ran here. */
+import type { Client } from '../api/control/client.ts'
 import * as api from '../api/control/job-endpoints.ts'
-import type { JobView } from '../api/control/jobs.ts'
+import type { JobView, MetricPoint } from '../api/control/jobs.ts'
 import { exitCodes } from '../base/errors.ts'
+import { LossCurve } from './loss-curve.ts'
 import type { Session } from './noun.ts'
 import { line } from './output.ts'
 import { shutdownSignal } from './shutdown.ts'
 import { bold, dim, duration, note, ProgressLine } from './terminal.ts'
 
-const curvePoints = 24
-const bars = '▁▂▃▄▅▆▇█'
-
-/** The newest values as a line of bars; empty for fewer than two. */
-export function curve(values: readonly number[]): string {
-  const shown = values.filter(Number.isFinite).slice(-curvePoints)
-  if (shown.length < 2) return ''
-  const [low, high] = [Math.min(...shown), Math.max(...shown)]
-  const height = (value: number) => Math.round(((value - low) / (high - low || 1)) * (bars.length - 1))
-  return shown.map((value) => bars[height(value)]).join('')
-}
-
 /** Shows the job until it is at rest, and sets the exit code. Ctrl-C leaves the job alone. */
 export async function attach(session: Session, job: JobView, isJson: boolean): Promise<void> {
+  const { client } = session
   const stop = shutdownSignal()
-  const shown = new ProgressLine()
-  const losses: number[] = []
+  const screen = new ProgressLine()
+  const display = new JobDisplay(screen, () => process.stderr.columns ?? 80)
+  const losses = new LossReader(client, { project: session.project, job: job.id })
   let last = job
-  let told = ''
   if (!isJson) note(`${bold(job.name)} ${dim(job.id)}`)
   try {
     const params = { project: session.project, job: job.id }
-    for await (const event of session.client.events(api.watchJob, { params, signal: stop.signal })) {
+    for await (const event of client.events(api.watchJob, { params, signal: stop.signal })) {
       last = event as JobView
       if (isJson) line(JSON.stringify(last))
-      else told = show(last, shown, losses, told)
+      else display.show(last, await losses.after(last))
     }
   } catch (error) {
     if (!stop.signal.aborted) throw error
-    shown.end()
+    screen.end()
     note(
       `\n${last.name} goes on without you. ropeway job attach ${last.id} comes back, ropeway job stop ${last.id} stops it.`,
     )
     process.exitCode = exitCodes.interrupted
     return
   } finally {
-    shown.end()
+    screen.end()
     stop.dispose()
   }
   if (last.state !== 'success') {
@@ -52,16 +43,71 @@ export async function attach(session: Session, job: JobView, isJson: boolean): P
   }
 }
 
-/** Returns what was told last, so that it is told once. */
-function show(job: JobView, shown: ProgressLine, losses: number[], told: string): string {
-  const { state, message, total_steps, steps_done, step_ms, metrics } = job
-  const news = `${state}: ${message}`
-  if (news !== told) shown.note(news)
-  if (state !== 'running' || total_steps === null) return news
-  const loss = Object.entries(metrics).find(([name]) => /loss/.test(name))
-  if (loss !== undefined && typeof loss[1] === 'number') losses.push(loss[1])
-  const left = step_ms === null ? '' : `  ${duration(((total_steps - steps_done) * step_ms) / 1000)} left`
-  const value = loss === undefined ? '' : `  ${loss[0]} ${Number(loss[1]).toPrecision(4)} ${curve(losses)}`
-  shown.update(steps_done / total_steps, `step ${steps_done}/${total_steps}${value}${left}`)
-  return news
+/** Of the metrics that a job reports, the one that is a loss: `loss` itself, or a name that holds the word. */
+export function lossMetric(names: readonly string[]): string | undefined {
+  return names.find((name) => name === 'loss') ?? names.find((name) => /(^|[^a-z])loss([^a-z]|$)/i.test(name))
+}
+
+const pagePoints = 5_000
+
+/** Reads the points of a job's loss once each, also those from before anybody watched. */
+class LossReader {
+  readonly #client: Client
+  readonly #params: { project: string; job: string }
+  #after = -1
+  #name: string | undefined
+
+  constructor(client: Client, params: { project: string; job: string }) {
+    this.#client = client
+    this.#params = params
+  }
+
+  async after({ metrics, steps_done }: JobView): Promise<MetricPoint[]> {
+    this.#name ??= lossMetric(Object.keys(metrics))
+    if (this.#name === undefined || steps_done <= this.#after) return []
+    const found: MetricPoint[] = []
+    for (;;) {
+      const query = { name: this.#name, after: this.#after, limit: pagePoints }
+      const { items } = await this.#client.call(api.readJobMetric, { params: this.#params, query })
+      found.push(...items)
+      this.#after = items.at(-1)?.step ?? this.#after
+      if (items.length < pagePoints) return found
+    }
+  }
+}
+
+/** Lines of the curve above the progress line. */
+const curveRows = 6
+const curveColumnsMax = 100
+
+/** What is said of a job as it goes on: its states once each, its steps and its loss on a line and as a curve. */
+export class JobDisplay {
+  readonly #screen: Pick<ProgressLine, 'note' | 'update'>
+  readonly #columns: () => number
+  readonly #curve = new LossCurve()
+  #told = ''
+
+  constructor(screen: Pick<ProgressLine, 'note' | 'update'>, columns: () => number) {
+    this.#screen = screen
+    this.#columns = columns
+  }
+
+  /** `losses`: points that are new since the last time. */
+  show(job: JobView, losses: readonly MetricPoint[]): void {
+    const { state, message, total_steps, steps_done, step_ms, metrics } = job
+    const news = `${state}: ${message}`
+    if (news !== this.#told) this.#screen.note(news)
+    this.#told = news
+    for (const { step, value } of losses) this.#curve.add(step, Number(value))
+    if (state !== 'running' || total_steps === null) return
+    const name = lossMetric(Object.keys(metrics))
+    const parts = [
+      `step ${steps_done}/${total_steps}`,
+      ...(name === undefined ? [] : [`${name} ${Number(metrics[name]).toPrecision(4)}`]),
+      ...(step_ms === null ? [] : [`${duration(((total_steps - steps_done) * step_ms) / 1000)} left`]),
+    ]
+    this.#screen.update(steps_done / total_steps, parts.join('  '), () =>
+      this.#curve.draw(Math.min(curveColumnsMax, this.#columns()), curveRows),
+    )
+  }
 }

@@ -4,11 +4,13 @@ import { pageOf, pageQuery, queryFlag, queryInteger, storableText } from './fiel
 import {
   artifactView,
   createJob,
+  deviceType,
   jobEventView,
   jobStateNames,
   jobView,
   metricPoint,
   metricSummary,
+  placeName,
 } from './jobs.ts'
 
 const stepMax = Number.MAX_SAFE_INTEGER
@@ -28,6 +30,13 @@ export const listJobs = endpoint({
       .transform((text) => text.split(','))
       .pipe(z.array(z.enum(jobStateNames)))
       .optional(),
+    /** The beginning of the name. */
+    name: storableText(63, 1).optional(),
+    device: deviceType.optional(),
+    /** Where it runs, or where alone it may run. */
+    cluster: placeName.optional(),
+    /** Created then or later, in Unix milliseconds. */
+    since: queryInteger(0, stepMax).optional(),
   }),
   answer: pageOf(jobView),
 })
@@ -174,7 +183,7 @@ export const readJobArtifact = endpoint({
   name: 'jobs.artifact',
   method: 'GET',
   path: `${one}/artifacts/content`,
-  summary: 'The content of one file in the output folder of a job.',
+  summary: 'The content of one file in the output folder of a job, or the range that the header Range names.',
   access: 'job:view',
   query: z.strictObject({ path: storableText(4096, 1) }),
   answer: 'bytes',

@@ -1,16 +1,18 @@
 import { dirname, resolve } from 'node:path'
-import { type Command, InvalidArgumentError } from 'commander'
+import type { Command } from 'commander'
 import * as api from '../../api/control/job-endpoints.ts'
 import { viewTemplate } from '../../api/control/job-templates.ts'
-import { type JobView, jobStateNames, type LogLineView, type MetricPoint } from '../../api/control/jobs.ts'
-import { UserError } from '../../base/errors.ts'
+import { type JobView, jobStateNames, type MetricPoint } from '../../api/control/jobs.ts'
+import { exitCodes, UserError } from '../../base/errors.ts'
 import { readJobFile } from '../job-file.ts'
 import { attach } from '../job-progress.ts'
+import { jobNames, onJob, untilAtRest, viewOf } from '../job-verb.ts'
 import { all, completeWith, confirm, type NounFlags, onService, type Session } from '../noun.ts'
-import { milliseconds, wholeNumber } from '../options.ts'
+import { agoMs, milliseconds, wholeNumber } from '../options.ts'
 import { line, timeText } from '../output.ts'
-import { compact, dim, note } from '../terminal.ts'
+import { dim, note } from '../terminal.ts'
 import { uploadWorkspace } from '../workspace-upload.ts'
+import { fileVerbs, logsVerb } from './job-output.ts'
 
 interface RunFlags extends NounFlags {
   file?: string
@@ -21,60 +23,75 @@ interface RunFlags extends NounFlags {
   detach?: boolean
 }
 
-interface LogFlags extends NounFlags {
-  follow?: boolean
-  rank?: number
-  attempt?: number
-  head?: number
-  since?: number
-  contains?: string
-  stream?: 'out' | 'err'
-  times?: boolean
-}
-
 export function jobCommand(program: Command): void {
   const noun = program.command('job').description('training jobs: our trainer, or any command')
-  onService(
-    noun
-      .command('list', { isDefault: true })
-      .description('list them, the newest first')
-      .option('--state <states>', `only these, separated by commas: ${jobStateNames.join(', ')}`),
-    runList,
-  )
+  listVerb(noun.command('list', { isDefault: true }))
   runVerb(noun)
   onJob(noun, 'view', 'show one', runView)
-  onJob(noun, 'why', 'what happened to it, and why it is where it is', runWhy)
+  whyVerb(noun)
   onJob(noun, 'attach', 'show its progress until it is at rest', async (session, flags, typed) =>
-    attach(session, await view(session, typed), flags.json === true),
-  )
-  onJob(noun, 'stop', 'let it save and end', (session, _, typed) =>
-    ask(session, api.stopJob, typed, 'is asked to stop'),
+    attach(session, await viewOf(session, typed), flags.json === true),
   )
   onJob(noun, 'save', 'have a running one write a checkpoint now, and go on', runSave, (command) =>
     command.option('-d, --detach', 'do not wait until it is written'),
   )
-  onJob(noun, 'resume', 'let a stopped one go on from its checkpoint', (session, _, typed) =>
-    ask(session, api.resumeJob, typed, 'waits for its turn'),
+  onJob(noun, 'wait', 'wait until it is at rest', runWait, (command) =>
+    command.option('--timeout <time>', 'so long at most; then exit with 7', milliseconds, waitMs),
   )
+  stopVerb(noun)
+  resumeVerb(noun)
   onJob(noun, 'retry', 'give a failed one its retries anew', (session, _, typed) =>
     ask(session, api.retryJob, typed, 'waits for its turn'),
   )
   onJob(noun, 'delete', 'delete one that is at rest', runDelete, (command) =>
     command.option('-y, --yes', 'do not ask'),
   )
-  onJob(noun, 'logs', 'what its ranks printed', runLogs, (command) =>
-    command
-      .option('-f, --follow', 'also what is still to come')
-      .option('--rank <n>', 'of this rank alone', wholeNumber(0))
-      .option('--attempt <n>', 'of this attempt instead of the newest', wholeNumber(1))
-      .option('--head <n>', 'the first lines alone', wholeNumber(1))
-      .option('--since <time>', 'of the last 30s, 10m ...', milliseconds)
-      .option('--contains <text>', 'only lines with this text')
-      .option('--stream <name>', 'out or err', outOrErr)
-      .option('--times', 'with the time and rank of each line'),
-  )
+  logsVerb(noun)
   metricsVerb(noun)
-  onJob(noun, 'artifacts', 'files in its output folder', runArtifacts)
+  fileVerbs(noun)
+  // What is typed most often goes without its noun.
+  listVerb(program.command('ps'))
+  whyVerb(program)
+  logsVerb(program)
+  stopVerb(program)
+  resumeVerb(program)
+}
+
+function listVerb(command: Command): void {
+  onService(
+    command
+      .description('list jobs, the newest first')
+      .option('--state <states>', `only these, separated by commas: ${jobStateNames.join(', ')}`)
+      .option('--name <beginning>', 'only those whose name begins so')
+      .option('--device <type>', 'only those on devices of this type')
+      .option('--cluster <name>', 'only those that run on this cluster, or may run on no other')
+      .option('--since <time>', 'only those created in the last 2h, 7d ...', milliseconds)
+      .option('--limit <n>', 'how many', wholeNumber(1, 100_000), 1_000),
+    runList,
+  )
+}
+
+function whyVerb(noun: Command): void {
+  onJob(noun, 'why', 'what happened to a job, and why it is where it is', runWhy)
+}
+
+/** How long is waited where nothing else is said. */
+const waitMs = 3_600_000
+
+function stopVerb(noun: Command): void {
+  onJob(noun, 'stop', 'let a job save and end', runStop, (command) =>
+    command.option(
+      '--wait [time]',
+      'until it is at rest, so long at most (1h); then exit with 7',
+      milliseconds,
+    ),
+  )
+}
+
+function resumeVerb(noun: Command): void {
+  onJob(noun, 'resume', 'let a stopped job go on from its checkpoint', (session, _, typed) =>
+    ask(session, api.resumeJob, typed, 'waits for its turn'),
+  )
 }
 
 function runVerb(noun: Command): void {
@@ -99,34 +116,6 @@ function metricsVerb(noun: Command): void {
     .argument('<job>')
     .argument('[metric]')
   onService(completeWith(command, jobNames), runMetrics)
-}
-
-function onJob(
-  noun: Command,
-  verb: string,
-  description: string,
-  // biome-ignore lint/suspicious/noExplicitAny: each verb has flags of its own
-  action: (session: Session, flags: any, typed: string) => Promise<void>,
-  options: (command: Command) => Command = (command) => command,
-): void {
-  const command = options(
-    noun.command(verb).description(description).argument('<job>', 'name, id, or its beginning'),
-  )
-  onService(completeWith(command, jobNames), action)
-}
-
-function outOrErr(text: string): 'out' | 'err' {
-  if (text === 'out' || text === 'err') return text
-  throw new InvalidArgumentError('It takes out or err.')
-}
-
-async function jobNames({ client, project }: Session): Promise<string[]> {
-  const { items } = await client.call(api.listJobs, { params: { project }, query: { limit: 100 } })
-  return [...new Set(items.map(({ name }) => name))]
-}
-
-function view(session: Session, job: string): Promise<JobView> {
-  return session.client.call(api.viewJob, { params: { project: session.project, job } })
 }
 
 async function ask(
@@ -157,14 +146,53 @@ async function runSave(session: Session, flags: NounFlags & { detach?: boolean }
   )
 }
 
-const listedMax = 1_000
+async function runStop(
+  session: Session,
+  flags: NounFlags & { wait?: number | true },
+  typed: string,
+): Promise<void> {
+  if (flags.wait === undefined) return await ask(session, api.stopJob, typed, 'is asked to stop')
+  const params = { project: session.project, job: typed }
+  const asked = await session.client.call(api.stopJob, { params })
+  tellEnd(session, await untilAtRest(session, asked, flags.wait === true ? waitMs : flags.wait))
+}
 
-async function runList(session: Session, flags: NounFlags & { state?: string }): Promise<void> {
-  const query = { limit: 200, ...(flags.state !== undefined && { state: flags.state }) }
-  const found = await all(
-    session.client.items(api.listJobs, { params: { project: session.project }, query }),
-    listedMax,
-  )
+async function runWait(
+  session: Session,
+  flags: NounFlags & { timeout: number },
+  typed: string,
+): Promise<void> {
+  const job = await untilAtRest(session, await viewOf(session, typed), flags.timeout)
+  tellEnd(session, job)
+  if (job.state !== 'success') process.exitCode = exitCodes.failed
+}
+
+function tellEnd({ out }: Session, job: JobView): void {
+  if (out.isJson) line(JSON.stringify(job))
+  else note(`${job.name} is ${job.state}: ${job.message}`)
+}
+
+interface ListFlags extends NounFlags {
+  state?: string
+  name?: string
+  device?: string
+  cluster?: string
+  since?: number
+  limit: number
+}
+
+async function runList(session: Session, flags: ListFlags): Promise<void> {
+  const { state, name, device, cluster, since } = flags
+  const query = {
+    limit: Math.min(200, flags.limit),
+    ...(state !== undefined && { state }),
+    ...(name !== undefined && { name }),
+    ...(device !== undefined && { device }),
+    ...(cluster !== undefined && { cluster }),
+    ...(since !== undefined && { since: agoMs(since) }),
+  }
+  const params = { project: session.project }
+  const found = await all(session.client.items(api.listJobs, { params, query }), flags.limit)
   session.out.list(found, {
     NAME: ({ name }) => name,
     STATE: ({ state }) => state,
@@ -177,7 +205,7 @@ async function runList(session: Session, flags: NounFlags & { state?: string }):
 }
 
 async function runView(session: Session, _: NounFlags, typed: string): Promise<void> {
-  session.out.one(await view(session, typed), {
+  session.out.one(await viewOf(session, typed), {
     NAME: ({ name }) => name,
     ID: ({ id }) => id,
     KIND: ({ kind }) => kind,
@@ -200,7 +228,7 @@ async function runView(session: Session, _: NounFlags, typed: string): Promise<v
 }
 
 async function runWhy(session: Session, _: NounFlags, typed: string): Promise<void> {
-  const job = await view(session, typed)
+  const job = await viewOf(session, typed)
   const params = { project: session.project, job: job.id }
   const events = await all(session.client.items(api.listJobEvents, { params, query: { limit: 500 } }))
   if (session.out.isJson) for (const event of events) line(JSON.stringify(event))
@@ -249,39 +277,10 @@ async function fileAsked(
 }
 
 async function runDelete(session: Session, flags: NounFlags, typed: string): Promise<void> {
-  const { id, name } = await view(session, typed)
+  const { id, name } = await viewOf(session, typed)
   await confirm(`Delete the job ${name} (${id}) with its checkpoints?`, flags)
   await session.client.call(api.deleteJob, { params: { project: session.project, job: id } })
   note(`${name} is deleted; its files go in a day.`)
-}
-
-async function runLogs(session: Session, flags: LogFlags, typed: string): Promise<void> {
-  const { rank, attempt, head, contains, stream, since, follow } = flags
-  const query = {
-    ...(rank !== undefined && { rank }),
-    ...(attempt !== undefined && { attempt }),
-    ...(head !== undefined && { head }),
-    ...(contains !== undefined && { contains }),
-    ...(stream !== undefined && { stream }),
-    ...(since !== undefined && { since: Math.floor(performance.timeOrigin + performance.now() - since) }),
-    ...(follow === true && { follow: 'true' as const }),
-  }
-  const params = { project: session.project, job: typed }
-  for await (const event of session.client.events(api.readJobLog, { params, query })) {
-    const { at, rank: from, text, stream: source } = event as LogLineView
-    if (session.out.isJson) line(JSON.stringify(event))
-    else
-      line(flags.times === true ? `${timeText(at)} [${from}] ${source} ${printable(text)}` : printable(text))
-  }
-}
-
-/** Colours of programs may pass; what moves the cursor or rings may not. */
-function printable(text: string): string {
-  const colours = String.raw`\u001b\[[\d;]*m`
-  return text.replace(
-    new RegExp(`(${colours})|[\\p{Cc}&&[^\\t]]`, 'gv'),
-    (_, colour?: string) => colour ?? '',
-  )
 }
 
 async function runMetrics(
@@ -314,17 +313,4 @@ async function runMetrics(
     if (last === undefined) return
     after = last.step
   }
-}
-
-async function runArtifacts(session: Session, _: NounFlags, typed: string): Promise<void> {
-  const params = { project: session.project, job: typed }
-  const { items } = await session.client.call(api.listJobArtifacts, { params })
-  session.out.list(
-    items.map((item) => ({ ...item, id: item.path })),
-    {
-      PATH: ({ path }) => path,
-      BYTES: ({ bytes }) => compact(bytes),
-      CHANGED: (item) => timeText(item.modified_at),
-    },
-  )
 }

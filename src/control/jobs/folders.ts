@@ -4,7 +4,7 @@
  *     <id>/workspace/   the working directory: what was uploaded, and the job file of our trainer
  *     <id>/output/      checkpoints, reports, whatever should stay; the same for all attempts
  */
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, realpathSync, rmSync, statSync } from 'node:fs'
 import { join, relative, resolve, sep } from 'node:path'
 import { assert } from '../../base/assert.ts'
 import { writeFileAtomic } from '../../base/files.ts'
@@ -37,11 +37,13 @@ export class JobFolders {
     return path
   }
 
-  /** A path below the output, or undefined for one that would lead out of it. */
+  /** What is at a path below the output; undefined where there is nothing, or it would lead out of it. */
   artifact(job: string, path: string): string | undefined {
     const output = resolve(this.output(job))
     const found = resolve(output, path)
-    return found.startsWith(`${output}${sep}`) ? found : undefined
+    if (!found.startsWith(`${output}${sep}`) || !existsSync(found)) return undefined
+    // A link that the job made could lead anywhere.
+    return realpathSync(found).startsWith(`${realpathSync(output)}${sep}`) ? found : undefined
   }
 
   artifacts(job: string, limit: number): { path: string; bytes: number; modified_at: number }[] {

@@ -3,7 +3,7 @@ import { createJob, type JobPlacement, type JobView, jobPlacement } from '../../
 import { parseRunJob } from '../../api/control/run-job.ts'
 import { UserError } from '../../base/errors.ts'
 import { type EventRow, eventsOf, recordEvent } from '../store/events.ts'
-import type { Nouns } from '../store/nouns.ts'
+import { type Nouns, startsWith } from '../store/nouns.ts'
 import type { Page, PageQuery } from '../store/pages.ts'
 import type { Store } from '../store/store.ts'
 import { type JobRow, type JobSpec, jobNouns } from './rows.ts'
@@ -23,7 +23,12 @@ export interface JobsOptions {
 }
 
 export interface JobFilter extends PageQuery {
-  readonly states?: readonly JobState[]
+  readonly states?: readonly JobState[] | undefined
+  /** The beginning of a name. */
+  readonly name?: string | undefined
+  readonly device?: string | undefined
+  readonly cluster?: string | undefined
+  readonly sinceMs?: number | undefined
 }
 
 const defaultGraceMs = 30_000
@@ -149,11 +154,22 @@ export class Jobs {
     })
   }
 
-  async list(project: string, { states, ...page }: JobFilter): Promise<Page<JobRow>> {
-    if (states === undefined) return await this.#nouns.list({ project, ...page })
+  async list(project: string, filter: JobFilter): Promise<Page<JobRow>> {
+    const { states, name, device, cluster, sinceMs, ...page } = filter
+    const isFiltered = [states, name, device, cluster, sinceMs].some((given) => given !== undefined)
+    if (!isFiltered) return await this.#nouns.list({ project, ...page })
     return await this.#nouns.list({
       project,
-      where: (is) => is.and([is('state', 'in', [...states])]),
+      where: (is) =>
+        is.and([
+          ...(states === undefined ? [] : [is('state', 'in', [...states])]),
+          ...(name === undefined ? [] : [startsWith(is, 'name', name)]),
+          ...(device === undefined ? [] : [is('device_type', '=', device)]),
+          ...(cluster === undefined
+            ? []
+            : [is.or([is('cluster', '=', cluster), is('wanted_cluster', '=', cluster)])]),
+          ...(sinceMs === undefined ? [] : [is('created_at', '>=', sinceMs)]),
+        ]),
       ...page,
     })
   }

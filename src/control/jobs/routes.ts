@@ -1,8 +1,10 @@
-import { createReadStream, existsSync, statSync } from 'node:fs'
+import { createReadStream, statSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import * as api from '../../api/control/job-endpoints.ts'
 import type { LogLineView } from '../../api/control/jobs.ts'
 import { Refused } from '../../api/control/problem.ts'
+import { rangeOf } from '../blobs/content.ts'
+import { cutRange } from '../objects/store.ts'
 import { OnAnotherServer } from '../servers/elsewhere.ts'
 import { pageAnswer, pageAsked } from '../service/pages.ts'
 import type { RouteModule, Serve } from '../service/routes.ts'
@@ -39,7 +41,8 @@ export function jobRoutes(options: JobRouteOptions): RouteModule {
 
 function recordRoutes(serve: Serve, { jobs }: JobRouteOptions): void {
   serve(api.listJobs, async ({ project, query }) => {
-    const filter = { ...pageAsked(query), descending: true, ...(query.state && { states: query.state }) }
+    const { state: states, since: sinceMs, name, device, cluster } = query
+    const filter = { ...pageAsked(query), descending: true, states, name, device, cluster, sinceMs }
     return pageAnswer(await jobs.list(project.id, filter), viewOfJob)
   })
   serve(api.createJobEndpoint, async ({ project, body, audit }) => {
@@ -98,16 +101,22 @@ function outcomeRoutes(serve: Serve, store: Store, { jobs, clusters, folders }: 
     const { id } = await withFilesHere(store, clusters, await jobs.find(project.id, params.job))
     return { items: folders.artifacts(id, artifactsMax) }
   })
-  serve(api.readJobArtifact, async ({ project, params, query }) => {
+  serve(api.readJobArtifact, async ({ project, params, query, headers: asked }) => {
     const { id } = await withFilesHere(store, clusters, await jobs.find(project.id, params.job))
     const path = folders.artifact(id, query.path)
-    if (path === undefined || !existsSync(path) || !statSync(path).isFile())
+    if (path === undefined || !statSync(path).isFile())
       throw new Refused('not_found', `The job has no file ${query.path} in its output.`)
+    const bytes = statSync(path).size
+    const range = rangeOf(asked.range, bytes)
+    const { start, end } = cutRange(range, bytes)
     const headers = {
       'content-type': 'application/octet-stream',
-      'content-length': String(statSync(path).size),
+      'content-length': String(end - start),
+      'accept-ranges': 'bytes',
+      ...(range !== undefined && { 'content-range': `bytes ${start}-${end - 1}/${bytes}` }),
     }
-    return { stream: createReadStream(path), headers }
+    const stream = createReadStream(path, range === undefined ? {} : { start, end: end - 1 })
+    return { stream, headers, ...(range !== undefined && { status: 206 as const }) }
   })
 }
 
