@@ -1,4 +1,5 @@
 /** Deployments on the command line, as far as no replica is needed. */
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { RequestLog } from '../../src/control/gateway/request-log.ts'
@@ -7,6 +8,10 @@ import { ropeway, type Workbench, workbench } from './command-line.ts'
 let bench: Workbench
 beforeAll(async () => {
   bench = await workbench()
+  const weights = join(bench.folder, 'weights.safetensors')
+  writeFileSync(weights, 'weights')
+  await ropeway(['checkpoint', 'upload', 'base', weights])
+  for (const name of ['story', 'story2']) await ropeway(['model', 'promote', 'base', name])
 })
 afterAll(() => bench[Symbol.asyncDispose]())
 
