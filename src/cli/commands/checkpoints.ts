@@ -2,8 +2,9 @@ import type { Command } from 'commander'
 import type { z } from 'zod'
 import * as api from '../../api/control/models.ts'
 import { UserError } from '../../base/errors.ts'
+import { type Deletable, deleteVerbs } from '../deletable.ts'
 import { download } from '../downloading.ts'
-import { all, completeWith, confirm, type NounFlags, onService, type Session } from '../noun.ts'
+import { all, completeWith, type NounFlags, onService, type Session } from '../noun.ts'
 import { wholeNumber } from '../options.ts'
 import { timeText } from '../output.ts'
 import { bytes, note } from '../terminal.ts'
@@ -54,11 +55,7 @@ export function checkpointCommand(program: Command): void {
   onService(named('files', 'its manifest: files and their digests'), runFiles)
   onService(named('download', 'fetch its files').argument('[folder]', 'into this folder', '.'), runDownload)
   onService(named('lineage', 'what it was made of, and what was made of it'), runLineage)
-  onService(named('delete', 'delete one that no model names').option('-y, --yes', 'do not ask'), runDelete)
-  onService(
-    noun.command('restore').description('take back a deletion within 24 hours').argument('<id>'),
-    runRestore,
-  )
+  deleteVerbs(noun, named, deletableCheckpoint)
 }
 
 function newOptions(command: Command): Command {
@@ -190,15 +187,19 @@ export function showLineage({ out }: Session, { edges }: z.output<typeof api.lin
   )
 }
 
-async function runDelete(session: Session, flags: NounFlags, typed: string): Promise<void> {
-  const { client, project } = session
-  const { id, name } = await view(session, typed)
-  await confirm(`Delete the checkpoint ${name}?`, flags)
-  await client.call(api.deleteCheckpoint, { params: { project, checkpoint: id } })
-  note(`Deleted ${name}. For 24 hours: ropeway checkpoint restore ${id}`)
-}
-
-async function runRestore(session: Session, _flags: NounFlags, checkpoint: string): Promise<void> {
-  const { client, project } = session
-  show(session, await client.call(api.restoreCheckpoint, { params: { project, checkpoint } }))
+const deletableCheckpoint: Deletable<Checkpoint> = {
+  word: 'checkpoint',
+  says: 'delete one that no model names',
+  question: '?',
+  find: view,
+  delete: ({ client, project }, checkpoint) =>
+    client.call(api.deleteCheckpoint, { params: { project, checkpoint } }),
+  restore: ({ client, project }, checkpoint) =>
+    client.call(api.restoreCheckpoint, { params: { project, checkpoint } }),
+  deleted: async ({ client, project }) => {
+    const query = { deleted: 'true' } as const
+    const rows = await all(client.items(api.listCheckpoints, { params: { project }, query }))
+    return rows.map(({ id }) => id)
+  },
+  show,
 }

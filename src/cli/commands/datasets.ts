@@ -1,7 +1,9 @@
 import type { Command } from 'commander'
+import type { z } from 'zod'
 import * as api from '../../api/control/datasets.ts'
+import { type Deletable, deleteVerbs } from '../deletable.ts'
 import { download } from '../downloading.ts'
-import { all, completeWith, confirm, type NounFlags, onService, type Session } from '../noun.ts'
+import { all, completeWith, type NounFlags, onService, type Session } from '../noun.ts'
 import { wholeNumber } from '../options.ts'
 import { line, timeText } from '../output.ts'
 import { bytes, note } from '../terminal.ts'
@@ -73,11 +75,7 @@ export function datasetCommand(program: Command): void {
       .option('--description <text>', 'the new description'),
     runEdit,
   )
-  onService(named('delete', 'delete it with all its versions').option('-y, --yes', 'do not ask'), runDelete)
-  onService(
-    noun.command('restore').description('take back a deletion within 24 hours').argument('<id>'),
-    runRestore,
-  )
+  deleteVerbs(noun, named, deletableDataset)
 }
 
 export function linkOptions(command: Command): Command {
@@ -97,15 +95,16 @@ export function linkOf(url: string, { credential, endpoint, region }: LinkFlags)
   }
 }
 
-const names = async ({ client, project }: Session): Promise<string[]> =>
-  (await all(client.items(api.listDatasets, { params: { project } }))).map(({ name }) => name)
+const names = async (session: Session): Promise<string[]> =>
+  (await listed(session, false)).map(({ name }) => name)
 
-async function runList(
-  { client, out, project }: Session,
-  flags: NounFlags & { deleted?: boolean },
-): Promise<void> {
-  const query = { deleted: flags.deleted === true ? ('true' as const) : ('false' as const) }
-  out.list(await all(client.items(api.listDatasets, { params: { project }, query })), {
+function listed({ client, project }: Session, deleted: boolean) {
+  const query = { deleted: deleted ? 'true' : 'false' } as const
+  return all(client.items(api.listDatasets, { params: { project }, query }))
+}
+
+async function runList(session: Session, flags: NounFlags & { deleted?: boolean }): Promise<void> {
+  session.out.list(await listed(session, flags.deleted === true), {
     NAME: ({ name }) => name,
     VERSION: ({ latest }) => latest,
     DESCRIPTION: ({ description }) => description.slice(0, 60),
@@ -266,19 +265,15 @@ async function runEdit(
   out.one(edited, { name: (row) => row.name, description: (row) => row.description })
 }
 
-async function runDelete(session: Session, flags: NounFlags, dataset: string): Promise<void> {
-  const { client, project } = session
-  const { id, name } = await view(session, dataset)
-  await confirm(`Delete the dataset ${name} with all its versions?`, flags)
-  await client.call(api.deleteDataset, { params: { project, dataset: id } })
-  note(`Deleted ${name}. For 24 hours: ropeway dataset restore ${id}`)
-}
-
-async function runRestore(
-  { client, out, project }: Session,
-  _flags: NounFlags,
-  dataset: string,
-): Promise<void> {
-  const restored = await client.call(api.restoreDataset, { params: { project, dataset } })
-  out.one(restored, { name: ({ name }) => name, version: ({ latest }) => latest })
+const deletableDataset: Deletable<z.output<typeof api.datasetItem>> = {
+  word: 'dataset',
+  says: 'delete it with all its versions',
+  question: ' with all its versions?',
+  find: view,
+  delete: ({ client, project }, dataset) => client.call(api.deleteDataset, { params: { project, dataset } }),
+  restore: ({ client, project }, dataset) =>
+    client.call(api.restoreDataset, { params: { project, dataset } }),
+  deleted: async (session) => (await listed(session, true)).map(({ id }) => id),
+  show: ({ out }, restored) =>
+    out.one(restored, { name: ({ name }) => name, version: ({ latest }) => latest }),
 }

@@ -7,8 +7,9 @@ import { retentionSpec } from '../../api/control/retention.ts'
 import { UserError } from '../../base/errors.ts'
 import { HubStore, hubPlaceOf } from '../../control/objects/hub.ts'
 import { hubEndpoint } from '../../control/objects/hub-client.ts'
+import { type Deletable, deleteVerbs } from '../deletable.ts'
 import { cacheFolder } from '../home.ts'
-import { all, completeWith, confirm, type NounFlags, onService, type Session } from '../noun.ts'
+import { all, completeWith, type NounFlags, onService, type Session } from '../noun.ts'
 import { number, wholeNumber } from '../options.ts'
 import { timeText } from '../output.ts'
 import { pullFiles } from '../pulling.ts'
@@ -55,11 +56,7 @@ export function modelCommand(program: Command): void {
     runAlias,
   )
   onService(named('lineage', 'what a version was made of, and what uses it'), runLineage)
-  onService(named('delete', 'delete one that nothing uses').option('-y, --yes', 'do not ask'), runDelete)
-  onService(
-    noun.command('restore').description('take back a deletion within 24 hours').argument('<id>'),
-    runRestore,
-  )
+  deleteVerbs(noun, named, deletableModel)
   retentionCommand(program)
 }
 
@@ -81,20 +78,21 @@ function retentionCommand(program: Command): void {
   onService(noun.command('delete').description('take a rule away').argument('<name>'), runDeleteRule)
 }
 
-const names = async ({ client, project }: Session): Promise<string[]> =>
-  (await all(client.items(api.listModels, { params: { project } }))).map(({ name }) => name)
+const names = async (session: Session): Promise<string[]> =>
+  (await listed(session, false)).map(({ name }) => name)
+
+function listed({ client, project }: Session, deleted: boolean) {
+  const query = { deleted: deleted ? 'true' : 'false' } as const
+  return all(client.items(api.listModels, { params: { project }, query }))
+}
 
 const aliasesText = (aliases: Readonly<Record<string, number>>) =>
   Object.entries(aliases)
     .map(([alias, version]) => `${alias}@${version}`)
     .join(' ')
 
-async function runList(
-  { client, out, project }: Session,
-  flags: NounFlags & { deleted?: boolean },
-): Promise<void> {
-  const query = { deleted: flags.deleted === true ? 'true' : 'false' } as const
-  out.list(await all(client.items(api.listModels, { params: { project }, query })), {
+async function runList(session: Session, flags: NounFlags & { deleted?: boolean }): Promise<void> {
+  session.out.list(await listed(session, flags.deleted === true), {
     NAME: ({ name }) => name,
     VERSION: ({ latest }) => latest,
     ALIASES: ({ aliases }) => aliasesText(aliases),
@@ -200,20 +198,16 @@ async function runLineage(session: Session, _flags: NounFlags, model: string): P
   showLineage(session, await client.call(api.modelLineage, { params: { project, model } }))
 }
 
-async function runDelete({ client, project }: Session, flags: NounFlags, typed: string): Promise<void> {
-  const { id, name } = await client.call(api.viewModel, { params: { project, model: typed } })
-  await confirm(`Delete the model ${name}? Its checkpoints stay.`, flags)
-  await client.call(api.deleteModel, { params: { project, model: id } })
-  note(`Deleted ${name}. For 24 hours: ropeway model restore ${id}`)
-}
-
-async function runRestore(
-  { client, out, project }: Session,
-  _flags: NounFlags,
-  model: string,
-): Promise<void> {
-  const restored = await client.call(api.restoreModel, { params: { project, model } })
-  out.one(restored, { name: ({ name }) => name, version: ({ latest }) => latest })
+const deletableModel: Deletable<z.output<typeof api.modelItem>> = {
+  word: 'model',
+  says: 'delete one that nothing uses',
+  question: '? Its checkpoints stay.',
+  find: ({ client, project }, model) => client.call(api.viewModel, { params: { project, model } }),
+  delete: ({ client, project }, model) => client.call(api.deleteModel, { params: { project, model } }),
+  restore: ({ client, project }, model) => client.call(api.restoreModel, { params: { project, model } }),
+  deleted: async (session) => (await listed(session, true)).map(({ id }) => id),
+  show: ({ out }, restored) =>
+    out.one(restored, { name: ({ name }) => name, version: ({ latest }) => latest }),
 }
 
 async function runRules({ client, out, project }: Session): Promise<void> {
