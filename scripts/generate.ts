@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { generatedFiles } from './generated.ts'
 
 const root = join(import.meta.dirname, '..')
-for (const [path, text] of generatedFiles()) {
+for (const [path, text] of await generatedFiles()) {
   mkdirSync(dirname(join(root, path)), { recursive: true })
   writeFileSync(join(root, path), text)
 }

@@ -68,7 +68,7 @@ async function valuesGiven(flags: CreateFlags): Promise<api.CredentialValues> {
     `The values do not make a credential for ${flags.kind}: ${path.join('.')}: ${message}`,
     {
       failure: 'usage',
-      fix: 'The reference in docs/ lists the fields of each kind.',
+      fix: 'docs/service.md lists the fields of each kind.',
     },
   )
 }

@@ -25,7 +25,7 @@ interface LogFlags extends NounFlags {
 }
 
 export function logsVerb(noun: Command): void {
-  onJob(noun, 'logs', 'what its ranks printed', runLogs, (command) =>
+  onJob(noun, 'logs', 'what the ranks of a job printed', runLogs, (command) =>
     command
       .option('-f, --follow', 'also what is still to come')
       .option('--rank <n>', 'of this rank alone', wholeNumber(0))

@@ -125,6 +125,8 @@ function schemaOf(endpoint: EndpointDefinition): object {
     summary,
     operationId: name,
     tags: [name.split('.')[0]],
+    // Who may call it; of no meaning to OpenAPI.
+    'x-access': access,
     ...(access !== 'public' && { security: [{ bearer: [] }] }),
     ...((answer === 'bytes' || answer === 'events') && { produces: [streamed] }),
     ...(body === 'bytes' && { consumes: ['application/octet-stream'] }),
