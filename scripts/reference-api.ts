@@ -114,9 +114,14 @@ function row(name: string, schema: Schema, isRequired: boolean): string {
     ...(minimum === undefined || large(minimum) ? [] : [`at least ${minimum}`]),
     ...(maximum === undefined || large(maximum) ? [] : [`at most ${maximum}`]),
     ...(maxLength === undefined ? [] : [`at most ${maxLength} characters`]),
-    ...(pattern === undefined || pattern === anyText ? [] : [`matches \`${pattern}\``]),
+    ...(pattern === undefined || pattern === anyText ? [] : [patternText(String(pattern))]),
   ]
   return `| \`${name}\` | \`${cell(typeText(schema, 1))}\` | ${cell(notes.join(', '))} |`
+}
+
+/** A pattern that Markdown would take for a link is that of names. */
+function patternText(pattern: string): string {
+  return pattern.includes('](') ? '1 to 63 of a-z, 0-9, dot, dash, underscore' : `matches \`${pattern}\``
 }
 
 /** What every text is held to. */

@@ -1,5 +1,5 @@
 /** Deployments on the command line, as far as no replica is needed. */
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { RequestLog } from '../../src/control/gateway/request-log.ts'
@@ -8,9 +8,11 @@ import { ropeway, type Workbench, workbench } from './command-line.ts'
 let bench: Workbench
 beforeAll(async () => {
   bench = await workbench()
-  const weights = join(bench.folder, 'weights.safetensors')
-  writeFileSync(weights, 'weights')
-  await ropeway(['checkpoint', 'upload', 'base', weights])
+  const model = join(bench.folder, 'model')
+  mkdirSync(model)
+  writeFileSync(join(model, 'config.json'), '{}')
+  writeFileSync(join(model, 'model.safetensors'), 'weights')
+  await ropeway(['checkpoint', 'upload', 'base', model])
   for (const name of ['story', 'story2']) await ropeway(['model', 'promote', 'base', name])
 })
 afterAll(() => bench[Symbol.asyncDispose]())
