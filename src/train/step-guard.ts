@@ -9,8 +9,11 @@ import { z } from 'zod'
 
 export const faultFields = z
   .strictObject({
-    /** A gradient longer than so many times its running mean is a spike; 0 takes every length. */
-    spike_factor: z.number().min(0).default(0),
+    /**
+     * A gradient longer than so many times its running mean is a spike; 0 takes every length. Runs that go well stay
+     * under 1.8 (docs/decisions.md).
+     */
+    spike_factor: z.number().min(0).default(10),
     /** Steps in a row that are passed over; the next one goes back to a checkpoint. */
     skips: z.int().min(0).max(1000).default(3),
     /** How often a run goes back; the next time it fails. */
