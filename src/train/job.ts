@@ -159,8 +159,8 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   }
   if (job.method?.lora !== undefined && !('from' in job.model))
     throw refused('method.lora', 'adapts a model that is there already: give model: {from: FOLDER}')
-  if (job.publish !== undefined && (job.method?.lora === undefined || job.method.lora.dora))
-    throw refused('publish', 'gives adapters to an engine: it takes method.lora, without dora')
+  if (job.publish !== undefined && job.method?.lora === undefined)
+    throw refused('publish', 'gives adapters to an engine: it takes method.lora')
   const { schedule } = job
   if (schedule.cooldown_steps !== undefined && schedule.kind !== 'wsd')
     throw refused('schedule.cooldown_steps', 'belongs to kind: wsd')

@@ -56,14 +56,6 @@ export class Evaluations {
       throw new UserError('Nobody here can decode: tasks and samples need the serving engine.', {
         fix: 'Run the job by ropeway train.',
       })
-    if (asksForText && job.method?.lora?.dora === true)
-      throw new UserError(
-        'A DoRA adapter is not served beside its base, so tasks and samples cannot be decoded.',
-        {
-          failure: 'usage',
-          fix: 'Leave out evaluate.samples and tasks other than choice, or train LoRA.',
-        },
-      )
     if (best !== 'loss' && !tasks.some(({ name }) => name === best))
       throw new UserError(`The field evaluate.best names ${best}, which is no task.`, { failure: 'usage' })
     const asChat = 'train' in job.data && kit.template !== undefined

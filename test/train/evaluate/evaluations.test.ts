@@ -115,6 +115,14 @@ describe('an evaluation', () => {
       evaluate: { every: 60, batches: 1, samples: { prompts: ['jih'], tokens_max: 5 } },
     })
     expect(seen.at(-1)!.samples[0]!.text).toBe('gfedc')
+    const dora = await run({
+      out: 'adapted-dora',
+      model: { from: base.folder },
+      method: { lora: { rank: 8, alpha: 16, dora: true } },
+      data: { text: 'back.txt' },
+      evaluate: { every: 60, batches: 1, samples: { prompts: ['jih'], tokens_max: 5 } },
+    })
+    expect(dora.seen.at(-1)!.samples[0]!.text).toBe('gfedc')
     // The base alone is measured before the first step, and goes on with what it learned.
     expect(seen.map(({ stepsDone, isBest }) => [stepsDone, isBest])).toEqual([
       [0, false],
