@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import type { JobFolders } from '../control/jobs/folders.ts'
 import { type JobRow, jobNouns } from '../control/jobs/rows.ts'
 import { isFinal } from '../control/jobs/states.ts'
@@ -21,6 +22,8 @@ export function startCollecting(
   const nouns = jobNouns(store)
   const collect = collectorOf(context, data, folders)
   let running = new Set<string>()
+  /** Jobs that ended and of which everything was brought, as they were then. */
+  let settled = new Map<string, number>()
   const pass = async () => {
     const active = await nouns.list({
       where: (is) => is.and([is('state', 'in', ['running', 'stopping'])]),
@@ -30,8 +33,14 @@ export function startCollecting(
     const ended = [...running].filter((id) => !active.rows.some((row) => row.id === id))
     const last = (await Promise.all(ended.map((id) => nouns.get(id)))).filter((row) => row !== undefined)
     const rows = new Map([...active.rows, ...newest.rows, ...last].map((row) => [row.id, row]))
+    const known = settled
+    settled = new Map()
     for (const row of rows.values()) {
-      if (row.cluster === cluster && (isFinal(row.state) || row.status.checkpointStep > 0)) await collect(row)
+      // What has ended is on no cluster any more: its folder says whether it ran here.
+      const isHere = isFinal(row.state) ? existsSync(folders.output(row.id)) : row.cluster === cluster
+      if (!isHere || (!isFinal(row.state) && row.status.checkpointStep === 0)) continue
+      if (known.get(row.id) !== row.version) await collect(row)
+      if (isFinal(row.state)) settled.set(row.id, row.version)
     }
     running = new Set(active.rows.map(({ id }) => id))
   }

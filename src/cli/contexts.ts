@@ -89,6 +89,11 @@ export function chosenContext(name: string | undefined): Context & { name: strin
   }
 }
 
+/** Whether {@link chosenContext} finds one. */
+export function isServiceKnown(name: string | undefined): boolean {
+  return name !== undefined || process.env.ROPEWAY_URL !== undefined || readContexts().current !== undefined
+}
+
 function jsonOf(text: string): unknown {
   try {
     return JSON.parse(text)

@@ -26,11 +26,13 @@ export function contractReports(path: string | undefined, unixMs: () => number):
     }
   }
   let totalSteps = 0
+  let tokensPerStep = 0
   let lastMs = Number.NEGATIVE_INFINITY
   const number = (value: number) => (Number.isFinite(value) ? value : (String(value) as 'NaN'))
   return {
-    onStart: ({ steps, stepsDone }) => {
+    onStart: ({ steps, stepsDone, tokensPerStep: tokens }) => {
       totalSteps = steps
+      tokensPerStep = tokens
       emit({ event: 'start', total_steps: steps, steps_done: stepsDone, rank: 0 })
     },
     onStep: ({ step, loss, gradientNorm, learningRate, metrics, elapsedMs }) => {
@@ -38,7 +40,8 @@ export function contractReports(path: string | undefined, unixMs: () => number):
       const nowMs = unixMs()
       if (nowMs - lastMs < everyMs && done < totalSteps) return
       lastMs = nowMs
-      const values = { loss, gradient_norm: gradientNorm, learning_rate: learningRate, ...metrics }
+      const pace = elapsedMs > 0 ? { tokens_per_second: Math.round((tokensPerStep * 1000) / elapsedMs) } : {}
+      const values = { loss, gradient_norm: gradientNorm, learning_rate: learningRate, ...pace, ...metrics }
       const entries = Object.entries(values).map(([name, value]) => [name, number(value)])
       emit({ event: 'metrics', step: done, values: Object.fromEntries(entries) })
       emit({ event: 'heartbeat', step: done, step_ms: elapsedMs })

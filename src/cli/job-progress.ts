@@ -7,39 +7,49 @@ import { LossCurve } from './loss-curve.ts'
 import type { Session } from './noun.ts'
 import { line } from './output.ts'
 import { shutdownSignal } from './shutdown.ts'
-import { bold, dim, duration, note, ProgressLine } from './terminal.ts'
+import { bold, compact, dim, duration, note, ProgressLine } from './terminal.ts'
 
-/** Shows the job until it is at rest, and sets the exit code. Ctrl-C leaves the job alone. */
-export async function attach(session: Session, job: JobView, isJson: boolean): Promise<void> {
-  const { client } = session
-  const stop = shutdownSignal()
+/** Shows the job until it is at rest, and returns it as it is then. Throws when `signal` is aborted before. */
+export async function follow(
+  { client, project }: Pick<Session, 'client' | 'project'>,
+  job: JobView,
+  isJson: boolean,
+  signal: AbortSignal,
+): Promise<JobView> {
   const screen = new ProgressLine()
   const display = new JobDisplay(screen, () => process.stderr.columns ?? 80)
-  const losses = new LossReader(client, { project: session.project, job: job.id })
+  const losses = new LossReader(client, { project, job: job.id })
   let last = job
   if (!isJson) note(`${bold(job.name)} ${dim(job.id)}`)
   try {
-    const params = { project: session.project, job: job.id }
-    for await (const event of client.events(api.watchJob, { params, signal: stop.signal })) {
+    const params = { project, job: job.id }
+    for await (const event of client.events(api.watchJob, { params, signal })) {
       last = event as JobView
       if (isJson) line(JSON.stringify(last))
       else display.show(last, await losses.after(last))
     }
-  } catch (error) {
-    if (!stop.signal.aborted) throw error
-    screen.end()
-    note(
-      `\n${last.name} goes on without you. ropeway job attach ${last.id} comes back, ropeway job stop ${last.id} stops it.`,
-    )
-    process.exitCode = exitCodes.interrupted
-    return
+    return last
   } finally {
     screen.end()
-    stop.dispose()
   }
-  if (last.state !== 'success') {
+}
+
+/** Shows the job until it is at rest, and sets the exit code. Ctrl-C leaves the job alone. */
+export async function attach(session: Session, job: JobView, isJson: boolean): Promise<void> {
+  const stop = shutdownSignal()
+  try {
+    const last = await follow(session, job, isJson, stop.signal)
+    if (last.state === 'success') return
     if (!isJson) note(dim(`ropeway job why ${last.id}; ropeway job logs ${last.id}`))
     process.exitCode = exitCodes.failed
+  } catch (error) {
+    if (!stop.signal.aborted) throw error
+    note(
+      `\n${job.name} goes on without you. ropeway job attach ${job.id} comes back, ropeway job stop ${job.id} stops it.`,
+    )
+    process.exitCode = exitCodes.interrupted
+  } finally {
+    stop.dispose()
   }
 }
 
@@ -101,9 +111,11 @@ export class JobDisplay {
     for (const { step, value } of losses) this.#curve.add(step, Number(value))
     if (state !== 'running' || total_steps === null) return
     const name = lossMetric(Object.keys(metrics))
+    const speed = metrics.tokens_per_second
     const parts = [
       `step ${steps_done}/${total_steps}`,
       ...(name === undefined ? [] : [`${name} ${Number(metrics[name]).toPrecision(4)}`]),
+      ...(typeof speed === 'number' ? [`${compact(speed)} tokens/s`] : []),
       ...(step_ms === null ? [] : [`${duration(((total_steps - steps_done) * step_ms) / 1000)} left`]),
     ]
     this.#screen.update(steps_done / total_steps, parts.join('  '), () =>

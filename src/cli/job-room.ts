@@ -37,6 +37,8 @@ export class JobRoom {
   readonly cluster: string
   /** Where its jobs have their files. */
   readonly folders: JobFolders
+  /** Brings checkpoints that jobs have written; woken by each. */
+  collecting: Loop | undefined
   #loop: Loop | undefined
 
   constructor(
@@ -80,7 +82,10 @@ export class JobRoom {
     await endNamesOf(store, this.cluster)
     await ensureCluster(store, this.cluster, { kind: 'local', slots, open: true })
     const owner = `${this.cluster}/${store.ids.next('loop')}`
-    this.#loop = startJobLoop({ store, log, sealer, owner, clusters: this.#clusters })
+    this.#loop = startJobLoop({
+      ...{ store, log, sealer, owner, clusters: this.#clusters },
+      onCheckpoint: () => this.collecting?.wake(),
+    })
     return this.#loop
   }
 }

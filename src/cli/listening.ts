@@ -23,10 +23,14 @@ export function withListenOptions(command: Command, defaultPort: number): Comman
     )
 }
 
+/** Whether only this machine reaches it. */
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || host.startsWith('127.')
+}
+
 /** A port that others can reach needs keys: everybody there could use the machine otherwise. `how` sets one. */
 export function refuseOpenDoor(host: string, keys: readonly string[], how: string): void {
-  const local = host === 'localhost' || host === '::1' || host.startsWith('127.')
-  if (local || keys.length > 0) return
+  if (isLoopback(host) || keys.length > 0) return
   throw new UserError(`--host ${host} can be reached from other machines, and no API key is set.`, {
     failure: 'usage',
     fix: `${how}, or listen on 127.0.0.1.`,

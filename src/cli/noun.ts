@@ -15,6 +15,8 @@ export interface NounFlags extends OutputFlags {
 /** What a verb's action gets: the service, the project that is meant, and where its answer goes. */
 export interface Session {
   readonly client: Client
+  /** As whom it talks: a key, or a session's token. */
+  readonly token: string | undefined
   readonly out: Output
   readonly contextName: string
   /** Throws UserError when no project is chosen. */
@@ -57,6 +59,7 @@ export function sessionOf(flags: NounFlags): Session {
   const projectOrNone = flags.project ?? context.project
   return {
     client: new Client(context),
+    token: context.token,
     out: new Output(flags),
     contextName: context.name,
     projectOrNone,

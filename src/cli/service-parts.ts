@@ -30,6 +30,8 @@ export interface Parts {
   readonly server: ServerIdentity
   /** Where the gateway listens. */
   readonly gateway: { readonly host: string; readonly port: number }
+  /** Its replicas end with it. */
+  readonly leavesNothing?: boolean
 }
 
 export const migrations: readonly Migration[] = [
@@ -52,7 +54,11 @@ export function surfacesOf(parts: Parts): readonly Surface[] {
 /** Started in this order once the service answers, stopped in the opposite one before it ends. */
 export const loopStarters: readonly ((parts: Parts) => Loop | Promise<Loop>)[] = [
   (parts) => startDataLoop(dataOf(parts), parts.context),
-  (parts) => startCollecting(parts.context, dataOf(parts), jobRoom(parts)),
+  (parts) => {
+    const room = jobRoom(parts)
+    room.collecting = startCollecting(parts.context, dataOf(parts), room)
+    return room.collecting
+  },
   (parts) => jobRoom(parts).start(),
   (parts) => servingOf(parts).start(),
   (parts) => tuningRoom(parts).start(),

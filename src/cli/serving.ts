@@ -4,6 +4,7 @@ import { join, resolve, sep } from 'node:path'
 import { scopesAllow } from '../api/control/permissions.ts'
 import { UserError } from '../base/errors.ts'
 import type { Sealer } from '../control/credentials/sealer.ts'
+import { endReplicas } from '../control/deployments/end-replicas.ts'
 import { deploymentRoutes } from '../control/deployments/routes.ts'
 import type { Source } from '../control/deployments/rows.ts'
 import { RunningDeployments } from '../control/deployments/running.ts'
@@ -46,6 +47,7 @@ export interface ServingParts {
   readonly folder: string
   readonly server: ServerIdentity
   readonly gateway: { readonly host: string; readonly port: number }
+  readonly leavesNothing?: boolean
   readonly data: Pick<DataParts, 'checkpoints' | 'models'>
 }
 
@@ -57,7 +59,8 @@ export interface Serving {
 }
 
 /** One of it for each server. */
-export function makeServing({ context, folder, server, gateway: where, data }: ServingParts): Serving {
+export function makeServing(parts: ServingParts): Serving {
+  const { context, folder, server, gateway: where, data, leavesNothing = false } = parts
   const { store, log } = context
   const table = new ReplicaTable()
   const ledger = new Ledger(join(folder, 'usage'), store.clock)
@@ -101,6 +104,7 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
     late: late.models(running),
     loads: late.loads,
   })
+  let address: string | null = null
   const report = (name: string, windowMs: number) => gateway.report(name, windowMs)
   return {
     surface: gatewaySurface(gateway),
@@ -108,6 +112,7 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
       deploymentRoutes({
         ...{ deployments: running.deployments, cluster: server.cluster, launcher, requestLog, report },
         checkBudget: (project) => checkDeviceBudgets(store, project),
+        address: () => address,
       }),
       usageRoutes(() => void book.sync().catch((error: unknown) => log.warn({ err: error }, 'usage'))),
     ],
@@ -117,8 +122,8 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
       await book.sync()
       const url = await listen(gateway, where)
       await running.start(gateway.metrics)
-      await noteGateway(store, server.id, new URL(url).port)
-      note(`Deployments answer at ${cyan(`${url}/v1`)}, with the keys of their projects.`)
+      address = `${(await noteGateway(store, server.id, new URL(url).port)) ?? url}/v1`
+      if (!leavesNothing) note(`Deployments answer at ${cyan(`${url}/v1`)}, with the keys of their projects.`)
       const usage = startLoop({ name: 'usage', everyMs: usageEveryMs, log, pass: () => book.sync() })
       late.start()
       const pass = async () => void (await folders.sweep(() => checkpointsUsedOn(store, server.cluster)))
@@ -130,6 +135,7 @@ export function makeServing({ context, folder, server, gateway: where, data }: S
           await gateway.close(drainMs)
           await running.close()
           await late.close()
+          if (leavesNothing) await endReplicas(store, launcher, server.cluster)
           await sweep.stop()
           await folders.close()
           await usage.stop()

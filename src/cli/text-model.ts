@@ -27,11 +27,8 @@ export interface TextModel {
  * for its newest checkpoint, and with @best behind it for the one with the best evaluation.
  */
 export function resolveModel(given: string): string {
-  if (given.endsWith(bestSuffix)) return bestCheckpoint(resolve(given.slice(0, -bestSuffix.length)))
-  for (const candidate of [resolve(given), join(modelsFolder(), given)]) {
-    if (!existsSync(candidate) || (given.includes('..') && candidate !== resolve(given))) continue
-    return newestCheckpoint(candidate) ?? candidate
-  }
+  const found = findModel(given)
+  if (found !== undefined) return found
   const known = existsSync(modelsFolder()) ? readdirSync(modelsFolder()) : []
   throw new UserError(`There is no model '${given}'.`, {
     failure: 'not_found',
@@ -58,6 +55,16 @@ function bestCheckpoint(run: string): string {
     failure: 'not_found',
     fix: 'A run has one once it was evaluated on held-out data; without @best its newest checkpoint is taken.',
   })
+}
+
+/** The same, or undefined. */
+export function findModel(given: string): string | undefined {
+  if (given.endsWith(bestSuffix)) return bestCheckpoint(resolve(given.slice(0, -bestSuffix.length)))
+  for (const candidate of [resolve(given), join(modelsFolder(), given)]) {
+    if (!existsSync(candidate) || (given.includes('..') && candidate !== resolve(given))) continue
+    return newestCheckpoint(candidate) ?? candidate
+  }
+  return undefined
 }
 
 function newestCheckpoint(path: string): string | undefined {

@@ -2,6 +2,9 @@
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
+import { Client } from '../api/control/client.ts'
+import { whoAmI } from '../api/control/people.ts'
+import { Refused } from '../api/control/problem.ts'
 import { systemClock } from '../base/clock.ts'
 import { UserError } from '../base/errors.ts'
 import { createLogger, type Logger } from '../base/log.ts'
@@ -45,7 +48,15 @@ export interface UpFlags extends DataFlags {
   ownerKey?: boolean
 }
 
-export async function runUp(flags: UpFlags): Promise<void> {
+/** A service in somebody's terminal that is there for something: it leaves nothing behind that runs. */
+export interface Foreground {
+  /** Done once the service answers; when `signal` comes it ends, and then the service does. Its failure ends both. */
+  work(signal: AbortSignal): Promise<void>
+  /** Takes any free port when the one it should have is taken. */
+  readonly mayMove: boolean
+}
+
+export async function runUp(flags: UpFlags, foreground?: Foreground): Promise<void> {
   const { folder, database: url } = dataOf(flags)
   const log = createLogger('service', process.env.ROPEWAY_LOG ?? 'warn')
   const sealer = sealerOf(flags, folder)
@@ -62,7 +73,7 @@ export async function runUp(flags: UpFlags): Promise<void> {
   const objects = openObjects(flags.objects, folder)
   await agreeOnSecrets(store, sealer, flags.replaceKey === true)
   await agreeOnObjects(store, objects)
-  await serve(flags, {
+  const parts: Parts = {
     context: { store, log, sealer, scrypt: passwordCost, signUp: flags.signUp, ...oidc },
     folder,
     objects,
@@ -73,23 +84,31 @@ export async function runUp(flags: UpFlags): Promise<void> {
       // Beside a service on any free port, the gateway takes any free port too.
       port: flags.gatewayPort ?? (flags.port === 0 ? 0 : Math.min(65535, flags.port + 100)),
     },
-  })
+    leavesNothing: foreground !== undefined,
+  }
+  await serve(flags, parts, foreground)
 }
 
-async function serve(flags: UpFlags, parts: Parts): Promise<void> {
+async function serve(flags: UpFlags, parts: Parts, foreground: Foreground | undefined): Promise<void> {
   const stop = shutdownSignal()
   const app = await buildService(parts.context, routesOf(parts), surfacesOf(parts))
   const loops: Loop[] = []
   try {
-    const url = await listen({ listen: (port, host) => app.listen({ port, host }) }, flags)
+    const url = await listenAt(app, flags, foreground?.mayMove === true)
     const { store, log } = parts.context
     await enterServer(store, { ...parts.server, url: advertised(flags, url), gateway_url: null })
-    await greet(store, url, flags.owner)
+    if (foreground === undefined) await greet(store, url, flags.owner)
+    else await ownContext(store, url)
     loops.push(
       startLoop({ name: 'server', everyMs: beatEveryMs, log, pass: () => present(store, parts.server.id) }),
     )
     for (const start of loopStarters) loops.push(await start(parts))
-    await stop.requested
+    const work = foreground?.work(stop.signal)
+    await (work === undefined
+      ? stop.requested
+      : Promise.race([stop.requested, work.then(() => stop.requested)]))
+    // What it still does, it does while the service answers.
+    await work
     note('\nStopping: running requests finish. Once more ends it now.')
   } finally {
     await shutDown(app, loops)
@@ -100,6 +119,45 @@ async function serve(flags: UpFlags, parts: Parts): Promise<void> {
 async function present(store: Store, id: string): Promise<void> {
   await beat(store, id)
   await forgetAnswers(store)
+}
+
+async function listenAt(app: FastifyInstance, flags: UpFlags, mayMove: boolean): Promise<string> {
+  const server = { listen: (port: number, host: string) => app.listen({ port, host }) }
+  try {
+    return await listen(server, flags)
+  } catch (error) {
+    const isTaken =
+      error instanceof UserError && (error.cause as { code?: string } | undefined)?.code === 'EADDRINUSE'
+    if (!isTaken || !mayMove) throw error
+    return await listen(server, { host: flags.host, port: 0 })
+  }
+}
+
+/** Lets the command line of this machine talk to this service, as who runs it unless it does as somebody already. */
+async function ownContext(store: Store, url: string): Promise<void> {
+  const first = await makeFirstOwner(store)
+  const saved = readContexts().contexts[localContext]
+  if (first === undefined && saved?.token !== undefined && (await isKnown(url, saved.token))) {
+    if (saved.url !== url) saveContext(localContext, { ...saved, url })
+    return
+  }
+  const made = first ?? (await makeOwnerKey(store))
+  if (made === undefined) throw nobody()
+  saveContext(localContext, { url, token: made.key, project: firstProject })
+}
+
+async function isKnown(url: string, token: string): Promise<boolean> {
+  try {
+    await new Client({ url, token }).call(whoAmI, {})
+    return true
+  } catch (error) {
+    if (error instanceof Refused) return false
+    throw error
+  }
+}
+
+function nobody(): UserError {
+  return new UserError('Nobody runs this service any more: all of its operators are disabled.')
 }
 
 /** Where other servers of the same database reach this one. */
@@ -142,8 +200,7 @@ async function shutDown(app: FastifyInstance, loops: readonly Loop[]): Promise<v
 
 async function printOwnerKey(store: Store): Promise<void> {
   const made = (await makeFirstOwner(store)) ?? (await makeOwnerKey(store))
-  if (made === undefined)
-    throw new UserError('Nobody runs this service any more: all of its operators are disabled.')
+  if (made === undefined) throw nobody()
   line(made.key)
 }
 

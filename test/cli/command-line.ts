@@ -66,7 +66,7 @@ export interface Workbench extends AsyncDisposable {
 }
 
 /** A home of its own, a service with every noun, and a context that is its owner in the project `default`. */
-export async function workbench(clock?: Clock): Promise<Workbench> {
+export async function workbench(clock?: Clock, more: Partial<Parts> = {}): Promise<Workbench> {
   const folder = mkdtempSync(join(tmpdir(), 'ropeway-cli-'))
   const home = process.env.ROPEWAY_HOME
   process.env.ROPEWAY_HOME = join(folder, 'home')
@@ -86,6 +86,7 @@ export async function workbench(clock?: Clock): Promise<Workbench> {
         objects: FolderStore.create(join(folder, 'objects')),
         linkFolders: [folder],
         gateway: { host: '127.0.0.1', port: 0 },
+        ...more,
       }
       return routesOf(parts).filter((module) => !baseRoutes.includes(module))
     },

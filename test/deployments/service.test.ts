@@ -37,6 +37,7 @@ onEveryDatabase((databases) => {
           launcher: new FakeLauncher(machine),
           requestLog,
           report: () => undefined,
+          address: () => null,
         }),
       ],
       clock,

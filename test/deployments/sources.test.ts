@@ -79,7 +79,7 @@ onEveryDatabase((databases) => {
     await it.promoted('stories', a, 'prod')
     const made = await it.create({ model: 'stories:prod' })
     await it.promoted('stories', b, 'prod')
-    expect(viewOf((await it.deployments.nouns.get(made.id))!, 'p').versions).toMatchObject([
+    expect(viewOf((await it.deployments.nouns.get(made.id))!, 'p', null).versions).toMatchObject([
       { model: 'stories:prod', made_of: { 'stories:prod': 'model stories@1' } },
     ])
     const second = await it.update(made.id, { model: 'stories:prod' })

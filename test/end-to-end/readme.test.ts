@@ -65,7 +65,7 @@ async function stop(child: ChildProcess): Promise<void> {
   await ended
 }
 
-test('every command of the README runs on a fresh home, in order', { timeout: 240_000 }, async () => {
+test('every command of the README runs on a fresh home, in order', { timeout: 360_000 }, async () => {
   const all = blocks()
   expect(all.length).toBeGreaterThanOrEqual(5)
   for (const block of all) {

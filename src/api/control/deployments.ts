@@ -173,6 +173,8 @@ export const deploymentView = z.strictObject({
   public: z.boolean(),
   requestLog: z.boolean(),
   defaults: z.record(z.string(), z.unknown()),
+  /** Where OpenAI's API is: `http://127.0.0.1:8700/v1`; null until the gateway listens. */
+  url: z.string().nullable(),
   createdAt: z.number(),
   updatedAt: z.number(),
 })

@@ -189,6 +189,8 @@ async function runView(session: Session, _: NounFlags, typed: string): Promise<v
   const shown = await session.client.call(api.showDeployment, { params: await paramsOf(session, typed) })
   if (session.out.isJson) return line(JSON.stringify(shown))
   session.out.list([shown], columns)
+  const who = shown.public ? 'to everybody' : 'to keys of its project'
+  if (shown.url !== null) note(`\nIt answers ${who} at ${shown.url}, as the model ${shown.name}.`)
   note('')
   session.out.list(shown.replicas, {
     REPLICA: ({ id }) => id,

@@ -1,12 +1,13 @@
 import { readFileSync } from 'node:fs'
 import type { Command } from 'commander'
 import { UserError } from '../../base/errors.ts'
+import { type Answered, askDeployed, type Deployed, deployedAs } from '../deployed.ts'
 import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
 import { type SamplingFlags, withSamplingOptions } from '../sampling-options.ts'
 import { shutdownSignal } from '../shutdown.ts'
 import { speak } from '../speak.ts'
 import { dim, note } from '../terminal.ts'
-import { loadTextModel, resolveModel } from '../text-model.ts'
+import { findModel, loadTextModel, resolveModel } from '../text-model.ts'
 
 interface GenerateFlags extends EngineFlags, SamplingFlags {
   prompt?: string
@@ -19,12 +20,14 @@ export function generateCommand(program: Command): void {
   const command = program
     .command('generate')
     .description('continue a text in the terminal')
-    .argument('<model>', 'folder, .gguf file, or the name of a model')
+    .argument('<model>', 'folder, .gguf file, a name in the models folder, or a deployment')
     .option('-p, --prompt <text>', 'the text to continue; standard input when absent')
     .option('-f, --file <path>', 'read the text to continue from a file')
     .option('--json', 'print one JSON object with text, counts and times')
     .option('-q, --quiet', 'print nothing but the text')
   withEngineOptions(withSamplingOptions(command)).action(async (given: string, flags: GenerateFlags) => {
+    const deployed = findModel(given) === undefined ? await deployedAs(given) : undefined
+    if (deployed !== undefined) return await generateThere(deployed, flags)
     const model = loadTextModel(resolveModel(given))
     const text = promptText(flags)
     const prompt = model.tokenizer.encode(text)
@@ -40,13 +43,34 @@ export function generateCommand(program: Command): void {
       if (!quiet) note('')
       if (flags.quiet !== true) write(text)
       const spoken = await speak(engine, model, prompt, flags, write, stop.signal)
-      report(spoken, flags, quiet)
+      const { finish, ...rest } = spoken
+      report({ ...finish, ...rest }, flags, quiet)
       if (stop.signal.aborted) process.exitCode = 130
     } finally {
       await engine.close(0)
       stop.dispose()
     }
   })
+}
+
+/** By the service; engine flags are the deployment's there. */
+async function generateThere(deployed: Deployed, flags: GenerateFlags): Promise<void> {
+  const prompt = promptText(flags)
+  const quiet = flags.quiet === true || flags.json === true
+  const stop = shutdownSignal()
+  const write = (piece: string) => {
+    if (flags.json !== true) process.stdout.write(piece)
+  }
+  if (flags.quiet !== true) write(prompt)
+  try {
+    report(await askDeployed(deployed, '/completions', { prompt }, flags, write, stop.signal), flags, quiet)
+  } catch (error) {
+    if (!stop.signal.aborted) throw error
+    process.stdout.write('\n')
+    process.exitCode = 130
+  } finally {
+    stop.dispose()
+  }
 }
 
 function promptText(flags: GenerateFlags): string {
@@ -57,11 +81,10 @@ function promptText(flags: GenerateFlags): string {
   return readFileSync(0, 'utf8')
 }
 
-function report(spoken: Awaited<ReturnType<typeof speak>>, flags: GenerateFlags, quiet: boolean): void {
-  const { finish, firstMs, restMs, text } = spoken
-  const perSecond = finish.generatedTokens > 1 ? ((finish.generatedTokens - 1) * 1000) / restMs : 0
+function report(answered: Answered, flags: GenerateFlags, quiet: boolean): void {
+  const { reason, promptTokens, generatedTokens, cachedTokens, firstMs, restMs, text } = answered
+  const perSecond = generatedTokens > 1 ? ((generatedTokens - 1) * 1000) / restMs : 0
   if (flags.json === true) {
-    const { reason, promptTokens, generatedTokens, cachedTokens } = finish
     const counts = { promptTokens, cachedTokens, generatedTokens }
     const times = { firstTokenMs: firstMs, tokensPerSecond: perSecond }
     process.stdout.write(`${JSON.stringify({ text, finish: reason, ...counts, ...times })}\n`)
@@ -71,8 +94,8 @@ function report(spoken: Awaited<ReturnType<typeof speak>>, flags: GenerateFlags,
   if (quiet) return
   note(
     dim(
-      `\n${finish.promptTokens} prompt tokens, first token after ${firstMs.toFixed(0)} ms; ` +
-        `${finish.generatedTokens} tokens at ${perSecond.toFixed(1)} tokens/s (${finish.reason})`,
+      `\n${promptTokens} prompt tokens, first token after ${firstMs.toFixed(0)} ms; ` +
+        `${generatedTokens} tokens at ${perSecond.toFixed(1)} tokens/s (${reason})`,
     ),
   )
 }

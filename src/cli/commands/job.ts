@@ -105,7 +105,7 @@ function runVerb(noun: Command): void {
       .option('--priority <n>', '0 to 100, higher goes first', wholeNumber(0, 100))
       .option('--cluster <name>', 'where, instead of anywhere')
       .option('-d, --detach', 'do not wait for it'),
-    runRun,
+    (session: Session, flags: RunFlags) => runJobFile(session, flags),
   )
 }
 
@@ -239,9 +239,15 @@ async function runWhy(session: Session, _: NounFlags, typed: string): Promise<vo
   }
 }
 
-async function runRun(session: Session, flags: RunFlags): Promise<void> {
+/** Runs a file as a job, with some of its fields changed; shows it until it ends, unless detached. */
+export async function runJobFile(
+  session: Session,
+  flags: RunFlags,
+  changes: Readonly<Record<string, unknown>> = {},
+): Promise<void> {
   const { file: given, workspace } = await fileAsked(session, flags)
-  const { job: placement, ...file } = given
+  const { job: placement, ...said } = given
+  const file = { ...said, ...changes }
   const job = {
     ...(typeof placement === 'object' && placement !== null ? placement : {}),
     ...(flags.priority !== undefined && { priority: flags.priority }),

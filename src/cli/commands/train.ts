@@ -7,46 +7,66 @@ import { joinMpi, startedByMpi } from '../../runtime/mpi.ts'
 import { parseTrainingJob, type TrainingJob } from '../../train/job.ts'
 import type { Channel } from '../../train/parallel/team.ts'
 import { emergencyNote, type JobResult, runTrainingJob } from '../../train/run-job.ts'
+import { isServiceKnown } from '../contexts.ts'
 import { cacheFolder } from '../home.ts'
 import { readJobFile } from '../job-file.ts'
+import { type NounFlags, sessionOf } from '../noun.ts'
 import { wholeNumber } from '../options.ts'
 import { asRanks, listenForStop, threadsOfRank } from '../ranks.ts'
 import { runProgram } from '../run-program.ts'
 import { shutdownSignal } from '../shutdown.ts'
 import { note, red } from '../terminal.ts'
 import { runShown } from '../training.ts'
+import { runJobFile } from './job.ts'
 
-interface TrainFlags {
+interface TrainFlags extends NounFlags {
   here?: boolean
   out?: string
   steps?: number
   seed?: number
   threads?: number
   device?: string
-  json?: boolean
+  detach?: boolean
 }
 
 export function trainCommand(program: Command): void {
   program
     .command('train')
-    .description('train a model as a job file says')
+    .description('train a model as a job file says: as a job of the service, or in this process')
     .argument('<file>', 'job file (YAML); see examples/')
     .option('--here', 'run in this process, on this machine')
-    .option('--out <folder>', "where checkpoints go (default: the job's own)")
+    .option('--out <folder>', "with --here: where checkpoints go (default: the job's own)")
     .option('--steps <n>', 'train for so many steps instead', wholeNumber(1))
     .option('--seed <n>', 'use this seed instead', wholeNumber(0))
     .option('--threads <n>', 'compute threads', wholeNumber(1, 256))
     .option('--device <name>', 'auto, cpu, or a GPU')
     .option('--json', 'print every event as a line of JSON')
+    .option('--context <name>', 'the service to talk to (ropeway context)')
+    .option('--project <name>', 'the project, if not that of the context')
+    .option('-d, --detach', 'do not wait for the job of the service')
     .action(async (file: string, flags: TrainFlags) => {
-      if (flags.here !== true) {
-        throw new UserError('Jobs run in the process that starts them so far.', {
-          failure: 'usage',
-          fix: `Run: ropeway train ${file} --here`,
-        })
-      }
-      await trainHere(file, flags)
+      if (flags.here === true) await trainHere(file, flags)
+      else await trainThere(file, flags)
     })
+}
+
+/** As a job of the service that the command line talks to. */
+async function trainThere(file: string, flags: TrainFlags): Promise<void> {
+  const { out, steps, seed, threads, device } = flags
+  if (!isServiceKnown(flags.context)) {
+    throw new UserError('No service is known here that could run the job.', {
+      failure: 'usage',
+      fix: `Start one (npm start, or ropeway up), log in to one (ropeway login URL), or train in this process: ropeway train ${file} --here`,
+    })
+  }
+  if (out !== undefined) {
+    throw new UserError('--out is for --here: a job of the service has a folder there.', {
+      failure: 'usage',
+      fix: 'ropeway job artifacts lists what is in it, and its checkpoints are kept: ropeway checkpoint.',
+    })
+  }
+  const changes = Object.entries({ steps, seed, threads, device }).filter(([, value]) => value !== undefined)
+  await runJobFile(sessionOf(flags), { ...flags, file }, Object.fromEntries(changes))
 }
 
 async function trainHere(file: string, flags: TrainFlags): Promise<void> {

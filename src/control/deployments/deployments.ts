@@ -228,7 +228,7 @@ export class Deployments {
   }
 }
 
-export function viewOf(row: DeploymentRow, project: string): DeploymentView {
+export function viewOf(row: DeploymentRow, project: string, url: string | null): DeploymentView {
   const { spec, status } = row
   const { candidate } = status
   return {
@@ -251,7 +251,7 @@ export function viewOf(row: DeploymentRow, project: string): DeploymentView {
       ...(waiting !== undefined && { waiting }),
     })),
     ...{ scaling: spec.scaling, rollout: spec.rollout, public: spec.public },
-    ...{ requestLog: spec.requestLog, defaults: spec.defaults },
+    ...{ requestLog: spec.requestLog, defaults: spec.defaults, url },
     ...{ createdAt: row.created_at, updatedAt: row.updated_at },
   }
 }

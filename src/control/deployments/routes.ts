@@ -7,7 +7,7 @@ import { OnAnotherServer } from '../servers/elsewhere.ts'
 import { pageAnswer, pageAsked } from '../service/pages.ts'
 import type { RouteModule } from '../service/routes.ts'
 import { eventsOf } from '../store/events.ts'
-import { type Deployments, viewOf } from './deployments.ts'
+import { type Deployments, viewOf as viewOfRow } from './deployments.ts'
 import { type DeploymentRow, deploymentOf } from './rows.ts'
 
 export interface DeploymentRouteParts {
@@ -18,6 +18,8 @@ export interface DeploymentRouteParts {
   readonly requestLog: RequestLog
   /** Refuses what the project may not spend any more. */
   readonly checkBudget?: (project: string) => Promise<void>
+  /** Where the gateway of this server is, as clients reach it; null while it does not listen. */
+  readonly address: () => string | null
   /** Of the gateway in this server; undefined while it does not know the deployment yet. */
   readonly report: (name: string, windowMs: number) => DeploymentReport | undefined
 }
@@ -25,8 +27,17 @@ export interface DeploymentRouteParts {
 const logBytesMax = 256 * 1024
 
 export const deploymentRoutes =
-  ({ deployments, cluster, launcher, requestLog, checkBudget, report }: DeploymentRouteParts): RouteModule =>
+  ({
+    deployments,
+    cluster,
+    launcher,
+    requestLog,
+    checkBudget,
+    report,
+    address,
+  }: DeploymentRouteParts): RouteModule =>
   (serve, { store }) => {
+    const viewOf = (row: DeploymentRow, project: string) => viewOfRow(row, project, address())
     const rowOf = async (project: { id: string }, typed: string): Promise<DeploymentRow> => {
       const rows = await deployments.nouns.find(project.id, typed, 2)
       if (rows.length === 1) return rows[0]!

@@ -52,14 +52,15 @@ export async function enterServer(
   })
 }
 
-/** Its gateway answers at this port of the same machine. */
-export async function noteGateway(store: Store, id: string, port: string): Promise<void> {
+/** Its gateway answers at this port of the same machine; returns where that is. */
+export async function noteGateway(store: Store, id: string, port: string): Promise<string | undefined> {
   const db = store.db<Tables>()
   const row = await db.selectFrom('servers').select('url').where('id', '=', id).executeTakeFirst()
-  if (row === undefined) return
+  if (row === undefined) return undefined
   const url = new URL(row.url)
   url.port = port
   await db.updateTable('servers').set({ gateway_url: url.origin }).where('id', '=', id).execute()
+  return url.origin
 }
 
 /** It is still there. */

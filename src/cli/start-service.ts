@@ -1,0 +1,92 @@
+/** `npm start`: the service on this machine, and the starter in it. Loaded by that command alone, databases and all. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { Client } from '../api/control/client.ts'
+import type { DeploymentView } from '../api/control/deployments.ts'
+import { UserError } from '../base/errors.ts'
+import { firstProject } from '../control/people/first-owner.ts'
+import { localContext, readContexts } from './contexts.ts'
+import { modelsFolder } from './home.ts'
+import { isLoopback } from './listening.ts'
+import { shutdownSignal } from './shutdown.ts'
+import { makeStarter, starterName } from './starter.ts'
+import { bold, cyan, note } from './terminal.ts'
+import { runUp, type UpFlags } from './up-service.ts'
+
+export interface StartFlags {
+  readonly host: string
+  readonly port: number
+  readonly servicePort?: number
+  readonly data?: string
+  readonly steps?: number
+  readonly threads?: number
+}
+
+const servicePortDefault = 8600
+
+export async function runStart(flags: StartFlags): Promise<void> {
+  const { host, port: gatewayPort, servicePort, data } = flags
+  const port = servicePort ?? servicePortDefault
+  const up: UpFlags = { host, port, gatewayPort, signUp: 'invited', ...(data !== undefined && { data }) }
+  try {
+    await runUp(up, {
+      mayMove: servicePort === undefined,
+      work: (signal) => starterAnswers(flags, signal),
+    })
+  } catch (error) {
+    if (!(error instanceof UserError) || error.failure !== 'conflict') throw error
+    const url = readContexts().contexts[localContext]?.url
+    if (url === undefined || !(await answers(url))) throw error
+    note(`The service runs already, at ${cyan(url)}.`)
+    const stop = shutdownSignal()
+    await starterAnswers(flags, stop.signal).finally(() => stop.dispose())
+  }
+}
+
+async function starterAnswers({ steps, threads, host }: StartFlags, signal: AbortSignal): Promise<void> {
+  const { url, token } = readContexts().contexts[localContext]!
+  const client = new Client({ url, ...(token !== undefined && { token }) })
+  sayOfEarlierOne()
+  try {
+    const options = { client, project: firstProject, steps, threads, isPublic: isLoopback(host), signal }
+    const deployment = await makeStarter(options)
+    if (deployment === undefined) process.exitCode = 130
+    else announce(deployment, url)
+  } catch (error) {
+    // A wait that was given up.
+    if (!signal.aborted) throw error
+  }
+}
+
+async function answers(url: string): Promise<boolean> {
+  try {
+    return (await fetch(`${url}/api/v1/openapi.json`)).ok
+  } catch (error) {
+    if (error instanceof TypeError) return false
+    throw error
+  }
+}
+
+/** Before the service had it, the starter was a run in the models folder. */
+function sayOfEarlierOne(): void {
+  const folder = join(modelsFolder(), starterName)
+  if (!existsSync(folder)) return
+  note(`The starter of an earlier Ropeway stays in ${folder}; \`ropeway serve ${folder}\` serves it.`)
+}
+
+function announce({ url: given, public: isPublic }: DeploymentView, service: string): void {
+  const url = given ?? ''
+  note(`\n${bold(starterName)} answers at ${cyan(url)}\n`)
+  const key = isPublic ? '' : ` -H 'authorization: Bearer KEY'`
+  note(`  curl ${url}/completions -H 'content-type: application/json'${key} \\`)
+  note(
+    `    -d '{"model": "${starterName}", "prompt": "The people of the United States", "max_tokens": 80}'\n`,
+  )
+  if (!isPublic) note('  npx ropeway key create me --scope deployment:use     prints the KEY\n')
+  note('Next, in another terminal:')
+  note(`  npx ropeway generate ${starterName} -p "The whale"          a text in the terminal`)
+  note(`  npx ropeway model lineage ${starterName}                    what it was made of`)
+  note('  npx ropeway train examples/whale/job.yml           a model of your own, as a job')
+  note('  npx ropeway deployment create whale --model checkpoint:whale@latest --public\n')
+  note(`The service behind it is at ${cyan(service)}; the command line knows the way. Ctrl-C stops it all.`)
+}
