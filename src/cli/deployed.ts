@@ -55,19 +55,14 @@ export async function askDeployed(
   signal: AbortSignal,
 ): Promise<Answered> {
   const startedMs = performance.now()
-  const response = await fetch(`${url}${path}`, {
-    method: 'POST',
-    headers: {
-      'content-type': 'application/json',
-      ...(key !== undefined && { authorization: `Bearer ${key}` }),
-    },
-    body: JSON.stringify({
-      ...{ model, ...body, ...fieldsOf(flags) },
-      ...{ stream: true, stream_options: { include_usage: true } },
-    }),
-    signal,
-  })
-  if (!response.ok) throw await refusalOf(response)
+  const request = {
+    model,
+    ...body,
+    ...fieldsOf(flags),
+    stream: true,
+    stream_options: { include_usage: true },
+  }
+  const response = await asked(`${url}${path}`, key, request, signal)
   let [text, reason, firstMs] = ['', 'aborted', 0]
   let usage: Usage = {}
   for await (const chunk of eventsOf(response)) {
@@ -92,9 +87,37 @@ function fieldsOf(flags: SamplingFlags): Record<string, unknown> {
   const { temperature, topP, topK, minP, seed, maxTokens, minTokens, ignoreEos, stop } = flags
   const fields = {
     ...{ temperature, top_p: topP, top_k: topK, min_p: minP, seed, stop },
-    ...{ max_tokens: maxTokens ?? 512, min_tokens: minTokens, ignore_eos: ignoreEos },
+    ...{ max_tokens: maxTokens, min_tokens: minTokens, ignore_eos: ignoreEos },
   }
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
+}
+
+/** Tokens at most, where nobody said how many: the first that the model's context has room for. */
+const lengths = [512, 128, 32, undefined]
+
+/** The answer's stream. Throws UserError when the gateway refuses. */
+async function asked(
+  url: string,
+  key: string | undefined,
+  request: Readonly<Record<string, unknown>>,
+  signal: AbortSignal,
+): Promise<Response> {
+  const tries = 'max_tokens' in request ? [request.max_tokens] : [...lengths]
+  for (;;) {
+    const response = await fetch(url, {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        ...(key !== undefined && { authorization: `Bearer ${key}` }),
+      },
+      body: JSON.stringify({ ...request, max_tokens: tries.shift() }),
+      signal,
+    })
+    if (response.ok) return response
+    const { error = {} } = (await response.json()) as { error?: { message?: string; code?: string | null } }
+    if (error.code !== 'context_length_exceeded' || tries.length === 0)
+      throw refusalOf(response.status, error)
+  }
 }
 
 interface Usage {
@@ -126,10 +149,9 @@ async function* eventsOf(response: Response): AsyncGenerator<Chunk> {
   }
 }
 
-async function refusalOf(response: Response): Promise<UserError> {
-  const { error } = (await response.json()) as { error?: { message?: string } }
-  const message = error?.message ?? `The gateway answered ${response.status}.`
-  if (response.status !== 401) return new UserError(message, { failure: 'usage' })
+function refusalOf(status: number, { message: said }: { message?: string }): UserError {
+  const message = said ?? `The gateway answered ${status}.`
+  if (status !== 401) return new UserError(message, { failure: 'usage' })
   return new UserError(message, {
     failure: 'auth',
     fix: 'It takes a key of its project: ropeway key create NAME --scope deployment:use, then ROPEWAY_KEY=KEY.',

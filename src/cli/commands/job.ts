@@ -5,6 +5,7 @@ import { viewTemplate } from '../../api/control/job-templates.ts'
 import { type JobView, jobStateNames, type MetricPoint } from '../../api/control/jobs.ts'
 import { exitCodes, UserError } from '../../base/errors.ts'
 import { readJobFile } from '../job-file.ts'
+import { sendInputs } from '../job-inputs.ts'
 import { attach } from '../job-progress.ts'
 import { jobNames, onJob, untilAtRest, viewOf } from '../job-verb.ts'
 import { all, completeWith, confirm, type NounFlags, onService, type Session } from '../noun.ts'
@@ -277,9 +278,11 @@ async function fileAsked(
     throw new UserError('A job is run from a file or from a template: give -f FILE or -t NAME.', {
       failure: 'usage',
     })
-  const file = readJobFile(path)
-  const out = typeof file.out === 'string' ? file.out : 'out'
-  return { file, workspace: await uploadWorkspace(session, dirname(resolve(path)), out) }
+  const given = readJobFile(path)
+  const folder = dirname(resolve(path))
+  const file = await sendInputs(session, given, folder)
+  const out = typeof given.out === 'string' ? given.out : 'out'
+  return { file, workspace: await uploadWorkspace(session, folder, out) }
 }
 
 async function runDelete(session: Session, flags: NounFlags, typed: string): Promise<void> {

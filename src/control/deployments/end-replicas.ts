@@ -18,6 +18,8 @@ export async function endReplicas(store: Store, launcher: Launcher, cluster: str
   for (const { id } of rows)
     await nouns.change(id, ({ status }) => ({
       due_at: store.clock.unixMs(),
+      // Whoever looks before the next server has looked must not think that it answers.
+      state: 'starting' as const,
       // Numbers of replicas go on: an id is never given twice.
       status: { ...status, replicas: [] },
     }))
