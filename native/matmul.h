@@ -111,9 +111,14 @@ enum MatmulBehind {
 struct Behind {
   MatmulBehind kind;
   const ggml_tensor *target, *source;
+  bool passing;  // more than a cache keeps until somebody reads it: stored past the caches
 
   Behind(const ggml_tensor* dst, int kind)
-      : kind(MatmulBehind(kind)), target(kind == behindAddsInto ? dst->src[2] : dst), source(kind ? dst->src[2] : nullptr) {}
+      : kind(MatmulBehind(kind)), target(kind == behindAddsInto ? dst->src[2] : dst), source(kind ? dst->src[2] : nullptr) {
+    constexpr size_t cacheBytes = size_t(8) << 20;
+    bool aligned = reinterpret_cast<uintptr_t>(target->data) % 64 == 0 && target->ne[0] % lanes == 0;
+    passing = aligned && kind != behindAddsInto && size_t(target->ne[0]) * target->ne[1] * 4 > cacheBytes;
+  }
 
   void finish(size_t row, size_t rows, size_t column, size_t width, const float* sums, size_t stride) const {
     size_t outputs = target->ne[0], count = outputs - column < width ? outputs - column : width;
@@ -128,7 +133,8 @@ struct Behind {
         Vector value = load(sums + t * stride + i);
         if (kind == behindGeluSlope) value = value * geluSlope(load(own + i, left));
         else if (own) value = value + load(own + i, left);
-        store(to + i, value, left);
+        if (passing) storePast(to + i, value);
+        else store(to + i, value, left);
       }
     }
   }
@@ -247,6 +253,7 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   for (size_t piece; (piece = size_t(takePiece(call))) < plan.pieces;)
     multiplyBlock<Tiles>(a, plan, piece, memory, behind);
   Tiles::exit();
+  if (behind.passing) finishPast();
   leave(call, nth);
 }
 

@@ -28,6 +28,22 @@ typedef uint16_t Half;  // IEEE 754 binary16, as bits
 
 inline Vector load(const float* from) { return *reinterpret_cast<const VectorUnaligned*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<VectorUnaligned*>(to) = value; }
+/// Past the caches; `to` is aligned to a whole vector.
+inline void storePast(float* to, Vector value) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(to, value);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(to, value);
+#else
+  store(to, value);
+#endif
+}
+/// Behind the last of storePast, before other threads are told.
+inline void finishPast() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
 inline Vector zero() { return Vector{}; }
 inline Vector splat(float value) { return value - Vector{}; }
 inline Vector maximum(Vector a, Vector b) { return a > b ? a : b; }

@@ -131,6 +131,23 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       },
     )
 
+    test('a product too large for a cache is stored past it, the same', () => {
+      // More than 8 MiB.
+      const [n, k, m] = [1450, 2, 1504]
+      const [a, b] = [noise(n * k, 8), noise(m * k, 9)]
+      const found = multiply(kernels, 'matmul_f32', [n, k, m], {
+        a,
+        b,
+        aTransposed: false,
+        bTransposed: false,
+      })
+      const expected = Float64Array.from({ length: n * m }, (_, i) => {
+        const [row, column] = [Math.floor(i / m), i % m]
+        return a[row * k]! * b[column * k]! + a[row * k + 1]! * b[column * k + 1]!
+      })
+      expect(relativeError(found, expected)).toBeLessThan(1e-6)
+    })
+
     test('argmax is the lowest index of the largest number of each row', () => {
       const [rows, count] = [7, 1003]
       const x = noise(rows * count, 4)
