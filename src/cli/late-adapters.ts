@@ -3,7 +3,9 @@ import { resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { UserError } from '../base/errors.ts'
 import { AdapterLoader } from '../control/deployments/adapter-loader.ts'
+import { Publications } from '../control/deployments/publications.ts'
 import type { RunningDeployments } from '../control/deployments/running.ts'
+import type { LateModels } from '../control/gateway/late-models.ts'
 import type { ReplicaTable } from '../control/gateway/replicas.ts'
 import { Upstreams } from '../control/gateway/upstream.ts'
 import { ModelFolders } from '../control/models/model-folders.ts'
@@ -21,6 +23,7 @@ export class LateAdapters {
   /** Replicas may load from here. */
   readonly root: string
   readonly loads: AdapterLoader
+  readonly publications: Publications
   readonly #upstreams = new Upstreams()
   readonly #folders: ModelFolders
   readonly #context: ServiceContext
@@ -34,6 +37,7 @@ export class LateAdapters {
     table: ReplicaTable,
   ) {
     this.root = resolve(folder, 'replicas', 'adapters')
+    this.publications = new Publications(data.checkpoints)
     this.#context = context
     this.#data = data
     this.#folders = new ModelFolders(data.checkpoints, this.root, context.log)
@@ -45,9 +49,16 @@ export class LateAdapters {
     table.onChange((fleet) => this.loads.retain(fleet))
   }
 
-  models(running: RunningDeployments): TunedModels {
+  /** What is found by name: what trainings published, then what fine-tuning jobs have made. */
+  models(running: RunningDeployments): LateModels {
     const hosts = new Hosts(running.deployments, () => running.refresh())
-    return new TunedModels({ ...this.#data, hosts })
+    const tuned = new TunedModels({ ...this.#data, hosts })
+    const { publications } = this
+    return {
+      find: async (project, name) =>
+        (await publications.find(project, name)) ?? (await tuned.find(project, name)),
+      list: async (project) => [...(await publications.list(project)), ...(await tuned.list(project))],
+    }
   }
 
   start(): void {

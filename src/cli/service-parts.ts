@@ -13,6 +13,7 @@ import { tuningMigration } from '../control/tuning/migration.ts'
 import { startCollecting } from './collecting.ts'
 import { type DataParts, dataMigrations, dataPartsOf, dataRoutesOf, startDataLoop } from './data-parts.ts'
 import { JobRoom } from './job-room.ts'
+import { startPublishing } from './publishing.ts'
 import type { ServerIdentity } from './server-identity.ts'
 import { makeServing, type Serving } from './serving.ts'
 import { TuningRoom } from './tuning-room.ts'
@@ -62,6 +63,11 @@ export const loopStarters: readonly ((parts: Parts) => Loop | Promise<Loop>)[] =
   (parts) => jobRoom(parts).start(),
   (parts) => servingOf(parts).start(),
   (parts) => tuningRoom(parts).start(),
+  (parts) =>
+    startPublishing({
+      ...{ context: parts.context, data: dataOf(parts), room: jobRoom(parts) },
+      ...servingOf(parts).publishing,
+    }),
 ]
 
 const data = new WeakMap<Parts, DataParts>()

@@ -5,6 +5,7 @@ import { scopesAllow } from '../api/control/permissions.ts'
 import { UserError } from '../base/errors.ts'
 import type { Sealer } from '../control/credentials/sealer.ts'
 import { endReplicas } from '../control/deployments/end-replicas.ts'
+import { publicationRoutes } from '../control/deployments/publication-routes.ts'
 import { deploymentRoutes } from '../control/deployments/routes.ts'
 import type { Source } from '../control/deployments/rows.ts'
 import { RunningDeployments } from '../control/deployments/running.ts'
@@ -32,6 +33,7 @@ import type { DataParts } from './data-parts.ts'
 import { modelsFolder } from './home.ts'
 import { LateAdapters } from './late-adapters.ts'
 import { listen } from './listening.ts'
+import type { PublishingParts } from './publishing.ts'
 import type { ServerIdentity } from './server-identity.ts'
 import { cyan, note } from './terminal.ts'
 import { resolveModel } from './text-model.ts'
@@ -53,6 +55,7 @@ export interface ServingParts {
 
 export interface Serving {
   readonly routes: readonly RouteModule[]
+  readonly publishing: Pick<PublishingParts, 'publications' | 'table' | 'loads'>
   /** The gateway's own addresses, on the service's too. */
   readonly surface: Surface
   start(): Promise<Loop>
@@ -108,7 +111,9 @@ export function makeServing(parts: ServingParts): Serving {
   const report = (name: string, windowMs: number) => gateway.report(name, windowMs)
   return {
     surface: gatewaySurface(gateway),
+    publishing: { publications: late.publications, table, loads: late.loads },
     routes: [
+      publicationRoutes(late.publications),
       deploymentRoutes({
         ...{ deployments: running.deployments, cluster: server.cluster, launcher, requestLog, report },
         checkBudget: (project) => checkDeviceBudgets(store, project),

@@ -1,7 +1,9 @@
 /** A service with every noun, its loops, and a model of the project that is small enough to fine-tune in seconds. */
 import { readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import OpenAI, { toFile } from 'openai'
+import { deleteDeployment, listDeployments } from '../../src/api/control/deployments.ts'
 import { createKey } from '../../src/api/control/keys.ts'
 import { systemClock } from '../../src/base/clock.ts'
 import { dataOf, loopStarters } from '../../src/cli/service-parts.ts'
@@ -40,10 +42,20 @@ export async function tuningService(): Promise<TuningService> {
   return {
     ...{ bench, client, project },
     async [Symbol.asyncDispose]() {
+      await endDeployments(bench)
       for (const loop of loops.toReversed()) await loop.stop()
       await bench[Symbol.asyncDispose]()
     },
   }
+}
+
+/** Replicas live longer than their server, so they are ended while there is one. */
+async function endDeployments({ service: { owner } }: Workbench): Promise<void> {
+  const params = { project: 'default' }
+  const list = async () => (await owner.call(listDeployments, { params, query: {} })).items
+  for (const { name } of await list())
+    await owner.call(deleteDeployment, { params: { ...params, deployment: name } })
+  while ((await list()).length > 0) await delay(100)
 }
 
 /** The model `tiny`: two layers that have read some words. */

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Command, Option } from 'commander'
 import * as api from '../../api/control/deployments.ts'
+import { rollbackPublication, viewPublication } from '../../api/control/publications.ts'
 import { systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { readObjectFile } from '../job-file.ts'
@@ -46,6 +47,13 @@ export function deploymentCommand(program: Command): void {
   onService(on('view', 'show versions and replicas'), runView)
   watchVerbs({ on, paramsOf })
   onService(on('rollback', 'back to the version before').option('--version <id>', 'to this one'), runRollback)
+  onService(
+    on('latest', 'what a training published, which answers as NAME:latest').option(
+      '--rollback',
+      'give new requests the version before',
+    ),
+    runLatest,
+  )
   onService(on('promote', 'give the version on its way all of the traffic'), runPromote)
   onService(on('delete', 'remove it').option('-y, --yes', 'do not ask'), runDelete)
 }
@@ -206,6 +214,21 @@ async function runRollback(session: Session, { version }: RollbackFlags, typed: 
   const params = await paramsOf(session, typed)
   const body = { ...(version !== undefined && { version }) }
   session.out.list([await session.client.call(api.rollbackDeployment, { params, body })], columns)
+}
+
+async function runLatest(session: Session, flags: NounFlags & { rollback?: boolean }, typed: string) {
+  const params = await paramsOf(session, typed)
+  const endpoint = flags.rollback === true ? rollbackPublication : viewPublication
+  const { current, previous } = await session.client.call(endpoint, { params })
+  const rows = previous === null ? [current] : [current, previous]
+  const shown = rows.map((one) => ({ id: one.checkpoint, ...one }))
+  session.out.list(shown, {
+    NAME: ({ name }) => name,
+    STEP: ({ step }) => String(step),
+    JOB: ({ job }) => job,
+    'NEW REQUESTS': ({ name }) => (name === current.name ? 'yes' : ''),
+    AT: ({ at }) => timeText(at),
+  })
 }
 
 async function runPromote(session: Session, _: NounFlags, typed: string): Promise<void> {

@@ -38,4 +38,15 @@ const deploymentClusterMigration: Migration = {
   },
 }
 
-export const deploymentMigrations: readonly Migration[] = [deploymentsMigration, deploymentClusterMigration]
+const publicationsMigration: Migration = {
+  name: '0502-publications',
+  async up(db, types) {
+    await createNounTable(db, types, { table: 'publications', uniqueNames: true })
+  },
+}
+
+export const deploymentMigrations: readonly Migration[] = [
+  deploymentsMigration,
+  deploymentClusterMigration,
+  publicationsMigration,
+]

@@ -14,10 +14,11 @@ export const publishFields = z.strictObject({
         .transform((text) => Number.parseInt(text, 10)),
     ])
     .default(200),
-  /** Address of the engine, which serves the base and was started with --adapter-root over the job's folder. */
-  to: z
-    .url({ protocol: /^https?$/, error: 'it is no http or https address' })
-    .default('http://127.0.0.1:8000'),
+  /**
+   * Address of the engine, which serves the base and was started with --adapter-root over the job's folder. Without it
+   * the service that runs the job publishes to its deployment of this name; elsewhere it is the engine on port 8000.
+   */
+  to: z.url({ protocol: /^https?$/, error: 'it is no http or https address' }).optional(),
 })
 
 export type PublishFields = z.output<typeof publishFields>

@@ -7,7 +7,7 @@
  */
 import { existsSync, readdirSync } from 'node:fs'
 import { mkdir, rename, rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { z } from 'zod'
 import { messageOf } from '../../base/errors.ts'
 import { syncFolder } from '../../base/files.ts'
@@ -26,7 +26,9 @@ export interface Publication {
   version: string
 }
 
-export interface PublisherOptions extends PublishFields {
+export interface PublisherOptions extends Omit<PublishFields, 'to'> {
+  /** Address of the engine; undefined where somebody else looks for what lies in `root`. */
+  to: string | undefined
   /** Folder of the publications. */
   root: string
   /** Of the engine; never shown. */
@@ -110,6 +112,7 @@ export class Publisher {
   /** Gives the folder to new requests of the engine. */
   async #name(folder: string): Promise<string> {
     const { to, deployment, key } = this.#options
+    if (to === undefined) return `${deployment}:${basename(folder)}`
     const response = await fetch(`${to.replace(/\/+$/, '')}/v1/adapters`, {
       method: 'POST',
       headers: {
@@ -135,6 +138,8 @@ async function prune(root: string): Promise<void> {
   for (const name of names.slice(0, -keptMax)) await rm(join(root, name), { recursive: true, force: true })
 }
 
+const engineHere = 'http://127.0.0.1:8000'
+
 export function publisherOf(
   job: TrainingJob,
   parameters: Parameters,
@@ -142,9 +147,12 @@ export function publisherOf(
   onNote: (text: string) => void = () => undefined,
 ): Publisher | undefined {
   if (job.publish === undefined) return undefined
-  const { deployment, to } = job.publish
+  const { deployment } = job.publish
+  const isInService = (process.env.ROPEWAY_JOB ?? '') !== ''
+  const to = job.publish.to ?? (isInService ? undefined : engineHere)
   return new Publisher(parameters, {
     ...job.publish,
+    to,
     root: join(job.out, 'published'),
     key: process.env.ROPEWAY_API_KEY,
     onPublished,
