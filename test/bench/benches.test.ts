@@ -135,7 +135,7 @@ describe('a bench at its small size gives a complete record', () => {
 
   test('lists', async () => {
     const record = recordSchema.parse(await smallRecord(listsBench))
-    const names = ['keys', 'credentials', 'audit', 'events', 'jobRowsByState']
+    const names = ['keys', 'credentials', 'audit', 'events', 'jobs', 'jobsOfSeveralStates']
     expect(Object.keys(record.figures)).toEqual(
       expect.arrayContaining(names.flatMap((name) => [`libsql.${name}.p50Ms`, `libsql.${name}.p99Ms`])),
     )
