@@ -10,10 +10,11 @@ import { z } from 'zod'
 export const faultFields = z
   .strictObject({
     /**
-     * A gradient longer than so many times its running mean is a spike; 0 takes every length. Runs that go well stay
-     * under 1.8 (docs/decisions.md).
+     * A gradient longer than so many times its running mean is a spike; 0 takes every length. Clipping alone is the
+     * default: a run whose weights are at a steep place leaves it by a step, not by passing over steps
+     * (docs/decisions.md).
      */
-    spike_factor: z.number().min(0).default(10),
+    spike_factor: z.number().min(0).default(0),
     /** Steps in a row that are passed over; the next one goes back to a checkpoint. */
     skips: z.int().min(0).max(1000).default(3),
     /** How often a run goes back; the next time it fails. */
