@@ -109,6 +109,32 @@ export const rollout = z.strictObject({
 })
 export type Rollout = z.output<typeof rollout>
 
+/** A message through a credential of kind slack when one of these happens. */
+export const deploymentNotify = z.strictObject({
+  slack: z.string().min(1).max(63),
+  on: z
+    .array(
+      z.enum([
+        'created',
+        'updated',
+        'version_added',
+        'rollout_began',
+        'gate_passed',
+        'shown',
+        'promoted',
+        'serving',
+        'rejected',
+        'rolled_back',
+        'rollout_ended',
+        'refused',
+        'moved',
+        'deleting',
+      ]),
+    )
+    .default(['serving', 'rejected', 'rolled_back', 'refused', 'moved']),
+})
+export type DeploymentNotify = z.output<typeof deploymentNotify>
+
 /** What does not make a new version. */
 const settings = {
   scaling: scaling.prefault({}),
@@ -119,6 +145,7 @@ const settings = {
   defaults: z.record(z.string().min(1).max(100), z.unknown()).default({}),
   /** Requests and answers are written down, for who may edit the deployment. */
   requestLog: z.boolean().default(false),
+  notify: deploymentNotify.nullable().default(null),
 }
 
 export const deploymentInput = z.strictObject({ name, ...settings, version: versionInput })
@@ -130,6 +157,7 @@ export const deploymentUpdate = z.strictObject({
   public: z.boolean().optional(),
   defaults: settings.defaults.unwrap().optional(),
   requestLog: z.boolean().optional(),
+  notify: deploymentNotify.nullable().optional(),
   /** A new version; it goes through the rollout. */
   version: versionInput.optional(),
 })
@@ -172,6 +200,7 @@ export const deploymentView = z.strictObject({
   rollout,
   public: z.boolean(),
   requestLog: z.boolean(),
+  notify: deploymentNotify.nullable(),
   defaults: z.record(z.string(), z.unknown()),
   /** Where OpenAI's API is: `http://127.0.0.1:8700/v1`; null until the gateway listens. */
   url: z.string().nullable(),

@@ -99,8 +99,8 @@ export const planDeployment: Planner<'deployment'> = async ({ client, project },
     ...target
   } = known.versions.find(({ id }) => id === known.target)!
   const versions = differences(target, version, 'version')
-  const { scaling, rollout, public: isPublic, requestLog, defaults } = known
-  const now: Record<string, unknown> = { scaling, rollout, public: isPublic, requestLog, defaults }
+  const { scaling, rollout, public: isPublic, requestLog, notify, defaults } = known
+  const now: Record<string, unknown> = { scaling, rollout, public: isPublic, requestLog, notify, defaults }
   const changed = Object.entries(settings).filter(
     ([field, value]) => differences(now[field], value, field).length > 0,
   )

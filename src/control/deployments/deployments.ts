@@ -8,7 +8,6 @@ import type {
 } from '../../api/control/deployments.ts'
 import { UserError } from '../../base/errors.ts'
 import { recordLineage } from '../models/lineage.ts'
-import { recordEvent } from '../store/events.ts'
 import type { Nouns } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
 import { faultOfExpectation } from './grade.ts'
@@ -22,6 +21,7 @@ import {
   type Source,
 } from './rows.ts'
 import type { SourceKind, Sources } from './sources.ts'
+import { tell } from './telling.ts'
 import { versionsInUse } from './uses.ts'
 
 /** Versions that a deployment remembers; the oldest that nobody needs go first. */
@@ -222,8 +222,8 @@ export class Deployments {
     })
   }
 
-  async #tell(row: DeploymentRow, { kind, message }: DeploymentEvent): Promise<void> {
-    await recordEvent(this.#store, { subject: row.id, project: row.project_id, kind, message })
+  async #tell(row: DeploymentRow, event: DeploymentEvent): Promise<void> {
+    await tell(this.#store, row, event)
     this.#store.afterCommit(this.#wake)
   }
 }
@@ -251,7 +251,7 @@ export function viewOf(row: DeploymentRow, project: string, url: string | null):
       ...(waiting !== undefined && { waiting }),
     })),
     ...{ scaling: spec.scaling, rollout: spec.rollout, public: spec.public },
-    ...{ requestLog: spec.requestLog, defaults: spec.defaults, url },
+    ...{ requestLog: spec.requestLog, defaults: spec.defaults, notify: spec.notify ?? null, url },
     ...{ createdAt: row.created_at, updatedAt: row.updated_at },
   }
 }

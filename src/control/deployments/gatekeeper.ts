@@ -1,11 +1,11 @@
 import type { Gate } from '../../api/control/deployments.ts'
 import { messageOf } from '../../base/errors.ts'
-import { recordEvent } from '../store/events.ts'
 import type { Store } from '../store/store.ts'
 import { dueAfter } from './due.ts'
 import { grade } from './grade.ts'
 import { reject } from './rollout.ts'
 import { type DeploymentRow, deploymentNouns, type ReplicaEntry } from './rows.ts'
+import { tell } from './telling.ts'
 
 /** Sends one request to a replica and returns the text of its answer. */
 export type AskReplica = (
@@ -78,12 +78,11 @@ export class Gatekeeper {
       const passed = { changes: { candidate: { ...candidate, gate: 'passed' as const } }, events: [] }
       const { changes, events } = isPassed ? passed : reject(row.status, candidate, why)
       if ((await nouns.update(row, { status: { ...row.status, ...changes } })) === undefined) return
-      const tell = { subject: id, project: row.project_id }
       if (isPassed) {
         const message = `${version} has passed its gate: ${why}`
-        await recordEvent(this.#store, { ...tell, kind: 'deployment.gate_passed', message })
+        await tell(this.#store, row, { kind: 'deployment.gate_passed', message })
       }
-      for (const event of events) await recordEvent(this.#store, { ...tell, ...event })
+      for (const event of events) await tell(this.#store, row, event)
     })
     await dueAfter(this.#store, id, 0)
   }

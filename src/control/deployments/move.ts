@@ -1,6 +1,6 @@
-import { recordEvent } from '../store/events.ts'
 import type { Store } from '../store/store.ts'
 import { deploymentNouns } from './rows.ts'
+import { tell } from './telling.ts'
 
 /** Deployments of one reading. */
 const pageRows = 200
@@ -19,15 +19,15 @@ export async function moveDeployments(store: Store, from: string, to: string): P
         where: (is) => is.and([is('cluster', '=', from)]),
       })
       if (rows.length === 0) return moved
-      for (const { id, project_id } of rows) {
-        await nouns.change(id, ({ status }) => ({
+      for (const row of rows) {
+        await nouns.change(row.id, ({ status }) => ({
           cluster: to,
           due_at: store.clock.unixMs(),
           // Numbers of replicas go on: an id is never given twice.
           status: { ...status, replicas: [] },
         }))
         const message = `${from} was given up as lost; its replicas start on ${to}.`
-        await recordEvent(store, { subject: id, project: project_id, kind: 'deployment.moved', message })
+        await tell(store, row, { kind: 'deployment.moved', message })
         moved++
       }
     }

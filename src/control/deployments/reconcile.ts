@@ -6,7 +6,6 @@
  */
 import { messageOf } from '../../base/errors.ts'
 import { isOver, type Launcher, type MemberObservation, type Observation } from '../launchers/launcher.ts'
-import { recordEvent } from '../store/events.ts'
 import { giveUpRow, takeRows } from '../store/leases.ts'
 import type { Nouns } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
@@ -23,6 +22,7 @@ import {
   deploymentOf,
   isReplicaRun,
 } from './rows.ts'
+import { tell } from './telling.ts'
 import type { VersionRecord } from './verdict.ts'
 
 /** Asks a replica how it is; undefined when it does not answer. */
@@ -109,8 +109,7 @@ async function look(
     // Somebody has asked for something meanwhile; the next look decides with it.
     if (updated === undefined) return undefined
     for (const time of times) await addDeviceTime(store, time)
-    for (const event of events)
-      await recordEvent(store, { subject: row.id, project: row.project_id, ...event })
+    for (const event of events) await tell(store, row, event)
     return updated
   })
   if (written === undefined) {
@@ -154,7 +153,7 @@ async function noteRefusal(
   await store.transaction(async () => {
     const updated = await nouns.update(row, { status: { ...row.status, message, refusal: message } })
     if (updated === undefined || kind === undefined) return
-    await recordEvent(store, { subject: row.id, project: row.project_id, kind, message })
+    await tell(store, row, { kind, message })
   })
 }
 

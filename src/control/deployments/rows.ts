@@ -1,4 +1,10 @@
-import type { DeploymentState, Rollout, Scaling, VersionInput } from '../../api/control/deployments.ts'
+import type {
+  DeploymentNotify,
+  DeploymentState,
+  Rollout,
+  Scaling,
+  VersionInput,
+} from '../../api/control/deployments.ts'
 import type { LineageNode } from '../models/lineage.ts'
 import { type NounRow, Nouns } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
@@ -34,6 +40,7 @@ export interface DeploymentSpec {
   readonly public: boolean
   readonly defaults: Readonly<Record<string, unknown>>
   readonly requestLog: boolean
+  readonly notify?: DeploymentNotify | null
 }
 
 export type ReplicaPhase = 'starting' | 'ready' | 'draining'

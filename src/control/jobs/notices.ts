@@ -1,5 +1,5 @@
 /**
- * Messages about jobs to people's chat: written with the change that they tell of, sent later, as often as it takes.
+ * Messages about jobs and deployments to people's chat: written with the change that they tell of, sent later, as often as it takes.
  * One may arrive twice when the answer to the first was lost; none is lost with a server.
  */
 import { messageOf } from '../../base/errors.ts'
@@ -13,6 +13,7 @@ import type { JobRow } from './rows.ts'
 
 interface NoticeRow {
   readonly id: string
+  /** Or of a deployment. */
   readonly job_id: string
   readonly project_id: string
   readonly credential: string
@@ -46,15 +47,22 @@ export const noticesMigration: Migration = {
 export async function writeNotice(store: Store, row: JobRow): Promise<void> {
   const { notify } = row.spec.placement
   if (notify === undefined || !(notify.on as readonly string[]).includes(row.state)) return
+  const text = `Job ${row.name} is ${row.state}: ${row.status.message} (${row.id})`
+  await writeMessage(store, row, notify.slack, text)
+}
+
+/** In the transaction of what it tells of: a job's, or a deployment's. */
+export async function writeMessage(
+  store: Store,
+  { id, project_id }: { readonly id: string; readonly project_id: string },
+  credential: string,
+  text: string,
+): Promise<void> {
   await store
     .db<Tables>()
     .insertInto('job_notices')
     .values({
-      id: store.ids.next('notice'),
-      job_id: row.id,
-      project_id: row.project_id,
-      credential: notify.slack,
-      text: `Job ${row.name} is ${row.state}: ${row.status.message} (${row.id})`,
+      ...{ id: store.ids.next('notice'), job_id: id, project_id, credential, text },
       tries: 0,
       next_at: store.clock.unixMs(),
     })
@@ -117,7 +125,7 @@ async function putOff(store: Store, notice: NoticeRow, why: string): Promise<voi
     await recordEvent(store, {
       subject: notice.job_id,
       project: notice.project_id,
-      kind: 'job.notice_failed',
+      kind: notice.job_id.startsWith('job_') ? 'job.notice_failed' : 'deployment.notice_failed',
       message: `A message through ${notice.credential} was given up after ${triesMax} tries: ${why}`,
     })
   })
