@@ -71,7 +71,7 @@ export function starterJob(
 export async function makeStarter(options: StarterOptions): Promise<deployments.DeploymentView | undefined> {
   if ((await deployed(options)) === undefined) return undefined
   const { client, project, signal } = options
-  return await untilServing(client, { project, deployment: starterName }, signal)
+  return await untilServing(client, { project, deployment: starterName }, { signal })
 }
 
 async function deployed(options: StarterOptions): Promise<deployments.DeploymentView | undefined> {

@@ -1,14 +1,13 @@
-import { setTimeout as delay } from 'node:timers/promises'
 import { type Command, Option } from 'commander'
 import * as api from '../../api/control/deployments.ts'
 import { rollbackPublication, viewPublication } from '../../api/control/publications.ts'
-import { systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
+import { untilServing } from '../deployment-wait.ts'
 import { readObjectFile } from '../job-file.ts'
 import { all, completeWith, confirm, meant, type NounFlags, onService, type Session } from '../noun.ts'
 import { collect, milliseconds, wholeNumber } from '../options.ts'
 import { line, timeText } from '../output.ts'
-import { duration, note } from '../terminal.ts'
+import { note } from '../terminal.ts'
 import { watchVerbs } from './deployment-watch.ts'
 
 interface ChangeFlags extends NounFlags {
@@ -163,34 +162,17 @@ async function runUpdate(session: Session, flags: ChangeFlags, typed: string): P
   session.out.list([await settled(session, changed, flags.wait)], columns)
 }
 
-const waitMs = 600_000
-const waitEveryMs = 300
+const waitMs = 10 * 60_000
 
-/** The deployment once its newest version serves, or sleeps. Throws UserError when it fails or takes too long. */
+/** As it is, or with `--wait` as it is once its newest version answers. */
 async function settled(
   { client, project }: Session,
   made: api.DeploymentView,
   wait: number | true | undefined,
 ): Promise<api.DeploymentView> {
   if (wait === undefined) return made
-  const limitMs = wait === true ? waitMs : wait
-  const untilMs = systemClock.nowMs() + limitMs
   const params = { project, deployment: made.id }
-  const fix = `ropeway deployment view ${made.name}; ropeway deployment logs ${made.name}`
-  for (let view = made; ; view = await client.call(api.showDeployment, { params })) {
-    const isThere = view.state === 'ready' || view.state === 'idle'
-    if (isThere && (view.serving === view.target || view.scaling.min === 0)) return view
-    if (view.state === 'failing') throw new UserError(`${view.name} fails: ${view.message}`, { fix })
-    if (systemClock.nowMs() > untilMs)
-      throw new UserError(
-        `${view.name} is ${view.state} after ${duration(limitMs / 1000)}: ${view.message}`,
-        {
-          failure: 'timed_out',
-          fix,
-        },
-      )
-    await delay(waitEveryMs)
-  }
+  return await untilServing(client, params, { limitMs: wait === true ? waitMs : wait })
 }
 
 async function runView(session: Session, _: NounFlags, typed: string): Promise<void> {
