@@ -112,7 +112,6 @@ export const jobEventView = z.object({
   message: z.string(),
   details: z.record(z.string(), z.unknown()),
 })
-export type JobEventView = z.output<typeof jobEventView>
 
 export const logLineView = z.object({
   at: z.int(),

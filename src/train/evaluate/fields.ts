@@ -46,5 +46,4 @@ export const evaluateFields = z.strictObject({
     .optional(),
 })
 
-export type EvaluateFields = z.output<typeof evaluateFields>
 export type Task = z.output<typeof task>

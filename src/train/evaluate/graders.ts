@@ -6,7 +6,6 @@ import { messageOf, UserError } from '../../base/errors.ts'
 export type Grader = (answer: string, expected: string) => boolean
 
 export const graderKinds = ['exact', 'regex', 'json_schema'] as const
-export type GraderKind = (typeof graderKinds)[number]
 
 /** The same text but for white space around it. */
 export const exact: Grader = (answer, expected) => answer.trim() === expected.trim()

@@ -22,5 +22,3 @@ export const watchFields = z.strictObject({
     .union([address, z.strictObject({ env: z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/) })])
     .optional(),
 })
-
-export type WatchFields = z.output<typeof watchFields>
