@@ -34,7 +34,7 @@ from contextlib import contextmanager
 
 __all__ = [
     "init", "train_step", "metric", "checkpoint_folder", "upload_checkpoint",
-    "emergency_save_requested", "steps_done", "Run",
+    "emergency_save_requested", "steps_done", "fail", "Run",
 ]
 
 _HEARTBEAT_SECONDS = 1.0
@@ -198,6 +198,13 @@ def emergency_save_requested():
 
         signal.signal(signal.SIGTERM, on_term)
     return run._terminated.is_set() or (run._emergency is not None and os.path.exists(run._emergency))
+
+
+def fail(why, final=True):
+    """Ends the program with code 1 and says why. `final`: the same again would end the same, so it is not tried again."""
+    _current()._emit("failure", text=str(why)[:10000], final=bool(final))
+    sys.stderr.write("%s\n" % why)
+    raise SystemExit(1)
 
 
 def _hashes(folder):

@@ -192,6 +192,13 @@ export function emergencySaveRequested(): boolean {
   return terminated || (note !== undefined && note !== '' && existsSync(note))
 }
 
+/** Ends the program with code 1 and says why. `final`: the same again would end the same, so it is not tried again. */
+export function fail(why: string, final = true): never {
+  emit('failure', { text: why.slice(0, 10_000), final })
+  process.stderr.write(`${why}\n`)
+  process.exit(1)
+}
+
 function emit(event: string, fields: object): void {
   const { output, rank } = running()
   const path = process.env.ROPEWAY_EVENTS || join(output, `events-${rank}.jsonl`)

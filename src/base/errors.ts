@@ -12,6 +12,8 @@ export const exitCodes = {
 
 export type Failure = keyof typeof exitCodes
 
+const passing: readonly Failure[] = ['unreachable', 'timed_out', 'interrupted']
+
 /**
  * A failure that a person can act on: bad input, a missing file, a full disk.
  *
@@ -22,11 +24,17 @@ export class UserError extends Error {
   override name = 'UserError'
   readonly failure: Failure
   readonly fix: string | undefined
+  /** The same again may go well: others hold what was missing, or it is out of reach for now. */
+  readonly mayPass: boolean
 
-  constructor(message: string, options: { failure?: Failure; fix?: string; cause?: unknown } = {}) {
+  constructor(
+    message: string,
+    options: { failure?: Failure; fix?: string; cause?: unknown; mayPass?: boolean } = {},
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.failure = options.failure ?? 'failed'
     this.fix = options.fix
+    this.mayPass = options.mayPass ?? passing.includes(this.failure)
   }
 }
 

@@ -1,8 +1,8 @@
 /** What our own trainer reports as a job: the same lines that any program writes (docs/any-training-code.md). */
 import { appendFileSync } from 'node:fs'
 import { basename } from 'node:path'
-import { messageOf } from '../base/errors.ts'
-import type { ContractEvent } from '../control/jobs/contract-events.ts'
+import { messageOf, UserError } from '../base/errors.ts'
+import { type ContractEvent, textCharactersMax } from '../control/jobs/contract-events.ts'
 import type { JobCallbacks } from '../train/run-job.ts'
 import { note } from './terminal.ts'
 
@@ -15,16 +15,7 @@ const everyMs = 1_000
 /** Callbacks that append to the file that ROPEWAY_EVENTS names; none outside of a job. */
 export function contractReports(path: string | undefined, unixMs: () => number): Reported {
   if (path === undefined || path === '') return {}
-  let failed = false
-  const emit = (event: Untimed<ContractEvent>) => {
-    try {
-      appendFileSync(path, `${JSON.stringify({ ...event, t: unixMs() })}\n`, { mode: 0o600 })
-    } catch (error) {
-      // A full disk must not end the training; the log says once that reports are missing.
-      if (!failed) note(`Reports cannot be written: ${messageOf(error)}`)
-      failed = true
-    }
-  }
+  const emit = emitter(path, unixMs)
   let totalSteps = 0
   let tokensPerStep = 0
   let lastMs = Number.NEGATIVE_INFINITY
@@ -52,6 +43,30 @@ export function contractReports(path: string | undefined, unixMs: () => number):
     },
     onCheckpoint: ({ stepsDone, folder }) =>
       emit({ event: 'checkpoint', step: stepsDone, folder: `checkpoints/${basename(folder)}` }),
+  }
+}
+
+/**
+ * Says why the trainer ends. Bad data, a bad job file and a loss beyond help come out the same however often they are
+ * tried; what others hold (memory, a disk, a device) and what is nobody's fault but ours may go better.
+ */
+export function reportFailure(path: string | undefined, unixMs: () => number, error: unknown): void {
+  if (path === undefined || path === '') return
+  const fix = error instanceof UserError && error.fix !== undefined ? ` ${error.fix}` : ''
+  const text = `${messageOf(error)}${fix}`.slice(0, textCharactersMax)
+  emitter(path, unixMs)({ event: 'failure', text, final: error instanceof UserError && !error.mayPass })
+}
+
+function emitter(path: string, unixMs: () => number): (event: Untimed<ContractEvent>) => void {
+  let failed = false
+  return (event) => {
+    try {
+      appendFileSync(path, `${JSON.stringify({ ...event, t: unixMs() })}\n`, { mode: 0o600 })
+    } catch (error) {
+      // A full disk must not end the training; the log says once that reports are missing.
+      if (!failed) note(`Reports cannot be written: ${messageOf(error)}`)
+      failed = true
+    }
   }
 }
 

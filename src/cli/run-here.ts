@@ -124,6 +124,8 @@ class HereRun {
   #stepsDone: number
   #totalSteps: number | undefined
   #firstFailure: End | undefined
+  /** Why, in the words of the rank that said it first. */
+  #reason: string | undefined
   #stopping = false
 
   constructor(job: RunJob, workspace: string, place: Place, line: ProgressLine, emit: Emit | undefined) {
@@ -208,7 +210,8 @@ class HereRun {
   #describe({ rank, code, signal, error }: End): string {
     const who = this.#job.processes === 1 ? this.#job.run[0]! : `Rank ${rank}`
     if (error !== undefined) return `${who} could not be started: ${error}.`
-    return code === null ? `${who} was ended by ${signal}.` : `${who} ended with code ${code}.`
+    const end = code === null ? `${who} was ended by ${signal}.` : `${who} ended with code ${code}.`
+    return this.#reason === undefined ? end : `${this.#reason} ${end}`
   }
 
   /** Passes on what was reported since the last time. */
@@ -218,6 +221,7 @@ class HereRun {
       this.#offsets[rank] = page.offset
       for (const event of page.events) {
         if (this.#emit !== undefined) this.#emit({ rank, ...event })
+        if (event.event === 'failure') this.#reason ??= event.text
         if (rank === 0) this.#note(event)
       }
     }

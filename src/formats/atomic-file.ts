@@ -72,6 +72,7 @@ function sayWhy(path: string, error: unknown): unknown {
   const fix = fixes[code]
   return new UserError(`${path} cannot be written: ${messageOf(error)}`, {
     ...(fix === undefined ? {} : { fix }),
+    mayPass: true,
     cause: error,
   })
 }

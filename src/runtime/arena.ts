@@ -40,6 +40,7 @@ export class Arena implements Disposable {
         `There is not enough memory on ${this.ggml.bufferTypeName(bufferType)} for the tensors.`,
         {
           fix: 'Use a smaller model, --quantize q8_0, a smaller --cache-tokens, or a machine with more memory.',
+          mayPass: true,
         },
       )
     }

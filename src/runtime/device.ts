@@ -156,7 +156,8 @@ export class Device implements Disposable {
 
 function initialise(ggml: Ggml, pointer: Pointer): Pointer {
   const backend = ggml.deviceInit(pointer, null)
-  if (!backend) throw new UserError(`The device ${ggml.deviceName(pointer)} did not start.`)
+  if (!backend)
+    throw new UserError(`The device ${ggml.deviceName(pointer)} did not start.`, { mayPass: true })
   return backend
 }
 

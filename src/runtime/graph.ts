@@ -131,6 +131,7 @@ export class Graph implements Disposable {
     if (!ok) {
       throw new UserError('There is not enough memory for the computation.', {
         fix: 'Use a smaller batch, a shorter context, or a smaller model.',
+        mayPass: true,
       })
     }
     this.#ready = true

@@ -131,6 +131,42 @@ test('a killed rank sends the job back to its checkpoint, and stop saves once mo
   expect([done.state, done.attempt, done.status.stepsDone]).toEqual(['success', 2, 12])
 })
 
+test('a program whose failure is final is not tried again, and the job says why: bad data, a loss beyond help', async () => {
+  await using real = await open()
+  const server = await startServer(real.home)
+  const program = join(import.meta.dirname, '..', 'sdk', 'programs', 'count.ts')
+  const run = [process.execPath, '--import', import.meta.resolve('tsx'), program]
+  const over = ({ state }: JobRow) => state === 'failed' || state === 'success'
+  const { id } = await real.jobs.create('p', { file: { name: 'count', run, env: { HOPELESS_AT: 5 } } })
+  const text = join(real.home, 'text.txt')
+  writeFileSync(text, 'the rope never stops, the cabin turns.\n'.repeat(200))
+  const model = { architecture: 'gpt2', layers: 1, heads: 2, width: 16 }
+  const wild = {
+    ...{ model, tokenizer: 'characters' },
+    data: { text },
+    context: 16,
+    batch: 2,
+    steps: 200,
+    optimizer: { learning_rate: 1e30 },
+  }
+  const own = [
+    { name: 'wild', ...wild },
+    { name: 'empty', ...wild, data: { text: '/dev/null' } },
+  ]
+  const ours = []
+  for (const file of own) ours.push(await real.jobs.create('p', { file }))
+  const row = await real.until(id, over)
+  expect([row.state, row.attempt, row.status.reason, row.status.message]).toEqual([
+    ...['failed', 1, 'cannot_succeed', 'The count is wrong at 5.'],
+  ])
+  const [diverged, empty] = [await real.until(ours[0]!.id, over), await real.until(ours[1]!.id, over)]
+  await server.kill()
+  expect([diverged.state, diverged.attempt, diverged.status.reason]).toEqual(['failed', 1, 'cannot_succeed'])
+  expect(diverged.status.message).toMatch(/^Training diverged in step \d+: .* Lower the learning rate/)
+  expect([empty.state, empty.attempt, empty.status.reason]).toEqual(['failed', 1, 'cannot_succeed'])
+  expect(empty.status.message).toMatch(/no text/)
+})
+
 test('a job waits, and says why, while its cluster is closed, its quota is used up, or nobody has its devices', async () => {
   await using real = await open()
   const server = await startServer(real.home)

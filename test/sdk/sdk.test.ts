@@ -140,6 +140,15 @@ for (const [language, command] of Object.entries(languages)) {
     expect(failing.text()).toContain('Rank 1 ended with code 9.')
   })
 
+  run(`${language}: a program that gives up says why, and that it would do so again`, async () => {
+    using place = room()
+    const failing = train(jobFile(place, { run: command, env: { HOPELESS_AT: 5 } }))
+    expect(await exitOf(failing)).toBe(1)
+    expect(failing.text()).toMatch(/^The count is wrong at 5\. \S+ ended with code 1\.$/m)
+    const { events } = readEvents(join(place.out, 'events-1-0.jsonl'), 0)
+    expect(events.at(-1)).toMatchObject({ event: 'failure', text: 'The count is wrong at 5.', final: true })
+  })
+
   run(`${language}: the same program runs and resumes on a laptop without Ropeway`, async () => {
     using place = room()
     const environment = { ...process.env, PYTHONPATH: join(root, 'sdk', 'python') }

@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { dirname, relative, resolve } from 'node:path'
 import type { Command } from 'commander'
+import { systemClock } from '../../base/clock.ts'
 import { exitCodes, messageOf, UserError } from '../../base/errors.ts'
 import { isAdapterFolder } from '../../models/adapter.ts'
 import { joinMpi, startedByMpi } from '../../runtime/mpi.ts'
@@ -8,6 +9,7 @@ import { parseTrainingJob, type TrainingJob } from '../../train/job.ts'
 import type { Channel } from '../../train/parallel/team.ts'
 import { emergencyNote, type JobResult, runTrainingJob } from '../../train/run-job.ts'
 import { isServiceKnown } from '../contexts.ts'
+import { reportFailure } from '../contract-reports.ts'
 import { cacheFolder } from '../home.ts'
 import { readJobFile } from '../job-file.ts'
 import { type NounFlags, sessionOf } from '../noun.ts'
@@ -69,7 +71,17 @@ async function trainThere(file: string, flags: TrainFlags): Promise<void> {
   await runJobFile(sessionOf(flags), { ...flags, file }, Object.fromEntries(changes))
 }
 
+/** A service that started it hears why it failed. */
 async function trainHere(file: string, flags: TrainFlags): Promise<void> {
+  try {
+    await runHere(file, flags)
+  } catch (error) {
+    reportFailure(process.env.ROPEWAY_EVENTS, systemClock.unixMs, error)
+    throw error
+  }
+}
+
+async function runHere(file: string, flags: TrainFlags): Promise<void> {
   const folder = dirname(resolve(file))
   // What the service would want to know: docs/jobs.md.
   const { job: _, ...given } = readJobFile(file)
@@ -97,6 +109,7 @@ async function withOthers(given: TrainingJob, json: boolean): Promise<void> {
       await runTrainingJob(job, {}, stop.signal, mpi)
     }
   } catch (error) {
+    reportFailure(process.env.ROPEWAY_EVENTS, systemClock.unixMs, error)
     note(`${red('error:')} process ${mpi.rank}: ${messageOf(error)}`)
     if (error instanceof UserError && error.fix !== undefined) note(error.fix)
     mpi.abort(error instanceof UserError ? exitCodes[error.failure] : exitCodes.failed)

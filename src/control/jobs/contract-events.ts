@@ -5,6 +5,7 @@ import { z } from 'zod'
 /** JSON has no NaN; these are how programs write it. */
 const value = z.union([z.number(), z.enum(['NaN', 'nan', 'Infinity', 'inf', '-Infinity', '-inf'])])
 const metricsMax = 200
+export const textCharactersMax = 10_000
 const at = z.int().min(0)
 const step = z.int().min(0)
 
@@ -26,7 +27,14 @@ export const contractEvent = z.discriminatedUnion('event', [
     /** Below the output folder. */
     folder: z.string().regex(/^checkpoints\/step-\d{6,}$/),
   }),
-  z.object({ event: z.literal('note'), t: at, text: z.string().max(10_000) }),
+  z.object({ event: z.literal('note'), t: at, text: z.string().max(textCharactersMax) }),
+  /** Why it ends with a failure; `final` when the same again would end the same. */
+  z.object({
+    event: z.literal('failure'),
+    t: at,
+    text: z.string().max(textCharactersMax),
+    final: z.boolean().default(false),
+  }),
 ])
 export type ContractEvent = z.output<typeof contractEvent>
 

@@ -39,6 +39,8 @@ export interface Progress {
   readonly stepsDone: number
   readonly totalSteps: number | undefined
   readonly checkpointStep: number
+  /** What a rank said of its failure before it ended; `final` when a retry would end the same. */
+  readonly failure: { readonly text: string; readonly final: boolean } | undefined
 }
 
 export type Decision =
@@ -137,9 +139,11 @@ function conclude(job: AttemptView, { members }: Observation, progress: Progress
     return { ...move('waiting', asked), notBeforeMs: nowMs + refusedAgainMs }
   const notStarted = members.find(({ neverStarted }) => neverStarted === 'failed')
   if (notStarted !== undefined) return move('failed', 'could_not_start', describe(notStarted))
+  if (progress.failure?.final === true) return move('failed', 'cannot_succeed', progress.failure.text)
   const failed = firstFailure(members)
   const reason = asked ?? (failed === undefined || failed.state === 'lost' ? 'rank_lost' : 'exit_code')
-  return retry(job, reason, failed === undefined ? reasons[reason] : describe(failed), progress, nowMs)
+  const why = progress.failure?.text ?? (failed === undefined ? reasons[reason] : describe(failed))
+  return retry(job, reason, why, progress, nowMs)
 }
 
 /** It was asked to end, and ended with 0: was that the end of its work, or did it only do as it was told? */

@@ -36,6 +36,9 @@ export function readNews(row: JobRow, output: string, nowMs: number): News {
 function take(news: News, event: ContractEvent, rank: number): void {
   const { status } = news
   if (event.event === 'note') news.notes.push(event.text)
+  // The first rank that says why is right: the others follow from it.
+  if (event.event === 'failure' && status.failure === undefined)
+    news.status = { ...status, failure: { text: event.text, final: event.final } }
   if (event.event === 'checkpoint') {
     news.checkpoints.push(event.step)
     news.status = { ...status, checkpointStep: Math.max(status.checkpointStep, event.step) }
@@ -54,8 +57,9 @@ function take(news: News, event: ContractEvent, rank: number): void {
   }
 }
 
-export function progressOf({ lastReportMs, stepsDone, totalSteps, checkpointStep }: JobStatus): Progress {
-  return { lastEventMs: lastReportMs, stepsDone, totalSteps, checkpointStep }
+export function progressOf(status: JobStatus): Progress {
+  const { lastReportMs, stepsDone, totalSteps, checkpointStep, failure } = status
+  return { lastEventMs: lastReportMs, stepsDone, totalSteps, checkpointStep, failure }
 }
 
 /** A step that was done again after a resume replaces what was there. In the transaction that keeps the offsets. */

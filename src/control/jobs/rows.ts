@@ -39,6 +39,8 @@ export interface JobStatus {
   readonly metrics: Readonly<Record<string, number | string>>
   /** How far the reports of the attempt were read, by rank. */
   readonly read: Readonly<Record<string, number>>
+  /** Why the attempt is about to fail, in its program's own words. */
+  readonly failure?: { readonly text: string; readonly final: boolean }
   /** Since when its cluster does not answer. */
   readonly silentSinceMs?: number
   readonly silenceTold?: boolean

@@ -56,6 +56,7 @@ export const reasons = {
     'Its cluster runs no containers: install podman there, or docker with its service. It is asked again.',
   could_not_start: 'Its program could not be started.',
   exit_code: 'Its program ended with a failure.',
+  cannot_succeed: 'Its program says that it would fail again.',
   retries_exhausted: 'It failed more often than its retries allow.',
   saved: 'It saved, as it was asked, and ended; it goes on from there.',
   finished: 'Every rank ended with 0.',

@@ -32,10 +32,11 @@ export async function moveJob(
   const nowMs = store.clock.unixMs()
   const isLeaving = isActive(row.state) && !isActive(to)
   const { cause: _, waitsFor: __, silentSinceMs: ___, silenceTold: ____, ...rest } = row.status
-  const { saveAskedMs, countedMs, ...kept } = rest
+  const { saveAskedMs, countedMs, failure, ...kept } = rest
   // What was asked of an attempt that is over is not asked of the next; nor is its time counted on.
   const ofAttempt = isActive(to) && {
     ...(saveAskedMs !== undefined && { saveAskedMs }),
+    ...(failure !== undefined && isActive(row.state) && { failure }),
     countedMs: isActive(row.state) ? (countedMs ?? row.since) : nowMs,
   }
   return await store.transaction(async () => {

@@ -19,6 +19,8 @@ while ropeway.steps_done() < run.total_steps:
     ropeway.metric({"loss": float("nan") if done == 2 else 1 / done, "state": state})
     if str(done) == os.environ.get("DIE_AT"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if str(done) == os.environ.get("HOPELESS_AT"):
+        ropeway.fail("The count is wrong at %d." % done)
     stop = ropeway.emergency_save_requested()
     if str(done) == os.environ.get("WAIT_AT"):
         print("waiting", flush=True)

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import * as ropeway from '../../../sdk/typescript/ropeway.ts'
 
-const { DIE_AT, WAIT_AT, FAIL_RANK } = process.env
+const { DIE_AT, WAIT_AT, FAIL_RANK, HOPELESS_AT } = process.env
 const run = ropeway.init({ totalSteps: 12, keep: 3 })
 let state = 1
 if (run.inputCheckpoint !== undefined)
@@ -16,6 +16,7 @@ while (ropeway.stepsDone() < run.totalSteps) {
   const done = ropeway.stepsDone()
   ropeway.metric({ loss: done === 2 ? Number.NaN : 1 / done, state })
   if (String(done) === DIE_AT) process.kill(process.pid, 'SIGKILL')
+  if (String(done) === HOPELESS_AT) ropeway.fail(`The count is wrong at ${done}.`)
   let stop = ropeway.emergencySaveRequested()
   if (String(done) === WAIT_AT) {
     console.log('waiting')
