@@ -11,7 +11,7 @@
 
 #include "activations.h"
 #include "call.h"
-#include "matmul_pack.h"
+#include "frozen.h"
 
 namespace {
 
@@ -150,14 +150,14 @@ struct MatmulPlan {
   bool leftAtOnce;
 
   template <class Tiles>
-  static MatmulPlan of(const Matrix& a, const Matrix& b) {
+  static MatmulPlan of(const Matrix& a, size_t outputs) {
     constexpr size_t chunkSteps = 192, blockRows = 96, widestBlock = 512, piecesWanted = 12;
     MatmulPlan plan;
     plan.steps = quotientUp(quotientUp(a.inputs, Tiles::inputs), Tiles::stepsUnit) * Tiles::stepsUnit;
     plan.chunks = quotientUp(plan.steps, chunkSteps);
     plan.tiles = quotientUp(a.rows, Tiles::rows);
-    plan.strips = quotientUp(b.rows, Tiles::width);
-    plan.leftAtOnce = a.rowStride == 1;
+    plan.strips = quotientUp(outputs, Tiles::width);
+    plan.leftAtOnce = a.rowsAreNeighbours();
     // Sums of a block wait in a cache for the next chunk, so they must not be many.
     plan.stripsPerBlock = plan.chunks > 1 && plan.strips > widestBlock / Tiles::width ? widestBlock / Tiles::width : plan.strips;
     plan.stripBlocks = quotientUp(plan.strips, plan.stripsPerBlock);
@@ -223,13 +223,15 @@ inline void multiplyBlock(const Matrix& a, const MatmulPlan& plan, size_t piece,
 }
 
 /// dst F32 [N, M] = a b^T. Sources: a [N, K] or, transposed, [K, N]; b [M, K] or, transposed, [K, M]; F32, rows may be
-/// strided; a third if something comes behind. Params: a transposed, b transposed (0/1), MatmulBehind.
+/// strided, b also as a frozen weight (frozen.h); a third if something comes behind. Params: a transposed, b transposed
+/// (0/1), MatmulBehind.
 template <class Tiles>
 inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
-  Matrix a = Matrix::of(dst->src[0], call->params[0] != 0), b = Matrix::of(dst->src[1], call->params[1] != 0);
+  Matrix a = Matrix::of(dst->src[0], call->params[0] != 0);
+  RightSide b(dst->src[1], call->params[1] != 0);
   Behind behind(dst, call->params[2]);
-  MatmulPlan plan = MatmulPlan::of<Tiles>(a, b);
+  MatmulPlan plan = MatmulPlan::of<Tiles>(a, b.rows);
   size_t rightFloats = plan.strips * plan.steps * Tiles::width;
   size_t leftFloats = plan.leftAtOnce ? plan.tiles * plan.steps * Tiles::rows : 0;
   if (arriveFirst(call)) {
@@ -237,11 +239,11 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
     publish(call);
   }
   float* packed = reinterpret_cast<float*>(call->workspace->memory);
-  WholeSide right{Tiles::width, plan.strips, plan.steps, b.rowStride == 1, packed};
+  WholeSide right{Tiles::width, plan.strips, plan.steps, b.rowsAreNeighbours(), packed};
   WholeSide left{Tiles::rows, plan.leftAtOnce ? plan.tiles : 0, plan.leftAtOnce ? plan.steps : 0, true, packed + rightFloats};
   size_t rightPieces = right.pieces();
   preparePhase(call, int32_t(rightPieces + left.pieces()), [&](int32_t piece) {
-    if (size_t(piece) < rightPieces) packStrips<Tiles, Tiles::width>(b, right.piece(piece));
+    if (size_t(piece) < rightPieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
     else Tiles::packLeft(a, left.piece(piece - rightPieces));
   });
   size_t blockRows = plan.tilesPerBlock * Tiles::rows;

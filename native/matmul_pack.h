@@ -22,6 +22,8 @@ struct Matrix {
     return {data, size_t(tensor->ne[1]), size_t(tensor->ne[0]), slow, fast};
   }
 
+  bool rowsAreNeighbours() const { return rowStride == 1; }
+
   /// One input of `count` neighbouring rows, then zeros; zeros behind the last input.
   Vector across(size_t row, size_t k, int count) const {
     if (k >= inputs || count <= 0) return zero();
@@ -44,18 +46,24 @@ struct Matrix {
   }
 };
 
+// Lanes of a strip from whatever gives vectors of numbers across rows and along them, as Matrix does.
+
 struct FloatLanes {
   static constexpr size_t inputs = 1;
-  static Vector across(const Matrix& from, size_t row, size_t k, int count) { return from.across(row, k, count); }
-  static Vector along(const Matrix& from, size_t row, size_t k) { return from.along(row, k); }
+  template <class From>
+  static Vector across(const From& from, size_t row, size_t k, int count) { return from.across(row, k, count); }
+  template <class From>
+  static Vector along(const From& from, size_t row, size_t k) { return from.along(row, k); }
 };
 
 /// Floats of which only bfloat16 is left: what machines without bfloat16 instructions multiply instead.
 struct RoundedLanes {
   static constexpr size_t inputs = 1;
   static Vector rounded(Vector x) { return (Vector)(bfloatBits(x) & int32_t(0xffff0000)); }
-  static Vector across(const Matrix& from, size_t row, size_t k, int count) { return rounded(from.across(row, k, count)); }
-  static Vector along(const Matrix& from, size_t row, size_t k) { return rounded(from.along(row, k)); }
+  template <class From>
+  static Vector across(const From& from, size_t row, size_t k, int count) { return rounded(from.across(row, k, count)); }
+  template <class From>
+  static Vector along(const From& from, size_t row, size_t k) { return rounded(from.along(row, k)); }
 };
 
 #if defined(__AVX512F__)
@@ -74,11 +82,13 @@ struct PairLanes {
                                              (__m512i)bfloatBits(second));
   }
 
-  static Vector across(const Matrix& from, size_t row, size_t k, int count) {
+  template <class From>
+  static Vector across(const From& from, size_t row, size_t k, int count) {
     return across(from.across(row, k, count), from.across(row, k + 1, count));
   }
 
-  static Vector along(const Matrix& from, size_t row, size_t k) { return along(from.along(row, k), from.along(row, k + lanes)); }
+  template <class From>
+  static Vector along(const From& from, size_t row, size_t k) { return along(from.along(row, k), from.along(row, k + lanes)); }
 };
 
 /// Rows become columns.
@@ -129,8 +139,8 @@ struct Strips {
 };
 
 /// Rows lie side by side: whole lines of memory are read, a step after the other.
-template <class Lanes, size_t width>
-inline void packAcross(const Matrix& from, const Strips& strips) {
+template <class Lanes, size_t width, class From>
+inline void packAcross(const From& from, const Strips& strips) {
   for (size_t step = strips.begin; step < strips.end; step++)
     for (size_t strip = 0; strip < strips.count; strip++) {
       size_t row = strips.first + strip * width;
@@ -143,8 +153,8 @@ inline void packAcross(const Matrix& from, const Strips& strips) {
 }
 
 /// Inputs lie side by side: squares of them are turned in registers.
-template <class Lanes, size_t width>
-inline void packAlong(const Matrix& from, const Strips& strips) {
+template <class Lanes, size_t width, class From>
+inline void packAlong(const From& from, const Strips& strips) {
   for (size_t strip = 0; strip < strips.count; strip++)
     for (int column = 0; column < int(width); column += lanes) {
       size_t row = strips.first + strip * width + column;
@@ -162,9 +172,9 @@ inline void packAlong(const Matrix& from, const Strips& strips) {
 }
 
 /// Zeros stand behind the last row and the last input.
-template <class Lanes, size_t width>
-inline void packStrips(const Matrix& from, const Strips& strips) {
-  if (from.rowStride == 1) packAcross<Lanes, width>(from, strips);
+template <class Lanes, size_t width, class From>
+inline void packStrips(const From& from, const Strips& strips) {
+  if (from.rowsAreNeighbours()) packAcross<Lanes, width>(from, strips);
   else packAlong<Lanes, width>(from, strips);
 }
 

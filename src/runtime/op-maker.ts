@@ -10,6 +10,9 @@ import { contiguousStrides, ggmlLengths, type Shape, Tensor } from './tensor.ts'
 /** In which numbers products of two F32 matrices are multiplied; sums are F32 either way. */
 export type Precision = 'f32' | 'bf16'
 
+/** What the right side of our products may be stored as, besides F32 (native/frozen.h). */
+const frozenFormats: ReadonlySet<DType> = new Set(['BF16', 'F16', 'Q8_0', 'Q4_0'])
+
 export class OpMaker {
   readonly arena: Arena
   protected readonly kernels: KernelContext | undefined
@@ -25,6 +28,11 @@ export class OpMaker {
   /** True when a product reads transposed factors where they lie, so that nobody need copy them for it. */
   get readsTransposed(): boolean {
     return this.kernels !== undefined
+  }
+
+  /** Whether our products read a frozen weight as it is stored: nobody need decode it for them. */
+  readsFrozen(weight: Tensor): boolean {
+    return this.kernels !== undefined && weight.shape.length === 2 && frozenFormats.has(weight.dtype)
   }
 
   protected make<Op extends OpName>(

@@ -179,11 +179,11 @@ export class Ops extends TrainingOps {
 
   #kernelProduct(a: Tensor, b: Tensor, shape: Shape, behind?: Behind): Pointer | undefined {
     const matrix = (x: Tensor) => x.shape.length === 2 && x.dtype === 'F32'
-    if (this.kernels === undefined || !matrix(a) || !matrix(b)) return undefined
+    if (this.kernels === undefined || !matrix(a) || !(matrix(b) || this.readsFrozen(b))) return undefined
     // The packed copy of a transposed factor is then nobody's, and is never computed.
     const source = (x: Tensor) => (x.op === 'transposed' && x.inputs[0]!.contiguous ? x.inputs[0]! : x)
     const [left, right] = [source(a), source(b)]
-    this.#productBytes = Math.max(this.#productBytes, left.bytes + right.bytes)
+    this.#productBytes = Math.max(this.#productBytes, 4 * (left.size + right.size))
     const op = this.precision === 'bf16' ? 'matmul_bf16' : 'matmul_f32'
     const transposed = { aTransposed: left === a ? 0 : 1, bTransposed: right === b ? 0 : 1 }
     const params = { ...transposed, behind: matmulBehind[behind?.kind ?? 'nothing'] }

@@ -127,6 +127,9 @@ export class ViewOps extends OpMaker {
     const [rows, columns] = x.shape.slice(-2) as [number, number]
     const outer = x.shape.slice(0, -2)
     const order = [...outer.keys(), outer.length + 1, outer.length]
+    // Only our products take it, and they read the weight itself: nobody computes this node.
+    if (this.readsFrozen(x))
+      return this.make('transposed', this.permute(x, order).pointer, [columns, rows], [x], {}, x.dtype)
     if (!x.contiguous || x.dtype !== 'F32' || columns % 2 !== 0)
       return this.contiguous(this.permute(x, order))
     // ggml joins two strided halves 1.3 to 1.9 times as fast as it packs one strided whole, in threads over

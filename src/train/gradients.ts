@@ -186,8 +186,8 @@ function layerNormBack(ops: Ops, dy: Tensor, x: Tensor, epsilon: number): Tensor
 // those are stacked along M, so that sums over them are part of the product.
 
 function productBackA({ ops, transposed }: RuleContext, dy: Tensor, a: Tensor, b: Tensor): Tensor {
-  // A frozen weight may be quantised along its inputs; the sum runs over its outputs, so it is decoded for this use.
-  const dense = b.dtype === 'F32' ? b : ops.cast(b, 'F32')
+  // A frozen weight may be quantised along its inputs; the sum runs over its outputs, so ggml decodes it for this use.
+  const dense = b.dtype === 'F32' || ops.readsFrozen(b) ? b : ops.cast(b, 'F32')
   const da = ops.matmul(stacked(ops, dy, b), transposed(dense)) //      [..., M, N] x [..., K, N]
   return sameShape(da.shape, a.shape) ? da : ops.reshape(da, a.shape)
 }

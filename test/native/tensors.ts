@@ -1,4 +1,5 @@
 import koffi from 'koffi'
+import { bytesOf, type DType, dtypes } from '../../src/base/dtype.ts'
 import { type KernelCall, Kernels } from '../../src/runtime/kernels.ts'
 import { buildKernels, findCompiler } from '../../src/runtime/kernels-build.ts'
 
@@ -37,6 +38,23 @@ export function fakeTensor(
   })
   view.setBigUint64(offsets.data, koffi.address(data), true)
   return { struct, data, sources }
+}
+
+/** A weight [rows, columns] as a file has it, rows one behind the other. */
+export function storedTensor(
+  dtype: DType,
+  data: Uint8Array,
+  [rows, columns]: readonly [number, number],
+): FakeTensor {
+  const tensor = fakeTensor(data, [rows, columns])
+  const view = new DataView(tensor.struct.buffer)
+  const rowBytes = bytesOf(dtype, columns)
+  view.setInt32(0, dtypes[dtype].ggml, true)
+  view.setBigUint64(offsets.nb, BigInt(dtypes[dtype].bytes), true)
+  view.setBigUint64(offsets.nb + 8, BigInt(rowBytes), true)
+  view.setBigUint64(offsets.nb + 16, BigInt(rowBytes * rows), true)
+  view.setBigUint64(offsets.nb + 24, BigInt(rowBytes * rows), true)
+  return tensor
 }
 
 /** A tensor [rows, heads, width] with given strides, starting at `offset` elements of `data`. */
