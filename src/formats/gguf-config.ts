@@ -154,6 +154,7 @@ function slidingWindow(
   layers: number,
 ): Record<string, unknown> {
   const window = keys.own('attention.sliding_window')
+  if (keys.architecture === 'mistral') return { sliding_window: window ?? null }
   if (keys.architecture !== 'gemma3') return window === undefined ? {} : { sliding_window: window }
   // Only the 27B model (62 layers) scales queries by the nominal head width instead of the real one.
   return { sliding_window: window, query_pre_attn_scalar: layers === 62 ? hidden / heads : width }

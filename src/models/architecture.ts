@@ -24,7 +24,7 @@ export interface ModelConfig {
   normEpsilon: number
   /** The head reuses the embedding. */
   tied: boolean
-  /** Attend to so many tokens back only; undefined attends to all. */
+  /** A token attends to itself and so many less one before it; undefined attends to all. */
   slidingWindow?: number
   /** The config.json that this was read from, kept for saving. */
   source: Record<string, unknown>
@@ -46,6 +46,13 @@ export interface ParameterSpec {
 /** RMS norm in front of products: x / sqrt(mean(x^2) + epsilon) * weight. */
 export interface InputNorm {
   weight: Tensor
+  epsilon: number
+}
+
+/** RMS norms of every head of queries and of keys, in front of their turning (Qwen3): weights [D]. */
+export interface HeadNorms {
+  query: Tensor
+  key: Tensor
   epsilon: number
 }
 
@@ -81,10 +88,10 @@ export interface ForwardPass extends LinearLayers {
   outputRows: Tensor | undefined
   /** The parameter of that name. */
   weight(name: string): Tensor
-  /** True when {@link attend} turns queries and keys by their positions itself; else they come turned. */
+  /** True when {@link attend} norms and turns queries and keys itself; else they come normed, and turned by position. */
   attendTurns?: boolean
-  /** Causal attention of layer `layer`; q [N, H, D], k and v [N, G, D]; gives [N, H*D]. */
-  attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor
+  /** Causal attention of layer `layer`; q [N, H, D], k and v [N, G, D]; gives [N, H*D]. `norms` only where it turns. */
+  attend(layer: number, q: Tensor, k: Tensor, v: Tensor, norms?: HeadNorms): Tensor
 }
 
 export interface Architecture<Config extends ModelConfig = ModelConfig> {

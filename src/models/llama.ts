@@ -1,6 +1,6 @@
 /**
  * Llama (Touvron 2023): RMS norms before attention and feed-forward, rotary positions, grouped key/value
- * heads, gated SiLU. Qwen2 and Mistral are the same network with other switches and stand on this file.
+ * heads, gated SiLU. Qwen2, Qwen3 and Mistral are the same network with other switches and stand on this file.
  *
  * N tokens, M output rows, W width, H heads, G key/value heads, D head width, F feed-forward, V vocabulary.
  */
@@ -8,12 +8,14 @@ import type { Tensor } from '../runtime/tensor.ts'
 import {
   type Architecture,
   type ForwardPass,
+  type HeadNorms,
   type ModelConfig,
   type ParameterSpec,
   type ProductGroup,
   residualStd,
 } from './architecture.ts'
 import { ConfigFields } from './config-fields.ts'
+import { normalised } from './plain-layers.ts'
 import { parseRope, type RopeScaling } from './rope.ts'
 
 export interface LlamaConfig extends ModelConfig {
@@ -21,9 +23,14 @@ export interface LlamaConfig extends ModelConfig {
   /** Biases on q, k and v (Qwen2), and on the output projection too (Llama's attention_bias). */
   attentionBias: 'none' | 'qkv' | 'all'
   mlpBias: boolean
+  /** RMS norms of every head of q and k (Qwen3). */
+  headNorms: boolean
 }
 
-export function parseLlama(source: Record<string, unknown>, attentionBias?: 'qkv'): LlamaConfig {
+/** What an architecture of this network fixes or reads on its own. */
+type Switches = Partial<Pick<LlamaConfig, 'attentionBias' | 'headNorms' | 'slidingWindow' | 'source'>>
+
+export function parseLlama(source: Record<string, unknown>, switches: Switches = {}): LlamaConfig {
   const fields = new ConfigFields(source)
   fields.only('hidden_act', ['silu'])
   const width = fields.count('hidden_size')
@@ -46,9 +53,11 @@ export function parseLlama(source: Record<string, unknown>, attentionBias?: 'qkv
     normEpsilon: fields.number('rms_norm_eps', 1e-6),
     tied: fields.flag('tie_word_embeddings', false),
     rope: parseRope(source, headWidth, contextMax),
-    attentionBias: attentionBias ?? (fields.flag('attention_bias', false) ? 'all' : 'none'),
+    attentionBias: fields.flag('attention_bias', false) ? 'all' : 'none',
     mlpBias: fields.flag('mlp_bias', false),
+    headNorms: false,
     source,
+    ...switches,
   }
 }
 
@@ -85,6 +94,12 @@ export function llamaParameters(config: LlamaConfig): ParameterSpec[] {
       product(`${layer}.mlp.up_proj`, feedForward, width),
       product(`${layer}.mlp.down_proj`, width, feedForward, residual),
     )
+    if (config.headNorms) {
+      specs.push(
+        vector(`${attention}.q_norm.weight`, headWidth, 1),
+        vector(`${attention}.k_norm.weight`, headWidth, 1),
+      )
+    }
     if (config.attentionBias !== 'none') {
       specs.push(
         vector(`${attention}.q_proj.bias`, heads * headWidth, 0),
@@ -132,12 +147,21 @@ function attention(config: LlamaConfig, pass: ForwardPass, layer: number, x: Ten
   const norm = { weight: pass.weight(`model.layers.${layer}.input_layernorm.weight`), epsilon: normEpsilon }
   const [q, k, v] = pass.joined(x, queryKeyValue(layer), norm) as [Tensor, Tensor, Tensor]
   const factors = rope.factors === undefined ? undefined : pass.weight('rope_factors')
-  const turned = (y: Tensor, count: number) => {
-    const split = ops.splitRows(y, count, headWidth)
-    return pass.attendTurns ? split : ops.rope(split, positions, rope.attributes, factors)
+  const split = (y: Tensor, count: number) => ops.splitRows(y, count, headWidth)
+  const [query, key] = [split(q, heads), split(k, keyValueHeads)] //                [N, H, D], [N, G, D]
+  const values = split(v, keyValueHeads) //                                                    [N, G, D]
+  const norms = config.headNorms ? headNorms(config, pass, layer) : undefined
+  if (pass.attendTurns) return pass.attend(layer, query, key, values, norms)
+  const turned = (y: Tensor, weight: Tensor | undefined) => {
+    const normed = normalised(ops, y, weight && { weight, epsilon: normEpsilon })
+    return ops.rope(normed, positions, rope.attributes, factors)
   }
-  const values = ops.splitRows(v, keyValueHeads, headWidth) //                                 [N, G, D]
-  return pass.attend(layer, turned(q, heads), turned(k, keyValueHeads), values)
+  return pass.attend(layer, turned(query, norms?.query), turned(key, norms?.key), values)
+}
+
+function headNorms({ normEpsilon }: LlamaConfig, pass: ForwardPass, layer: number): HeadNorms {
+  const weight = (part: 'q' | 'k') => pass.weight(`model.layers.${layer}.self_attn.${part}_norm.weight`)
+  return { query: weight('q'), key: weight('k'), epsilon: normEpsilon }
 }
 
 const queryKeyValue = (layer: number) =>

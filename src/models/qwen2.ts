@@ -7,7 +7,7 @@ export const qwen2: Architecture<LlamaConfig> = {
   modelType: 'qwen2',
   parse: (source) => {
     new ConfigFields(source).only('use_sliding_window', [false])
-    return parseLlama(source, 'qkv')
+    return parseLlama(source, { attentionBias: 'qkv' })
   },
   parameters: llamaParameters,
   products: llamaProducts,

@@ -2,10 +2,12 @@ import { UserError } from '../base/errors.ts'
 import type { Architecture, ModelConfig } from './architecture.ts'
 import { gpt2 } from './gpt2.ts'
 import { llama } from './llama.ts'
+import { mistral } from './mistral.ts'
 import { qwen2 } from './qwen2.ts'
+import { qwen3 } from './qwen3.ts'
 
 /** Every architecture that can be served and trained, by `model_type`. */
-const architectures: Record<string, Architecture | undefined> = { llama, qwen2, gpt2 }
+const architectures: Record<string, Architecture | undefined> = { llama, mistral, qwen2, qwen3, gpt2 }
 
 /** What `model_type` may say. */
 export function architectureNames(): string[] {

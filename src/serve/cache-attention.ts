@@ -6,7 +6,7 @@
  */
 import { type DType, dtypes } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
-import type { ModelConfig } from '../models/architecture.ts'
+import type { ForwardPass, ModelConfig } from '../models/architecture.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
 import type { Graph } from '../runtime/graph.ts'
@@ -85,9 +85,9 @@ function misfit({ headWidth }: ModelConfig, format: DType): UserError {
 
 /** How one built graph attends; `write` fills its inputs before each run. */
 export interface BuiltAttention {
-  /** True when queries and keys come as products gave them, to be turned by their positions here. */
+  /** True when queries and keys come as products gave them, to be normed and turned by their positions here. */
   turns: boolean
-  attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor
+  attend: ForwardPass['attend']
   write(sequences: readonly SequenceWork[]): void
 }
 

@@ -5,7 +5,7 @@
  * N tokens, H heads, G key/value heads, D head width.
  */
 import { assert } from '../base/assert.ts'
-import type { ModelConfig } from '../models/architecture.ts'
+import type { HeadNorms, ModelConfig } from '../models/architecture.ts'
 import { ropeOf, rotaryAngles } from '../models/rope.ts'
 import type { Graph } from '../runtime/graph.ts'
 import {
@@ -25,7 +25,7 @@ export class PagedAttention implements CacheAttention {
   readonly name = 'paged'
   readonly #cache: BlockCache
   readonly #config: ModelConfig
-  readonly #store: KernelCall
+  readonly #storeCalls: { plain: KernelCall; normed: KernelCall }
   readonly #attention: KernelCall
   /** What makes the table by which queries and keys are turned; undefined when positions are not rotary. */
   readonly #rotary: { angles: Float32Array; table: KernelCall } | undefined
@@ -42,13 +42,15 @@ export class PagedAttention implements CacheAttention {
       angles: rotary.angles,
       table: kernels.call('rope_table', { factor: rotary.factor }),
     }
-    this.#store = kernels.call('store_keys_values', {
-      rotaryDims: rope?.attributes.dimensions ?? 0,
-      rotaryPairs: rope?.attributes.layout === 'interleaved' ? rotaryPairs.neighbours : rotaryPairs.halves,
-      normed: 0,
-      epsilon: 0,
-      cacheFormat,
-    })
+    const store = (normed: 0 | 1) =>
+      kernels.call('store_keys_values', {
+        rotaryDims: rope?.attributes.dimensions ?? 0,
+        rotaryPairs: rope?.attributes.layout === 'interleaved' ? rotaryPairs.neighbours : rotaryPairs.halves,
+        normed,
+        epsilon: normed * config.normEpsilon,
+        cacheFormat,
+      })
+    this.#storeCalls = { plain: store(0), normed: store(1) }
     this.#attention = kernels.call('paged_attention', {
       kvHeads: config.keyValueHeads,
       window: config.slidingWindow ?? 0,
@@ -90,7 +92,7 @@ export class PagedAttention implements CacheAttention {
     const turns = angles && this.#turns(graph, table, angles, rows)
     return {
       turns: turns !== undefined,
-      attend: (layer, q, k, v) => this.#attend(graph, table, turns, layer, q, k, v),
+      attend: (layer, q, k, v, norms) => this.#attend(graph, table, turns, layer, { q, k, v, norms }),
       write: (current) => {
         angles?.write(this.#rotary!.angles)
         const batch = current.map(({ tokens, start, blocks }) => ({ count: tokens.length, start, blocks }))
@@ -111,16 +113,17 @@ export class PagedAttention implements CacheAttention {
     table: Tensor,
     turns: Tensor | undefined,
     layer: number,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    { q, k, v, norms }: { q: Tensor; k: Tensor; v: Tensor; norms: HeadNorms | undefined },
   ): Tensor {
     const { ops } = graph
     const { heads, headWidth } = this.#config
     const keys = this.#cache.keys[layer]!
     const values = this.#cache.values[layer]!
-    const { fn, userdata } = this.#store
-    const inputs = [q, k, v, keys, values, table, ...(turns === undefined ? [] : [turns])]
+    const { fn, userdata } = norms === undefined ? this.#storeCalls.plain : this.#storeCalls.normed
+    assert(norms === undefined || norms.epsilon === this.#config.normEpsilon, 'heads are normed like rows')
+    const turning = turns === undefined ? [] : [turns]
+    const norming = norms === undefined ? [] : [norms.query, norms.key]
+    const inputs = [q, k, v, keys, values, table, ...turning, ...norming]
     // The stored queries are this op's result, so the attention below cannot run before the write.
     const query = ops.custom('store_keys_values', fn, 'F32', q.shape, inputs, userdata) //     [N, H, D]
     const read = [query, keys, values, table]

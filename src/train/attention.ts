@@ -8,20 +8,28 @@ import type { Graph } from '../runtime/graph.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 
+export interface SequenceShape {
+  sequences: number
+  tokens: number
+  /** Rows hold several documents. */
+  packed: boolean
+  /** A token sees itself and so many less one before it. */
+  window?: number | undefined
+}
+
 /** Who sees whom: an input of the graph, in whichever form its attention reads. */
 export class SequenceMask {
   /** First row that each token sees [N] (I32), or what is added to scores: [T, T], or [B, 1, T, T] for packed rows. */
   readonly tensor: Tensor
   readonly #tokens: number
   readonly #packed: boolean
+  readonly #window: number | undefined
   readonly #values: Float32Array | Int32Array
 
-  constructor(
-    graph: Graph,
-    { sequences, tokens, packed }: { sequences: number; tokens: number; packed: boolean },
-  ) {
+  constructor(graph: Graph, { sequences, tokens, packed, window }: SequenceShape) {
     this.#tokens = tokens
     this.#packed = packed
+    this.#window = window
     this.tensor = graph.ops.attendsCausally
       ? graph.input('I32', [sequences * tokens], 'first')
       : graph.input('F32', packed ? [sequences, 1, tokens, tokens] : [tokens, tokens], 'mask')
@@ -32,26 +40,32 @@ export class SequenceMask {
   /** Of rows without documents; once, when the graph has its memory. */
   writeWhole(): void {
     if (this.#packed) return
-    if (this.#values instanceof Int32Array) this.#values.set(firstRows(this.#values.length, this.#tokens))
-    else this.#values.set(causalMask(this.#tokens))
+    if (this.#values instanceof Int32Array)
+      this.#values.set(firstRows(this.#values.length, this.#tokens, this.#window))
+    else this.#values.set(causalMask(this.#tokens, this.#window))
     this.tensor.write(this.#values)
   }
 
   /** Of packed rows: `documents` [N] names the document of each token. */
   writeDocuments(documents: Int32Array): void {
     if (this.#values instanceof Int32Array)
-      this.#values.set(firstRows(documents.length, this.#tokens, documents))
-    else documentMask(documents, this.#tokens, this.#values)
+      this.#values.set(firstRows(documents.length, this.#tokens, this.#window, documents))
+    else documentMask(documents, this.#tokens, this.#values, this.#window)
     this.tensor.write(this.#values)
   }
 }
 
-/** For each of `count` tokens the first row of its sequence, or of its own document in it. */
-function firstRows(count: number, tokens: number, documents?: Int32Array): Int32Array {
+/** For each of `count` tokens the first row that it sees of its sequence, or of its own document in it. */
+function firstRows(
+  count: number,
+  tokens: number,
+  window = Number.POSITIVE_INFINITY,
+  documents?: Int32Array,
+): Int32Array {
   let first = 0
   return Int32Array.from({ length: count }, (_, row) => {
     if (row % tokens === 0 || (documents !== undefined && documents[row] !== documents[row - 1])) first = row
-    return first
+    return Math.max(first, row - window + 1)
   })
 }
 
@@ -91,10 +105,11 @@ function packed(ops: Ops, x: Tensor): Tensor {
   return x.contiguous ? x : ops.contiguous(x)
 }
 
-/** Additive mask [T, T]: a token sees itself and what came before. */
-export function causalMask(tokens: number): Float32Array {
-  const mask = new Float32Array(tokens * tokens)
-  for (let row = 0; row < tokens; row++) mask.fill(-Infinity, row * tokens + row + 1, (row + 1) * tokens)
+/** Additive mask [T, T]: a token sees itself and what came before, at most `window` tokens in all. */
+export function causalMask(tokens: number, window = Number.POSITIVE_INFINITY): Float32Array {
+  const mask = new Float32Array(tokens * tokens).fill(-Infinity)
+  for (let row = 0; row < tokens; row++)
+    mask.fill(0, row * tokens + Math.max(0, row - window + 1), row * tokens + row + 1)
   return mask
 }
 
@@ -102,12 +117,17 @@ export function causalMask(tokens: number): Float32Array {
  * Additive mask [B, 1, T, T] for packed documents: a token sees itself and what came before in its own
  * document. `documents` [B*T] names the document of each token; a document is contiguous.
  */
-export function documentMask(documents: Int32Array, tokens: number, into: Float32Array): void {
+export function documentMask(
+  documents: Int32Array,
+  tokens: number,
+  into: Float32Array,
+  window = Number.POSITIVE_INFINITY,
+): void {
   into.fill(-Infinity)
   let start = 0
   for (let i = 0; i < documents.length; i++) {
     const column = i % tokens
     if (column === 0 || documents[i] !== documents[i - 1]) start = column
-    into.fill(0, i * tokens + start, i * tokens + column + 1)
+    into.fill(0, i * tokens + Math.max(start, column - window + 1), i * tokens + column + 1)
   }
 }

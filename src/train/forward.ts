@@ -24,13 +24,14 @@ export interface Inputs {
   weights: Tensor
 }
 
-export function declareInputs(graph: Graph, shape: Required<GraphShape>): Inputs {
+/** `window`: a token sees itself and so many less one before it. */
+export function declareInputs(graph: Graph, shape: Required<GraphShape>, window: number | undefined): Inputs {
   const { sequences, tokens, supervisedMax, packed } = shape
   const all = sequences * tokens
   return {
     ids: graph.input('I32', [all], 'ids'),
     positions: graph.input('I32', [all], 'positions'),
-    mask: new SequenceMask(graph, { sequences, tokens, packed }),
+    mask: new SequenceMask(graph, { sequences, tokens, packed, window }),
     rows: supervisedMax < all ? graph.input('I32', [supervisedMax], 'rows') : undefined,
     cells: graph.input('I32', [supervisedMax], 'cells'),
     weights: graph.input('F32', [supervisedMax, 1], 'weights'),

@@ -26,7 +26,7 @@ const source = z.union([
 ])
 
 const sizes = z.strictObject({
-  architecture: z.enum(['llama', 'qwen2', 'gpt2']),
+  architecture: z.enum(['llama', 'mistral', 'qwen2', 'qwen3', 'gpt2']),
   layers: count,
   width: count,
   heads: count,

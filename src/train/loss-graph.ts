@@ -48,7 +48,7 @@ export class LossGraph implements LearningGraph {
     this.#kernels = kernels && new KernelContext(kernels)
     const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels, precision: this.shape.precision })
     this.#graph = graph
-    this.#inputs = declareInputs(graph, this.shape)
+    this.#inputs = declareInputs(graph, this.shape, parameters.definition.config.slidingWindow)
     const network = splitForward(graph, parameters, this.shape, this.#inputs)
     this.#chunks = network.chunks
     this.#chosen =

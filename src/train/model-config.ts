@@ -28,7 +28,7 @@ export function modelConfig(
 function gpt2Config(sizes: ModelSizes, context: number, shared: object): Record<string, unknown> {
   return {
     model_type: 'gpt2',
-    architectures: ['GPT2LMHeadModel'],
+    architectures: [classes.gpt2],
     activation_function: 'gelu_new',
     n_layer: sizes.layers,
     n_embd: sizes.width,
@@ -41,11 +41,18 @@ function gpt2Config(sizes: ModelSizes, context: number, shared: object): Record<
   }
 }
 
+const classes = {
+  llama: 'LlamaForCausalLM',
+  mistral: 'MistralForCausalLM',
+  qwen2: 'Qwen2ForCausalLM',
+  qwen3: 'Qwen3ForCausalLM',
+  gpt2: 'GPT2LMHeadModel',
+} as const
+
 function llamaConfig(sizes: ModelSizes, context: number, shared: object): Record<string, unknown> {
-  const architecture = sizes.architecture === 'qwen2' ? 'Qwen2ForCausalLM' : 'LlamaForCausalLM'
   return {
     model_type: sizes.architecture,
-    architectures: [architecture],
+    architectures: [classes[sizes.architecture]],
     hidden_act: 'silu',
     hidden_size: sizes.width,
     // Three matrices of 8/3 the width hold as much as GPT's two of 4 (Shazeer 2020), rounded for kernels.
@@ -57,6 +64,7 @@ function llamaConfig(sizes: ModelSizes, context: number, shared: object): Record
     max_position_embeddings: context,
     rms_norm_eps: 1e-5,
     rope_theta: 10000,
+    ...(sizes.architecture === 'mistral' && { sliding_window: null }),
     ...shared,
   }
 }

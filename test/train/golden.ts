@@ -1,5 +1,9 @@
 /** What gen.py beside the training goldens computes on, so that several suites can hold themselves to it. */
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { writeSafetensors } from '../../src/formats/safetensors-write.ts'
+import { defineModel } from '../../src/models/registry.ts'
 import { Device } from '../../src/runtime/device.ts'
 import type { Batch, BatchSource } from '../../src/train/batch.ts'
 import type { GraphShape } from '../../src/train/objective.ts'
@@ -21,6 +25,8 @@ export interface Trace {
 }
 export interface Golden {
   opt: { mask?: boolean; sched?: string; accum?: number; packed?: number[] }
+  /** The config.json of models whose weights come from a counter: {@link countedModel}. */
+  config?: Record<string, unknown>
   float32: Trace
   float64: Trace
 }
@@ -37,6 +43,35 @@ export function lcg(seed: number): () => number {
     x = (Math.imul(1664525, x) + 1013904223) >>> 0
     return x / 4294967296
   }
+}
+
+/** Traces of architectures that the shared data has none of; test/outside/goldens.py made them. */
+export const ownGoldens = join(dirname(fileURLToPath(import.meta.url)), 'goldens')
+
+/** Writes the model that goldens.py trained: every number from a counter that begins with the parameter's name. */
+export function countedModel(folder: string, config: Record<string, unknown>): string {
+  const { architecture, config: parsed } = defineModel(config)
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
+  const tensors = architecture.parameters(parsed).map(({ name, shape }) => {
+    const next = lcg(seedOf(name))
+    const isNorm = name.includes('norm')
+    const size = shape.reduce((a, b) => a * b, 1)
+    const values = Float32Array.from({ length: size }, () => {
+      const number = next()
+      return isNorm ? 1 + (number - 0.5) * 0.2 : (number - 0.5) * 0.16
+    })
+    return { name, dtype: 'F32' as const, shape, data: new Uint8Array(values.buffer) }
+  })
+  writeSafetensors(join(folder, 'model.safetensors'), tensors)
+  return folder
+}
+
+/** FNV-1a (Fowler, Noll and Vo). */
+function seedOf(name: string): number {
+  let hash = 0x811c9dc5
+  for (const byte of Buffer.from(name)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0
+  return hash
 }
 
 /** gen.py's data(): its labels, moved by one so that a row's target is the token that follows. */

@@ -89,7 +89,7 @@ test('the end of every text is held out', () => {
   expect(splitTexts(texts, 0).validation).toEqual([])
 })
 
-test.each(['llama', 'qwen2', 'gpt2'] as const)(
+test.each(['llama', 'mistral', 'qwen2', 'qwen3', 'gpt2'] as const)(
   'a new %s model is a pure function of sizes and seed',
   (architecture) => {
     const sizes = { architecture, layers: 2, width: 32, heads: 4, bias: true, tied: true }

@@ -27,8 +27,8 @@ export function logitsOf(parameters: Parameters, device: Device, batch: Batch): 
   ids.write(batch.ids)
   positions.write(batch.positions)
   const values = new Float32Array(mask.size)
-  if (documents) documentMask(documents, tokens, values)
-  mask.write(documents ? values : causalMask(tokens))
+  if (documents) documentMask(documents, tokens, values, config.slidingWindow)
+  mask.write(documents ? values : causalMask(tokens, config.slidingWindow))
   graph.compute()
   return logits.toFloats()
 }

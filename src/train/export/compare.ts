@@ -74,7 +74,7 @@ function read(definition: Definition, weights: Weights, tokens: Int32Array, devi
   graph.allocate()
   ids.write(tokens)
   positions.write(tokens.map((_, i) => i))
-  mask.write(causalMask(tokens.length))
+  mask.write(causalMask(tokens.length, config.slidingWindow))
   graph.compute()
   const values = logits.toFloats()
   return { logits: values, perplexity: perplexityOf(values, tokens) }

@@ -26,7 +26,7 @@ export function writeGgufFile(
 ): void {
   const { config } = source.model.definition
   const metadata = new Map<string, GgufEntry>([
-    ['general.architecture', { type: 'string', value: config.modelType }],
+    ['general.architecture', { type: 'string', value: architectureOf(config) }],
     ['general.name', { type: 'string', value: name }],
     ['general.file_type', { type: 'uint32', value: fileTypes[type] }],
     ...sizes(config),
@@ -37,13 +37,23 @@ export function writeGgufFile(
   writeGguf(path, metadata, factors === undefined ? tensors : [...tensors, factors])
 }
 
+/** What llama.cpp calls the network. Mistral's is Llama's there, without a window. */
+function architectureOf({ modelType, slidingWindow, contextMax }: ModelConfig): string {
+  if (modelType !== 'mistral') return modelType
+  if (slidingWindow !== undefined && slidingWindow < contextMax)
+    throw new UserError('GGUF has no form for a Mistral that attends to a window.', {
+      fix: 'Export as safetensors instead.',
+    })
+  return 'llama'
+}
+
 function tensorOf(source: ExportSource, spec: ParameterSpec, type: GgufType): TensorToWrite {
   const { config } = source.model.definition
-  const name = huggingFaceToGguf(config.modelType, spec.name)
+  const name = huggingFaceToGguf(architectureOf(config), spec.name)
   if (name === undefined) throw new UserError(`The tensor ${spec.name} has no name in GGUF.`)
   const perRow = spec.shape.at(-1)!
   const dtype = spec.role === 'vector' || name === 'position_embd.weight' ? 'F32' : typeOf(spec, type, perRow)
-  const order = ggufRowPermutation(config.modelType, spec.name, {
+  const order = ggufRowPermutation(architectureOf(config), spec.name, {
     num_attention_heads: config.heads,
     num_key_value_heads: config.keyValueHeads,
     head_dim: config.headWidth,
@@ -77,11 +87,11 @@ function reordered(values: Float32Array, order: Int32Array, rowLength: number): 
 
 function sizes(config: ModelConfig): [string, GgufEntry][] {
   const count = (name: string, value: number): [string, GgufEntry] => [
-    `${config.modelType}.${name}`,
+    `${architectureOf(config)}.${name}`,
     { type: 'uint32', value },
   ]
   const real = (name: string, value: number): [string, GgufEntry] => [
-    `${config.modelType}.${name}`,
+    `${architectureOf(config)}.${name}`,
     { type: 'float32', value },
   ]
   const shared = [
@@ -114,7 +124,7 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
       fix: 'Export as safetensors instead.',
     })
   const linear: [string, GgufEntry] = [
-    `${config.modelType}.rope.scaling.type`,
+    `${architectureOf(config)}.rope.scaling.type`,
     { type: 'string', value: 'linear' },
   ]
   return [...shared, ...rope, linear, real('rope.scaling.factor', 1 / attributes.scale)]

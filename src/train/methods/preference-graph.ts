@@ -100,7 +100,7 @@ export class PreferenceGraph implements LearningGraph {
       precision: this.#shape.precision,
     })
     this.#graph = graph
-    this.#inputs = declareInputs(graph, this.#shape)
+    this.#inputs = declareInputs(graph, this.#shape, parameters.definition.config.slidingWindow)
     this.#pairInputs = declarePairs(graph, this.#shape)
     this.#one = graph.input('F32', [1], 'one')
     const { ops } = graph

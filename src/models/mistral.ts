@@ -1,0 +1,21 @@
+/** Mistral (Jiang 2023): Llama's network with a window beyond which nothing is attended to, in its first version. */
+import type { Architecture } from './architecture.ts'
+import { ConfigFields } from './config-fields.ts'
+import { type LlamaConfig, llamaForward, llamaParameters, llamaProducts, parseLlama } from './llama.ts'
+
+/** What transformers takes where the file says nothing. */
+const defaultWindow = 4096
+
+export const mistral: Architecture<LlamaConfig> = {
+  modelType: 'mistral',
+  parse: (source) => {
+    const window =
+      source.sliding_window === null
+        ? {}
+        : { slidingWindow: new ConfigFields(source).count('sliding_window', defaultWindow) }
+    return parseLlama(source, { attentionBias: 'none', ...window })
+  },
+  parameters: llamaParameters,
+  products: llamaProducts,
+  forward: llamaForward,
+}

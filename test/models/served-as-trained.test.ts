@@ -1,0 +1,78 @@
+/**
+ * One definition serves and trains: for every kind of network, what the engine computes from its cache, chunk by chunk,
+ * are the logits of training's forward pass, which the goldens hold to PyTorch.
+ */
+import { join } from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
+import { openModel } from '../../src/models/open.ts'
+import { loadWeights } from '../../src/models/weights.ts'
+import { type Kernels, loadKernels } from '../../src/runtime/kernels.ts'
+import { ModelExecutor } from '../../src/serve/model-executor.ts'
+import { loadModel } from '../../src/train/parameters.ts'
+import { batchOf, countedModel, device, ownGoldens, readGolden, tokens } from '../train/golden.ts'
+import { logitsOf } from '../train/logits.ts'
+import { temporaryFolder } from '../train/temporary-folder.ts'
+
+const root = temporaryFolder('served', afterAll)
+const { config: qwen3 } = readGolden(join(ownGoldens, 'qwen3.json'))
+const { config: mistral } = readGolden(join(ownGoldens, 'mistral.json'))
+const plain = { ...mistral, sliding_window: undefined }
+const networks: Record<string, Record<string, unknown>> = {
+  llama: { ...plain, model_type: 'llama' },
+  'llama with biases': { ...plain, model_type: 'llama', attention_bias: true, mlp_bias: true },
+  'mistral with a window of 8': { ...mistral },
+  'mistral without a window': { ...mistral, sliding_window: null },
+  qwen2: { ...plain, model_type: 'qwen2' },
+  'qwen3 with heads of 12 dimensions': { ...qwen3 },
+  'qwen3 with tied embeddings': { ...qwen3, tie_word_embeddings: true },
+}
+
+const ways = [
+  { way: "ggml's operations and a cache in F32", kernels: undefined, cacheDtype: 'F32', tolerance: 1e-5 },
+  { way: 'our kernels and a cache in F16', kernels: loadKernels(), cacheDtype: 'F16', tolerance: 2e-3 },
+] as const
+
+describe.each(Object.entries(networks))('%s', (name, config) => {
+  const folder = countedModel(join(root, name.replaceAll(' ', '-')), config)
+
+  test.each(ways)('answers from $way as it was trained', async ({ kernels, cacheDtype, tolerance }) => {
+    if (kernels === undefined && cacheDtype === 'F16') return
+    const batch = batchOf(1000, {})
+    using parameters = loadModel(folder, device)
+    const expected = logitsOf(parameters, device, batch)
+    const width = expected.length / batch.ids.length
+    for (const { at, logits } of await served(
+      folder,
+      { kernels, cacheDtype },
+      batch.ids.subarray(0, tokens),
+    )) {
+      const wanted = expected.subarray(at * width, (at + 1) * width)
+      const largest = wanted.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+      const apart = logits.reduce((most, value, i) => Math.max(most, Math.abs(value - wanted[i]!)), 0)
+      expect(apart / largest, `behind token ${at}`).toBeLessThan(tolerance)
+    }
+  })
+})
+
+interface Way {
+  kernels: Kernels | undefined
+  cacheDtype: 'F32' | 'F16'
+}
+
+/** The logits behind each chunk of a prompt of 24 tokens, and the place of the chunk's last token. */
+async function served(folder: string, { kernels, cacheDtype }: Way, prompt: Int32Array) {
+  using model = openModel(folder)
+  using weights = loadWeights(model, device, { kernels })
+  const executor = new ModelExecutor(model.definition, weights, device, { cacheTokens: 64, cacheDtype })
+  const blocks = [3, 0, 2, 1]
+  const rows: { at: number; logits: Float32Array }[] = []
+  let start = 0
+  for (const count of [13, 1, 7, 1, 1, 1]) {
+    const part = [...prompt.subarray(start, start + count)]
+    const output = await executor.execute({ sequences: [{ blocks, start, tokens: part, outputs: 1 }] })
+    start += count
+    rows.push({ at: start - 1, logits: output.logits(0).slice() })
+  }
+  executor.dispose()
+  return rows
+}

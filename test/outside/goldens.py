@@ -1,0 +1,98 @@
+"""By hand: training traces by transformers and torch.optim.AdamW of architectures that ../shared/data has none of.
+Weights and tokens come from a counter, so that a trace needs no weights beside it; test/train/golden.ts makes the same.
+Usage: python test/outside/goldens.py FOLDER   (the committed ones: test/train/goldens)"""
+import copy, json, os, sys
+import torch, transformers
+from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+torch.set_num_threads(1)
+VOCABULARY, TOKENS, SEQUENCES, STEPS, RATE = 64, 24, 4, 12, 1e-2
+
+
+def counter(seed):
+    x = seed & 0xFFFFFFFF
+    while True:
+        x = (1664525 * x + 1013904223) & 0xFFFFFFFF
+        yield x / 4294967296.0
+
+
+def seed_of(name):
+    h = 0x811C9DC5
+    for byte in name.encode():
+        h = ((h ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return h
+
+
+def fill(model):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            numbers = counter(seed_of(name))
+            values = torch.tensor([next(numbers) for _ in range(parameter.numel())], dtype=torch.float64)
+            values = 1 + (values - 0.5) * 0.2 if "norm" in name else (values - 0.5) * 0.16
+            parameter.copy_(values.view_as(parameter).to(parameter.dtype))
+
+
+def batch(masked):
+    numbers = counter(1000)
+    ids = torch.tensor([[int(next(numbers) * VOCABULARY) for _ in range(TOKENS)] for _ in range(SEQUENCES)])
+    labels = ids.clone()
+    if masked:
+        for row in range(SEQUENCES):
+            labels[row, : 5 + 2 * row] = -100
+        labels[1, -6:] = -100
+    return ids, labels
+
+
+def trace(make, config, masked, dtype, autocast=False):
+    model = make(config).to(dtype)
+    fill(model)
+    named = list(model.named_parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            dict(params=[p for _, p in named if p.dim() >= 2], weight_decay=0.1),
+            dict(params=[p for _, p in named if p.dim() < 2], weight_decay=0.0),
+        ],
+        lr=RATE, betas=(0.9, 0.95), eps=1e-8, foreach=False,
+    )
+    ids, labels = batch(masked)
+    targets = labels[:, 1:].reshape(-1)
+    count = int((targets != -100).sum())
+    result = dict(losses=[], grad_norms=[], lrs=[RATE] * STEPS)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            logits = model(input_ids=ids, use_cache=False).logits
+        scores = logits.float() if autocast else logits
+        scores = scores[:, :-1].reshape(-1, VOCABULARY)
+        loss = torch.nn.functional.cross_entropy(scores, targets, ignore_index=-100, reduction="sum") / count
+        loss.backward()
+        if step == 0:
+            result["logits_sum_step0"] = logits.double().sum().item()
+            result["logits_l2_step0"] = logits.double().norm().item()
+            result["grad_l2_step0"] = {name: p.grad.double().norm().item() for name, p in named}
+        norm = torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0, foreach=False).item()
+        result["losses"].append(loss.item())
+        result["grad_norms"].append(norm)
+        optimizer.step()
+    result["param_sum_final"] = {name: p.double().sum().item() for name, p in named}
+    return result
+
+
+shared = dict(
+    vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=64, attn_implementation="eager",
+)
+cases = {
+    # Heads of 12 dimensions, four of which are wider than the model: neither is the other's quotient.
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**shared, head_dim=12, tie_word_embeddings=False), True),
+    "mistral": (MistralForCausalLM, MistralConfig(**shared, sliding_window=8, tie_word_embeddings=False), False),
+}
+for name, (make, config, masked) in cases.items():
+    runs = {str(t)[6:]: trace(make, copy.deepcopy(config), masked, t) for t in (torch.float32, torch.float64)}
+    # How far products in bfloat16 lead away from float32: the measure for ours.
+    runs["autocast"] = dict(losses=trace(make, copy.deepcopy(config), masked, torch.float32, True)["losses"])
+    out = dict(torch=torch.__version__, transformers=transformers.__version__, opt=dict(mask=True) if masked else {},
+               config={**config.to_diff_dict(), "model_type": config.model_type}, **runs)
+    with open(os.path.join(sys.argv[1], name + ".json"), "w") as file:
+        json.dump(out, file, indent=1)
+    print(name, runs["float32"]["losses"][0], runs["float32"]["losses"][-1])
