@@ -60,9 +60,12 @@ function readText(path: string): string {
 function describe(report: ExportReport): string {
   const megabytes = (report.bytes / 1e6).toFixed(1)
   const template = report.template ? ', chat template rendered equally' : ''
+  const strange = report.isItsText
+    ? ''
+    : ' It reads this text worse than by guessing, so that only logits were held to their bound: give one that it knows by --text FILE.'
   return (
     `${report.path}: ${report.form} in ${report.type}, ${megabytes} MB. Opened again on ${report.tokens} tokens: ` +
     `largest logit difference ${report.largestLogitDifference.toPrecision(3)} (logits up to ${report.largestLogit.toPrecision(3)}), ` +
-    `perplexity ${report.perplexityBefore.toFixed(3)} before, ${report.perplexityAfter.toFixed(3)} after${template}.`
+    `perplexity ${report.perplexityBefore.toFixed(3)} before, ${report.perplexityAfter.toFixed(3)} after${template}.${strange}`
   )
 }

@@ -15,7 +15,7 @@ import type { ExportSource } from './source.ts'
 export interface Bound {
   /** Largest difference of a logit, as a share of the largest logit. */
   logits: number
-  /** Largest change of the perplexity, as a share of it. */
+  /** Largest change of the perplexity, as a share of it, of a text that the model reads better than by guessing. */
   perplexity: number
 }
 
@@ -24,6 +24,8 @@ export interface Comparison {
   largestLogit: number
   perplexityBefore: number
   perplexityAfter: number
+  /** The source reads the text better than by guessing evenly; if not, it is none of its kind and its perplexity is noise. */
+  isItsText: boolean
   tokens: number
 }
 
@@ -106,6 +108,7 @@ export function compare(before: Reading, after: Reading, tokens: number): Compar
     largestLogit: largest,
     perplexityBefore: before.perplexity,
     perplexityAfter: after.perplexity,
+    isItsText: before.perplexity < before.logits.length / tokens,
     tokens,
   }
 }
@@ -114,10 +117,12 @@ export function compare(before: Reading, after: Reading, tokens: number): Compar
 export function holdTo(bound: Bound, found: Comparison, what: string): void {
   const logits = found.largestLogitDifference / found.largestLogit
   const perplexity = Math.abs(found.perplexityAfter / found.perplexityBefore - 1)
-  if (logits <= bound.logits && perplexity <= bound.perplexity) return
+  if (logits <= bound.logits && (perplexity <= bound.perplexity || !found.isItsText)) return
   const share = (value: number) => `${(value * 100).toPrecision(3)} %`
   throw new UserError(
     `The ${what} export differs too much from its source: logits by ${share(logits)} (at most ${share(bound.logits)}), perplexity by ${share(perplexity)} (at most ${share(bound.perplexity)}). It was removed.`,
-    { fix: 'Choose a type with more bits.' },
+    {
+      fix: 'Choose a type with more bits, or let both read a text of the kind that the model knows (--text FILE).',
+    },
   )
 }
