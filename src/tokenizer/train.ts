@@ -19,6 +19,13 @@ export interface TrainingOptions {
  * depends on the texts alone: of pairs equally frequent the one with the lowest ids is merged first.
  */
 export function trainByteLevelBpe(texts: Iterable<string>, options: TrainingOptions): object {
+  const counts = new WordCounts(options.specialTokens)
+  for (const text of texts) counts.add(text)
+  return learnByteLevelBpe(counts, options)
+}
+
+/** The same from words that are counted already; their special tokens are those of the options. */
+export function learnByteLevelBpe(words: WordCounts, options: TrainingOptions): object {
   const { vocabularySize, specialTokens, onProgress } = options
   // The byte characters in the order of their code points, as the Rust library numbers its alphabet.
   const alphabet = [...byteCharacters].sort()
@@ -35,7 +42,7 @@ export function trainByteLevelBpe(texts: Iterable<string>, options: TrainingOpti
   const firstByte = base.length - alphabet.length
   const idOfByte = byteCharacters.map((character) => firstByte + alphabet.indexOf(character))
   const learner = new MergeLearner()
-  for (const [word, count] of countWords(texts, specialTokens))
+  for (const [word, count] of words.counts)
     learner.addWord(
       Int32Array.from(Buffer.from(word, 'utf8'), (byte) => idOfByte[byte]!),
       count,
@@ -60,17 +67,44 @@ export function trainByteLevelBpe(texts: Iterable<string>, options: TrainingOpti
   return tokenizerJson(pieces, merges, specialTokens)
 }
 
+/** Words that are remembered at a time: many more than languages have, fewer than a Map holds. */
+const wordsMax = 1 << 21
+
 /** How often each word of the pre-tokenizer occurs, in the order of first occurrence. */
-function countWords(texts: Iterable<string>, specialTokens: readonly string[]): Map<string, number> {
-  const counts = new Map<string, number>()
-  const pattern = compileOniguruma(gpt2Pattern)
-  const special = specialTokens.filter((token) => token !== '')
-  const cuts = special.length === 0 ? undefined : new RegExp(special.map(escaped).join('|'), 'u')
-  for (const text of texts) {
-    for (const part of cuts === undefined ? [text] : text.split(cuts))
-      for (const word of part.match(pattern) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1)
+export class WordCounts {
+  readonly counts = new Map<string, number>()
+  readonly #pattern = compileOniguruma(gpt2Pattern)
+  readonly #cuts: RegExp | undefined
+  readonly #wordsMax: number
+
+  /** Texts are cut at special tokens. Beyond `most` different words, the rarest are forgotten. */
+  constructor(specialTokens: readonly string[], most = wordsMax) {
+    const special = specialTokens.filter((token) => token !== '')
+    this.#cuts = special.length === 0 ? undefined : new RegExp(special.map(escaped).join('|'), 'u')
+    this.#wordsMax = most
   }
-  return counts
+
+  add(text: string): void {
+    for (const word of this.wordsOf(text)) {
+      const count = this.counts.get(word)
+      // A slice keeps the whole text that it was cut from alive; the copy does not.
+      if (count === undefined) this.counts.set(Buffer.from(word, 'utf16le').toString('utf16le'), 1)
+      else this.counts.set(word, count + 1)
+    }
+    if (this.counts.size > this.#wordsMax) this.#forgetRarest()
+  }
+
+  wordsOf(text: string): string[] {
+    const parts = this.#cuts === undefined ? [text] : text.split(this.#cuts)
+    return parts.length === 1
+      ? (parts[0]!.match(this.#pattern) ?? [])
+      : parts.flatMap((part) => part.match(this.#pattern) ?? [])
+  }
+
+  #forgetRarest(): void {
+    for (let least = 2; this.counts.size > this.#wordsMax / 2; least *= 2)
+      for (const [word, count] of this.counts) if (count < least) this.counts.delete(word)
+  }
 }
 
 function escaped(text: string): string {

@@ -4,25 +4,17 @@ import { UserError } from '../base/errors.ts'
 import { deriveSeed } from '../base/random.ts'
 import { openModel } from '../models/open.ts'
 import type { BatchSource } from './batch.ts'
-import { type Corpus, joined, readTexts, splitTexts, type Text, tokenise } from './corpus.ts'
-import { loadTexts } from './data/load.ts'
-import { listOf, type Material } from './data/material.ts'
+import type { Material } from './data/material.ts'
 import { problemCount, refuseUnusable } from './data/refusals.ts'
 import { type CacheOptions, cachedSamples } from './data/sample-cache.ts'
 import type { SampleData } from './data/sample-data.ts'
 import { concatenated, type SampleList, splitSamples } from './data/sample-list.ts'
 import type { SampleStore, StoreReport } from './data/sample-store.ts'
 import type { TrainingJob } from './job.ts'
-import { type Document, MixedDocuments, PackedDocuments } from './packing.ts'
-import {
-  byteLevelKit,
-  characterKit,
-  checkTemplate,
-  type TextKit,
-  textKitFrom,
-  withTemplate,
-} from './text-kit.ts'
-import { RandomWindows } from './windows.ts'
+import { recordKitOf } from './new-kit.ts'
+import { MixedDocuments, PackedDocuments } from './packing.ts'
+import { dividedTexts, type TextData, textBatches, textKitOf, tokenisedTexts } from './text-data.ts'
+import { checkTemplate, type TextKit, textKitFrom, withTemplate } from './text-kit.ts'
 
 /** What is told of data when a job starts. */
 export interface DataSummary {
@@ -69,77 +61,37 @@ export async function prepareData(
   refuses = true,
 ): Promise<JobData> {
   return 'text' in job.data
-    ? textJobData(job, job.data, earlier, onNote)
+    ? await textJobData(job, job.data, earlier, onNote)
     : await sampleJobData(job, job.data, earlier, onNote, refuses)
 }
 
-type TextData = Exclude<TrainingJob['data'], SampleData>
-
-function textJobData(job: TrainingJob, data: TextData, earlier: string | undefined, onNote: Note): JobData {
+async function textJobData(
+  job: TrainingJob,
+  data: TextData,
+  earlier: string | undefined,
+  onNote: Note,
+): Promise<JobData> {
   onNote('Reading the texts.')
-  const texts = splitTexts(readTexts(data.text, job.baseFolder), data.validation)
-  const training = texts.training.map(({ content }) => content)
-  const kit = earlier === undefined ? newKit(job, training, false, onNote) : textKitFrom(earlier)
-  const corpus = tokenise(kit.tokenizer, texts)
-  const { batch, context } = job
-  const batches = (documents: readonly Int32Array[], seed: number): BatchSource =>
-    data.rows === 'windows'
-      ? new RandomWindows(joined(documents), batch, context, seed)
-      : new PackedDocuments(
-          documents.map((tokens): Document => ({ tokens })),
-          batch,
-          context,
-          seed,
-        )
-  const seeds = seedsOf(job)
-  return {
-    kit,
-    training: batches(corpus.training, seeds.training),
-    validation: corpus.validation.length === 0 ? undefined : batches(corpus.validation, seeds.validation),
-    packed: data.rows === 'documents',
-    hash: corpus.hash,
-    summary: { trainingTokens: sizeOf(corpus.training), validationTokens: sizeOf(corpus.validation) },
-    material: textMaterial(job, data, texts, corpus),
-    [Symbol.dispose]: () => undefined,
+  const texts = dividedTexts(job, data)
+  const kit =
+    earlier === undefined ? ((await textKitOf(job, texts, onNote)) ?? givenKit(job)) : textKitFrom(earlier)
+  const store = await tokenisedTexts(job, texts, kit, onNote)
+  try {
+    return {
+      kit,
+      ...textBatches(job, data, store, texts.paths, seedsOf(job)),
+      packed: data.rows === 'documents',
+      hash: store.hash,
+      summary: {
+        trainingTokens: store.rows.training.length,
+        validationTokens: store.rows.validation.length,
+      },
+      [Symbol.dispose]: () => store[Symbol.dispose](),
+    }
+  } catch (error) {
+    store[Symbol.dispose]()
+    throw error
   }
-}
-
-function textMaterial(
-  { batch, context }: TrainingJob,
-  { rows }: TextData,
-  texts: ReturnType<typeof splitTexts>,
-  corpus: Corpus,
-): Material {
-  const listed = (parts: readonly Text[], documents: readonly Int32Array[]) =>
-    listOf(
-      documents.map((tokens, index) => ({
-        tokens,
-        weights: new Float32Array(tokens.length).fill(1),
-        source: { file: parts[index]!.path, line: 1 },
-      })),
-    )
-  const size = sizeOf(corpus.training)
-  const packed =
-    rows === 'windows'
-      ? undefined
-      : new PackedDocuments(
-          corpus.training.map((tokens) => ({ tokens })),
-          batch,
-          context,
-          0,
-        )
-  return {
-    kind: 'texts',
-    training: listed(texts.training, corpus.training),
-    validation: listed(texts.validation, corpus.validation),
-    reports: [],
-    fillRate: packed?.fillRate ?? 1,
-    passTokens: packed === undefined ? size : packed.rows * context,
-  }
-}
-
-function sizeOf(documents: readonly Int32Array[]): number {
-  return documents.reduce((sum, { length }) => sum + length, 0)
 }
 
 /** A row's draw must not depend on what else is drawn from the job's seed. */
@@ -327,39 +279,10 @@ function sumOf(lists: readonly SampleList[], of: (list: SampleList, index: numbe
   return sum
 }
 
-/** A tokenizer is learned from so many characters at most. */
-const tokenizerCharactersMax = 64 << 20
-
 /** The model's kit, or a new one, with the template that the data asks for; new models speak ChatML. */
 async function sampleKit(job: TrainingJob, data: SampleData, onNote: Note): Promise<TextKit> {
-  const texts: string[] = []
-  if (isNewTokenizer(job)) {
-    onNote('Reading the data for the tokenizer.')
-    let characters = 0
-    for await (const text of loadTexts(data.train, { baseFolder: job.baseFolder, contextMax: job.context })) {
-      texts.push(text)
-      characters += text.length
-      if (characters > tokenizerCharactersMax) break
-    }
-    // What templates write around the messages.
-    texts.push('system user assistant tool User: Assistant:\n')
-  }
-  const kit = newKit(job, texts, true, onNote)
-  return withTemplate(kit, data.template ?? (isNewTokenizer(job) ? 'chatml' : undefined))
-}
-
-function isNewTokenizer({ tokenizer }: TrainingJob): boolean {
-  return tokenizer === 'characters' || (typeof tokenizer === 'object' && 'byte_pairs' in tokenizer)
-}
-
-function newKit(job: TrainingJob, texts: readonly string[], forChats: boolean, onNote: Note): TextKit {
-  const { tokenizer } = job
-  if (tokenizer === 'characters') return characterKit(texts, forChats)
-  if (tokenizer !== undefined && 'byte_pairs' in tokenizer) {
-    onNote(`Learning a tokenizer of ${tokenizer.byte_pairs} pieces.`)
-    return byteLevelKit(texts, tokenizer.byte_pairs)
-  }
-  return givenKit(job)
+  const learned = await recordKitOf(job, data, onNote)
+  return withTemplate(learned ?? givenKit(job), data.template ?? (learned && 'chatml'))
 }
 
 /** The kit of the tokenizer that the job names, or else of its model. */

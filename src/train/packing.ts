@@ -9,6 +9,7 @@ import { type Batch, type BatchSource, emptyBatch } from './batch.ts'
 import { EpochOrder } from './data/epoch-order.ts'
 import { Mixture } from './data/mixture.ts'
 import { placeOf, type Sample, type SourceLine } from './data/sample.ts'
+import { planRows, type RowPlan } from './row-plan.ts'
 
 /** A sample, or tokens that all count. */
 export type Document = Pick<Sample, 'tokens'> & Partial<Pick<Sample, 'weights'>>
@@ -17,72 +18,74 @@ export type Document = Pick<Sample, 'tokens'> & Partial<Pick<Sample, 'weights'>>
 export interface DocumentList {
   readonly length: number
   lengthOf(index: number): number
-  at(index: number): Document
+  /** A document's tokens from place `start` up to place `end`. */
+  part(index: number, start: number, end: number): Document
   sourceOf?(index: number): SourceLine
-}
-
-interface Piece {
-  /** Number of its document. */
-  document: number
-  start: number
-  length: number
 }
 
 /** Rows of one list of documents; every pass takes each row once, in an order of its own. */
 class PackedRows {
   readonly #documents: DocumentList
-  readonly #rows: readonly (readonly Piece[])[]
+  readonly #plan: RowPlan
   readonly #order: EpochOrder
   readonly #tokens: number
 
   constructor(documents: readonly Document[] | DocumentList, tokens: number, seed: number) {
     this.#documents = 'lengthOf' in documents ? documents : inMemory(documents)
-    this.#rows = packRows(piecesOf(this.#documents, tokens), tokens)
-    if (this.#rows.length === 0) {
+    this.#plan = planRows(this.#documents, tokens)
+    if (this.#plan.rows === 0) {
       throw new UserError('No document has two tokens, so there is nothing to learn.', {
         fix: 'Give more text.',
       })
     }
-    this.#order = new EpochOrder(this.#rows.length, seed)
+    this.#order = new EpochOrder(this.#plan.rows, seed)
     this.#tokens = tokens
   }
 
   get rows(): number {
-    return this.#rows.length
+    return this.#plan.rows
   }
 
   get heldTokens(): number {
-    return this.#rows.reduce((sum, row) => sum + row.reduce((held, piece) => held + piece.length, 0), 0)
+    return this.#plan.heldTokens
+  }
+
+  get indexBytes(): number {
+    return this.#plan.bytes + this.#order.bytes
   }
 
   /** Targets of the row that has most of them, at most: `trained` bounds those of a document. */
   supervisedMax(trained: (document: number) => number): number {
-    const of = ({ document, length }: Piece) => Math.min(length - 1, trained(document))
-    return this.#rows.reduce(
-      (most, row) =>
-        Math.max(
-          most,
-          row.reduce((sum, piece) => sum + of(piece), 0),
-        ),
-      0,
-    )
+    let most = 0
+    for (let row = 0; row < this.rows; row++) {
+      let sum = 0
+      this.#plan.eachPiece(row, (document, _, length) => {
+        sum += Math.min(length - 1, trained(document))
+      })
+      most = Math.max(most, sum)
+    }
+    return most
   }
 
   /** Where the documents of row `index` stand. */
   samplesOf(index: number): string[] {
-    return this.#rows[this.#order.at(index)]!.map(({ document }) => {
+    const places: string[] = []
+    this.#plan.eachPiece(this.#order.at(index), (document) => {
       const source = this.#documents.sourceOf?.(document)
-      return source === undefined ? `document ${document}` : placeOf(source)
+      places.push(source === undefined ? `document ${document}` : placeOf(source))
     })
+    return places
   }
 
   /** Puts row `index`, counted over all passes, into row `row` of the batch. */
   layDown(index: number, batch: Batch, row: number): void {
     let place = row * this.#tokens
-    for (const [number, piece] of this.#rows[this.#order.at(index)]!.entries()) {
-      layDown(this.#documents.at(piece.document), piece, number, batch, place)
-      place += piece.length
-    }
+    let number = 0
+    this.#plan.eachPiece(this.#order.at(index), (document, start, length) => {
+      layDown(this.#documents.part(document, start, start + length), number, batch, place)
+      number++
+      place += length
+    })
   }
 }
 
@@ -122,6 +125,11 @@ export class MixedDocuments implements BatchSource {
     return this.#parts.reduce((sum, { heldTokens }) => sum + heldTokens, 0) / (this.rows * this.#tokens)
   }
 
+  /** Memory of the rows' plan and order. */
+  get indexBytes(): number {
+    return this.#parts.reduce((sum, { indexBytes }) => sum + indexBytes, 0)
+  }
+
   /** Targets that count in one batch, at most. `trained` says how many of a part's document do, at most. */
   supervisedMax(trained: (part: number, document: number) => number): number {
     const rows = this.#parts.map((part, i) => part.supervisedMax((document) => trained(i, document)))
@@ -158,17 +166,14 @@ export class PackedDocuments extends MixedDocuments {
   }
 }
 
-function layDown(document: Document, piece: Piece, number: number, batch: Batch, place: number): void {
-  const { tokens, weights } = document
-  const { start, length } = piece
-  for (let i = 0; i < length; i++) {
-    batch.ids[place + i] = tokens[start + i]!
+function layDown({ tokens, weights }: Document, number: number, batch: Batch, place: number): void {
+  for (let i = 0; i < tokens.length; i++) {
+    batch.ids[place + i] = tokens[i]!
     batch.positions[place + i] = i
     batch.documents![place + i] = number
-    const next = start + i + 1
-    if (i === length - 1) continue
-    batch.targets[place + i] = tokens[next]!
-    batch.weights[place + i] = weights === undefined ? 1 : weights[next]!
+    if (i + 1 === tokens.length) continue
+    batch.targets[place + i] = tokens[i + 1]!
+    batch.weights[place + i] = weights === undefined ? 1 : weights[i + 1]!
   }
 }
 
@@ -176,36 +181,12 @@ function inMemory(documents: readonly Document[]): DocumentList {
   return {
     length: documents.length,
     lengthOf: (index) => documents[index]!.tokens.length,
-    at: (index) => documents[index]!,
+    part: (index, start, end) => {
+      const { tokens, weights } = documents[index]!
+      const part = tokens.subarray(start, end)
+      return weights === undefined
+        ? { tokens: part }
+        : { tokens: part, weights: weights.subarray(start, end) }
+    },
   }
-}
-
-function piecesOf(documents: DocumentList, rowTokens: number): Piece[] {
-  const pieces: Piece[] = []
-  for (let document = 0; document < documents.length; document++) {
-    const tokens = documents.lengthOf(document)
-    // Neighbouring pieces share a token: the last of one is only a target, the first of the next only context.
-    for (let start = 0; start < tokens - 1; start += rowTokens - 1) {
-      pieces.push({ document, start, length: Math.min(rowTokens, tokens - start) })
-    }
-  }
-  return pieces
-}
-
-/** Longest first, each into the row that it fills best. */
-function packRows(pieces: readonly Piece[], rowTokens: number): Piece[][] {
-  const longestFirst = pieces.map((piece, index) => ({ piece, index }))
-  longestFirst.sort((a, b) => b.piece.length - a.piece.length || a.index - b.index)
-  const rows: Piece[][] = []
-  // open[room] holds rows with exactly that much room, so that a fit is found without looking at full rows.
-  const open: number[][] = Array.from({ length: rowTokens + 1 }, () => [])
-  for (const { piece } of longestFirst) {
-    let room = piece.length
-    while (room <= rowTokens && open[room]!.length === 0) room++
-    const row = room <= rowTokens ? open[room]!.pop()! : rows.push([]) - 1
-    const left = Math.min(room, rowTokens) - piece.length
-    rows[row]!.push(piece)
-    if (left >= 2) open[left]!.push(row)
-  }
-  return rows
 }

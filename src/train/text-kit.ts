@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { messageOf, UserError } from '../base/errors.ts'
 import { type ChatTemplate, chatTemplateFromConfig } from '../tokenizer/chat-template.ts'
 import { type Tokenizer, tokenizerFromJson } from '../tokenizer/tokenizer.ts'
-import { trainByteLevelBpe } from '../tokenizer/train.ts'
+import { learnByteLevelBpe, WordCounts } from '../tokenizer/train.ts'
 import { characterTokenizer } from './character-tokenizer.ts'
 import { chatMlTemplate, chatMlTokens, plainTemplate } from './data/default-templates.ts'
 
@@ -94,10 +94,17 @@ function noTokenizer(path: string): UserError {
 
 const endOfText = '<|endoftext|>'
 
-/** A new byte-level BPE. It knows ChatML's tokens from the beginning, so that any model can learn to chat later. */
-export function byteLevelKit(texts: Iterable<string>, vocabularySize: number): TextKit {
-  const specialTokens = [endOfText, ...chatMlTokens]
-  const json = trainByteLevelBpe(texts, { vocabularySize, specialTokens })
+/** It knows ChatML's tokens from the beginning, so that any model can learn to chat later. */
+const byteLevelTokens = [endOfText, ...chatMlTokens]
+
+/** What a new byte-level tokenizer is learned from. */
+export function emptyWordCounts(): WordCounts {
+  return new WordCounts(byteLevelTokens)
+}
+
+/** A new byte-level BPE. */
+export function byteLevelKit(words: WordCounts, vocabularySize: number): TextKit {
+  const json = learnByteLevelBpe(words, { vocabularySize, specialTokens: byteLevelTokens })
   return textKit({
     'tokenizer.json': JSON.stringify(json),
     'tokenizer_config.json': JSON.stringify({ eos_token: endOfText, pad_token: endOfText }),

@@ -3,15 +3,16 @@
 import { UserError } from '../base/errors.ts'
 import { uniformAt } from '../base/random.ts'
 import type { Batch, BatchSource } from './batch.ts'
+import type { TokenRow } from './data/token-store.ts'
 
 export class RandomWindows implements BatchSource {
-  readonly #stream: Int32Array
+  readonly #stream: TokenRow
   readonly #sequences: number
   readonly #tokens: number
   readonly #seed: number
 
   /** `stream` must hold more than one window; every token but the first is a target. */
-  constructor(stream: Int32Array, sequences: number, tokens: number, seed: number) {
+  constructor(stream: TokenRow, sequences: number, tokens: number, seed: number) {
     if (stream.length <= tokens) {
       throw new UserError(
         `The text has ${stream.length} tokens, and one row alone takes ${tokens} and its target.`,
@@ -45,8 +46,9 @@ export class RandomWindows implements BatchSource {
     const targets = new Int32Array(sequences * tokens)
     for (let row = 0; row < sequences; row++) {
       const start = this.#startOf(index, row)
-      ids.set(stream.subarray(start, start + tokens), row * tokens)
-      targets.set(stream.subarray(start + 1, start + tokens + 1), row * tokens)
+      const window = stream.subarray(start, start + tokens + 1)
+      ids.set(window.subarray(0, tokens), row * tokens)
+      targets.set(window.subarray(1), row * tokens)
     }
     const positions = ids.map((_, i) => i % tokens)
     return { sequences, tokens, ids, positions, targets, weights: new Float32Array(ids.length).fill(1) }

@@ -95,9 +95,9 @@ describe('packed documents', () => {
     const list = {
       length: documents.length,
       lengthOf: (index: number) => lengths[index]!,
-      at: (index: number) => {
+      part: (index: number, start: number, end: number) => {
         read.push(index)
-        return documents[index]!
+        return { tokens: documents[index]!.tokens.subarray(start, end) }
       },
     }
     const lazy = new PackedDocuments(list, sequences, tokens, 9)

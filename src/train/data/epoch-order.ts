@@ -11,11 +11,17 @@ export class EpochOrder {
     this.#seed = seed
   }
 
+  /** Memory of one pass's order. */
+  get bytes(): number {
+    return 4 * this.#count
+  }
+
   /** The number at place `index`, counted over all passes. */
   at(index: number): number {
     const epoch = Math.floor(index / this.#count)
     if (this.#shuffled?.epoch !== epoch) {
-      const order = Int32Array.from({ length: this.#count }, (_, i) => i)
+      const order = this.#shuffled?.order ?? new Int32Array(this.#count)
+      for (let i = 0; i < order.length; i++) order[i] = i
       shuffle(order, deriveSeed(this.#seed, `epoch ${epoch}`))
       this.#shuffled = { epoch, order }
     }

@@ -51,7 +51,8 @@ function joined(held: Buffer[], last: Buffer): Buffer {
   return whole
 }
 
-async function* chunksOf(path: string): AsyncGenerator<Buffer> {
+/** Bytes of a file as they stream in, unzipped where it is gzipped. */
+export async function* chunksOf(path: string): AsyncGenerator<Buffer> {
   try {
     for await (const chunk of openStream(path)) yield chunk as Buffer
   } catch (error) {

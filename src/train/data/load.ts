@@ -137,16 +137,23 @@ export async function* loadTexts(
   }
 }
 
-async function* examplesOf(sources: readonly DataSource[], options: LoadOptions): AsyncGenerator<Example> {
-  const { baseFolder, field = 'data.train', onFile } = options
+/** The files that a source stands for. */
+export function recordFiles(
+  source: DataSource,
+  { baseFolder, field = 'data.train' }: Pick<LoadOptions, 'baseFolder' | 'field'>,
+): string[] {
   const choice = { field, endings: dataEndings, endingNames: '.jsonl, .json, .csv, .tsv, .txt or .md' }
+  return sourceFiles(source.files, baseFolder, choice)
+}
+
+async function* examplesOf(sources: readonly DataSource[], options: LoadOptions): AsyncGenerator<Example> {
   for (const source of sources) {
-    for (const file of sourceFiles(source.files, baseFolder, choice)) {
+    for (const file of recordFiles(source, options)) {
       const reader = new ExampleReader(source.format)
       let isFirst = true
       for await (const record of readRecords(file, source)) {
         const example = reader.read(record)
-        if (isFirst) onFile?.(file, reader.format!)
+        if (isFirst) options.onFile?.(file, reader.format!)
         isFirst = false
         yield example
       }

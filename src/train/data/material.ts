@@ -1,8 +1,7 @@
 /** Everything that a job learns from and is held to, in a form that can be counted and looked at. */
-import { createHash } from 'node:crypto'
 import { type Sample, trainedTokens } from './sample.ts'
 import type { SampleList } from './sample-list.ts'
-import type { StoreReport } from './sample-store.ts'
+import { hashOfBytes, promptHashOf, type StoreReport } from './sample-store.ts'
 
 export const materialKinds = ['texts', 'samples', 'pairs', 'ratings'] as const
 
@@ -26,16 +25,19 @@ export function listOf(samples: readonly Sample[]): SampleList {
     lengthOf: (index) => samples[index]!.tokens.length,
     trainedOf: (index) => trainedTokens(samples[index]!),
     hashOf: (index) => hashOf(samples[index]!),
+    promptHashOf: (index) => promptHashOf(samples[index]!),
     sourceOf: (index) => samples[index]!.source,
-    at: (index) => samples[index]!,
+    part: (index, start, end) => {
+      const { tokens, weights, source } = samples[index]!
+      return { tokens: tokens.subarray(start, end), weights: weights.subarray(start, end), source }
+    },
   }
 }
 
 function hashOf({ tokens, weights }: Sample): number {
   const bytes = ({ buffer, byteOffset, byteLength }: Int32Array | Float32Array) =>
     new Uint8Array(buffer, byteOffset, byteLength)
-  const digest = createHash('sha1').update(bytes(tokens)).update(bytes(weights)).digest()
-  return (digest.readUInt32LE(4) & 0x1fffff) * 4294967296 + digest.readUInt32LE(0)
+  return hashOfBytes(bytes(tokens), bytes(weights))
 }
 
 /** A report in which nothing was seen yet. */

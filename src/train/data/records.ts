@@ -52,7 +52,7 @@ export async function* recordsOf(
 }
 
 /** Anything that is not known to be something else is taken for JSONL, whose errors say what was expected. */
-function layoutByName(file: string): Layout {
+export function layoutByName(file: string): Layout {
   const ending = /\.(\w+)$/.exec(file.replace(/\.gz$/i, ''))?.[1]?.toLowerCase()
   if (ending === 'csv' || ending === 'tsv') return ending
   return ending === 'txt' || ending === 'md' ? 'text' : 'jsonl'

@@ -1,35 +1,13 @@
-/**
- * Samples are made once for each content: a store's name is the hash of everything that decides what is in it
- * (the files' bytes, the tokenizer, the template, the options). It appears whole or not at all.
- */
+/** Samples of records, made once for each content: files, tokenizer, template and options. */
 import { createHash } from 'node:crypto'
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statSync,
-  utimesSync,
-} from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { systemClock } from '../../base/clock.ts'
-import { messageOf } from '../../base/errors.ts'
 import { hashOfFile } from '../../base/files.ts'
 import type { TextKit } from '../text-kit.ts'
-import { type DataSource, type LoadOptions, loadSamples } from './load.ts'
+import { type DataSource, type LoadOptions, loadSamples, recordFiles } from './load.ts'
 import { countProblem, countSample, emptyReport } from './material.ts'
-import { dataEndings } from './records.ts'
+import { layoutByName } from './records.ts'
 import { SampleStore, StoreWriter } from './sample-store.ts'
-import { sourceFiles } from './source-files.ts'
-
-/** Of all stores in the cache; the ones unused for longest are removed first. */
-const cacheBytesMax = 20e9
-
-/** A store that was begun so long ago belongs to nobody any more. */
-const leftoverMs = 24 * 3600 * 1000
+import { cachedStore } from './store-cache.ts'
 
 export interface CacheOptions extends Pick<LoadOptions, 'baseFolder' | 'contextMax' | 'field'> {
   tooLong: 'cut' | 'refuse'
@@ -47,47 +25,24 @@ export async function cachedSamples(
   options: CacheOptions,
 ): Promise<SampleStore> {
   const { cacheFolder, onNote } = options
-  if (cacheFolder === undefined) return await temporaryStore(source, kit, options)
-  const root = join(cacheFolder, 'samples')
-  const folder = join(root, keyOf(source, kit, options))
-  if (existsSync(folder)) {
-    try {
-      const store = new SampleStore(folder)
-      const nowSeconds = systemClock.unixMs() / 1000
-      utimesSync(folder, nowSeconds, nowSeconds)
-      return store
-    } catch (error) {
-      onNote(`The cached samples in ${folder} are damaged (${messageOf(error)}); making them again.`)
-      rmSync(folder, { recursive: true, force: true })
-    }
-  }
-  mkdirSync(root, { recursive: true })
-  const making = mkdtempSync(join(root, '.making-'))
-  try {
-    await make(making, source, kit, options)
-    // Another process may have finished the same store: theirs is as good.
-    if (existsSync(folder)) rmSync(making, { recursive: true })
-    else renameSync(making, folder)
-  } catch (error) {
-    rmSync(making, { recursive: true, force: true })
-    throw error
-  }
-  evict(root, cacheBytesMax, folder)
-  return new SampleStore(folder)
+  const paths = recordFiles(source, options)
+  return await cachedStore({
+    root: cacheFolder === undefined ? undefined : join(cacheFolder, 'samples'),
+    key: cacheFolder === undefined ? '' : keyOf(source, paths, kit, options),
+    what: 'samples',
+    make: (folder) => make(folder, source, paths, kit, options),
+    open: (folder) => new SampleStore(folder, paths),
+    onNote,
+  })
 }
 
-async function temporaryStore(source: DataSource, kit: TextKit, options: CacheOptions): Promise<SampleStore> {
-  const folder = mkdtempSync(join(tmpdir(), 'ropeway-samples-'))
-  try {
-    await make(folder, source, kit, options)
-    return new SampleStore(folder)
-  } finally {
-    // The open file outlives its name.
-    rmSync(folder, { recursive: true, force: true })
-  }
-}
-
-async function make(folder: string, source: DataSource, kit: TextKit, options: CacheOptions): Promise<void> {
+async function make(
+  folder: string,
+  source: DataSource,
+  paths: readonly string[],
+  kit: TextKit,
+  options: CacheOptions,
+): Promise<void> {
   using writer = new StoreWriter(folder)
   const formats = new Map<string, string>()
   const report = emptyReport()
@@ -106,37 +61,21 @@ async function make(folder: string, source: DataSource, kit: TextKit, options: C
     writer.add(sample)
     countSample(report, sample, endings)
   }
-  writer.finish(report, formats)
+  writer.finish(report, formats, paths)
 }
 
-function keyOf(source: DataSource, kit: TextKit, options: CacheOptions): string {
-  const { baseFolder, contextMax, field = 'data.train', tooLong, trainEndOfTurn, vocabularySize } = options
-  const choice = { field, endings: dataEndings, endingNames: 'data' }
-  const files = sourceFiles(source.files, baseFolder, choice).map((path) => [path, hashOfFile(path)])
-  const { format, layout, columns, header, quotes } = source
-  const read = [format, layout, columns, header, quotes].map((value) => value ?? null)
+/** What of a source decides what is read from it: its files' bytes, and how they are taken. */
+export function contentOf(
+  { format, layout, columns, header, quotes }: DataSource,
+  paths: readonly string[],
+): unknown {
+  const files = paths.map((path) => [layoutByName(path), hashOfFile(path)])
+  return [files, [format, layout, columns, header, quotes].map((value) => value ?? null)]
+}
+
+function keyOf(source: DataSource, paths: readonly string[], kit: TextKit, options: CacheOptions): string {
+  const { contextMax, tooLong, trainEndOfTurn, vocabularySize } = options
   const made = [contextMax, tooLong, trainEndOfTurn, vocabularySize]
-  const content = JSON.stringify([1, files, read, made, kit.hash])
+  const content = JSON.stringify([2, contentOf(source, paths), made, kit.hash])
   return createHash('sha256').update(content).digest('hex').slice(0, 40)
-}
-
-/** Removes stores, the ones unused for longest first, until the others have `bytesMax` at most. */
-export function evict(root: string, bytesMax: number, keep: string): void {
-  const oldestMs = systemClock.unixMs() - leftoverMs
-  const stores = readdirSync(root).map((name) => {
-    const folder = join(root, name)
-    const bytes = readdirSync(folder).reduce((sum, file) => sum + statSync(join(folder, file)).size, 0)
-    return { folder, bytes, usedMs: statSync(folder).mtimeMs, isBegun: name.startsWith('.') }
-  })
-  for (const { folder } of stores.filter((one) => one.isBegun && one.usedMs < oldestMs)) {
-    rmSync(folder, { recursive: true, force: true })
-  }
-  const whole = stores.filter(({ isBegun }) => !isBegun).sort((a, b) => a.usedMs - b.usedMs)
-  let bytes = whole.reduce((sum, store) => sum + store.bytes, 0)
-  for (const store of whole) {
-    if (bytes <= bytesMax) return
-    if (store.folder === keep) continue
-    rmSync(store.folder, { recursive: true, force: true })
-    bytes -= store.bytes
-  }
 }

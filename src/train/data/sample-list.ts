@@ -8,8 +8,10 @@ export interface SampleList extends DocumentList {
   trainedOf(index: number): number
   /** Equal for equal samples. */
   hashOf(index: number): number
+  /** Equal for samples with equal prompts; 0 where there is none. */
+  promptHashOf(index: number): number
   sourceOf(index: number): SourceLine
-  at(index: number): Sample
+  part(index: number, start: number, end: number): Sample
 }
 
 /** The samples of `list` with these numbers. */
@@ -19,12 +21,15 @@ export function chosen(list: SampleList, numbers: Int32Array): SampleList {
     lengthOf: (index) => list.lengthOf(numbers[index]!),
     trainedOf: (index) => list.trainedOf(numbers[index]!),
     hashOf: (index) => list.hashOf(numbers[index]!),
+    promptHashOf: (index) => list.promptHashOf(numbers[index]!),
     sourceOf: (index) => list.sourceOf(numbers[index]!),
-    at: (index) => list.at(numbers[index]!),
+    part: (index, start, end) => list.part(numbers[index]!, start, end),
   }
 }
 
 export function concatenated(lists: readonly SampleList[]): SampleList {
+  const [only] = lists
+  if (lists.length === 1) return only!
   const starts = [0]
   for (const { length } of lists) starts.push(starts.at(-1)! + length)
   const find = <Value>(index: number, read: (list: SampleList, place: number) => Value): Value => {
@@ -37,51 +42,48 @@ export function concatenated(lists: readonly SampleList[]): SampleList {
     lengthOf: (index) => find(index, (list, place) => list.lengthOf(place)),
     trainedOf: (index) => find(index, (list, place) => list.trainedOf(place)),
     hashOf: (index) => find(index, (list, place) => list.hashOf(place)),
+    promptHashOf: (index) => find(index, (list, place) => list.promptHashOf(place)),
     sourceOf: (index) => find(index, (list, place) => list.sourceOf(place)),
-    at: (index) => find(index, (list, place) => list.at(place)),
+    part: (index, start, end) => find(index, (list, place) => list.part(place, start, end)),
   }
 }
 
 /**
  * Holds out `share` of the records. Which ones depends on their content and the seed, not on their place, so
- * equal samples end on the same side, and so do all samples of one record.
+ * equal samples end on the same side, and so do all samples of one record. Takes 16 bytes a sample while it counts.
  */
 export function splitSamples(
   list: SampleList,
   share: number,
   seed: number,
 ): { training: SampleList; validation: SampleList } {
-  const records = recordsOf(list)
-  const drawSeed = deriveSeed(seed, 'held out')
-  const groups = new Map<number, number[]>()
-  for (const { hash, numbers } of records) {
-    const draw = uniformAt(drawSeed, hash)
-    const group = groups.get(draw)
-    if (group === undefined) groups.set(draw, numbers)
-    else group.push(...numbers)
-  }
   const wanted = share === 0 ? 0 : Math.max(1, Math.round(list.length * share))
-  const heldOut: number[] = []
-  const left: number[] = []
-  for (const [, numbers] of [...groups].sort(([a], [b]) => a - b)) {
-    // One group at least stays to learn from.
-    const isLast = left.length === 0 && heldOut.length + numbers.length >= list.length
-    const side = heldOut.length < wanted && !isLast ? heldOut : left
-    for (const number of numbers) side.push(number)
+  if (wanted === 0) return { training: list, validation: chosen(list, new Int32Array(0)) }
+  const draws = drawsOf(list, deriveSeed(seed, 'held out'))
+  // Whole groups of equal draws, the least first, until there are enough.
+  const sorted = draws.slice().sort()
+  const last = sorted[wanted - 1]!
+  // One group at least stays to learn from.
+  const isHeld = last === sorted.at(-1) ? (draw: number) => draw < last : (draw: number) => draw <= last
+  const heldOut = draws.reduce((count, draw) => count + Number(isHeld(draw)), 0)
+  const sides = { held: new Int32Array(heldOut), left: new Int32Array(list.length - heldOut) }
+  const filled = { held: 0, left: 0 }
+  for (let number = 0; number < draws.length; number++) {
+    const side = isHeld(draws[number]!) ? 'held' : 'left'
+    sides[side][filled[side]++] = number
   }
-  const listOf = (numbers: number[]) => chosen(list, Int32Array.from(numbers.sort((a, b) => a - b)))
-  return { training: listOf(left), validation: listOf(heldOut) }
+  return { training: chosen(list, sides.left), validation: chosen(list, sides.held) }
 }
 
-/** Neighbours from one line are one record; its hash is that of its first sample. */
-function recordsOf(list: SampleList): { hash: number; numbers: number[] }[] {
-  const records: { hash: number; numbers: number[]; source: SourceLine }[] = []
+/** The draw of each sample. Neighbours from one line are one record, which has the draw of its first sample. */
+function drawsOf(list: SampleList, seed: number): Float64Array {
+  const draws = new Float64Array(list.length)
+  let last: SourceLine | undefined
   for (let number = 0; number < list.length; number++) {
     const source = list.sourceOf(number)
-    const last = records.at(-1)
-    if (last !== undefined && last.source.file === source.file && last.source.line === source.line) {
-      last.numbers.push(number)
-    } else records.push({ hash: list.hashOf(number), numbers: [number], source })
+    const isSame = last !== undefined && last.file === source.file && last.line === source.line
+    draws[number] = isSame ? draws[number - 1]! : uniformAt(seed, list.hashOf(number))
+    last = source
   }
-  return records
+  return draws
 }

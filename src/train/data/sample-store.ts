@@ -1,19 +1,20 @@
 /**
- * Samples in a folder on disk, written once and read by number: what is in memory is an index of some 50 bytes
- * a sample, however large the data is.
+ * Samples in a folder on disk, written once and read by number: what is in memory is 16 bytes a sample, however large
+ * the data is.
  *
- * samples.bin holds, for each sample, its tokens (int32) and then its weights as runs (length int32, weight
- * float32), little-endian; index.bin its columns; store.json the rest and the SHA-256 of both.
+ * samples.bin holds, for each sample, its tokens (int32) and then its weights as runs (all lengths int32, then all
+ * weights float32), little-endian; index.bin a row of 40 bytes for each; store.json the rest and the SHA-256 of both.
  */
-import { createHash, type Hash } from 'node:crypto'
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, readSync, writeSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { assert } from '../../base/assert.ts'
 import { messageOf } from '../../base/errors.ts'
 import { hashOfFile, writeFileAtomic } from '../../base/files.ts'
-import type { DocumentList } from '../packing.ts'
+import { HashedFile } from './hashed-file.ts'
 import type { DataProblem, ProblemCode } from './load.ts'
 import { type Sample, type SourceLine, trainedTokens } from './sample.ts'
+import type { SampleList } from './sample-list.ts'
 
 /** What was seen while the samples were made. */
 export interface StoreReport {
@@ -35,7 +36,9 @@ export interface StoreReport {
 }
 
 interface StoreFile extends StoreReport {
-  format: 1
+  format: 2
+  /** Files that the samples were made from, where they lay then. */
+  madeFrom: readonly string[]
   /** SHA-256 of samples.bin and of index.bin. */
   samplesHash: string
   indexHash: string
@@ -45,66 +48,53 @@ const bodyName = 'samples.bin'
 const indexName = 'index.bin'
 const fileName = 'store.json'
 
-/** Columns of the index beside the offsets, each of one int32 a sample. */
-const columnNames = ['tokens', 'runs', 'trained', 'file', 'line', 'hashLow', 'hashHigh'] as const
-type ColumnName = (typeof columnNames)[number]
+/** Places of a row of the index, in units of 4 bytes; offset, hash and promptHash take two. */
+const columns = { offset: 0, hash: 2, promptHash: 4, tokens: 6, trained: 7, file: 8, line: 9 } as const
+const rowBytes = 40
 
 export class StoreWriter implements Disposable {
   readonly #folder: string
-  readonly #file: number
-  readonly #hash: Hash = createHash('sha256')
-  readonly #offsets: number[] = []
-  readonly #columns: Record<ColumnName, number[]>
+  readonly #body: HashedFile
+  readonly #index: HashedFile
   readonly #paths = new Map<string, number>()
-  #held: Buffer[] = []
-  #heldBytes = 0
   #offset = 0
-  #closed = false
 
   constructor(folder: string) {
     mkdirSync(folder, { recursive: true })
     this.#folder = folder
-    this.#file = openSync(join(folder, bodyName), 'w')
-    this.#columns = { tokens: [], runs: [], trained: [], file: [], line: [], hashLow: [], hashHigh: [] }
+    this.#body = new HashedFile(join(folder, bodyName))
+    this.#index = new HashedFile(join(folder, indexName))
   }
 
   add(sample: Sample): void {
     const { tokens, weights, source } = sample
     const runs = runsOf(weights)
     const bytes = Buffer.concat([view(tokens), view(runs.lengths), view(runs.weights)])
+    const row = Buffer.allocUnsafe(rowBytes)
+    row.writeDoubleLE(this.#offset, 4 * columns.offset)
     // Equal samples have equal hashes: duplicates are found by them, and held out together.
-    const digest = createHash('sha1').update(bytes).digest()
-    const row: Record<ColumnName, number> = {
-      tokens: tokens.length,
-      runs: runs.lengths.length,
-      trained: trainedTokens(sample),
-      file: this.#fileNumber(source.file),
-      line: source.line,
-      hashLow: digest.readInt32LE(0),
-      hashHigh: digest.readInt32LE(4),
-    }
-    for (const name of columnNames) this.#columns[name].push(row[name])
-    this.#offsets.push(this.#offset)
+    row.writeDoubleLE(hashOfBytes(bytes), 4 * columns.hash)
+    row.writeDoubleLE(promptHashOf(sample), 4 * columns.promptHash)
+    row.writeInt32LE(tokens.length, 4 * columns.tokens)
+    row.writeInt32LE(trainedTokens(sample), 4 * columns.trained)
+    row.writeInt32LE(this.#fileNumber(source.file), 4 * columns.file)
+    row.writeInt32LE(source.line, 4 * columns.line)
+    this.#index.write(row)
+    this.#body.write(bytes)
     this.#offset += bytes.length
-    this.#held.push(bytes)
-    this.#heldBytes += bytes.length
-    if (this.#heldBytes >= 1 << 20) this.#flush()
   }
 
   /** Completes the folder. */
-  finish(report: Omit<StoreReport, 'files'>, formats: ReadonlyMap<string, string>): void {
-    this.#flush()
-    fsyncSync(this.#file)
-    this.#close()
-    const index = Buffer.concat([
-      view(Float64Array.from(this.#offsets)),
-      ...columnNames.map((name) => view(Int32Array.from(this.#columns[name]))),
-    ])
-    writeFileAtomic(join(this.#folder, indexName), index)
+  finish(
+    report: Omit<StoreReport, 'files'>,
+    formats: ReadonlyMap<string, string>,
+    madeFrom: readonly string[] = [],
+  ): void {
     const content: StoreFile = {
-      format: 1,
-      samplesHash: this.#hash.digest('hex'),
-      indexHash: createHash('sha256').update(index).digest('hex'),
+      format: 2,
+      madeFrom,
+      samplesHash: this.#body.finish(),
+      indexHash: this.#index.finish(),
       ...report,
       files: [...this.#paths.keys()].map((path) => ({ path, format: formats.get(path) ?? '' })),
     }
@@ -118,22 +108,25 @@ export class StoreWriter implements Disposable {
     return this.#paths.size - 1
   }
 
-  #flush(): void {
-    const bytes = Buffer.concat(this.#held)
-    for (let done = 0; done < bytes.length; ) done += writeSync(this.#file, bytes, done)
-    this.#hash.update(bytes)
-    this.#held = []
-    this.#heldBytes = 0
-  }
-
-  #close(): void {
-    if (!this.#closed) closeSync(this.#file)
-    this.#closed = true
-  }
-
   [Symbol.dispose](): void {
-    this.#close()
+    this.#body[Symbol.dispose]()
+    this.#index[Symbol.dispose]()
   }
+}
+
+/** 53 bits of SHA-1: equal for equal bytes, and for others only by a chance of one in 10^16. */
+export function hashOfBytes(...parts: readonly Uint8Array[]): number {
+  const hash = createHash('sha1')
+  for (const part of parts) hash.update(part)
+  const digest = hash.digest()
+  return (digest.readUInt32LE(4) & 0x1fffff) * 4294967296 + digest.readUInt32LE(0)
+}
+
+/** Of what stands before the first token that is learned; 0 for a sample that is learned from its beginning. */
+export function promptHashOf({ tokens, weights }: Pick<Sample, 'tokens' | 'weights'>): number {
+  let length = 1
+  while (length < weights.length && weights[length] === 0) length++
+  return length <= 1 ? 0 : hashOfBytes(view(tokens.subarray(0, length)))
 }
 
 function runsOf(weights: Float32Array): { lengths: Int32Array; weights: Float32Array } {
@@ -147,79 +140,150 @@ function runsOf(weights: Float32Array): { lengths: Int32Array; weights: Float32A
   return { lengths: Int32Array.from(lengths), weights: Float32Array.from(values) }
 }
 
-function view(array: Int32Array | Float32Array | Float64Array): Buffer {
+function view(array: Int32Array | Float32Array): Buffer {
   return Buffer.from(array.buffer, array.byteOffset, array.byteLength)
 }
 
-export class SampleStore implements DocumentList, Disposable {
+/** Rows of the index that are read at a time. */
+const pageRows = 128
+
+export class SampleStore implements SampleList, Disposable {
   readonly report: StoreReport
   /** SHA-256 of all tokens and weights. */
   readonly hash: string
-  readonly #file: number
+  readonly #body: number
+  readonly #index: number
+  /** Where each sample begins in samples.bin, and where the last one ends; and what packing asks of each. */
   readonly #offsets: Float64Array
-  readonly #columns: Record<ColumnName, Int32Array>
+  readonly #tokens: Int32Array
+  readonly #trained: Int32Array
+  /** The rows of the index around the one that was asked for last. */
+  #page = { first: -1, bytes: new DataView(new ArrayBuffer(0)) }
 
-  /** Opens a folder that {@link StoreWriter} completed; throws an Error that says what is damaged. */
-  constructor(folder: string) {
-    const { format, samplesHash, indexHash, ...report } = readStoreFile(folder)
-    assert(format === 1, 'the store has the format of this version')
-    const index = readFileSync(join(folder, indexName))
-    if (createHash('sha256').update(index).digest('hex') !== indexHash)
-      throw new Error(`${indexName} is damaged`)
-    if (hashOfFile(join(folder, bodyName)) !== samplesHash) throw new Error(`${bodyName} is damaged`)
-    const { samples } = report
-    const bytes = index.buffer.slice(index.byteOffset, index.byteOffset + index.byteLength)
-    this.#offsets = new Float64Array(bytes, 0, samples)
-    const column = (place: number) => new Int32Array(bytes, samples * (8 + 4 * place), samples)
-    this.#columns = Object.fromEntries(columnNames.map((name, place) => [name, column(place)])) as Record<
-      ColumnName,
-      Int32Array
-    >
+  /**
+   * Opens a folder that {@link StoreWriter} completed; throws an Error that says what is damaged. `paths`: where the
+   * files that it was made from lie now.
+   */
+  constructor(folder: string, paths: readonly string[] = []) {
+    const { format, samplesHash, indexHash, madeFrom, ...written } = readStoreFile(folder)
+    const report = moved(written, madeFrom, paths)
+    assert(format === 2, 'the store has the format of this version')
+    for (const [name, hash] of [
+      [indexName, indexHash],
+      [bodyName, samplesHash],
+    ] as const)
+      if (hashOfFile(join(folder, name)) !== hash) throw new Error(`${name} is damaged`)
     this.report = report
     this.hash = samplesHash
-    this.#file = openSync(join(folder, bodyName), 'r')
+    this.#offsets = new Float64Array(report.samples + 1)
+    this.#tokens = new Int32Array(report.samples)
+    this.#trained = new Int32Array(report.samples)
+    this.#body = openSync(join(folder, bodyName), 'r')
+    this.#index = openSync(join(folder, indexName), 'r')
+    for (let i = 0; i < report.samples; i++) {
+      const row = this.#row(i)
+      this.#offsets[i] = row.float(columns.offset)
+      this.#tokens[i] = row.int(columns.tokens)
+      this.#trained[i] = row.int(columns.trained)
+    }
+    this.#offsets[report.samples] = fstatSync(this.#body).size
   }
 
   get length(): number {
     return this.report.samples
   }
 
+  /** Memory that is held for as long as the store is open. */
+  get indexBytes(): number {
+    return this.#offsets.byteLength + this.#tokens.byteLength + this.#trained.byteLength
+  }
+
   lengthOf(index: number): number {
-    return this.#columns.tokens[index]!
+    return this.#tokens[index]!
   }
 
   /** How many tokens of a sample are learned. */
   trainedOf(index: number): number {
-    return this.#columns.trained[index]!
+    return this.#trained[index]!
   }
 
-  /** Equal for equal samples. */
   hashOf(index: number): number {
-    const low = this.#columns.hashLow[index]! >>> 0
-    return (this.#columns.hashHigh[index]! & 0x1fffff) * 4294967296 + low
+    return this.#row(index).float(columns.hash)
+  }
+
+  promptHashOf(index: number): number {
+    return this.#row(index).float(columns.promptHash)
   }
 
   sourceOf(index: number): SourceLine {
-    const file = this.report.files[this.#columns.file[index]!]!.path
-    return { file, line: this.#columns.line[index]! }
+    const row = this.#row(index)
+    return { file: this.report.files[row.int(columns.file)]!.path, line: row.int(columns.line) }
   }
 
+  /** The whole sample. */
   at(index: number): Sample {
-    const length = this.lengthOf(index)
-    const runs = this.#columns.runs[index]!
-    const bytes = new Uint8Array(4 * length + 8 * runs)
-    const read = readSync(this.#file, bytes, 0, bytes.length, this.#offsets[index]!)
-    assert(read === bytes.length, 'a sample lies in the store as a whole')
-    const lengths = new Int32Array(bytes.buffer, 4 * length, runs)
-    const values = new Float32Array(bytes.buffer, 4 * (length + runs), runs)
-    const weights = new Float32Array(length)
-    let done = 0
-    for (const [run, size] of lengths.entries()) weights.fill(values[run]!, done, (done += size))
-    return { tokens: new Int32Array(bytes.buffer, 0, length), weights, source: this.sourceOf(index) }
+    return this.part(index, 0, this.lengthOf(index))
+  }
+
+  part(index: number, start: number, end: number): Sample {
+    const offset = this.#offsets[index]!
+    const runsOffset = offset + 4 * this.lengthOf(index)
+    const tokens = new Int32Array(end - start)
+    read(this.#body, view(tokens), offset + 4 * start)
+    const runBytes = Buffer.alloc(this.#offsets[index + 1]! - runsOffset)
+    read(this.#body, runBytes, runsOffset)
+    const runs = runBytes.length / 8
+    const weights = new Float32Array(end - start)
+    for (let run = 0, from = 0; run < runs; run++) {
+      const to = from + runBytes.readInt32LE(4 * run)
+      if (to > start && from < end)
+        weights.fill(runBytes.readFloatLE(4 * (runs + run)), Math.max(0, from - start), to - start)
+      from = to
+    }
+    return { tokens, weights, source: this.sourceOf(index) }
+  }
+
+  #row(index: number): { int: (column: number) => number; float: (column: number) => number } {
+    const first = index - (index % pageRows)
+    if (this.#page.first !== first) {
+      const rows = Math.min(pageRows, this.length - first)
+      const bytes = Buffer.alloc(rows * rowBytes)
+      read(this.#index, bytes, first * rowBytes)
+      this.#page = { first, bytes: new DataView(bytes.buffer, bytes.byteOffset, bytes.length) }
+    }
+    const { bytes } = this.#page
+    const at = (index - first) * rowBytes
+    return {
+      int: (column) => bytes.getInt32(at + 4 * column, true),
+      float: (column) => bytes.getFloat64(at + 4 * column, true),
+    }
   }
 
   [Symbol.dispose](): void {
-    closeSync(this.#file)
+    closeSync(this.#body)
+    closeSync(this.#index)
+  }
+}
+
+function read(file: number, bytes: Buffer, offset: number): void {
+  for (let done = 0; done < bytes.length; ) {
+    const count = readSync(file, bytes, done, bytes.length - done, offset + done)
+    assert(count > 0, 'a sample lies in the store as a whole')
+    done += count
+  }
+}
+
+/** The report with files named as they are called now: the same content may have lain elsewhere. */
+function moved(report: StoreReport, from: readonly string[], to: readonly string[]): StoreReport {
+  const names = new Map(to.map((path, i) => [from[i], path]))
+  const nameOf = (path: string) => names.get(path) ?? path
+  return {
+    ...report,
+    files: report.files.map(({ path, format }) => ({ path: nameOf(path), format })),
+    problems: report.problems.map((problem) => ({
+      ...problem,
+      source: { ...problem.source, file: nameOf(problem.source.file) },
+    })),
   }
 }
 

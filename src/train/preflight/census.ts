@@ -1,6 +1,7 @@
 /** Counts over samples: how long they are, how much of them is learned, which are there twice. */
 import { placeOf } from '../data/sample.ts'
 import type { SampleList } from '../data/sample-list.ts'
+import { HashTable } from './hash-table.ts'
 
 export interface Census {
   samples: number
@@ -29,12 +30,12 @@ export const placesMax = 5
 
 export function censusOf(list: SampleList): Census {
   const lengths = new Int32Array(list.length)
-  const seen = new Map<number, number>()
+  const seen = new HashTable(list.length)
   const census: Census = {
     samples: list.length,
     tokens: 0,
     trainedTokens: 0,
-    lengths: histogramOf(lengths),
+    lengths: { min: 0, median: 0, p90: 0, max: 0, buckets: [] },
     duplicates: 0,
     duplicatePlaces: [],
   }
@@ -42,22 +43,20 @@ export function censusOf(list: SampleList): Census {
     lengths[i] = list.lengthOf(i)
     census.tokens += lengths[i]!
     census.trainedTokens += list.trainedOf(i)
-    const hash = list.hashOf(i)
-    const earlier = seen.get(hash)
-    if (earlier === undefined) seen.set(hash, i)
-    else {
-      census.duplicates++
-      if (census.duplicatePlaces.length < placesMax) {
-        const place = (index: number) => placeOf(list.sourceOf(index))
-        census.duplicatePlaces.push({ at: place(i), repeats: place(earlier) })
-      }
+    const earlier = seen.add(list.hashOf(i), i)
+    if (earlier === undefined) continue
+    census.duplicates++
+    if (census.duplicatePlaces.length < placesMax) {
+      const place = (index: number) => placeOf(list.sourceOf(index))
+      census.duplicatePlaces.push({ at: place(i), repeats: place(earlier) })
     }
   }
   return { ...census, lengths: histogramOf(lengths) }
 }
 
+/** Sorts the lengths. */
 function histogramOf(lengths: Int32Array): LengthHistogram {
-  const sorted = lengths.slice().sort()
+  const sorted = lengths.sort()
   const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0
   const buckets: LengthHistogram['buckets'] = []
   for (const length of sorted) {

@@ -1,7 +1,7 @@
 /** Real samples as text again, with what of them is learned. */
 import { deriveSeed, uniformAt } from '../../base/random.ts'
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
-import { placeOf, type Sample, trainedTokens } from '../data/sample.ts'
+import { placeOf, type Sample } from '../data/sample.ts'
 import type { SampleList } from '../data/sample-list.ts'
 
 export interface Stretch {
@@ -30,28 +30,35 @@ export function previewsOf(
     Math.floor(uniformAt(deriveSeed(seed, 'previews'), i) * list.length),
   )
   const numbers = [...new Set([0, ...drawn])].filter((number) => number < list.length)
-  return numbers.slice(0, count).map((number) => previewOf(list.at(number), tokensMax, tokenizer))
+  return numbers.slice(0, count).map((number) => previewOf(list, number, tokensMax, tokenizer))
 }
 
-function previewOf(sample: Sample, tokensMax: number, tokenizer: Tokenizer): Preview {
-  const { tokens, weights, source } = sample
-  const stretches: Stretch[] = []
-  // The first token is never a target.
-  const weightOf = (index: number) => (index === 0 ? 0 : weights[index]!)
+function previewOf(list: SampleList, number: number, tokensMax: number, tokenizer: Tokenizer): Preview {
+  const length = list.lengthOf(number)
   const half = tokensMax / 2
-  const cut = tokens.length > tokensMax
-  const parts = cut
-    ? [
-        [0, half],
-        [tokens.length - half, tokens.length],
-      ]
-    : [[0, tokens.length]]
-  for (const [part, [from, to]] of parts.entries()) {
-    if (part > 0) stretches.push({ text: ` ... ${tokens.length - tokensMax} tokens ... `, weight: 0 })
-    for (let start = from!, end = start; start < to!; start = end) {
-      while (end < to! && weightOf(end) === weightOf(start)) end++
-      stretches.push({ text: tokenizer.decode([...tokens.subarray(start, end)]), weight: weightOf(start) })
-    }
+  const parts =
+    length > tokensMax
+      ? ([
+          [0, half],
+          [length - half, length],
+        ] as const)
+      : ([[0, length]] as const)
+  const stretches: Stretch[] = []
+  for (const [from, to] of parts) {
+    if (stretches.length > 0) stretches.push({ text: ` ... ${length - tokensMax} tokens ... `, weight: 0 })
+    stretches.push(...stretchesOf(list.part(number, from, to), from === 0, tokenizer))
   }
-  return { at: placeOf(source), tokens: tokens.length, trainedTokens: trainedTokens(sample), stretches }
+  const at = placeOf(list.sourceOf(number))
+  return { at, tokens: length, trainedTokens: list.trainedOf(number), stretches }
+}
+
+function stretchesOf({ tokens, weights }: Sample, isBeginning: boolean, tokenizer: Tokenizer): Stretch[] {
+  const stretches: Stretch[] = []
+  // The first token of a sample is never a target.
+  const weightOf = (index: number) => (isBeginning && index === 0 ? 0 : weights[index]!)
+  for (let start = 0, end = 0; start < tokens.length; start = end) {
+    while (end < tokens.length && weightOf(end) === weightOf(start)) end++
+    stretches.push({ text: tokenizer.decode([...tokens.subarray(start, end)]), weight: weightOf(start) })
+  }
+  return stretches
 }

@@ -3,9 +3,10 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { ChatTemplate } from '../../../src/tokenizer/chat-template.ts'
 import type { Sample } from '../../../src/train/data/sample.ts'
-import { type CacheOptions, cachedSamples, evict } from '../../../src/train/data/sample-cache.ts'
+import { type CacheOptions, cachedSamples } from '../../../src/train/data/sample-cache.ts'
 import { concatenated, splitSamples } from '../../../src/train/data/sample-list.ts'
 import { SampleStore, StoreWriter } from '../../../src/train/data/sample-store.ts'
+import { evict } from '../../../src/train/data/store-cache.ts'
 import type { TextKit } from '../../../src/train/text-kit.ts'
 import { byteTokenizer } from '../../openai/byte-tokenizer.ts'
 import { testFolder, write } from './folder.ts'
@@ -94,7 +95,7 @@ test('several stores behind one another are one list', () => {
   using one = storeOf([sampleOf([1, 1], [0, 1])])
   using two = storeOf([sampleOf([2, 2], [0, 1]), sampleOf([3, 3], [0, 1])])
   const list = concatenated([one, two])
-  expect([0, 1, 2].map((index) => list.at(index).tokens[0])).toEqual([1, 2, 3])
+  expect([0, 1, 2].map((index) => list.part(index, 0, 1).tokens[0])).toEqual([1, 2, 3])
 })
 
 describe('the cache', () => {

@@ -1,0 +1,162 @@
+/** A tokenizer that a job learns from its own data, made once for each content. */
+import { createHash } from 'node:crypto'
+import { readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { assert } from '../base/assert.ts'
+import { writeFileAtomic } from '../base/files.ts'
+import { deriveSeed, uniformAt } from '../base/random.ts'
+import { loadTexts, recordFiles } from './data/load.ts'
+import { contentOf } from './data/sample-cache.ts'
+import type { SampleData } from './data/sample-data.ts'
+import { cachedStore } from './data/store-cache.ts'
+import { TextCutter } from './data/text-cutter.ts'
+import type { TrainingJob } from './job.ts'
+import { byteLevelKit, characterKit, emptyWordCounts, type TextKit, textKit } from './text-kit.ts'
+
+/**
+ * Byte pairs are learned from so many characters at most, drawn over the whole data piece by piece: what stands often
+ * anywhere stands often there.
+ */
+export const learnedCharactersMax = 64 << 20
+
+export type NewTokenizer = Exclude<NonNullable<TrainingJob['tokenizer']>, { from: string }>
+
+export function newTokenizerOf({ tokenizer }: TrainingJob): NewTokenizer | undefined {
+  return tokenizer === undefined || (typeof tokenizer === 'object' && 'from' in tokenizer)
+    ? undefined
+    : tokenizer
+}
+
+/** Takes texts part by part. */
+export interface KitLearner {
+  push(text: string): void
+  endText(): void
+  finish(): TextKit
+}
+
+/** `share` of the pieces is learned from, the same ones whenever the data is the same. */
+export function kitLearner(tokenizer: NewTokenizer, forChats: boolean, share: number): KitLearner {
+  if (tokenizer === 'characters') return new CharacterLearner(forChats)
+  return new BytePairLearner(tokenizer.byte_pairs, share)
+}
+
+class CharacterLearner implements KitLearner {
+  readonly #forChats: boolean
+  readonly #characters = new Set<string>()
+
+  constructor(forChats: boolean) {
+    this.#forChats = forChats
+  }
+
+  /** Every character counts, wherever it stands: one that is not known would vanish. */
+  push(text: string): void {
+    for (const character of text) this.#characters.add(character)
+  }
+
+  endText(): void {}
+
+  finish(): TextKit {
+    return characterKit(this.#characters, this.#forChats)
+  }
+}
+
+const drawSeed = deriveSeed(0, 'what a tokenizer is learned from')
+
+class BytePairLearner implements KitLearner {
+  readonly #vocabularySize: number
+  readonly #share: number
+  readonly #words = emptyWordCounts()
+  readonly #cutter: TextCutter
+  #pieces = 0
+
+  constructor(vocabularySize: number, share: number) {
+    this.#vocabularySize = vocabularySize
+    this.#share = share
+    this.#cutter = new TextCutter((before, behind) => {
+      const alone = this.#words.wordsOf(before)
+      const together = this.#words.wordsOf(before + behind)
+      return alone.every((word, i) => word === together[i])
+    })
+  }
+
+  push(text: string): void {
+    for (const piece of this.#cutter.push(text)) this.#take(piece.text)
+  }
+
+  endText(): void {
+    for (const piece of this.#cutter.end()) this.#take(piece.text)
+  }
+
+  #take(text: string): void {
+    if (this.#share >= 1 || uniformAt(drawSeed, this.#pieces) < this.#share) this.#words.add(text)
+    this.#pieces++
+  }
+
+  finish(): TextKit {
+    return byteLevelKit(this.#words, this.#vocabularySize)
+  }
+}
+
+/** The tokenizer that a job learns from its records; undefined where it brings one. */
+export async function recordKitOf(
+  job: TrainingJob,
+  { train }: SampleData,
+  onNote: (text: string) => void,
+): Promise<TextKit | undefined> {
+  const tokenizer = newTokenizerOf(job)
+  if (tokenizer === undefined) return undefined
+  const { baseFolder, context: contextMax } = job
+  const files = train.map((source) => recordFiles(source, { baseFolder }))
+  const learn = async () => {
+    onNote('Reading the data for the tokenizer.')
+    const bytes = files.flat().reduce((sum, path) => sum + textBytesOf(path), 0)
+    const learner = kitLearner(tokenizer, true, learnedCharactersMax / bytes)
+    for await (const text of loadTexts(train, { baseFolder, contextMax })) {
+      learner.push(text)
+      learner.endText()
+    }
+    // What templates write around the messages.
+    learner.push('system user assistant tool User: Assistant:\n')
+    learner.endText()
+    return learner.finish()
+  }
+  const content = () => ['records', train.map((source, i) => contentOf(source, files[i]!)), tokenizer]
+  return await cachedKit(job, content, learn, onNote)
+}
+
+/** Bytes of a file's text, about: texts are zipped to a third or a fourth. */
+function textBytesOf(path: string): number {
+  const { size } = statSync(path)
+  return /\.gz$/i.test(path) ? 4 * size : size
+}
+
+/** The tokenizer of this content, from the cache where it was learned before. */
+export async function cachedKit(
+  { cacheFolder }: TrainingJob,
+  content: () => unknown,
+  learn: () => Promise<TextKit>,
+  onNote: (text: string) => void,
+): Promise<TextKit> {
+  if (cacheFolder === undefined) return await learn()
+  return await cachedStore({
+    root: join(cacheFolder, 'tokenizers'),
+    key: createHash('sha256')
+      .update(JSON.stringify([1, content()]))
+      .digest('hex')
+      .slice(0, 40),
+    what: 'tokenizer files',
+    make: async (folder) => {
+      const { files, hash } = await learn()
+      writeFileAtomic(join(folder, kitName), JSON.stringify({ files, hash }))
+    },
+    open: (folder) => {
+      const { files, hash } = JSON.parse(readFileSync(join(folder, kitName), 'utf8')) as TextKit
+      const kit = textKit(files)
+      assert(kit.hash === hash, 'a tokenizer in the cache is as it was written')
+      return kit
+    },
+    onNote,
+  })
+}
+
+const kitName = 'kit.json'

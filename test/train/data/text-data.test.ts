@@ -1,0 +1,211 @@
+/** Texts in pieces: the same tokens, order and hash as if every text were encoded whole, at any length. */
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
+import { describe, expect, test } from 'vitest'
+import { Random } from '../../../src/base/random.ts'
+import { PieceEncoder } from '../../../src/train/data/piece-encoder.ts'
+import { StoreWriter } from '../../../src/train/data/sample-store.ts'
+import { cachedStore } from '../../../src/train/data/store-cache.ts'
+import { TextCutter } from '../../../src/train/data/text-cutter.ts'
+import { prepareData } from '../../../src/train/job-data.ts'
+import { byteLevelKit, emptyWordCounts, textKitFrom } from '../../../src/train/text-kit.ts'
+import { goldenNames, goldenTokenizer } from '../../tokenizer/goldens.ts'
+import { tinyJob } from '../tiny-job.ts'
+import { testFolder, write } from './folder.ts'
+
+const folder = testFolder()
+const none = () => undefined
+const random = new Random(11)
+const words = [
+  ...['rope', 'Way', '  cabin', 'never.', "don't", '\n', '\n\n', '\n\n\n', '\r\n', '\t', '12345', '"so,"\n'],
+  ...['안녕하세요', '日本語です', 'é', '👩‍🚀', ' ', '   ', 'x'.repeat(40), 'λ→', '();\n', '\u00a0'],
+]
+const text = Array.from(
+  { length: 9000 },
+  () => words[random.integer(words.length)] + (random.uniform() < 0.5 ? ' ' : ''),
+).join('')
+const prose = Array.from(
+  { length: 3000 },
+  (_, i) => `${words[i % 5]} ${words[(i * 7) % 3]}${i % 4 === 0 ? '.\n\n' : ' '}`,
+).join('')
+
+describe('pieces', () => {
+  test.runIf(goldenNames.length > 0).each(['qwen3', 'llama3_1', 'gemma3', 'gptoss', 'stories260K'])(
+    'of a text have the tokens of the whole text with the tokenizer of %s',
+    { timeout: 20_000 },
+    (name) => {
+      const tokenizer = goldenTokenizer(name)
+      const plain = { addSpecial: false, parseSpecial: false }
+      for (const whole of [text.slice(0, 30_000), prose.slice(0, 30_000)]) {
+        const encoder = new PieceEncoder(tokenizer, 2000)
+        const parts = [
+          ...encoder.push(whole.slice(0, 10_001)),
+          ...encoder.push(whole.slice(10_001)),
+          ...encoder.end(),
+        ]
+        expect(parts.length).toBeGreaterThan(9)
+        expect(parts.flatMap((tokens) => [...tokens])).toEqual(tokenizer.encode(whole, plain))
+      }
+    },
+  )
+
+  test('lie where they lie however the text comes in, and a text without a seam is cut all the same', () => {
+    const cut = (step: number, isSeam: () => boolean) => {
+      const cutter = new TextCutter(isSeam, 1000)
+      const pieces: string[] = []
+      for (let at = 0; at < text.length; at += step)
+        for (const piece of cutter.push(text.slice(at, at + step))) pieces.push(piece.text)
+      return [...pieces, ...[...cutter.end()].map((piece) => piece.text)]
+    }
+    for (const isSeam of [() => true, () => false]) {
+      const pieces = cut(text.length, isSeam)
+      expect(pieces.join('')).toBe(text)
+      expect(Math.max(...pieces.map(({ length }) => length))).toBeLessThanOrEqual(1512)
+      expect(cut(333, isSeam)).toEqual(pieces)
+    }
+    const single = new TextCutter(() => false, 100)
+    expect([...single.push('y'.repeat(650))].map((piece) => piece.text.length)).toEqual([100])
+  })
+
+  test('of a learned tokenizer make the data of the whole text, split and hashed as it always was', async () => {
+    mkdirSync(join(folder, 'parts'))
+    write(folder, 'parts/a_2.txt', text)
+    write(folder, 'parts/a_10.txt', `\ufeff${prose}`)
+    write(folder, 'parts/empty.txt', '')
+    for (const tokenizer of ['characters', { byte_pairs: 400 }]) {
+      const job = tinyJob(folder, { data: { text: 'parts', validation: 0.1 }, tokenizer })
+      using data = await prepareData(job, undefined, none)
+      const hash = createHash('sha256')
+      let held = 0
+      const end = data.kit.tokenizer.eosTokens.slice(0, 1)
+      for (const content of [text, prose]) {
+        const cut = Math.floor(content.length * (1 - 0.1))
+        const encode = (part: string) =>
+          Int32Array.from([
+            ...data.kit.tokenizer.encode(part, { addSpecial: false, parseSpecial: false }),
+            ...end,
+          ])
+        hash.update(new Uint8Array(encode(content.slice(0, cut)).buffer)).update('|')
+        held += encode(content.slice(cut)).length
+      }
+      expect(data.hash).toBe(hash.digest('hex'))
+      expect(data.summary.validationTokens).toBe(held)
+      const learned = [text, prose].map((content) => content.slice(0, Math.floor(content.length * (1 - 0.1))))
+      const counts = emptyWordCounts()
+      for (const part of learned) counts.add(part)
+      if (typeof tokenizer === 'object') expect(data.kit.hash).toBe(byteLevelKit(counts, 400).hash)
+      else expect(data.kit.tokenizer.vocabularySize).toBe(new Set([...learned.join('')]).size)
+    }
+  })
+})
+
+describe('texts of a job', () => {
+  const cacheFolder = join(folder, 'cache')
+  const jobOf = (path: string) => ({
+    ...tinyJob(folder, { data: { text: path, validation: 0.1 }, tokenizer: { byte_pairs: 300 } }),
+    cacheFolder,
+  })
+  write(folder, 'prose.txt', prose)
+  const read = async (path: string) => {
+    const notes: string[] = []
+    using data = await prepareData(jobOf(path), undefined, (note) => notes.push(note))
+    return {
+      hash: data.hash,
+      batch: data.training.at(3),
+      isMade: notes.includes('Making tokens of the texts.'),
+      notes,
+    }
+  }
+
+  test('are made into tokens once, wherever they lie, and again when a file changed', async () => {
+    const first = await read('prose.txt')
+    expect(first.isMade).toBe(true)
+    const second = await read('prose.txt')
+    expect(second).toMatchObject({ hash: first.hash, isMade: false })
+    expect(second.batch).toEqual(first.batch)
+    mkdirSync(join(folder, 'elsewhere'))
+    write(folder, 'elsewhere/other.txt', prose)
+    expect(await read('elsewhere')).toMatchObject({ hash: first.hash, isMade: false })
+    write(folder, 'prose.txt', `${prose.slice(0, -1)}!`)
+    expect((await read('prose.txt')).isMade).toBe(true)
+    write(folder, 'prose.txt', prose)
+  })
+
+  test('may be gzipped', async () => {
+    write(folder, 'zipped.txt.gz', gzipSync(prose))
+    expect((await read('zipped.txt.gz')).hash).toBe((await read('prose.txt')).hash)
+  })
+
+  test('are made again when what the cache holds is damaged', async () => {
+    const first = await read('prose.txt')
+    for (const name of readdirSync(join(cacheFolder, 'texts')))
+      writeFileSync(join(cacheFolder, 'texts', name, 'training.bin'), 'x')
+    const second = await read('prose.txt')
+    expect(second).toMatchObject({ hash: first.hash, isMade: true })
+    expect(second.notes.join()).toMatch(/damaged/)
+  })
+
+  test('that are not UTF-8 are refused with file and line, and nothing is left in the cache', async () => {
+    write(folder, 'latin.txt', Buffer.from('one\ntwo\ncaf\xe9\n', 'latin1'))
+    const before = readdirSync(join(cacheFolder, 'texts'))
+    await expect(read('latin.txt')).rejects.toThrow(/latin\.txt:3: the line is not UTF-8/)
+    expect(readdirSync(join(cacheFolder, 'texts'))).toEqual(before)
+  })
+
+  test('go on with the tokenizer of the checkpoint, whatever would be learned now', async () => {
+    using data = await prepareData(jobOf('prose.txt'), undefined, none)
+    const saved = join(folder, 'saved')
+    mkdirSync(saved)
+    for (const [name, content] of Object.entries(data.kit.files)) writeFileSync(join(saved, name), content)
+    using again = await prepareData(jobOf('prose.txt'), saved, none)
+    expect(again.hash).toBe(data.hash)
+    expect(again.kit.hash).toBe(textKitFrom(saved).hash)
+  })
+})
+
+describe('a folder of the cache', () => {
+  const root = join(folder, 'stores')
+  const store = (key: string, make: (folder: string) => Promise<void>) =>
+    cachedStore({
+      root,
+      key,
+      what: 'things',
+      make,
+      open: (at) => readFileSync(join(at, 'thing'), 'utf8'),
+      onNote: none,
+    })
+
+  test('made by two at once is whole for both, and stays once', async () => {
+    const gates: (() => void)[] = []
+    const slow = (content: string) => async (at: string) => {
+      writeFileSync(join(at, 'thing'), content)
+      await new Promise<void>((resolve) => gates.push(resolve))
+    }
+    const both = [store('same', slow('one')), store('same', slow('one'))]
+    while (gates.length < 2) await new Promise((resolve) => setImmediate(resolve))
+    for (const open of gates) open()
+    expect(await Promise.all(both)).toEqual(['one', 'one'])
+    expect(readdirSync(root)).toEqual(['same'])
+  })
+
+  test.runIf(existsSync('/dev/full'))(
+    'whose making failed does not exist, and a full disk is told with what to do',
+    async () => {
+      const broken = store('broken', async (at) => {
+        writeFileSync(join(at, 'thing'), 'half')
+        throw new Error('interrupted')
+      })
+      await expect(broken).rejects.toThrow(/interrupted/)
+      const full = store('full', async (at) => {
+        symlinkSync('/dev/full', join(at, 'samples.bin'))
+        using writer = new StoreWriter(at)
+        const tokens = new Int32Array(1 << 20)
+        writer.add({ tokens, weights: new Float32Array(tokens.length), source: { file: 'f', line: 1 } })
+      })
+      await expect(full).rejects.toThrow(/disk is full.*things.*stores/)
+      expect(readdirSync(root)).toEqual(['same'])
+    },
+  )
+})
