@@ -63,9 +63,11 @@ inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
   }
 }
 
-/// The codes of one group as integers: dot[t][v] over its `part`, for T rows and the vectors of P panels.
+/// The codes of one group as integers: dot[t][v] over its `part`, for T rows and the vectors of P panels. Inlined by
+/// force, as is what calls it: g++ made calls of it for four bits, all sums went through memory, and it took twice as long.
 template <class Codes, int P, int T, int part, int j = 0>
-inline void dotGroup(const char* const* group, const int8_t* codes, size_t inputs, VectorInt (*dot)[P * panelVectors]) {
+__attribute__((always_inline)) inline void dotGroup(const char* const* group, const int8_t* codes, size_t inputs,
+                                                    VectorInt (*dot)[P * panelVectors]) {
   constexpr int V = P * panelVectors, steps = 8 / Codes::parts;
   if constexpr (j < steps) {
     Bytes w[V];
@@ -84,8 +86,9 @@ inline void dotGroup(const char* const* group, const int8_t* codes, size_t input
 
 /// One part of group g for T rows: its sums of codes, scaled, into `sum`.
 template <class Codes, int P, int T, int part = 0>
-inline void productGroup(const char* panel, size_t stride, const QuantisedRows& x, size_t row, size_t g,
-                         const char* const* group, Vector (*sum)[P * panelVectors]) {
+__attribute__((always_inline)) inline void productGroup(const char* panel, size_t stride, const QuantisedRows& x,
+                                                        size_t row, size_t g, const char* const* group,
+                                                        Vector (*sum)[P * panelVectors]) {
   constexpr int V = P * panelVectors;
   if constexpr (part < Codes::parts) {
     VectorInt dot[T][V];
