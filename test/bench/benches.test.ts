@@ -19,10 +19,12 @@ import { tiny } from '../../bench/harness/model.ts'
 import { rivalInstalled } from '../../bench/harness/node-llama-cpp.ts'
 import { Ropeway } from '../../bench/harness/ropeway.ts'
 import { hostShare } from '../../bench/host-share.ts'
+import { iterationsBench } from '../../bench/iterations.ts'
 import { listsBench } from '../../bench/lists.ts'
 import { makeModel } from '../../bench/make-model.ts'
 import { prefix } from '../../bench/prefix.ts'
 import { serveAgainst, serveVsNodeLlamaCpp } from '../../bench/serve-vs-node-llama-cpp.ts'
+import { loadKernels } from '../../src/runtime/kernels.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-bench-'))
 const modelPath = join(scratch, 'tiny.gguf')
@@ -133,6 +135,13 @@ describe('a bench at its small size gives a complete record', () => {
     expect(record.figures.adapterMiB).toBeGreaterThan(0)
   })
 
+  test.skipIf(loadKernels() === undefined)('iterations', async () => {
+    const record = recordSchema.parse(await smallRecord(iterationsBench))
+    expect(record.comparisons.map(({ figure, sides }) => [figure, ...sides])).toEqual(
+      ['prompt24', 'decode3', 'decode1'].map((name) => [`${name}TokensPerSecond`, 'ropeway', 'plain ggml']),
+    )
+  })
+
   test('lists', async () => {
     const record = recordSchema.parse(await smallRecord(listsBench))
     const names = ['keys', 'credentials', 'audit', 'events', 'jobs', 'jobsOfSeveralStates']
@@ -172,7 +181,16 @@ describe('a bench at its small size gives a complete record', () => {
 test('every committed result of these benches is complete and was measured on the 0.5B model', () => {
   const folder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'bench', 'results')
   const names = [
-    ...[serveVsNodeLlamaCpp, hostShare, prefix, adaptersBench, eventLoop, busyNeighbour, gatewayBench],
+    ...[
+      serveVsNodeLlamaCpp,
+      hostShare,
+      prefix,
+      adaptersBench,
+      iterationsBench,
+      eventLoop,
+      busyNeighbour,
+      gatewayBench,
+    ],
   ].map(({ name }) => name)
   const files = existsSync(folder) ? readdirSync(folder) : []
   for (const name of names.filter((name) => files.includes(`${name}.jsonl`))) {
