@@ -5,6 +5,7 @@
 
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { architectureNames } from '../../src/models/registry.ts'
 import { Device } from '../../src/runtime/device.ts'
 import { readWithSource } from '../../src/train/export/compare.ts'
 import { type ExportForm, type ExportType, exportModel } from '../../src/train/export/export.ts'
@@ -26,7 +27,7 @@ function exported(from: string, name: string, form: ExportForm, type: ExportType
 }
 
 const bases = new Map<string, string>()
-for (const architecture of ['llama', 'qwen2', 'gpt2']) {
+for (const architecture of architectureNames()) {
   const model = { architecture, layers: 2, heads: 4, width: 64, tied: architecture !== 'llama' }
   const job = tinyJob(join(folder, architecture), {
     model,
@@ -43,6 +44,8 @@ for (const [name, base, lora] of [
   ['llama-lora', 'llama', { rank: 4 }],
   ['llama-rslora-dora', 'llama', { rank: 4, dora: true, rank_stabilised: true }],
   ['qwen2-lora', 'qwen2', { rank: 4, targets: ['q_proj', 'down_proj'] }],
+  ['qwen3-lora', 'qwen3', { rank: 4 }],
+  ['mistral-dora', 'mistral', { rank: 4, dora: true }],
   ['gpt2-lora', 'gpt2', { rank: 4 }],
 ] as const) {
   const job = tinyJob(join(folder, name), {
