@@ -88,7 +88,8 @@ export const createTuning = z.strictObject({
   method: tuningMethod.optional(),
   /** As before there was `method`. */
   hyperparameters: supervisedHyperparameters.optional(),
-  integrations: z.array(integration).max(5).nullish(),
+  /** OpenAI knows one kind, and a job writes one run of it. */
+  integrations: z.array(integration).max(1).nullish(),
   metadata: tuningMetadata.nullish(),
 })
 export type CreateTuning = z.output<typeof createTuning>

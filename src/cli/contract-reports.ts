@@ -6,7 +6,7 @@ import { type ContractEvent, textCharactersMax } from '../control/jobs/contract-
 import type { JobCallbacks } from '../train/run-job.ts'
 import { note } from './terminal.ts'
 
-type Reported = Pick<JobCallbacks, 'onStart' | 'onStep' | 'onEvaluation' | 'onCheckpoint'>
+type Reported = Pick<JobCallbacks, 'onStart' | 'onStep' | 'onEvaluation' | 'onCheckpoint' | 'onNote'>
 // Distributed over the kinds of events.
 type Untimed<Event> = Event extends ContractEvent ? Omit<Event, 't'> : never
 
@@ -41,6 +41,7 @@ export function contractReports(path: string | undefined, unixMs: () => number):
       if (loss === undefined) return
       emit({ event: 'metrics', step: stepsDone, values: { held_out_loss: number(loss) } })
     },
+    onNote: (text) => emit({ event: 'note', text: text.slice(0, textCharactersMax) }),
     onCheckpoint: ({ stepsDone, folder }) =>
       emit({ event: 'checkpoint', step: stepsDone, folder: `checkpoints/${basename(folder)}` }),
   }

@@ -3,6 +3,7 @@ import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { openCredential } from '../control/credentials/credentials.ts'
+import { checkJobCredentials, jobVariables } from '../control/credentials/variables.ts'
 import { moveDeployments } from '../control/deployments/move.ts'
 import { JobFolders } from '../control/jobs/folders.ts'
 import { Jobs } from '../control/jobs/jobs.ts'
@@ -59,12 +60,16 @@ export class JobRoom {
       store: context.store,
       wake,
       hasWorkspace: (project, id) => workspaces.has(project, id),
+      checkCredentials: (project, names) => checkJobCredentials(context, project, names),
       checkBudget: (project) => checkDeviceBudgets(context.store, project),
       checkTraining: (file) => void parseTrainingJob(file, folder),
     })
-    const registry = async (project: string, name: string) =>
-      await openCredential(context, project, name, 'docker')
-    this.#clusters = new Map([[this.cluster, localParts(folder, folders, workspaces, providing, registry)]])
+    const secrets = {
+      registry: async (project: string, name: string) =>
+        await openCredential(context, project, name, 'docker'),
+      secrets: (project: string, names: readonly string[]) => jobVariables(context, project, names),
+    }
+    this.#clusters = new Map([[this.cluster, localParts(folder, folders, workspaces, providing, secrets)]])
     this.routes = [
       jobRoutes({ jobs: this.jobs, clusters: this.#clusters, folders }),
       machineRoutes({ wake, moveDeployments: (lost) => moveDeployments(context.store, lost, cluster) }),
@@ -95,13 +100,13 @@ function localParts(
   folders: JobFolders,
   workspaces: Workspaces,
   providing: Providing,
-  registry: NonNullable<LocalWorkplaceOptions['registry']>,
+  secrets: Required<Pick<LocalWorkplaceOptions, 'registry' | 'secrets'>>,
 ): ServedCluster {
   const launcher = new LocalLauncher({ root: join(folder, 'runs'), wrapper: wrapperEntry() })
   const workplace = new LocalWorkplace({
     folders,
     trainer: ownCommand(),
-    registry,
+    ...secrets,
     unpack: async ({ id, name, project_id, spec }, into) => {
       if (spec.workspace !== undefined) await workspaces.unpack(project_id, spec.workspace, into)
       await provide(providing, project_id, { id, label: `job ${name}` }, spec.file, into)

@@ -45,7 +45,11 @@ export async function runShown(
     if (emit) emit({ event: 'derived', ...job.derived })
     else note(`${derivedText(job.derived)}\n`)
   const say = (text: string) => (emit ? emit({ event: 'note', text }) : line.note(text))
-  const watch = new RunWatch(job, systemClock, process.env, say)
+  const reports = contractReports(process.env.ROPEWAY_EVENTS, systemClock.unixMs)
+  const watch = new RunWatch(job, systemClock, process.env, (text) => {
+    reports.onNote?.(text)
+    say(text)
+  })
   try {
     const result = await runTrainingJob(
       job,
@@ -55,7 +59,7 @@ export async function runShown(
           if (emit) emit({ event: 'published', ...publication })
           else line.note(`step ${publication.stepsDone}: ${publication.version} answers`)
         },
-        ...both(contractReports(process.env.ROPEWAY_EVENTS, systemClock.unixMs), {
+        ...both(reports, {
           onNote: say,
           onData: (check) => {
             if (emit) emit({ event: 'data', ...check })

@@ -26,7 +26,8 @@ export interface FineTuningRequest {
   readonly rateMultiplier: 'auto' | number
   readonly beta?: 'auto' | number | undefined
   readonly seed: number
-  readonly wandb?: { readonly project: string; readonly entity?: string | undefined } | undefined
+  /** W&B's, as the field `watch.wandb` of a job file has it. */
+  readonly wandb?: Readonly<Record<string, unknown>> | undefined
 }
 
 export type FineTuningPlan =

@@ -36,6 +36,13 @@ export const credentialValues = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('docker'), registry: text, username: text, password: secret }),
   z.strictObject({ kind: z.literal('slack'), webhook_url: url }),
   z.strictObject({ kind: z.literal('wandb'), api_key: secret, host: url.optional() }),
+  z.strictObject({
+    kind: z.literal('mlflow'),
+    /** Either this, or a name and a password. */
+    token: secret.optional(),
+    username: text.optional(),
+    password: secret.optional(),
+  }),
   z.strictObject({ kind: z.literal('kubernetes'), kubeconfig: secret, context: text.optional() }),
   z.strictObject({
     kind: z.literal('ssh'),

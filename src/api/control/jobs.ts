@@ -15,6 +15,7 @@ export const jobStateNames = [
 
 export const priorityDefault = 50
 export const devicesMax = 1024
+const credentialsMax = 20
 export const placeName = z
   .string()
   .max(63)
@@ -39,6 +40,8 @@ export const jobPlacement = z.strictObject({
   heartbeat_timeout: durationMs.default(600_000),
   /** Of one attempt. */
   time_limit: durationMs.optional(),
+  /** Credentials of the project whose variables its programs find: WANDB_API_KEY, HF_TOKEN ... */
+  credentials: z.array(placeName).max(credentialsMax).optional(),
   /** A message through a credential of kind slack when the job comes into one of these states. */
   notify: z
     .strictObject({

@@ -15,6 +15,8 @@ export interface JobsOptions {
   /** Refuses, by a UserError, what our trainer would refuse. */
   readonly checkTraining?: (file: object) => void
   readonly hasWorkspace?: (project: string, id: string) => Promise<boolean>
+  /** Refuses credentials that the project does not have, or that are no use to a job. */
+  readonly checkCredentials?: (project: string, names: readonly string[]) => Promise<void>
   /** Refuses what the project may not spend any more. */
   readonly checkBudget?: (project: string) => Promise<void>
   readonly onMoved?: TransitionListener
@@ -48,7 +50,7 @@ export class Jobs {
   async create(project: string, given: unknown, id?: string): Promise<JobRow> {
     const { store } = this.#options
     const { name, spec } = this.#specOf(given)
-    await this.#checkWorkspace(project, spec)
+    await this.#checkWhatItNames(project, spec)
     await this.#options.checkBudget?.(project)
     const nowMs = store.clock.unixMs()
     const row = await store.transaction(async () => {
@@ -100,7 +102,13 @@ export class Jobs {
 
   /** Refuses what could not become a job. */
   async check(project: string, given: unknown): Promise<void> {
-    await this.#checkWorkspace(project, this.#specOf(given).spec)
+    await this.#checkWhatItNames(project, this.#specOf(given).spec)
+  }
+
+  async #checkWhatItNames(project: string, spec: JobSpec): Promise<void> {
+    const { credentials = [] } = spec.placement
+    if (credentials.length > 0) await this.#options.checkCredentials?.(project, credentials)
+    await this.#checkWorkspace(project, spec)
   }
 
   async #checkWorkspace(project: string, { workspace }: JobSpec): Promise<void> {

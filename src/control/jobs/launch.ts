@@ -3,6 +3,7 @@ import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { resolve, sep } from 'node:path'
 import { type RunJob, runJob } from '../../api/control/run-job.ts'
 import { assert } from '../../base/assert.ts'
+import { messageOf, UserError } from '../../base/errors.ts'
 import type { ContainerDemand, RegistryLogin, RunRequest } from '../launchers/launcher.ts'
 import {
   emergencyNote,
@@ -28,6 +29,8 @@ export interface LocalWorkplaceOptions {
   readonly trainer: readonly string[]
   /** Puts an uploaded workspace into the folder; done again, it changes nothing. */
   readonly unpack?: (row: JobRow, folder: string) => Promise<void>
+  /** The variables of credentials; throws UserError when one of them is gone. */
+  readonly secrets?: (project: string, credentials: readonly string[]) => Promise<Record<string, string>>
   /** What a credential of kind docker holds. */
   readonly registry?: (project: string, name: string) => Promise<RegistryLogin>
 }
@@ -93,6 +96,8 @@ async function prepareAttempt(
     masterPort: portsFrom + (hashOf(row.run_id!) % portsCount),
     worldSize: processes,
   }
+  const secrets = await secretsOf(launch, row)
+  if (!secrets.ok) return secrets
   const perNode = file?.processes ?? processes
   const command = file?.run ?? [
     ...launch.trainer,
@@ -106,6 +111,7 @@ async function prepareAttempt(
     id: row.run_id!,
     command,
     environment: { ...file?.env, ...withPythonSdk(file?.env.PYTHONPATH), ...sharedEnvironment(place) },
+    secrets: secrets.variables,
     memberEnvironments: Array.from({ length: processes }, (_, rank) =>
       rankEnvironment(place, rank, rank % perNode, perNode),
     ),
@@ -117,6 +123,21 @@ async function prepareAttempt(
     }),
   }
   return { ok: true, request }
+}
+
+async function secretsOf(
+  { secrets }: LocalWorkplaceOptions,
+  { project_id, spec }: JobRow,
+): Promise<{ ok: true; variables: Record<string, string> } | { ok: false; message: string }> {
+  const { credentials = [] } = spec.placement
+  if (credentials.length === 0) return { ok: true, variables: {} }
+  assert(secrets, 'who gives jobs credentials can open them')
+  try {
+    return { ok: true, variables: await secrets(project_id, credentials) }
+  } catch (error) {
+    if (error instanceof UserError) return { ok: false, message: messageOf(error) }
+    throw error
+  }
 }
 
 /** The whole workspace is there, and the output; the SDK too, for PYTHONPATH names it. */

@@ -40,7 +40,6 @@ export function isFinal(state: JobState): boolean {
 /** Why a job is in its state, in a word for programs; the sentence beside it is for people. */
 export const reasons = {
   queued: 'It waits for its turn.',
-  retry_later: 'It waits before the next attempt.',
   preempted: 'A job of higher priority needs its devices; it goes on from its checkpoint.',
   devices_given: 'It has its devices.',
   submitted: 'Its cluster has taken it.',

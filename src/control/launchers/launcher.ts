@@ -35,6 +35,8 @@ export interface RunRequest {
   readonly command: readonly string[]
   /** Added to what the launcher lets through of its own environment; `RANK` and the like are the caller's. */
   readonly environment: Readonly<Record<string, string>>
+  /** Added too, and kept nowhere: a submit that is repeated brings them again. */
+  readonly secrets?: Readonly<Record<string, string>>
   /** Per member, in order; what is the same for all stands in `environment`. */
   readonly memberEnvironments?: readonly Readonly<Record<string, string>>[]
   /** Absolute path of the working directory. */

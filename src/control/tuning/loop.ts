@@ -4,17 +4,20 @@
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import type { TuningIntegration } from '../../api/tuning.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import type { Logger } from '../../base/log.ts'
 import type { JobFolders } from '../jobs/folders.ts'
 import type { Jobs } from '../jobs/jobs.ts'
 import { type JobRow, jobNouns } from '../jobs/rows.ts'
-import { isFinal } from '../jobs/states.ts'
+import { isActive, isFinal, type JobState } from '../jobs/states.ts'
 import type { Checkpoints } from '../models/checkpoints.ts'
 import { type Providing, provide } from '../models/provide.ts'
 import { type Loop, startLoop } from '../service/loop.ts'
 import { purgeDeleted } from '../store/deletion.ts'
+import { type EventRow, eventsOf } from '../store/events.ts'
 import { giveUpRow, renewRow, takeRows } from '../store/leases.ts'
+import { cursorAt } from '../store/pages.ts'
 import type { TuningFiles } from './files.ts'
 import { pathInJob } from './files.ts'
 import { metricsAfter, writeResults } from './metrics.ts'
@@ -48,7 +51,8 @@ export interface PlanRequest {
   readonly rateMultiplier: 'auto' | number
   readonly beta?: 'auto' | number | undefined
   readonly seed: number
-  readonly wandb?: { readonly project: string; readonly entity?: string | undefined } | undefined
+  /** The field `watch.wandb` of the job file. */
+  readonly wandb?: Readonly<Record<string, unknown>> | undefined
 }
 
 export interface TuningLoopOptions {
@@ -69,6 +73,8 @@ const everyMs = 1000
 const leaseMs = 30_000
 const rowsMax = 20
 const checkpointsMax = 200
+/** Events of the job that one look tells. */
+const jobEventsMax = 100
 /** Metrics that one look tells. */
 const metricsMax = 100
 /** Steps of one job that are told, about. */
@@ -142,12 +148,14 @@ async function validate(options: TuningLoopOptions, row: TuningRow): Promise<voi
     const param = planned.which === 'model' ? 'model' : `${planned.which}_file`
     return await end(options, row, 'failed', { code: `invalid_${param}`, message: planned.message, param })
   }
-  const { file, warnings, ok: _, ...counted } = planned
+  const { file: plannedFile, warnings, ok: _, ...counted } = planned
+  const credentials = spec.integrations.map(({ wandb }) => wandb.credential)
+  const file = { ...plannedFile, ...(credentials.length > 0 && { job: { credentials } }) }
   await tunings.nouns.store.transaction(async () => {
-    await jobs.create(project, { file, name: file.name as string }, job)
+    await jobs.create(project, { file, name: plannedFile.name as string }, job)
     const active = await tunings.nouns.change(row.id, (now) => ({
       state: 'active',
-      status: { ...now.status, plan: { ...counted, steps: Number(file.steps) } },
+      status: { ...now.status, plan: { ...counted, steps: Number(plannedFile.steps) } },
     }))
     if (active === undefined) return
     for (const warning of warnings) await tunings.tell(active, warning, 'warn')
@@ -171,7 +179,16 @@ function requestOf({ id, spec }: TuningRow, training: string, validation: string
     rateMultiplier: asked.learning_rate_multiplier,
     ...(method.type === 'dpo' && { beta: method.dpo.hyperparameters.beta }),
     seed,
-    ...(wandb !== undefined && { wandb: { project: wandb.project, entity: wandb.entity ?? undefined } }),
+    ...(wandb !== undefined && { wandb: wandbField(wandb) }),
+  }
+}
+
+function wandbField({ project, name, entity, tags }: TuningIntegration['wandb']): Record<string, unknown> {
+  return {
+    ...{ project, sync: true },
+    ...(name != null && { name }),
+    ...(entity != null && { entity }),
+    ...(tags !== undefined && { tags }),
   }
 }
 
@@ -206,10 +223,13 @@ async function tellNews(options: TuningLoopOptions, row: TuningRow, job: JobRow)
     where: (is) => is.and([is('job_id', '=', job.id), is('step', '>', told.checkpoint)]),
     limit: checkpointsMax,
   })
-  const message = job.state === told.state ? undefined : saidOf(job)
-  if (metrics.length === 0 && written.length === 0 && message === undefined) return
+  const { rows: events } = await eventsOf(store, job.id, {
+    limit: jobEventsMax,
+    ...(told.event !== undefined && { cursor: cursorAt(told.event, false) }),
+  })
+  if (metrics.length === 0 && written.length === 0 && events.length === 0) return
   await store.transaction(async () => {
-    if (message !== undefined) await tunings.tell(row, message)
+    for (const event of events) await tellJob(tunings, row, job, event)
     let last = Number.NEGATIVE_INFINITY
     for (const { step, values } of metrics) {
       if (step - last < every && step !== steps) continue
@@ -219,7 +239,7 @@ async function tellNews(options: TuningLoopOptions, row: TuningRow, job: JobRow)
     for (const { step } of written.sort((a, b) => a.step - b.step))
       await tunings.tell(row, `Checkpoint created at step ${step} as ${checkpointName(row.name, step)}`)
     const next: NonNullable<TuningStatus['told']> = {
-      state: job.state,
+      event: events.at(-1)?.id ?? told.event,
       step: metrics.at(-1)?.step ?? told.step,
       checkpoint: Math.max(told.checkpoint, ...written.map(({ step }) => step)),
     }
@@ -234,16 +254,19 @@ function stepSaid(step: number, steps: number, values: Readonly<Record<string, n
   return `Step ${step}/${steps}: ${parts.join(', ')}`
 }
 
-function saidOf({ state, status }: JobRow): string | undefined {
-  switch (state) {
-    case 'running':
-      return 'Fine-tuning job started'
-    case 'stopped':
-      return `Fine-tuning job paused at step ${status.checkpointStep}`
-    case 'waiting':
-      return status.reason === 'retry_later' ? `Fine-tuning job is tried again: ${status.message}` : undefined
-    default:
-      return undefined
+/** What the job's own events are in OpenAI's words; most are of no interest to whoever tunes. */
+async function tellJob(tunings: Tunings, row: TuningRow, { status }: JobRow, event: EventRow): Promise<void> {
+  switch (event.kind) {
+    case 'job.running':
+      return await tunings.tell(row, 'Fine-tuning job started')
+    case 'job.stopped':
+      return await tunings.tell(row, `Fine-tuning job paused at step ${status.checkpointStep}`)
+    case 'job.note':
+      return await tunings.tell(row, event.message, 'warn')
+    case 'job.waiting':
+      // From nothing it was made; from a state of rest somebody began it again.
+      if (event.details.from !== undefined && isActive(event.details.from as JobState))
+        await tunings.tell(row, `Fine-tuning job waits for its next attempt: ${event.message}`, 'warn')
   }
 }
 

@@ -48,8 +48,12 @@ export interface TuningStatus {
     readonly trainedTokens: number
     readonly steps: number
   }
-  /** How far events were told: the job's last state, its last metric and checkpoint. */
-  readonly told?: { readonly state?: string; readonly step: number; readonly checkpoint: number }
+  /** How far events were told: the job's last event, its last metric and checkpoint. */
+  readonly told?: {
+    readonly event?: string | undefined
+    readonly step: number
+    readonly checkpoint: number
+  }
   readonly resultFiles: readonly string[]
   readonly outcome?: 'succeeded' | 'failed' | 'cancelled'
   readonly finishedMs?: number

@@ -12,6 +12,8 @@ import type { RunEnd, RunEvent, RunMetrics, RunStart, Sink } from './sink.ts'
 export interface WandbOptions {
   project: string
   entity?: string | undefined
+  name?: string | undefined
+  tags?: readonly string[] | undefined
 }
 
 const blockBytes = 32_768
@@ -66,7 +68,7 @@ export class WandbFile implements Sink {
   }
 
   #run({ run, name, settings, stepsDone, atMs }: RunStart): Uint8Array {
-    const { project, entity } = this.#options
+    const { project, entity, name: shown = name, tags = [] } = this.#options
     const config = Object.entries(settings).map(([key, value]) =>
       bytes(1, message(text(1, key), text(16, JSON.stringify(value)))),
     )
@@ -75,7 +77,8 @@ export class WandbFile implements Sink {
       ...(entity === undefined ? [] : [text(2, entity)]),
       text(3, project),
       bytes(4, message(...config)),
-      text(8, name),
+      text(8, shown),
+      ...tags.map((tag) => text(10, tag)),
       text(13, hostname()),
       integer(14, stepsDone),
       bytes(17, message(integer(1, atMs / 1000))),

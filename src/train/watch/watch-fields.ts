@@ -14,6 +14,9 @@ export const watchFields = z.strictObject({
     .strictObject({
       project: z.string().min(1).max(128),
       entity: z.string().min(1).max(128).optional(),
+      /** Of the run; the job's without it. */
+      name: z.string().min(1).max(128).optional(),
+      tags: z.array(z.string().min(1).max(64)).max(50).optional(),
       sync: z.boolean().default(false),
     })
     .optional(),

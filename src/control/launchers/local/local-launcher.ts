@@ -76,7 +76,8 @@ export class LocalLauncher implements Launcher {
     const wrong = whatIsWrong(request)
     if (wrong !== undefined) return refuse('invalid', wrong)
     const folder = this.#folder(request.id)
-    const stored = storedRequest.parse(request)
+    const { secrets = {} } = request
+    const stored = storedRequest.parse({ ...request, secretNames: Object.keys(secrets) })
     if (!existsSync(folder)) {
       const engine = request.container && (await this.#engine())
       if (request.container !== undefined && engine === undefined) return refuse('no_engine', engineMissing)
@@ -94,7 +95,7 @@ export class LocalLauncher implements Launcher {
     if (known === undefined) return refuse('cancelled')
     if (!isDeepStrictEqual(known, stored)) return refuse('id_taken')
     if (readCancel(folder) !== undefined) return refuse('cancelled', 'The run was cancelled.')
-    this.#startMembers(known, folder)
+    this.#startMembers(known, folder, secrets)
     return { ok: true }
   }
 
@@ -133,6 +134,8 @@ export class LocalLauncher implements Launcher {
     const folder = this.#folder(id)
     const request = existsSync(folder) ? readStored(storedRequest, join(folder, names.request)) : undefined
     if (request === undefined) return refuse('invalid', 'There is no run of this id to scale.')
+    if ((request.secretNames ?? []).length > 0)
+      return refuse('invalid', 'A run with secrets has the members that it was submitted with.')
     if (members < 0 || members > membersMax) return refuse('invalid', `A run has 0 to ${membersMax} members.`)
     if (readCancel(folder) !== undefined) return refuse('cancelled', 'The run was cancelled.')
     const staying = this.#members(id)
@@ -153,7 +156,7 @@ export class LocalLauncher implements Launcher {
         addMember(fresh, { type: request.devices?.type, indices }),
       )
     }
-    this.#startMembers(request, folder)
+    this.#startMembers(request, folder, {})
     return { ok: true }
   }
 
@@ -196,14 +199,19 @@ export class LocalLauncher implements Launcher {
     return freeDevices(total, taken, demand.perMember, members)
   }
 
-  #startMembers(request: StoredRequest, folder: string): void {
+  #startMembers(request: StoredRequest, folder: string, secrets: Readonly<Record<string, string>>): void {
     for (const index of memberIndices(folder)) {
       const own = memberFolder(folder, index)
-      if (!existsSync(join(own, names.claim))) this.#startWrapper(request, own, index)
+      if (!existsSync(join(own, names.claim))) this.#startWrapper(request, own, index, secrets)
     }
   }
 
-  #startWrapper(request: StoredRequest, folder: string, index: number): void {
+  #startWrapper(
+    request: StoredRequest,
+    folder: string,
+    index: number,
+    secrets: Readonly<Record<string, string>>,
+  ): void {
     const { indices, type } = readStored(memberDevices, join(folder, names.devices)) ?? { indices: [] }
     const path = this.#wrapper.pathname
     const loader = path.endsWith('.ts') ? ['--import', import.meta.resolve('tsx')] : []
@@ -216,6 +224,7 @@ export class LocalLauncher implements Launcher {
         ...passedOn(process.env),
         ...(request.container !== undefined && engineEnvironment(process.env)),
         ...request.environment,
+        ...secrets,
         ...request.memberEnvironments?.[index],
         ...(indices.length > 0 && { ROPEWAY_DEVICES: indices.join(',') }),
         ...(indices.length > 0 && type !== 'cpu' && { CUDA_VISIBLE_DEVICES: indices.join(',') }),

@@ -34,6 +34,8 @@ export const storedRequest = z.object({
   id: z.string(),
   command: z.array(z.string()).min(1),
   environment,
+  // Of secrets, only what they are called.
+  secretNames: z.array(z.string()).optional(),
   memberEnvironments: z.array(environment).optional(),
   folder: z.string(),
   members: z.int(),

@@ -107,7 +107,7 @@ async function runCommand(
 
 /** How the member runs in a container, and how that is taken away; undefined without an image. */
 function containerOf(request: StoredRequest, folder: string) {
-  const { container, command, id, environment, memberEnvironments } = request
+  const { container, command, id, environment, memberEnvironments, secretNames = [] } = request
   if (container === undefined) return undefined
   const runFolder = dirname(dirname(folder))
   const found = readStored(engine, join(runFolder, names.engine))
@@ -120,7 +120,9 @@ function containerOf(request: StoredRequest, folder: string) {
   const loginFolder = join(runFolder, names.login)
   const arguments_ = containerCommand(found, {
     ...{ run: id, member, container, command, folder: request.folder, user },
-    variables: [...Object.keys(own), runLabel, memberLabel].filter((name) => name in process.env),
+    variables: [...Object.keys(own), ...secretNames, runLabel, memberLabel].filter(
+      (name) => name in process.env,
+    ),
     gpus: devices?.type === 'cpu' ? [] : (devices?.indices ?? []),
     ...(existsSync(loginFolder) && { loginFolder }),
   })
