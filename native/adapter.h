@@ -45,6 +45,8 @@ inline Vector loadBfloat(const Half* from) {
 #elif defined(__AVX2__)
   __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   return (Vector)_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
+#elif defined(ROPEWAY_NEON)
+  return (Vector)vshll_n_u16(vld1_u16(from), 16);
 #else
   Vector result;
   for (int i = 0; i < lanes; i++) result[i] = bfloatToFloat(from[i]);

@@ -133,6 +133,15 @@ inline VectorInt dotBytes(VectorInt sum, Bytes codes, VectorInt activations) {
   // The first factor of the byte product is unsigned: a weight's sign moves to the activation.
   __m256i pairs = negative ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)) : _mm256_maddubs_epi16(w, a);
   return sum + (VectorInt)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(ROPEWAY_NEON)
+  // Codes without a sign are below 64, so that a signed product serves all.
+  int8x16_t w = (int8x16_t)codes, a = (int8x16_t)activations;
+#if defined(__ARM_FEATURE_DOTPROD)
+  return (VectorInt)vdotq_s32((int32x4_t)sum, w, a);
+#else
+  int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(a))), high = vpaddlq_s16(vmull_high_s8(w, a));
+  return sum + (VectorInt)vpaddq_s32(low, high);
+#endif
 #else
   int8_t a[lanes * 4];
   __builtin_memcpy(a, &activations, sizeof a);

@@ -1,7 +1,9 @@
 #if defined(__x86_64__)
 #define ROPEWAY_TILES
 #include "kernels.h"
+#if !defined(ROPEWAY_LEFT_OUT)
 #include "linear_amx.h"
+#endif
 
 #if defined(ROPEWAY_EMULATE_TILES)
 #define ROPEWAY_VARIABLE kernelsAmxEmulated
@@ -13,6 +15,10 @@
 
 extern const Kernels ROPEWAY_VARIABLE = {
     ROPEWAY_NAME,
+#if defined(ROPEWAY_LEFT_OUT)
+    {},
+    nullptr,
+#else
     {
         {"linear_q8", linear<TileCodedProduct<Q8Codes>>},
         {"linear_q4", linear<TileCodedProduct<Q4Codes>>},
@@ -25,5 +31,6 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"matmul_bf16", matmul<MatmulTiles>},
     },
     packRows,
+#endif
 };
 #endif

@@ -25,3 +25,6 @@ extern const Kernels kernelsAmxEmulated;
 extern const Kernels kernelsPortable;
 extern const Kernels kernelsAvx2;
 extern const Kernels kernelsAvx512;
+extern const Kernels kernelsNeon;
+// The same to the bit, by instructions for products of bytes (ARMv8.2 and later).
+extern const Kernels kernelsNeonDot;

@@ -4,6 +4,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -24,6 +28,9 @@ const Kernels* const everyKernels[] = {
     &kernelsAmx,
     &kernelsAvx512,
     &kernelsAvx2,
+#elif defined(__aarch64__)
+    &kernelsNeonDot,
+    &kernelsNeon,
 #endif
     &kernelsPortable,
 };
@@ -44,9 +51,22 @@ bool tilesAllowed() {
 #endif
 }
 
+#elif defined(__aarch64__)
+
+bool multipliesBytes() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__APPLE__)
+  return true;  // all of Apple's processors for computers
+#else
+  return false;
+#endif
+}
+
 #endif
 
 bool runsHere(const Kernels* kernels) {
+  if (!kernels->packRows) return false;  // left out of this build
 #if defined(__x86_64__)
   __builtin_cpu_init();
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -57,6 +77,9 @@ bool runsHere(const Kernels* kernels) {
   if (kernels == &kernelsAvx512 || kernels == &kernelsAmxEmulated) return avx512;
   static const bool tiles = avx512 && tilesAllowed();
   if (kernels == &kernelsAmx) return tiles;
+#elif defined(__aarch64__)
+  if (kernels == &kernelsNeonDot) return multipliesBytes();
+  if (kernels == &kernelsNeon) return !multipliesBytes();
 #endif
   return true;
 }

@@ -11,6 +11,8 @@ namespace {
 constexpr int rowsAtOnce = 6, panelsAtOnce = 2;
 #elif defined(__AVX2__)
 constexpr int rowsAtOnce = 2, panelsAtOnce = 1;
+#elif defined(ROPEWAY_NEON)
+constexpr int rowsAtOnce = 4, panelsAtOnce = 1;
 #else
 constexpr int rowsAtOnce = 1, panelsAtOnce = 1;
 #endif

@@ -10,7 +10,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int floatRowsAtOnce = 12, floatPanelsAtOnce = 2;
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(ROPEWAY_NEON)
 constexpr int floatRowsAtOnce = 6, floatPanelsAtOnce = 1;
 #else
 constexpr int floatRowsAtOnce = 2, floatPanelsAtOnce = 1;

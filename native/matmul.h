@@ -17,7 +17,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr size_t matmulRows = 12, matmulWidth = 32;
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(ROPEWAY_NEON)
 constexpr size_t matmulRows = 6, matmulWidth = 16;
 #else
 constexpr size_t matmulRows = 2, matmulWidth = 16;

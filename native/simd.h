@@ -10,6 +10,11 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+// Every arm64 machine has NEON, so the compiler's own macro is there for the portable kernels too.
+#if defined(__aarch64__) && !defined(ROPEWAY_PORTABLE)
+#define ROPEWAY_NEON
+#include <arm_neon.h>
+#endif
 
 namespace {
 
@@ -53,6 +58,8 @@ inline Vector squareRoot(Vector x) {
   return _mm512_sqrt_ps(x);
 #elif defined(__AVX2__)
   return _mm256_sqrt_ps(x);
+#elif defined(ROPEWAY_NEON)
+  return (Vector)vsqrtq_f32((float32x4_t)x);
 #else
   for (int i = 0; i < lanes; i++) x[i] = __builtin_sqrtf(x[i]);
   return x;
@@ -64,6 +71,8 @@ inline Vector fma(Vector a, Vector b, Vector c) {
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__AVX2__)
   return _mm256_fmadd_ps(a, b, c);
+#elif defined(ROPEWAY_NEON)
+  return (Vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #elif defined(__aarch64__)
   Vector r;
   for (int i = 0; i < lanes; i++) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
@@ -103,6 +112,10 @@ inline Vector pairsSpread(const float* a, VectorInt b, Vector c) {
 inline float halfToFloat(Half half) {
 #if defined(__AVX2__)
   return _cvtsh_ss(half);
+#elif defined(ROPEWAY_NEON)
+  __fp16 number;
+  __builtin_memcpy(&number, &half, sizeof number);
+  return number;
 #else
   uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff, bits;
   if (rest >= 0x7c00) bits = sign | 0x7f800000 | (rest & 0x3ff) << 13;
@@ -125,6 +138,11 @@ inline float halfToFloat(Half half) {
 inline Half floatToHalf(float value) {
 #if defined(__AVX2__)
   return _cvtss_sh(value, 0);
+#elif defined(ROPEWAY_NEON)
+  __fp16 number = value;
+  Half half;
+  __builtin_memcpy(&half, &number, sizeof half);
+  return half;
 #else
   uint32_t bits;
   __builtin_memcpy(&bits, &value, 4);
@@ -149,6 +167,8 @@ inline Vector loadHalf(const Half* from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 #elif defined(__AVX2__)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(ROPEWAY_NEON)
+  return (Vector)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
 #else
   Vector result;
   for (int i = 0; i < lanes; i++) result[i] = halfToFloat(from[i]);
@@ -162,6 +182,10 @@ inline Vector loadUnsigned(const char* from) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 #elif defined(__AVX2__)
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#elif defined(ROPEWAY_NEON)
+  uint32_t bytes;
+  __builtin_memcpy(&bytes, from, sizeof bytes);
+  return (Vector)vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes)))));
 #else
   Vector result;
   for (int i = 0; i < lanes; i++) result[i] = float(uint8_t(from[i]));
@@ -174,6 +198,10 @@ inline Vector loadSigned(const char* from) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 #elif defined(__AVX2__)
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#elif defined(ROPEWAY_NEON)
+  uint32_t bytes;
+  __builtin_memcpy(&bytes, from, sizeof bytes);
+  return (Vector)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(bytes)))));
 #else
   Vector result;
   for (int i = 0; i < lanes; i++) result[i] = float(int8_t(from[i]));
@@ -246,7 +274,7 @@ inline float maximumLane(Vector value) {
 inline Vector keepRange(Vector value, int base, int first, int end, float other) {
   VectorInt index;
   for (int i = 0; i < lanes; i++) index[i] = base + i;
-  return (index >= first) & (index < end) ? value : splat(other);
+  return ((index >= first) & (index < end)) ? value : splat(other);
 }
 
 /// 2^x for x <= 127, relative error below 2e-7; exactly 1 at 0, exactly 0 below -126 (also at -infinity).

@@ -4,11 +4,22 @@
  */
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
-import { userCacheFolder } from '../base/files.ts'
+import { messageOf } from '../base/errors.ts'
+import { hashOfFile, userCacheFolder } from '../base/files.ts'
 
 const compilers = ['g++', 'clang++', 'c++'] as const
 const compileLimitMs = 120_000
@@ -33,18 +44,32 @@ const avx512Flags = [
 ]
 
 /** The translation units and what each may use beyond the platform's oldest machine. */
-const units: Readonly<Record<string, readonly string[]>> = {
+export const units: Readonly<Record<string, readonly string[]>> = {
   'library.cpp': [],
   'pool.cpp': ['-std=c++20'],
   'isa_portable.cpp': [],
-  'isa_avx2.cpp': avx2Flags,
-  'isa_avx512.cpp': avx512Flags,
-  'isa_amx.cpp': [...avx512Flags, '-mamx-tile', '-mamx-int8', '-mamx-bf16'],
-  'isa_amx_emulated.cpp': avx512Flags,
+  ...(process.arch === 'x64' && {
+    'isa_avx2.cpp': avx2Flags,
+    'isa_avx512.cpp': avx512Flags,
+    'isa_amx.cpp': [...avx512Flags, '-mamx-tile', '-mamx-int8', '-mamx-bf16'],
+    'isa_amx_emulated.cpp': avx512Flags,
+  }),
+  ...(process.arch === 'arm64' && {
+    'isa_neon.cpp': [],
+    'isa_neon_dot.cpp': ['-march=armv8.2-a+dotprod'],
+  }),
 }
 
 export type KernelBuild =
-  | { ok: true; path: string; compiler: string; cached: boolean; tookMs: number }
+  | {
+      ok: true
+      path: string
+      compiler: string
+      cached: boolean
+      tookMs: number
+      /** Units that need instructions which the compiler is too old to know. */
+      leftOut: readonly string[]
+    }
   | { ok: false; reason: string; fix: string }
 
 export interface Compiler {
@@ -78,14 +103,14 @@ export function kernelsNeedBuilding(): boolean {
   const source = nativeFolder()
   const compiler = process.env.ROPEWAY_KERNELS === 'ggml' ? undefined : findCompiler()
   if (source === undefined || compiler === undefined) return false
-  return !existsSync(join(kernelCacheFolder(), hashOf(source, compiler), libraryName()))
+  return wholeIn(join(kernelCacheFolder(), hashOf(source, compiler))) === undefined
 }
 
 export function kernelCacheFolder(): string {
   return join(userCacheFolder(), 'kernels')
 }
 
-/** The library's path, compiled now if this source and compiler have not met before. */
+/** The library's path, compiled now if this source and compiler have not met before, or what they left is not whole. */
 export function buildKernels(cacheFolder = kernelCacheFolder()): KernelBuild {
   const source = nativeFolder()
   if (source === undefined) {
@@ -101,21 +126,51 @@ export function buildKernels(cacheFolder = kernelCacheFolder()): KernelBuild {
   }
   const folder = join(cacheFolder, hashOf(source, compiler))
   const path = join(folder, libraryName())
-  if (existsSync(path)) return { ok: true, path, compiler: compiler.version, cached: true, tookMs: 0 }
+  const found = wholeIn(folder)
+  if (found) return { ok: true, path, compiler: compiler.version, cached: true, tookMs: 0, ...found }
   const startMs = performance.now()
-  const failure = compileInto(folder, source, compiler)
-  if (failure !== undefined) {
-    return { ok: false, reason: failure, fix: 'Set CXX to another compiler, or ROPEWAY_KERNELS=ggml.' }
+  try {
+    const made = compileInto(folder, source, compiler)
+    if (typeof made === 'string') {
+      return { ok: false, reason: made, fix: 'Set CXX to another compiler, or ROPEWAY_KERNELS=ggml.' }
+    }
+    const tookMs = performance.now() - startMs
+    return { ok: true, path, compiler: compiler.version, cached: false, tookMs, ...made }
+  } catch (error) {
+    return {
+      ok: false,
+      reason: `compiled kernels cannot be kept in ${cacheFolder}: ${messageOf(error)}`,
+      fix: 'Set XDG_CACHE_HOME to a folder that can be written.',
+    }
   }
-  return { ok: true, path, compiler: compiler.version, cached: false, tookMs: performance.now() - startMs }
+}
+
+/** What is written beside a library once it is whole. */
+interface Made {
+  leftOut: readonly string[]
+}
+
+const madeFile = 'made.json'
+
+/**
+ * What `folder` says of its library, if that is there and as it was when it was written: loading a file that
+ * was cut short would end the process.
+ */
+function wholeIn(folder: string): Made | undefined {
+  try {
+    const { sha256, leftOut } = JSON.parse(readFileSync(join(folder, madeFile), 'utf8'))
+    return sha256 === hashOfFile(join(folder, libraryName())) ? { leftOut } : undefined
+  } catch {
+    return undefined // not there, or not readable: made again
+  }
 }
 
 function libraryName(): string {
   return process.platform === 'darwin' ? 'libropeway.dylib' : 'libropeway.so'
 }
 
-function flagsOf(unit: string): readonly string[] {
-  return [...commonFlags, ...units[unit]!.filter((flag) => process.arch === 'x64' || !flag.startsWith('-m'))]
+export function flagsOf(unit: string): readonly string[] {
+  return [...commonFlags, ...units[unit]!]
 }
 
 function hashOf(source: string, compiler: Compiler): string {
@@ -133,32 +188,58 @@ function hashOf(source: string, compiler: Compiler): string {
   return hash.digest('hex').slice(0, 24)
 }
 
-/** Compiles beside `folder` and moves the whole result there; the text of a failure, or undefined. */
-function compileInto(folder: string, source: string, compiler: Compiler): string | undefined {
+/** Compiles beside `folder` and moves the whole result there; the text of a failure, or what was made. */
+function compileInto(folder: string, source: string, compiler: Compiler): string | Made {
   mkdirSync(dirname(folder), { recursive: true })
   const temporary = mkdtempSync(`${folder}.`)
   try {
+    removeAbandoned(temporary)
     const names = Object.keys(units)
+    const leftOut = names.filter((unit) => !knowsFlags(compiler, units[unit]!))
     const objects = names.map((unit) => join(temporary, unit.replace('.cpp', '.o')))
-    const compile = names.map((unit, i) => [...flagsOf(unit), '-c', join(source, unit), '-o', objects[i]!])
+    const compile = names.map((unit, i) => {
+      const flags = leftOut.includes(unit) ? [...commonFlags, '-DROPEWAY_LEFT_OUT'] : flagsOf(unit)
+      return [...flags, '-c', join(source, unit), '-o', objects[i]!]
+    })
     const library = join(temporary, libraryName())
     const link = ['-shared', '-pthread', ...objects, '-o', library]
     const failure = runSideBySide(compiler, compile) ?? runSideBySide(compiler, [link])
     if (failure !== undefined) return failure
     for (const object of objects) rmSync(object)
+    writeFileSync(join(temporary, madeFile), JSON.stringify({ sha256: hashOfFile(library), leftOut }))
     moveUnlessThere(temporary, folder)
-    return undefined
+    return { leftOut }
   } finally {
     rmSync(temporary, { recursive: true, force: true })
   }
 }
 
-/** Another process may have built the same library meanwhile; its copy is as good as ours. */
+/** Removes what compilations left that were killed: folders like ours, far older than one takes. */
+function removeAbandoned(own: string): void {
+  const cache = dirname(own)
+  const oldestMs = statSync(own).mtimeMs - 10 * compileLimitMs
+  for (const name of readdirSync(cache)) {
+    const path = join(cache, name)
+    if (/^[0-9a-f]{24}\.\w{6}$/.test(name) && name !== basename(own) && statSync(path).mtimeMs < oldestMs)
+      rmSync(path, { recursive: true, force: true })
+  }
+}
+
+/** Old compilers do not know young instructions; the other units serve without them. */
+function knowsFlags(compiler: Compiler, flags: readonly string[]): boolean {
+  if (!flags.some((flag) => flag.startsWith('-m'))) return true
+  const probe = [...flags, '-fsyntax-only', '-x', 'c++', '/dev/null']
+  return spawnSync(compiler.command, probe, { timeout: 10_000 }).status === 0
+}
+
+/** Another process may have built the same library meanwhile; its copy is as good as ours. A broken one gives way. */
 function moveUnlessThere(from: string, to: string): void {
   try {
     renameSync(from, to)
-  } catch (error) {
-    if (!existsSync(join(to, libraryName()))) throw error
+  } catch {
+    if (wholeIn(to) !== undefined) return
+    rmSync(to, { recursive: true, force: true })
+    renameSync(from, to)
   }
 }
 
@@ -187,7 +268,8 @@ function runSideBySide(compiler: Compiler, lists: readonly (readonly string[])[]
   const shared = new SharedArrayBuffer(8 + 65536)
   const state = new Int32Array(shared, 0, 2)
   const workerData = { command: compiler.command, lists, timeout: compileLimitMs, shared }
-  const worker = new Worker(spawner, { eval: true, workerData })
+  // No loaders in there: they might wait for this thread.
+  const worker = new Worker(spawner, { eval: true, workerData, execArgv: [] })
   // Two states: 1 while the failure is being written, 2 when it can be read.
   const deadlineMs = performance.now() + compileLimitMs + 5000
   while (Atomics.load(state, 0) !== 2 && performance.now() < deadlineMs) {

@@ -12,7 +12,7 @@ import { buildKernels } from './kernels-build.ts'
 
 type Pointer = bigint
 
-export const instructionSets = ['portable', 'avx2', 'avx512', 'amx'] as const
+export const instructionSets = ['portable', 'neon', 'avx2', 'avx512', 'amx'] as const
 export type InstructionSet = (typeof instructionSets)[number]
 /** The AMX kernels on tiles made of plain arrays, for tests on machines with AVX-512 alone. */
 export type EmulatedSet = 'amx-emulated'
@@ -327,7 +327,7 @@ function setsThatRunHere(symbols: Symbols): InstructionSet[] {
 }
 
 export type KernelStatus =
-  | { kernels: Kernels; compiler: string; tookMs: number }
+  | { kernels: Kernels; compiler: string; tookMs: number; leftOut: readonly string[] }
   | { kernels: undefined; reason: string; fix: string }
 
 let status: KernelStatus | undefined
@@ -340,13 +340,14 @@ export function loadKernels(): Kernels | undefined {
   return kernelStatus().kernels
 }
 
-/** Builds and loads at the first call (some seconds when not cached). Throws only for a wrong ROPEWAY_KERNELS. */
+/** Builds and loads at the first call (some seconds when not cached). Throws only for a ROPEWAY_KERNELS that cannot be had. */
 export function kernelStatus(): KernelStatus {
-  status ??= load(process.env.ROPEWAY_KERNELS)
+  status ??= openKernels(process.env.ROPEWAY_KERNELS)
   return status
 }
 
-function load(wanted: string | undefined): KernelStatus {
+/** The kernels of the `wanted` instruction set, or the best; undefined with the reason where plain ggml must do. */
+export function openKernels(wanted: string | undefined, cacheFolder?: string): KernelStatus {
   if (wanted === 'ggml') {
     return { kernels: undefined, reason: 'ROPEWAY_KERNELS=ggml', fix: 'Unset ROPEWAY_KERNELS.' }
   }
@@ -357,10 +358,17 @@ function load(wanted: string | undefined): KernelStatus {
       fix: `Use one of: ggml, ${instructionSets.join(', ')}.`,
     })
   }
-  const build = buildKernels()
-  if (!build.ok) return { kernels: undefined, reason: build.reason, fix: build.fix }
+  const build = buildKernels(cacheFolder)
+  if (!build.ok) {
+    if (set === undefined) return { kernels: undefined, reason: build.reason, fix: build.fix }
+    // Who forces a set wants no other.
+    throw new UserError(`ROPEWAY_KERNELS asks for the ${set} kernels, but ${build.reason}.`, {
+      fix: build.fix,
+    })
+  }
+  const { compiler, tookMs, leftOut } = build
   try {
-    return { kernels: new Kernels(build.path, set), compiler: build.compiler, tookMs: build.tookMs }
+    return { kernels: new Kernels(build.path, set), compiler, tookMs, leftOut }
   } catch (error) {
     if (error instanceof UserError) throw error
     const reason = `the compiled kernels cannot be loaded: ${messageOf(error)}`

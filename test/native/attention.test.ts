@@ -16,6 +16,7 @@ import {
   everyKernels,
   fakeTensor,
   halfToNumber,
+  multipliesPairs,
   relativeError,
   runOp,
   sameBits,
@@ -247,8 +248,7 @@ const formatted = shapes.flatMap((shape) =>
 
 /** Where pairs of bfloat16 are multiplied, queries and weights are rounded to 8 bits. */
 function toleranceOf(kernels: Kernels, { format }: Shape): number {
-  const pairs = format === 'BF16' && !['avx2', 'portable'].includes(kernels.instructionSet)
-  return pairs ? 8e-3 : 3e-6
+  return format === 'BF16' && multipliesPairs(kernels) ? 8e-3 : 3e-6
 }
 
 describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(

@@ -16,6 +16,7 @@ import {
   type FakeTensor,
   fakeTensor,
   halfToNumber,
+  multipliesPairs,
   relativeError,
   runOp,
   sameBits,
@@ -119,7 +120,7 @@ function randomWeight(dtype: DType, rows: number, inputs: number, seed: number):
 /** What a row of activations becomes on its way into the product. */
 function prepared(kernels: Kernels, format: PackedFormat, row: Float32Array): Float64Array {
   if (isCoded(format)) return rounded(row)
-  const pairs = format === 'bf16' && !['avx2', 'portable'].includes(kernels.instructionSet)
+  const pairs = format === 'bf16' && multipliesPairs(kernels)
   return Float64Array.from(row, (x) => (pairs ? toBfloat(x) : x))
 }
 

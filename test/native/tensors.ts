@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import koffi from 'koffi'
 import { bytesOf, type DType, dtypes } from '../../src/base/dtype.ts'
 import { type KernelCall, Kernels } from '../../src/runtime/kernels.ts'
@@ -91,6 +92,14 @@ function kernelsIn(path: string): Kernels[] {
   const { available } = new Kernels(path)
   const emulated = available.includes('avx512') ? (['amx-emulated'] as const) : []
   return [...available, ...emulated].map((set) => new Kernels(path, set))
+}
+
+const pairsHere =
+  process.platform === 'linux' && /\bavx512_bf16\b/.test(readFileSync('/proc/cpuinfo', 'utf8'))
+
+/** True where weights and caches in bfloat16 are multiplied by activations rounded to bfloat16 (AVX-512 BF16, tiles). */
+export function multipliesPairs({ instructionSet }: Kernels): boolean {
+  return instructionSet.startsWith('amx') || (instructionSet === 'avx512' && pairsHere)
 }
 
 function decodeHalf(half: number): number {

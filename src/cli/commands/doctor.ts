@@ -3,7 +3,7 @@ import { cpus, freemem, totalmem } from 'node:os'
 import type { Command } from 'commander'
 import { defaultThreads, listDevices } from '../../runtime/device.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
-import { kernelStatus } from '../../runtime/kernels.ts'
+import { type KernelStatus, kernelStatus } from '../../runtime/kernels.ts'
 import { modelsFolder, ropewayHome } from '../home.ts'
 import { bytes, green, red } from '../terminal.ts'
 
@@ -28,9 +28,12 @@ export function doctorCommand(program: Command): void {
     .command('build')
     .description('compile them now instead of at the first use')
     .action(() => {
-      const finding = kernelFinding()
-      process.stdout.write(`${finding.found}\n`)
-      if (!finding.ok) process.exitCode = 1
+      const status = kernelStatus()
+      const { ok, found, fix } = kernelFinding(status)
+      const took = status.kernels && status.tookMs > 0 ? `, in ${Math.round(status.tookMs / 1000)} s` : ''
+      process.stdout.write(`${found}${took}\n`)
+      if (fix !== undefined) process.stderr.write(`${fix}\n`)
+      if (!ok) process.exitCode = 1
     })
 }
 
@@ -50,7 +53,7 @@ function examine(): Finding[] {
     { ok: true, subject: 'memory', found: `${bytes(freemem())} free of ${bytes(totalmem())}` },
     { ok: true, subject: 'ggml', found: `${ggml.version} from ${ggml.packages.join(', ')}` },
     { ok: true, subject: 'devices', found: devices.join(', ') },
-    kernelFinding(),
+    kernelFinding(kernelStatus()),
     {
       ok: true,
       subject: 'home',
@@ -59,10 +62,9 @@ function examine(): Finding[] {
   ]
 }
 
-function kernelFinding(): Finding {
-  const status = kernelStatus()
+export function kernelFinding(status: KernelStatus): Finding {
   if (status.kernels === undefined) {
-    const fix = `${status.fix} They bring attention in place and faster products on this CPU.`
+    const fix = `${status.fix} Kernels of our own bring attention without copies of the cache and products several times as fast.`
     return { ok: false, subject: 'kernels', found: `plain ggml: ${status.reason}`, fix }
   }
   const { instructionSet, available } = status.kernels
@@ -70,5 +72,13 @@ function kernelFinding(): Finding {
     ok: true,
     subject: 'kernels',
     found: `${instructionSet} of ${available.join(', ')} (${status.compiler})`,
+    ...(status.leftOut.length > 0 && {
+      fix: `This compiler is too old for ${setsOf(status.leftOut)}: a newer g++ or clang++ brings the faster kernels of CPUs that have them.`,
+    }),
   }
+}
+
+function setsOf(units: readonly string[]): string {
+  const names = units.map((unit) => unit.replace(/^isa_|(_emulated)?\.cpp$/g, ''))
+  return [...new Set(names)].join(', ')
 }
