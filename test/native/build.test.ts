@@ -1,30 +1,229 @@
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterAll, expect, test } from 'vitest'
-import { buildKernels } from '../../src/runtime/kernels-build.ts'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
+import { kernelFinding } from '../../src/cli/commands/doctor.ts'
+import { instructionSets, Kernels, openKernels } from '../../src/runtime/kernels.ts'
+import {
+  buildKernels,
+  findCompiler,
+  flagsOf,
+  type KernelBuild,
+  nativeFolder,
+  units,
+} from '../../src/runtime/kernels-build.ts'
+import { everyKernels } from './tensors.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-build-'))
-const before = process.env.CXX
+const cxx = process.env.CXX
+const path = process.env.PATH
+let cache = ''
+let runs = 0
+
+function restore(): void {
+  if (cxx === undefined) delete process.env.CXX
+  else process.env.CXX = cxx
+  process.env.PATH = path
+}
+
+beforeEach(() => {
+  restore()
+  cache = join(scratch, `cache${++runs}`)
+})
 
 afterAll(() => {
-  if (before === undefined) delete process.env.CXX
-  else process.env.CXX = before
+  restore()
   rmSync(scratch, { recursive: true, force: true })
 })
 
-test('a compiler that fails leaves a reason and what to do, and no library', () => {
-  const compiler = join(scratch, 'broken-cxx')
-  writeFileSync(
-    compiler,
-    '#!/bin/sh\ncase "$1" in --version) echo broken 1.0;; *) echo "no such thing" >&2; exit 1;; esac\n',
-  )
+/** A compiler made of a few lines of shell; $1.. are its arguments. */
+function compilerOf(name: string, version: string, lines: string): string {
+  const compiler = join(scratch, name)
+  writeFileSync(compiler, `#!/bin/sh\ncase "$1" in --version) echo "${version}"; exit 0;; esac\n${lines}\n`)
   chmodSync(compiler, 0o755)
-  process.env.CXX = compiler
-  const build = buildKernels(join(scratch, 'cache'))
+  return compiler
+}
+
+/** A compiler that hands out the library that is there already: what is tested is what happens around it. */
+function readyCompiler(version = 'ready 1.0'): string {
+  const library = everyKernels[0]!.path
+  const last = 'for last; do :; done'
+  return compilerOf(
+    'ready-cxx',
+    version,
+    `${last}\ncase "$1" in -shared) cp '${library}' "$last";; *) : > "$last";; esac`,
+  )
+}
+
+function built(build: KernelBuild): Extract<KernelBuild, { ok: true }> {
+  if (!build.ok) throw new Error(build.reason)
+  return build
+}
+
+test('a compiler that fails leaves a reason and what to do, and no library', () => {
+  process.env.CXX = compilerOf('broken-cxx', 'broken 1.0', 'echo "no such thing" >&2; exit 1')
+  const build = buildKernels(cache)
   expect(build).toMatchObject({
     ok: false,
     reason: expect.stringMatching(/broken-cxx failed: no such thing/),
   })
   expect(build).toMatchObject({ fix: expect.stringContaining('ROPEWAY_KERNELS=ggml') })
+  expect(readdirSync(cache)).toEqual([])
+})
+
+test('without a compiler plain ggml works, and doctor says what is missing and what it would bring', () => {
+  process.env.PATH = scratch
+  delete process.env.CXX
+  const status = openKernels(undefined, cache)
+  expect(status.kernels).toBeUndefined()
+  const { ok, found, fix } = kernelFinding(status)
+  expect(ok).toBe(false)
+  expect(found).toMatch(/plain ggml: there is no C\+\+ compiler/)
+  expect(fix).toMatch(/apt-get install g\+\+.*several times as fast/)
+  expect(() => openKernels('portable', cache)).toThrow(
+    /asks for the portable kernels, but there is no C\+\+ compiler/,
+  )
+})
+
+test('ROPEWAY_KERNELS=ggml takes no kernels, and a set that does not exist is refused by name', () => {
+  expect(openKernels('ggml', cache)).toMatchObject({ kernels: undefined, reason: 'ROPEWAY_KERNELS=ggml' })
+  expect(() => openKernels('mmx', cache)).toThrow("ROPEWAY_KERNELS is 'mmx', which is no set of kernels.")
+})
+
+describe.skipIf(everyKernels.length === 0)('the cache of compiled kernels', () => {
+  test('each set that the machine has can be forced, and a set that it lacks is an error', () => {
+    process.env.CXX = readyCompiler()
+    const { available } = everyKernels[0]!
+    for (const set of instructionSets) {
+      if (available.includes(set)) {
+        expect(openKernels(set, cache).kernels?.instructionSet).toBe(set)
+      } else {
+        expect(() => openKernels(set, cache)).toThrow(`This machine does not run the ${set} kernels.`)
+      }
+    }
+    expect(openKernels('', cache).kernels?.instructionSet).toBe(available[0])
+  })
+
+  test('what was built is found again, and each version of a compiler has its own', () => {
+    process.env.CXX = readyCompiler()
+    const first = built(buildKernels(cache))
+    expect(first.cached).toBe(false)
+    expect(built(buildKernels(cache))).toMatchObject({ cached: true, path: first.path })
+    readyCompiler('ready 2.0')
+    const second = built(buildKernels(cache))
+    expect(second).toMatchObject({ cached: false, compiler: 'ready 2.0' })
+    expect(second.path).not.toBe(first.path)
+  })
+
+  test('a library that was cut short is not loaded but built anew', () => {
+    process.env.CXX = readyCompiler()
+    const { path } = built(buildKernels(cache))
+    truncateSync(path, 100_000)
+    const again = built(buildKernels(cache))
+    expect(again).toMatchObject({ cached: false, path })
+    expect(openKernels(undefined, cache).kernels?.path).toBe(path)
+  })
+
+  test('a build that stopped half way is done anew, and its folder goes after a while', () => {
+    process.env.CXX = readyCompiler()
+    const { path } = built(buildKernels(cache))
+    rmSync(path)
+    const folder = dirname(path)
+    const abandoned = [`${folder}.aaaaaa`, `${folder}.bbbbbb`] as const
+    for (const left of abandoned) {
+      mkdirSync(left)
+      writeFileSync(join(left, 'library.o'), '')
+    }
+    utimesSync(abandoned[0], 1, 1)
+    expect(built(buildKernels(cache))).toMatchObject({ cached: false, path })
+    expect(existsSync(path)).toBe(true)
+    expect(abandoned.map((left) => existsSync(left))).toEqual([false, true])
+  })
+
+  test('two processes that build at once both end with a whole library', async () => {
+    process.env.CXX = readyCompiler()
+    const module = fileURLToPath(new URL('../../src/runtime/kernels-build.ts', import.meta.url))
+    const program = `import { buildKernels } from ${JSON.stringify(module)}
+      process.stdout.write(JSON.stringify(buildKernels(${JSON.stringify(cache)})))`
+    const tsx = import.meta.resolve('tsx')
+    const outputs = await Promise.all(
+      [0, 1].map(
+        () =>
+          new Promise<string>((resolve, reject) => {
+            const child = spawn(process.execPath, ['--import', tsx, '--input-type=module', '-e', program])
+            let text = ''
+            child.stdout.on('data', (data: Buffer) => {
+              text += data.toString()
+            })
+            child.on('error', reject)
+            child.on('close', () => resolve(text))
+          }),
+      ),
+    )
+    const [one, two] = outputs.map((text) => built(JSON.parse(text)))
+    expect(one!.path).toBe(two!.path)
+    expect(readdirSync(cache)).toHaveLength(1)
+    expect(built(buildKernels(cache)).cached).toBe(true)
+  })
+
+  test('a home that cannot be written leaves plain ggml, and says which folder and what to do', () => {
+    process.env.CXX = readyCompiler()
+    const file = join(scratch, 'a-file')
+    writeFileSync(file, '')
+    const status = openKernels(undefined, join(file, 'kernels'))
+    expect(status).toMatchObject({
+      kernels: undefined,
+      reason: expect.stringContaining(`cannot be kept in ${join(file, 'kernels')}`),
+      fix: expect.stringContaining('XDG_CACHE_HOME'),
+    })
+  })
+
+  test('a library that is none leaves plain ggml', () => {
+    process.env.CXX = compilerOf('wrong-cxx', 'wrong 1.0', 'for last; do :; done\necho wrong > "$last"')
+    const status = openKernels(undefined, cache)
+    expect(status).toMatchObject({ kernels: undefined, reason: expect.stringContaining('cannot be loaded') })
+  })
+})
+
+const real = ['g++', 'clang++'].filter((command) => spawnSync(command, ['--version']).status === 0)
+
+test.skipIf(findCompiler() === undefined || process.arch !== 'x64')(
+  'a compiler that knows neither AVX-512 nor AMX builds the rest, and doctor says so',
+  () => {
+    const refuse = 'case "$*" in *-mavx512*|*-mamx*) echo "unknown option" >&2; exit 1;; esac'
+    process.env.CXX = compilerOf('old-cxx', 'old 1.0', `${refuse}\nexec ${findCompiler()!.command} "$@" -O0`)
+    const { leftOut, path } = built(buildKernels(cache))
+    expect(leftOut).toEqual(['isa_avx512.cpp', 'isa_amx.cpp', 'isa_amx_emulated.cpp'])
+    expect(new Kernels(path).available).toEqual(
+      everyKernels[0]!.available.filter((set) => set === 'avx2' || set === 'portable'),
+    )
+    const again = openKernels(undefined, cache)
+    expect(kernelFinding(again)).toMatchObject({
+      ok: true,
+      fix: expect.stringMatching(/too old for avx512, amx:/),
+    })
+  },
+)
+
+test.skipIf(real.length === 0).each(real)('%s finds nothing to warn of', (command) => {
+  const warn = ['-fsyntax-only', '-Wall', '-Wextra', '-Wno-missing-field-initializers']
+  for (const unit of Object.keys(units)) {
+    const flags = flagsOf(unit).filter((flag) => flag !== '-w')
+    const { stderr } = spawnSync(command, [...flags, ...warn, join(nativeFolder()!, unit)], {
+      encoding: 'utf8',
+    })
+    expect(stderr).toBe('')
+  }
 })

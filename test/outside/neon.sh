@@ -23,7 +23,7 @@ for processor in cortex-a72 max; do
         const { testResults } = JSON.parse(require('node:fs').readFileSync(0, 'utf8'))
         const count = {}
         for (const { ancestorTitles, status, fullName } of testResults.flatMap((file) => file.assertionResults)) {
-          const key = (ancestorTitles[0] || 'all').padEnd(10) + status
+          const key = (ancestorTitles[0] || 'all').padEnd(20) + status
           count[key] = (count[key] ?? 0) + 1
           if (status === 'failed') console.log('  failed: ' + fullName)
         }
