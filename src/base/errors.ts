@@ -38,6 +38,39 @@ export class UserError extends Error {
   }
 }
 
+/** What the system refuses for reasons that a person can mend, by its code (errno). */
+const systemRefusals: Readonly<Record<string, { what: string; fix: string; mayPass: boolean }>> = {
+  ENOSPC: { what: 'The disk is full', fix: 'Free some space and try again.', mayPass: true },
+  EDQUOT: {
+    what: 'The quota of the disk is used up',
+    fix: 'Free some space and try again.',
+    mayPass: true,
+  },
+  EACCES: { what: 'Access is denied', fix: 'Get the right to it, or choose another place.', mayPass: false },
+  EPERM: { what: 'Access is denied', fix: 'Get the right to it, or choose another place.', mayPass: false },
+  EROFS: { what: 'The place is read-only', fix: 'Choose another place.', mayPass: false },
+  EMFILE: {
+    what: 'Too many files are open',
+    fix: 'Raise the limit (ulimit -n) and try again.',
+    mayPass: true,
+  },
+  EIO: {
+    what: 'The disk reports an error',
+    fix: 'Look at the system log; the disk may fail.',
+    mayPass: true,
+  },
+}
+
+/** A refusal of the system as what a person can act on; undefined for anything else. `doing` says what was tried. */
+export function systemRefusal(error: unknown, doing?: string): UserError | undefined {
+  const { code } = error as NodeJS.ErrnoException
+  const known = code !== undefined && Object.hasOwn(systemRefusals, code) ? systemRefusals[code] : undefined
+  if (known === undefined || !(error instanceof Error)) return undefined
+  const { what, fix, mayPass } = known
+  const message = doing === undefined ? `${what}: ${error.message}.` : `${doing}: ${error.message}.`
+  return new UserError(message, { fix, mayPass, cause: error })
+}
+
 /** The text of anything thrown, for messages that wrap another failure. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)

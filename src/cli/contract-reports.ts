@@ -1,7 +1,7 @@
 /** What our own trainer reports as a job: the same lines that any program writes (docs/any-training-code.md). */
 import { appendFileSync } from 'node:fs'
 import { basename } from 'node:path'
-import { messageOf, UserError } from '../base/errors.ts'
+import { messageOf, systemRefusal, UserError } from '../base/errors.ts'
 import { type ContractEvent, textCharactersMax } from '../control/jobs/contract-events.ts'
 import type { JobCallbacks } from '../train/run-job.ts'
 import { note } from './terminal.ts'
@@ -51,7 +51,8 @@ export function contractReports(path: string | undefined, unixMs: () => number):
  * Says why the trainer ends. Bad data, a bad job file and a loss beyond help come out the same however often they are
  * tried; what others hold (memory, a disk, a device) and what is nobody's fault but ours may go better.
  */
-export function reportFailure(path: string | undefined, unixMs: () => number, error: unknown): void {
+export function reportFailure(path: string | undefined, unixMs: () => number, thrown: unknown): void {
+  const error = systemRefusal(thrown) ?? thrown
   if (path === undefined || path === '') return
   const fix = error instanceof UserError && error.fix !== undefined ? ` ${error.fix}` : ''
   const text = `${messageOf(error)}${fix}`.slice(0, textCharactersMax)

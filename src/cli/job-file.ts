@@ -2,10 +2,23 @@
 import { readFileSync } from 'node:fs'
 import { parse } from 'yaml'
 import { messageOf, UserError } from '../base/errors.ts'
+import { parseTrainingJob, type TrainingJob } from '../train/job.ts'
+import { cacheFolder } from './home.ts'
+import { findModel } from './text-model.ts'
 
 /** The fields of a job file, not checked yet. */
 export function readJobFile(file: string): Record<string, unknown> {
   return readObjectFile(file, 'fields such as model, data and steps')
+}
+
+/**
+ * The training job of these fields, whose relative paths start at `folder`. A model may be named as everywhere: the
+ * folder of a run is its newest checkpoint, RUN@best its best one.
+ */
+export function trainingJobOf(fields: Record<string, unknown>, folder: string): TrainingJob {
+  const job = { ...parseTrainingJob(fields, folder), cacheFolder: cacheFolder() }
+  if (!('from' in job.model)) return job
+  return { ...job, model: { from: findModel(job.model.from) ?? job.model.from } }
 }
 
 /** The object in a file of YAML or JSON. `what` it must hold, for the refusal. */

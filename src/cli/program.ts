@@ -1,7 +1,7 @@
 /** The command line: one file per command; this one only puts them together and turns failures into exit codes. */
 import { Command, CommanderError } from 'commander'
 import { problemCodes, Refused } from '../api/control/problem.ts'
-import { exitCodes, UserError } from '../base/errors.ts'
+import { exitCodes, systemRefusal, UserError } from '../base/errors.ts'
 import { applyCommand } from './commands/apply.ts'
 import { auditCommand } from './commands/audit.ts'
 import { backupCommands } from './commands/backup.ts'
@@ -118,7 +118,8 @@ export async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-function explain(error: unknown): number {
+function explain(thrown: unknown): number {
+  const error = systemRefusal(thrown) ?? thrown
   // commander has printed its own message; asking for help is no failure.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : exitCodes.usage
   if (error instanceof UserError) {

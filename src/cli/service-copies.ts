@@ -9,7 +9,7 @@ import { type CopiedTable, copyStore } from '../control/store/copy.ts'
 import { kindOf } from '../control/store/kind.ts'
 import { holdAlone } from '../control/store/sole-user.ts'
 import { openStore } from '../control/store/store.ts'
-import { type DataFlags, dataOf } from './service-data.ts'
+import { type DataFlags, dataOf, otherServerFix } from './service-data.ts'
 import { migrations } from './service-parts.ts'
 import { note } from './terminal.ts'
 
@@ -41,7 +41,7 @@ export async function runMigrate(flags: DataFlags & { to: string }): Promise<voi
   const { folder, database } = dataOf(flags)
   requireThere(database)
   // What is written while it is copied would be lost.
-  using _lock = kindOf(database) === 'libsql' ? holdAlone(join(folder, 'lock.db')) : undefined
+  using _lock = kindOf(database) === 'libsql' ? holdAlone(join(folder, 'lock.db'), otherServerFix) : undefined
   await using from = await openStore(database, { migrations, clock: systemClock })
   await using to = await openStore(flags.to, { migrations, clock: systemClock })
   const tables = await copyStore(from, to)

@@ -8,6 +8,10 @@ export interface DataFlags {
   database?: string
 }
 
+/** What to do when another server has the folder. */
+export const otherServerFix =
+  'Stop it first, or give another folder with --data. Several servers share a PostgreSQL (--database).'
+
 export function withDataOptions(command: Command): Command {
   return command
     .option('--data <folder>', 'where it keeps everything (default: service in the home of Ropeway)')

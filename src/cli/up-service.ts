@@ -27,7 +27,7 @@ import { listen } from './listening.ts'
 import { oidcSettingsFrom } from './oidc-settings.ts'
 import { line } from './output.ts'
 import { serverIdentity } from './server-identity.ts'
-import { type DataFlags, dataOf } from './service-data.ts'
+import { type DataFlags, dataOf, otherServerFix } from './service-data.ts'
 import { loopStarters, migrations, type Parts, routesOf, surfacesOf } from './service-parts.ts'
 import { shutdownSignal } from './shutdown.ts'
 import { cyan, note } from './terminal.ts'
@@ -61,7 +61,7 @@ export async function runUp(flags: UpFlags, foreground?: Foreground): Promise<vo
   const log = createLogger('service', process.env.ROPEWAY_LOG ?? 'warn')
   const sealer = sealerOf(flags, folder)
   // Making a key beside a running server is one write; serving beside one would be two servers on the same files.
-  using _lock = flags.ownerKey === true ? undefined : holdAlone(join(folder, 'lock.db'))
+  using _lock = flags.ownerKey === true ? undefined : holdAlone(join(folder, 'lock.db'), otherServerFix)
   const oidc = flags.oidc !== undefined && {
     oidc: new OidcProvider(oidcSettingsFrom(flags.oidc), systemClock),
   }

@@ -5,7 +5,7 @@
 
 import { join } from 'node:path'
 import type { Clock } from '../base/clock.ts'
-import { messageOf } from '../base/errors.ts'
+import { messageOf, systemRefusal } from '../base/errors.ts'
 import { pruneCheckpoints, stepFolderName, type TrainerState } from './checkpoint.ts'
 import { type SaveStage, saveCheckpoint } from './checkpoint-save.ts'
 import type { Team } from './parallel/team.ts'
@@ -71,7 +71,10 @@ export class CheckpointWriter {
     const folder = join(this.#options.root, stepFolderName(state.stepsDone))
     if (!(await this.#isNeeded(this.#newest?.stepsDone !== state.stepsDone))) return folder
     const snapshot = await this.#copy(state)
-    if (this.#writes) await this.#write(snapshot, state, 0)
+    if (!this.#writes) return folder
+    await this.#write(snapshot, state, 0).catch((error: unknown) => {
+      throw systemRefusal(error, `The checkpoint after step ${state.stepsDone} could not be written`) ?? error
+    })
     return folder
   }
 

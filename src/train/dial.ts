@@ -4,8 +4,8 @@
  */
 import { statSync } from 'node:fs'
 import { z } from 'zod'
-import { UserError } from '../base/errors.ts'
 import { type FileSource, sourceFiles } from './data/source-files.ts'
+import { refused } from './job-refusals.ts'
 
 export interface Derived {
   /** What was asked for. */
@@ -235,8 +235,4 @@ function merge(given: Fields, derived: Fields, noted: Record<string, unknown>, p
 
 function isFields(value: unknown): value is Fields {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function refused(field: string, why: string): UserError {
-  return new UserError(`The field ${field} ${why}.`, { failure: 'usage' })
 }

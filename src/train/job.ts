@@ -3,11 +3,11 @@
  */
 import { isAbsolute, resolve } from 'node:path'
 import { z } from 'zod'
-import { UserError } from '../base/errors.ts'
 import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
 import { expanded, type FileSource } from './data/source-files.ts'
 import { type Derived, dial, dialled } from './dial.ts'
 import { evaluateFields } from './evaluate/fields.ts'
+import { jobRefusal, refused } from './job-refusals.ts'
 import { methodFields } from './methods/method.ts'
 import { checkTeam } from './parallel/team.ts'
 import { publishFields } from './publish/publish-fields.ts'
@@ -139,7 +139,7 @@ export interface TrainingJob extends Omit<JobFile, 'data' | 'out'> {
 export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJob {
   const { fields, derived } = dialled(object, baseFolder)
   const result = (asksForSamples(fields) ? samplesJobFile : jobFile).safeParse(fields)
-  if (!result.success) throw refusal(result.error)
+  if (!result.success) throw jobRefusal(result.error, trainingJobFile)
   const job = result.data
   if (job.ranks !== undefined) {
     job.data_parallel = true
@@ -195,30 +195,6 @@ function asksForSamples(object: unknown): boolean {
 function textData(data: z.output<typeof textFields>) {
   const texts = Array.isArray(data.text) ? data.text : [data.text]
   return { ...data, text: texts.map((text) => (typeof text === 'string' ? { path: text } : text)) }
-}
-
-function refusal(error: z.ZodError): UserError {
-  const issue = deepest(error.issues[0]!)
-  const field = issue.path.join('.')
-  if (issue.code === 'unrecognized_keys') {
-    return refused([field, issue.keys[0]].filter(Boolean).join('.'), 'is not a field of a training job')
-  }
-  return refused(field || 'job', `is not right: ${issue.message}`)
-}
-
-/** Of the alternatives of a union, the one that got furthest says most about the mistake. */
-function deepest(issue: z.core.$ZodIssue, prefix: readonly PropertyKey[] = []): z.core.$ZodIssue {
-  const path = [...prefix, ...issue.path]
-  if (issue.code !== 'invalid_union') return { ...issue, path }
-  const inner = issue.errors.flatMap((alternative) =>
-    alternative.slice(0, 1).map((one) => deepest(one, path)),
-  )
-  const best = inner.sort((a, b) => b.path.length - a.path.length)[0]
-  return best === undefined || best.path.length === path.length ? { ...issue, path } : best
-}
-
-function refused(field: string, why: string): UserError {
-  return new UserError(`The field ${field} ${why}.`, { failure: 'usage' })
 }
 
 /** Everything that decides what the run computes, for comparing a resume with what it resumes. */

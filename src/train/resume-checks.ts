@@ -9,9 +9,14 @@ import { type BaseModel, baseModelOf } from './prepare-model.ts'
 export function refuseOtherRecipe(job: TrainingJob, found: FoundCheckpoint): void {
   const changed = differences(found.state.recipe, JSON.parse(JSON.stringify(recipeOf(job))))
   if (changed.length === 0) return
+  const { schedule } = found.state.recipe as Pick<TrainingJob, 'schedule'>
+  const longer =
+    changed.join() === 'schedule.decay_steps'
+      ? ` A file that names none means its steps: to train that run longer, at the rate at which it ended, add schedule: {decay_steps: ${schedule.decay_steps}}.`
+      : ''
   throw new UserError(`${job.out} holds a run with other settings: ${changed.join(', ')} changed since.`, {
     failure: 'conflict',
-    fix: 'Set them back to go on with that run, or choose another out folder for a new one.',
+    fix: `Set them back to go on with that run, or choose another out folder for a new one.${longer}`,
   })
 }
 

@@ -45,6 +45,23 @@ describe('a wrong field is named', () => {
   })
 })
 
+test('a name that is none is told with the one that was meant, and a field that is missing as that', () => {
+  const misspelt = { ...file(), steps: undefined, stepz: 4 }
+  expect(() => parseTrainingJob(misspelt, example)).toThrow(
+    'stepz is not a field of a training job; did you mean steps?',
+  )
+  const nested = { ...file(), optimizer: { learning_rate: 1e-3, weigth_decay: 0 } }
+  expect(() => parseTrainingJob(nested, example)).toThrow(
+    /optimizer\.weigth_decay .* did you mean weight_decay\?/,
+  )
+  expect(() => parseTrainingJob({ ...file(), colour: 'red' }, example)).toThrow(
+    /colour is not a field of a training job\.$/,
+  )
+  expect(() => parseTrainingJob({ ...file(), steps: undefined }, example)).toThrow(
+    'The field steps is missing.',
+  )
+})
+
 test('a job that is no object is refused', () => {
   expect(() => parseTrainingJob('steps: 4', example)).toThrow(/The field job is not right/)
 })

@@ -1,11 +1,9 @@
 import { dirname, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { exitCodes } from '../../base/errors.ts'
-import { parseTrainingJob } from '../../train/job.ts'
 import { checkJob } from '../../train/preflight/job-check.ts'
 import { dataReport, derivedText, needsText } from '../data-report.ts'
-import { cacheFolder } from '../home.ts'
-import { readJobFile } from '../job-file.ts'
+import { readJobFile, trainingJobOf } from '../job-file.ts'
 import { coloursOf, note } from '../terminal.ts'
 
 /** `ropeway data check FILE`: what a job would learn from, before it starts. */
@@ -19,10 +17,7 @@ export function dataCheckCommand(program: Command): void {
     .argument('<file>', 'job file (YAML)')
     .option('--json', 'print one JSON object')
     .action(async (file: string, flags: { json?: boolean }) => {
-      const job = {
-        ...parseTrainingJob(readJobFile(file), dirname(resolve(file))),
-        cacheFolder: cacheFolder(),
-      }
+      const job = trainingJobOf(readJobFile(file), dirname(resolve(file)))
       if (job.derived !== undefined && flags.json !== true)
         process.stdout.write(`${derivedText(job.derived)}\n\n`)
       const { data: check, needs, pace } = await checkJob(job, flags.json === true ? () => undefined : note)

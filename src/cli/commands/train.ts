@@ -1,17 +1,17 @@
 import { writeFileSync } from 'node:fs'
-import { dirname, relative, resolve } from 'node:path'
+import { dirname, join, relative, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { systemClock } from '../../base/clock.ts'
 import { exitCodes, messageOf, UserError } from '../../base/errors.ts'
+import { holdAlone } from '../../control/store/sole-user.ts'
 import { isAdapterFolder } from '../../models/adapter.ts'
 import { joinMpi, startedByMpi } from '../../runtime/mpi.ts'
-import { parseTrainingJob, type TrainingJob } from '../../train/job.ts'
+import type { TrainingJob } from '../../train/job.ts'
 import type { Channel } from '../../train/parallel/team.ts'
 import { emergencyNote, type JobResult, runTrainingJob } from '../../train/run-job.ts'
 import { isServiceKnown } from '../contexts.ts'
 import { reportFailure } from '../contract-reports.ts'
-import { cacheFolder } from '../home.ts'
-import { readJobFile } from '../job-file.ts'
+import { readJobFile, trainingJobOf } from '../job-file.ts'
 import { type NounFlags, sessionOf } from '../noun.ts'
 import { wholeNumber } from '../options.ts'
 import { asRanks, listenForStop, threadsOfRank } from '../ranks.ts'
@@ -89,7 +89,7 @@ async function runHere(file: string, flags: TrainFlags): Promise<void> {
   const { out, steps, seed, threads, device } = flags
   const overrides = { out: out && resolve(out), steps, seed, threads, device }
   const changed = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
-  const job = { ...parseTrainingJob({ ...given, ...changed }, folder), cacheFolder: cacheFolder() }
+  const job = trainingJobOf({ ...given, ...changed }, folder)
   if (startedByMpi(process.env)) return await withOthers(job, flags.json === true)
   if (job.ranks !== undefined && job.ranks > 1) {
     process.exitCode = await asRanks(job.ranks)
@@ -118,6 +118,8 @@ async function withOthers(given: TrainingJob, json: boolean): Promise<void> {
 }
 
 async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promise<void> {
+  // Two at once would write one ledger and remove each other's checkpoints.
+  using _lock = holdAlone(join(job.out, '.lock.db'), 'Wait for it or stop it, or choose another out folder.')
   const stop = shutdownSignal()
   listenForStop(process.env, stop.ask)
   // On demand: a checkpoint after the step in hand, and on with it.

@@ -4,10 +4,10 @@ import Database from 'libsql'
 import { UserError } from '../../base/errors.ts'
 
 /**
- * Makes this process the only one that serves a data folder, until it ends, however it ends: the lock is the
- * operating system's, on an empty database beside the real one. Throws UserError when another process has it.
+ * Makes this process the only one that works in the folder of `path`, until it ends, however it ends: the lock is the
+ * operating system's, on an empty database of that name. Throws UserError with `fix` when another process has it.
  */
-export function holdAlone(path: string): Disposable {
+export function holdAlone(path: string, fix: string): Disposable {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   const lock = new Database(path)
   try {
@@ -18,9 +18,17 @@ export function holdAlone(path: string): Disposable {
     if ((error as { code?: string }).code !== 'SQLITE_BUSY') throw error
     throw new UserError(`Another process of Ropeway uses ${dirname(path)}.`, {
       failure: 'conflict',
-      fix: 'Stop it first, or give another folder with --data. Several servers share a PostgreSQL (--database).',
+      fix,
       cause: error,
+      // It may be the one before, on its way out.
+      mayPass: true,
     })
   }
-  return { [Symbol.dispose]: () => void lock.close() }
+  return {
+    [Symbol.dispose]: () => {
+      // Closing alone waits for the statement above to be collected.
+      lock.exec('rollback')
+      lock.close()
+    },
+  }
 }

@@ -1,0 +1,57 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { holdAlone } from '../../src/control/store/sole-user.ts'
+import { ropeway } from './command-line.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'ropeway-train-'))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const base = {
+  model: { architecture: 'llama', layers: 1, heads: 2, width: 16 },
+  data: { text: 'text.txt' },
+  tokenizer: { byte_pairs: 260 },
+  context: 8,
+  batch: 2,
+  steps: 4,
+  optimizer: { learning_rate: 1e-3 },
+  checkpoint: { every: 2, keep: 2 },
+  threads: 1,
+}
+
+const train = (name: string, job: object) => {
+  const path = join(folder, `${name}.yml`)
+  writeFileSync(path, JSON.stringify({ ...job, out: name }))
+  return ropeway(['train', path, '--here'])
+}
+
+beforeAll(async () => {
+  writeFileSync(
+    join(folder, 'text.txt'),
+    'The rope way never stops: cabins join and leave the moving rope. '.repeat(20),
+  )
+  expect((await train('base', base)).code).toBe(0)
+})
+
+test('a model may be named by the folder of the run that made it: its newest checkpoint', async () => {
+  const job = { ...base, tokenizer: undefined, method: { lora: { rank: 2 } } }
+  const { code, err } = await train('adapter', { ...job, model: { from: 'base' } })
+  expect(err).toContain('step-000004')
+  expect(code).toBe(0)
+})
+
+test('two runs in one folder are refused, and the second starts when the first has ended', async () => {
+  {
+    using _first = holdAlone(join(folder, 'base', '.lock.db'), '')
+    const { code, err } = await train('base', base)
+    expect([code, err]).toEqual([6, expect.stringContaining('Wait for it or stop it')])
+  }
+  expect((await train('base', base)).code).toBe(0)
+})
+
+test('a run that is to be longer hears how', async () => {
+  const { code, err } = await train('base', { ...base, steps: 8 })
+  expect([code, err]).toEqual([6, expect.stringContaining('add schedule: {decay_steps: 4}')])
+  expect((await train('base', { ...base, steps: 8, schedule: { decay_steps: 4 } })).code).toBe(0)
+})
