@@ -8,6 +8,8 @@ import type { Publications } from '../control/deployments/publications.ts'
 import type { AdapterLoads } from '../control/gateway/late-models.ts'
 import type { ReplicaTable } from '../control/gateway/replicas.ts'
 import { type JobRow, jobNouns } from '../control/jobs/rows.ts'
+import { lineageOf } from '../control/models/lineage.ts'
+import { referencesIn } from '../control/models/provide.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import { type Loop, startLoop } from '../control/service/loop.ts'
 import { recordEvent } from '../control/store/events.ts'
@@ -75,10 +77,21 @@ async function take(parts: PublishingParts, row: JobRow, deployment: string): Pr
   const before = await publications.of(row.project_id, deployment)
   const last = before?.status.newest
   if (last?.job === row.id && last.step >= step) return
-  await publications.deployment(row.project_id, deployment)
+  const base = await baseOf(parts, row)
+  await publications.accepting(row.project_id, deployment, base)
   const checkpoint = await bring(parts, row, `${deployment}-latest`, folder, step)
   await preload(parts, deployment, checkpoint)
-  await publications.publish(row.project_id, deployment, { checkpoint, job: row.id, step })
+  await publications.publish(row.project_id, deployment, { checkpoint, job: row.id, step, base })
+}
+
+/** The checkpoint of the project that the job's adapter is for; undefined when it came from elsewhere, or is gone. */
+async function baseOf({ context }: PublishingParts, row: JobRow): Promise<string | undefined> {
+  const from = z.object({ from: z.string() }).safeParse(row.spec.file.model).data?.from
+  if (from === undefined || !referencesIn(from).some((name) => name.startsWith('checkpoint:')))
+    return undefined
+  // What the first attempt was given, whatever the name means by now.
+  const edges = await lineageOf(context.store, row.project_id, row.id)
+  return edges.find((edge) => edge.to.id === row.id && edge.from.id.startsWith('checkpoint_'))?.from.id
 }
 
 function newestIn(folder: string): number | undefined {

@@ -15,6 +15,7 @@ import { deploymentInput, deploymentUpdate } from '../../src/api/control/deploym
 import { UserError } from '../../src/base/errors.ts'
 import { Deployments, viewOf } from '../../src/control/deployments/deployments.ts'
 import { deploymentMigrations } from '../../src/control/deployments/migration.ts'
+import { Publications } from '../../src/control/deployments/publications.ts'
 import { ModelSources } from '../../src/control/deployments/sources.ts'
 import { checkpointsUsedOn, usesOfDeployments } from '../../src/control/deployments/uses.ts'
 import { Checkpoints } from '../../src/control/models/checkpoints.ts'
@@ -221,5 +222,41 @@ onEveryDatabase((databases) => {
       ok: false,
       message: expect.stringMatching(/m.gguf has changed/),
     })
+  })
+  test('an adapter goes only to what it was trained on, and its name costs one look a second, none after a rollback', async () => {
+    await using it = await run(databases)
+    const [a, b] = [await it.add('a', 1), await it.add('b', 2)]
+    const twin = await it.add('a-again', 1)
+    const { id } = await it.create({ model: 'checkpoint:a' })
+    const publications = new Publications(it.checkpoints)
+    const publish = async (step: number, base?: string) => {
+      const names = ['adapter_config.json', 'adapter_model.safetensors']
+      const { id: checkpoint } = await it.add(`adapter-${step}`, 100 + step, { names })
+      return await publications.publish('p', 'chat', { checkpoint, job: 'job_1', step, base })
+    }
+    await expect(publish(1, b.id)).rejects.toThrow(
+      /^chat serves checkpoint a \(v1\), and the adapter is of checkpoint b\.$/,
+    )
+    await publish(2, a.id)
+    await publish(3, twin.id)
+    const asked = async (name = 'chat:latest') => (await publications.find('p', name))?.name
+    expect(await asked()).toBe('chat:latest@2')
+    const calls = it.faults.calls
+    for (let i = 0; i < 50; i++) expect(await asked()).toBe('chat:latest@2')
+    expect(it.faults.calls).toBe(calls)
+    expect(await asked('chat:latest@1')).toBe('chat:latest@1')
+    await publications.rollback('p', 'chat')
+    expect(await asked()).toBe('chat:latest@1')
+    // Another server's word counts after a second at most.
+    await new Publications(it.checkpoints).rollback('p', 'chat')
+    it.clock.advance(1000)
+    expect(await asked()).toBe('chat:latest@2')
+    await it.update(id, { model: 'checkpoint:b' })
+    it.clock.advance(1000)
+    await expect(asked()).rejects.toMatchObject({
+      code: 'adapter_of_another_base',
+      message: 'chat:latest@2 was trained on checkpoint a-again, and chat serves checkpoint b now.',
+    })
+    expect(await publications.find('q', 'chat:latest')).toBeUndefined()
   })
 })

@@ -9,6 +9,7 @@ import type { LateModel, LateModels } from '../gateway/late-models.ts'
 import type { Checkpoints } from '../models/checkpoints.ts'
 import { recordEvent } from '../store/events.ts'
 import { type NounRow, Nouns } from '../store/nouns.ts'
+import { AdapterBases } from './adapter-base.ts'
 import { type DeploymentRow, deploymentNouns } from './rows.ts'
 
 export interface Published {
@@ -17,6 +18,8 @@ export interface Published {
   readonly checkpoint: string
   readonly job: string
   readonly step: number
+  /** The checkpoint that it was trained on, where that is one of the project. */
+  readonly base?: string | undefined
   /** Unix milliseconds. */
   readonly at: number
 }
@@ -33,36 +36,73 @@ export interface PublicationRow extends NounRow {
   }
 }
 
+/** What a name means, read at once. */
+interface Known {
+  readonly row: PublicationRow
+  readonly deployment: DeploymentRow
+}
+
 const publishedMax = 500
 const part = 'latest'
+/** Deployments that are remembered, and for how long: another server's publication is seen after that. */
+const knownMax = 1000
+const knownMs = 1000
 
 export class Publications implements LateModels {
   readonly nouns: Nouns<PublicationRow>
   readonly #checkpoints: Checkpoints
+  readonly #bases: AdapterBases
+  readonly #known = new Map<string, { found: Promise<Known | undefined>; untilMs: number }>()
 
   constructor(checkpoints: Checkpoints) {
     this.#checkpoints = checkpoints
+    this.#bases = new AdapterBases(checkpoints)
     this.nouns = new Nouns<PublicationRow>(checkpoints.store, 'publications', 'pub')
   }
 
   /** Undefined when nothing was published to the deployment, or to an earlier one of its name. */
   async of(project: string, deployment: string): Promise<PublicationRow | undefined> {
-    const row = await this.nouns.named(project, `${deployment}:${part}`)
-    if (row === undefined) return undefined
-    const now = await deploymentNouns(this.nouns.store).named(project, deployment)
-    return now?.id === row.spec.deployment ? row : undefined
+    return (await this.#read(project, deployment))?.row
   }
 
+  async #read(project: string, name: string): Promise<Known | undefined> {
+    const row = await this.nouns.named(project, `${name}:${part}`)
+    if (row === undefined) return undefined
+    const deployment = await deploymentNouns(this.nouns.store).named(project, name)
+    return deployment?.id === row.spec.deployment ? { row, deployment } : undefined
+  }
+
+  /** Remembered for a second under load, and forgotten at once when something is published or rolled back here. */
+  async #look(project: string, name: string): Promise<Known | undefined> {
+    const key = keyOf(project, name)
+    const nowMs = this.nouns.store.clock.nowMs()
+    const known = this.#known.get(key)
+    if (known !== undefined && known.untilMs > nowMs) return await known.found
+    if (this.#known.size >= knownMax) this.#known.clear()
+    const entry = { found: this.#read(project, name), untilMs: nowMs + knownMs }
+    this.#known.set(key, entry)
+    entry.found.catch(() => this.#known.delete(key))
+    return await entry.found
+  }
+
+  #forget(project: string, name: string): void {
+    this.nouns.store.afterCommit(() => this.#known.delete(keyOf(project, name)))
+  }
+
+  /** Throws {@link Problem} when the deployment serves another model than the adapter was trained on. */
   async find(project: string, name: string): Promise<LateModel | undefined> {
     const [, deployment, given] = /^([^:]{1,63}):latest(?:@(\d{1,9}))?$/.exec(name) ?? []
-    const row = deployment === undefined ? undefined : await this.of(project, deployment)
-    if (row === undefined || deployment === undefined) return undefined
-    const { current, previous, newest } = row.status
+    const known = deployment === undefined ? undefined : await this.#look(project, deployment)
+    if (known === undefined || deployment === undefined) return undefined
+    const { current, previous, newest } = known.row.status
     const all = [current, newest, ...(previous === null ? [] : [previous])]
     const meant = given === undefined ? current : all.find(({ number }) => number === Number(given))
     if (meant === undefined) return undefined
-    const { number, checkpoint } = meant
-    return { deployment, name: `${deployment}:${part}@${number}`, billed: part, adapter: checkpoint }
+    const { number, checkpoint, base } = meant
+    const answering = `${deployment}:${part}@${number}`
+    const bearers = await this.#bases.bearersOf(known.deployment, answering, base)
+    const version = bearers.all ? {} : { version: bearers.version }
+    return { deployment, ...version, name: answering, billed: part, adapter: checkpoint }
   }
 
   async list(project: string): Promise<readonly Model[]> {
@@ -86,18 +126,25 @@ export class Publications implements LateModels {
     })
   }
 
+  /** Throws UserError when it is not there, or serves another model than an adapter of `base` is for. */
+  async accepting(project: string, name: string, base: string | undefined): Promise<DeploymentRow> {
+    const row = await this.deployment(project, name)
+    await this.#bases.refuseOther(row, base)
+    return row
+  }
+
   /** New requests get it from now on. What nobody can go back to any more is deleted. */
   async publish(
     project: string,
     deployment: string,
-    { checkpoint, job, step }: Pick<Published, 'checkpoint' | 'job' | 'step'>,
+    { checkpoint, job, step, base }: Pick<Published, 'checkpoint' | 'job' | 'step' | 'base'>,
   ): Promise<PublicationRow> {
     const { store } = this.nouns
     return await store.transaction(async () => {
-      const target = await this.deployment(project, deployment)
+      const target = await this.accepting(project, deployment, base)
       const before = await this.of(project, deployment)
       const number = (before?.status.newest.number ?? 0) + 1
-      const next: Published = { number, checkpoint, job, step, at: store.clock.unixMs() }
+      const next: Published = { number, checkpoint, job, step, base, at: store.clock.unixMs() }
       const name = `${deployment}:${part}`
       const status = { newest: next, current: next, previous: before?.status.current ?? null }
       const row =
@@ -107,6 +154,7 @@ export class Publications implements LateModels {
       if (row === undefined) throw new UserError(`${name} was published by somebody else at the same time.`)
       await this.#tell(row, target.id, `${name} is ${name}@${number}, of step ${step} of ${job}.`)
       await this.#dropUnreachable(before, status)
+      this.#forget(project, deployment)
       return row
     })
   }
@@ -132,6 +180,7 @@ export class Publications implements LateModels {
         throw new UserError('It was changed at the same time.', { failure: 'conflict', fix: 'Try again.' })
       const message = `${row.name} is ${row.name}@${previous.number} again.`
       await this.#tell(changed, row.spec.deployment, message)
+      this.#forget(project, deployment)
       return changed
     })
   }
@@ -166,4 +215,8 @@ export class Publications implements LateModels {
       message,
     })
   }
+}
+
+function keyOf(project: string, deployment: string): string {
+  return `${project} ${deployment}`
 }
