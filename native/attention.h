@@ -128,8 +128,8 @@ inline void askFor(const Attention& op, const Sequence& sequence, const Unit& un
     size_t from = cache.at(sequence.blocks[block], unit.head), bytes = unit.heads * cache.headBytes();
     for (size_t at = 0; at < bytes; at += pageBytes)
       for (size_t line = 0; line < 128; line += 64) {
-        __builtin_prefetch(op.keys + from + at + line);
-        __builtin_prefetch(op.values + from + at + line);
+        askForLine(op.keys + from + at + line);
+        askForLine(op.values + from + at + line);
       }
     position = (block + 1) * cache.blockTokens;
   }

@@ -21,9 +21,6 @@ constexpr int vectorsFor = lanes == 16 && R <= 4 ? 4 : 2;
 template <int R>
 constexpr bool asksAhead = R > 2;
 
-/// Asks for a line in good time but not for the first cache, which the present tile fills.
-inline void askForLine(const char* line) { __builtin_prefetch(line, 0, 2); }
-
 /// scores[r][p..] of V vectors of positions from p on.
 template <class Cache, int R, int V>
 inline void tileScores(const float* q, int stride, const Tile& tile, const CacheShape& cache, int p, float* scores) {

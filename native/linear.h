@@ -15,9 +15,6 @@
 
 namespace {
 
-// The hardware's own prefetch stops at page borders; it does better than we do on the lines behind them.
-constexpr size_t prefetchAhead = 4096, pageBytes = 4096, linesPrefetched = 2;
-
 /// y = x / rms(x) * weight for one row (Zhang and Sennrich 2019).
 inline void normRow(const float* x, const float* weight, float epsilon, int inputs, float* y) {
   Vector squares = zero();

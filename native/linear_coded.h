@@ -115,6 +115,18 @@ __attribute__((always_inline)) inline void productGroup(const char* panel, size_
   }
 }
 
+/// Asks for the codes that come up in these panels, or behind their ends for those of the next P: every line, into the
+/// second cache. Unpacking keeps a core too busy to wait for memory as well.
+template <class Codes, int P>
+inline void askAhead(const char* const* group, const char* panel, size_t stride) {
+  constexpr size_t distance = 5120;
+  bool behind = size_t(group[0] - panel) + distance >= stride;
+  for (int p = 0; p < P; p++) {
+    const char* from = group[p] + distance + (behind ? (P - 1) * stride : 0);
+    for (size_t line = 0; line < Codes::bytes; line += 64) askForLine(from + line);
+  }
+}
+
 /// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other.
 template <class Codes, int P, int T>
 inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, float* sums) {
@@ -126,10 +138,7 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
   for (size_t g = 0; g < x.groups; g++) {
     const char* group[P];
     for (int p = 0; p < P; p++) group[p] = Codes::group(panel + p * stride, g);
-    if (cold && g % (pageBytes / Codes::bytes) == 0)
-      for (int p = 0; p < P; p++)
-        for (size_t line = 0; line < linesPrefetched; line++)
-          __builtin_prefetch(group[p] + prefetchAhead + line * 64);
+    if (cold) askAhead<Codes, P>(group, panel, stride);
     productGroup<Codes, P, T>(panel, stride, x, row, g, group, sum);
   }
   constexpr int width = (P == 1 ? 1 : 2) * panelVectors;

@@ -10,6 +10,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int floatRowsAtOnce = 12, floatPanelsAtOnce = 2;
+constexpr size_t pageBytes = 4096;
 #elif defined(__AVX2__) || defined(ROPEWAY_NEON)
 constexpr int floatRowsAtOnce = 6, floatPanelsAtOnce = 1;
 #else
@@ -123,7 +124,8 @@ struct PairProduct : ByRegisters<PairProduct> {
       VectorInt w[P];
       for (int p = 0; p < P; p++) {
         const char* at = panel + p * panelStride + k * 32;
-        if (cold && k % (pageBytes / 32) == 0) _mm_prefetch(at + prefetchAhead, _MM_HINT_T0);
+        // The hardware's own prefetch stops at page borders; it does better than we do on the lines behind them.
+        if (cold && k % (pageBytes / 32) == 0) _mm_prefetch(at + pageBytes, _MM_HINT_T0);
         w[p] = (VectorInt)load(reinterpret_cast<const float*>(at));
       }
 #pragma GCC unroll 12
