@@ -1,6 +1,6 @@
 /**
  * Our kernels beside ggml's ops, in turns, as nodes of ggml graphs on the same threads. What memory bounds
- * also stands beside a plain read of as many bytes.
+ * also stands beside a plain read of as many bytes, what arithmetic bounds beside byte products in registers.
  *
  * N rows of activations, K inputs, M outputs; S sequences, H query heads, G kv heads, D head width, C context.
  */
@@ -40,7 +40,8 @@ const parameters = {
   rowsMax: { small: 8, large: 512 },
   sequences: { small: 2, large: 32 },
   context: { small: 64, large: 512 },
-  layers: { small: 2, large: 8 },
+  /** More than the last cache holds, so that the comparison is of memory. */
+  cacheMiB: { small: 1, large: 320 },
   trainingRows: { small: 8, large: 4096 },
   trainingWidth: { small: 32, large: 384 },
 } as const
@@ -57,13 +58,16 @@ const weights = [
   { dtype: 'F32', packed: 'f32' },
 ] as const
 
-const rowCounts = [1, 4, 8, 16, 32, 128, 512] as const
+const rowCounts = [1, 2, 4, 8, 16, 32, 128, 512] as const
 const attentionShapes = [
   { heads: 14, kvHeads: 2, width: 64 },
   { heads: 32, kvHeads: 8, width: 128 },
   { heads: 8, kvHeads: 8, width: 64 },
 ] as const
 const blockTokens = 32
+/** Byte products of a piece of multiply_bytes. */
+const pieceProducts = 3_145_728
+const rowsBoundByArithmetic = 128
 
 /** Milliseconds of the quickest of three runs: what other work on the machine adds is not ours to report. */
 function quickestMs(graph: Graph): number {
@@ -135,6 +139,41 @@ class Products implements Disposable {
     return graph
   }
 
+  /** Pieces of byte products (native/read.h), by vectors and in registers only: what the arithmetic allows. */
+  #registers(rows: number): { graph: Graph; gigaflop: number } {
+    const pieces = Math.max(
+      2,
+      Math.round((rows * this.#wanted.inputs * this.#wanted.outputs) / pieceProducts),
+    )
+    const graph = new Graph(this.#device)
+    const x = graph.input('F32', [16], 'x')
+    const { fn, userdata } = this.#context.call('multiply_bytes', { pieces })
+    graph.output(graph.ops.custom('multiply', fn, 'I32', [1], [x], userdata))
+    graph.allocate()
+    x.write(noise(16))
+    graph.compute()
+    return { graph, gigaflop: (2 * pieces * pieceProducts) / 1e9 }
+  }
+
+  /** Products of codes at many rows beside what the registers allow. */
+  async compareWithRegisters(
+    rows: number,
+    name: string,
+    ours: Graph,
+    flop: number,
+    say: (line: string) => void,
+  ) {
+    const { graph, gigaflop } = this.#registers(rows)
+    using registers = graph
+    const figure = `${name}GigaflopsPerSecond`
+    return await interleave(
+      this.#wanted.pairs,
+      side('ropeway', () => ({ [figure]: flop / quickestMs(ours) / 1e6 })),
+      side('byte products in registers', () => ({ [figure]: (gigaflop * 1000) / quickestMs(registers) })),
+      say,
+    )
+  }
+
   /** Fewer where arithmetic bounds the product and a run would take long. */
   #copiesFor(rows: number): number {
     return Math.max(2, Math.min(this.#plain.length, Math.ceil(256 / rows)))
@@ -164,6 +203,10 @@ class Products implements Disposable {
       side('ggml', () => measured(theirs)),
       say,
     )
+    const flop = 2 * rows * inputs * outputs * copies
+    const coded = !['bf16', 'f32'].includes(this.#format)
+    if (coded && rows >= rowsBoundByArithmetic)
+      found.push(...(await this.compareWithRegisters(rows, name, ours, flop, say)))
     if (rows > 1) return found
     const figure = `${this.#format}GigabytesPerSecond`
     const bandwidth = await interleave(
@@ -189,7 +232,9 @@ async function compareDecode(
   { heads, kvHeads, width }: (typeof attentionShapes)[number],
   say: (line: string) => void,
 ): Promise<Comparison[]> {
-  const { sequences, context, layers, pairs } = wanted
+  const { sequences, context, cacheMiB, pairs } = wanted
+  const layerBytes = 2 * 2 * sequences * kvHeads * context * width
+  const layers = Math.max(2, Math.ceil((cacheMiB * 2 ** 20) / layerBytes))
   using calls = new KernelContext(kernels)
   using arena = new Arena(layers * 2)
   // [S, G, C, D] to ggml, blocks in a scattered order to us: the same bytes serve both.

@@ -49,6 +49,7 @@
           {"square_sum", squareSum},                                 \
           {"argmax", argmaxRows},                                    \
           {"read_bytes", readBytes},                                 \
+          {"multiply_bytes", multiplyBytes},                         \
       },                                                             \
       packRows,                                                      \
   }

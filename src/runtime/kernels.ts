@@ -53,6 +53,7 @@ export const kernelOps = {
   matmul_bf16: matmulParams,
   argmax: {},
   read_bytes: {},
+  multiply_bytes: { pieces: 'int' },
   causal_attention: { sequences: 'int', scale: 'float', pairs: 'int' },
   causal_attention_back: { sequences: 'int', scale: 'float', pairs: 'int' },
   gelu: {},
