@@ -62,6 +62,13 @@ export function neverEnding(
     return undefined
   const endings = tokenizer.eosTokens.map((token) => tokenizer.textOf(token))
   const place = placeOf({ file: chats[0]!.files[0]!.path, line: 1 })
+  if (chats.every(({ samples, cutSamples }) => cutSamples >= samples))
+    return new UserError(
+      `${place}: every sample is cut to the context, so that none has its end: the model would never learn to stop.`,
+      {
+        fix: 'Raise context (a pair of preferences has room for half of it in each answer), or set data.train_end_of_turn: false.',
+      },
+    )
   return new UserError(
     endings.length === 0
       ? `${place}: answers end without a token that says so: the tokenizer names no ending token.`

@@ -172,6 +172,13 @@ describe('a job is refused', () => {
     await expect(runTrainingJob(job({ out: 'never', data }))).rejects.toThrow(message)
   })
 
+  test('when every answer is cut before its end', async () => {
+    const data = { train: 'chats.jsonl', unusable: 'skip' }
+    await expect(runTrainingJob(job({ out: 'never', context: 26, data }))).rejects.toThrow(
+      /every sample is cut to the context, so that none has its end/,
+    )
+  })
+
   test('by the field that is wrong', () => {
     const wrong: [RegExp, unknown][] = [
       [/The field data\.trian is not a field/, { train: 'chats.jsonl', trian: 1 }],
