@@ -9,7 +9,7 @@ import { baseMigrations, baseRoutes } from '../control/service/modules.ts'
 import type { RouteModule } from '../control/service/routes.ts'
 import type { Surface } from '../control/service/surface.ts'
 import type { Migration } from '../control/store/migrations.ts'
-import { tuningMigration } from '../control/tuning/migration.ts'
+import { grantsMigration, tuningMigration } from '../control/tuning/migration.ts'
 import { startCollecting } from './collecting.ts'
 import { type DataParts, dataMigrations, dataPartsOf, dataRoutesOf, startDataLoop } from './data-parts.ts'
 import { JobRoom } from './job-room.ts'
@@ -41,6 +41,7 @@ export const migrations: readonly Migration[] = [
   ...jobMigrations,
   ...deploymentMigrations,
   tuningMigration,
+  grantsMigration,
 ]
 
 export function routesOf(parts: Parts): readonly RouteModule[] {

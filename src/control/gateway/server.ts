@@ -327,6 +327,9 @@ export class Gateway {
       ({ adapters }) => adapter === undefined || Object.hasOwn(adapters, adapter),
     )
     const version = target.version ?? versionFor(deployment.name, able, stickyOf(body, known, exchange))
+    // What another project asks a model that it was lent is not for the eyes of who lends it.
+    const isLent = late !== undefined && caller.project !== deployment.project
+    const isRecorded = !isLent && (deployment.logged === true || deployment.shadow !== undefined)
     const part = late?.billed ?? adapter
     const billed = part === undefined ? deployment.name : `${deployment.name}:${part}`
     return {
@@ -342,7 +345,7 @@ export class Gateway {
       ...(late?.adapter !== undefined && { adapter: late.adapter }),
       given: body,
       body: bodyFor(body, target, version),
-      ...((deployment.logged === true || deployment.shadow !== undefined) && { record: new AnswerRecord() }),
+      ...(isRecorded && { record: new AnswerRecord() }),
       streams: body.stream === true,
       wantsUsage: wantsUsage(body),
       choices: choicesOf(body),

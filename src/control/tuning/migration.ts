@@ -23,3 +23,23 @@ export const tuningMigration: Migration = {
     await db.schema.createIndex('tunings_by_state').on('tunings').columns(['state', 'id']).execute()
   },
 }
+
+export const grantsMigration: Migration = {
+  name: '0601-tuning-grants',
+  async up(db, types) {
+    await createNounTable(db, types, {
+      table: 'tuning_grants',
+      uniqueNames: true,
+      columns: (table) =>
+        table
+          .addColumn('model', types.text, (column) => column.notNull())
+          .addColumn('granted', types.text, (column) => column.notNull()),
+    })
+    // The gateway asks what a project may use that is another's.
+    await db.schema
+      .createIndex('tuning_grants_by_granted')
+      .on('tuning_grants')
+      .columns(['granted', 'model', 'id'])
+      .execute()
+  },
+}

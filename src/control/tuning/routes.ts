@@ -1,24 +1,21 @@
 /** OpenAI's files and fine-tuning on the service's address, below /v1: a handler parses, asks, answers. */
 import { Readable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { queryInteger, storableText } from '../../api/control/fields.ts'
-import type { Permission } from '../../api/control/permissions.ts'
-import { firstIssue } from '../../api/issues.ts'
 import { createTuning, fileBytesMax, uploadPurposes } from '../../api/tuning.ts'
 import { Problem } from '../../http/problem.ts'
-import { recordAudit } from '../audit/audit.ts'
 import type { Checkpoints } from '../models/checkpoints.ts'
 import { organisationOf } from '../projects/projects.ts'
-import type { ProjectSeen } from '../service/actor.ts'
-import { actorOf } from '../service/authenticate.ts'
 import type { ServiceContext } from '../service/context.ts'
 import type { Surface } from '../service/surface.ts'
 import { eventsOf } from '../store/events.ts'
 import { cursorAt } from '../store/pages.ts'
-import { problemFor, projectAsked } from './asking.ts'
+import { problemFor } from './asking.ts'
 import { type TuningFiles, viewOfFile } from './files.ts'
+import { grantRoutes } from './grant-routes.ts'
+import { Grants } from './grants.ts'
+import { checked, joiner, listOf, type On } from './handlers.ts'
 import { metricsAt } from './metrics.ts'
 import { readForm } from './multipart.ts'
 import { jobIdOf, ownId, shownId } from './rows.ts'
@@ -30,19 +27,6 @@ export interface TuningSurfaceOptions {
   readonly tunings: Tunings
   readonly checkpoints: Checkpoints
 }
-
-interface Asked {
-  readonly project: ProjectSeen
-  readonly params: Readonly<Record<string, string>>
-  readonly request: FastifyRequest
-  readonly reply: FastifyReply
-  query<Schema extends z.ZodType>(schema: Schema): z.output<Schema>
-  body<Schema extends z.ZodType>(schema: Schema): z.output<Schema>
-  audit(action: string, subject: string): Promise<void>
-}
-
-type Handler = (asked: Asked) => Promise<unknown>
-type On = (method: 'GET' | 'POST' | 'DELETE', path: string, permission: Permission, handler: Handler) => void
 
 const formLimits = { fileBytesMax, fieldsMax: 20, fieldBytesMax: 10_000 }
 const behind = storableText(100, 1).optional()
@@ -67,52 +51,11 @@ export function tuningSurface(options: TuningSurfaceOptions): Surface {
         fileRoutes(on, options)
         jobRoutes(on, options, context)
         newsRoutes(on, options)
+        grantRoutes(on, { grants: new Grants(context.store), tunings: options.tunings }, context)
       },
       { prefix: '/v1' },
     )
   }
-}
-
-function joiner(scope: FastifyInstance, context: ServiceContext): On {
-  return (method, url, permission, handler) =>
-    scope.route<{ Params: Record<string, string> }>({
-      method,
-      url,
-      schema: { hide: true } as object,
-      handler: async (request, reply) => {
-        const actor = await actorOf(context.store, request)
-        const project = await projectAsked(
-          context.store,
-          actor,
-          request.headers['openai-project'],
-          permission,
-        )
-        const audit = (action: string, subject: string) =>
-          recordAudit(context.store, {
-            action,
-            subject,
-            details: {},
-            organisation_id: project.organisationId,
-            project_id: project.id,
-            person_id: actor?.personId ?? null,
-            actor_id: actor?.id ?? null,
-            address: request.ip,
-            request_id: request.id,
-          })
-        return await handler({
-          ...{ project, params: request.params, request, reply, audit },
-          query: (schema) => checked(schema, request.query),
-          body: (schema) => checked(schema, request.body),
-        })
-      },
-    })
-}
-
-function checked<Schema extends z.ZodType>(schema: Schema, value: unknown): z.output<Schema> {
-  const parsed = schema.safeParse(value)
-  if (parsed.success) return parsed.data
-  const { param, message, code } = firstIssue(parsed.error)
-  throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
 }
 
 function fileRoutes(on: On, { files }: TuningSurfaceOptions): void {
@@ -267,15 +210,5 @@ async function* eventStream(
       yield ': still here\n\n'
       await delay(followEveryMs)
     }
-  }
-}
-
-function listOf<Item extends { id: string }>(data: Item[], hasMore: boolean) {
-  return {
-    object: 'list' as const,
-    data,
-    has_more: hasMore,
-    first_id: data[0]?.id ?? null,
-    last_id: data.at(-1)?.id ?? null,
   }
 }

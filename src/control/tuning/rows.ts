@@ -91,3 +91,12 @@ export function jobIdOf(tuning: string): string {
 export function checkpointName(model: string, step: number): string {
   return `${model}:ckpt-step-${step}`
 }
+
+/** The two parts of such a name; undefined for what is none. */
+export function modelNameParts(name: string): { model: string; step: number | undefined } | undefined {
+  if (!name.startsWith('ft:') || name.length > nameCharactersMax) return undefined
+  const [, model, step] = /^(ft:.{1,400}?)(?::ckpt-step-(\d{1,12}))?$/s.exec(name) ?? []
+  return model === undefined ? undefined : { model, step: step === undefined ? undefined : Number(step) }
+}
+
+const nameCharactersMax = 500

@@ -10,8 +10,9 @@ import type { Models } from '../models/models.ts'
 import type { CheckpointRow } from '../models/rows.ts'
 import type { Nouns } from '../store/nouns.ts'
 import { isTunable } from './base-model.ts'
+import { Grants } from './grants.ts'
 import type { Hosts } from './hosts.ts'
-import { checkpointName, jobIdOf, type TuningRow, tuningNouns } from './rows.ts'
+import { checkpointName, jobIdOf, modelNameParts, type TuningRow, tuningNouns } from './rows.ts'
 
 export interface TunedModelsOptions {
   readonly models: Models
@@ -19,7 +20,6 @@ export interface TunedModelsOptions {
   readonly hosts: Hosts
 }
 
-const nameCharactersMax = 500
 const knownMax = 1000
 const knownMs = 1000
 const jobsMax = 200
@@ -29,32 +29,38 @@ const checkpointsMax = 1000
 export class TunedModels implements LateModels {
   readonly #options: TunedModelsOptions
   readonly #nouns: Nouns<TuningRow>
+  readonly #grants: Grants
   readonly #known = new Map<string, { model: Promise<LateModel | undefined>; untilMs: number }>()
 
   constructor(options: TunedModelsOptions) {
     this.#options = options
     this.#nouns = tuningNouns(options.models.store)
+    this.#grants = new Grants(options.models.store)
   }
 
   /** Remembered for a second: under load, names repeat. */
   async find(project: string, name: string): Promise<LateModel | undefined> {
-    if (!name.startsWith('ft:') || name.length > nameCharactersMax) return undefined
+    const parts = modelNameParts(name)
+    if (parts === undefined) return undefined
     const key = `${project} ${name}`
     const nowMs = this.#options.models.store.clock.nowMs()
     const known = this.#known.get(key)
     if (known !== undefined && known.untilMs > nowMs) return await known.model
     if (this.#known.size >= knownMax) this.#known.clear()
-    const model = this.#find(project, name)
+    const model = this.#find(project, name, parts)
     this.#known.set(key, { model, untilMs: nowMs + knownMs })
     model.catch(() => this.#known.delete(key))
     return await model
   }
 
-  async #find(project: string, name: string): Promise<LateModel | undefined> {
-    const [, model, given] = /^(ft:.{1,400}?)(?::ckpt-step-(\d{1,12}))?$/s.exec(name) ?? []
-    const row = model === undefined ? undefined : await this.#nouns.named(project, model)
+  async #find(
+    project: string,
+    name: string,
+    { model, step: given }: NonNullable<ReturnType<typeof modelNameParts>>,
+  ): Promise<LateModel | undefined> {
+    const row = (await this.#nouns.named(project, model)) ?? (await this.#granted(project, name))
     if (row === undefined) return undefined
-    const step = given === undefined ? lastStepOf(row) : Number(given)
+    const step = given ?? lastStepOf(row)
     const checkpoint =
       step === undefined ? undefined : await this.#options.checkpoints.jobStep(jobIdOf(row.id), step)
     if (checkpoint === undefined || checkpoint.deleted_at !== null) return undefined
@@ -64,10 +70,17 @@ export class TunedModels implements LateModels {
       .join(':')
     const { hosts } = this.#options
     if (row.spec.method.adaptation === 'full') {
-      return { ...(await hosts.of(project, checkpoint.id, checkpoint.name)), name, billed }
+      return { ...(await hosts.of(row.project_id, checkpoint.id, checkpoint.name)), name, billed }
     }
     const { checkpoint: base, model: named } = row.spec.base
-    return { ...(await hosts.of(project, base, named)), name, billed, adapter: checkpoint.id }
+    return { ...(await hosts.of(row.project_id, base, named)), name, billed, adapter: checkpoint.id }
+  }
+
+  /** Of another project that lets this one use it. */
+  async #granted(project: string, name: string): Promise<TuningRow | undefined> {
+    const [grant] = await this.#grants.of(project, name)
+    const row = grant && (await this.#nouns.get(grant.spec.tuning))
+    return row?.deleted_at === null ? row : undefined
   }
 
   async list(project: string): Promise<readonly Model[]> {
@@ -79,7 +92,9 @@ export class TunedModels implements LateModels {
       const isDone = own.some(({ step }) => step === lastStepOf(row))
       return isDone ? [modelOf(row.name, row.status.finishedMs ?? row.updated_at, project), ...steps] : steps
     })
-    return [...(await this.#bases(project)), ...tuned]
+    const granted = await this.#grants.of(project)
+    const lent = granted.map(({ model, created_at, project_id }) => modelOf(model, created_at, project_id))
+    return [...(await this.#bases(project)), ...tuned, ...lent]
   }
 
   /** Those that a job may start from. */

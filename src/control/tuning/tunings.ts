@@ -13,7 +13,15 @@ import type { Nouns } from '../store/nouns.ts'
 import { cursorAt, type Page } from '../store/pages.ts'
 import { baseModelOf } from './base-model.ts'
 import type { TuningFiles } from './files.ts'
-import { jobIdOf, ownId, shownId, type TuningRow, type TuningStatus, tuningNouns } from './rows.ts'
+import {
+  jobIdOf,
+  modelNameParts,
+  ownId,
+  shownId,
+  type TuningRow,
+  type TuningStatus,
+  tuningNouns,
+} from './rows.ts'
 
 export interface TuningsOptions {
   readonly models: Models
@@ -128,6 +136,12 @@ export class Tunings {
       })
     }
     return { row, job: await jobNouns(this.nouns.store).get(jobIdOf(row.id)) }
+  }
+
+  /** The job of the project that makes, or made, the model of this name. */
+  async ofModel(project: string, name: string): Promise<TuningRow | undefined> {
+    const parts = modelNameParts(name)
+    return parts && (await this.nouns.named(project, parts.model))
   }
 
   async list(project: string, { limit, after, metadata }: TuningList): Promise<Page<TuningSeen>> {

@@ -1,0 +1,83 @@
+/** What every endpoint of OpenAI's API goes through here. */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { z } from 'zod'
+import type { Permission } from '../../api/control/permissions.ts'
+import { firstIssue } from '../../api/issues.ts'
+import { Problem } from '../../http/problem.ts'
+import { recordAudit } from '../audit/audit.ts'
+import type { Actor, ProjectSeen } from '../service/actor.ts'
+import { actorOf } from '../service/authenticate.ts'
+import type { ServiceContext } from '../service/context.ts'
+import { projectAsked } from './asking.ts'
+
+export interface Asked {
+  readonly project: ProjectSeen
+  readonly actor: Actor
+  readonly params: Readonly<Record<string, string>>
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
+  query<Schema extends z.ZodType>(schema: Schema): z.output<Schema>
+  body<Schema extends z.ZodType>(schema: Schema): z.output<Schema>
+  audit(action: string, subject: string): Promise<void>
+}
+
+export type Handler = (asked: Asked) => Promise<unknown>
+export type On = (
+  method: 'GET' | 'POST' | 'DELETE',
+  path: string,
+  permission: Permission,
+  handler: Handler,
+) => void
+
+/** Joins handlers to paths: who asks, in which project, may they; what they ask, checked. */
+export function joiner(scope: FastifyInstance, context: ServiceContext): On {
+  return (method, url, permission, handler) =>
+    scope.route<{ Params: Record<string, string> }>({
+      method,
+      url,
+      schema: { hide: true } as object,
+      handler: async (request, reply) => {
+        const actor = await actorOf(context.store, request)
+        const project = await projectAsked(
+          context.store,
+          actor,
+          request.headers['openai-project'],
+          permission,
+        )
+        const audit = (action: string, subject: string) =>
+          recordAudit(context.store, {
+            action,
+            subject,
+            details: {},
+            organisation_id: project.organisationId,
+            project_id: project.id,
+            person_id: actor?.personId ?? null,
+            actor_id: actor?.id ?? null,
+            address: request.ip,
+            request_id: request.id,
+          })
+        return await handler({
+          ...{ project, actor: actor!, params: request.params, request, reply, audit },
+          query: (schema) => checked(schema, request.query),
+          body: (schema) => checked(schema, request.body),
+        })
+      },
+    })
+}
+
+export function checked<Schema extends z.ZodType>(schema: Schema, value: unknown): z.output<Schema> {
+  const parsed = schema.safeParse(value)
+  if (parsed.success) return parsed.data
+  const { param, message, code } = firstIssue(parsed.error)
+  throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
+}
+
+export function listOf<Item extends { id: string }>(data: Item[], hasMore: boolean) {
+  return {
+    object: 'list' as const,
+    data,
+    has_more: hasMore,
+    first_id: data[0]?.id ?? null,
+    last_id: data.at(-1)?.id ?? null,
+  }
+}
