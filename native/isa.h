@@ -10,7 +10,10 @@
 #include "matmul.h"
 #include "read.h"
 #include "train_attention.h"
+#include "train_elements.h"
+#include "train_loss.h"
 #include "train_norms.h"
+#include "train_rope.h"
 #include "train_rows.h"
 
 #if defined(ROPEWAY_LEFT_OUT)
@@ -46,6 +49,16 @@
           {"norm_weight_back", normWeightBack},                      \
           {"sum_over_rows", sumOverRows},                            \
           {"adamw", adamwStep},                                      \
+          {"elementwise", elementwise},                              \
+          {"affine", affineRows},                                    \
+          {"silu_mul", siluMulRows},                                 \
+          {"packed", packedRows},                                    \
+          {"gather_rows", gatherRows},                               \
+          {"scatter_rows", scatterRows},                             \
+          {"chosen_shares", chosenShares},                           \
+          {"shares_back", sharesBack},                               \
+          {"rope_angles", ropeAngles},                               \
+          {"rope", ropeRows},                                        \
           {"square_sum", squareSum},                                 \
           {"argmax", argmaxRows},                                    \
           {"read_bytes", readBytes},                                 \

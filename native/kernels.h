@@ -12,7 +12,7 @@ struct NamedOp {
 
 struct Kernels {
   const char* name;
-  NamedOp ops[40];
+  NamedOp ops[56];
   /// See packed.h.
   void (*packRows)(int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows, int type,
                    const char* source, int64_t sourceRowBytes, int interleave);

@@ -1,13 +1,7 @@
 /** The products of a network by our kernels, each with the norm in front and the bias, gate or residual behind. */
 
-import {
-  type KernelCall,
-  type KernelContext,
-  type KernelOp,
-  type KernelParams,
-  linearOps,
-  packedFormats,
-} from '../runtime/kernels.ts'
+import type { KernelOp, KernelParams } from '../runtime/kernel-ops.ts'
+import { type KernelCall, type KernelContext, linearOps, packedFormats } from '../runtime/kernels.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { InputNorm, LinearLayers } from './architecture.ts'

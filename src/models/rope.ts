@@ -7,6 +7,7 @@
 import { assert } from '../base/assert.ts'
 import { UserError } from '../base/errors.ts'
 import type { RopeAttributes } from '../runtime/op-attributes.ts'
+import { rotaryMix } from '../runtime/rotary.ts'
 import { ConfigFields } from './config-fields.ts'
 
 export interface RopeScaling {
@@ -66,23 +67,15 @@ export function ropeOf(config: object): RopeScaling | undefined {
  * and sines are multiplied by. As ggml computes them (`rope_yarn` in ggml-cpu/ops.cpp).
  */
 export function rotaryAngles({ attributes, factors }: RopeScaling): { angles: Float32Array; factor: number } {
-  const { dimensions, base, scale, extFactor, attnFactor } = attributes
-  const [low, high] = correctionRange(attributes)
+  const { dimensions, base, scale, extFactor } = attributes
+  const { low, high, factor } = rotaryMix(attributes)
   const angles = Float32Array.from({ length: dimensions / 2 }, (_, i) => {
     const plain = base ** ((-2 * i) / dimensions) / (factors?.[i] ?? 1)
     const ramp = 1 - Math.min(1, Math.max(0, (i - low) / Math.max(0.001, high - low)))
     const mix = extFactor * ramp
     return plain * (scale * (1 - mix) + mix)
   })
-  return { angles, factor: extFactor === 0 ? attnFactor : attnFactor * (1 + 0.1 * Math.log(1 / scale)) }
-}
-
-/** Between which pairs YaRN goes over from the plain angle to the scaled one. */
-function correctionRange(attributes: RopeAttributes): [low: number, high: number] {
-  const { dimensions, base, contextOriginal, betaFast, betaSlow } = attributes
-  const pairOf = (turns: number) =>
-    (dimensions * Math.log(contextOriginal / (turns * 2 * Math.PI))) / (2 * Math.log(base))
-  return [Math.max(0, Math.floor(pairOf(betaFast))), Math.min(dimensions - 1, Math.ceil(pairOf(betaSlow)))]
+  return { angles, factor }
 }
 
 /** GGUF files carry Llama 3.1's divisors as a tensor; the loader leaves them here. */

@@ -4,6 +4,7 @@ import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
 import { Arena } from './arena.ts'
 import { type Ggml, loadGgml, type Pointer } from './ffi.ts'
+import { KernelPool, type Kernels } from './kernels.ts'
 
 /** ggml's device types (ggml-backend.h). */
 const deviceTypes = ['cpu', 'gpu', 'igpu', 'accelerator'] as const
@@ -62,7 +63,12 @@ export class Device implements Disposable {
   /** The CPU backend, which is `backend` itself on a CPU device. */
   readonly cpuBackend: Pointer
   readonly cpuBufferType: Pointer
+  #keepsThreads = false
   #pool: Pointer | undefined
+  #kernelPool: KernelPool | undefined
+  /** What graphs without threads of their own compute with, and what the backend was told last. */
+  #threadsWanted = 0
+  #threadsSet = 0
   #disposed = false
 
   constructor(options: DeviceOptions = {}) {
@@ -99,14 +105,28 @@ export class Device implements Disposable {
    * computations that bring threads of their own: ggml's would spin beside them.
    */
   keepThreads(): void {
-    if (this.threads > 1)
+    this.#keepsThreads = this.threads > 1
+  }
+
+  /** Threads for our own ops, shared by all graphs of this device. */
+  kernelPool(kernels: Kernels): KernelPool {
+    this.#kernelPool ??= new KernelPool(kernels, this.threads)
+    return this.#kernelPool
+  }
+
+  /** Before a graph is computed: ggml needs one thread where ops bring their own. */
+  prepareThreads(opsBringThreads: boolean): void {
+    if (!opsBringThreads && this.#keepsThreads)
       this.#pool ??= this.ggml.threadPoolNew(this.cpuPointer, this.cpuBackend, this.threads)
+    const count = opsBringThreads ? 1 : this.#threadsWanted
+    if (count !== this.#threadsSet) this.ggml.setThreads(this.cpuPointer, this.cpuBackend, count)
+    this.#threadsSet = count
   }
 
   /** How many threads the CPU backend computes with from now on; `threads` stays what was asked for and is the most. */
   setThreads(count: number): void {
     assert(count <= this.threads, `at most ${this.threads} threads compute, not ${count}`)
-    this.ggml.setThreads(this.cpuPointer, this.cpuBackend, count)
+    this.#threadsWanted = count
   }
 
   /** Buffer types that speed up weights on this device (AMX, repack), best first. */
@@ -147,6 +167,7 @@ export class Device implements Disposable {
     if (this.backend !== this.cpuBackend) this.ggml.backendFree(this.backend)
     this.ggml.backendFree(this.cpuBackend)
     if (this.#pool !== undefined) this.ggml.threadPoolFree(this.cpuPointer, this.#pool)
+    this.#kernelPool?.[Symbol.dispose]()
   }
 
   [Symbol.dispose](): void {

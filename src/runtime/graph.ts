@@ -69,6 +69,7 @@ export class Graph implements Disposable {
   readonly #nodesMax: number
   readonly #native: Pointer
   readonly #shared: GraphMemory | undefined
+  readonly #opsBringThreads: boolean
   #memory: GraphMemory | undefined
   #generation = 0
   #scheduler: Pointer | undefined
@@ -78,6 +79,7 @@ export class Graph implements Disposable {
   constructor(device: Device, nodesMax = 4096, inputsMax = 64, options: GraphOptions = {}) {
     this.device = device
     this.#shared = options.memory
+    this.#opsBringThreads = device.isHost && options.kernels?.bringsThreads === true
     this.#nodesMax = nodesMax
     // Views and reshapes are tensors too and come on top of the computing nodes.
     this.#arena = new Arena(nodesMax * 2, nodesMax * 2)
@@ -155,6 +157,7 @@ export class Graph implements Disposable {
   /** Runs on the calling thread. */
   compute(): void {
     assert(this.current, 'a graph is allocated, in memory that has not moved since, before it runs')
+    this.device.prepareThreads(this.#opsBringThreads)
     const { ggml } = this.#arena
     const status =
       this.#scheduler === undefined
@@ -166,6 +169,7 @@ export class Graph implements Disposable {
   /** Runs on a thread of its own while the event loop goes on. */
   async computeAsync(): Promise<void> {
     assert(this.current, 'a graph is allocated, in memory that has not moved since, before it runs')
+    this.device.prepareThreads(this.#opsBringThreads)
     const { ggml } = this.#arena
     const status =
       this.#scheduler === undefined

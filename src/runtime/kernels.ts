@@ -8,6 +8,7 @@ import koffi from 'koffi'
 import { assert } from '../base/assert.ts'
 import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { messageOf, UserError } from '../base/errors.ts'
+import { type KernelOp, type KernelParams, kernelOps } from './kernel-ops.ts'
 import { buildKernels } from './kernels-build.ts'
 
 type Pointer = bigint
@@ -16,65 +17,6 @@ export const instructionSets = ['portable', 'neon', 'avx2', 'avx512', 'amx'] as 
 export type InstructionSet = (typeof instructionSets)[number]
 /** The AMX kernels on tiles made of plain arrays, for tests on machines with AVX-512 alone. */
 export type EmulatedSet = 'amx-emulated'
-
-const linearParams = {
-  normed: 'int',
-  biased: 'int',
-  residual: 'int',
-  gated: 'int',
-  adapted: 'int',
-  epsilon: 'float',
-} as const
-
-const matmulParams = { aTransposed: 'int', bTransposed: 'int', behind: 'int' } as const
-
-/** What each op's fixed parameters are, in the order in which the native side reads them. */
-export const kernelOps = {
-  rope_table: { factor: 'float' },
-  store_keys_values: {
-    rotaryDims: 'int',
-    rotaryPairs: 'int',
-    normed: 'int',
-    epsilon: 'float',
-    cacheFormat: 'int',
-  },
-  paged_attention: { kvHeads: 'int', window: 'int', scale: 'float', cacheFormat: 'int' },
-  linear_q8: linearParams,
-  linear_q4: linearParams,
-  linear_q5: linearParams,
-  linear_q4k: linearParams,
-  linear_q5k: linearParams,
-  linear_q6k: linearParams,
-  linear_f16: linearParams,
-  linear_bf16: linearParams,
-  linear_f32: linearParams,
-  embed: { format: 'int' },
-  matmul_f32: matmulParams,
-  matmul_bf16: matmulParams,
-  argmax: {},
-  read_bytes: {},
-  multiply_bytes: { pieces: 'int' },
-  causal_attention: { sequences: 'int', scale: 'float', pairs: 'int' },
-  causal_attention_back: { sequences: 'int', scale: 'float', pairs: 'int' },
-  gelu: {},
-  gelu_back: {},
-  silu_mul_back: { ofUp: 'int' },
-  norm: { centred: 'int', epsilon: 'float', weighted: 'int' },
-  norm_back: { centred: 'int', epsilon: 'float', weighted: 'int', added: 'int' },
-  norm_weight_back: { centred: 'int', epsilon: 'float' },
-  sum_over_rows: { product: 'int' },
-  square_sum: {},
-  adamw: {},
-} as const satisfies Record<string, Record<string, 'int' | 'float'>>
-
-export type KernelOp = keyof typeof kernelOps
-export type KernelParams<Op extends KernelOp> = { [Name in keyof (typeof kernelOps)[Op]]: number }
-
-/** What becomes of a product of two changing matrices before it is stored (native/matmul.h). */
-export const matmulBehind = { nothing: 0, adds: 1, addsInto: 2, geluSlope: 3 } as const
-
-/** How rotary dimensions pair up: i with i + R/2 (GPT-NeoX, Hugging Face) or 2i with 2i + 1 (Llama's own). */
-export const rotaryPairs = { halves: 0, neighbours: 1 } as const
 
 /** How keys and values are stored (native/batch.h). */
 export const cacheFormats = { F16: 0, BF16: 1, Q8_0: 2 } as const
@@ -96,23 +38,45 @@ export interface KernelCall {
   userdata: Pointer
 }
 
+/** Threads for ops, which contexts may share whose graphs never run at the same time. */
+export class KernelPool implements Disposable {
+  readonly pointer: Pointer
+  readonly #kernels: Kernels
+
+  constructor(kernels: Kernels, threads: number) {
+    this.#kernels = kernels
+    this.pointer = kernels.symbols.poolNew(threads)
+  }
+
+  [Symbol.dispose](): void {
+    this.#kernels.symbols.poolFree(this.pointer)
+  }
+}
+
 /** Scratch memory and calls of one compute context, whose ops run one after the other. */
 export class KernelContext implements Disposable {
   readonly #kernels: Kernels
   readonly #workspace: Pointer
   readonly #calls: Pointer[] = []
   readonly #pooledCalls: Pointer[] = []
-  readonly #pool: Pointer | undefined
+  readonly #pool: KernelPool | undefined
+  readonly #ownPool: KernelPool | undefined
   #disposed = false
 
   /**
-   * With `threads` the ops bring their own: the graph then runs on one thread of ggml, and no op waits for a
-   * thread that a busy neighbour holds up. Without, they share ggml's threads.
+   * With `threads`, a number or those of a pool, the ops bring their own: the graph then runs on one thread of ggml, and
+   * no op waits for a thread that a busy neighbour holds up. Without, they share ggml's threads.
    */
-  constructor(kernels: Kernels, threads?: number) {
+  constructor(kernels: Kernels, threads?: number | KernelPool) {
     this.#kernels = kernels
     this.#workspace = kernels.symbols.workspaceNew()
-    this.#pool = threads === undefined ? undefined : kernels.symbols.poolNew(threads)
+    this.#ownPool = typeof threads === 'number' ? new KernelPool(kernels, threads) : undefined
+    this.#pool = typeof threads === 'number' ? this.#ownPool : threads
+  }
+
+  /** True when the ops bring threads of their own. */
+  get bringsThreads(): boolean {
+    return this.#pool !== undefined
   }
 
   /** The call lives as long as this context. */
@@ -123,7 +87,7 @@ export class KernelContext implements Disposable {
     this.#calls.push(userdata)
     const fn = this.#kernels.address(op)
     if (this.#pool === undefined) return { op, fn, userdata }
-    const pooled = this.#kernels.symbols.pooledCallNew(this.#pool, fn, userdata)
+    const pooled = this.#kernels.symbols.pooledCallNew(this.#pool.pointer, fn, userdata)
     this.#pooledCalls.push(pooled)
     return { op, fn: this.#kernels.symbols.pooledAddress(), userdata: pooled }
   }
@@ -131,7 +95,7 @@ export class KernelContext implements Disposable {
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true
-    if (this.#pool !== undefined) this.#kernels.symbols.poolFree(this.#pool)
+    this.#ownPool?.[Symbol.dispose]()
     for (const call of this.#pooledCalls) this.#kernels.symbols.pooledCallFree(call)
     for (const call of this.#calls) this.#kernels.symbols.callFree(call)
     this.#kernels.symbols.workspaceFree(this.#workspace)

@@ -73,6 +73,8 @@ export interface OpAttributes {
   layerNormBack: { epsilon: number }
   sumOverRows: object
   squareSums: object
+  chosenShares: object
+  chosenSharesBack: object
   adamw: object
   custom: { name: string }
 }

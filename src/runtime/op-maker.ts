@@ -3,7 +3,8 @@ import { assert } from '../base/assert.ts'
 import { type DType, dtypes } from '../base/dtype.ts'
 import type { Arena } from './arena.ts'
 import type { CustomOpPointer, Pointer } from './ffi.ts'
-import type { KernelContext, KernelOp, KernelParams } from './kernels.ts'
+import { elementwiseKinds, type KernelOp, type KernelParams } from './kernel-ops.ts'
+import type { KernelContext } from './kernels.ts'
 import type { OpAttributes, OpName } from './op-attributes.ts'
 import { contiguousStrides, ggmlLengths, type Shape, Tensor } from './tensor.ts'
 
@@ -12,6 +13,11 @@ export type Precision = 'f32' | 'bf16'
 
 /** What the right side of our products may be stored as, besides F32 (native/frozen.h). */
 const frozenFormats: ReadonlySet<DType> = new Set(['BF16', 'F16', 'Q8_0', 'Q4_0'])
+
+/** Whether our products read weights of this format as they are stored. */
+export function readsFrozenAs(dtype: DType): boolean {
+  return frozenFormats.has(dtype)
+}
 
 export class OpMaker {
   readonly arena: Arena
@@ -32,7 +38,7 @@ export class OpMaker {
 
   /** Whether our products read a frozen weight as it is stored: nobody need decode it for them. */
   readsFrozen(weight: Tensor): boolean {
-    return this.kernels !== undefined && weight.shape.length === 2 && frozenFormats.has(weight.dtype)
+    return this.kernels !== undefined && weight.shape.length === 2 && readsFrozenAs(weight.dtype)
   }
 
   protected make<Op extends OpName>(
@@ -49,8 +55,18 @@ export class OpMaker {
 
   protected elementwise<Op extends 'add' | 'sub' | 'mul' | 'div'>(op: Op, a: Tensor, b: Tensor): Tensor<Op> {
     assert(broadcasts(b.shape, a.shape), `${op}: ${b.shape} repeats into ${a.shape}`)
-    const pointer = this.arena.ggml[op](this.arena.context, a.pointer, b.pointer)
+    const pointer =
+      this.ownElementwise(op, a, b) ?? this.arena.ggml[op](this.arena.context, a.pointer, b.pointer)
     return this.make(op, pointer, a.shape, [a, b], {}, a.dtype)
+  }
+
+  /** a op b by our kernels, or with `into` in the memory of a; undefined where ggml has to. */
+  protected ownElementwise(op: keyof typeof elementwiseKinds, a: Tensor, b: Tensor, into = false) {
+    const wide = b.shape.at(-1) === a.shape.at(-1) && b.strides.at(-1) === 4
+    const floats = a.dtype === 'F32' && b.dtype === 'F32'
+    if (!floats || !a.contiguous || !(wide || b.shape.at(-1) === 1)) return undefined
+    const params = { kind: elementwiseKinds[op], into: into ? 1 : 0 }
+    return this.kernelOp('elementwise', params, into ? [4] : a.shape, [a, b])
   }
 
   protected unary<Op extends 'sqr' | 'sqrt' | 'log' | 'exp' | 'sigmoid' | 'softplus' | 'silu' | 'tanh'>(

@@ -6,7 +6,7 @@
  */
 import { assert } from '../base/assert.ts'
 import type { Pointer } from './ffi.ts'
-import { matmulBehind } from './kernels.ts'
+import { matmulBehind } from './kernel-ops.ts'
 import type { OpAttributes, RopeAttributes } from './op-attributes.ts'
 import type { Shape, Tensor } from './tensor.ts'
 import { sameShape, TrainingOps } from './training-ops.ts'
@@ -61,18 +61,24 @@ export class Ops extends TrainingOps {
   accumulate(into: Tensor, x: Tensor): Tensor<'accumulate'> {
     const own = this.#productAnd('addsInto', x, into)
     if (own !== undefined) return this.make('accumulate', own, [4], [into, x], {})
+    const added =
+      this.scatterInto(x, into) ?? (sameShape(x, into) && this.ownElementwise('add', into, x, true))
+    if (added) return this.make('accumulate', added, [4], [into, x], {})
     const pointer = this.arena.ggml.addInplace(this.arena.context, into.pointer, x.pointer)
     return this.make('accumulate', pointer, into.shape, [into, x], {}, into.dtype)
   }
 
   scale(x: Tensor, factor: number) {
-    const pointer = this.arena.ggml.scale(this.arena.context, x.pointer, factor)
+    const pointer =
+      this.ownAffine(x, factor, 0) ?? this.arena.ggml.scale(this.arena.context, x.pointer, factor)
     return this.make('scale', pointer, x.shape, [x], { factor })
   }
 
   /** x * factor + offset, in one pass. */
   affine(x: Tensor, factor: number, offset: number) {
-    const pointer = this.arena.ggml.scaleBias(this.arena.context, x.pointer, factor, offset)
+    const pointer =
+      this.ownAffine(x, factor, offset) ??
+      this.arena.ggml.scaleBias(this.arena.context, x.pointer, factor, offset)
     return this.make('affine', pointer, x.shape, [x], { factor, offset })
   }
 
@@ -137,7 +143,9 @@ export class Ops extends TrainingOps {
 
   /** silu(gate) * up, fused. */
   siluMul(gate: Tensor, up: Tensor) {
-    const pointer = this.arena.ggml.swigluSplit(this.arena.context, gate.pointer, up.pointer)
+    const pointer =
+      this.ownPass('silu_mul', [gate, up]) ??
+      this.arena.ggml.swigluSplit(this.arena.context, gate.pointer, up.pointer)
     return this.make('siluMul', pointer, gate.shape, [gate, up], {})
   }
 
@@ -148,7 +156,8 @@ export class Ops extends TrainingOps {
 
   /** x / sqrt(mean(x^2) + epsilon) over the innermost dimension, without a weight (Zhang 2019). */
   rmsNorm(x: Tensor, epsilon: number) {
-    const pointer = this.arena.ggml.rmsNorm(this.arena.context, x.pointer, epsilon)
+    const pointer =
+      this.ownNorm(x, 0, epsilon) ?? this.arena.ggml.rmsNorm(this.arena.context, x.pointer, epsilon)
     return this.make('rmsNorm', pointer, x.shape, [x], { epsilon })
   }
 
@@ -161,7 +170,8 @@ export class Ops extends TrainingOps {
 
   /** (x - mean) / sqrt(variance + epsilon) over the innermost dimension, without weight and bias. */
   layerNorm(x: Tensor, epsilon: number) {
-    const pointer = this.arena.ggml.norm(this.arena.context, x.pointer, epsilon)
+    const pointer =
+      this.ownNorm(x, 1, epsilon) ?? this.arena.ggml.norm(this.arena.context, x.pointer, epsilon)
     return this.make('layerNorm', pointer, x.shape, [x], { epsilon })
   }
 
@@ -253,6 +263,9 @@ export class Ops extends TrainingOps {
     a: RopeAttributes,
     factors?: Tensor,
   ) {
+    const inputs = factors ? [x, positions, factors] : [x, positions]
+    const own = this.ownRope(op, x, positions, a, factors)
+    if (own !== undefined) return this.make(op, own, x.shape, inputs, a as OpAttributes[Op])
     const native = op === 'rope' ? this.arena.ggml.ropeExt : this.arena.ggml.ropeExtBack
     const pointer = native(
       this.arena.context,
@@ -269,20 +282,22 @@ export class Ops extends TrainingOps {
       a.betaFast,
       a.betaSlow,
     )
-    const inputs = factors ? [x, positions, factors] : [x, positions]
     return this.make(op, pointer, x.shape, inputs, a as OpAttributes[Op])
   }
 
   /** Rows of table [R, D] named by ids [N] (I32): [N, D] in F32 (I32 tables give I32). */
   rows(table: Tensor, ids: Tensor) {
-    const pointer = this.arena.ggml.getRows(this.arena.context, table.pointer, ids.pointer)
+    const pointer =
+      this.ownGather(table, ids) ?? this.arena.ggml.getRows(this.arena.context, table.pointer, ids.pointer)
     const dtype = table.dtype === 'I32' ? 'I32' : 'F32'
     return this.make('rows', pointer, [...ids.shape, table.shape.at(-1)!], [table, ids], {}, dtype)
   }
 
   /** Adds row n of dy [N, D] into row ids[n] of a zero tensor shaped like `table`. */
   rowsBack(dy: Tensor, ids: Tensor, table: Tensor) {
-    const pointer = this.arena.ggml.getRowsBack(this.arena.context, dy.pointer, ids.pointer, table.pointer)
+    const pointer =
+      this.ownScatter(dy, ids, table) ??
+      this.arena.ggml.getRowsBack(this.arena.context, dy.pointer, ids.pointer, table.pointer)
     return this.make('rowsBack', pointer, table.shape, [dy, ids, table], {})
   }
 

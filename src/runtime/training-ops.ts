@@ -6,6 +6,9 @@
  */
 import { assert } from '../base/assert.ts'
 import type { Pointer } from './ffi.ts'
+import { rotaryPairs } from './kernel-ops.ts'
+import type { RopeAttributes } from './op-attributes.ts'
+import { rotaryMix } from './rotary.ts'
 import type { Tensor } from './tensor.ts'
 import { ViewOps } from './view-ops.ts'
 
@@ -122,6 +125,12 @@ export class TrainingOps extends ViewOps {
     return this.kernelOp('norm', { centred, epsilon, weighted: 1 }, x.shape, [x, weight])
   }
 
+  /** A norm without weight. */
+  protected ownNorm(x: Tensor, centred: 0 | 1, epsilon: number): Pointer | undefined {
+    if (!x.contiguous || x.dtype !== 'F32') return undefined
+    return this.kernelOp('norm', { centred, epsilon, weighted: 0 }, x.shape, [x])
+  }
+
   /** Sum over all rows of a [..., W], or of a * b: [W]. A norm b is made on the way. */
   sumOverRows(a: Tensor, b?: Tensor) {
     if (!a.contiguous || b?.contiguous === false) return undefined
@@ -135,6 +144,87 @@ export class TrainingOps extends ViewOps {
         ])
       : this.kernelOp('sum_over_rows', { product: inputs.length - 1 }, shape, inputs)
     return pointer === undefined ? undefined : this.make('sumOverRows', pointer, shape, inputs, {})
+  }
+
+  /** Share of each row's target in the softmax of logits [M, V]: [M, 1]; cells [M] I32: row * V + target. */
+  chosenShares(logits: Tensor, cells: Tensor) {
+    const shape = [logits.shape[0]!, 1]
+    const pointer = this.ownPass('chosen_shares', [logits, cells], shape)
+    return pointer === undefined ? undefined : this.make('chosenShares', pointer, shape, [logits, cells], {})
+  }
+
+  /** Gradient of the logits [M, V] of {@link chosenShares} for sum(weight * -ln(share)), weights [M, 1]. */
+  chosenSharesBack(logits: Tensor, cells: Tensor, weights: Tensor) {
+    const inputs = [logits, cells, weights]
+    const pointer = this.ownPass('shares_back', inputs)
+    assert(pointer !== undefined, 'shares are differentiated where they were found')
+    return this.make('chosenSharesBack', pointer, logits.shape, inputs, {})
+  }
+
+  /** An op without parameters over contiguous tensors, of which the first has the shape of the result by default. */
+  protected ownPass(
+    op: 'silu_mul' | 'chosen_shares' | 'shares_back',
+    inputs: readonly Tensor[],
+    shape = inputs[0]!.shape,
+  ) {
+    if (!inputs.every((x) => x.contiguous && (x.dtype === 'F32' || x.dtype === 'I32'))) return undefined
+    return this.kernelOp(op, {}, shape, inputs)
+  }
+
+  protected ownAffine(x: Tensor, factor: number, offset: number): Pointer | undefined {
+    if (!x.contiguous || x.dtype !== 'F32') return undefined
+    return this.kernelOp('affine', { factor, offset }, x.shape, [x])
+  }
+
+  protected ownGather(table: Tensor, ids: Tensor): Pointer | undefined {
+    const fits =
+      table.dtype === 'F32' && table.contiguous && table.shape.length === 2 && ids.shape.length === 1
+    return fits ? this.kernelOp('gather_rows', {}, [ids.size, table.shape[1]!], [table, ids]) : undefined
+  }
+
+  protected ownScatter(dy: Tensor, ids: Tensor, table: Tensor): Pointer | undefined {
+    if (!dy.contiguous || dy.shape.length !== 2 || table.shape.length !== 2) return undefined
+    return this.kernelOp('scatter_rows', { into: 0 }, table.shape, [dy, ids])
+  }
+
+  /** The rows that x, a gradient of a table, would be made of, added to `into` itself; x is then nobody's. */
+  protected scatterInto(x: Tensor, into: Tensor): Pointer | undefined {
+    if (x.op !== 'rowsBack' || !into.contiguous || into.dtype !== 'F32' || into.shape.length !== 2)
+      return undefined
+    const [dy, ids] = x.inputs as [Tensor, Tensor]
+    if (!dy.contiguous || dy.shape.length !== 2) return undefined
+    return this.kernelOp('scatter_rows', { into: 1 }, [4], [dy, ids, into])
+  }
+
+  readonly #angles = new Map<string, Tensor>()
+
+  /** x turned, or turned back. */
+  protected ownRope(
+    op: 'rope' | 'ropeBack',
+    x: Tensor,
+    positions: Tensor,
+    attributes: RopeAttributes,
+    factors?: Tensor,
+  ): Pointer | undefined {
+    const strided = x.dtype === 'F32' && x.shape.length === 3 && x.strides[2] === 4
+    if (!strided || this.kernels === undefined) return undefined
+    const table = this.#anglesOf(op === 'rope' ? 1 : -1, positions, attributes, factors)
+    const pairs = rotaryPairs[attributes.layout === 'neox' ? 'halves' : 'neighbours']
+    return this.kernelOp('rope', { pairs }, x.shape, [x, table])
+  }
+
+  /** Cosines and sines [N, R] of one direction, computed once for all layers. */
+  #anglesOf(sign: 1 | -1, positions: Tensor, attributes: RopeAttributes, factors?: Tensor): Tensor {
+    const key = [sign, positions.pointer, factors?.pointer, JSON.stringify(attributes)].join(' ')
+    const known = this.#angles.get(key)
+    if (known !== undefined) return known
+    const { dimensions, base, scale, extFactor } = attributes
+    const params = { base, scale, mixed: extFactor, ...rotaryMix(attributes), sign, divided: factors ? 1 : 0 }
+    const shape = [positions.size, dimensions]
+    const pointer = this.kernelOp('rope_angles', params, shape, factors ? [positions, factors] : [positions])!
+    const table = this.make('custom', pointer, shape, [], { name: 'rope_angles' })
+    this.#angles.set(key, table)
+    return table
   }
 
   /** Sums of the squares of 8192 elements each, one behind the other. */

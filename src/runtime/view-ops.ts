@@ -35,14 +35,9 @@ export class ViewOps extends OpMaker {
 
   /** A packed copy; needed behind permute and slice where an op wants contiguous rows. */
   contiguous(x: Tensor) {
-    return this.make(
-      'contiguous',
-      this.arena.ggml.cont(this.arena.context, x.pointer),
-      x.shape,
-      [x],
-      {},
-      x.dtype,
-    )
+    const own = x.dtype === 'F32' ? this.kernelOp('packed', {}, x.shape, [x]) : undefined
+    const pointer = own ?? this.arena.ggml.cont(this.arena.context, x.pointer)
+    return this.make('contiguous', pointer, x.shape, [x], {}, x.dtype)
   }
 
   cast(x: Tensor, dtype: DType) {

@@ -8,13 +8,13 @@ import { assert } from '../base/assert.ts'
 import type { HeadNorms, ModelConfig } from '../models/architecture.ts'
 import { ropeOf, rotaryAngles } from '../models/rope.ts'
 import type { Graph } from '../runtime/graph.ts'
+import { rotaryPairs } from '../runtime/kernel-ops.ts'
 import {
   batchTableWordsMax,
   type CacheFormat,
   cacheFormats,
   type KernelCall,
   type KernelContext,
-  rotaryPairs,
   writeBatchTable,
 } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'

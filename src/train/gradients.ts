@@ -82,6 +82,8 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   layerNormBack: 'none',
   sumOverRows: 'none',
   squareSums: 'none',
+  chosenShares: 'none',
+  chosenSharesBack: 'none',
   matmul: (context, { inputs: [a, b] }, dy) => [
     () => productBackA(context, dy, a!, b!),
     () => productBackB(context, dy, a!, b!),

@@ -7,7 +7,7 @@
 import { assert } from '../base/assert.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
-import { KernelContext, loadKernels } from '../runtime/kernels.ts'
+import type { KernelContext } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { backward, backwardInSegments } from './backward.ts'
 import type { Batch } from './batch.ts'
@@ -21,6 +21,7 @@ import {
 } from './forward.ts'
 import { crossEntropy, weightedLoss } from './loss.ts'
 import { type GraphShape, type LearningGraph, shapeDefaults } from './objective.ts'
+import { trainingKernels } from './own-kernels.ts'
 import type { Parameters } from './parameters.ts'
 
 export class LossGraph implements LearningGraph {
@@ -44,8 +45,7 @@ export class LossGraph implements LearningGraph {
       this.shape.logitsBytesMax,
     ).length
     const nodesMax = 1024 + 640 * config.layers + 64 * chunkCount
-    const kernels = device.isHost && this.shape.ownKernels ? loadKernels() : undefined
-    this.#kernels = kernels && new KernelContext(kernels)
+    this.#kernels = trainingKernels(parameters, device, this.shape.ownKernels)
     const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels, precision: this.shape.precision })
     this.#graph = graph
     this.#inputs = declareInputs(graph, this.shape, parameters.definition.config.slidingWindow)

@@ -16,6 +16,9 @@ export interface CrossEntropy {
 
 /** cells [M] I32: row * V + target. weights [M, 1], which may depend on `chosen`. */
 export function crossEntropy(ops: Ops, logits: Tensor, cells: Tensor): CrossEntropy {
+  const own = ops.chosenShares(logits, cells)
+  if (own !== undefined)
+    return { chosen: own, gradient: (weights) => ops.chosenSharesBack(logits, cells, weights) }
   const shares = ops.softmax(logits, undefined, 1) //                            [M, V]
   const chosen = ops.rows(ops.reshape(shares, [shares.size, 1]), cells) //       [M, 1]
   const gradient = (weights: Tensor) => {

@@ -4,8 +4,9 @@
  */
 import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
-import { KernelContext, loadKernels } from '../runtime/kernels.ts'
+import type { KernelContext } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
+import { trainingKernels } from './own-kernels.ts'
 import type { Parameter, Parameters } from './parameters.ts'
 
 export interface AdamWOptions {
@@ -27,8 +28,7 @@ export class AdamW implements Disposable {
   constructor(parameters: Parameters, device: Device, options: AdamWOptions) {
     this.#parameters = parameters
     this.#options = options
-    const kernels = device.isHost ? loadKernels() : undefined
-    this.#kernels = kernels && new KernelContext(kernels)
+    this.#kernels = trainingKernels(parameters, device)
     this.#norms = new NormGraph(parameters, device, this.#kernels)
     this.#updates = new UpdateGraph(parameters, device, this.#kernels)
   }

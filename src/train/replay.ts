@@ -69,6 +69,8 @@ const replays: { readonly [Op in OpName]: Replay<Op> | 'none' } = {
   layerNormBack: 'none',
   sumOverRows: 'none',
   squareSums: 'none',
+  chosenShares: 'none',
+  chosenSharesBack: 'none',
   adamw: 'none',
   custom: 'none',
 }

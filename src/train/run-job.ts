@@ -26,6 +26,7 @@ import { preferenceOf } from './methods/method.ts'
 import { objectiveOf } from './methods/objectives.ts'
 import { preparePreferences } from './methods/preference-data.ts'
 import { fillReferences } from './methods/references.ts'
+import { bringsThreads } from './own-kernels.ts'
 import { alone, type Channel, Team } from './parallel/team.ts'
 import type { Parameters } from './parameters.ts'
 import { type DataCheck, dataCheckOf } from './preflight/data-check.ts'
@@ -296,7 +297,7 @@ class JobRun implements Disposable {
 
   async toEnd(evaluations: Evaluations, signal: AbortSignal): Promise<JobResult> {
     const { steps, checkpoint, out } = this.#job
-    const choice = new ThreadChoice(this.#device.threads)
+    const choice = this.#threadChoice()
     const ledger = this.#isFirst ? new StepLedger(out, this.#trainer.stepsDone) : undefined
     // An interruption comes before the evaluation that is due: saving does not wait for it.
     await this.#evaluateIfDue(evaluations)
@@ -341,6 +342,12 @@ class JobRun implements Disposable {
     return this.#team === undefined ? mine : await this.#team.any(mine)
   }
 
+  /** Threads of ours need no choice: they share work with whoever comes. */
+  #threadChoice(): ThreadChoice {
+    const own = bringsThreads(this.#parameters, this.#device)
+    return new ThreadChoice(own ? 1 : this.#device.threads)
+  }
+
   async #step(choice: ThreadChoice): Promise<StepReport> {
     this.#device.setThreads(choice.threads)
     const report = await this.#trainer.step()
@@ -372,7 +379,7 @@ class JobRun implements Disposable {
 
   /** Does the steps up to number `last` without a trace on disk. */
   async replay(last: number, onStep: (entry: LedgerEntry) => void): Promise<void> {
-    const choice = new ThreadChoice(this.#device.threads)
+    const choice = this.#threadChoice()
     while (this.#trainer.stepsDone <= last) onStep(entryOf(await this.#step(choice)))
   }
 

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { Random } from '../../src/base/random.ts'
 import { bf16ToF32 } from '../../src/formats/convert.ts'
+import { rotaryPairs } from '../../src/runtime/kernel-ops.ts'
 import {
   type BatchSequence,
   batchTableWordsMax,
@@ -9,7 +10,6 @@ import {
   cacheHeadBytes,
   KernelContext,
   type Kernels,
-  rotaryPairs,
   writeBatchTable,
 } from '../../src/runtime/kernels.ts'
 import {

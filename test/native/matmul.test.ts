@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { Random } from '../../src/base/random.ts'
-import { KernelContext, type Kernels, matmulBehind } from '../../src/runtime/kernels.ts'
+import { matmulBehind } from '../../src/runtime/kernel-ops.ts'
+import { KernelContext, type Kernels } from '../../src/runtime/kernels.ts'
 import { everyKernels, type FakeTensor, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
 
 type Op = 'matmul_f32' | 'matmul_bf16'

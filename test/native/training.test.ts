@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { Random } from '../../src/base/random.ts'
-import { KernelContext, type KernelOp, type KernelParams, type Kernels } from '../../src/runtime/kernels.ts'
+import type { KernelOp, KernelParams } from '../../src/runtime/kernel-ops.ts'
+import { KernelContext, type Kernels } from '../../src/runtime/kernels.ts'
 import { everyKernels, type FakeTensor, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
 
 // B sequences of T tokens, N = B*T, H heads, G key/value heads, D head width, W width.

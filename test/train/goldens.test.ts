@@ -31,10 +31,12 @@ interface Case {
   own: boolean
 }
 
+/** Products in bfloat16 came to 5.1e-3 of the loss in `llama_gqa`, to 1.6e-3 at most in the others of that line. */
 const cases = [
-  { name: 'gpt2', lossTolerance: 1e-4, bf16Tolerance: 1e-2, own: false },
-  ...['llama_gqa', 'llama_tied_sched_mask', 'llama_gqa_accum2', 'qwen2', 'llama_packed'].map(
-    (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 1e-2, own: false }),
+  { name: 'gpt2', lossTolerance: 1e-4, bf16Tolerance: 2e-3, own: false },
+  { name: 'llama_gqa', lossTolerance: 2e-5, bf16Tolerance: 6e-3, own: false },
+  ...['llama_tied_sched_mask', 'llama_gqa_accum2', 'qwen2', 'llama_packed'].map(
+    (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-3, own: false }),
   ),
   ...['qwen3', 'mistral'].map(
     (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-2, own: true }),
@@ -53,8 +55,9 @@ describe.each(cases)('$name', ({ name, lossTolerance, bf16Tolerance, own }) => {
     for (let step = 0; step < steps; step++) {
       const report = await trainer.step()
       expect(Math.abs(report.loss - trace.losses[step]!), `loss of step ${step}`).toBeLessThan(lossTolerance)
-      const norm = trace.grad_norms[step]!
-      expect(Math.abs(report.gradientNorm / norm - 1), `norm of step ${step}`).toBeLessThan(1e-4)
+      // Its float64 run: PyTorch's float32 run of GPT-2 misses that by 1.1e-4.
+      const norm = golden.float64.grad_norms[step]!
+      expect(Math.abs(report.gradientNorm / norm - 1), `norm of step ${step}`).toBeLessThan(5e-5)
       expect(report.learningRate).toBeCloseTo(trace.lrs[step]!, 12)
     }
     for (const { spec, weight } of parameters.all) {
@@ -107,9 +110,8 @@ describe.each(cases)('$name', ({ name, lossTolerance, bf16Tolerance, own }) => {
     using trainer = trainerOf(parameters, opt, { precision: 'bf16' })
     for (let step = 0; step < steps; step++) {
       const report = await trainer.step()
-      expect(Math.abs(report.loss / trace.losses[step]! - 1), `loss of step ${step}`).toBeLessThan(
-        bf16Tolerance,
-      )
+      const miss = Math.abs(report.loss / trace.losses[step]! - 1)
+      expect(miss, `loss of step ${step}`).toBeLessThan(bf16Tolerance)
     }
   })
 })

@@ -7,7 +7,7 @@
 import { assert } from '../../base/assert.ts'
 import type { Device } from '../../runtime/device.ts'
 import { Graph } from '../../runtime/graph.ts'
-import { KernelContext, loadKernels } from '../../runtime/kernels.ts'
+import type { KernelContext } from '../../runtime/kernels.ts'
 import type { Tensor } from '../../runtime/tensor.ts'
 import { backward } from '../backward.ts'
 import type { Batch } from '../batch.ts'
@@ -15,6 +15,7 @@ import { chunksOf, declareInputs, type Inputs, type SplitForward, splitForward }
 import { crossEntropy } from '../loss.ts'
 import { cellsOf, chunkBackward, expandBackward } from '../loss-graph.ts'
 import { type GraphShape, type LearningGraph, type Objective, shapeDefaults } from '../objective.ts'
+import { trainingKernels } from '../own-kernels.ts'
 import type { Parameters } from '../parameters.ts'
 import type { PairBatch } from './pair-batches.ts'
 import {
@@ -90,8 +91,7 @@ export class PreferenceGraph implements LearningGraph {
     this.#device = device
     this.#mode = mode
     this.#vocabulary = config.vocabularySize
-    const kernels = device.isHost && this.#shape.ownKernels ? loadKernels() : undefined
-    this.#kernels = kernels && new KernelContext(kernels)
+    this.#kernels = trainingKernels(parameters, device, this.#shape.ownKernels)
     const { supervisedMax, logitsBytesMax } = this.#shape
     const chunkCount = chunksOf(supervisedMax, config.vocabularySize, logitsBytesMax).length
     const nodesMax = 1024 + 640 * config.layers + 128 * chunkCount
