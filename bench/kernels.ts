@@ -4,6 +4,7 @@
  *
  * N rows of activations, K inputs, M outputs; S sequences, H query heads, G kv heads, D head width, C context.
  */
+import type { DType } from '../src/base/dtype.ts'
 import { UserError } from '../src/base/errors.ts'
 import { Random } from '../src/base/random.ts'
 import { f32ToF16 } from '../src/formats/convert.ts'
@@ -31,7 +32,7 @@ import {
 } from './harness/bench.ts'
 import { type Comparison, interleave, type Measured, type Side } from './harness/comparison.ts'
 
-const parameters = {
+export const parameters = {
   pairs: { small: 1, large: 5 },
   threads: { small: 1, large: 2 },
   inputs: { small: 256, large: 2048 },
@@ -46,7 +47,9 @@ const parameters = {
   trainingWidth: { small: 32, large: 384 },
 } as const
 
-type Wanted = Values<typeof parameters>
+export type Wanted = Values<typeof parameters>
+
+type Weight = { dtype: DType; packed: PackedFormat }
 
 const weights = [
   { dtype: 'Q8_0', packed: 'q8' },
@@ -56,10 +59,10 @@ const weights = [
   { dtype: 'Q6_K', packed: 'q6k' },
   { dtype: 'BF16', packed: 'bf16' },
   { dtype: 'F32', packed: 'f32' },
-] as const
+] as const satisfies Weight[]
 
 const rowCounts = [1, 2, 4, 8, 16, 32, 128, 512] as const
-const attentionShapes = [
+export const attentionShapes = [
   { heads: 14, kvHeads: 2, width: 64 },
   { heads: 32, kvHeads: 8, width: 128 },
   { heads: 8, kvHeads: 8, width: 64 },
@@ -96,16 +99,19 @@ function fill(tensor: Tensor, pattern: Uint8Array): void {
   }
 }
 
-class Products implements Disposable {
+export class Products implements Disposable {
   readonly #device: Device
   readonly #context: KernelContext
   readonly #arena = new Arena(4096)
+  readonly #repackedArena = new Arena(4096)
   readonly #plain: Tensor[] = []
+  /** In the buffer type where ggml multiplies them fastest, when that is not the plain one. */
+  readonly #repacked: Tensor[] = []
   readonly #packed: Tensor[] = []
   readonly #wanted: Wanted
   readonly #format: PackedFormat
 
-  constructor(device: Device, kernels: Kernels, wanted: Wanted, { dtype, packed }: (typeof weights)[number]) {
+  constructor(device: Device, kernels: Kernels, wanted: Wanted, { dtype, packed }: Weight) {
     this.#device = device
     this.#context = new KernelContext(kernels)
     this.#wanted = wanted
@@ -119,13 +125,18 @@ class Products implements Disposable {
       this.#packed.push(this.#arena.leaf('I8', [bytes]))
     }
     this.#arena.allocate(device.bufferType)
+    const fastest = device.productBufferType(dtype, outputs, inputs)
+    if (fastest !== device.bufferType) {
+      for (let i = 0; i < copies; i++) this.#repacked.push(this.#repackedArena.leaf(dtype, [outputs, inputs]))
+      this.#repackedArena.allocate(fastest)
+    }
     const pattern = encodeRows(device.ggml, noise(32 * inputs), dtype, 32, inputs)
     const whole = new Uint8Array(this.#plain[0]!.bytes)
     for (let at = 0; at < whole.length; at += pattern.length)
       whole.set(pattern.subarray(0, whole.length - at), at)
     const into = new Uint8Array(bytes)
     kernels.packRows(packed, into, inputs, 0, { dtype, data: whole, rows: outputs })
-    for (const tensor of this.#plain) tensor.write(whole)
+    for (const tensor of [...this.#plain, ...this.#repacked]) tensor.write(whole)
     for (const tensor of this.#packed) tensor.write(into)
   }
 
@@ -187,7 +198,6 @@ class Products implements Disposable {
     using ours = this.#graph(rows, ({ ops }, x, copy) =>
       ops.custom('linear', fn, 'F32', [rows, outputs], [x, this.#packed[copy]!], userdata),
     )
-    using theirs = this.#graph(rows, ({ ops }, x, copy) => ops.matmul(x, this.#plain[copy]!))
     using plainRead = this.#graph(1, ({ ops }, _, copy) =>
       ops.custom('read', read.fn, 'I32', [1], [this.#packed[copy]!], read.userdata),
     )
@@ -197,14 +207,24 @@ class Products implements Disposable {
     const measured = (graph: Graph): Measured => ({
       [`${name}GigaflopsPerSecond`]: (2 * rows * inputs * outputs * copies) / quickestMs(graph) / 1e6,
     })
-    const found = await interleave(
-      pairs,
-      side('ropeway', () => measured(ours)),
-      side('ggml', () => measured(theirs)),
-      say,
-    )
+    const found: Comparison[] = []
+    for (const [rival, copiesOf] of [
+      ['ggml', this.#plain],
+      ['ggml repacked', this.#repacked],
+    ] as const) {
+      if (copiesOf.length === 0) continue
+      using theirs = this.#graph(rows, ({ ops }, x, copy) => ops.matmul(x, copiesOf[copy]!))
+      found.push(
+        ...(await interleave(
+          pairs,
+          side('ropeway', () => measured(ours)),
+          side(rival, () => measured(theirs)),
+          say,
+        )),
+      )
+    }
     const flop = 2 * rows * inputs * outputs * copies
-    const coded = !['bf16', 'f32'].includes(this.#format)
+    const coded = this.#format.startsWith('q')
     if (coded && rows >= rowsBoundByArithmetic)
       found.push(...(await this.compareWithRegisters(rows, name, ours, flop, say)))
     if (rows > 1) return found
@@ -221,11 +241,12 @@ class Products implements Disposable {
   [Symbol.dispose](): void {
     this.#context.dispose()
     this.#arena.dispose()
+    this.#repackedArena.dispose()
   }
 }
 
 /** One decode step of S sequences of the same context, in every layer's own cache. */
-async function compareDecode(
+export async function compareDecode(
   device: Device,
   kernels: Kernels,
   wanted: Wanted,
@@ -307,7 +328,7 @@ function decodeTable(sequences: number, context: number): Int32Array {
  * The three products of a layer's training step, R rows through a weight [4 W, W]. ggml gets both sides as it
  * likes them, which in training it would first have to make; ours read the gradients' sides transposed.
  */
-async function compareTraining(
+export async function compareTraining(
   device: Device,
   kernels: Kernels,
   { trainingRows, trainingWidth, pairs }: Wanted,

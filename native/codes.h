@@ -1,7 +1,7 @@
 // Coded weights as a product reads them: the codes of a group, and what turns sums of codes into numbers.
 // packed.h says where they lie. One description serves every instruction set; only the dot product differs.
 //
-// A format cuts a group of 32 inputs into `parts` with a scale of their own. `bias` is what its codes have too
+// `most` is the largest of the codes. A format cuts a group of 32 inputs into `parts` with a scale of their own. `bias` is what its codes have too
 // much, and `offset` whether something is added per group; both are multiplied by sums of activations.
 #pragma once
 
@@ -28,6 +28,7 @@ inline Bytes moveBits(Bytes bytes) {
 
 /// Vector v of the panel's bytes for inputs 4 j.. of a group: four of each output.
 struct EightBits {
+  static constexpr int most = 255;
   static constexpr size_t bytes = 512;
   template <int j>
   static Bytes at(const char* group, int v) {
@@ -36,6 +37,7 @@ struct EightBits {
 };
 
 struct FourBits {
+  static constexpr int most = 15;
   static constexpr size_t bytes = 256;
   template <int j>
   static Bytes at(const char* group, int v) {
@@ -45,6 +47,7 @@ struct FourBits {
 };
 
 struct FiveBits {
+  static constexpr int most = 31;
   static constexpr size_t bytes = 320;
   template <int j>
   static Bytes at(const char* group, int v) {
@@ -53,6 +56,7 @@ struct FiveBits {
 };
 
 struct SixBits {
+  static constexpr int most = 63;
   static constexpr size_t bytes = 384;
   template <int j>
   static Bytes at(const char* group, int v) {
@@ -123,16 +127,25 @@ struct Q6KCodes : SixBits {
   static Vector shift(const char*, size_t, int) { return zero(); }
 };
 
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+
+/// Products of codes and activations, summed by two in 16 bits.
+template <bool negative>
+inline __m256i pairsOfBytes(Bytes codes, VectorInt activations) {
+  __m256i w = (__m256i)codes, a = (__m256i)activations;
+  // The first factor of the byte product is unsigned: a weight's sign moves to the activation.
+  return negative ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)) : _mm256_maddubs_epi16(w, a);
+}
+
+#endif
+
 /// sum[o] += codes[4 o + c] * activations[c], c in 0..3; `negative` codes have a sign.
 template <bool negative>
 inline VectorInt dotBytes(VectorInt sum, Bytes codes, VectorInt activations) {
 #if defined(__AVX512VNNI__)
   return (VectorInt)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, (__m512i)activations);
 #elif defined(__AVX2__)
-  __m256i w = (__m256i)codes, a = (__m256i)activations;
-  // The first factor of the byte product is unsigned: a weight's sign moves to the activation.
-  __m256i pairs = negative ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)) : _mm256_maddubs_epi16(w, a);
-  return sum + (VectorInt)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  return sum + (VectorInt)_mm256_madd_epi16(pairsOfBytes<negative>(codes, activations), _mm256_set1_epi16(1));
 #elif defined(ROPEWAY_NEON)
   // Codes without a sign are below 64, so that a signed product serves all.
   int8x16_t w = (int8x16_t)codes, a = (int8x16_t)activations;

@@ -65,8 +65,54 @@ inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
   }
 }
 
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+
+/// Sums of pairs of products stay within 16 bits for so many steps, which then share one widening.
+template <class Codes>
+constexpr int stepsNarrow = Codes::most > 127 ? 1 : 32767 / (Codes::most * 127 * 2);
+
+/// pairs[t][v] over steps j.. of which `left` are left.
+template <class Codes, int P, int T, int j, int left, bool first = true>
+__attribute__((always_inline)) inline void dotNarrow(const char* const* group, const int8_t* codes, size_t inputs,
+                                                     __m256i (*pairs)[P * panelVectors]) {
+  constexpr int V = P * panelVectors;
+  if constexpr (left > 0) {
+    Bytes w[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) w[v] = Codes::template at<j>(group[v / panelVectors], v % panelVectors);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) {
+      VectorInt a = readAs<int32_t>(reinterpret_cast<const char*>(codes + t * inputs + j * 4)) - VectorInt{};
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) {
+        __m256i product = pairsOfBytes<Codes::negative>(w[v], a);
+        pairs[t][v] = first ? product : _mm256_add_epi16(pairs[t][v], product);
+      }
+    }
+    dotNarrow<Codes, P, T, j + 1, left - 1, false>(group, codes, inputs, pairs);
+  }
+}
+
 /// The codes of one group as integers: dot[t][v] over its `part`, for T rows and the vectors of P panels. Inlined by
 /// force, as is what calls it: g++ made calls of it for four bits, all sums went through memory, and it took twice as long.
+template <class Codes, int P, int T, int part, int j = 0>
+__attribute__((always_inline)) inline void dotGroup(const char* const* group, const int8_t* codes, size_t inputs,
+                                                    VectorInt (*dot)[P * panelVectors]) {
+  constexpr int V = P * panelVectors, steps = 8 / Codes::parts;
+  if constexpr (j < steps) {
+    constexpr int narrow = stepsNarrow<Codes> < steps - j ? stepsNarrow<Codes> : steps - j;
+    __m256i pairs[T][V];
+    dotNarrow<Codes, P, T, part * steps + j, narrow>(group, codes, inputs, pairs);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) dot[t][v] += (VectorInt)_mm256_madd_epi16(pairs[t][v], _mm256_set1_epi16(1));
+    dotGroup<Codes, P, T, part, j + narrow>(group, codes, inputs, dot);
+  }
+}
+
+#else
+
 template <class Codes, int P, int T, int part, int j = 0>
 __attribute__((always_inline)) inline void dotGroup(const char* const* group, const int8_t* codes, size_t inputs,
                                                     VectorInt (*dot)[P * panelVectors]) {
@@ -85,6 +131,8 @@ __attribute__((always_inline)) inline void dotGroup(const char* const* group, co
     dotGroup<Codes, P, T, part, j + 1>(group, codes, inputs, dot);
   }
 }
+
+#endif
 
 /// One part of group g for T rows: its sums of codes, scaled, into `sum`.
 template <class Codes, int P, int T, int part = 0>
@@ -127,30 +175,50 @@ inline void askAhead(const char* const* group, const char* panel, size_t stride)
   }
 }
 
+/// How AVX2 asks, in the middle of its work and not by a call that keeps its order: for each line of a group, with its
+/// part of the scales; of q4, which the hardware follows, for what lies behind the borders of pages, where it stops.
+template <class Codes>
+struct NarrowAsk {
+  static constexpr bool seldom = Codes::format == packedQ4;
+  static constexpr size_t distance = 4096, groups = seldom ? 4096 / Codes::bytes : 1;
+  static constexpr size_t lines = seldom ? 2 : (Codes::bytes + 127) / 64;
+};
+
 /// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other.
 template <class Codes, int P, int T>
 inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, float* sums) {
-  constexpr int V = P * panelVectors;
-  Vector sum[T][V];
+  // Narrow registers hold the sums of one panel's codes at a time.
+  constexpr int together = lanes == 16 ? P : 1, V = together * panelVectors;
+  Vector sum[P / together][T][V];
+  for (int p = 0; p < P / together; p++)
 #pragma GCC unroll 8
-  for (int t = 0; t < T; t++)
-    for (int v = 0; v < V; v++) sum[t][v] = zero();
+    for (int t = 0; t < T; t++)
+      for (int v = 0; v < V; v++) sum[p][t][v] = zero();
+  [[maybe_unused]] const size_t share = stride / x.groups;
   for (size_t g = 0; g < x.groups; g++) {
     const char* group[P];
     for (int p = 0; p < P; p++) group[p] = Codes::group(panel + p * stride, g);
-    if (cold) askAhead<Codes, P>(group, panel, stride);
-    productGroup<Codes, P, T>(panel, stride, x, row, g, group, sum);
+    if constexpr (lanes == 8) {
+      using Ask = NarrowAsk<Codes>;
+      if (P == 1 && cold && g % Ask::groups == 0)
+        for (size_t line = 0; line < Ask::lines; line++)
+          __builtin_prefetch(panel + g * share + Ask::distance + line * 64);
+    } else if (cold) askAhead<Codes, P>(group, panel, stride);
+    for (int p = 0; p < P; p += together)
+      productGroup<Codes, together, T>(panel + p * stride, stride, x, row, g, group + p, sum[p / together]);
   }
   constexpr int width = (P == 1 ? 1 : 2) * panelVectors;
 #pragma GCC unroll 8
   for (int t = 0; t < T; t++)
-    for (int v = 0; v < V; v++) store(sums + ((v / width * T + t) * width + v % width) * lanes, sum[t][v]);
+    for (int v = 0; v < P * panelVectors; v++)
+      store(sums + ((v / width * T + t) * width + v % width) * lanes, sum[v / V][t][v % V]);
 }
 
 /// Its sibling for floats is FloatProduct in linear_float.h.
 template <class Codes>
 struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
-  static constexpr int rows = rowsAtOnce, panels = panelsAtOnce, fewRows = panels == 2 ? 4 : 0;
+  static constexpr int rows = rowsAtOnce, panels = panelsAtOnce;
+  static constexpr int fewRows = panels == 2 ? 4 : lanes == 8 && Codes::format == packedQ8 ? 2 : 0;
   static constexpr int packedFormat = Codes::format;
   static constexpr bool compact = true;
   QuantisedRows x;

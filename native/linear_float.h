@@ -45,7 +45,8 @@ struct BF16Weights {
 
 template <class Weights>
 struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
-  static constexpr int rows = floatRowsAtOnce, panels = floatPanelsAtOnce, fewRows = 0;
+  // One or two rows read several panels at once where they would else wait for one (lanes of AVX2 and NEON).
+  static constexpr int rows = floatRowsAtOnce, panels = floatPanelsAtOnce, fewRows = panels == 1 ? 2 : 0;
   static constexpr int packedFormat = Weights::format;
   float* x;  // [N][K], `stride` apart
   size_t inputs, stride;
@@ -62,22 +63,31 @@ struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
     for (size_t k = 0; k < inputs; k++) x[row * stride + k] = from[k];
   }
 
+  void quad(const char* panel, size_t panelStride, size_t row, int count, float* sums) const {
+    if (count == 1) return tile<4, 1>(panel, panelStride, row, true, sums);
+    for (int pair = 0; pair < 2; pair++)
+      tile<2, 2>(panel + pair * 2 * panelStride, panelStride, row, true, sums + pair * 4 * panelOutputs);
+  }
+
   template <int P, int T>
-  void tile(const char* panel, size_t panelStride, size_t row, bool, float* sums) const {
+  void tile(const char* panel, size_t panelStride, size_t row, bool cold, float* sums) const {
     Vector sum[T][P * panelVectors];
+    // Few rows wait for their one stream of weights.
+    const bool asks = lanes == 8 && P == 1 && T <= 4 && cold;
     for (int t = 0; t < T; t++)
       for (int v = 0; v < P * panelVectors; v++) sum[t][v] = zero();
     const float* from = x + row * stride;
     for (size_t k = 0; k < inputs; k += Weights::step) {
+      if (asks) __builtin_prefetch(panel + k * Weights::inputBytes + 4096);
       for (int odd = 0; odd < Weights::step; odd++) {
         Vector w[P * panelVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < P * panelVectors; v++)
           w[v] = Weights::at(panel + v / panelVectors * panelStride, k, v % panelVectors, odd);
 #pragma GCC unroll 12
         for (int t = 0; t < T; t++) {
           const float* a = from + t * stride + k + odd;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int v = 0; v < P * panelVectors; v++)
             sum[t][v] = T > 1 ? fmaSpread(a, w[v], sum[t][v]) : fma(splat(*a), w[v], sum[t][v]);
         }

@@ -353,7 +353,9 @@ function bind(folder: string, platform: string): Ggml {
     functions[name] = registry.func(declaration)
   ggml.version = base.func('const char* ggml_version()')()
   installLog(base)
-  registry.func('void ggml_backend_load_all_from_path(const char* path)')(folder)
+  const variant = process.env.ROPEWAY_GGML_CPU
+  if (variant === undefined) registry.func('void ggml_backend_load_all_from_path(const char* path)')(folder)
+  else loadVariant(registry, join(folder, `libggml-cpu-${variant}${suffix}`), variant)
   const packages = [platform]
   for (const variant of gpuVariants) {
     const extra = packageBinaries(`${platform}-${variant}`)
@@ -376,6 +378,15 @@ function bind(folder: string, platform: string): Ggml {
   }
   bindThreadPools(ggml, base)
   return ggml
+}
+
+/** ROPEWAY_GGML_CPU=haswell: ggml as another processor would run it, instead of its best here. */
+function loadVariant(registry: LibraryHandle, path: string, variant: string): void {
+  if (existsSync(path) && registry.func('void* ggml_backend_load(const char* path)')(path)) return
+  throw new UserError(`ROPEWAY_GGML_CPU is '${variant}', which is no build of ggml that runs here.`, {
+    failure: 'usage',
+    fix: 'Unset it, or name one of the package, for example haswell.',
+  })
 }
 
 /** Bytes that surely hold a ggml_threadpool_params (a CPU mask of 512 and five numbers). */

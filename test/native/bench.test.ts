@@ -1,5 +1,6 @@
 import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
+import { avx2Bench } from '../../bench/avx2.ts'
 import { valuesOf } from '../../bench/harness/bench.ts'
 import { kernelsBench } from '../../bench/kernels.ts'
 import { perplexityBench } from '../../bench/perplexity.ts'
@@ -12,6 +13,17 @@ test.skipIf(everyKernels.length === 0)(
     const small = valuesOf(kernelsBench.parameters, 'small')
     const { comparisons } = await kernelsBench.run(small, { modelPath: 'none', say: () => undefined })
     expect(comparisons.length).toBeGreaterThan(20)
+    for (const { values } of comparisons)
+      for (const pair of values) expect(Math.min(...pair)).toBeGreaterThan(0)
+  },
+)
+
+test.skipIf(!everyKernels.some(({ instructionSet }) => instructionSet === 'avx2'))(
+  'the bench beside ggml on AVX2 alone measures every figure on both sides',
+  async () => {
+    const small = valuesOf(avx2Bench.parameters, 'small')
+    const { comparisons } = await avx2Bench.run(small, { modelPath: 'none', say: () => undefined })
+    expect(comparisons.length).toBeGreaterThan(30)
     for (const { values } of comparisons)
       for (const pair of values) expect(Math.min(...pair)).toBeGreaterThan(0)
   },
