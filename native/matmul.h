@@ -142,18 +142,23 @@ struct Behind {
 
 inline size_t quotientUp(size_t count, size_t by) { return (count + by - 1) / by; }
 
+template <class Tiles>
+inline size_t wholeSteps(size_t inputs) { return quotientUp(quotientUp(inputs, Tiles::inputs), Tiles::stepsUnit) * Tiles::stepsUnit; }
+
 /// How a product is cut into pieces.
 struct MatmulPlan {
   size_t steps, chunks;  // along the inputs, in all; how often those are cut
+  size_t ownSteps;       // of the product itself; those behind belong to its tail
   size_t tiles, strips;  // of the left side, of the right side
   size_t tilesPerBlock, stripsPerBlock, stripBlocks, pieces;
   bool leftAtOnce;
 
   template <class Tiles>
-  static MatmulPlan of(const Matrix& a, size_t outputs) {
+  static MatmulPlan of(const Matrix& a, size_t outputs, size_t tailInputs) {
     constexpr size_t chunkSteps = 192, blockRows = 96, widestBlock = 512, piecesWanted = 12;
     MatmulPlan plan;
-    plan.steps = quotientUp(quotientUp(a.inputs, Tiles::inputs), Tiles::stepsUnit) * Tiles::stepsUnit;
+    plan.ownSteps = wholeSteps<Tiles>(a.inputs);
+    plan.steps = plan.ownSteps + wholeSteps<Tiles>(tailInputs);
     plan.chunks = quotientUp(plan.steps, chunkSteps);
     plan.tiles = quotientUp(a.rows, Tiles::rows);
     plan.strips = quotientUp(outputs, Tiles::width);
@@ -175,7 +180,7 @@ struct MatmulPlan {
 /// How a whole side gets into strips: strip by strip where inputs lie side by side, in stretches of all strips where rows do.
 struct WholeSide {
   static constexpr size_t stepsAtOnce = 16;
-  size_t width, strips, steps;
+  size_t width, strips, steps, stepsApart;  // the last: of a strip with what stands behind it
   bool stretches;
   float* packed;
 
@@ -184,7 +189,12 @@ struct WholeSide {
   Strips piece(size_t index) const {
     size_t begin = stretches ? index * stepsAtOnce : 0, strip = stretches ? 0 : index;
     size_t end = stretches && begin + stepsAtOnce < steps ? begin + stepsAtOnce : steps;
-    return {strip * width, stretches ? strips : 1, begin, end, packed + (strip * steps + begin) * width, steps * width};
+    return {strip * width, stretches ? strips : 1, begin, end, packed + (strip * stepsApart + begin) * width, stepsApart * width};
+  }
+
+  /// The steps behind those of a strip.
+  Strips behind(size_t strip) const {
+    return {strip * width, 1, 0, stepsApart - steps, packed + (strip * stepsApart + steps) * width, stepsApart * width};
   }
 };
 
@@ -194,8 +204,33 @@ struct MatmulMemory {
   float *block, *sums;
 };
 
+/// A second product of few inputs that is added to the first (an adapter's beside its base): more inputs of one chain.
+struct MatmulTail {
+  Matrix left;
+  RightSide right;
+
+  static bool isThere(const ggml_tensor* dst, int kind) { return dst->src[kind == behindNothing ? 2 : 3] != nullptr; }
+
+  /// Of a product that has none, the first itself, of which nothing is read.
+  static MatmulTail of(const ggml_tensor* dst, int kind, bool bTransposed) {
+    const ggml_tensor* const* from = dst->src + (isThere(dst, kind) ? (kind == behindNothing ? 2 : 3) : 0);
+    return {Matrix::of(from[0], false), RightSide(from[1], bTransposed)};
+  }
+};
+
+/// Rows of a block of the left side and of its tail, for the steps of a chunk.
 template <class Tiles>
-inline void multiplyBlock(const Matrix& a, const MatmulPlan& plan, size_t piece, const MatmulMemory& memory,
+inline void packBlock(const Matrix& a, const MatmulTail& tail, const MatmulPlan& plan, const Strips& chunk) {
+  constexpr size_t T = Tiles::rows;
+  size_t own = chunk.end < plan.ownSteps ? chunk.end : plan.ownSteps, begin = chunk.begin > own ? chunk.begin : own;
+  if (chunk.begin < own) Tiles::packLeft(a, {chunk.first, chunk.count, chunk.begin, own, chunk.to, chunk.apart});
+  if (begin < chunk.end)
+    Tiles::packLeft(tail.left, {chunk.first, chunk.count, begin - plan.ownSteps, chunk.end - plan.ownSteps,
+                                chunk.to + (begin - chunk.begin) * T, chunk.apart});
+}
+
+template <class Tiles>
+inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulPlan& plan, size_t piece, const MatmulMemory& memory,
                           const Behind& behind) {
   constexpr size_t T = Tiles::rows, S = Tiles::width, unit = Tiles::stepsUnit;
   size_t firstTile = piece / plan.stripBlocks * plan.tilesPerBlock, firstStrip = piece % plan.stripBlocks * plan.stripsPerBlock;
@@ -209,7 +244,7 @@ inline void multiplyBlock(const Matrix& a, const MatmulPlan& plan, size_t piece,
     size_t apart = memory.left ? plan.steps * T : (end - begin) * T;
     if (!memory.left) {
       left = memory.block;
-      Tiles::packLeft(a, {firstTile * T, endTile - firstTile, begin, end, memory.block, apart});
+      packBlock<Tiles>(a, tail, plan, {firstTile * T, endTile - firstTile, begin, end, memory.block, apart});
     }
     for (size_t strip = firstStrip; strip < endStrip; strip++)
       for (size_t tile = firstTile; tile < endTile; tile++) {
@@ -224,14 +259,16 @@ inline void multiplyBlock(const Matrix& a, const MatmulPlan& plan, size_t piece,
 
 /// dst F32 [N, M] = a b^T. Sources: a [N, K] or, transposed, [K, N]; b [M, K] or, transposed, [K, M]; F32, rows may be
 /// strided, b also as a frozen weight (frozen.h); a third if something comes behind. Params: a transposed, b transposed
-/// (0/1), MatmulBehind.
+/// (0/1), MatmulBehind. Two more sources are a tail: left [N, R] and right [M, R], transposed if b is; then a is not.
 template <class Tiles>
 inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   Matrix a = Matrix::of(dst->src[0], call->params[0] != 0);
   RightSide b(dst->src[1], call->params[1] != 0);
   Behind behind(dst, call->params[2]);
-  MatmulPlan plan = MatmulPlan::of<Tiles>(a, b.rows);
+  MatmulTail tail = MatmulTail::of(dst, call->params[2], call->params[1] != 0);
+  size_t tailInputs = MatmulTail::isThere(dst, call->params[2]) ? tail.left.inputs : 0;
+  MatmulPlan plan = MatmulPlan::of<Tiles>(a, b.rows, tailInputs);
   size_t rightFloats = plan.strips * plan.steps * Tiles::width;
   size_t leftFloats = plan.leftAtOnce ? plan.tiles * plan.steps * Tiles::rows : 0;
   if (arriveFirst(call)) {
@@ -239,12 +276,15 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
     publish(call);
   }
   float* packed = reinterpret_cast<float*>(call->workspace->memory);
-  WholeSide right{Tiles::width, plan.strips, plan.steps, b.rowsAreNeighbours(), packed};
-  WholeSide left{Tiles::rows, plan.leftAtOnce ? plan.tiles : 0, plan.leftAtOnce ? plan.steps : 0, true, packed + rightFloats};
-  size_t rightPieces = right.pieces();
-  preparePhase(call, int32_t(rightPieces + left.pieces()), [&](int32_t piece) {
-    if (size_t(piece) < rightPieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
-    else Tiles::packLeft(a, left.piece(piece - rightPieces));
+  WholeSide right{Tiles::width, plan.strips, plan.ownSteps, plan.steps, b.rowsAreNeighbours(), packed};
+  size_t leftSteps = plan.leftAtOnce ? plan.steps : 0;
+  WholeSide left{Tiles::rows, plan.leftAtOnce ? plan.tiles : 0, leftSteps, leftSteps, true, packed + rightFloats};
+  size_t rightPieces = right.pieces(), tailPieces = tailInputs > 0 ? plan.strips : 0;
+  preparePhase(call, int32_t(rightPieces + tailPieces + left.pieces()), [&](int32_t index) {
+    size_t piece = size_t(index);
+    if (piece < rightPieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
+    else if (piece < rightPieces + tailPieces) tail.right.pack<Tiles, Tiles::width>(right.behind(piece - rightPieces));
+    else Tiles::packLeft(a, left.piece(piece - rightPieces - tailPieces));
   });
   size_t blockRows = plan.tilesPerBlock * Tiles::rows;
   size_t blockFloats = plan.leftAtOnce ? 0 : blockRows * plan.chunkStepsMost(Tiles::stepsUnit);
@@ -253,7 +293,7 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   MatmulMemory memory{plan.leftAtOnce ? left.packed : nullptr, packed, block, block + blockFloats};
   Tiles::enter();
   for (size_t piece; (piece = size_t(takePiece(call))) < plan.pieces;)
-    multiplyBlock<Tiles>(a, plan, piece, memory, behind);
+    multiplyBlock<Tiles>(a, tail, plan, piece, memory, behind);
   Tiles::exit();
   if (behind.passing) finishPast();
   leave(call, nth);

@@ -45,7 +45,8 @@ export interface OpAttributes {
   rmsNorm: { epsilon: number }
   rmsNormBack: { epsilon: number }
   layerNorm: { epsilon: number }
-  matmul: object
+  /** `aside`: of few inputs, and added to another product (an adapter's to its base). */
+  matmul: { aside: boolean }
   outerProduct: object
   softmax: { scale: number }
   softmaxBack: { scale: number }

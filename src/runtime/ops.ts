@@ -17,14 +17,22 @@ export const geluSlope = {
   cubic: 2 * Math.sqrt(2 / Math.PI) * 0.044715,
 } as const
 
-/** What becomes of a product before it is stored. */
-interface Behind {
-  kind: Exclude<keyof typeof matmulBehind, 'nothing'>
-  source: Tensor
+type BehindKind = keyof typeof matmulBehind
+
+type Factors = readonly [a: Tensor, b: Tensor]
+
+/** One op of ours: a product, a tail of few inputs added to it (an adapter's beside its base), and what else is added. */
+interface Sum {
+  product: Factors
+  aside: boolean
+  tail?: Factors | undefined
+  source?: Tensor | undefined
 }
 
 export class Ops extends TrainingOps {
   #productBytes = 0
+  /** How sums that are one op were made. */
+  readonly #sums = new WeakMap<Tensor, Sum>()
 
   /** Bytes that the largest of our own products puts its factors in order in, about. */
   get productBytes(): number {
@@ -34,11 +42,41 @@ export class Ops extends TrainingOps {
   /** a + b; b is repeated where a is longer. What is added to a product of ours, or to a norm's gradient, is added
    * while that is stored. */
   add(a: Tensor, b: Tensor): Tensor<'add'> {
-    const product = this.#productAnd('adds', b, a) ?? this.#productAnd('adds', a, b)
+    const sum = this.#joined(a, b) ?? this.#joined(b, a) ?? this.#plus(b, a) ?? this.#plus(a, b)
+    const product = sum && this.#kernelProduct(sum, a.shape, sum.source && 'adds')
     const pointer = product ?? this.normBackAnd(b, a) ?? this.normBackAnd(a, b)
-    return pointer === undefined
-      ? this.elementwise('add', a, b)
-      : this.make('add', pointer, a.shape, [a, b], {})
+    if (pointer === undefined) return this.elementwise('add', a, b)
+    const made = this.make('add', pointer, a.shape, [a, b], {})
+    if (sum !== undefined && product !== undefined) this.#sums.set(made, sum)
+    return made
+  }
+
+  /** The op of ours that x is; undefined where it is something else. */
+  #sumOf(x: Tensor): Sum | undefined {
+    const made = this.#sums.get(x)
+    if (made !== undefined || x.op !== 'matmul') return made
+    const product = x.inputs as [Tensor, Tensor]
+    const { aside } = (x as Tensor<'matmul'>).attributes
+    return this.#multiplies(product) ? { product, aside } : undefined
+  }
+
+  /** x with a product behind it, the one the other's tail. */
+  #joined(x: Tensor, product: Tensor): Sum | undefined {
+    const [sum, other] = [this.#sumOf(x), this.#sumOf(product)]
+    if (sum === undefined || other === undefined || !sameShape(x, product)) return undefined
+    if (sum.tail !== undefined || other.tail !== undefined || other.source !== undefined) return undefined
+    if (sum.aside === other.aside || !liesAs(sum.product, other.product)) return undefined
+    if (other.aside) return { ...sum, tail: other.product }
+    return { ...other, tail: sum.product, source: sum.source }
+  }
+
+  /** x with something behind it, a row for all rows or one for each. */
+  #plus(x: Tensor, source: Tensor): Sum | undefined {
+    const sum = this.#sumOf(x)
+    const fits = source.shape.length === 1 ? source.size === x.shape[1] : sameShape(source, x)
+    return sum !== undefined && sum.source === undefined && fits && isSource(source)
+      ? { ...sum, source }
+      : undefined
   }
 
   sub(a: Tensor, b: Tensor) {
@@ -59,7 +97,7 @@ export class Ops extends TrainingOps {
 
   /** Adds x to the memory of `into` (same shape). */
   accumulate(into: Tensor, x: Tensor): Tensor<'accumulate'> {
-    const own = this.#productAnd('addsInto', x, into)
+    const own = sameShape(into, x) ? this.#productAnd('addsInto', x, into) : undefined
     if (own !== undefined) return this.make('accumulate', own, [4], [into, x], {})
     const added =
       this.scatterInto(x, into) ?? (sameShape(x, into) && this.ownElementwise('add', into, x, true))
@@ -179,43 +217,52 @@ export class Ops extends TrainingOps {
    * a [..., M, K] times b [..., N, K] transposed: [..., M, N]. Outer dimensions of b are repeated into a's,
    * which is also how grouped heads share keys. b may be quantised; the sum runs over the innermost K.
    */
-  matmul(a: Tensor, b: Tensor) {
+  matmul(a: Tensor, b: Tensor, attributes: OpAttributes['matmul'] = { aside: false }) {
     assert(a.shape.at(-1) === b.shape.at(-1), `matmul: ${a.shape} and ${b.shape} share the innermost length`)
     const shape = [...a.shape.slice(0, -1), b.shape.length > 1 ? b.shape.at(-2)! : 1]
     const pointer =
-      this.#kernelProduct(a, b, shape) ?? this.arena.ggml.mulMat(this.arena.context, b.pointer, a.pointer)
-    return this.make('matmul', pointer, shape, [a, b], {})
+      this.#kernelProduct({ product: [a, b], ...attributes }, shape) ??
+      this.arena.ggml.mulMat(this.arena.context, b.pointer, a.pointer)
+    return this.make('matmul', pointer, shape, [a, b], attributes)
   }
 
-  #kernelProduct(a: Tensor, b: Tensor, shape: Shape, behind?: Behind): Pointer | undefined {
+  /** Whether our kernels have this product. */
+  #multiplies([a, b]: Factors): boolean {
     const matrix = (x: Tensor) => x.shape.length === 2 && x.dtype === 'F32'
-    if (this.kernels === undefined || !matrix(a) || !(matrix(b) || this.readsFrozen(b))) return undefined
-    // The packed copy of a transposed factor is then nobody's, and is never computed.
-    const source = (x: Tensor) => (x.op === 'transposed' && x.inputs[0]!.contiguous ? x.inputs[0]! : x)
-    const [left, right] = [source(a), source(b)]
+    return this.kernels !== undefined && matrix(a) && (matrix(b) || this.readsFrozen(b))
+  }
+
+  #kernelProduct(
+    { product, tail, source }: Sum,
+    shape: Shape,
+    kind: BehindKind = 'nothing',
+  ): Pointer | undefined {
+    if (!this.#multiplies(product)) return undefined
+    const [left, right] = product.map(stored) as [Tensor, Tensor]
     this.#productBytes = Math.max(this.#productBytes, 4 * (left.size + right.size))
     const op = this.precision === 'bf16' ? 'matmul_bf16' : 'matmul_f32'
-    const transposed = { aTransposed: left === a ? 0 : 1, bTransposed: right === b ? 0 : 1 }
-    const params = { ...transposed, behind: matmulBehind[behind?.kind ?? 'nothing'] }
-    const sources = behind === undefined ? [left, right] : [left, right, behind.source]
-    return this.kernelOp(op, params, behind?.kind === 'addsInto' ? [4] : shape, sources)
+    const params = {
+      aTransposed: left === product[0] ? 0 : 1,
+      bTransposed: right === product[1] ? 0 : 1,
+      behind: matmulBehind[kind],
+    }
+    const sources = [left, right, ...(source ? [source] : []), ...(tail?.map(stored) ?? [])]
+    return this.kernelOp(op, params, kind === 'addsInto' ? [4] : shape, sources)
   }
 
   /**
    * The product that x is, made again with something behind it: what x alone would be is then nobody's, and is never
-   * computed. Undefined where x is no product of ours, or `source` does not fit it.
+   * computed. Undefined where x is no product of ours, or already has something behind it.
    */
-  #productAnd(kind: Behind['kind'], x: Tensor, source: Tensor): Pointer | undefined {
-    const fits =
-      kind === 'adds' && source.shape.length === 1 ? source.size === x.shape[1] : sameShape(source, x)
-    if (x.op !== 'matmul' || !fits || !source.contiguous || source.dtype !== 'F32') return undefined
-    const [a, b] = x.inputs as [Tensor, Tensor]
-    return this.#kernelProduct(a, b, x.shape, { kind, source })
+  #productAnd(kind: 'addsInto' | 'geluSlope', x: Tensor, source: Tensor): Pointer | undefined {
+    const sum = this.#sumOf(x)
+    if (sum === undefined || sum.source !== undefined || !isSource(source)) return undefined
+    return this.#kernelProduct({ ...sum, source }, x.shape, kind)
   }
 
   /** Gradient of {@link gelu}; in the pass of the product that dy comes from, if it does. */
   override geluBack(dy: Tensor, x: Tensor) {
-    const pointer = this.#productAnd('geluSlope', dy, x)
+    const pointer = sameShape(dy, x) ? this.#productAnd('geluSlope', dy, x) : undefined
     return pointer === undefined
       ? super.geluBack(dy, x)
       : this.make('geluBack', pointer, x.shape, [dy, x], {})
@@ -354,4 +401,19 @@ export class Ops extends TrainingOps {
     )
     return this.make('adamw', pointer, weight.shape, inputs, {})
   }
+}
+
+/** Where a factor lies: the packed copy of a transposed one is then nobody's, and is never computed. */
+function stored(factor: Tensor): Tensor {
+  return factor.op === 'transposed' && factor.inputs[0]!.contiguous ? factor.inputs[0]! : factor
+}
+
+function isSource(x: Tensor): boolean {
+  return x.contiguous && x.dtype === 'F32'
+}
+
+/** Whether the factors of two products lie the same way, as those of a product and its tail must. */
+function liesAs(one: Factors, other: Factors): boolean {
+  const turned = ([a, b]: Factors) => (stored(a) === a ? stored(b) !== b : undefined)
+  return turned(one) !== undefined && turned(one) === turned(other)
 }

@@ -5,7 +5,7 @@
  * gradient when somebody asks for it, or undefined where none exists (ids, masks, positions).
  */
 import { assert } from '../base/assert.ts'
-import type { OpName } from '../runtime/op-attributes.ts'
+import type { OpAttributes, OpName } from '../runtime/op-attributes.ts'
 import { geluSlope, type Ops } from '../runtime/ops.ts'
 import type { Shape, Tensor } from '../runtime/tensor.ts'
 import type { Contribution } from './slabs.ts'
@@ -84,8 +84,8 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   squareSums: 'none',
   chosenShares: 'none',
   chosenSharesBack: 'none',
-  matmul: (context, { inputs: [a, b] }, dy) => [
-    () => productBackA(context, dy, a!, b!),
+  matmul: (context, { inputs: [a, b], attributes }, dy) => [
+    () => productBackA(context, dy, a!, b!, attributes),
     () => productBackB(context, dy, a!, b!),
   ],
   outerProduct: 'none',
@@ -187,10 +187,16 @@ function layerNormBack(ops: Ops, dy: Tensor, x: Tensor, epsilon: number): Tensor
 // For products: y [..., M, N] = a [..., M, K] times b [..., N, K] transposed. Where one b serves several a,
 // those are stacked along M, so that sums over them are part of the product.
 
-function productBackA({ ops, transposed }: RuleContext, dy: Tensor, a: Tensor, b: Tensor): Tensor {
+function productBackA(
+  { ops, transposed }: RuleContext,
+  dy: Tensor,
+  a: Tensor,
+  b: Tensor,
+  attributes: OpAttributes['matmul'],
+): Tensor {
   // A frozen weight may be quantised along its inputs; the sum runs over its outputs, so ggml decodes it for this use.
   const dense = b.dtype === 'F32' || ops.readsFrozen(b) ? b : ops.cast(b, 'F32')
-  const da = ops.matmul(stacked(ops, dy, b), transposed(dense)) //      [..., M, N] x [..., K, N]
+  const da = ops.matmul(stacked(ops, dy, b), transposed(dense), attributes) // [..., M, N] x [..., K, N]
   return sameShape(da.shape, a.shape) ? da : ops.reshape(da, a.shape)
 }
 

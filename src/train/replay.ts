@@ -39,7 +39,7 @@ const replays: { readonly [Op in OpName]: Replay<Op> | 'none' } = {
   rmsNorm: (ops, { attributes }, [x]) => ops.rmsNorm(x!, attributes.epsilon),
   rmsNormBack: 'none',
   layerNorm: (ops, { attributes }, [x]) => ops.layerNorm(x!, attributes.epsilon),
-  matmul: (ops, _, [a, b]) => ops.matmul(a!, b!),
+  matmul: (ops, { attributes }, [a, b]) => ops.matmul(a!, b!, attributes),
   outerProduct: 'none',
   softmax: (ops, { attributes }, [x, mask]) => ops.softmax(x!, mask, attributes.scale),
   softmaxBack: 'none',

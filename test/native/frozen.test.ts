@@ -62,13 +62,23 @@ interface Product {
   bShape: readonly [number, number]
   turned: boolean
   added?: Float32Array
+  tail?: readonly FakeTensor[]
+}
+
+/** Rows of a, each with the row of b behind it. */
+function beside(a: Float32Array, b: Float32Array, rows: number): Float32Array {
+  const [left, right] = [a.length / rows, b.length / rows]
+  return Float32Array.from({ length: a.length + b.length }, (_, i) => {
+    const [row, column] = [Math.floor(i / (left + right)), i % (left + right)]
+    return column < left ? a[row * left + column]! : b[row * right + column - left]!
+  })
 }
 
 function multiply(kernels: Kernels, op: Op, product: Product, threads = 2): Float32Array {
-  const { a, rows, b, bShape, turned, added } = product
+  const { a, rows, b, bShape, turned, added, tail = [] } = product
   const [outputs, inputs] = turned ? [bShape[1], bShape[0]] : bShape
   const shape = [rows, outputs]
-  const sources = [fakeTensor(a, [rows, inputs]), b, ...(added ? [fakeTensor(added, shape)] : [])]
+  const sources = [fakeTensor(a, [rows, inputs]), b, ...(added ? [fakeTensor(added, shape)] : []), ...tail]
   const dst = fakeTensor(new Float32Array(rows * outputs), shape, sources)
   using context = new KernelContext(kernels)
   runOp(
@@ -143,6 +153,47 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         expect(relativeError(alone, reference('matmul_bf16', product, values))).toBeLessThan(1e-5)
       }
     })
+
+    test.each(['matmul_f32', 'matmul_bf16'] as const)(
+      'a tail of %s is more inputs of the same product',
+      (op) => {
+        for (const [rows, outputs, inputs, rank] of [
+          [3, 40, 64, 16],
+          [17, 33, 32, 2],
+          [100, 70, 832, 40],
+        ] as const)
+          for (const turned of [false, true]) {
+            const shape = (width: number) =>
+              turned ? ([width, outputs] as const) : ([outputs, width] as const)
+            const weight = randomWeight(
+              inputs % 32 === 0 && (!turned || outputs % 32 === 0) ? 'Q8_0' : 'BF16',
+              shape(inputs),
+              20,
+            )
+            const [a, low, high] = [
+              noise(rows * inputs, 21),
+              noise(rows * rank, 22),
+              noise(outputs * rank, 23),
+            ]
+            const tail = [fakeTensor(low, [rows, rank]), fakeTensor(high, shape(rank))]
+            const product = { a, rows, b: weight.tensor, bShape: shape(inputs), turned, tail }
+            const added = noise(rows * outputs, 24)
+            const joined = {
+              a: beside(a, low, rows),
+              rows,
+              b: fakeTensor(
+                turned ? Float32Array.of(...weight.values, ...high) : beside(weight.values, high, outputs),
+                shape(inputs + rank),
+              ),
+              bShape: shape(inputs + rank),
+              turned,
+            }
+            expect(sameBits(multiply(kernels, op, product, 3), multiply(kernels, op, joined))).toBe(true)
+            const both = multiply(kernels, op, { ...product, added })
+            expect(sameBits(both, multiply(kernels, op, { ...joined, added }))).toBe(true)
+          }
+      },
+    )
 
     test('what is added behind the product is added to it', () => {
       const bShape = [40, 64] as const

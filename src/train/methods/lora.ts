@@ -125,8 +125,9 @@ export class AdapterPart implements TrainedPart {
       const y = ops.matmul(x, weight) //                                          [N, outputs]
       const placed = this.#placed.get(name)
       if (placed === undefined) return y
-      const low = ops.scale(ops.matmul(x, placed.a), placed.scale) //             [N, r]
-      const sum = ops.add(y, ops.matmul(low, placed.b)) //                        [N, outputs]
+      const aside = { aside: true }
+      const low = ops.scale(ops.matmul(x, placed.a, aside), placed.scale) //      [N, r]
+      const sum = ops.add(y, ops.matmul(low, placed.b, aside)) //                 [N, outputs]
       if (placed.dora === undefined) return sum
       return ops.mul(sum, ops.div(placed.dora.magnitude, lengths(ops, weight, placed)))
     })
