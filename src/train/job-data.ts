@@ -169,7 +169,7 @@ function partsOf(
   }
 }
 
-function cacheOptions(job: TrainingJob, data: SampleData, kit: TextKit, onNote: Note): CacheOptions {
+export function cacheOptions(job: TrainingJob, data: SampleData, kit: TextKit, onNote: Note): CacheOptions {
   return {
     baseFolder: job.baseFolder,
     contextMax: job.context,

@@ -125,7 +125,7 @@ export async function runTrainingJob(
     }
   }
   if (isFirst) writeFileAtomic(jobRecord(job.out), `${JSON.stringify(job, null, 2)}\n`)
-  return await withRun(job, found, callbacks, channel, async (run, device, data) => {
+  return await withRun(job, found, callbacks, channel, signal, async (run, device, data) => {
     const evaluations = await Evaluations.prepare(job, data.kit, device, data.validation, callbacks.decode)
     callbacks.onStart?.(run.start(device))
     try {
@@ -150,18 +150,22 @@ export async function replaySteps(
 ): Promise<StepSamples> {
   const { onStep, ...others } = callbacks
   if (found !== undefined) refuseOtherRecipe(job, found)
-  return await withRun(job, found, others, alone, async (run) => {
+  return await withRun(job, found, others, alone, 'replay', async (run) => {
     await run.replay(last, onStep)
     return run.samplesOf(last)
   })
 }
 
-/** Everything that a step needs, made from the job and the checkpoint that it goes on from. */
+/**
+ * Everything that a step needs, made from the job and the checkpoint that it goes on from. A `life` of the run ends by
+ * its signal; a replay writes nothing.
+ */
 async function withRun<Result>(
   job: TrainingJob,
   found: FoundCheckpoint | undefined,
   callbacks: JobCallbacks,
   channel: Channel,
+  life: AbortSignal | 'replay',
   use: (run: JobRun, device: Device, data: JobData) => Promise<Result>,
 ): Promise<Result> {
   const base = frozenBase(job, found)
@@ -183,8 +187,11 @@ async function withRun<Result>(
   device.keepThreads()
   const { vocabularySize, bosToken, eosTokens } = data.kit.tokenizer
   if (preference !== undefined && pairs !== undefined) {
-    const all = pairs.validation === undefined ? [pairs.training] : [pairs.training, pairs.validation]
-    await fillReferences(job, preference, all, device)
+    await fillReferences(job, preference, pairs, device, {
+      keeps: life !== 'replay' && channel.rank === 0,
+      onNote: note,
+      signal: life === 'replay' ? undefined : life,
+    })
   }
   using parameters = prepareModel(job, { vocabularySize, bosToken, eosToken: eosTokens[0] }, device)
   const team = job.data_parallel ? new Team(channel, parameters) : undefined

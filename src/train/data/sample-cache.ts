@@ -1,4 +1,4 @@
-/** Samples of records, made once for each content: files, tokenizer, template and options. */
+/** Samples of records, made once for each content: files, tokenizer, template, options, and what is read from records. */
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { hashOfFile } from '../../base/files.ts'
@@ -6,6 +6,7 @@ import type { TextKit } from '../text-kit.ts'
 import { type DataSource, type LoadOptions, loadSamples, recordFiles } from './load.ts'
 import { countProblem, countSample, emptyReport } from './material.ts'
 import { layoutByName } from './records.ts'
+import type { Sample } from './sample.ts'
 import { SampleStore, StoreWriter } from './sample-store.ts'
 import { cachedStore } from './store-cache.ts'
 
@@ -18,19 +19,32 @@ export interface CacheOptions extends Pick<LoadOptions, 'baseFolder' | 'contextM
   onNote: (text: string) => void
 }
 
+/** What samples are read from records. */
+export interface SampleReader {
+  /** In the key of the cache: the same kind reads the same. */
+  kind: string
+  read(source: DataSource, kit: TextKit, options: LoadOptions): AsyncIterable<Sample>
+}
+
+const everySample: SampleReader = {
+  kind: 'samples',
+  read: (source, { tokenizer, template }, options) => loadSamples([source], tokenizer, template, options),
+}
+
 /** The samples of a source, from the cache or made now. Dispose it when done. */
 export async function cachedSamples(
   source: DataSource,
   kit: TextKit,
   options: CacheOptions,
+  reader = everySample,
 ): Promise<SampleStore> {
   const { cacheFolder, onNote } = options
   const paths = recordFiles(source, options)
   return await cachedStore({
     root: cacheFolder === undefined ? undefined : join(cacheFolder, 'samples'),
-    key: cacheFolder === undefined ? '' : keyOf(source, paths, kit, options),
+    key: cacheFolder === undefined ? '' : keyOf(source, paths, kit, options, reader),
     what: 'samples',
-    make: (folder) => make(folder, source, paths, kit, options),
+    make: (folder) => make(folder, source, paths, kit, options, reader),
     open: (folder) => new SampleStore(folder, paths),
     onNote,
   })
@@ -42,12 +56,13 @@ async function make(
   paths: readonly string[],
   kit: TextKit,
   options: CacheOptions,
+  reader: SampleReader,
 ): Promise<void> {
   using writer = new StoreWriter(folder)
   const formats = new Map<string, string>()
   const report = emptyReport()
   const endings = new Set(kit.tokenizer.eosTokens)
-  const samples = loadSamples([source], kit.tokenizer, kit.template, {
+  const samples = reader.read(source, kit, {
     ...options,
     onProblem: (problem) => countProblem(report, problem),
     onNote: (text) => report.notes.push(text),
@@ -73,9 +88,15 @@ export function contentOf(
   return [files, [format, layout, columns, header, quotes].map((value) => value ?? null)]
 }
 
-function keyOf(source: DataSource, paths: readonly string[], kit: TextKit, options: CacheOptions): string {
+function keyOf(
+  source: DataSource,
+  paths: readonly string[],
+  kit: TextKit,
+  options: CacheOptions,
+  { kind }: SampleReader,
+): string {
   const { contextMax, tooLong, trainEndOfTurn, vocabularySize } = options
   const made = [contextMax, tooLong, trainEndOfTurn, vocabularySize]
-  const content = JSON.stringify([2, contentOf(source, paths), made, kit.hash])
+  const content = JSON.stringify([2, kind, contentOf(source, paths), made, kit.hash])
   return createHash('sha256').update(content).digest('hex').slice(0, 40)
 }

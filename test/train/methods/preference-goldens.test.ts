@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { Device } from '../../../src/runtime/device.ts'
 import { PairBatches } from '../../../src/train/methods/pair-batches.ts'
+import { listOfPairs } from '../../../src/train/methods/pair-list.ts'
 import type { PreferenceMethod } from '../../../src/train/methods/preference.ts'
 import { PreferenceGraph } from '../../../src/train/methods/preference-graph.ts'
 import { modelConfig } from '../../../src/train/model-config.ts'
@@ -71,7 +72,7 @@ describe.each(goldens.cases)('$method', ({ method, loss, gradientNorms }) => {
   ])('$how: loss and the length of every gradient are those of PyTorch', async ({ groups }) => {
     using parameters = model()
     const sequences = groups[0]!.length
-    const batches = new PairBatches(pairs, sequences, context, 1)
+    const batches = new PairBatches(listOfPairs(pairs), sequences, context, 1)
     batches.references.left.set(goldens.pairs.map(({ referenceLeft }) => referenceLeft))
     batches.references.right.set(goldens.pairs.map(({ referenceRight }) => referenceRight))
     using graph = new PreferenceGraph(method, parameters, device, { sequences, tokens: context }, 'train')

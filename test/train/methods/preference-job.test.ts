@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -81,6 +81,39 @@ test('stopped and resumed, a run ends with the weights of the uninterrupted run'
   const whole = await runTrainingJob(job('whole', { dpo: {} }))
   const bytes = (folder: string) => readFileSync(join(folder, 'model.safetensors'))
   expect(bytes(halves.folder).equals(bytes(whole.folder))).toBe(true)
+})
+
+test('the starting model is asked once: a killed run goes on asking, a resumed one reads', async () => {
+  const notes: string[] = []
+  const fileOf = (name: string) => {
+    mkdirSync(join(root, name, 'out'), { recursive: true })
+    return join(root, name, 'out', 'references-training.bin')
+  }
+  const ask = (name: string, signal?: AbortSignal) =>
+    runTrainingJob(job(name, { dpo: {} }), { onNote: (text) => notes.push(text) }, signal)
+  const asked = () => notes.splice(0).filter((text) => /Asking/.test(text))
+  const before = new AbortController()
+  before.abort()
+  await expect(ask('asked', before.signal)).rejects.toThrow('Stopped with 6 pairs left')
+  asked()
+  const whole = await ask('asked')
+  expect(asked()).toEqual(['Asking the starting model about 6 pairs.'])
+  // As a kill in the middle of a write leaves it: three pairs and a half.
+  const bytes = readFileSync(fileOf('asked'))
+  writeFileSync(fileOf('killed'), bytes.subarray(0, bytes.length - 20))
+  const killed = await ask('killed')
+  expect(asked()).toEqual(['Asking the starting model about 3 pairs.'])
+  expect(readFileSync(fileOf('killed')).equals(bytes)).toBe(true)
+  const weights = ({ folder }: { folder: string }) => readFileSync(join(folder, 'model.safetensors'))
+  expect(weights(killed).equals(weights(whole))).toBe(true)
+  // Of another model, data or shape: asked again.
+  writeFileSync(fileOf('other'), Buffer.concat([Buffer.from('x'), bytes]))
+  await ask('other')
+  expect(asked()).toEqual(['Asking the starting model about 6 pairs.'])
+  expect(readFileSync(fileOf('other')).equals(bytes)).toBe(true)
+  rmSync(join(root, 'other', 'out', 'checkpoints'), { recursive: true })
+  await ask('other')
+  expect(asked()).toEqual([])
 })
 
 test('two preferences at once are refused, and pairs for a model that is not there', async () => {

@@ -5,6 +5,7 @@ import { Graph } from '../../../src/runtime/graph.ts'
 import type { Tensor } from '../../../src/runtime/tensor.ts'
 import { backward } from '../../../src/train/backward.ts'
 import { PairBatches } from '../../../src/train/methods/pair-batches.ts'
+import { listOfPairs } from '../../../src/train/methods/pair-list.ts'
 import {
   type PairTensors,
   type PreferenceMethod,
@@ -126,7 +127,7 @@ describe.each(methods)('$kind through a whole model', (method) => {
   test('the gradient predicts how the loss changes along a random direction', async () => {
     using parameters = createModel({ ...config, initializer_range: 0.3 }, 3, device)
     using graph = new PreferenceGraph(method, parameters, device, { sequences: 2, tokens: context }, 'train')
-    const batches = new PairBatches(pairs, 2, context, 1)
+    const batches = new PairBatches(listOfPairs(pairs), 2, context, 1)
     batches.references.left.set([-9, -14, -12, -18])
     batches.references.right.set([-15, -9, -13, -6])
     const batch = batches.batchOf([0, 1])
@@ -150,7 +151,7 @@ describe.each(methods)('$kind through a whole model', (method) => {
   test('one pair at a time adds up to all at once, also in chunks that are computed again', async () => {
     const gradientsOf = async (groups: number[][], less: object = {}) => {
       using parameters = createModel(config, 3, device)
-      const batches = new PairBatches(pairs, groups[0]!.length, context, 1)
+      const batches = new PairBatches(listOfPairs(pairs), groups[0]!.length, context, 1)
       batches.references.left.set([-29, -34, -32, -38])
       batches.references.right.set([-45, -39, -43, -36])
       const shape = { sequences: groups[0]!.length, tokens: context, ...less }
