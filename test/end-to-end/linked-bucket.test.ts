@@ -57,6 +57,22 @@ test.skipIf(missing !== undefined)(
       )
       await run(['job', 'run', '-f', file])
       expect((await run(['job', 'logs', 'reader'])).out).toContain('{"prompt":"how","completion":"so"}')
+      // Our own trainer learns from it too.
+      await put('{"prompt":"how","completion":"so it turns and turns"}\n'.repeat(30))
+      await run(['dataset', 'refresh', 'poems'])
+      const learner = {
+        name: 'learner',
+        model: { architecture: 'gpt2', layers: 1, heads: 2, width: 16 },
+        data: { train: 'dataset:poems/train.jsonl' },
+        optimizer: { learning_rate: 0.01 },
+        ...{ tokenizer: 'characters', context: 48, batch: 2, steps: 6, threads: 1 },
+      }
+      const training = join(bench.folder, 'job', 'train.yml')
+      writeFileSync(training, JSON.stringify(learner))
+      await run(['train', training])
+      expect((await run(['job', 'view', 'learner', '--json'])).json[0]).toMatchObject({
+        ...{ state: 'success', steps_done: 6, metrics: { loss: expect.any(Number) } },
+      })
       // What changes in the bucket is noticed, not read as if it were the version.
       await put('{"prompt":"other","completion":"so"}\n')
       const stale = await ropeway(['dataset', 'preview', 'poems'])

@@ -91,11 +91,24 @@ async function runHere(file: string, flags: TrainFlags): Promise<void> {
   const changed = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
   const job = trainingJobOf({ ...given, ...changed }, folder)
   if (startedByMpi(process.env)) return await withOthers(job, flags.json === true)
+  refuseForeignRanks(process.env)
   if (job.ranks !== undefined && job.ranks > 1) {
     process.exitCode = await asRanks(job.ranks)
     return
   }
   await alone(job, flags.json === true)
+}
+
+/** torchrun's variables, a `run:` job's too: each of them would train the same model by itself, into the same folder. */
+function refuseForeignRanks({ WORLD_SIZE, RANK }: NodeJS.ProcessEnv): void {
+  if (!(Number(WORLD_SIZE) > 1)) return
+  throw new UserError(
+    `This is process ${RANK ?? '?'} of ${WORLD_SIZE}, and our trainer's processes meet by MPI.`,
+    {
+      failure: 'usage',
+      fix: 'Start one process with ranks: N in its job file, or all of them by mpirun or srun --mpi=pmix: docs/training-runs.md.',
+    },
+  )
 }
 
 /** As one of several processes: the first one shows, and whoever fails ends all. */

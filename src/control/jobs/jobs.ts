@@ -36,6 +36,8 @@ export interface JobFilter extends PageQuery {
 const defaultGraceMs = 30_000
 const wholeId = /^job_[0-9a-z]{26}$/
 const triesMax = 20
+const manyProcesses =
+  'ranks: N trains in N processes of one machine; for several machines start it by mpirun or Slurm: docs/training-runs.md.'
 
 export class Jobs {
   readonly #options: JobsOptions
@@ -139,6 +141,15 @@ export class Jobs {
       const spec: JobSpec = { kind: 'run', file: { ...file, run }, ...shared(nodes * processes, grace) }
       return { name: parsed.data.name ?? name, spec }
     }
+    for (const field of ['nodes', 'processes'])
+      if (field in file)
+        throw new UserError(
+          `The field ${field} is for jobs that run a command; our trainer's own is ranks.`,
+          {
+            failure: 'usage',
+            fix: manyProcesses,
+          },
+        )
     this.#options.checkTraining?.(file)
     const name = typeof file.name === 'string' ? file.name : 'model'
     return { name: parsed.data.name ?? name, spec: { kind: 'train', file, ...shared(1, defaultGraceMs) } }

@@ -62,7 +62,9 @@ function filesAt(path: string, pattern: RegExp, { field, endings, endingNames }:
   if (!existsSync(path)) {
     throw new UserError(`The field ${field} points at ${path}, which does not exist.`, {
       failure: 'not_found',
-      fix: 'Correct the path; relative ones start at the folder of the job file.',
+      fix: /(^|\/)(s3|gs|az|hf|https?):\//.test(path)
+        ? 'Link it (ropeway dataset link NAME URL --credential NAME), and write dataset:NAME in a job of the service.'
+        : 'Correct the path; relative ones start at the folder of the job file.',
     })
   }
   if (!statSync(path).isDirectory()) return [path]

@@ -1,0 +1,113 @@
+/** Our own trainer as a job of the service: saved on demand, in several processes, and a step of it computed again. */
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { systemClock } from '../../src/base/clock.ts'
+import { jobRoom, loopStarters } from '../../src/cli/service-parts.ts'
+import { checkpointNames } from '../../src/train/checkpoint.ts'
+import { ropeway, type Workbench, workbench } from '../cli/command-line.ts'
+import { hashOf } from '../train/tiny-job.ts'
+
+const hasMpi = spawnSync('mpirun', ['--version']).status === 0
+let bench: Workbench
+const loops: { stop(): Promise<void> }[] = []
+beforeAll(async () => {
+  bench = await workbench(systemClock)
+  mkdirSync(join(bench.folder, 'job'))
+  writeFileSync(
+    join(bench.folder, 'job', 'text.txt'),
+    'the moving rope never stops and cabins join it '.repeat(400),
+  )
+  for (const start of loopStarters) loops.push(await start(bench.parts))
+}, 60_000)
+afterAll(async () => {
+  for (const loop of loops.toReversed()) await loop.stop()
+  await bench[Symbol.asyncDispose]()
+})
+
+function jobFile(name: string, changes: object): string {
+  const path = join(bench.folder, 'job', `${name}.json`)
+  const file = {
+    name,
+    model: { architecture: 'llama', layers: 2, width: 64, heads: 2 },
+    data: { text: 'text.txt' },
+    ...{ tokenizer: 'characters', context: 64, batch: 4, accumulate: 2, steps: 400, threads: 1 },
+    optimizer: { learning_rate: 0.001 },
+    checkpoint: { every: 1000 },
+  }
+  writeFileSync(path, JSON.stringify({ ...file, ...changes }))
+  return path
+}
+
+const view = async (name: string) => (await ropeway(['job', 'view', name, '--json'])).json[0]
+
+async function outputOf(name: string): Promise<string> {
+  return jobRoom(bench.parts).folders.output((await view(name)).id)
+}
+
+test('a running job saves on demand and goes on, and a step of it computed again has the hash that it had', async () => {
+  expect((await ropeway(['train', jobFile('saver', {}), '-d'])).code).toBe(0)
+  await expect.poll(async () => (await view('saver')).steps_done, { timeout: 30_000 }).toBeGreaterThan(2)
+  expect((await ropeway(['job', 'save', 'saver'])).code).toBe(0)
+  await expect.poll(async () => (await view('saver')).checkpoint_step, { timeout: 20_000 }).toBeGreaterThan(2)
+  const { checkpoint_step: saved, state, saving } = await view('saver')
+  expect([state, saving]).toEqual(['running', false])
+  expect(saved).toBeLessThan(400)
+  const waited = await ropeway(['job', 'wait', 'saver', '--timeout', '1m'])
+  expect(waited.code).toBe(0)
+  expect(await view('saver')).toMatchObject({ state: 'success', attempt: 1, steps_done: 400 })
+  const folder = join(bench.folder, 'service')
+  const again = await ropeway(['replay-step', 'saver', String(saved + 1), '--data', folder, '--json'])
+  expect(again.code).toBe(0)
+  expect(again.json[0]).toMatchObject({ step: saved + 1, from: saved })
+  expect(again.json[0].recomputed.hash).toBe(again.json[0].recorded.hash)
+  expect(again.json[0].samples.rows.length).toBeGreaterThan(0)
+  const elsewhere = await ropeway(['replay-step', 'saver', '1', '--data', join(bench.folder, 'nowhere')])
+  expect([elsewhere.code, elsewhere.err]).toEqual([3, expect.stringMatching(/on the machine of the service/)])
+}, 90_000)
+
+test.skipIf(!hasMpi)(
+  'in two processes a job learns the same bits, and one that is killed is begun again from its checkpoint',
+  async () => {
+    const changes = { steps: 60, checkpoint: { every: 10 } }
+    for (const [name, more] of [
+      ['one', { ranks: 1 }],
+      ['two', { ranks: 2 }],
+    ] as const)
+      expect((await ropeway(['train', jobFile(name, { ...changes, ...more }), '-d'])).code).toBe(0)
+    expect((await ropeway(['job', 'wait', 'one', '--timeout', '1m'])).code).toBe(0)
+    await expect.poll(async () => (await view('two')).checkpoint_step, { timeout: 40_000 }).toBeGreaterThan(0)
+    const output = await outputOf('two')
+    const ranks = spawnSync('pgrep', ['-f', output], { encoding: 'utf8' })
+      .stdout.trim()
+      .split('\n')
+      .map(Number)
+    const isRank = (pid: number) => {
+      const path = `/proc/${pid}/environ`
+      return existsSync(path) && readFileSync(path, 'utf8').includes('COMM_WORLD_RANK=1\0')
+    }
+    process.kill(ranks.find(isRank)!, 'SIGKILL')
+    expect((await ropeway(['job', 'wait', 'two', '--timeout', '2m'])).code).toBe(0)
+    expect(await view('two')).toMatchObject({ state: 'success', attempt: 2, steps_done: 60 })
+    const newest = (out: string) =>
+      join(out, 'checkpoints', checkpointNames(join(out, 'checkpoints')).at(-1)!)
+    expect(hashOf(newest(output))).toBe(hashOf(newest(await outputOf('one'))))
+  },
+  180_000,
+)
+
+test('several machines are refused with what to do, and so are processes that MPI did not start', async () => {
+  const spread = await ropeway(['train', jobFile('spread', { nodes: 2 }), '-d'])
+  expect([spread.code, spread.err]).toEqual([2, expect.stringMatching(/nodes[\s\S]*mpirun or Slurm/)])
+  const before = { ...process.env }
+  Object.assign(process.env, { WORLD_SIZE: '2', RANK: '1' })
+  try {
+    const foreign = await ropeway(['train', jobFile('foreign', {}), '--here'])
+    expect([foreign.code, foreign.err]).toEqual([2, expect.stringMatching(/process 1 of 2[\s\S]*ranks: N/)])
+  } finally {
+    for (const name of ['WORLD_SIZE', 'RANK'])
+      if (before[name] === undefined) delete process.env[name]
+      else process.env[name] = before[name]
+  }
+})
