@@ -4,8 +4,9 @@ import { type JsonFields, unknownComponent } from './json-fields.ts'
 import { Merger } from './merge.ts'
 import { MergeTable } from './merge-table.ts'
 import type { TokenModel } from './model.ts'
+import { RangeCache } from './range-cache.ts'
+import type { TokenList } from './token-list.ts'
 import { Vocabulary } from './vocabulary.ts'
-import { WordCache } from './word-cache.ts'
 
 export interface BpeOptions {
   vocabulary: Vocabulary
@@ -26,10 +27,12 @@ export interface BpeOptions {
 export class Bpe implements TokenModel {
   readonly #options: BpeOptions
   readonly #merger: Merger
-  readonly #cache = new WordCache()
+  readonly #cache = new RangeCache()
   /** Ids of the 256 bytes: the first symbols of a byte-level model, or the fallback pieces; -1 is missing. */
   readonly #bytes: Int32Array
   readonly #wordStarts: WordStarts | undefined
+  /** Of characters that are one UTF-16 unit: their ids, or -1. */
+  readonly #unitIds: Int32Array
   #symbols = new Int32Array(256)
 
   constructor(options: BpeOptions) {
@@ -39,6 +42,10 @@ export class Bpe implements TokenModel {
       ? byteCharacters
       : Array.from({ length: 256 }, (_, byte) => fallbackPiece(byte))
     this.#bytes = Int32Array.from(pieces, (piece) => options.vocabulary.idOf(piece) ?? -1)
+    this.#unitIds = new Int32Array(options.byteLevel ? 0 : 0x10000).fill(-1)
+    if (!options.byteLevel)
+      for (const [piece, id] of options.vocabulary.entries())
+        if (piece.length === 1) this.#unitIds[piece.charCodeAt(0)] = id
     this.#wordStarts = options.byteLevel ? undefined : WordStarts.of(options.vocabulary)
   }
 
@@ -54,33 +61,30 @@ export class Bpe implements TokenModel {
     return this.#options.vocabulary.pieceOf(id)
   }
 
-  encode(word: string, ids: number[]): void {
-    if (this.#wordStarts === undefined || this.#options.ignoreMerges) this.#encodeWord(word, ids)
-    else this.#wordStarts.cut(word, (part) => this.#encodeWord(part, ids))
+  encode(word: string, ids: TokenList): void {
+    if (this.#wordStarts === undefined || this.#options.ignoreMerges)
+      this.encodeRange(word, 0, word.length, ids)
+    else this.#wordStarts.cut(word, (start, end) => this.encodeRange(word, start, end, ids))
   }
 
-  #encodeWord(word: string, ids: number[]): void {
-    const known = this.#cache.get(word) ?? this.#encodeNew(word, ids)
-    if (known !== undefined) for (let i = 0; i < known.length; i++) ids.push(known[i]!)
+  encodeRange(text: string, start: number, end: number, ids: TokenList): void {
+    if (this.#cache.push(text, start, end, ids)) return
+    const count = this.#symbolsOf(text.slice(start, end))
+    const found = this.#symbols.subarray(0, count)
+    this.#cache.set(text, start, end, found)
+    ids.append(found)
   }
 
-  /** The word's ids when the cache may keep them; a long word's go straight to `ids`. */
-  #encodeNew(word: string, ids: number[]): readonly number[] | undefined {
+  /** Encodes a word into the first of the symbols, and returns how many they are. */
+  #symbolsOf(word: string): number {
     const { vocabulary, byteLevel, ignoreMerges } = this.#options
-    if (ignoreMerges) {
-      const whole = vocabulary.idOf(byteLevel ? toByteCharacters(word) : word)
-      if (whole !== undefined) return this.#remember(word, [whole])
+    const whole = ignoreMerges ? vocabulary.idOf(byteLevel ? toByteCharacters(word) : word) : undefined
+    if (whole !== undefined) {
+      this.#symbols[0] = whole
+      return 1
     }
     const first = byteLevel ? this.#byteSymbols(word) : this.#characterSymbols(word)
-    const count = this.#merger.merge(this.#symbols, first)
-    if (count <= 256) return this.#remember(word, Array.from(this.#symbols.subarray(0, count)))
-    for (let i = 0; i < count; i++) ids.push(this.#symbols[i]!)
-    return undefined
-  }
-
-  #remember(word: string, ids: readonly number[]): readonly number[] {
-    this.#cache.set(word, ids)
-    return ids
+    return this.#merger.merge(this.#symbols, first)
   }
 
   #reserve(count: number): void {
@@ -101,13 +105,26 @@ export class Bpe implements TokenModel {
 
   #characterSymbols(word: string): number {
     this.#reserve(word.length * 4)
+    const units = this.#unitIds
     let count = 0
-    for (const character of word) {
-      const id = this.#options.vocabulary.idOf(character)
-      if (id !== undefined) this.#symbols[count++] = id
-      else count = this.#fallback(character, count) ?? this.#unknown(count)
+    for (let at = 0; at < word.length; at++) {
+      const unit = word.charCodeAt(at)
+      const id = (unit & 0xf800) === 0xd800 ? -1 : units[unit]!
+      if (id >= 0) this.#symbols[count++] = id
+      else {
+        const character = String.fromCodePoint(word.codePointAt(at)!)
+        at += character.length - 1
+        count = this.#rareSymbols(character, count)
+      }
     }
     return count
+  }
+
+  #rareSymbols(character: string, count: number): number {
+    const id = this.#options.vocabulary.idOf(character)
+    if (id === undefined) return this.#fallback(character, count) ?? this.#unknown(count)
+    this.#symbols[count] = id
+    return count + 1
   }
 
   /** Spells a character in bytes behind the first `count` symbols; undefined when that is impossible. */
@@ -150,14 +167,14 @@ class WordStarts {
     return new WordStarts(joined)
   }
 
-  cut(text: string, take: (part: string) => void): void {
+  cut(text: string, take: (start: number, end: number) => void): void {
     let start = 0
     for (let at = text.indexOf('▁', 1); at > 0; at = text.indexOf('▁', at + 1)) {
       if (this.#joined.has(text.charCodeAt(at - 1))) continue
-      take(text.slice(start, at))
+      take(start, at)
       start = at
     }
-    if (start < text.length) take(text.slice(start))
+    if (start < text.length) take(start, text.length)
   }
 }
 

@@ -1,5 +1,5 @@
 import { UserError } from '../base/errors.ts'
-import { gpt2Pattern } from './pre-tokenizer.ts'
+import { cl100kPattern, gpt2Pattern } from './word-scanner.ts'
 
 /** How the byte-level vocabularies of GGUF files cut text, by the name in tokenizer.ggml.pre. */
 export interface GgufPreTokenizer {
@@ -15,10 +15,6 @@ const contractions = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 const upperWord = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]'
 const lowerWord = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]'
 const spaces = '\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+'
-
-/** cl100k's pattern with numbers of up to `digits` digits. */
-const cl100k = (digits: string) =>
-  `${contractions}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|${spaces}`
 
 /** o200k's pattern: words break where capitals begin; `suffix` follows each word. */
 const o200k = (suffix: string, digits: string) =>
@@ -43,18 +39,18 @@ const known: readonly GgufPreTokenizer[] = [
   },
   {
     names: ['llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon-h1', 'pixtral', 'lfm2', 'midm-2.0'],
-    patterns: [cl100k('{1,3}')],
+    patterns: [cl100kPattern('{1,3}')],
     ignoreMerges: true,
     addBos: true,
   },
-  { names: ['dbrx', 'smaug-bpe', 'chatglm-bpe', 'glm4'], patterns: [cl100k('{1,3}')] },
+  { names: ['dbrx', 'smaug-bpe', 'chatglm-bpe', 'glm4'], patterns: [cl100kPattern('{1,3}')] },
   {
     names: ['qwen2', 'deepseek-r1-qwen', 'megrez'],
-    patterns: [cl100k('')],
+    patterns: [cl100kPattern('')],
     // The GGUF file does not say it, but these tokenizers compose characters first.
     normalizer: 'NFC',
   },
-  { names: ['stablelm2', 'hunyuan'], patterns: [cl100k('')] },
+  { names: ['stablelm2', 'hunyuan'], patterns: [cl100kPattern('')] },
   { names: ['gpt-4o', 'llama4'], patterns: [o200k(`${contractions}?`, '{1,3}')], ignoreMerges: true },
   { names: ['tekken'], patterns: [o200k('', '')], ignoreMerges: true },
   {

@@ -4,13 +4,14 @@ import { JsonFields, unknownComponent } from './json-fields.ts'
 import { patternFromJson } from './normalizer.ts'
 import { compileOniguruma } from './oniguruma.ts'
 import { type SplitBehavior, split, splitBehaviors } from './split.ts'
-
-/** GPT-2's pattern, the default of ByteLevel. */
-export const gpt2Pattern =
-  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+import { gpt2Pattern, scannerOf, type WordScanner } from './word-scanner.ts'
 
 /** One step: cuts every piece further. `first` says that the first piece begins the whole text. */
-type Step = (pieces: string[], first: boolean) => string[]
+interface Step {
+  (pieces: string[], first: boolean): string[]
+  /** Finds the same words one by one. */
+  scanner?: WordScanner | undefined
+}
 
 /** Cuts normalized text into the words that the model encodes one by one. */
 export interface PreTokenizer {
@@ -20,6 +21,8 @@ export interface PreTokenizer {
    * UTF-8 bytes of each word itself, which spares writing and hashing them twice.
    */
   readonly byteLevel: boolean
+  /** Finds the words of `split` one by one, where there is nothing else to do. */
+  readonly scanner?: WordScanner | undefined
 }
 
 const rules: Readonly<Record<string, (fields: JsonFields) => Step[]>> = {
@@ -54,6 +57,7 @@ export function preTokenizerFromJson(json: unknown): PreTokenizer {
   if (byteLevel) steps.pop()
   return {
     byteLevel,
+    scanner: byteLevel && steps.length === 1 ? steps[0]!.scanner : undefined,
     split: (text, first) => steps.reduce((pieces, step) => step(pieces, first), text === '' ? [] : [text]),
   }
 }
@@ -77,17 +81,26 @@ function byteLevelSteps(fields: JsonFields): Step[] {
   if (fields.boolean('add_prefix_space', true))
     steps.push((pieces) => pieces.map((piece) => (piece.startsWith(' ') ? piece : ` ${piece}`)))
   if (fields.boolean('use_regex', true)) {
-    const pattern = compileOniguruma(gpt2Pattern)
-    steps.push(each((piece) => split(piece, pattern, 'Isolated')))
+    steps.push(isolated(gpt2Pattern))
   }
   return [...steps, mapToByteCharacters]
 }
 
 function splitStep(fields: JsonFields): Step {
-  const pattern = patternFromJson(fields.fields('pattern'))
   const behavior = behaviorOf(fields)
   const invert = fields.boolean('invert', false)
+  const source = fields.fields('pattern').raw('Regex')
+  if (typeof source === 'string' && behavior === 'Isolated' && !invert) return isolated(source)
+  const pattern = patternFromJson(fields.fields('pattern'))
   return each((piece) => split(piece, pattern, behavior, invert))
+}
+
+/** Cuts around the matches of a pattern in Oniguruma's syntax. */
+function isolated(source: string): Step {
+  const pattern = compileOniguruma(source)
+  const step: Step = each((piece) => split(piece, pattern, 'Isolated'))
+  step.scanner = scannerOf(source)
+  return step
 }
 
 function metaspaceStep(fields: JsonFields): Step {

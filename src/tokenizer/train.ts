@@ -2,7 +2,7 @@ import { UserError } from '../base/errors.ts'
 import { byteCharacters } from './byte-characters.ts'
 import { MergeLearner } from './merge-learner.ts'
 import { compileOniguruma } from './oniguruma.ts'
-import { gpt2Pattern } from './pre-tokenizer.ts'
+import { gpt2Pattern } from './word-scanner.ts'
 
 export interface TrainingOptions {
   /** Special tokens and the 256 bytes included. */

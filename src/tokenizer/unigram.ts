@@ -2,6 +2,7 @@ import { UserError } from '../base/errors.ts'
 import { fallbackPiece } from './byte-characters.ts'
 import type { JsonFields } from './json-fields.ts'
 import type { TokenModel } from './model.ts'
+import type { TokenList } from './token-list.ts'
 import { Vocabulary } from './vocabulary.ts'
 import { WordCache } from './word-cache.ts'
 
@@ -47,7 +48,7 @@ export class Unigram implements TokenModel {
     return this.#options.vocabulary.pieceOf(id)
   }
 
-  encode(word: string, ids: number[]): void {
+  encode(word: string, ids: TokenList): void {
     const known = this.#cache.get(word)
     const found = known ?? this.#encodeNew(word)
     if (known === undefined) this.#cache.set(word, found)

@@ -21,30 +21,34 @@ export function encodePieces(
   tokenizer: Tokenizer,
   pieces: readonly Piece[],
 ): Pick<Sample, 'tokens' | 'weights'> {
-  const tokens: number[] = []
-  const weights: number[] = []
-  const take = (more: readonly number[], weight: number) => {
-    for (const token of more) {
-      tokens.push(token)
-      weights.push(weight)
-    }
-  }
+  const parts: { tokens: Int32Array; weight: number }[] = []
   if (tokenizer.leading === undefined) {
-    for (const piece of pieces) take(encoded(tokenizer, piece), piece.weight)
+    for (const piece of pieces) parts.push({ tokens: encoded(tokenizer, piece), weight: piece.weight })
   } else {
     const whole = encoded(tokenizer, pieces.reduce(joined))
+    let done = 0
     for (const [index, piece] of pieces.entries()) {
       const before = pieces.slice(0, index + 1).reduce(joined)
-      const end = index === pieces.length - 1 ? whole.length : sharedLength(encoded(tokenizer, before), whole)
-      take(whole.slice(tokens.length, end), piece.weight)
+      const shared =
+        index === pieces.length - 1 ? whole.length : sharedLength(encoded(tokenizer, before), whole)
+      const end = Math.max(done, shared)
+      parts.push({ tokens: whole.subarray(done, end), weight: piece.weight })
+      done = end
     }
   }
-  return { tokens: Int32Array.from(tokens), weights: Float32Array.from(weights) }
+  const length = parts.reduce((sum, { tokens }) => sum + tokens.length, 0)
+  const sample = { tokens: new Int32Array(length), weights: new Float32Array(length) }
+  let place = 0
+  for (const { tokens, weight } of parts) {
+    sample.tokens.set(tokens, place)
+    sample.weights.fill(weight, place, (place += tokens.length))
+  }
+  return sample
 }
 
-function encoded(tokenizer: Tokenizer, { text, plainAt, plain }: Piece): number[] {
+function encoded(tokenizer: Tokenizer, { text, plainAt, plain }: Piece): Int32Array {
   const options = { addSpecial: false, parseSpecial: plain !== true }
-  return tokenizer.encode(text, { ...options, ...(plainAt !== undefined && { plainAt }) })
+  return tokenizer.encodeTyped(text, { ...options, ...(plainAt !== undefined && { plainAt }) })
 }
 
 function joined(before: Piece, piece: Piece): Piece {
@@ -52,7 +56,7 @@ function joined(before: Piece, piece: Piece): Piece {
   return { ...piece, text: before.text + piece.text, plainAt: new Set([...(before.plainAt ?? []), ...moved]) }
 }
 
-function sharedLength(a: readonly number[], b: readonly number[]): number {
+function sharedLength(a: Int32Array, b: Int32Array): number {
   let length = 0
   while (length < a.length && length < b.length && a[length] === b[length]) length++
   return length

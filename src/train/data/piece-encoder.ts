@@ -31,6 +31,6 @@ export class PieceEncoder {
   /** A tokenizer may put something before the beginning of a text, so a later piece is encoded behind what precedes it. */
   #encoded({ text, before }: TextPiece): Int32Array {
     const skipped = before === '' ? 0 : this.#tokenizer.encode(before, plain).length
-    return Int32Array.from(this.#tokenizer.encode(before + text, plain)).subarray(skipped)
+    return this.#tokenizer.encodeTyped(before + text, plain).subarray(skipped)
   }
 }

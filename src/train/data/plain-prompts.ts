@@ -48,14 +48,19 @@ export class PlainPrompts implements ConversationEncoder {
 
 /** A whole text, the ending token behind it. All of it counts. */
 export function textSample(tokenizer: Tokenizer, text: string, source: SourceLine): Sample {
-  const ids = tokenizer.encode(text, { addSpecial: false, parseSpecial: false })
+  const ids = tokenizer.encodeTyped(text, { addSpecial: false, parseSpecial: false })
+  const begin = beginningOf(tokenizer)
   const end = tokenizer.eosTokens.slice(0, 1)
-  const tokens = Int32Array.from([beginningOf(tokenizer), ids, end].flat())
+  const tokens = new Int32Array(begin.length + ids.length + end.length)
+  tokens.set(begin)
+  tokens.set(ids, begin.length)
+  tokens.set(end, begin.length + ids.length)
   return { tokens, weights: new Float32Array(tokens.length).fill(1), source }
 }
 
 /** What the tokenizer puts before every text: its BOS, if anything. */
 function beginningOf(tokenizer: Tokenizer): number[] {
+  if (tokenizer.bosToken === undefined) return []
   const [first] = tokenizer.encode('', { addSpecial: true })
-  return first !== undefined && first === tokenizer.bosToken ? [first] : []
+  return first === tokenizer.bosToken ? [first] : []
 }

@@ -181,10 +181,9 @@ export class SampleStore implements SampleList, Disposable {
     this.#body = openSync(join(folder, bodyName), 'r')
     this.#index = openSync(join(folder, indexName), 'r')
     for (let i = 0; i < report.samples; i++) {
-      const row = this.#row(i)
-      this.#offsets[i] = row.float(columns.offset)
-      this.#tokens[i] = row.int(columns.tokens)
-      this.#trained[i] = row.int(columns.trained)
+      this.#offsets[i] = this.#float(i, columns.offset)
+      this.#tokens[i] = this.#int(i, columns.tokens)
+      this.#trained[i] = this.#int(i, columns.trained)
     }
     this.#offsets[report.samples] = fstatSync(this.#body).size
   }
@@ -208,16 +207,16 @@ export class SampleStore implements SampleList, Disposable {
   }
 
   hashOf(index: number): number {
-    return this.#row(index).float(columns.hash)
+    return this.#float(index, columns.hash)
   }
 
   promptHashOf(index: number): number {
-    return this.#row(index).float(columns.promptHash)
+    return this.#float(index, columns.promptHash)
   }
 
   sourceOf(index: number): SourceLine {
-    const row = this.#row(index)
-    return { file: this.report.files[row.int(columns.file)]!.path, line: row.int(columns.line) }
+    const file = this.report.files[this.#int(index, columns.file)]!.path
+    return { file, line: this.#int(index, columns.line) }
   }
 
   /** The whole sample. */
@@ -243,20 +242,25 @@ export class SampleStore implements SampleList, Disposable {
     return { tokens, weights, source: this.sourceOf(index) }
   }
 
-  #row(index: number): { int: (column: number) => number; float: (column: number) => number } {
+  #int(index: number, column: number): number {
+    const place = this.#place(index) + 4 * column
+    return this.#page.bytes.getInt32(place, true)
+  }
+
+  #float(index: number, column: number): number {
+    const place = this.#place(index) + 4 * column
+    return this.#page.bytes.getFloat64(place, true)
+  }
+
+  /** Where the row lies in the page, which is read when it is another one. */
+  #place(index: number): number {
     const first = index - (index % pageRows)
     if (this.#page.first !== first) {
-      const rows = Math.min(pageRows, this.length - first)
-      const bytes = Buffer.alloc(rows * rowBytes)
+      const bytes = Buffer.alloc(Math.min(pageRows, this.length - first) * rowBytes)
       read(this.#index, bytes, first * rowBytes)
       this.#page = { first, bytes: new DataView(bytes.buffer, bytes.byteOffset, bytes.length) }
     }
-    const { bytes } = this.#page
-    const at = (index - first) * rowBytes
-    return {
-      int: (column) => bytes.getInt32(at + 4 * column, true),
-      float: (column) => bytes.getFloat64(at + 4 * column, true),
-    }
+    return (index - first) * rowBytes
   }
 
   [Symbol.dispose](): void {
