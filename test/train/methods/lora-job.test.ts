@@ -28,9 +28,12 @@ describe.each([
     name: 'quantised-dora',
     lora: { rank: 2, alpha: 4, dora: true, rank_stabilised: true, quantize: 'q8_0' },
   },
-])('a job that trains an adapter ($name)', ({ name, lora }) => {
-  const job = (folder: string) =>
-    tinyJob(join(root, name, folder), { model: { from: base }, tokenizer: undefined, method: { lora } })
+  { name: 'bfloat16-q4', lora: { rank: 2, alpha: 4, quantize: 'q4_0' }, precision: 'bf16' },
+])('a job that trains an adapter ($name)', ({ name, lora, precision = 'f32' }) => {
+  const job = (folder: string) => {
+    const model = { from: base }
+    return tinyJob(join(root, name, folder), { model, tokenizer: undefined, method: { lora }, precision })
+  }
 
   test('leaves a PEFT folder that names its base, and lowers the loss', async () => {
     const losses: number[] = []

@@ -1,9 +1,11 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { DType } from '../../../src/base/dtype.ts'
+import { dequantize } from '../../../src/formats/convert.ts'
 import { adapterTensorName, readAdapter } from '../../../src/models/adapter.ts'
 import { openModel } from '../../../src/models/open.ts'
 import { loadWeights } from '../../../src/models/weights.ts'
+import { loadKernels } from '../../../src/runtime/kernels.ts'
 import { AdapterPart } from '../../../src/train/methods/lora.ts'
 import { loadModel, Parameters } from '../../../src/train/parameters.ts'
 import { adaptedModel } from '../../../src/train/prepare-model.ts'
@@ -93,6 +95,28 @@ describe.skipIf(golden === undefined)('LoRA as PEFT trains it', () => {
     expect(apart).toBeGreaterThan(0)
     expect(apart).toBeLessThan(entry.tolerance)
   })
+
+  // Without kernels of our own ggml multiplies, which rounds activations to the format of the weight.
+  test.skipIf(loadKernels() === undefined).each(['BF16', 'Q8_0', 'Q4_0'] as const)(
+    'over a base in %s, every bit is that of the same numbers in F32',
+    async (quantize) => {
+      using coded = adapted(quantize)
+      using plain = adapted()
+      for (const name of plain.weights.names()) {
+        const [from, to] = [coded.weight(name), plain.weight(name)]
+        const bytes = new Uint8Array(from.bytes)
+        from.read(bytes)
+        to.write(dequantize(from.dtype, bytes, from.size))
+      }
+      for (const precision of ['f32', 'bf16'] as const) {
+        const learned = async (parameters: Parameters) => {
+          using trainer = trainerOf(parameters, opt, { precision })
+          return [...(await trainer.gradientNorms()).entries()]
+        }
+        expect(await learned(coded)).toEqual(await learned(plain))
+      }
+    },
+  )
 
   test.each(['head for supervised rows', "ggml's products"])(
     'with the %s it trains the same',
