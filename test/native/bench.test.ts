@@ -3,7 +3,9 @@ import { expect, test } from 'vitest'
 import { avx2Bench } from '../../bench/avx2.ts'
 import { valuesOf } from '../../bench/harness/bench.ts'
 import { kernelsBench } from '../../bench/kernels.ts'
+import { OwnProduct } from '../../bench/onednn.ts'
 import { perplexityBench } from '../../bench/perplexity.ts'
+import { Device } from '../../src/runtime/device.ts'
 import { sharedData } from '../shared.ts'
 import { everyKernels } from './tensors.ts'
 
@@ -26,6 +28,16 @@ test.skipIf(!everyKernels.some(({ instructionSet }) => instructionSet === 'avx2'
     expect(comparisons.length).toBeGreaterThan(30)
     for (const { values } of comparisons)
       for (const pair of values) expect(Math.min(...pair)).toBeGreaterThan(0)
+  },
+)
+
+test.skipIf(everyKernels.length === 0).each(['bf16', 'q8'] as const)(
+  'the product that stands beside oneDNN in %s runs',
+  (packed) => {
+    using device = new Device({ device: 'cpu', threads: 2 })
+    const product = { kind: packed, packed, rows: 3, inputs: 64, outputs: 40, threads: 2 }
+    using own = new OwnProduct(everyKernels[0]!, device, product)
+    expect(own.quickestMs()).toBeGreaterThan(0)
   },
 )
 
