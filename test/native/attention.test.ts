@@ -272,7 +272,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       },
     )
 
-    test.each(formatted.filter(({ width }) => width === 64))(
+    test.each(formatted.filter(({ width }) => width === 64 || width === 80))(
       'a row has the same bits in a whole prompt, in pieces and alone (%o)',
       (shape) => {
         const lengths = [700, 90]
@@ -305,6 +305,26 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         expect(
           sameBits(attend(kernels, cache, decodes, rows), together.slice(500 * perRow, 540 * perRow)),
         ).toBe(true)
+      },
+    )
+
+    test.each(formatted.filter(({ width }) => width === 20 || width === 80 || width === 128))(
+      'what is stored of a row has the same bits whatever is stored beside it (%o)',
+      (shape) => {
+        const blocks = [1, 2, 3, 4, 5]
+        const perRow = (shape.heads + 2 * shape.kvHeads) * shape.width
+        const qkv = normals(new Random(5), 23 * perRow)
+        const [whole, single] = [new Cache(shape, 6), new Cache(shape, 6)]
+        storeRows(kernels, whole, [{ count: 23, start: 0, blocks }], qkv)
+        for (let row = 0; row < 23; row++)
+          storeRows(
+            kernels,
+            single,
+            [{ count: 1, start: row, blocks }],
+            qkv.slice(row * perRow, (row + 1) * perRow),
+          )
+        expect(sameBits(single.keys, whole.keys)).toBe(true)
+        expect(sameBits(single.values, whole.values)).toBe(true)
       },
     )
 
