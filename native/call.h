@@ -27,6 +27,7 @@ struct Call {
   int32_t prepared; // pieces of the preparing phase that are finished
   int32_t nextPrepare;
   int32_t params[16];
+  int32_t poolThreads; // of the pool that runs it; 0 where ggml's threads do
 };
 
 extern "C" {
@@ -67,6 +68,22 @@ inline bool arriveFirst(Call* call) {
 inline void publish(Call* call) { __atomic_store_n(&call->ready, 1, __ATOMIC_RELEASE); }
 
 inline int32_t takePiece(Call* call) { return __atomic_fetch_add(&call->next, 1, __ATOMIC_RELAXED); }
+
+/// Takes a run of neighbouring units: `most` while there are many, fewer and fewer towards the end, so that threads end
+/// together. False when none is left.
+inline bool takeRun(Call* call, int nth, int32_t units, int32_t most, int32_t* first, int32_t* count) {
+  int32_t threads = call->poolThreads ? call->poolThreads : nth;
+  int32_t next = __atomic_load_n(&call->next, __ATOMIC_RELAXED);
+  for (;;) {
+    int32_t wanted = (units - next) / (2 * threads);
+    int32_t run = wanted > most ? most : wanted < 1 ? 1 : wanted;
+    if (next >= units) return false;
+    if (__atomic_compare_exchange_n(&call->next, &next, next + run, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+      *first = next, *count = run;
+      return true;
+    }
+  }
+}
 
 /// Runs `work(piece)` for the pieces of a phase whose results all threads need, and returns when every
 /// piece is finished, whoever had it.

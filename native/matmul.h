@@ -150,7 +150,7 @@ struct MatmulPlan {
   size_t steps, chunks;  // along the inputs, in all; how often those are cut
   size_t ownSteps;       // of the product itself; those behind belong to its tail
   size_t tiles, strips;  // of the left side, of the right side
-  size_t tilesPerBlock, stripsPerBlock, stripBlocks, pieces;
+  size_t tilesPerBlock, stripsPerBlock, stripBlocks;
   bool leftAtOnce;
 
   template <class Tiles>
@@ -167,14 +167,36 @@ struct MatmulPlan {
     plan.stripsPerBlock = plan.chunks > 1 && plan.strips > widestBlock / Tiles::width ? widestBlock / Tiles::width : plan.strips;
     plan.stripBlocks = quotientUp(plan.strips, plan.stripsPerBlock);
     plan.tilesPerBlock = blockRows / Tiles::rows;
-    while (plan.tilesPerBlock > 2 && quotientUp(plan.tiles, plan.tilesPerBlock) * plan.stripBlocks < piecesWanted)
+    // Blocks of all strips are taken in runs that get shorter towards the end.
+    while (plan.stripBlocks > 1 && plan.tilesPerBlock > 2 && plan.tileBlocks() * plan.stripBlocks < piecesWanted)
       plan.tilesPerBlock /= 2;
-    plan.pieces = quotientUp(plan.tiles, plan.tilesPerBlock) * plan.stripBlocks;
     return plan;
   }
 
+  size_t tileBlocks() const { return quotientUp(tiles, tilesPerBlock); }
   size_t chunkBegin(size_t chunk, size_t unit) const { return chunk >= chunks ? steps : steps / unit * chunk / chunks * unit; }
   size_t chunkStepsMost(size_t unit) const { return quotientUp(steps / unit, chunks) * unit; }
+};
+
+/// Tiles and strips that one thread multiplies at a time.
+struct MatmulBlock {
+  size_t firstTile, endTile, firstStrip, endStrip;
+
+  /// The next that nobody has; false when there is none.
+  static bool take(Call* call, int nth, const MatmulPlan& plan, MatmulBlock* block) {
+    int32_t first, count;
+    if (plan.stripBlocks == 1) {
+      if (!takeRun(call, nth, int32_t(plan.tiles), int32_t(plan.tilesPerBlock), &first, &count)) return false;
+      *block = {size_t(first), size_t(first + count), 0, plan.strips};
+      return true;
+    }
+    size_t piece = size_t(takePiece(call));
+    if (piece >= plan.tileBlocks() * plan.stripBlocks) return false;
+    size_t tile = piece / plan.stripBlocks * plan.tilesPerBlock, strip = piece % plan.stripBlocks * plan.stripsPerBlock;
+    size_t endTile = tile + plan.tilesPerBlock, endStrip = strip + plan.stripsPerBlock;
+    *block = {tile, endTile < plan.tiles ? endTile : plan.tiles, strip, endStrip < plan.strips ? endStrip : plan.strips};
+    return true;
+  }
 };
 
 /// How a whole side gets into strips: strip by strip where inputs lie side by side, in stretches of all strips where rows do.
@@ -230,12 +252,10 @@ inline void packBlock(const Matrix& a, const MatmulTail& tail, const MatmulPlan&
 }
 
 template <class Tiles>
-inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulPlan& plan, size_t piece, const MatmulMemory& memory,
-                          const Behind& behind) {
+inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulPlan& plan, const MatmulBlock& taken,
+                          const MatmulMemory& memory, const Behind& behind) {
   constexpr size_t T = Tiles::rows, S = Tiles::width, unit = Tiles::stepsUnit;
-  size_t firstTile = piece / plan.stripBlocks * plan.tilesPerBlock, firstStrip = piece % plan.stripBlocks * plan.stripsPerBlock;
-  size_t endTile = firstTile + plan.tilesPerBlock < plan.tiles ? firstTile + plan.tilesPerBlock : plan.tiles;
-  size_t endStrip = firstStrip + plan.stripsPerBlock < plan.strips ? firstStrip + plan.stripsPerBlock : plan.strips;
+  auto [firstTile, endTile, firstStrip, endStrip] = taken;
   bool whole = plan.chunks == 1;  // then no sums wait, and one tile's place serves them all
   size_t stride = whole ? S : plan.stripsPerBlock * S;
   for (size_t chunk = 0; chunk < plan.chunks; chunk++) {
@@ -292,8 +312,8 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   float* block = reinterpret_cast<float*>(rw_thread_scratch((blockFloats + sumFloats) * 4 + 64));
   MatmulMemory memory{plan.leftAtOnce ? left.packed : nullptr, packed, block, block + blockFloats};
   Tiles::enter();
-  for (size_t piece; (piece = size_t(takePiece(call))) < plan.pieces;)
-    multiplyBlock<Tiles>(a, tail, plan, piece, memory, behind);
+  for (MatmulBlock taken; MatmulBlock::take(call, nth, plan, &taken);)
+    multiplyBlock<Tiles>(a, tail, plan, taken, memory, behind);
   Tiles::exit();
   if (behind.passing) finishPast();
   leave(call, nth);

@@ -106,6 +106,7 @@ void rw_pool_free(Pool* pool) {
 }
 
 PooledCall* rw_pooled_call_new(Pool* pool, void* op, Call* call) {
+  call->poolThreads = int32_t(pool->workers.size()) + 1;
   return new PooledCall{pool, reinterpret_cast<Op>(op), call};
 }
 
