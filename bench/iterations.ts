@@ -1,13 +1,17 @@
 /**
  * Whole iterations of a model by our kernels and by plain ggml (what `ROPEWAY_KERNELS=ggml` serves), in turns: a
  * prompt, a token of each of many sequences, a token of one. Without HTTP, sampling or scheduling: what the
- * executor computes for one plan, prompts with the logits of their last token only.
+ * executor computes for one plan, prompts with the logits of their last token only. The lone token also stands
+ * beside a plain read of as many bytes as the weights have, which is what bounds it.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import { UserError } from '../src/base/errors.ts'
 import { type OpenModel, openModel } from '../src/models/open.ts'
 import { loadWeights, type Weights } from '../src/models/weights.ts'
+import { Arena } from '../src/runtime/arena.ts'
 import { Device } from '../src/runtime/device.ts'
-import { loadKernels } from '../src/runtime/kernels.ts'
+import { Graph } from '../src/runtime/graph.ts'
+import { KernelContext, type Kernels, loadKernels } from '../src/runtime/kernels.ts'
 import type { SequenceWork } from '../src/serve/executor.ts'
 import { ModelExecutor } from '../src/serve/model-executor.ts'
 import { type Bench, type Findings, runFromCommandLine, type Values } from './harness/bench.ts'
@@ -18,6 +22,8 @@ const parameters = {
   threads: { small: 1, large: 2 },
   /** Computations of a turn; the quickest counts. */
   iterations: { small: 1, large: 3 },
+  /** Rest before each turn: ggml's threads poll for up to 0.2 s after their last work, on a core that the other side needs. */
+  restMs: { small: 0, large: 400 },
   promptTokens: { small: 24, large: 512 },
   sequences: { small: 3, large: 32 },
   context: { small: 16, large: 256 },
@@ -47,25 +53,73 @@ class Way implements Disposable {
     })
   }
 
-  side({ iterations }: Wanted, figure: string, sequences: readonly SequenceWork[]): Side {
+  get weightBytes(): number {
+    return this.#weights.bytes
+  }
+
+  side(wanted: Wanted, figure: string, sequences: readonly SequenceWork[]): Side {
     const tokens = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
-    return {
-      name: this.name,
-      run: async () => {
-        let quickestMs = Number.POSITIVE_INFINITY
-        for (let i = 0; i < iterations; i++) {
-          const startMs = performance.now()
-          await this.executor.execute({ sequences })
-          quickestMs = Math.min(quickestMs, performance.now() - startMs)
-        }
-        return { [figure]: (1000 * tokens) / quickestMs }
-      },
-    }
+    return quickest(this.name, wanted, figure, tokens, () => this.executor.execute({ sequences }))
   }
 
   [Symbol.dispose](): void {
     this.executor.dispose()
     this.#weights[Symbol.dispose]()
+    this.#device[Symbol.dispose]()
+  }
+}
+
+function quickest(
+  name: string,
+  { iterations, restMs }: Wanted,
+  figure: string,
+  tokens: number,
+  compute: () => Promise<unknown>,
+): Side {
+  return {
+    name,
+    run: async () => {
+      await delay(restMs)
+      let quickestMs = Number.POSITIVE_INFINITY
+      for (let i = 0; i < iterations; i++) {
+        const startMs = performance.now()
+        await compute()
+        quickestMs = Math.min(quickestMs, performance.now() - startMs)
+      }
+      return { [figure]: (1000 * tokens) / quickestMs }
+    },
+  }
+}
+
+/** Reads as many bytes as the weights have, by as many threads and nothing else. */
+class PlainRead implements Disposable {
+  readonly #device = new Device({ device: 'cpu', threads: 1 })
+  readonly #arena = new Arena(1)
+  readonly #context: KernelContext
+  readonly #graph: Graph
+
+  constructor(kernels: Kernels, threads: number, bytes: number) {
+    this.#context = new KernelContext(kernels, threads)
+    const memory = this.#arena.leaf('I8', [Math.ceil(bytes / 256) * 256])
+    this.#arena.allocate(this.#device.bufferType)
+    // Pages that were never written would all be the same one.
+    const written = new Uint8Array(1 << 20).fill(1)
+    for (let at = 0; at < memory.bytes; at += written.length)
+      memory.write(written.subarray(0, Math.min(written.length, memory.bytes - at)), at)
+    this.#graph = new Graph(this.#device)
+    const { fn, userdata } = this.#context.call('read_bytes', {})
+    this.#graph.output(this.#graph.ops.custom('read', fn, 'I32', [1], [memory], userdata))
+    this.#graph.allocate()
+  }
+
+  side(wanted: Wanted, figure: string): Side {
+    return quickest('plain read of the weights', wanted, figure, 1, () => this.#graph.computeAsync())
+  }
+
+  [Symbol.dispose](): void {
+    this.#graph.dispose()
+    this.#context.dispose()
+    this.#arena.dispose()
     this.#device[Symbol.dispose]()
   }
 }
@@ -106,6 +160,11 @@ export const iterationsBench: Bench<typeof parameters> = {
       for (const side of sides) await side.run(-1)
       comparisons.push(...(await interleave(wanted.pairs, ...sides, say)))
     }
+    using read = new PlainRead(kernels, wanted.threads, ours.weightBytes)
+    const lone = ours.side(wanted, 'decode1TokensPerSecond', decodes(1, wanted))
+    comparisons.push(
+      ...(await interleave(wanted.pairs, lone, read.side(wanted, 'decode1TokensPerSecond'), say)),
+    )
     return { figures: {}, comparisons, chosen: { kernels: ours.executor.kernelSet } }
   },
 }
