@@ -102,6 +102,7 @@ class PlainRead implements Disposable {
     this.#context = new KernelContext(kernels, threads)
     const memory = this.#arena.leaf('I8', [Math.ceil(bytes / 256) * 256])
     this.#arena.allocate(this.#device.bufferType)
+    kernels.useLargePages(memory, memory.bytes)
     // Pages that were never written would all be the same one.
     const written = new Uint8Array(1 << 20).fill(1)
     for (let at = 0; at < memory.bytes; at += written.length)

@@ -124,7 +124,8 @@ export class Products implements Disposable {
       this.#plain.push(this.#arena.leaf(dtype, [outputs, inputs]))
       this.#packed.push(this.#arena.leaf('I8', [bytes]))
     }
-    this.#arena.allocate(device.bufferType)
+    const { bytes: allocated } = this.#arena.allocate(device.bufferType)
+    kernels.useLargePages(this.#plain[0]!, allocated)
     const fastest = device.productBufferType(dtype, outputs, inputs)
     if (fastest !== device.bufferType) {
       for (let i = 0; i < copies; i++) this.#repacked.push(this.#repackedArena.leaf(dtype, [outputs, inputs]))
@@ -262,7 +263,7 @@ export async function compareDecode(
   const caches = Array.from({ length: layers * 2 }, () =>
     arena.leaf('F16', [sequences, kvHeads, context, width]),
   )
-  arena.allocate(device.bufferType)
+  kernels.useLargePages(caches[0]!, arena.allocate(device.bufferType).bytes)
   const pattern = Uint16Array.from(noise(8192, 3), (x) => f32ToF16(x))
   for (const cache of caches) fill(cache, new Uint8Array(pattern.buffer))
   const scale = 1 / Math.sqrt(width)

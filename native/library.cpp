@@ -9,6 +9,7 @@
 #include <sys/auxv.h>
 #endif
 #if defined(__linux__)
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -90,6 +91,16 @@ struct ThreadScratch {
   ~ThreadScratch() { free(memory); }
 };
 
+/// Asks for pages of 2 MiB under memory that was not used yet. A wish: where the system has none, small ones do.
+void askForLargePages(void* memory, size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t page = uintptr_t(1) << 21;
+  uintptr_t from = reinterpret_cast<uintptr_t>(memory), first = (from + page - 1) / page * page;
+  uintptr_t end = (from + bytes) / page * page;
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
+
 char* grow(char*& memory, size_t& bytes, size_t wanted) {
   if (wanted > bytes) {
     free(memory);
@@ -97,6 +108,7 @@ char* grow(char*& memory, size_t& bytes, size_t wanted) {
     memory = static_cast<char*>(aligned_alloc(64, bytes));
     // No result could be right any more, and no caller above could be told from inside a ggml op.
     if (!memory) abort();
+    askForLargePages(memory, bytes);
   }
   return memory;
 }
@@ -133,6 +145,9 @@ char* rw_thread_scratch(size_t bytes) {
 }
 
 void rw_yield() { sched_yield(); }
+
+/// For memory that ops read whole, before anybody writes it: with pages of 4 KiB finding them costs as much as reading.
+void rw_large_pages(void* memory, int64_t bytes) { askForLargePages(memory, size_t(bytes)); }
 
 /// Name of the i-th instruction set that runs here, best first; null behind the last.
 const char* rw_instruction_set(int index) {

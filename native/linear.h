@@ -30,7 +30,7 @@ inline void normRow(const float* x, const float* weight, float epsilon, int inpu
 /// A pair of panels by `count` <= Self::rows rows, by a tile compiled for exactly so many.
 template <class Self>
 struct ByRegisters {
-  static constexpr bool compact = false;
+  static constexpr bool compact = false, asksAhead = false;
 
   void enter() const {}
   void exit() const {}
@@ -103,14 +103,14 @@ struct Epilogue {
 
 template <class Product>
 inline void pairByRows(const Product& product, const char* packed, size_t stride, int64_t panel, int panels,
-                       size_t first, size_t end, const Epilogue& epilogue) {
+                       size_t first, size_t end, bool asked, const Epilogue& epilogue) {
   const char* from = packed + panel * stride;
   alignas(64) float sums[Product::rows * 2 * panelOutputs];
   for (size_t row = first; row < end;) {
     // Two halves rather than a full tile and a thin one, which would wait for its few sums.
     size_t left = end - row, most = Product::rows;
     int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
-    bool cold = row == first;  // the weights of this pair come from memory, later from a cache
+    bool cold = row == first && !asked;  // the weights of this pair come from memory, later from a cache
     product.pair(from, stride, panels, row, count, cold, sums);
     if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, sums);
     for (int t = 0; t < count; t++) epilogue.finish(row + t, panel, panels, sums + t * panels * panelOutputs);
@@ -137,7 +137,7 @@ inline void multiplyQuads(Call* call, const Product& product, const char* packed
     if (panels - panel >= 4) quadByRows(product, packed, stride, panel, rows, epilogue);
     else
       for (int64_t at = panel; at < panels; at += 2)
-        pairByRows(product, packed, stride, at, panels - at < 2 ? 1 : 2, 0, rows, epilogue);
+        pairByRows(product, packed, stride, at, panels - at < 2 ? 1 : 2, 0, rows, false, epilogue);
   }
 }
 
@@ -151,10 +151,20 @@ inline void multiplyPieces(Call* call, const Product& product, const char* packe
   if constexpr (Product::fewRows > 0)
     if (rows <= size_t(Product::fewRows)) return multiplyQuads(call, product, packed, stride, rows, panels, epilogue);
   product.enter();
-  for (int64_t piece; (piece = takePiece(call)) < pairs * blocks;) {
-    int64_t panel = piece / blocks * 2;
+  bool asked = false;
+  for (int64_t piece = takePiece(call); piece < pairs * blocks;) {
+    int64_t panel = piece / blocks * 2, next = 0;
     size_t first = piece % blocks * rowsPerPiece, end = first + rowsPerPiece < rows ? first + rowsPerPiece : rows;
-    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, epilogue);
+    bool asks = false;
+    if constexpr (Product::asksAhead) {
+      next = takePiece(call);
+      int64_t from = next / blocks * 2;
+      asks = next < pairs * blocks && from + 2 <= panels;
+      if (asks) product.comingUp(packed + from * stride, 2 * stride, (end - first + Product::rows - 1) / Product::rows);
+    }
+    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, epilogue);
+    asked = asks;
+    piece = Product::asksAhead ? next : takePiece(call);
   }
   product.exit();
 }

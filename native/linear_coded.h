@@ -184,9 +184,28 @@ struct NarrowAsk {
   static constexpr size_t lines = seldom ? 2 : (Codes::bytes + 127) / 64;
 };
 
+/// Weights that a thread multiplies next, asked for evenly while it computes: otherwise only the first rows of each pair
+/// of panels would wait for memory, and the memory for the others.
+struct Upcoming {
+  const char *from = nullptr, *end = nullptr;
+  size_t step = 0;  // bytes a group, whole lines; 0 when nothing is left to ask for
+
+  void begin(const char* weights, size_t bytes, size_t groups) {
+    from = weights;
+    end = weights + bytes;
+    step = (bytes / groups + 63) / 64 * 64;
+  }
+  void ask() {
+    for (size_t at = 0; at < step; at += 64) askForLine(from + at);
+    from += step;
+    if (from >= end) step = 0;
+  }
+};
+
 /// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other.
 template <class Codes, int P, int T>
-inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, float* sums) {
+inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, Upcoming* upcoming,
+                        float* sums) {
   // Narrow registers hold the sums of one panel's codes at a time.
   constexpr int together = lanes == 16 ? P : 1, V = together * panelVectors;
   Vector sum[P / together][T][V];
@@ -204,6 +223,7 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
         for (size_t line = 0; line < Ask::lines; line++)
           __builtin_prefetch(panel + g * share + Ask::distance + line * 64);
     } else if (cold) askAhead<Codes, P>(group, panel, stride);
+    if (upcoming->step > 0) upcoming->ask();
     for (int p = 0; p < P; p += together)
       productGroup<Codes, together, T>(panel + p * stride, stride, x, row, g, group + p, sum[p / together]);
   }
@@ -220,8 +240,12 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
   static constexpr int rows = rowsAtOnce, panels = panelsAtOnce;
   static constexpr int fewRows = panels == 2 ? 4 : lanes == 8 && Codes::format == packedQ8 ? 2 : 0;
   static constexpr int packedFormat = Codes::format;
-  static constexpr bool compact = true;
+  static constexpr bool compact = true, asksAhead = lanes == 16;
   QuantisedRows x;
+  mutable Upcoming upcoming;
+
+  /// `weights` come up behind `tiles` tiles from now on.
+  void comingUp(const char* weights, size_t bytes, size_t tiles) const { upcoming.begin(weights, bytes, tiles * x.groups); }
 
   static size_t rowBytes(size_t inputs) { return inputs + inputs / groupInputs * (8 + 4 * Codes::parts); }
 
@@ -239,7 +263,7 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
 
   template <int P, int T>
   void tile(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {
-    productTile<Codes, P, T>(panel, stride, x, row, cold, sums);
+    productTile<Codes, P, T>(panel, stride, x, row, cold, &upcoming, sums);
   }
 };
 

@@ -84,6 +84,7 @@ export function packWeights(
     })
     const products = packed.flat()
     const bytes = products.length === 0 ? 0 : arena.allocate(device.bufferType).bytes
+    if (products[0] !== undefined) kernels.useLargePages(products[0].weight, bytes)
     const scratch = new RowScratch()
     for (const [index, product] of products.entries()) {
       fill(model, device, kernels, product, scratch)

@@ -10,6 +10,7 @@ import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { messageOf, UserError } from '../base/errors.ts'
 import { type KernelOp, type KernelParams, kernelOps } from './kernel-ops.ts'
 import { buildKernels } from './kernels-build.ts'
+import type { Tensor } from './tensor.ts'
 
 type Pointer = bigint
 
@@ -171,6 +172,7 @@ interface Symbols {
   pooledCallFree(call: Pointer): void
   pooledAddress(): Pointer
   run(op: Pointer, dst: Uint8Array, threads: number, call: Pointer): void
+  largePages(memory: Pointer, bytes: number): void
   tensorOffsets(into: BigInt64Array): number
   packedBytes(format: number, outputs: number, inputs: number, interleaved: number): number | bigint
   packRows(
@@ -200,6 +202,7 @@ const declarations: { [Name in keyof Symbols]: string } = {
   pooledCallFree: 'void rw_pooled_call_free(void* call)',
   pooledAddress: 'void* rw_pooled_address()',
   run: 'void rw_run(void* op, void* dst, int threads, void* call)',
+  largePages: 'void rw_large_pages(void* memory, int64_t bytes)',
   tensorOffsets: 'int rw_tensor_offsets(void* offsets)',
   packedBytes: 'int64_t rw_packed_bytes(int format, int64_t outputs, int64_t inputs, int interleaved)',
   packRows:
@@ -232,6 +235,14 @@ export class Kernels {
     const pointer = this.symbols.op(this.instructionSet, op)
     assert(pointer, `the ${this.instructionSet} kernels have ${op}`)
     return pointer
+  }
+
+  /**
+   * Asks for pages of 2 MiB under a tensor's memory and what was allocated behind it, `bytes` in all, that nobody
+   * wrote yet. Reading through pages of 4 KiB, a core of a virtual machine got half of what it gets so.
+   */
+  useLargePages(first: Tensor, bytes: number): void {
+    this.symbols.largePages(first.address, bytes)
   }
 
   /** Bytes of a packed weight [outputs, inputs]; of gate and up together, `outputs` each, when `interleaved`. */

@@ -166,6 +166,7 @@ export class AdapterBank implements Disposable {
         })
       }
       const { bytes } = arena.allocate(this.#device.bufferType)
+      if (packed[0] !== undefined) this.#kernels?.useLargePages(packed[0], bytes)
       for (const [i, piece] of pieces.entries()) {
         packed[i]!.write(piece.bytes)
         this.#point(piece.table, slot, packed[i]!.address)
