@@ -1,6 +1,6 @@
 /**
- * What adapters cost: one decode iteration of many sequences without any, with one adapter for all, and with
- * adapters mixed, in turns. Adapters change every product inside the layers.
+ * What adapters cost: iterations without any, with one adapter for all sequences, and with adapters mixed, in turns; by
+ * rank, number of adapters and rows, decodes and prompts. Adapters change every product inside the layers.
  */
 import { Random } from '../src/base/random.ts'
 import { type AdapterLayer, adaptableProducts } from '../src/models/adapter.ts'
@@ -11,18 +11,25 @@ import { Device } from '../src/runtime/device.ts'
 import { loadKernels } from '../src/runtime/kernels.ts'
 import type { SequenceWork } from '../src/serve/executor.ts'
 import { ModelExecutor } from '../src/serve/model-executor.ts'
-import { type Bench, type Findings, runFromCommandLine } from './harness/bench.ts'
+import { type Bench, type Findings, runFromCommandLine, type Values } from './harness/bench.ts'
 import { type Comparison, interleave, type Side } from './harness/comparison.ts'
 
 const parameters = {
-  pairs: { small: 1, large: 7 },
+  pairs: { small: 1, large: 3 },
   threads: { small: 1, large: 2 },
   sequences: { small: 4, large: 32 },
   context: { small: 16, large: 128 },
-  adapters: { small: 2, large: 8 },
-  rank: { small: 4, large: 16 },
-  iterations: { small: 2, large: 4 },
+  promptTokens: { small: 8, large: 128 },
+  adaptersMost: { small: 2, large: 32 },
+  rankMost: { small: 8, large: 64 },
+  iterations: { small: 2, large: 3 },
 } as const
+
+type Wanted = Values<typeof parameters>
+
+const adapterCounts = [2, 8, 32] as const
+const ranks = [8, 16, 64] as const
+const blockTokens = 16
 
 function randomAdapter(definition: Definition, rank: number, seed: number): Map<string, AdapterLayer> {
   const random = new Random(seed)
@@ -36,6 +43,70 @@ function randomAdapter(definition: Definition, rank: number, seed: number): Map<
   return layers
 }
 
+/** Work of `count` sequences, each with the adapter that `adapterOf` names. */
+function workOf(
+  wanted: Wanted,
+  count: number,
+  kind: 'decode' | 'prompt',
+  adapterOf: (i: number) => string | undefined,
+): SequenceWork[] {
+  const perSequence = Math.ceil((wanted.context + wanted.promptTokens + 1) / blockTokens)
+  const tokens = kind === 'decode' ? 1 : Math.ceil(wanted.promptTokens / count)
+  return Array.from({ length: count }, (_, i): SequenceWork => {
+    const adapter = adapterOf(i)
+    return {
+      blocks: Array.from({ length: perSequence }, (_, block) => i * perSequence + block),
+      start: kind === 'decode' ? wanted.context : 0,
+      tokens: Array.from({ length: tokens }, (_, t) => i + t + 1),
+      outputs: 1,
+      ...(adapter !== undefined && { adapter }),
+    }
+  })
+}
+
+function sideOf(
+  executor: ModelExecutor,
+  { iterations }: Wanted,
+  figure: string,
+  name: string,
+  work: SequenceWork[],
+): Side {
+  return {
+    name,
+    run: async () => {
+      let quickest = Number.POSITIVE_INFINITY
+      for (let i = 0; i < iterations; i++)
+        quickest = Math.min(quickest, (await executor.execute({ sequences: work })).computeMs)
+      return { [figure]: quickest }
+    },
+  }
+}
+
+/** One rank: every number of rows, decodes and a prompt's tokens shared among as many sequences as adapters. */
+async function compareRank(
+  executor: ModelExecutor,
+  wanted: Wanted,
+  rank: number,
+  say: (line: string) => void,
+): Promise<Comparison[]> {
+  const comparisons: Comparison[] = []
+  const compare = async (figure: string, kind: 'decode' | 'prompt', rows: number, adapters: number) => {
+    const side = (name: string, adapterOf: (i: number) => string | undefined) =>
+      sideOf(executor, wanted, figure, name, workOf(wanted, rows, kind, adapterOf))
+    const none = side('no adapters', () => undefined)
+    const mixed = side(`${adapters} adapters`, (i) => `r${rank}a${i % adapters}`)
+    comparisons.push(...(await interleave(wanted.pairs, mixed, none, say)))
+  }
+  for (const rows of new Set([1, Math.min(8, wanted.sequences), wanted.sequences]))
+    for (const adapters of new Set([1, ...adapterCounts]))
+      if (adapters <= Math.min(rows, wanted.adaptersMost))
+        await compare(`decode${rows}Rank${rank}IterationMs`, 'decode', rows, adapters)
+  for (const adapters of [1, 2, 8])
+    if (adapters <= Math.min(wanted.sequences, wanted.adaptersMost))
+      await compare(`prompt${wanted.promptTokens}Rank${rank}IterationMs`, 'prompt', adapters, adapters)
+  return comparisons
+}
+
 export const adaptersBench: Bench<typeof parameters> = {
   name: 'adapters',
   parameters,
@@ -43,53 +114,23 @@ export const adaptersBench: Bench<typeof parameters> = {
     using device = new Device({ device: 'cpu', threads: wanted.threads })
     using model = openModel(modelPath)
     using weights = loadWeights(model, device, { kernels: loadKernels() })
-    const blocks = Math.ceil((wanted.context + 1) / 16)
-    const cacheTokens = wanted.sequences * blocks * 16
+    const perSequence = Math.ceil((wanted.context + wanted.promptTokens + 1) / blockTokens)
+    const cacheTokens = wanted.sequences * perSequence * blockTokens
     const executor = new ModelExecutor(model.definition, weights, device, { cacheTokens })
     try {
-      for (let i = 0; i < wanted.adapters; i++)
-        await executor.addAdapter(`a${i}`, randomAdapter(model.definition, wanted.rank, i))
-      const sequences = (adapterOf: (i: number) => string | undefined) =>
-        Array.from({ length: wanted.sequences }, (_, i): SequenceWork => {
-          const adapter = adapterOf(i)
-          return {
-            blocks: Array.from({ length: blocks }, (_, block) => i * blocks + block),
-            start: wanted.context,
-            tokens: [i],
-            outputs: 1,
-            ...(adapter !== undefined && { adapter }),
-          }
-        })
-      const side = (name: string, work: SequenceWork[]): Side => ({
-        name,
-        run: async () => {
-          let quickest = Number.POSITIVE_INFINITY
-          for (let i = 0; i < wanted.iterations; i++)
-            quickest = Math.min(quickest, (await executor.execute({ sequences: work })).computeMs)
-          return { iterationMs: quickest }
-        },
-      })
-      const none = side(
-        'no adapters',
-        sequences(() => undefined),
-      )
-      const one = side(
-        'one adapter',
-        sequences(() => 'a0'),
-      )
-      const mixed = side(
-        `${wanted.adapters} adapters mixed`,
-        sequences((i) => `a${i % wanted.adapters}`),
-      )
       const comparisons: Comparison[] = []
-      for (const [first, second] of [
-        [mixed, none],
-        [mixed, one],
-        [one, none],
-      ] as const)
-        comparisons.push(...(await interleave(wanted.pairs, first, second, say)))
-      const adapterMiB = executor.adapters.bytes / wanted.adapters / 2 ** 20
-      return { figures: { adapterMiB }, comparisons, chosen: { kernels: executor.kernelSet } }
+      const figures: Record<string, number> = {}
+      for (const rank of ranks.filter((rank) => rank <= wanted.rankMost)) {
+        const before = executor.adapters.bytes
+        const names = Array.from({ length: wanted.adaptersMost }, (_, i) => `r${rank}a${i}`)
+        // The same numbers for all: each has memory of its own, which is what counts.
+        const layers = randomAdapter(model.definition, rank, rank)
+        for (const name of names) await executor.addAdapter(name, layers)
+        figures[`rank${rank}AdapterMiB`] = (executor.adapters.bytes - before) / names.length / 2 ** 20
+        comparisons.push(...(await compareRank(executor, wanted, rank, say)))
+        for (const name of names) executor.removeAdapter(name)
+      }
+      return { figures, comparisons, chosen: { kernels: executor.kernelSet } }
     } finally {
       executor.dispose()
     }

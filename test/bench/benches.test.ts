@@ -127,12 +127,14 @@ describe('a bench at its small size gives a complete record', () => {
 
   test('adapters', async () => {
     const record = recordSchema.parse(await smallRecord(adaptersBench))
-    expect(record.comparisons.map(({ sides }) => sides.join(' / '))).toEqual([
-      '2 adapters mixed / no adapters',
-      '2 adapters mixed / one adapter',
-      'one adapter / no adapters',
+    const decodes = (rows: number, adapters: number) =>
+      `decode${rows}Rank8IterationMs ${adapters} adapters / no adapters`
+    expect(record.comparisons.map(({ figure, sides }) => `${figure} ${sides.join(' / ')}`)).toEqual([
+      ...[decodes(1, 1), decodes(4, 1), decodes(4, 2)],
+      'prompt8Rank8IterationMs 1 adapters / no adapters',
+      'prompt8Rank8IterationMs 2 adapters / no adapters',
     ])
-    expect(record.figures.adapterMiB).toBeGreaterThan(0)
+    expect(record.figures.rank8AdapterMiB).toBeGreaterThan(0)
   })
 
   test.skipIf(loadKernels() === undefined)('iterations', async () => {
