@@ -119,7 +119,7 @@ export function derivedText({ dial, parameters, tokens, flops, fields }: Derived
 
 /** What the job will take; the time only where it was measured. */
 export function needsText(
-  { memory, disk, warnings }: Needs,
+  { memory, indexBytes, disk, warnings }: Needs,
   pace: Pace | undefined,
   colours: Colours,
 ): string {
@@ -128,7 +128,7 @@ export function needsText(
     `gradients and moments ${bytes(memory.learningBytes)}`,
     `activations ${bytes(memory.activationBytes)}`,
     `a copy to save from ${bytes(memory.snapshotBytes)}`,
-    `the process ${bytes(memory.processBytes)}`,
+    `the process ${bytes(memory.processBytes)}${indexBytes > 0 ? ` (the data's index ${bytes(indexBytes)} of it)` : ''}`,
   ]
   const lines = [
     `memory        about ${bytes(memory.bytes)} at its peak: ${parts.join(', ')}`,

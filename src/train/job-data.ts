@@ -43,6 +43,8 @@ export interface JobData extends Disposable {
   supervisedMax?: number
   /** SHA-256 of what is learned. */
   hash: string
+  /** Memory of the index over the data; `laterBytes` of it are taken when the first batch is made. */
+  index: { bytes: number; laterBytes: number }
   summary: DataSummary
   /** The same samples, to be counted and looked at. */
   material: Material
@@ -77,11 +79,14 @@ async function textJobData(
     earlier === undefined ? ((await textKitOf(job, texts, onNote)) ?? givenKit(job)) : textKitFrom(earlier)
   const store = await tokenisedTexts(job, texts, kit, onNote)
   try {
+    const batches = textBatches(job, data, store, texts.paths, seedsOf(job))
+    const rows = [batches.training, batches.validation].filter((one) => one instanceof MixedDocuments)
     return {
       kit,
-      ...textBatches(job, data, store, texts.paths, seedsOf(job)),
+      ...batches,
       packed: data.rows === 'documents',
       hash: store.hash,
+      index: indexOf(0, rows),
       summary: {
         trainingTokens: store.rows.training.length,
         validationTokens: store.rows.validation.length,
@@ -102,9 +107,16 @@ function seedsOf({ seed }: TrainingJob): { training: number; validation: number 
   }
 }
 
+/** What lies in memory of stores and of the rows that are made of them. */
+function indexOf(storeBytes: number, rows: readonly MixedDocuments[]): JobData['index'] {
+  const laterBytes = rows.reduce((sum, { orderBytes }) => sum + orderBytes, 0)
+  return { bytes: storeBytes + rows.reduce((sum, { indexBytes }) => sum + indexBytes, 0), laterBytes }
+}
+
 /** Samples of a job before they are packed. */
 export interface JobSamples extends Disposable {
   kit: TextKit
+  indexBytes: number
   /** One list for each source; the weights are theirs. */
   training: { samples: SampleList; weight: number | undefined }[]
   validation: SampleList
@@ -140,6 +152,8 @@ export async function prepareSamples(
     return {
       kit,
       ...partsOf(training, stores.slice(training.length), job, data),
+      // A number for each sample says on which side it is.
+      indexBytes: stores.reduce((sum, { indexBytes, length }) => sum + indexBytes + 4 * length, 0),
       reports: stores.map(({ report }) => report),
       hash: hash.digest('hex'),
       [Symbol.dispose]: disposeAll,
@@ -227,6 +241,7 @@ async function sampleJobData(
         held?.supervisedMax((_, document) => validation.trainedOf(document)) ?? 0,
       ),
       hash,
+      index: indexOf(samples.indexBytes, [batches, ...(held === undefined ? [] : [held])]),
       summary: summaryOf(samples, batches.fillRate),
       material: sampleMaterial(samples, batches, job.context),
       [Symbol.dispose]: () => samples[Symbol.dispose](),

@@ -50,8 +50,12 @@ class PackedRows {
     return this.#plan.heldTokens
   }
 
-  get indexBytes(): number {
-    return this.#plan.bytes + this.#order.bytes
+  get planBytes(): number {
+    return this.#plan.bytes
+  }
+
+  get orderBytes(): number {
+    return this.#order.bytes
   }
 
   /** Targets of the row that has most of them, at most: `trained` bounds those of a document. */
@@ -125,9 +129,13 @@ export class MixedDocuments implements BatchSource {
     return this.#parts.reduce((sum, { heldTokens }) => sum + heldTokens, 0) / (this.rows * this.#tokens)
   }
 
-  /** Memory of the rows' plan and order. */
+  /** Memory of the rows' plan and order; the order is there with the first batch. */
   get indexBytes(): number {
-    return this.#parts.reduce((sum, { indexBytes }) => sum + indexBytes, 0)
+    return this.orderBytes + this.#parts.reduce((sum, { planBytes }) => sum + planBytes, 0)
+  }
+
+  get orderBytes(): number {
+    return this.#parts.reduce((sum, { orderBytes }) => sum + orderBytes, 0)
   }
 
   /** Targets that count in one batch, at most. `trained` says how many of a part's document do, at most. */

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { measure, sizes } from '../../bench/checkpoint-stall.ts'
+import { measure as measureData } from '../../bench/data.ts'
 import { cases, estimated, ropeway as trainedInLittle, writeBase } from '../../bench/memory.ts'
 import { trainOnce } from '../../bench/shakespeare.ts'
 import { ropeway, shapes } from '../../bench/train-vs-pytorch.ts'
@@ -30,6 +31,16 @@ test('our side of the memory bench measures speed and peak in a process of its o
     rmSync(base, { recursive: true, force: true })
   }
 })
+
+test('the data bench measures memory and the first step with an empty and with a full cache', async () => {
+  const { cold, warm, check, records, foreseenBytes } = await measureData('records', 1, () => undefined)
+  expect(records).toBeGreaterThan(1000)
+  for (const { peakBytes, seconds } of [cold, warm, check]) {
+    expect(peakBytes).toBeGreaterThan(50e6)
+    expect(seconds).toBeGreaterThan(0)
+  }
+  expect(foreseenBytes).toBeGreaterThan(50e6)
+}, 60_000)
 
 test('the Shakespeare bench records the loss, the curve and where it was measured', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'ropeway-bench-'))

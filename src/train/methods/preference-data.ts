@@ -171,6 +171,7 @@ function preferenceData(
     validation: validation.pairs.length === 0 ? undefined : batches(validation, 'validation batches'),
     packed: true,
     hash: hash.digest('hex'),
+    index: { bytes: 0, laterBytes: 4 * training.pairs.length },
     summary: { trainingTokens, validationTokens: tokensOf(validation.pairs) },
     material: {
       kind: kind === 'kto' ? 'ratings' : 'pairs',

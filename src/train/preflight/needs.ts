@@ -9,6 +9,8 @@ import { type DataShape, estimateMemory, type MemoryEstimate } from './memory.ts
 
 export interface Needs {
   memory: MemoryEstimate
+  /** What the index over the data takes of `memory.processBytes`. */
+  indexBytes: number
   /** What this process may have of memory, and what of it nobody has now. */
   memoryLimitBytes: number
   memoryFreeBytes: number
@@ -33,7 +35,8 @@ export function dataShapeOf(data: JobData): DataShape {
 
 /** Of the first of `processes` that train together. */
 export function needsOf(job: TrainingJob, data: JobData, processes = 1): Needs {
-  const memory = estimateMemory(job, dataShapeOf(data), process.memoryUsage.rss(), processes)
+  const processBytes = process.memoryUsage.rss() + data.index.laterBytes
+  const memory = estimateMemory(job, dataShapeOf(data), processBytes, processes)
   const texts = Object.values(data.kit.files).reduce((sum, text) => sum + Buffer.byteLength(text), 0)
   // Weights and two moments lie in a checkpoint; gradients do not.
   const checkpointBytes = memory.snapshotBytes + texts
@@ -44,6 +47,7 @@ export function needsOf(job: TrainingJob, data: JobData, processes = 1): Needs {
   }
   const needs: Needs = {
     memory,
+    indexBytes: data.index.bytes,
     memoryLimitBytes: memoryLimit(),
     memoryFreeBytes: process.availableMemory() + memory.processBytes,
     disk,

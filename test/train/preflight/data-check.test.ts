@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { dataReport, previewText } from '../../../src/cli/data-report.ts'
+import { dataReport, needsText, previewText } from '../../../src/cli/data-report.ts'
 import { parseTrainingJob } from '../../../src/train/job.ts'
 import { checkJob } from '../../../src/train/preflight/job-check.ts'
 import { testFolder, write } from '../data/folder.ts'
@@ -51,6 +51,15 @@ test('duplicates, leaked samples and leaked prompts are counted and placed', asy
     '.jsonl:1',
     '.jsonl:2',
   ])
+})
+
+test('the memory of the index over the data is told, some forty bytes a sample', async () => {
+  const lines = Array.from({ length: 2000 }, (_, i) => JSON.stringify({ text: `sample ${i}` }))
+  write(folder, 'many.jsonl', lines.join('\n'))
+  const { needs } = await checkJob(job({ data: { train: 'many.jsonl' } }), none)
+  expect(needs.indexBytes / 2000).toBeGreaterThan(16)
+  expect(needs.indexBytes / 2000).toBeLessThan(48)
+  expect(needsText(needs, undefined, undefined)).toMatch(/the process \S+ \S+ \(the data's index \d/)
 })
 
 test('a preview tells the answer and its end, which are learned, from the rest', async () => {
