@@ -10,8 +10,9 @@ import type { RunEvent, Sink } from './sink.ts'
 export const eventsMax = 200
 /** Events that wait; beyond, the oldest metrics are left out. */
 export const waitingMax = 5000
-/** One call may take so long. */
+/** One call may take so long, and all that are left when the run ends. */
 const callMs = 10_000
+const closingMs = 15_000
 const [retryFirstMs, retryLastMs] = [1000, 60_000]
 
 export class Outbox {
@@ -24,6 +25,8 @@ export class Outbox {
   #notBeforeMs = Number.NEGATIVE_INFINITY
   #failed = false
   #lost = 0
+  /** Ends what is being written when the run has waited long enough. */
+  readonly #given = new AbortController()
 
   constructor(sink: Sink, clock: Clock, onNote: (text: string) => void) {
     this.#sink = sink
@@ -37,8 +40,10 @@ export class Outbox {
     this.#start()
   }
 
-  /** Tries once more to write what waits, for at most `callMs`; says what is lost. */
-  async close(): Promise<void> {
+  /** Tries once more to write what waits, for a limited time also where each call is slow; says what is lost. */
+  async close(forMs = closingMs): Promise<void> {
+    const over = AbortSignal.timeout(forMs)
+    over.addEventListener('abort', () => this.#given.abort(new Error('it is too slow')))
     await this.#writing
     this.#notBeforeMs = Number.NEGATIVE_INFINITY
     this.#start()
@@ -62,10 +67,11 @@ export class Outbox {
   }
 
   async #writeAll(): Promise<void> {
-    while (this.#waiting.length > 0) {
+    while (this.#waiting.length > 0 && !this.#given.signal.aborted) {
       const batch = this.#waiting.slice(0, eventsMax)
       try {
-        await this.#sink.write(batch, AbortSignal.timeout(callMs))
+        const signal = AbortSignal.any([this.#given.signal, AbortSignal.timeout(callMs)])
+        await this.#sink.write(batch, signal)
       } catch (error) {
         this.#delay(messageOf(error))
         return

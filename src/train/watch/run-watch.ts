@@ -14,7 +14,7 @@ import { Outbox } from './outbox.ts'
 import type { RunEnd, RunEvent, Sink } from './sink.ts'
 import { TensorBoardFile } from './tensorboard.ts'
 import { WandbFile } from './wandb.ts'
-import { syncToWandb } from './wandb-sync.ts'
+import { syncToWandb, unsynced } from './wandb-sync.ts'
 import { WebHook } from './web-hook.ts'
 
 /** How a life of a run ended: a job's result says it all. */
@@ -33,7 +33,6 @@ export class RunWatch {
   readonly #identity: Identity
   readonly #environment: Readonly<Record<string, string | undefined>>
   readonly #onNote: (text: string) => void
-  #wandb: WandbFile | undefined
   #step = 0
   #started = false
 
@@ -60,8 +59,7 @@ export class RunWatch {
     const sinks: Sink[] = [new MetricsFile(join(out, 'metrics.jsonl'))]
     if (watch.tensorboard) sinks.push(new TensorBoardFile(join(out, 'tensorboard'), nowMs))
     if (watch.wandb !== undefined) {
-      this.#wandb = new WandbFile(out, this.#identity.run, nowMs, watch.wandb)
-      sinks.push(this.#wandb)
+      sinks.push(new WandbFile(out, this.#identity.run, nowMs, watch.wandb))
     }
     if (watch.mlflow !== undefined) {
       const authorization = mlflowAuthorization(environment)
@@ -142,15 +140,18 @@ export class RunWatch {
       message,
     })
     await Promise.all(this.#outboxes.map((outbox) => outbox.close()))
-    if (this.#started && this.#wandb !== undefined && this.#job.watch?.wandb?.sync === true)
-      await this.#sync(this.#wandb.folder)
+    // A run that was stopped goes on, and whoever stopped it waits.
+    if (this.#started && outcome !== 'stopped' && this.#job.watch?.wandb?.sync === true) await this.#sync()
   }
 
-  async #sync(folder: string): Promise<void> {
+  /** All lives of the run that were not uploaded yet: their program makes one run of them. */
+  async #sync(): Promise<void> {
+    const folders = unsynced(this.#job.out, this.#identity.run)
+    if (folders.length === 0) return
     this.#onNote('Handing the run to wandb sync.')
-    const failure = await syncToWandb(folder, this.#environment)
+    const failure = await syncToWandb(folders, this.#environment)
     if (failure !== undefined)
-      this.#onNote(`W&B did not get the run (${failure}). Its files stay: wandb sync ${folder}`)
+      this.#onNote(`W&B did not get the run (${failure}). Its files stay: wandb sync ${folders.join(' ')}`)
   }
 
   #metrics(values: Record<string, number>): void {

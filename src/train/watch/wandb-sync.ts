@@ -4,9 +4,25 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync, readdirSync } from 'node:fs'
 import { appendFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { messageOf } from '../../base/errors.ts'
+
+/** Folders of one call: the lives of a run that were not uploaded. */
+const foldersMax = 100
+
+/** Those of a run's lives that the program has not marked as uploaded, in order of their beginning. */
+export function unsynced(out: string, run: string): string[] {
+  const root = join(out, 'wandb')
+  if (!existsSync(root)) return []
+  return readdirSync(root)
+    .filter((name) => name.startsWith('offline-run-') && name.endsWith(`-${run}`))
+    .filter((name) => !existsSync(join(root, name, `run-${run}.wandb.synced`)))
+    .sort()
+    .slice(-foldersMax)
+    .map((name) => join(root, name))
+}
 
 /** A run's files are uploaded within this time, or later by hand. */
 const syncMs = 120_000
@@ -15,12 +31,12 @@ const printedMax = 64 << 10
 
 /** Resolves to what went wrong, or to undefined. Never throws: a run does not fail for it. */
 export async function syncToWandb(
-  folder: string,
+  folders: readonly string[],
   environment: Readonly<Record<string, string | undefined>>,
 ): Promise<string | undefined> {
-  const log = join(folder, 'sync.log')
+  const log = join(folders.at(-1)!, 'sync.log')
   try {
-    const child = spawn('wandb', ['sync', folder], {
+    const child = spawn('wandb', ['sync', ...folders], {
       env: { ...environment },
       stdio: ['ignore', 'pipe', 'pipe'],
       timeout: syncMs,

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { ManualClock } from '../../../src/base/clock.ts'
 import { eventsMax, Outbox, waitingMax } from '../../../src/train/watch/outbox.ts'
@@ -89,3 +90,20 @@ test('a sink that stays away does not fail the run', async () => {
 async function settled(): Promise<void> {
   for (let turn = 0; turn < 10; turn++) await Promise.resolve()
 }
+
+test('a sink whose every call is slow ends with the time that it is given, and what it did not get is said', async () => {
+  const notes: string[] = []
+  let written = 0
+  const slow: Sink = {
+    name: 'The slow one',
+    write: async (events, signal) => {
+      await delay(20, undefined, { signal })
+      written += events.length
+    },
+  }
+  const outbox = new Outbox(slow, new ManualClock(), (text) => notes.push(text))
+  for (let step = 1; step <= waitingMax; step++) outbox.put(point(step))
+  await outbox.close(50)
+  expect(written).toBeLessThan(waitingMax)
+  expect(notes).toContain(`The slow one did not get ${waitingMax - written} events of this run.`)
+})
