@@ -163,6 +163,7 @@ function preferenceData(
     new PairBatches(pairs, job.batch, job.context, deriveSeed(job.seed, name))
   const trainingTokens = tokensOf(training.pairs)
   const passTokens = training.pairs.length * job.context
+  const pairCount = training.pairs.length + validation.pairs.length
   const hash = createHash('sha256')
   for (const store of answers.training) hash.update(store.hash)
   return {
@@ -171,7 +172,7 @@ function preferenceData(
     validation: validation.pairs.length === 0 ? undefined : batches(validation, 'validation batches'),
     packed: true,
     hash: hash.digest('hex'),
-    index: { bytes: 0, laterBytes: 4 * training.pairs.length },
+    index: { bytes: indexBytesOf(answers, kind, pairCount), laterBytes: 4 * training.pairs.length },
     summary: { trainingTokens, validationTokens: tokensOf(validation.pairs) },
     material: {
       kind: kind === 'kto' ? 'ratings' : 'pairs',
@@ -183,6 +184,16 @@ function preferenceData(
     },
     [Symbol.dispose]: () => answers[Symbol.dispose](),
   }
+}
+
+/** Of the stores, and for each pair its number, its answers' numbers and two references. */
+function indexBytesOf(
+  { training, validation = [] }: Answers,
+  kind: PreferenceMethod['kind'],
+  pairs: number,
+): number {
+  const stores = [...training, ...validation].reduce((sum, { indexBytes }) => sum + indexBytes, 0)
+  return stores + pairs * (4 + 4 * (kind === 'kto' ? 1 : 2) + 8)
 }
 
 function firstOf(reports: readonly StoreReport[]): string {
