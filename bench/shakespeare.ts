@@ -18,7 +18,8 @@ import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import { parse } from 'yaml'
 import { parseTrainingJob } from '../src/train/job.ts'
-import { type JobCallbacks, runTrainingJob } from '../src/train/run-job.ts'
+import type { JobCallbacks } from '../src/train/run-callbacks.ts'
+import { runTrainingJob } from '../src/train/run-job.ts'
 import { describeSetting } from './harness/machine.ts'
 
 const example = join(import.meta.dirname, '..', 'examples', 'shakespeare')

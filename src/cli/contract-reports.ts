@@ -3,7 +3,7 @@ import { appendFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { messageOf, systemRefusal, UserError } from '../base/errors.ts'
 import { type ContractEvent, textCharactersMax } from '../control/jobs/contract-events.ts'
-import type { JobCallbacks } from '../train/run-job.ts'
+import type { JobCallbacks } from '../train/run-callbacks.ts'
 import { note } from './terminal.ts'
 
 type Reported = Pick<JobCallbacks, 'onStart' | 'onStep' | 'onEvaluation' | 'onCheckpoint' | 'onNote'>

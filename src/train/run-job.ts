@@ -7,7 +7,6 @@ import { join } from 'node:path'
 import { systemClock } from '../base/clock.ts'
 import { writeFileAtomic } from '../base/files.ts'
 import { Device } from '../runtime/device.ts'
-import type { BatchSource } from './batch.ts'
 import {
   type FoundCheckpoint,
   newestCheckpoint,
@@ -15,12 +14,10 @@ import {
   restore,
   type TrainerState,
 } from './checkpoint.ts'
-import type { SaveStage } from './checkpoint-save.ts'
-import { CheckpointWriter, type SavedCheckpoint } from './checkpoint-writer.ts'
-import type { Decode } from './evaluate/decode.ts'
-import { type Evaluation, Evaluations } from './evaluate/evaluations.ts'
+import { CheckpointWriter } from './checkpoint-writer.ts'
+import { Evaluations } from './evaluate/evaluations.ts'
 import { recipeOf, type TrainingJob } from './job.ts'
-import { type DataSummary, type JobData, prepareData } from './job-data.ts'
+import { type JobData, prepareData } from './job-data.ts'
 import { entryOf, type LedgerEntry, StepLedger } from './ledger.ts'
 import { preferenceOf } from './methods/method.ts'
 import { objectiveOf } from './methods/objectives.ts'
@@ -29,65 +26,16 @@ import { fillReferences } from './methods/references.ts'
 import { bringsThreads } from './own-kernels.ts'
 import { alone, type Channel, Team } from './parallel/team.ts'
 import type { Parameters } from './parameters.ts'
-import { type DataCheck, dataCheckOf } from './preflight/data-check.ts'
-import { type Needs, needsOf, refuseTooLarge } from './preflight/needs.ts'
+import { dataCheckOf } from './preflight/data-check.ts'
+import { needsOf, refuseTooLarge } from './preflight/needs.ts'
 import { type BaseModel, prepareModel } from './prepare-model.ts'
-import { type Publication, type Publisher, publisherOf } from './publish/publisher.ts'
+import { type Publisher, publisherOf } from './publish/publisher.ts'
 import { bestFolder, frozenBase, isStale, refuseOtherData, refuseOtherRecipe } from './resume-checks.ts'
+import type { JobCallbacks, JobResult, JobStart } from './run-callbacks.ts'
 import { diverged, refuseUnshared, unequal } from './run-refusals.ts'
 import { rowsOf, type StepSamples } from './step-samples.ts'
 import { ThreadChoice } from './thread-choice.ts'
-import { type StepFault, type StepReport, Trainer } from './trainer.ts'
-
-export interface JobStart extends DataSummary {
-  /** Numbers that are trained. */
-  parameters: number
-  /** Numbers of the model that stay as they are. */
-  frozenParameters: number
-  vocabularySize: number
-  tokensPerStep: number
-  /** Steps that an earlier run did. */
-  stepsDone: number
-  steps: number
-  device: string
-  threads: number
-}
-
-export interface JobCallbacks {
-  /** What the data is, before anything is computed. */
-  onData?: (check: DataCheck) => void
-  /** What it will take, about. */
-  onNeeds?: (needs: Needs) => void
-  onStart?: (start: JobStart) => void
-  onStep?: (report: StepReport) => void
-  /** A step came out wrong; what was done about it. */
-  onFault?: (fault: StepFault) => void
-  onEvaluation?: (evaluation: Evaluation & { isBest: boolean }) => void
-  /** The serving engine's decoder, for tasks and samples; training has none of its own. */
-  decode?: Decode
-  /** A checkpoint is on disk; steps may have been done since it was asked for. */
-  onCheckpoint?: (checkpoint: SavedCheckpoint) => void
-  /** The running engine has the adapter. */
-  onPublished?: (publication: Publication) => void
-  /** Something a person should know: what is being prepared, what was damaged. */
-  onNote?: (text: string) => void
-  onSaveStage?: (stage: SaveStage) => void
-  /** Stands between the data and the trainer, so that a test can plant a fault there. */
-  plant?: (source: BatchSource) => BatchSource
-}
-
-export interface JobResult {
-  outcome: 'finished' | 'stopped'
-  stepsDone: number
-  /** The newest checkpoint, which can be served. */
-  folder: string
-  /** Of the last evaluation in this run. */
-  validationLoss: number | undefined
-  /** The checkpoint with the best evaluation, where there was one. */
-  best: { stepsDone: number; folder: string } | undefined
-  /** True when the run ended because it did not get better any more. */
-  stoppedEarly: boolean
-}
+import { type StepReport, Trainer } from './trainer.ts'
 
 /** While this file is in the job's folder, the job is asked to save after the step in hand; it removes the file then. */
 export function emergencyNote(out: string): string {
@@ -189,6 +137,7 @@ async function withRun<Result>(
   if (preference !== undefined && pairs !== undefined) {
     await fillReferences(job, preference, pairs, device, {
       keeps: life !== 'replay' && channel.rank === 0,
+      base,
       onNote: note,
       signal: life === 'replay' ? undefined : life,
     })

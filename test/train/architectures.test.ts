@@ -1,7 +1,8 @@
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { architectureNames } from '../../src/models/registry.ts'
-import { type JobResult, runTrainingJob } from '../../src/train/run-job.ts'
+import type { JobResult } from '../../src/train/run-callbacks.ts'
+import { runTrainingJob } from '../../src/train/run-job.ts'
 import { temporaryFolder } from './temporary-folder.ts'
 import { tinyJob } from './tiny-job.ts'
 

@@ -2,8 +2,8 @@
 import { assert } from '../../base/assert.ts'
 import { type Batch, type BatchSource, emptyBatch } from '../batch.ts'
 import { EpochOrder } from '../data/epoch-order.ts'
-import type { Sample } from '../data/sample.ts'
-import { type PairList, placeOfPair } from './pair-list.ts'
+import { placeOf, type Sample } from '../data/sample.ts'
+import type { PairList } from './pair-list.ts'
 
 /** P = sequences: one pair a row. */
 export interface PairBatch extends Batch {
@@ -42,7 +42,7 @@ export class PairBatches implements BatchSource {
   samplesAt(index: number): string[] {
     const first = index * this.#sequences
     return Array.from({ length: this.#sequences }, (_, row) =>
-      placeOfPair(this.pairs, this.#order.at(first + row)),
+      placeOf(this.pairs.sourceOf(this.#order.at(first + row))),
     )
   }
 

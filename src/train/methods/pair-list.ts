@@ -1,7 +1,6 @@
 /** Pairs by number, read from stores of answers when they are asked for. */
 import { assert } from '../../base/assert.ts'
-import type { SourceLine } from '../data/sample.ts'
-import { placeOf, type Sample } from '../data/sample.ts'
+import type { Sample, SourceLine } from '../data/sample.ts'
 import { chosen, type SampleList } from '../data/sample-list.ts'
 
 export interface Pair {
@@ -98,19 +97,4 @@ function crossed(prompt: Sample, answer: Sample, tokensMax: number): Sample {
 function promptLength({ weights }: Sample): number {
   const first = weights.findIndex((weight, i) => i > 0 && weight !== 0)
   return first < 0 ? weights.length : first
-}
-
-/** Pairs in memory as a list. */
-export function listOfPairs(pairs: readonly Pair[]): PairList {
-  return {
-    length: pairs.length,
-    at: (index) => pairs[index]!,
-    tokensOf: (index) => pairs[index]!.left.tokens.length + pairs[index]!.right.tokens.length,
-    sourceOf: (index) => pairs[index]!.left.source,
-  }
-}
-
-/** Where a pair stands, for messages. */
-export function placeOfPair(list: PairList, index: number): string {
-  return placeOf(list.sourceOf(index))
 }

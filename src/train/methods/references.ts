@@ -18,7 +18,7 @@ import { join } from 'node:path'
 import { UserError } from '../../base/errors.ts'
 import type { Device } from '../../runtime/device.ts'
 import type { TrainingJob } from '../job.ts'
-import { baseModelOf, frozenModel } from '../prepare-model.ts'
+import { type BaseModel, baseModelOf, frozenModel } from '../prepare-model.ts'
 import type { PairBatches } from './pair-batches.ts'
 import type { PreferenceMethod } from './preference.ts'
 import type { PreferenceData } from './preference-data.ts'
@@ -29,25 +29,22 @@ type Note = (text: string) => void
 interface ReferenceOptions {
   /** They are read from the run's folder and written there. */
   keeps: boolean
+  base: BaseModel | undefined
   onNote: Note
   /** Ends it between two batches. */
   signal?: AbortSignal | undefined
 }
 
-/** Throws a UserError when it is interrupted. */
+/** Throws a UserError when it is interrupted. `base` is what the job starts from, where that is known already. */
 export async function fillReferences(
   job: TrainingJob,
   method: PreferenceMethod,
   data: PreferenceData,
   device: Device,
-  { keeps, onNote, signal }: ReferenceOptions,
+  { keeps, base, onNote, signal }: ReferenceOptions,
 ): Promise<void> {
   if (method.kind === 'orpo') return
-  const { from } = job.model as { from: string }
-  const quantize = job.method?.lora?.quantize ?? 'f32'
-  const key = createHash('sha256')
-    .update(JSON.stringify([baseModelOf(from).sha256, quantize, data.hash, job.batch, job.context, job.seed]))
-    .digest('hex')
+  const key = keeps ? keyOf(job, data, base) : ''
   const sides = Object.entries({ training: data.training, validation: data.validation }).flatMap(
     ([name, batches]) => {
       if (batches === undefined) return []
@@ -55,23 +52,35 @@ export async function fillReferences(
       return [new ReferenceFile(path, `${key} ${batches.pairs.length}`, batches)]
     },
   )
-  const missing = sides.reduce((sum, { batches, done }) => sum + batches.pairs.length - done, 0)
-  if (missing === 0) return
-  onNote(`Asking the starting model about ${missing} pairs.`)
-  using model = frozenModel(from, quantize, device)
-  const shape = { sequences: job.batch, tokens: job.context }
-  using graph = new PreferenceGraph(method, model, device, shape, 'evaluate')
-  const progress = new Progress(missing, onNote)
-  for (const side of sides) {
-    using file = side
-    while (file.done < file.batches.pairs.length) {
-      if (signal?.aborted === true) throw interrupted(missing - progress.done)
-      const first = file.done
-      await evaluate(graph, file, job.batch)
-      progress.add(file.done - first)
+  try {
+    const missing = sides.reduce((sum, { batches, done }) => sum + batches.pairs.length - done, 0)
+    if (missing === 0) return
+    onNote(`Asking the starting model about ${missing} pairs.`)
+    using model = frozenModel(fromOf(job), quantizedOf(job), device)
+    const shape = { sequences: job.batch, tokens: job.context }
+    using graph = new PreferenceGraph(method, model, device, shape, 'evaluate')
+    const progress = new Progress(missing, onNote)
+    for (const side of sides) {
+      while (side.done < side.batches.pairs.length) {
+        if (signal?.aborted === true) throw interrupted(missing - progress.done)
+        const first = side.done
+        await evaluate(graph, side, job.batch)
+        progress.add(side.done - first)
+      }
     }
+  } finally {
+    for (const side of sides) side[Symbol.dispose]()
   }
 }
+
+/** Everything that decides what the starting model says. */
+function keyOf(job: TrainingJob, data: PreferenceData, base = baseModelOf(fromOf(job))): string {
+  const decides = [base.sha256, quantizedOf(job), data.hash, job.batch, job.context, job.seed]
+  return createHash('sha256').update(JSON.stringify(decides)).digest('hex')
+}
+
+const fromOf = ({ model }: TrainingJob) => (model as { from: string }).from
+const quantizedOf = ({ method }: TrainingJob) => method?.lora?.quantize ?? 'f32'
 
 async function evaluate(graph: PreferenceGraph, file: ReferenceFile, count: number): Promise<void> {
   const { batches, done } = file

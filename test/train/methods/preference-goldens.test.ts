@@ -4,12 +4,12 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { Device } from '../../../src/runtime/device.ts'
 import { PairBatches } from '../../../src/train/methods/pair-batches.ts'
-import { listOfPairs } from '../../../src/train/methods/pair-list.ts'
 import type { PreferenceMethod } from '../../../src/train/methods/preference.ts'
 import { PreferenceGraph } from '../../../src/train/methods/preference-graph.ts'
 import { modelConfig } from '../../../src/train/model-config.ts'
 import { createModel } from '../../../src/train/parameters.ts'
 import { lcg } from '../golden.ts'
+import { listOfPairs } from './pairs.ts'
 
 interface Goldens {
   vocabulary: number

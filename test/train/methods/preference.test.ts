@@ -5,7 +5,6 @@ import { Graph } from '../../../src/runtime/graph.ts'
 import type { Tensor } from '../../../src/runtime/tensor.ts'
 import { backward } from '../../../src/train/backward.ts'
 import { PairBatches } from '../../../src/train/methods/pair-batches.ts'
-import { listOfPairs } from '../../../src/train/methods/pair-list.ts'
 import {
   type PairTensors,
   type PreferenceMethod,
@@ -15,6 +14,7 @@ import {
 import { PreferenceGraph } from '../../../src/train/methods/preference-graph.ts'
 import { modelConfig } from '../../../src/train/model-config.ts'
 import { createModel } from '../../../src/train/parameters.ts'
+import { listOfPairs } from './pairs.ts'
 
 const device = new Device({ device: 'cpu', threads: 1 })
 const methods: PreferenceMethod[] = [
