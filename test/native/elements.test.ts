@@ -1,23 +1,19 @@
 import { describe, expect, test } from 'vitest'
-import { Random } from '../../src/base/random.ts'
 import type { KernelOp, KernelParams } from '../../src/runtime/kernel-ops.ts'
 import { KernelContext, type Kernels } from '../../src/runtime/kernels.ts'
 import {
   everyKernels,
   type FakeTensor,
   fakeTensor,
+  normals,
   relativeError,
   runOp,
+  runTwice,
   sameBits,
   stridedTensor,
 } from './tensors.ts'
 
 // N rows of W numbers; M rows of V logits; H heads of D dimensions, R of which turn.
-
-function normals(count: number, seed: number): Float32Array {
-  const random = new Random(seed)
-  return Float32Array.from({ length: count }, () => random.normal())
-}
 
 /** The result on one thread, after which three have to give the same bits. */
 function run<Op extends KernelOp>(
@@ -27,14 +23,7 @@ function run<Op extends KernelOp>(
   shape: readonly number[],
   sources: readonly FakeTensor[],
 ): Float32Array {
-  const once = (threads: number) => {
-    const dst = fakeTensor(new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(7), shape, sources)
-    using context = new KernelContext(kernels)
-    const call = context.call(op, params)
-    runOp(kernels, call, dst, threads)
-    runOp(kernels, call, dst, threads)
-    return dst.data as Float32Array
-  }
+  const once = (threads: number) => runTwice(kernels, op, params, shape, sources, { threads, before: 7 })
   const one = once(1)
   expect(sameBits(once(3), one)).toBe(true)
   return one

@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs'
 import koffi from 'koffi'
 import { bytesOf, type DType, dtypes } from '../../src/base/dtype.ts'
-import { type KernelCall, Kernels } from '../../src/runtime/kernels.ts'
+import { Random } from '../../src/base/random.ts'
+import type { KernelOp, KernelParams } from '../../src/runtime/kernel-ops.ts'
+import { type KernelCall, KernelContext, Kernels } from '../../src/runtime/kernels.ts'
 import { buildKernels, findCompiler } from '../../src/runtime/kernels-build.ts'
 
 /**
@@ -133,4 +135,26 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
 export function sameBits(a: Data, b: Data): boolean {
   const bytes = (data: Data) => Buffer.from(data.buffer, data.byteOffset, data.byteLength)
   return bytes(a).equals(bytes(b))
+}
+
+export function normals(count: number, seed: number): Float32Array {
+  const random = new Random(seed)
+  return Float32Array.from({ length: count }, () => random.normal())
+}
+
+/** Runs an op twice through one call, so that counters must come back to their start; `before` lies in the result. */
+export function runTwice<Op extends KernelOp>(
+  kernels: Kernels,
+  op: Op,
+  params: KernelParams<Op>,
+  shape: readonly number[],
+  sources: readonly FakeTensor[],
+  { threads = 2, before = 0 }: { threads?: number; before?: number } = {},
+): Float32Array {
+  const dst = fakeTensor(new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(before), shape, sources)
+  using context = new KernelContext(kernels)
+  const call = context.call(op, params)
+  runOp(kernels, call, dst, threads)
+  runOp(kernels, call, dst, threads)
+  return dst.data as Float32Array
 }

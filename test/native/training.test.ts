@@ -1,32 +1,9 @@
 import { describe, expect, test } from 'vitest'
 import { Random } from '../../src/base/random.ts'
-import type { KernelOp, KernelParams } from '../../src/runtime/kernel-ops.ts'
-import { KernelContext, type Kernels } from '../../src/runtime/kernels.ts'
-import { everyKernels, type FakeTensor, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
+import { KernelContext } from '../../src/runtime/kernels.ts'
+import { everyKernels, fakeTensor, normals, relativeError, runOp, runTwice, sameBits } from './tensors.ts'
 
 // B sequences of T tokens, N = B*T, H heads, G key/value heads, D head width, W width.
-
-function normals(count: number, seed: number): Float32Array {
-  const random = new Random(seed)
-  return Float32Array.from({ length: count }, () => random.normal())
-}
-
-/** Runs an op twice through one call, so that counters must come back to their start. */
-function run<Op extends KernelOp>(
-  kernels: Kernels,
-  op: Op,
-  params: KernelParams<Op>,
-  shape: readonly number[],
-  sources: readonly FakeTensor[],
-  threads = 2,
-): Float32Array {
-  const dst = fakeTensor(new Float32Array(shape.reduce((a, b) => a * b, 1)), shape, sources)
-  using context = new KernelContext(kernels)
-  const call = context.call(op, params)
-  runOp(kernels, call, dst, threads)
-  runOp(kernels, call, dst, threads)
-  return dst.data as Float32Array
-}
 
 interface Shape {
   sequences: number
@@ -137,11 +114,11 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         const { sequences, heads, groups, width, pairs, valueError, slopeError } = shape
         const { rows, tensors, sides } = sources(shape)
         const params = { sequences, scale: 1 / Math.sqrt(width), pairs }
-        const y = run(kernels, 'causal_attention', params, [rows, heads * width], tensors)
+        const y = runTwice(kernels, 'causal_attention', params, [rows, heads * width], tensors)
         expect(relativeError(y, attention(shape, sides))).toBeLessThan(valueError)
         const dy = normals(rows * heads * width, 4)
         const all = (heads + 2 * groups) * width
-        const slopes = run(
+        const slopes = runTwice(
           kernels,
           'causal_attention_back',
           params,
@@ -171,12 +148,14 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         const { rows, tensors } = sources(shape)
         const params = { sequences: shape.sequences, scale: 0.2, pairs }
         const forward = (threads: number) =>
-          run(kernels, 'causal_attention', params, [rows, shape.heads * shape.width], tensors, threads)
+          runTwice(kernels, 'causal_attention', params, [rows, shape.heads * shape.width], tensors, {
+            threads,
+          })
         expect(sameBits(forward(1), forward(5))).toBe(true)
         const dy = fakeTensor(normals(rows * shape.heads * shape.width, 9), [rows, shape.heads * shape.width])
         const all = (shape.heads + 2 * shape.groups) * shape.width
         const back = (threads: number) =>
-          run(kernels, 'causal_attention_back', params, [rows, all], [...tensors, dy], threads)
+          runTwice(kernels, 'causal_attention_back', params, [rows, all], [...tensors, dy], { threads })
         expect(sameBits(back(1), back(5))).toBe(true)
       },
     )
@@ -189,26 +168,26 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       const gelu = (a: number) => a * sigmoid(2 * Math.sqrt(2 / Math.PI) * (a + 0.044715 * a ** 3))
       const slope = (f: (a: number) => number, a: number) => (f(a + 1e-5) - f(a - 1e-5)) / 2e-5
       const shape = [rows, width]
-      expect(relativeError(run(kernels, 'gelu', {}, shape, [tensor(x)]), Array.from(x, gelu))).toBeLessThan(
-        2e-6,
-      )
+      expect(
+        relativeError(runTwice(kernels, 'gelu', {}, shape, [tensor(x)]), Array.from(x, gelu)),
+      ).toBeLessThan(2e-6)
       const geluSlopes = Array.from(x, (a, i) => dy[i]! * slope(gelu, a))
       expect(
-        relativeError(run(kernels, 'gelu_back', {}, shape, [tensor(dy), tensor(x)]), geluSlopes),
+        relativeError(runTwice(kernels, 'gelu_back', {}, shape, [tensor(dy), tensor(x)]), geluSlopes),
       ).toBeLessThan(1e-5)
       const silu = (a: number) => a * sigmoid(a)
       const gated = [tensor(dy), tensor(x), tensor(up)]
       const gateSlopes = Array.from(x, (a, i) => dy[i]! * up[i]! * slope(silu, a))
       expect(
-        relativeError(run(kernels, 'silu_mul_back', { ofUp: 0 }, shape, gated), gateSlopes),
+        relativeError(runTwice(kernels, 'silu_mul_back', { ofUp: 0 }, shape, gated), gateSlopes),
       ).toBeLessThan(1e-5)
       const upSlopes = Array.from(x, (a, i) => dy[i]! * silu(a))
-      expect(relativeError(run(kernels, 'silu_mul_back', { ofUp: 1 }, shape, gated), upSlopes)).toBeLessThan(
-        2e-6,
-      )
+      expect(
+        relativeError(runTwice(kernels, 'silu_mul_back', { ofUp: 1 }, shape, gated), upSlopes),
+      ).toBeLessThan(2e-6)
       for (const centred of [0, 1] as const) {
         const params = { centred, epsilon: 1e-5, weighted: 0, added: 0 }
-        const found = run(kernels, 'norm_back', params, shape, [tensor(dy), tensor(x)])
+        const found = runTwice(kernels, 'norm_back', params, shape, [tensor(dy), tensor(x)])
         const row = (values: Float32Array, r: number) =>
           Float64Array.from(values.subarray(r * width, (r + 1) * width))
         const normed = (values: Float64Array) => {
@@ -235,7 +214,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
           (a, b) => a + b,
         ),
       )
-      const found = run(kernels, 'sum_over_rows', { product: 1 }, [width], [tensor(dy), tensor(x)])
+      const found = runTwice(kernels, 'sum_over_rows', { product: 1 }, [width], [tensor(dy), tensor(x)])
       expect(relativeError(found, sums)).toBeLessThan(1e-6)
     })
 
@@ -260,12 +239,12 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         const times = (values: ArrayLike<number>) =>
           Float32Array.from(values, (value, i) => value * weight[i % width]!)
         const norm = { centred, epsilon, weighted: 1 }
-        const forward = run(kernels, 'norm', norm, shape, [xs, fakeTensor(weight, [width])])
+        const forward = runTwice(kernels, 'norm', norm, shape, [xs, fakeTensor(weight, [width])])
         expect(relativeError(forward, times(normed))).toBeLessThan(1e-6)
         const plain = { centred, epsilon, weighted: 0, added: 0 }
-        const apart = run(kernels, 'norm_back', plain, shape, [fakeTensor(times(dy), shape), xs])
+        const apart = runTwice(kernels, 'norm_back', plain, shape, [fakeTensor(times(dy), shape), xs])
         const sources = [slopes, xs, fakeTensor(weight, [width]), fakeTensor(added, shape)]
-        const together = run(kernels, 'norm_back', { ...plain, weighted: 1, added: 1 }, shape, sources)
+        const together = runTwice(kernels, 'norm_back', { ...plain, weighted: 1, added: 1 }, shape, sources)
         expect(
           sameBits(
             together,
@@ -275,10 +254,17 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         const sums = Array.from({ length: width }, (_, i) =>
           normed.reduce((sum, value, at) => (at % width === i ? sum + value * dy[at]! : sum), 0),
         )
-        const one = run(kernels, 'norm_weight_back', { centred, epsilon }, [width], [slopes, xs], 1)
+        const one = runTwice(kernels, 'norm_weight_back', { centred, epsilon }, [width], [slopes, xs], {
+          threads: 1,
+        })
         expect(relativeError(one, sums)).toBeLessThan(2e-6)
         expect(
-          sameBits(run(kernels, 'norm_weight_back', { centred, epsilon }, [width], [slopes, xs], 4), one),
+          sameBits(
+            runTwice(kernels, 'norm_weight_back', { centred, epsilon }, [width], [slopes, xs], {
+              threads: 4,
+            }),
+            one,
+          ),
         ).toBe(true)
       },
     )
@@ -304,7 +290,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       using context = new KernelContext(kernels)
       runOp(kernels, context.call('adamw', {}), dst)
       expect(relativeError(weight, expected)).toBeLessThan(1e-6)
-      const sums = run(kernels, 'square_sum', {}, [2], [fakeTensor(gradient, [count])])
+      const sums = runTwice(kernels, 'square_sum', {}, [2], [fakeTensor(gradient, [count])])
       const squares = gradient.reduce((sum, g) => sum + g * g, 0)
       expect(Math.abs(sums[0]! + sums[1]! - squares) / squares).toBeLessThan(1e-6)
     })
