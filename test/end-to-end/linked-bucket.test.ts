@@ -73,6 +73,15 @@ test.skipIf(missing !== undefined)(
       expect((await run(['job', 'view', 'learner', '--json'])).json[0]).toMatchObject({
         ...{ state: 'success', steps_done: 6, metrics: { loss: expect.any(Number) } },
       })
+      // So it does where the job file names the bucket itself.
+      writeFileSync(
+        training,
+        JSON.stringify({ ...learner, name: 'direct', data: { train: 's3://logs/a/b/train.jsonl' } }),
+      )
+      expect((await run(['train', training])).err).toContain('is linked as the dataset direct-b@1')
+      expect((await run(['job', 'view', 'direct', '--json'])).json[0]).toMatchObject({
+        ...{ state: 'success', steps_done: 6 },
+      })
       // What changes in the bucket is noticed, not read as if it were the version.
       await put('{"prompt":"other","completion":"so"}\n')
       const stale = await ropeway(['dataset', 'preview', 'poems'])

@@ -63,7 +63,7 @@ function filesAt(path: string, pattern: RegExp, { field, endings, endingNames }:
     throw new UserError(`The field ${field} points at ${path}, which does not exist.`, {
       failure: 'not_found',
       fix: /(^|\/)(s3|gs|az|hf|https?):\//.test(path)
-        ? 'Link it (ropeway dataset link NAME URL --credential NAME), and write dataset:NAME in a job of the service.'
+        ? 'A job of the service links it (ropeway train without --here); or link it (ropeway dataset link NAME URL --credential NAME), and write dataset:NAME.'
         : 'Correct the path; relative ones start at the folder of the job file.',
     })
   }
