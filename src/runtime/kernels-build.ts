@@ -219,9 +219,11 @@ function removeAbandoned(own: string): void {
   const cache = dirname(own)
   const oldestMs = statSync(own).mtimeMs - 10 * compileLimitMs
   for (const name of readdirSync(cache)) {
+    if (!/^[0-9a-f]{24}\.\w{6}$/.test(name) || name === basename(own)) continue
     const path = join(cache, name)
-    if (/^[0-9a-f]{24}\.\w{6}$/.test(name) && name !== basename(own) && statSync(path).mtimeMs < oldestMs)
-      rmSync(path, { recursive: true, force: true })
+    // Another process that compiles may take its own away meanwhile.
+    const found = statSync(path, { throwIfNoEntry: false })
+    if (found !== undefined && found.mtimeMs < oldestMs) rmSync(path, { recursive: true, force: true })
   }
 }
 
