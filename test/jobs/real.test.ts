@@ -1,16 +1,20 @@
 /** Jobs on real processes, under a server that is killed. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { createLogger } from '../../src/base/log.ts'
 import { wrapperEntry } from '../../src/cli/wrapper-entry.ts'
+import { sealerFromFile } from '../../src/control/credentials/sealer.ts'
+import { eventsFile } from '../../src/control/jobs/contract.ts'
 import { JobFolders } from '../../src/control/jobs/folders.ts'
 import { Jobs } from '../../src/control/jobs/jobs.ts'
 import { LocalWorkplace } from '../../src/control/jobs/launch.ts'
 import { type LogFilter, readJobLog } from '../../src/control/jobs/logs.ts'
+import { startJobLoop } from '../../src/control/jobs/loop.ts'
 import { deleteQuota, editCluster, ensureCluster, setQuota } from '../../src/control/jobs/machines.ts'
 import { listMetrics, readMetric } from '../../src/control/jobs/metric-list.ts'
 import { jobMigrations } from '../../src/control/jobs/migration.ts'
@@ -54,8 +58,10 @@ async function open() {
     devices: {},
     wrapper: wrapperEntry(),
   })
-  const workplace = new LocalWorkplace({ folders: new JobFolders(join(home, 'jobs')), trainer: [] })
+  const folders = new JobFolders(join(home, 'jobs'))
+  const workplace = new LocalWorkplace({ folders, trainer: [] })
   return {
+    folders,
     home,
     store,
     jobs,
@@ -203,4 +209,54 @@ test('a job saves when it is asked; a program that ends then goes on from there 
   const { rows } = await real.jobs.events(done, { limit: 100 })
   const waiting = rows.filter(({ kind }) => kind === 'job.waiting').at(-1)!
   expect(waiting.message).toBe('It saved, as it was asked, and ended; it goes on from there.')
+})
+
+/** A program that saves right after its reports were read, which is when the next thing is decided. */
+class SavesBehindTheBack extends LocalWorkplace {
+  readonly #folders: JobFolders
+  hasSaved = false
+  isAskedAgain = false
+
+  constructor(folders: JobFolders) {
+    super({ folders, trainer: [] })
+    this.#folders = folders
+  }
+
+  override read(row: JobRow, nowMs: number) {
+    const isAsked = this.isAskedToSave(row.id)
+    this.isAskedAgain ||= this.hasSaved && isAsked
+    const news = super.read(row, nowMs)
+    if (!news.hasAny && isAsked && !this.hasSaved) {
+      const saved = { event: 'checkpoint', t: 1, step: 5, folder: 'checkpoints/step-000005' }
+      appendFileSync(eventsFile(this.#folders.output(row.id), row.attempt, 0), `${JSON.stringify(saved)}\n`)
+      this.askToSave(row.id, false)
+      this.hasSaved = true
+    }
+    return news
+  }
+}
+
+test('a program that has just saved is not asked for the same save again', async () => {
+  await using real = await open()
+  const { store, jobs, home, folders } = real
+  const workplace = new SavesBehindTheBack(folders)
+  const launcher = new LocalLauncher({
+    ...{ root: join(home, 'runs'), devices: { cpu: 2 }, wrapper: wrapperEntry() },
+  })
+  const loop = startJobLoop({
+    ...{ store, log: createLogger('test', 'warn'), owner: 'loop-1' },
+    ...{
+      sealer: sealerFromFile(join(home, 'secrets.key')),
+      clusters: new Map([['local', { launcher, workplace }]]),
+    },
+  })
+  const run = ['sh', '-c', 'while [ ! -e "$0" ]; do sleep 0.05; done', join(home, 'go')]
+  const { id } = await jobs.create('p', { file: { name: 'saver', run } })
+  await real.until(id, ({ state }) => state === 'running')
+  await jobs.save('p', 'saver')
+  await real.until(id, ({ status }) => status.checkpointStep === 5 && status.saveAskedMs === undefined)
+  writeFileSync(join(home, 'go'), '')
+  await real.until(id, ({ state }) => state === 'success')
+  await loop.stop()
+  expect([workplace.hasSaved, workplace.isAskedAgain]).toEqual([true, false])
 })

@@ -320,6 +320,10 @@ class FakeWorkplace implements Workplace {
 
   askToSave(): void {}
 
+  isAskedToSave(): boolean {
+    return false
+  }
+
   remove(): void {}
 
   async prepare(row: JobRow): Promise<Prepared> {

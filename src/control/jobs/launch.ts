@@ -56,6 +56,10 @@ export class LocalWorkplace implements Workplace {
     else rmSync(note, { force: true })
   }
 
+  isAskedToSave(job: string): boolean {
+    return existsSync(emergencyNote(this.#options.folders.output(job)))
+  }
+
   remove(job: string): void {
     this.#options.folders.remove(job)
   }

@@ -102,10 +102,13 @@ class Look {
       const { run_id } = this.#row
       assert(run_id !== null, 'a job with devices has an attempt')
       const observation = await this.#launcher.observe(run_id)
+      // Before what was reported is read: a program that has answered meanwhile would be asked for a second save.
+      const isToAsk =
+        this.#row.status.saveAskedMs !== undefined && !this.#workplace.isAskedToSave(this.#row.id)
       // Read after the observation: what an ended rank wrote is then all there.
       const news = this.#workplace.read(this.#row, this.#nowMs())
       if (!(await this.#keep(news)) || news.hasAny) continue
-      if (this.#row.status.saveAskedMs !== undefined) this.#workplace.askToSave(this.#row.id, true)
+      if (isToAsk) this.#workplace.askToSave(this.#row.id, true)
       const decision = (this.#options.decide ?? decide)(
         viewOf(this.#row),
         observation,

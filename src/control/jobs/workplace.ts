@@ -10,8 +10,10 @@ export interface Workplace {
   prepare(row: JobRow, onNote: (text: string) => void): Promise<Prepared>
   /** What was reported since `row.status.read`, not necessarily all of it: ask until there is nothing. */
   read(row: JobRow, nowMs: number): News
-  /** Whether the job's programs are asked for a checkpoint; said again and again while it is so. */
+  /** Whether the job's programs are asked for a checkpoint; they take the question back when they have saved. */
   askToSave(job: string, isAsked: boolean): void
+  /** Whether the question stands before them. */
+  isAskedToSave(job: string): boolean
   /** Removes all that is there of a job. */
   remove(job: string): void
 }
