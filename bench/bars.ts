@@ -1,0 +1,190 @@
+/**
+ * The bars of the issues about speed beside the newest record of each: `npm run bench:bars` writes
+ * bench/results/bars.md from bench/results/*.jsonl, so that nobody has to look a figure up, or can quote an old one.
+ */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { argv } from 'node:process'
+import { pathToFileURL } from 'node:url'
+import { assert } from '../src/base/assert.ts'
+import type { BenchRecord } from './harness/bench.ts'
+
+/** What a record says about a bar: the name of the figure and its ratio. */
+type Reading = readonly [name: string, value: number]
+
+interface Bar {
+  readonly what: string
+  /** Without its ending, in bench/results. */
+  readonly file: string
+  readonly read: (record: BenchRecord) => readonly Reading[]
+  readonly bar: number
+  readonly is: 'at least' | 'at most'
+}
+
+const resultsFolder = join(import.meta.dirname, 'results')
+const pageFile = join(resultsFolder, 'bars.md')
+
+/** Medians of the comparisons whose figure and second side match. */
+function ratios(figure: RegExp, against: RegExp) {
+  return (record: BenchRecord): Reading[] =>
+    record.comparisons
+      .filter((comparison) => figure.test(comparison.figure) && against.test(comparison.sides[1]))
+      .map((comparison) => [comparison.figure, comparison.ratio.median])
+}
+
+/** As `ratios`, of records with these parameters. */
+function ratiosOf(parameters: Readonly<Record<string, unknown>>, figure: RegExp, against: RegExp) {
+  const read = ratios(figure, against)
+  return (record: BenchRecord): Reading[] => {
+    const given: Readonly<Record<string, unknown>> = record.parameters
+    return Object.entries(parameters).every(([name, value]) => given[name] === value) ? read(record) : []
+  }
+}
+
+/** How far perplexity moved, in percent, whichever way. */
+function moved(figure: RegExp) {
+  return (record: BenchRecord): Reading[] =>
+    Object.entries(record.figures)
+      .filter(([name]) => figure.test(name))
+      .map(([name, value]) => [name.replace(' movedPercent', ''), Math.abs(value)])
+}
+
+/** An iteration with several adapters over the same with one for all. */
+function mixedOverOne(figure: RegExp) {
+  return (record: BenchRecord): Reading[] => {
+    const ones = new Map(
+      record.comparisons
+        .filter(({ sides }) => sides[0] === '1 adapters')
+        .map((comparison) => [comparison.figure, comparison.ratio.median]),
+    )
+    return record.comparisons
+      .filter((comparison) => figure.test(comparison.figure) && comparison.sides[0] !== '1 adapters')
+      .flatMap(({ figure, sides, ratio }) => {
+        const one = ones.get(figure)
+        return one === undefined ? [] : [[`${figure}, ${sides[0]}`, ratio.median / one] as const]
+      })
+  }
+}
+
+const training = /^tokensPerSecond$/
+/** Every bar of the issue about kernels; all are stated for a processor with AMX. */
+export const bars: readonly Bar[] = [
+  {
+    what: "products of 128 to 512 rows against oneDNN's bf16",
+    ...{ file: 'onednn', read: ratios(/^bf16Rows/, /oneDNN/), bar: 0.9, is: 'at least' },
+  },
+  {
+    what: "products of 128 to 512 rows against oneDNN's int8",
+    ...{ file: 'onednn', read: ratios(/^int8Rows/, /oneDNN/), bar: 0.75, is: 'at least' },
+  },
+  {
+    what: 'one row against a plain read of the weights',
+    ...{ file: 'kernels', read: ratios(/^(q|bf16|f32).*GigabytesPerSecond/, /plain read/) },
+    ...{ bar: 0.8, is: 'at least' },
+  },
+  {
+    what: 'decode attention against a plain read of the cache',
+    ...{ file: 'kernels', read: ratios(/^decodeHeads/, /plain read/), bar: 0.7, is: 'at least' },
+  },
+  {
+    what: '0.5B model, prompt of 512, against plain ggml',
+    ...{ file: 'iterations', read: ratios(/^prompt512/, /ggml/), bar: 4, is: 'at least' },
+  },
+  {
+    what: '0.5B model, 32 sequences, against plain ggml',
+    ...{ file: 'iterations', read: ratios(/^decode32/, /ggml/), bar: 4, is: 'at least' },
+  },
+  {
+    what: '0.5B model, batch 1, against plain ggml',
+    ...{ file: 'iterations', read: ratios(/^decode1Tokens/, /ggml/), bar: 1.6, is: 'at least' },
+  },
+  {
+    what: 'the whole service, 48 mixed requests, against node-llama-cpp',
+    ...{ file: 'serve-vs-node-llama-cpp', read: ratios(/^mixedOutputTokensPerSecond/, /./) },
+    ...{ bar: 8, is: 'at least' },
+  },
+  {
+    what: 'mixed adapters of rank 8 and 16 against one for all',
+    ...{ file: 'adapters', read: mixedOverOne(/Rank(8|16)Iteration/), bar: 1.15, is: 'at most' },
+  },
+  {
+    what: 'mixed adapters of rank 64 against one for all',
+    ...{ file: 'adapters', read: mixedOverOne(/Rank64Iteration/), bar: 1.15, is: 'at most' },
+  },
+  {
+    what: 'on AVX2 alone, products against ggml',
+    ...{ file: 'avx2', read: ratios(/Rows\d+Gigaflops/, /^ggml/), bar: 1, is: 'at least' },
+  },
+  {
+    what: 'on AVX2 alone, attention against ggml',
+    ...{ file: 'avx2', read: ratios(/Heads/, /ggml/), bar: 1, is: 'at least' },
+  },
+  {
+    what: 'training, GPT-2 shape in bf16, against PyTorch',
+    ...{
+      file: 'train-vs-pytorch',
+      read: ratiosOf({ shape: 'gpt2', precision: 'bf16' }, training, /pytorch/),
+    },
+    ...{ bar: 2, is: 'at least' },
+  },
+  {
+    what: 'training, Shakespeare shape in F32, against PyTorch',
+    ...{ file: 'train-vs-pytorch' },
+    read: ratiosOf({ shape: 'shakespeare', precision: 'f32' }, training, /pytorch/),
+    ...{ bar: 1.5, is: 'at least' },
+  },
+  {
+    what: 'perplexity moved by bf16, percent',
+    ...{ file: 'perplexity', read: moved(/weights BF16 cache .*movedPercent/), bar: 0.1, is: 'at most' },
+  },
+  {
+    what: 'perplexity moved by int8, percent',
+    ...{ file: 'perplexity', read: moved(/weights Q8_0 cache .*movedPercent/), bar: 0.5, is: 'at most' },
+  },
+]
+
+/** A bar beside the newest record that says anything about it. */
+export function reading({ what, file, read, bar, is }: Bar) {
+  const lines = readFileSync(join(resultsFolder, `${file}.jsonl`), 'utf8')
+    .trim()
+    .split('\n')
+  for (const line of lines.reverse()) {
+    const record: BenchRecord = JSON.parse(line)
+    const values = [...read(record)].sort((a, b) => (is === 'at least' ? a[1] - b[1] : b[1] - a[1]))
+    const [worst] = values
+    if (worst === undefined) continue
+    const met = values.filter(([, value]) => (is === 'at least' ? value >= bar : value <= bar)).length
+    return { worst, best: values.at(-1)!, met, of: values.length, setting: record.setting }
+  }
+  assert(false, `no record in bench/results/${file}.jsonl says anything about: ${what}`)
+}
+
+function row(bar: Bar): string {
+  const { worst, best, met, of, setting } = reading(bar)
+  const shown = (value: number) => Number(value.toPrecision(3)).toString()
+  const range = of === 1 ? shown(worst[1]) : `${shown(worst[1])} to ${shown(best[1])}`
+  const worstName = of === 1 ? '' : worst[0]
+  const sets = setting.machine.instructionSets
+  const set = sets.some((name) => name.startsWith('amx')) ? 'AMX' : sets.at(-1)
+  const cells = [
+    ...[bar.what, `${bar.is} ${bar.bar}`, range, `${met} of ${of}`, worstName],
+    ...[set, `${setting.date.slice(0, 10)}, ${setting.commit}`],
+  ]
+  return `| ${cells.join(' | ')} |`
+}
+
+/** The page; the same records give the same page. */
+export function page(): string {
+  return `# Bars and where they stand
+
+Written by \`npm run bench:bars\` from the records beside this file; never by hand. The issue states every bar for a
+processor with AMX; the column says on which set it was measured. What keeps a bar from being met here, with
+the profile that says so, is in [decisions](../../docs/decisions.md).
+
+| what | bar | worst to best median | met | worst figure | set | measured |
+|---|---|---|---|---|---|---|
+${bars.map(row).join('\n')}
+`
+}
+
+if (pathToFileURL(argv[1] ?? '').href === import.meta.url) writeFileSync(pageFile, page())
