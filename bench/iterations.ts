@@ -30,31 +30,29 @@ const parameters = {
 } as const
 
 type Wanted = Values<typeof parameters>
+type Sized = Pick<Wanted, 'threads' | 'promptTokens' | 'sequences' | 'context'>
+type Timed = Pick<Wanted, 'iterations' | 'restMs'>
 
 const blockTokens = 16
 
 /** One way to compute the model. */
-class Way implements Disposable {
+export class Way implements Disposable {
   readonly name: string
   readonly executor: ModelExecutor
   readonly #device: Device
-  readonly #weights: Weights
+  readonly weights: Weights
 
-  constructor(name: string, model: OpenModel, wanted: Wanted, kernels: ReturnType<typeof loadKernels>) {
+  constructor(name: string, model: OpenModel, wanted: Sized, kernels: ReturnType<typeof loadKernels>) {
     this.name = name
     this.#device = new Device({ device: 'cpu', threads: wanted.threads })
-    this.#weights = loadWeights(model, this.#device, { kernels })
+    this.weights = loadWeights(model, this.#device, { kernels })
     const perSequence = Math.ceil((wanted.context + 1) / blockTokens) * blockTokens
     const cacheTokens = Math.max(wanted.sequences * perSequence, wanted.promptTokens + blockTokens)
-    this.executor = new ModelExecutor(model.definition, this.#weights, this.#device, {
+    this.executor = new ModelExecutor(model.definition, this.weights, this.#device, {
       cacheTokens,
       blockTokens,
       kernels: kernels ?? 'ggml',
     })
-  }
-
-  get weightBytes(): number {
-    return this.#weights.bytes
   }
 
   side(wanted: Wanted, figure: string, sequences: readonly SequenceWork[]): Side {
@@ -64,14 +62,14 @@ class Way implements Disposable {
 
   [Symbol.dispose](): void {
     this.executor.dispose()
-    this.#weights[Symbol.dispose]()
+    this.weights[Symbol.dispose]()
     this.#device[Symbol.dispose]()
   }
 }
 
 function quickest(
   name: string,
-  { iterations, restMs }: Wanted,
+  { iterations, restMs }: Timed,
   figure: string,
   tokens: number,
   compute: () => Promise<unknown>,
@@ -92,7 +90,7 @@ function quickest(
 }
 
 /** Reads as many bytes as the weights have, by as many threads and nothing else. */
-class PlainRead implements Disposable {
+export class PlainRead implements Disposable {
   readonly #device = new Device({ device: 'cpu', threads: 1 })
   readonly #arena = new Arena(1)
   readonly #context: KernelContext
@@ -113,7 +111,7 @@ class PlainRead implements Disposable {
     this.#graph.allocate()
   }
 
-  side(wanted: Wanted, figure: string): Side {
+  side(wanted: Timed, figure: string): Side {
     return quickest('plain read of the weights', wanted, figure, 1, () => this.#graph.computeAsync())
   }
 
@@ -125,12 +123,12 @@ class PlainRead implements Disposable {
   }
 }
 
-function prompt({ promptTokens }: Wanted): SequenceWork[] {
+export function prompt({ promptTokens }: Pick<Wanted, 'promptTokens'>): SequenceWork[] {
   const blocks = Array.from({ length: Math.ceil(promptTokens / blockTokens) }, (_, block) => block)
   return [{ blocks, start: 0, tokens: Array.from({ length: promptTokens }, (_, i) => i + 1), outputs: 1 }]
 }
 
-function decodes(count: number, { context }: Wanted): SequenceWork[] {
+export function decodes(count: number, { context }: Pick<Wanted, 'context'>): SequenceWork[] {
   const perSequence = Math.ceil((context + 1) / blockTokens)
   return Array.from({ length: count }, (_, i) => ({
     blocks: Array.from({ length: perSequence }, (_, block) => i * perSequence + block),
@@ -161,7 +159,7 @@ export const iterationsBench: Bench<typeof parameters> = {
       for (const side of sides) await side.run(-1)
       comparisons.push(...(await interleave(wanted.pairs, ...sides, say)))
     }
-    using read = new PlainRead(kernels, wanted.threads, ours.weightBytes)
+    using read = new PlainRead(kernels, wanted.threads, ours.weights.bytes)
     const lone = ours.side(wanted, 'decode1TokensPerSecond', decodes(1, wanted))
     comparisons.push(
       ...(await interleave(wanted.pairs, lone, read.side(wanted, 'decode1TokensPerSecond'), say)),

@@ -6,6 +6,7 @@
 // for those who joined. Waiting spins for a moment and then sleeps, which lets the kernel move a worker to
 // the free core.
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <thread>
 #include <vector>
@@ -36,6 +37,7 @@ struct PooledCall {
   Pool* pool;
   Op op;
   Call* call;
+  int64_t nanoseconds;  // of all its runs
 };
 
 /// Returns once `word` differs from `old`.
@@ -107,15 +109,21 @@ void rw_pool_free(Pool* pool) {
 
 PooledCall* rw_pooled_call_new(Pool* pool, void* op, Call* call) {
   call->poolThreads = int32_t(pool->workers.size()) + 1;
-  return new PooledCall{pool, reinterpret_cast<Op>(op), call};
+  return new PooledCall{pool, reinterpret_cast<Op>(op), call, 0};
 }
 
 void rw_pooled_call_free(PooledCall* call) { delete call; }
 
+/// What all runs of this call took, while none runs.
+int64_t rw_pooled_call_nanoseconds(const PooledCall* call) { return call->nanoseconds; }
+
 /// The op that ggml calls, on its only thread.
 void rw_pooled(ggml_tensor* dst, int ith, int, void* userdata) {
-  const PooledCall* pooled = static_cast<const PooledCall*>(userdata);
-  if (ith == 0) run(pooled->pool, pooled->op, dst, pooled->call);
+  PooledCall* pooled = static_cast<PooledCall*>(userdata);
+  if (ith != 0) return;
+  auto start = std::chrono::steady_clock::now();
+  run(pooled->pool, pooled->op, dst, pooled->call);
+  pooled->nanoseconds += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
 }
 
 void* rw_pooled_address() { return reinterpret_cast<void*>(&rw_pooled); }

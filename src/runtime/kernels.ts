@@ -39,6 +39,13 @@ export interface KernelCall {
   userdata: Pointer
 }
 
+/** How long the runs of one call took together. */
+export interface CallTime {
+  op: KernelOp
+  params: Readonly<Record<string, number>>
+  ms: number
+}
+
 /** Threads for ops, which contexts may share whose graphs never run at the same time. */
 export class KernelPool implements Disposable {
   readonly pointer: Pointer
@@ -59,7 +66,7 @@ export class KernelContext implements Disposable {
   readonly #kernels: Kernels
   readonly #workspace: Pointer
   readonly #calls: Pointer[] = []
-  readonly #pooledCalls: Pointer[] = []
+  readonly #pooledCalls: { op: KernelOp; params: Readonly<Record<string, number>>; pointer: Pointer }[] = []
   readonly #pool: KernelPool | undefined
   readonly #ownPool: KernelPool | undefined
   #disposed = false
@@ -89,15 +96,25 @@ export class KernelContext implements Disposable {
     const fn = this.#kernels.address(op)
     if (this.#pool === undefined) return { op, fn, userdata }
     const pooled = this.#kernels.symbols.pooledCallNew(this.#pool.pointer, fn, userdata)
-    this.#pooledCalls.push(pooled)
+    this.#pooledCalls.push({ op, params, pointer: pooled })
     return { op, fn: this.#kernels.symbols.pooledAddress(), userdata: pooled }
+  }
+
+  /** What each call of ops with threads of their own has taken so far; nothing may be computing. */
+  times(): CallTime[] {
+    const { pooledCallNanoseconds } = this.#kernels.symbols
+    return this.#pooledCalls.map(({ op, params, pointer }) => ({
+      op,
+      params,
+      ms: Number(pooledCallNanoseconds(pointer)) / 1e6,
+    }))
   }
 
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true
     this.#ownPool?.[Symbol.dispose]()
-    for (const call of this.#pooledCalls) this.#kernels.symbols.pooledCallFree(call)
+    for (const { pointer } of this.#pooledCalls) this.#kernels.symbols.pooledCallFree(pointer)
     for (const call of this.#calls) this.#kernels.symbols.callFree(call)
     this.#kernels.symbols.workspaceFree(this.#workspace)
   }
@@ -170,6 +187,7 @@ interface Symbols {
   poolFree(pool: Pointer): void
   pooledCallNew(pool: Pointer, op: Pointer, call: Pointer): Pointer
   pooledCallFree(call: Pointer): void
+  pooledCallNanoseconds(call: Pointer): number | bigint
   pooledAddress(): Pointer
   run(op: Pointer, dst: Uint8Array, threads: number, call: Pointer): void
   largePages(memory: Pointer, bytes: number): void
@@ -200,6 +218,7 @@ const declarations: { [Name in keyof Symbols]: string } = {
   poolFree: 'void rw_pool_free(void* pool)',
   pooledCallNew: 'void* rw_pooled_call_new(void* pool, void* op, void* call)',
   pooledCallFree: 'void rw_pooled_call_free(void* call)',
+  pooledCallNanoseconds: 'int64_t rw_pooled_call_nanoseconds(void* call)',
   pooledAddress: 'void* rw_pooled_address()',
   run: 'void rw_run(void* op, void* dst, int threads, void* call)',
   largePages: 'void rw_large_pages(void* memory, int64_t bytes)',

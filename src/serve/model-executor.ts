@@ -14,6 +14,7 @@ import type { Weights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph, GraphMemory } from '../runtime/graph.ts'
 import {
+  type CallTime,
   cacheFormats,
   type KernelCall,
   KernelContext,
@@ -134,6 +135,11 @@ export class ModelExecutor implements Executor {
   /** Bytes of the memory between the layers. */
   get scratchBytes(): number {
     return this.#memory.bytes
+  }
+
+  /** What each of our ops has taken since the executor was made; empty where they share ggml's threads. */
+  opTimes(): CallTime[] {
+    return this.#kernels?.times() ?? []
   }
 
   async execute(batch: IterationBatch): Promise<IterationOutput> {

@@ -23,6 +23,7 @@ import { iterationsBench } from '../../bench/iterations.ts'
 import { listsBench } from '../../bench/lists.ts'
 import { makeModel } from '../../bench/make-model.ts'
 import { prefix } from '../../bench/prefix.ts'
+import { profileBench } from '../../bench/profile.ts'
 import { serveAgainst, serveVsNodeLlamaCpp } from '../../bench/serve-vs-node-llama-cpp.ts'
 import { loadKernels } from '../../src/runtime/kernels.ts'
 
@@ -149,6 +150,17 @@ describe('a bench at its small size gives a complete record', () => {
     ])
   })
 
+  test.skipIf(loadKernels() === undefined)('profile', async () => {
+    const { figures } = recordSchema.parse(await smallRecord(profileBench))
+    for (const scene of ['prompt24', 'decode3', 'decode1']) {
+      const parts = ['QueryKeyValue', 'GateUp', 'OutDown', 'Head', 'PagedAttention', 'Between', 'Host']
+      const sum = parts.reduce((sum, part) => sum + figures[`${scene}${part}Ms`]!, 0)
+      expect(sum).toBeGreaterThan(0)
+      expect(sum).toBeLessThanOrEqual(figures[`${scene}WholeMs`]! * 1.01)
+      expect(figures[`${scene}HeadFloorMs`]).toBeGreaterThan(0)
+    }
+  })
+
   test('lists', async () => {
     const record = recordSchema.parse(await smallRecord(listsBench))
     const names = ['keys', 'credentials', 'audit', 'events', 'jobs', 'jobsOfSeveralStates']
@@ -194,6 +206,7 @@ test('every committed result of these benches is complete and was measured on th
       prefix,
       adaptersBench,
       iterationsBench,
+      profileBench,
       eventLoop,
       busyNeighbour,
       gatewayBench,
