@@ -81,6 +81,16 @@ struct Epilogue {
   bool gated;
   AdaptedRows adapted;
 
+  /// Asks for the lines that `finish` writes and adds to, while the sums are still made.
+  void comingUp(size_t row, int64_t panel, int panels) const {
+    int64_t first = (gated ? panel / 2 : panel) * panelOutputs;
+    const char* to = reinterpret_cast<const char*>(static_cast<float*>(dst->data) + row * dst->ne[0] + first);
+    for (int line = 0; line < (gated ? 1 : panels); line++) askToWrite(to + line * 64);
+    if (residual)
+      for (int line = 0; line < panels; line++)
+        askForLine(static_cast<const char*>(residual->data) + row * residual->nb[1] + first * 4 + line * 64);
+  }
+
   /// `sums` holds outputs first.. of one row, `panels` panels side by side.
   void finish(size_t row, int64_t panel, int panels, const float* sums) const {
     int64_t width = dst->ne[0], first = (gated ? panel / 2 : panel) * panelOutputs;
@@ -111,6 +121,7 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
     size_t left = end - row, most = Product::rows;
     int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
     bool cold = row == first && !asked;  // the weights of this pair come from memory, later from a cache
+    for (int t = 0; t < count; t++) epilogue.comingUp(row + t, panel, panels);
     product.pair(from, stride, panels, row, count, cold, sums);
     if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, sums);
     for (int t = 0; t < count; t++) epilogue.finish(row + t, panel, panels, sums + t * panels * panelOutputs);

@@ -56,8 +56,8 @@ struct TileCodedProduct : CodedProduct<Codes> {
     const auto& x = this->x;
     const size_t parts = x.groups * Codes::parts;
     alignas(64) int32_t dot[2][tileRows][16];
-    __m512 sum[R];
-    for (int r = 0; r < R; r++) sum[r] = _mm512_setzero_ps();
+    __m512 sum[R], block[R];
+    for (int r = 0; r < R; r++) sum[r] = block[r] = _mm512_setzero_ps();
     // Two tiles in turns, so that one part is scaled while the next is multiplied.
     auto multiply = [&](size_t i) {
       const int8_t* a = x.codes + row * x.inputs + i * partInputs;
@@ -83,10 +83,14 @@ struct TileCodedProduct : CodedProduct<Codes> {
       __m512 shift = Codes::offset ? (__m512)Codes::shift(panel, g, 0) : scale;
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
-        size_t at = (row + r) * x.groups + g;
-        __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[at]));
-        sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(dot[i % 2][r])), both, sum[r]);
-        if (Codes::offset) sum[r] = _mm512_fmadd_ps(shift, _mm512_set1_ps(x.sums[at]), sum[r]);
+        block[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(dot[i % 2][r])), scale, block[r]);
+        if (Codes::offset) block[r] = _mm512_fmadd_ps(shift, _mm512_set1_ps(x.sum(g, row)[r]), block[r]);
+      }
+      if ((i + 1) % (scaleGroups * Codes::parts) != 0 && i + 1 < parts) continue;
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        sum[r] = _mm512_fmadd_ps(block[r], _mm512_set1_ps(x.scale(g, row)[r]), sum[r]);
+        block[r] = _mm512_setzero_ps();
       }
     }
     for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + r * sumsStride, sum[r]);

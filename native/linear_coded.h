@@ -1,5 +1,5 @@
-// Products with weights stored as codes. Activations become int8 codes per row and group of 32 inputs, never per
-// batch; sums of a group are exact, and scales are applied in the order of groups.
+// Products with weights stored as codes. Activations become int8 codes with a scale per row and block of 128 inputs,
+// never per batch; sums of a group are exact, and scales are applied in the order of groups.
 #pragma once
 
 #include "codes.h"
@@ -19,49 +19,94 @@ constexpr int rowsAtOnce = 1, panelsAtOnce = 1;
 
 typedef int8_t LaneCodes __attribute__((vector_size(lanes)));
 
-/// Rows of activations as int8 codes; `bias` is what biased weight codes add to the sum of a part of a group.
+/// Groups of a block, whose activations share a scale: with one per group, a fifth of the multiplications were by scales.
+constexpr size_t scaleGroups = 4;
+/// Sums of a block are multiplied by the activations' scale once. Narrow registers are too few for sums of their own: there
+/// each group is multiplied by both scales.
+constexpr bool blockSums = lanes == 16;
+
+/// Rows of activations as int8 codes; `bias` is what biased weight codes add to the sum of a part of a group. What there
+/// is per group lies by rows, so that a tile reads it from few lines.
 struct QuantisedRows {
   int8_t* codes;   // [N][K]
-  float* scales;   // [N][K/32]
-  float* sums;     // [N][K/32] scale * sum of codes
-  int32_t* bias;   // [N][K/32][parts] -bias of the weights' codes * sum of codes
-  size_t inputs, groups;
+  float* scales;   // [K/128][N]
+  float* sums;     // [K/32][N] sum of codes, times their scale without block sums
+  int32_t* bias;   // [K/32][parts][N] -bias of the weights' codes * sum of codes
+  size_t inputs, groups, rows;
+
+  float* scale(size_t g, size_t row) const { return scales + g / scaleGroups * rows + row; }
+  float* sum(size_t g, size_t row) const { return sums + g * rows + row; }
+  template <class Codes>
+  int32_t* biasOf(size_t g, int part, size_t row) const {
+    return bias + (g * Codes::parts + part) * rows + row;
+  }
 };
 
-inline int32_t sumOfLanes(VectorInt value) {
-  int32_t sum = 0;
-  for (int l = 0; l < lanes; l++) sum += value[l];
-  return sum;
+/// The sums of four vectors of integers.
+inline void sumFour(const VectorInt* values, int32_t* sums) {
+#if defined(__AVX512F__)
+  auto pair = [](__m512i a, __m512i b) { return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); };
+  __m512i low = pair((__m512i)values[0], (__m512i)values[1]), high = pair((__m512i)values[2], (__m512i)values[3]);
+  __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+  __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums),
+                   _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+#else
+  for (int i = 0; i < 4; i++) sums[i] = sumLanes(values[i]);
+#endif
+}
+
+/// Scales of up to 16 blocks of a row, and by what their activations are multiplied to become codes. All maxima come
+/// first: a division waits for its block only.
+inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t first, size_t groups, float* inverse) {
+  alignas(64) float highest[16] = {};
+  for (size_t g = 0; g < groups; g += scaleGroups) {
+    const float* from = x + (first + g) * groupInputs;
+    size_t end = (groups - g < scaleGroups ? groups - g : scaleGroups) * groupInputs;
+    Vector most[2] = {zero(), zero()};
+    // Another op wrote them, for another core perhaps: they lie in the last cache.
+    for (size_t i = 0; i < end; i += 16) askForLine(from + i + 768);
+    for (size_t i = 0; i < end; i += 2 * lanes)
+      for (int v = 0; v < 2; v++)
+        most[v] = maximum((Vector)((VectorInt)load(from + i + v * lanes) & 0x7fffffff), most[v]);
+    highest[g / scaleGroups] = maximumLane(maximum(most[0], most[1]));
+  }
+  for (int b = 0; b < 16; b += lanes) {
+    Vector scale = load(highest + b) / splat(127.0f);
+    store(highest + b, scale);
+    store(inverse + b, scale > zero() ? splat(1.0f) / scale : zero());
+  }
+  for (size_t g = 0; g < groups; g += scaleGroups) *rows.scale(first + g, row) = highest[g / scaleGroups];
 }
 
 template <class Codes>
 inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
-  constexpr int partInputs = groupInputs / Codes::parts;
-  for (size_t g = 0; g < rows.groups; g++) {
-    const float* from = x + g * groupInputs;
-    Vector highest = zero();
-    for (int i = 0; i < groupInputs; i += lanes) {
-      Vector v = load(from + i);
-      highest = maximum(maximum(v, -v), highest);
-    }
-    float scale = maximumLane(highest) / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
-    int8_t* codes = rows.codes + row * rows.inputs + g * groupInputs;
-    int32_t sum = 0;
-    for (int part = 0; part < Codes::parts; part++) {
-      VectorInt all = {};
-      for (int i = part * partInputs; i < (part + 1) * partInputs; i += lanes) {
-        const Vector magic = splat(12582912.0f);  // rounds to nearest, ties to even
-        VectorInt rounded = (VectorInt)(load(from + i) * inverse + magic) - (VectorInt)magic;
+  constexpr int partInputs = groupInputs / Codes::parts, blockParts = scaleGroups * Codes::parts;
+  for (size_t first = 0; first < rows.groups; first += 16 * scaleGroups) {
+    size_t left = rows.groups - first, groups = left < 16 * scaleGroups ? left : 16 * scaleGroups;
+    alignas(64) float inverse[16];
+    scalesOf(x, rows, row, first, groups, inverse);
+    for (size_t block = 0; block < groups; block += scaleGroups) {
+      VectorInt all[blockParts] = {};
+      const Vector factor = splat(inverse[block / scaleGroups]);
+      size_t end = (groups - block < scaleGroups ? groups - block : scaleGroups) * groupInputs;
+      size_t begin = (first + block) * groupInputs;
+      int8_t* codes = rows.codes + row * rows.inputs + begin;
+      for (size_t i = 0; i < end; i += lanes) {
+        VectorInt rounded = toNearest(load(x + begin + i) * factor);
         LaneCodes narrow = __builtin_convertvector(rounded, LaneCodes);
         __builtin_memcpy(codes + i, &narrow, sizeof narrow);
-        all += rounded;
+        all[i / partInputs] += rounded;
       }
-      int32_t own = sumOfLanes(all);
-      rows.bias[(row * rows.groups + g) * Codes::parts + part] = -int32_t(Codes::bias) * own;
-      sum += own;
+      if (!Codes::offset && Codes::bias == 0) continue;
+      alignas(16) int32_t sums[blockParts];
+      for (int part = 0; part < blockParts; part += 4) sumFour(all + part, sums + part);
+      for (size_t at = 0; at < end / partInputs; at++) {
+        size_t g = first + block + at / Codes::parts;
+        if (Codes::offset) *rows.sum(g, row) = blockSums ? float(sums[at]) : *rows.scale(g, row) * float(sums[at]);
+        if (Codes::bias) *rows.biasOf<Codes>(g, int(at % Codes::parts), row) = -int32_t(Codes::bias) * sums[at];
+      }
     }
-    rows.scales[row * rows.groups + g] = scale;
-    rows.sums[row * rows.groups + g] = scale * float(sum);
   }
 }
 
@@ -134,7 +179,7 @@ __attribute__((always_inline)) inline void dotGroup(const char* const* group, co
 
 #endif
 
-/// One part of group g for T rows: its sums of codes, scaled, into `sum`.
+/// One part of group g for T rows: its sums of codes, scaled as the weights are, into `sum`.
 template <class Codes, int P, int T, int part = 0>
 __attribute__((always_inline)) inline void productGroup(const char* panel, size_t stride, const QuantisedRows& x,
                                                         size_t row, size_t g, const char* const* group,
@@ -145,7 +190,7 @@ __attribute__((always_inline)) inline void productGroup(const char* panel, size_
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++)
       for (int v = 0; v < V; v++)
-        dot[t][v] = Codes::bias == 0 ? VectorInt{} : x.bias[((row + t) * x.groups + g) * Codes::parts + part] - VectorInt{};
+        dot[t][v] = Codes::bias == 0 ? VectorInt{} : x.biasOf<Codes>(g, part, row)[t] - VectorInt{};
     dotGroup<Codes, P, T, part>(group, x.codes + row * x.inputs + g * groupInputs, x.inputs, dot);
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
@@ -154,9 +199,9 @@ __attribute__((always_inline)) inline void productGroup(const char* panel, size_
       Vector shift = Codes::offset ? Codes::shift(from, g, v % panelVectors) : scale;
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++) {
-        size_t at = (row + t) * x.groups + g;
-        sum[t][v] = fma(__builtin_convertvector(dot[t][v], Vector), scale * splat(x.scales[at]), sum[t][v]);
-        if (Codes::offset) sum[t][v] = fma(shift, splat(x.sums[at]), sum[t][v]);
+        Vector factor = blockSums ? scale : scale * splat(x.scale(g, row)[t]);
+        sum[t][v] = fma(__builtin_convertvector(dot[t][v], Vector), factor, sum[t][v]);
+        if (Codes::offset) sum[t][v] = fma(shift, splat(x.sum(g, row)[t]), sum[t][v]);
       }
     }
     productGroup<Codes, P, T, part + 1>(panel, stride, x, row, g, group, sum);
@@ -214,7 +259,7 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
     for (int t = 0; t < T; t++)
       for (int v = 0; v < V; v++) sum[p][t][v] = zero();
   [[maybe_unused]] const size_t share = stride / x.groups;
-  for (size_t g = 0; g < x.groups; g++) {
+  auto addGroup = [&](size_t g, Vector (*to)[T][V]) __attribute__((always_inline)) {
     const char* group[P];
     for (int p = 0; p < P; p++) group[p] = Codes::group(panel + p * stride, g);
     if constexpr (lanes == 8) {
@@ -225,8 +270,24 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
     } else if (cold) askAhead<Codes, P>(group, panel, stride);
     if (upcoming->step > 0) upcoming->ask();
     for (int p = 0; p < P; p += together)
-      productGroup<Codes, together, T>(panel + p * stride, stride, x, row, g, group + p, sum[p / together]);
-  }
+      productGroup<Codes, together, T>(panel + p * stride, stride, x, row, g, group + p, to[p / together]);
+  };
+  if constexpr (!blockSums)
+    for (size_t g = 0; g < x.groups; g++) addGroup(g, sum);
+  else
+    for (size_t first = 0; first < x.groups; first += scaleGroups) {
+      Vector block[P / together][T][V];
+      for (int p = 0; p < P / together; p++)
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++)
+          for (int v = 0; v < V; v++) block[p][t][v] = zero();
+      size_t end = first + scaleGroups < x.groups ? first + scaleGroups : x.groups;
+      for (size_t g = first; g < end; g++) addGroup(g, block);
+      for (int p = 0; p < P / together; p++)
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++)
+          for (int v = 0; v < V; v++) sum[p][t][v] = fma(block[p][t][v], splat(x.scale(first, row)[t]), sum[p][t][v]);
+    }
   constexpr int width = (P == 1 ? 1 : 2) * panelVectors;
 #pragma GCC unroll 8
   for (int t = 0; t < T; t++)
@@ -247,14 +308,18 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
   /// `weights` come up behind `tiles` tiles from now on.
   void comingUp(const char* weights, size_t bytes, size_t tiles) const { upcoming.begin(weights, bytes, tiles * x.groups); }
 
-  static size_t rowBytes(size_t inputs) { return inputs + inputs / groupInputs * (8 + 4 * Codes::parts); }
+  static size_t blocks(size_t inputs) { return (inputs / groupInputs + scaleGroups - 1) / scaleGroups; }
+  static size_t rowBytes(size_t inputs) {
+    return inputs + blocks(inputs) * 4 + inputs / groupInputs * (4 + 4 * Codes::parts);
+  }
 
   void place(char* memory, size_t count, size_t inputs) {
     x.inputs = inputs;
     x.groups = inputs / groupInputs;
+    x.rows = count;
     x.codes = reinterpret_cast<int8_t*>(memory);
     x.scales = reinterpret_cast<float*>(memory + count * inputs);
-    x.sums = x.scales + count * x.groups;
+    x.sums = x.scales + count * blocks(inputs);
     x.bias = reinterpret_cast<int32_t*>(x.sums + count * x.groups);
   }
 

@@ -56,9 +56,36 @@ inline void askForLine(const void* line) {
   asm volatile("");
 }
 
+/// The same for a line that is going to be written.
+inline void askToWrite(const void* line) {
+  __builtin_prefetch(line, 1, 2);
+  asm volatile("");
+}
+
 inline Vector zero() { return Vector{}; }
 inline Vector splat(float value) { return value - Vector{}; }
-inline Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
+/// `b` where one of them is no number.
+inline Vector maximum(Vector a, Vector b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+/// The nearest integer, ties to even, of numbers below 2^22.
+inline VectorInt toNearest(Vector value) {
+#if defined(__AVX512F__)
+  return (VectorInt)_mm512_cvtps_epi32(value);
+#elif defined(__AVX2__)
+  return (VectorInt)_mm256_cvtps_epi32(value);
+#else
+  const Vector magic = splat(12582912.0f);
+  return (VectorInt)(value + magic) - (VectorInt)magic;
+#endif
+}
 
 inline Vector squareRoot(Vector x) {
 #if defined(__AVX512F__)
@@ -264,6 +291,15 @@ inline float sumLanes(Vector value) {
   for (int width = lanes / 2; width > 0; width /= 2)
     for (int i = 0; i < width; i++) part[i] += part[i + width];
   return part[0];
+}
+
+inline int32_t sumLanes(VectorInt value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)value);
+#endif
+  int32_t sum = 0;
+  for (int l = 0; l < lanes; l++) sum += value[l];
+  return sum;
 }
 
 inline float maximumLane(Vector value) {

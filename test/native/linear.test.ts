@@ -25,7 +25,7 @@ import { randomWeight, type Weight } from './weights.ts'
 
 /** What a row of activations becomes on its way into the product. */
 function prepared(kernels: Kernels, format: PackedFormat, row: Float32Array): Float64Array {
-  if (isCoded(format)) return rounded(row)
+  if (isCoded(format)) return rounded(row, 128)
   const pairs = format === 'bf16' && multipliesPairs(kernels)
   return Float64Array.from(row, (x) => (pairs ? toBfloat(x) : x))
 }
@@ -38,11 +38,11 @@ function toBfloat(x: number): number {
   return float.getFloat32(0)
 }
 
-/** What a row of activations is after rounding to 127 steps per group of 32. */
-function rounded(row: ArrayLike<number>): Float64Array {
+/** What a row is after rounding to 127 steps per group: 128 activations, or 32 weights of Q8_0. */
+function rounded(row: ArrayLike<number>, groupInputs: 128 | 32): Float64Array {
   const out = Float64Array.from(row)
-  for (let g = 0; g < row.length; g += 32) {
-    const group = out.subarray(g, g + 32)
+  for (let g = 0; g < row.length; g += groupInputs) {
+    const group = out.subarray(g, g + groupInputs)
     const scale = group.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127
     group.forEach((x, i) => {
       group[i] = scale > 0 ? Math.round(x / scale) * scale : 0
@@ -53,7 +53,7 @@ function rounded(row: ArrayLike<number>): Float64Array {
 
 function roundedRows(weights: Float64Array, inputs: number): Float64Array {
   const out = new Float64Array(weights.length)
-  for (let at = 0; at < out.length; at += inputs) out.set(rounded(weights.subarray(at, at + inputs)), at)
+  for (let at = 0; at < out.length; at += inputs) out.set(rounded(weights.subarray(at, at + inputs), 32), at)
   return out
 }
 
@@ -225,7 +225,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       )
       for (const row of [0, 5, 6, 191, 192, 199]) {
         const expected = product(
-          rounded(x.subarray(row * inputs, (row + 1) * inputs)),
+          rounded(x.subarray(row * inputs, (row + 1) * inputs), 128),
           weight.values,
           outputs,
         )
@@ -291,7 +291,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         const row = x.subarray(r * inputs, (r + 1) * inputs)
         const mean = row.reduce((sum, v) => sum + v * v, 0) / inputs
         const normal = row.map((v, k) => (v / Math.sqrt(mean + epsilon)) * norm[k]!)
-        return [...product(rounded(normal), weight.values, outputs)].map(
+        return [...product(rounded(normal, 128), weight.values, outputs)].map(
           (v, o) => v + bias[o]! + residual[r * outputs + o]!,
         )
       }).flat()
@@ -315,7 +315,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
           gated: true,
         })
         const expected = Array.from({ length: rows }, (_, r) => {
-          const row = rounded(x.subarray(r * inputs, (r + 1) * inputs))
+          const row = rounded(x.subarray(r * inputs, (r + 1) * inputs), 128)
           const right = product(row, up.values, outputs)
           return [...product(row, gate.values, outputs)].map((v, o) => (v / (1 + Math.exp(-v))) * right[o]!)
         }).flat()
