@@ -38,6 +38,11 @@ export class UserError extends Error {
   }
 }
 
+/** Work ended because somebody asked for that. */
+export function isInterruption(error: unknown): boolean {
+  return error instanceof UserError && error.failure === 'interrupted'
+}
+
 /** What the system refuses for reasons that a person can mend, by its code (errno). */
 const systemRefusals: Readonly<Record<string, { what: string; fix: string; mayPass: boolean }>> = {
   ENOSPC: { what: 'The disk is full', fix: 'Free some space and try again.', mayPass: true },

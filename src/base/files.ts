@@ -12,6 +12,7 @@ import {
 import { homedir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { messageOf, UserError } from './errors.ts'
+import { atOnce, type Steps } from './pauses.ts'
 
 /**
  * Replaces `path` by `content` so that a crash at any moment leaves the old file or the new one, whole:
@@ -64,12 +65,19 @@ const pieceBytes = 4 << 20
 
 /** SHA-256 in hex. The file is read in pieces, however large it is. */
 export function hashOfFile(path: string): string {
+  return atOnce(hashingFile(path))
+}
+
+/** The same in steps, for files that take long. */
+export function* hashingFile(path: string): Steps<string> {
   const hash = createHash('sha256')
   const piece = Buffer.allocUnsafe(pieceBytes)
   const file = openSync(path, 'r')
   try {
-    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece))
+    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece)) {
       hash.update(piece.subarray(0, read))
+      yield
+    }
   } finally {
     closeSync(file)
   }

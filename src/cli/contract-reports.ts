@@ -1,7 +1,7 @@
 /** What our own trainer reports as a job: the same lines that any program writes (docs/any-training-code.md). */
 import { appendFileSync } from 'node:fs'
 import { basename } from 'node:path'
-import { messageOf, systemRefusal, UserError } from '../base/errors.ts'
+import { isInterruption, messageOf, systemRefusal, UserError } from '../base/errors.ts'
 import { type ContractEvent, textCharactersMax } from '../control/jobs/contract-events.ts'
 import type { JobCallbacks } from '../train/run-callbacks.ts'
 import { note } from './terminal.ts'
@@ -54,6 +54,8 @@ export function contractReports(path: string | undefined, unixMs: () => number):
 export function reportFailure(path: string | undefined, unixMs: () => number, thrown: unknown): void {
   const error = systemRefusal(thrown) ?? thrown
   if (path === undefined || path === '') return
+  // Whoever asked for it knows.
+  if (isInterruption(error)) return
   const fix = error instanceof UserError && error.fix !== undefined ? ` ${error.fix}` : ''
   const text = `${messageOf(error)}${fix}`.slice(0, textCharactersMax)
   emitter(path, unixMs)({ event: 'failure', text, final: error instanceof UserError && !error.mayPass })

@@ -1,6 +1,6 @@
 /** A training job shown in the terminal, shared by `train` and `start`. */
 import { systemClock } from '../base/clock.ts'
-import { messageOf } from '../base/errors.ts'
+import { isInterruption, messageOf } from '../base/errors.ts'
 import type { Evaluation } from '../train/evaluate/evaluations.ts'
 import type { TrainingJob } from '../train/job.ts'
 import type { Channel } from '../train/parallel/team.ts'
@@ -119,7 +119,7 @@ export async function runShown(
     return result
   } catch (error) {
     line.end()
-    await watch.end({ outcome: 'failed' }, messageOf(error))
+    await watch.end({ outcome: isInterruption(error) ? 'stopped' : 'failed' }, messageOf(error))
     throw error
   } finally {
     line.end()

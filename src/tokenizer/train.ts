@@ -1,4 +1,5 @@
 import { UserError } from '../base/errors.ts'
+import { atOnce, type Steps } from '../base/pauses.ts'
 import { byteCharacters } from './byte-characters.ts'
 import { MergeLearner } from './merge-learner.ts'
 import { compileOniguruma } from './oniguruma.ts'
@@ -21,11 +22,11 @@ export interface TrainingOptions {
 export function trainByteLevelBpe(texts: Iterable<string>, options: TrainingOptions): object {
   const counts = new WordCounts(options.specialTokens)
   for (const text of texts) counts.add(text)
-  return learnByteLevelBpe(counts, options)
+  return atOnce(learningByteLevelBpe(counts, options))
 }
 
-/** The same from words that are counted already; their special tokens are those of the options. */
-export function learnByteLevelBpe(words: WordCounts, options: TrainingOptions): object {
+/** The same in steps, from words that are counted already; their special tokens are those of the options. */
+export function* learningByteLevelBpe(words: WordCounts, options: TrainingOptions): Steps<object> {
   const { vocabularySize, specialTokens, onProgress } = options
   // The byte characters in the order of their code points, as the Rust library numbers its alphabet.
   const alphabet = [...byteCharacters].sort()
@@ -42,11 +43,14 @@ export function learnByteLevelBpe(words: WordCounts, options: TrainingOptions): 
   const firstByte = base.length - alphabet.length
   const idOfByte = byteCharacters.map((character) => firstByte + alphabet.indexOf(character))
   const learner = new MergeLearner()
-  for (const [word, count] of words.counts)
+  let added = 0
+  for (const [word, count] of words.counts) {
     learner.addWord(
       Int32Array.from(Buffer.from(word, 'utf8'), (byte) => idOfByte[byte]!),
       count,
     )
+    if (++added % wordsPerStep === 0) yield
+  }
   const pieces = [...base]
   const merges: [string, string][] = []
   const ids = new Map(pieces.map((piece, id) => [piece, id]))
@@ -61,6 +65,7 @@ export function learnByteLevelBpe(words: WordCounts, options: TrainingOptions): 
     ids.set(left + right, id)
     merges.push([left, right])
     learner.merge(pair.left, pair.right, id)
+    yield
     if (merges.length % 100 === 0) onProgress?.({ merges: pieces.length - base.length, mergesMax })
   }
   onProgress?.({ merges: pieces.length - base.length, mergesMax })
@@ -69,6 +74,8 @@ export function learnByteLevelBpe(words: WordCounts, options: TrainingOptions): 
 
 /** Words that are remembered at a time: many more than languages have, fewer than a Map holds. */
 const wordsMax = 1 << 21
+
+const wordsPerStep = 4096
 
 /** How often each word of the pre-tokenizer occurs, in the order of first occurrence. */
 export class WordCounts {

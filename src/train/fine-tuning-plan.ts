@@ -4,6 +4,7 @@
  */
 import { messageOf, UserError } from '../base/errors.ts'
 import { openModel } from '../models/open.ts'
+import { preparing } from './data/preparing.ts'
 import { refusalsOf } from './data/refusals.ts'
 import { parseTrainingJob, type TrainingJob } from './job.ts'
 import { type JobData, prepareData } from './job-data.ts'
@@ -76,7 +77,7 @@ export async function planFineTuning(request: FineTuningRequest, workspace: stri
     const wrong = whatIsWrong(request, draft, data)
     if (wrong !== undefined)
       return { ok: false, ...wrong, message: cleaned(wrong.message, request, workspace) }
-    return planOf(request, draft, data)
+    return await planOf(request, draft, data)
   } catch (error) {
     return refused(error, request, workspace, 'training')
   }
@@ -122,12 +123,14 @@ function betaOf({ beta = 'auto' }: FineTuningRequest): number {
   return beta === 'auto' ? betaUsual : beta
 }
 
+/** The process of its own that this runs in is ended from outside. */
+const silent = preparing(() => undefined)
+
 async function read(job: TrainingJob): Promise<JobData> {
   const method = preferenceOf(job.method)
-  const note = () => undefined
   return method === undefined
-    ? await prepareData(job, undefined, note, false)
-    : await preparePreferences(job, method, undefined, note, false)
+    ? await prepareData(job, undefined, silent, false)
+    : await preparePreferences(job, method, undefined, silent, false)
 }
 
 function whatIsWrong(
@@ -153,7 +156,11 @@ function whatIsWrong(
   }
 }
 
-function planOf(request: FineTuningRequest, draft: TrainingJob, data: JobData): FineTuningPlan {
+async function planOf(
+  request: FineTuningRequest,
+  draft: TrainingJob,
+  data: JobData,
+): Promise<FineTuningPlan> {
   const { material } = data
   const list = material.training
   const perExample = material.kind === 'pairs' ? 2 : 1
@@ -176,6 +183,8 @@ function planOf(request: FineTuningRequest, draft: TrainingJob, data: JobData): 
     keep: checkpointsMax * 2,
   }
   const file = fileOf(request, sizes)
+  const sized = { ...draft, ...{ context, batch: microBatch, steps } }
+  const { warnings } = await dataCheckOf(sized, data.kit, material, silent)
   return {
     ok: true,
     file,
@@ -185,8 +194,7 @@ function planOf(request: FineTuningRequest, draft: TrainingJob, data: JobData): 
     rateMultiplier: request.rateMultiplier === 'auto' ? 1 : request.rateMultiplier,
     beta: request.kind === 'dpo' ? betaOf(request) : undefined,
     trainedTokens: data.summary.trainingTokens * epochs,
-    warnings: dataCheckOf({ ...draft, ...{ context, batch: microBatch, steps } }, data.kit, material)
-      .warnings,
+    warnings,
   }
 }
 

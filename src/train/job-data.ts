@@ -5,6 +5,7 @@ import { deriveSeed } from '../base/random.ts'
 import { openModel } from '../models/open.ts'
 import type { BatchSource } from './batch.ts'
 import type { Material } from './data/material.ts'
+import type { Preparing } from './data/preparing.ts'
 import { problemCount, refuseUnusable } from './data/refusals.ts'
 import { type CacheOptions, cachedSamples } from './data/sample-cache.ts'
 import type { SampleData } from './data/sample-data.ts'
@@ -50,8 +51,6 @@ export interface JobData extends Disposable {
   material: Material
 }
 
-type Note = (text: string) => void
-
 /**
  * `earlier` is the folder of the checkpoint that a run goes on from. Without `refuses`, what cannot be learned from
  * is left out and stands in the reports.
@@ -59,25 +58,25 @@ type Note = (text: string) => void
 export async function prepareData(
   job: TrainingJob,
   earlier: string | undefined,
-  onNote: Note,
+  preparing: Preparing,
   refuses = true,
 ): Promise<JobData> {
   return 'text' in job.data
-    ? await textJobData(job, job.data, earlier, onNote)
-    : await sampleJobData(job, job.data, earlier, onNote, refuses)
+    ? await textJobData(job, job.data, earlier, preparing)
+    : await sampleJobData(job, job.data, earlier, preparing, refuses)
 }
 
 async function textJobData(
   job: TrainingJob,
   data: TextData,
   earlier: string | undefined,
-  onNote: Note,
+  preparing: Preparing,
 ): Promise<JobData> {
-  onNote('Reading the texts.')
-  const texts = dividedTexts(job, data)
+  preparing.onNote('Reading the texts.')
+  const texts = dividedTexts(job, data, preparing)
   const kit =
-    earlier === undefined ? ((await textKitOf(job, texts, onNote)) ?? givenKit(job)) : textKitFrom(earlier)
-  const store = await tokenisedTexts(job, texts, kit, onNote)
+    earlier === undefined ? ((await textKitOf(job, texts, preparing)) ?? givenKit(job)) : textKitFrom(earlier)
+  const store = await tokenisedTexts(job, texts, kit, preparing)
   try {
     const batches = textBatches(job, data, store, texts.paths, seedsOf(job))
     const rows = [batches.training, batches.validation].filter((one) => one instanceof MixedDocuments)
@@ -130,20 +129,20 @@ export async function prepareSamples(
   job: TrainingJob,
   data: SampleData,
   earlier: string | undefined,
-  onNote: Note,
+  preparing: Preparing,
 ): Promise<JobSamples> {
-  const kit = earlier === undefined ? await sampleKit(job, data, onNote) : textKitFrom(earlier)
+  const kit = earlier === undefined ? await sampleKit(job, data, preparing) : textKitFrom(earlier)
   checkTemplate(kit)
   const stores: SampleStore[] = []
   const disposeAll = () => {
     for (const store of stores) store[Symbol.dispose]()
   }
   try {
-    const options = cacheOptions(job, data, kit, onNote)
+    const options = cacheOptions(job, data, kit, preparing)
     const load = async (sources: SampleData['train'], field: string) => {
       for (const source of sources) stores.push(await cachedSamples(source, kit, { ...options, field }))
     }
-    onNote('Reading the data.')
+    preparing.onNote('Reading the data.')
     await load(data.train, 'data.train')
     const training = stores.slice()
     if (typeof data.validation !== 'number') await load(data.validation, 'data.validation')
@@ -183,7 +182,12 @@ function partsOf(
   }
 }
 
-export function cacheOptions(job: TrainingJob, data: SampleData, kit: TextKit, onNote: Note): CacheOptions {
+export function cacheOptions(
+  job: TrainingJob,
+  data: SampleData,
+  kit: TextKit,
+  preparing: Preparing,
+): CacheOptions {
   return {
     baseFolder: job.baseFolder,
     contextMax: job.context,
@@ -191,7 +195,7 @@ export function cacheOptions(job: TrainingJob, data: SampleData, kit: TextKit, o
     trainEndOfTurn: data.trainEndOfTurn,
     vocabularySize: vocabularySizeOf(job, kit),
     cacheFolder: job.cacheFolder,
-    onNote,
+    preparing,
   }
 }
 
@@ -206,14 +210,14 @@ async function sampleJobData(
   job: TrainingJob,
   data: SampleData,
   earlier: string | undefined,
-  onNote: Note,
+  preparing: Preparing,
   refuses: boolean,
 ): Promise<JobData> {
-  const samples = await prepareSamples(job, data, earlier, onNote)
+  const samples = await prepareSamples(job, data, earlier, preparing)
   try {
     const { kit, training, validation, reports, hash } = samples
     if (refuses) refuseUnusable(reports, data, kit)
-    for (const text of new Set(reports.flatMap((report) => report.notes))) onNote(text)
+    for (const text of new Set(reports.flatMap((report) => report.notes))) preparing.onNote(text)
     const seeds = seedsOf(job)
     const filled = training.filter((part) => part.samples.length > 0)
     if (filled.length < training.length) {
@@ -295,8 +299,8 @@ function sumOf(lists: readonly SampleList[], of: (list: SampleList, index: numbe
 }
 
 /** The model's kit, or a new one, with the template that the data asks for; new models speak ChatML. */
-async function sampleKit(job: TrainingJob, data: SampleData, onNote: Note): Promise<TextKit> {
-  const learned = await recordKitOf(job, data, onNote)
+async function sampleKit(job: TrainingJob, data: SampleData, preparing: Preparing): Promise<TextKit> {
+  const learned = await recordKitOf(job, data, preparing)
   return withTemplate(learned ?? givenKit(job), data.template ?? (learned && 'chatml'))
 }
 

@@ -4,14 +4,16 @@ import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { assert } from '../base/assert.ts'
 import { writeFileAtomic } from '../base/files.ts'
+import { type Steps, withPauses } from '../base/pauses.ts'
 import { deriveSeed, uniformAt } from '../base/random.ts'
 import { loadTexts, recordFiles } from './data/load.ts'
+import type { Preparing } from './data/preparing.ts'
 import { contentOf } from './data/sample-cache.ts'
 import type { SampleData } from './data/sample-data.ts'
 import { cachedStore } from './data/store-cache.ts'
 import { TextCutter } from './data/text-cutter.ts'
 import type { TrainingJob } from './job.ts'
-import { byteLevelKit, characterKit, emptyWordCounts, type TextKit, textKit } from './text-kit.ts'
+import { characterKit, emptyWordCounts, learningByteLevelKit, type TextKit, textKit } from './text-kit.ts'
 
 /**
  * Byte pairs are learned from so many characters at most, drawn over the whole data piece by piece: what stands often
@@ -31,7 +33,7 @@ export function newTokenizerOf({ tokenizer }: TrainingJob): NewTokenizer | undef
 export interface KitLearner {
   push(text: string): void
   endText(): void
-  finish(): TextKit
+  finish(): Steps<TextKit>
 }
 
 /** `share` of the pieces is learned from, the same ones whenever the data is the same. */
@@ -55,7 +57,8 @@ class CharacterLearner implements KitLearner {
 
   endText(): void {}
 
-  finish(): TextKit {
+  // biome-ignore lint/correctness/useYield: there are as many characters as Unicode has, at most
+  *finish(): Steps<TextKit> {
     return characterKit(this.#characters, this.#forChats)
   }
 }
@@ -92,8 +95,8 @@ class BytePairLearner implements KitLearner {
     this.#pieces++
   }
 
-  finish(): TextKit {
-    return byteLevelKit(this.#words, this.#vocabularySize)
+  finish(): Steps<TextKit> {
+    return learningByteLevelKit(this.#words, this.#vocabularySize)
   }
 }
 
@@ -101,27 +104,32 @@ class BytePairLearner implements KitLearner {
 export async function recordKitOf(
   job: TrainingJob,
   { train }: SampleData,
-  onNote: (text: string) => void,
+  preparing: Preparing,
 ): Promise<TextKit | undefined> {
   const tokenizer = newTokenizerOf(job)
   if (tokenizer === undefined) return undefined
   const { baseFolder, context: contextMax } = job
   const files = train.map((source) => recordFiles(source, { baseFolder }))
   const learn = async () => {
-    onNote('Reading the data for the tokenizer.')
+    preparing.onNote('Reading the data for the tokenizer.')
     const bytes = files.flat().reduce((sum, path) => sum + textBytesOf(path), 0)
     const learner = kitLearner(tokenizer, true, learnedCharactersMax / bytes)
     for await (const text of loadTexts(train, { baseFolder, contextMax })) {
       learner.push(text)
       learner.endText()
+      await preparing.pause()
     }
     // What templates write around the messages.
     learner.push('system user assistant tool User: Assistant:\n')
     learner.endText()
-    return learner.finish()
+    return await withPauses(learner.finish(), preparing.pause)
   }
-  const content = () => ['records', train.map((source, i) => contentOf(source, files[i]!)), tokenizer]
-  return await cachedKit(job, content, learn, onNote)
+  const content = async () => {
+    const sources: unknown[] = []
+    for (const [i, source] of train.entries()) sources.push(await contentOf(source, files[i]!, preparing))
+    return ['records', sources, tokenizer]
+  }
+  return await cachedKit(job, content, learn, preparing)
 }
 
 /** Bytes of a file's text, about: texts are zipped to a third or a fourth. */
@@ -133,15 +141,15 @@ function textBytesOf(path: string): number {
 /** The tokenizer of this content, from the cache where it was learned before. */
 export async function cachedKit(
   { cacheFolder }: TrainingJob,
-  content: () => unknown,
+  content: () => Promise<unknown>,
   learn: () => Promise<TextKit>,
-  onNote: (text: string) => void,
+  preparing: Preparing,
 ): Promise<TextKit> {
   if (cacheFolder === undefined) return await learn()
   return await cachedStore({
     root: join(cacheFolder, 'tokenizers'),
     key: createHash('sha256')
-      .update(JSON.stringify([1, content()]))
+      .update(JSON.stringify([1, await content()]))
       .digest('hex')
       .slice(0, 40),
     what: 'tokenizer files',
@@ -155,7 +163,7 @@ export async function cachedKit(
       assert(kit.hash === hash, 'a tokenizer in the cache is as it was written')
       return kit
     },
-    onNote,
+    preparing,
   })
 }
 

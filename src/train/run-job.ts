@@ -15,6 +15,7 @@ import {
   type TrainerState,
 } from './checkpoint.ts'
 import { CheckpointWriter } from './checkpoint-writer.ts'
+import { preparing } from './data/preparing.ts'
 import { Evaluations } from './evaluate/evaluations.ts'
 import { recipeOf, type TrainingJob } from './job.ts'
 import { type JobData, prepareData } from './job-data.ts'
@@ -119,10 +120,12 @@ async function withRun<Result>(
   const base = frozenBase(job, found)
   const preference = preferenceOf(job.method)
   const note = (text: string) => callbacks.onNote?.(text)
-  const pairs = preference && (await preparePreferences(job, preference, found?.folder, note))
-  using data = pairs ?? (await prepareData(job, found?.folder, note))
+  const signal = life === 'replay' ? undefined : life
+  const heard = preparing(note, signal)
+  const pairs = preference && (await preparePreferences(job, preference, found?.folder, heard))
+  using data = pairs ?? (await prepareData(job, found?.folder, heard))
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
-  callbacks.onData?.(dataCheckOf(job, data.kit, data.material))
+  if (callbacks.onData !== undefined) callbacks.onData(await dataCheckOf(job, data.kit, data.material, heard))
   if (callbacks.onNeeds !== undefined) {
     const needs = needsOf(job, data, channel.size)
     callbacks.onNeeds(needs)
@@ -139,7 +142,7 @@ async function withRun<Result>(
       keeps: life !== 'replay' && channel.rank === 0,
       base,
       onNote: note,
-      signal: life === 'replay' ? undefined : life,
+      signal,
     })
   }
   using parameters = prepareModel(job, { vocabularySize, bosToken, eosToken: eosTokens[0] }, device)

@@ -1,8 +1,10 @@
 /** A job that continues texts: their tokens are made once, lie on disk, and are read row by row. */
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
+import { withPauses } from '../base/pauses.ts'
 import type { Material } from './data/material.ts'
 import { PieceEncoder } from './data/piece-encoder.ts'
+import type { Preparing } from './data/preparing.ts'
 import type { SampleList } from './data/sample-list.ts'
 import { cachedStore } from './data/store-cache.ts'
 import { DividedTexts, textFiles } from './data/text-files.ts'
@@ -22,20 +24,20 @@ export interface JobTexts extends Disposable {
 }
 
 /** The texts of a job, not read yet. */
-export function dividedTexts(job: TrainingJob, data: TextData): DividedTexts {
-  return new DividedTexts(textFiles(data.text, job.baseFolder), data.validation)
+export function dividedTexts(job: TrainingJob, data: TextData, { pause }: Preparing): DividedTexts {
+  return new DividedTexts(textFiles(data.text, job.baseFolder), data.validation, pause)
 }
 
 /** The tokenizer that the job learns from its texts; undefined where it brings one. */
 export async function textKitOf(
   job: TrainingJob,
   texts: DividedTexts,
-  onNote: (text: string) => void,
+  preparing: Preparing,
 ): Promise<TextKit | undefined> {
   const tokenizer = newTokenizerOf(job)
   if (tokenizer === undefined) return undefined
   const learn = async () => {
-    onNote(
+    preparing.onNote(
       tokenizer === 'characters'
         ? 'Collecting the characters.'
         : `Learning a tokenizer of ${tokenizer.byte_pairs} pieces.`,
@@ -45,9 +47,10 @@ export async function textKitOf(
       for await (const part of text) learner.push(part)
       learner.endText()
     }
-    return learner.finish()
+    return await withPauses(learner.finish(), preparing.pause)
   }
-  return await cachedKit(job, () => ['texts', texts.digests(), texts.share, tokenizer], learn, onNote)
+  const content = async () => ['texts', await texts.digests(), texts.share, tokenizer]
+  return await cachedKit(job, content, learn, preparing)
 }
 
 /** The tokens of the texts, from the cache or made now. */
@@ -55,17 +58,20 @@ export async function tokenisedTexts(
   job: TrainingJob,
   texts: DividedTexts,
   kit: TextKit,
-  onNote: (text: string) => void,
+  preparing: Preparing,
 ): Promise<TokenStore> {
-  const content = () => JSON.stringify([1, texts.digests(), texts.share, kit.hash])
+  const { cacheFolder } = job
+  const key = async () => {
+    const content = JSON.stringify([1, await texts.digests(), texts.share, kit.hash])
+    return createHash('sha256').update(content).digest('hex').slice(0, 40)
+  }
   return await cachedStore({
-    root: job.cacheFolder === undefined ? undefined : join(job.cacheFolder, 'texts'),
-    key:
-      job.cacheFolder === undefined ? '' : createHash('sha256').update(content()).digest('hex').slice(0, 40),
+    root: cacheFolder === undefined ? undefined : join(cacheFolder, 'texts'),
+    key: cacheFolder === undefined ? '' : await key(),
     what: 'tokens',
-    make: (folder) => tokenise(folder, texts, kit, onNote),
-    open: (folder) => new TokenStore(folder),
-    onNote,
+    make: (folder) => tokenise(folder, texts, kit, preparing),
+    open: (folder) => TokenStore.open(folder, preparing.pause),
+    preparing,
   })
 }
 
@@ -73,7 +79,7 @@ async function tokenise(
   folder: string,
   texts: DividedTexts,
   { tokenizer }: TextKit,
-  onNote: (text: string) => void,
+  { onNote }: Preparing,
 ): Promise<void> {
   onNote('Making tokens of the texts.')
   using writer = new TokenWriter(folder, tokenizer.vocabularySize)

@@ -6,9 +6,10 @@ import { createHash } from 'node:crypto'
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf, UserError } from '../base/errors.ts'
+import type { Steps } from '../base/pauses.ts'
 import { type ChatTemplate, chatTemplateFromConfig } from '../tokenizer/chat-template.ts'
 import { type Tokenizer, tokenizerFromJson } from '../tokenizer/tokenizer.ts'
-import { learnByteLevelBpe, WordCounts } from '../tokenizer/train.ts'
+import { learningByteLevelBpe, WordCounts } from '../tokenizer/train.ts'
 import { characterTokenizer } from './character-tokenizer.ts'
 import { chatMlTemplate, chatMlTokens, plainTemplate } from './data/default-templates.ts'
 
@@ -103,8 +104,8 @@ export function emptyWordCounts(): WordCounts {
 }
 
 /** A new byte-level BPE. */
-export function byteLevelKit(words: WordCounts, vocabularySize: number): TextKit {
-  const json = learnByteLevelBpe(words, { vocabularySize, specialTokens: byteLevelTokens })
+export function* learningByteLevelKit(words: WordCounts, vocabularySize: number): Steps<TextKit> {
+  const json = yield* learningByteLevelBpe(words, { vocabularySize, specialTokens: byteLevelTokens })
   return textKit({
     'tokenizer.json': JSON.stringify(json),
     'tokenizer_config.json': JSON.stringify({ eos_token: endOfText, pad_token: endOfText }),

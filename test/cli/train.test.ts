@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { holdAlone } from '../../src/control/store/sole-user.ts'
+import { holdAlone } from '../../src/base/sole-user.ts'
 import { ropeway } from './command-line.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-train-'))

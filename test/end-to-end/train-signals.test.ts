@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
+import { truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, expect, test } from 'vitest'
@@ -20,7 +20,7 @@ interface Event {
 /** Runs the command line; `onEvent` may send signals. */
 async function run(
   args: readonly string[],
-  onEvent: (event: Event, send: (s: NodeJS.Signals) => void) => void,
+  onEvent: (event: Event, send: (s: NodeJS.Signals) => void) => unknown,
 ) {
   const running = spawn(process.execPath, ['--import', 'tsx', main, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -39,14 +39,14 @@ async function run(
   return { code, events, errors }
 }
 
-function jobFile(name: string): string {
+function jobFile(name: string, text = 'text.txt'): string {
   const path = join(root, `${name}.json`)
   writeFileSync(join(root, 'text.txt'), 'the moving rope never stops and cabins join it '.repeat(400))
   writeFileSync(
     path,
     JSON.stringify({
       model: { architecture: 'llama', layers: 2, width: 64, heads: 2 },
-      data: { text: 'text.txt' },
+      data: { text },
       ...{ tokenizer: 'characters', context: 64, batch: 8, steps: 400, out: name, threads: 1 },
       optimizer: { learning_rate: 0.001 },
       checkpoint: { every: 1000 },
@@ -84,4 +84,16 @@ test('SIGUSR2 makes a checkpoint and training goes on; SIGTERM makes one within 
   const replay = await run(['replay-step', join(root, 'signals'), '2', '--json'], () => undefined)
   expect(replay.code).toBe(0)
   expect(replay.events[0]).toMatchObject({ step: 2, from: 0 })
+}, 60_000)
+
+test('SIGINT ends the preparation of data, however much there is, and says so', async () => {
+  writeFileSync(join(root, 'large.txt'), 'the moving rope never stops\n')
+  // Nobody gets through these zeros, and they take no room.
+  truncateSync(join(root, 'large.txt'), 2 ** 40)
+  const { code, events, errors } = await run(
+    ['train', jobFile('prepared', 'large.txt'), '--here', '--json'],
+    ({ event }, send) => event === 'note' && send('SIGINT'),
+  )
+  expect(errors).toMatch(/Stopped while the data was prepared, before the first step/)
+  expect([code, events.map(({ event }) => event)]).toEqual([130, ['note']])
 }, 60_000)

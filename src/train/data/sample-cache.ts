@@ -1,10 +1,12 @@
 /** Samples of records, made once for each content: files, tokenizer, template, options, and what is read from records. */
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
-import { hashOfFile } from '../../base/files.ts'
+import { hashingFile } from '../../base/files.ts'
+import { withPauses } from '../../base/pauses.ts'
 import type { TextKit } from '../text-kit.ts'
 import { type DataSource, type LoadOptions, loadSamples, recordFiles } from './load.ts'
 import { countProblem, countSample, emptyReport } from './material.ts'
+import type { Preparing } from './preparing.ts'
 import { layoutByName } from './records.ts'
 import type { Sample } from './sample.ts'
 import { SampleStore, StoreWriter } from './sample-store.ts'
@@ -16,7 +18,7 @@ export interface CacheOptions extends Pick<LoadOptions, 'baseFolder' | 'contextM
   vocabularySize: number
   /** Where stores are kept; without it they live as long as the process. */
   cacheFolder: string | undefined
-  onNote: (text: string) => void
+  preparing: Preparing
 }
 
 /** What samples are read from records. */
@@ -38,15 +40,15 @@ export async function cachedSamples(
   options: CacheOptions,
   reader = everySample,
 ): Promise<SampleStore> {
-  const { cacheFolder, onNote } = options
+  const { cacheFolder, preparing } = options
   const paths = recordFiles(source, options)
   return await cachedStore({
     root: cacheFolder === undefined ? undefined : join(cacheFolder, 'samples'),
-    key: cacheFolder === undefined ? '' : keyOf(source, paths, kit, options, reader),
+    key: cacheFolder === undefined ? '' : await keyOf(source, paths, kit, options, reader),
     what: 'samples',
     make: (folder) => make(folder, source, paths, kit, options, reader),
-    open: (folder) => new SampleStore(folder, paths),
-    onNote,
+    open: (folder) => SampleStore.open(folder, preparing.pause, paths),
+    preparing,
   })
 }
 
@@ -75,28 +77,32 @@ async function make(
   for await (const sample of samples) {
     writer.add(sample)
     countSample(report, sample, endings)
+    await options.preparing.pause()
   }
   writer.finish(report, formats, paths)
 }
 
 /** What of a source decides what is read from it: its files' bytes, and how they are taken. */
-export function contentOf(
+export async function contentOf(
   { format, layout, columns, header, quotes }: DataSource,
   paths: readonly string[],
-): unknown {
-  const files = paths.map((path) => [layoutByName(path), hashOfFile(path)])
+  { pause }: Preparing,
+): Promise<unknown> {
+  const files: unknown[] = []
+  for (const path of paths) files.push([layoutByName(path), await withPauses(hashingFile(path), pause)])
   return [files, [format, layout, columns, header, quotes].map((value) => value ?? null)]
 }
 
-function keyOf(
+async function keyOf(
   source: DataSource,
   paths: readonly string[],
   kit: TextKit,
   options: CacheOptions,
   { kind }: SampleReader,
-): string {
+): Promise<string> {
   const { contextMax, tooLong, trainEndOfTurn, vocabularySize } = options
   const made = [contextMax, tooLong, trainEndOfTurn, vocabularySize]
-  const content = JSON.stringify([2, kind, contentOf(source, paths), made, kit.hash])
+  const files = await contentOf(source, paths, options.preparing)
+  const content = JSON.stringify([2, kind, files, made, kit.hash])
   return createHash('sha256').update(content).digest('hex').slice(0, 40)
 }

@@ -10,7 +10,8 @@ import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, readSync } fro
 import { join } from 'node:path'
 import { assert } from '../../base/assert.ts'
 import { messageOf } from '../../base/errors.ts'
-import { hashOfFile, writeFileAtomic } from '../../base/files.ts'
+import { hashingFile, writeFileAtomic } from '../../base/files.ts'
+import { type Pause, withPauses } from '../../base/pauses.ts'
 import { HashedFile } from './hashed-file.ts'
 import type { DataProblem, ProblemCode } from './load.ts'
 import { type Sample, type SourceLine, trainedTokens } from './sample.ts'
@@ -164,15 +165,25 @@ export class SampleStore implements SampleList, Disposable {
    * Opens a folder that {@link StoreWriter} completed; throws an Error that says what is damaged. `paths`: where the
    * files that it was made from lie now.
    */
-  constructor(folder: string, paths: readonly string[] = []) {
-    const { format, samplesHash, indexHash, madeFrom, ...written } = readStoreFile(folder)
-    const report = moved(written, madeFrom, paths)
-    assert(format === 2, 'the store has the format of this version')
+  static async open(folder: string, pause: Pause, paths: readonly string[] = []): Promise<SampleStore> {
+    const content = readStoreFile(folder)
+    assert(content.format === 2, 'the store has the format of this version')
     for (const [name, hash] of [
-      [indexName, indexHash],
-      [bodyName, samplesHash],
-    ] as const)
-      if (hashOfFile(join(folder, name)) !== hash) throw new Error(`${name} is damaged`)
+      [indexName, content.indexHash],
+      [bodyName, content.samplesHash],
+    ] as const) {
+      const found = await withPauses(hashingFile(join(folder, name)), pause)
+      if (found !== hash) throw new Error(`${name} is damaged`)
+    }
+    return new SampleStore(folder, content, paths)
+  }
+
+  private constructor(
+    folder: string,
+    { format: _, samplesHash, indexHash: __, madeFrom, ...written }: StoreFile,
+    paths: readonly string[],
+  ) {
+    const report = moved(written, madeFrom, paths)
     this.report = report
     this.hash = samplesHash
     this.#offsets = new Float64Array(report.samples + 1)

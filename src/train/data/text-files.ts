@@ -1,7 +1,8 @@
 /** Texts of a job: files, gzipped or not, as streams of characters. */
 
 import { UserError } from '../../base/errors.ts'
-import { hashOfFile } from '../../base/files.ts'
+import { hashingFile } from '../../base/files.ts'
+import { type Pause, withPauses } from '../../base/pauses.ts'
 import { chunksOf, readLines } from './lines.ts'
 import { type FileSource, sourceFiles } from './source-files.ts'
 
@@ -42,13 +43,15 @@ export async function* partOf(path: string, from: number, to: number): AsyncGene
 export class DividedTexts {
   readonly paths: readonly string[]
   readonly #share: number
+  readonly #pause: Pause
   #sizes: number[] | undefined
   #digests: string[] | undefined
 
   /** `share` of each text's characters is held out. */
-  constructor(paths: readonly string[], share: number) {
+  constructor(paths: readonly string[], share: number, pause: Pause) {
     this.paths = paths
     this.#share = share
+    this.#pause = pause
   }
 
   get share(): number {
@@ -56,9 +59,12 @@ export class DividedTexts {
   }
 
   /** SHA-256 of each file. */
-  digests(): readonly string[] {
-    this.#digests ??= this.paths.map((path) => hashOfFile(path))
-    return this.#digests
+  async digests(): Promise<readonly string[]> {
+    if (this.#digests !== undefined) return this.#digests
+    const digests: string[] = []
+    for (const path of this.paths) digests.push(await withPauses(hashingFile(path), this.#pause))
+    this.#digests = digests
+    return digests
   }
 
   /** UTF-16 units of each text. Throws a UserError where there is no text at all. */
@@ -67,7 +73,10 @@ export class DividedTexts {
     const sizes: number[] = []
     for (const path of this.paths) {
       let units = 0
-      for await (const text of charactersOf(path)) units += text.length
+      for await (const text of charactersOf(path)) {
+        units += text.length
+        await this.#pause()
+      }
       sizes.push(units)
     }
     if (sizes.every((units) => units === 0)) {
@@ -94,11 +103,18 @@ export class DividedTexts {
       const units = sizes[file]!
       const cut = this.#cutOf(units)
       const [from, to] = side === 'training' ? [0, cut] : [cut, units]
-      if (to > from) yield { file, text: partOf(path, from, to) }
+      if (to > from) yield { file, text: pausing(partOf(path, from, to), this.#pause) }
     }
   }
 
   #cutOf(units: number): number {
     return Math.floor(units * (1 - this.#share))
+  }
+}
+
+async function* pausing(texts: AsyncGenerator<string>, pause: Pause): AsyncGenerator<string> {
+  for await (const text of texts) {
+    yield text
+    await pause()
   }
 }

@@ -9,7 +9,8 @@ import { createHash, type Hash } from 'node:crypto'
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { assert } from '../../base/assert.ts'
-import { hashOfFile, writeFileAtomic } from '../../base/files.ts'
+import { hashingFile, writeFileAtomic } from '../../base/files.ts'
+import { type Pause, withPauses } from '../../base/pauses.ts'
 import { HashedFile } from './hashed-file.ts'
 
 export const sides = ['training', 'validation'] as const
@@ -167,14 +168,17 @@ export class TokenStore implements Disposable {
   readonly #files: readonly TokenFile[]
 
   /** Opens a folder that {@link TokenWriter} completed; throws an Error that says what is damaged. */
-  constructor(folder: string) {
-    const { format, width, hash, documents, fileHashes } = JSON.parse(
-      readFileSync(join(folder, fileName), 'utf8'),
-    ) as StoreFile
-    assert(format === 1, 'the store has the format of this version')
-    for (const side of sides)
-      if (hashOfFile(join(folder, nameOf(side))) !== fileHashes[side])
-        throw new Error(`${nameOf(side)} is damaged`)
+  static async open(folder: string, pause: Pause): Promise<TokenStore> {
+    const content = JSON.parse(readFileSync(join(folder, fileName), 'utf8')) as StoreFile
+    assert(content.format === 1, 'the store has the format of this version')
+    for (const side of sides) {
+      const found = await withPauses(hashingFile(join(folder, nameOf(side))), pause)
+      if (found !== content.fileHashes[side]) throw new Error(`${nameOf(side)} is damaged`)
+    }
+    return new TokenStore(folder, content)
+  }
+
+  private constructor(folder: string, { width, hash, documents }: StoreFile) {
     this.hash = hash
     this.documents = documents
     const files = sides.map((side) => {

@@ -4,6 +4,7 @@ import { UserError } from '../../base/errors.ts'
 import { deriveSeed, uniformAt } from '../../base/random.ts'
 import { loadPreferencePairs, loadRatedSamples } from '../data/load.ts'
 import type { Material } from '../data/material.ts'
+import type { Preparing } from '../data/preparing.ts'
 import { problemCount, refuseUnusable } from '../data/refusals.ts'
 import { placeOf } from '../data/sample.ts'
 import { cachedSamples, type SampleReader } from '../data/sample-cache.ts'
@@ -21,8 +22,6 @@ export interface PreferenceData extends JobData {
   training: PairBatches
   validation: PairBatches | undefined
 }
-
-type Note = (text: string) => void
 
 /** Chosen, rejected, chosen, ... */
 const pairReader: SampleReader = {
@@ -52,7 +51,7 @@ export async function preparePreferences(
   job: TrainingJob,
   method: PreferenceMethod,
   earlier: string | undefined,
-  onNote: Note,
+  preparing: Preparing,
   refuses = true,
 ): Promise<PreferenceData> {
   const { data } = job
@@ -63,8 +62,9 @@ export async function preparePreferences(
   }
   const kit = earlier === undefined ? withTemplate(givenKit(job), data.template) : textKitFrom(earlier)
   checkTemplate(kit)
+  const { onNote } = preparing
   onNote('Reading the preferences.')
-  const answers = await readAnswers(job, data, method, kit, onNote)
+  const answers = await readAnswers(job, data, method, kit, preparing)
   try {
     const { reports } = answers
     if (refuses) refuseUnusable(reports, data, kit)
@@ -95,13 +95,13 @@ async function readAnswers(
   data: SampleData,
   { kind }: PreferenceMethod,
   kit: TextKit,
-  onNote: Note,
+  preparing: Preparing,
 ): Promise<Answers> {
   const stores: SampleStore[] = []
   const dispose = () => {
     for (const store of stores) store[Symbol.dispose]()
   }
-  const options = { ...cacheOptions(job, data, kit, onNote), contextMax: answerTokensMax(job) }
+  const options = { ...cacheOptions(job, data, kit, preparing), contextMax: answerTokensMax(job) }
   const reader = kind === 'kto' ? ratingReader : pairReader
   const read = async (sources: SampleData['train'], field: string) => {
     const first = stores.length

@@ -1,4 +1,5 @@
 /** Counts over samples: how long they are, how much of them is learned, which are there twice. */
+import type { Steps } from '../../base/pauses.ts'
 import { placeOf } from '../data/sample.ts'
 import type { SampleList } from '../data/sample-list.ts'
 import { HashTable } from './hash-table.ts'
@@ -28,7 +29,10 @@ export interface LengthHistogram {
 /** Places that a report lists. */
 export const placesMax = 5
 
-export function censusOf(list: SampleList): Census {
+/** Looked at between two pauses. */
+export const samplesPerStep = 4096
+
+export function* censusOf(list: SampleList): Steps<Census> {
   const lengths = new Int32Array(list.length)
   const seen = new HashTable(list.length)
   const census: Census = {
@@ -40,6 +44,7 @@ export function censusOf(list: SampleList): Census {
     duplicatePlaces: [],
   }
   for (let i = 0; i < list.length; i++) {
+    if (i % samplesPerStep === 0) yield
     lengths[i] = list.lengthOf(i)
     census.tokens += lengths[i]!
     census.trainedTokens += list.trainedOf(i)

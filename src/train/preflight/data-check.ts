@@ -1,6 +1,8 @@
 /** What a job's data is, and what speaks against learning from it. */
+import { withPauses } from '../../base/pauses.ts'
 import type { DataProblem } from '../data/load.ts'
 import type { Material } from '../data/material.ts'
+import type { Preparing } from '../data/preparing.ts'
 import { problemCount, refusalsOf } from '../data/refusals.ts'
 import { placeOf } from '../data/sample.ts'
 import type { TrainingJob } from '../job.ts'
@@ -36,7 +38,12 @@ const previewCount = 3
 const previewTokens = 400
 const textPreviewTokens = 60
 
-export function dataCheckOf(job: TrainingJob, kit: TextKit, material: Material): DataCheck {
+export async function dataCheckOf(
+  job: TrainingJob,
+  kit: TextKit,
+  material: Material,
+  { pause }: Preparing,
+): Promise<DataCheck> {
   const { kind, training, validation, reports, fillRate, passTokens } = material
   const problemCounts: Record<string, number> = {}
   for (const report of reports)
@@ -47,9 +54,9 @@ export function dataCheckOf(job: TrainingJob, kit: TextKit, material: Material):
   const check: DataCheck = {
     kind,
     vocabularySize: kit.tokenizer.vocabularySize,
-    training: censusOf(training),
-    validation: censusOf(validation),
-    leaks: leaksOf(material),
+    training: await withPauses(censusOf(training), pause),
+    validation: await withPauses(censusOf(validation), pause),
+    leaks: await withPauses(leaksOf(material), pause),
     fillRate,
     cut: reports.reduce((sum, { cutSamples }) => sum + cutSamples, 0),
     problemCounts,

@@ -1,4 +1,5 @@
 /** All that is found out about a job before it starts. */
+import { preparing } from '../data/preparing.ts'
 import type { TrainingJob } from '../job.ts'
 import { prepareData } from '../job-data.ts'
 import { preferenceOf } from '../methods/method.ts'
@@ -15,12 +16,13 @@ export interface JobCheck {
 
 /** Refuses nothing: the reasons why the job would not start are among the results. */
 export async function checkJob(job: TrainingJob, onNote: (text: string) => void): Promise<JobCheck> {
+  const endless = preparing(onNote)
   const method = preferenceOf(job.method)
   using data =
     method === undefined
-      ? await prepareData(job, undefined, onNote, false)
-      : await preparePreferences(job, method, undefined, onNote, false)
-  const check = dataCheckOf(job, data.kit, data.material)
+      ? await prepareData(job, undefined, endless, false)
+      : await preparePreferences(job, method, undefined, endless, false)
+  const check = await dataCheckOf(job, data.kit, data.material, endless)
   const needs = needsOf(job, data)
   onNote('Measuring a few steps.')
   return { data: check, needs, pace: await measurePace(job, dataShapeOf(data)) }

@@ -1,8 +1,9 @@
 /** Held-out data that is learned from, too: an evaluation on it says nothing. */
+import type { Steps } from '../../base/pauses.ts'
 import type { Material } from '../data/material.ts'
 import { placeOf } from '../data/sample.ts'
 import type { SampleList } from '../data/sample-list.ts'
-import { placesMax } from './census.ts'
+import { placesMax, samplesPerStep } from './census.ts'
 import { HashTable } from './hash-table.ts'
 
 export interface Leaks {
@@ -16,12 +17,12 @@ export interface Leaks {
   places: { heldOut: string; training: string }[]
 }
 
-export function leaksOf({ kind, training, validation }: Material): Leaks {
+export function* leaksOf({ kind, training, validation }: Material): Steps<Leaks> {
   const leaks: Leaks = { samples: 0, prompts: 0, overlap: 0, places: [] }
   if (validation.length === 0) return leaks
-  if (kind === 'texts') return { ...leaks, overlap: overlapOf(training, validation) }
-  const same = foundIn(training, validation, 'hashOf')
-  const asked = foundIn(training, validation, 'promptHashOf')
+  if (kind === 'texts') return { ...leaks, overlap: yield* overlapOf(training, validation) }
+  const same = yield* foundIn(training, validation, 'hashOf')
+  const asked = yield* foundIn(training, validation, 'promptHashOf')
   const place = (list: SampleList, index: number) => placeOf(list.sourceOf(index))
   for (let i = 0; i < validation.length; i++) {
     const found = same[i]! >= 0 ? same[i]! : asked[i]!
@@ -35,13 +36,14 @@ export function leaksOf({ kind, training, validation }: Material): Leaks {
 }
 
 /** For each held-out sample the number of the first one with the same hash that is learned from, or -1. */
-function foundIn(
+function* foundIn(
   training: SampleList,
   validation: SampleList,
   hashOf: 'hashOf' | 'promptHashOf',
-): Int32Array {
+): Steps<Int32Array> {
   const table = new HashTable(training.length)
   for (let i = 0; i < training.length; i++) {
+    if (i % samplesPerStep === 0) yield
     const hash = training[hashOf](i)
     if (hash !== 0) table.add(hash, i)
   }
@@ -69,21 +71,22 @@ interface Runs {
   hashes: Int32Array
 }
 
-function overlapOf(training: SampleList, validation: SampleList): number {
+function* overlapOf(training: SampleList, validation: SampleList): Steps<number> {
   const runs = runsOf(validation)
   const count = runs.hashes.length
   const table = new RunTable(runs.hashes)
   const found = new Uint8Array(count)
   let looked = 0
   for (let i = 0; i < training.length && looked < lookedTokensMax; i++) {
-    eachPart(training, i, (tokens) => {
+    for (const tokens of partsOf(training, i)) {
+      yield
       looked += tokens.length
       rolling(tokens, (hash, start) => {
         const run = table.get(hash)
         if (run !== undefined && found[run] === 0 && isSameRun(validation, runs, run, tokens, start))
           found[run] = 1
       })
-    })
+    }
   }
   let all = 0
   for (let run = 0; run < count; run++) if (found[run] === 1) all += table.counts[run]!
@@ -91,10 +94,10 @@ function overlapOf(training: SampleList, validation: SampleList): number {
 }
 
 /** Parts of a sample, each with the end of the one before, so that every run lies in one of them. */
-function eachPart(list: SampleList, index: number, take: (tokens: Int32Array) => void): void {
+function* partsOf(list: SampleList, index: number): Generator<Int32Array> {
   const length = list.lengthOf(index)
   for (let start = 0; start < length; start += partTokens)
-    take(list.part(index, start, Math.min(length, start + partTokens + runTokens - 1)).tokens)
+    yield list.part(index, start, Math.min(length, start + partTokens + runTokens - 1)).tokens
 }
 
 /** The held-out samples in runs, every one of them or as many as are looked for. */

@@ -1,7 +1,9 @@
 import { mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { neverInterrupted } from '../../../src/base/pauses.ts'
 import { ChatTemplate } from '../../../src/tokenizer/chat-template.ts'
+import { preparing } from '../../../src/train/data/preparing.ts'
 import type { Sample } from '../../../src/train/data/sample.ts'
 import { type CacheOptions, cachedSamples } from '../../../src/train/data/sample-cache.ts'
 import { concatenated, splitSamples } from '../../../src/train/data/sample-list.ts'
@@ -16,12 +18,12 @@ const report = { samples: 0, tokens: 0, trainedTokens: 0, endingSamples: 0, cutS
 const rest = { problemCounts: {}, problems: [], notes: [] }
 
 let stores = 0
-function storeOf(samples: readonly Sample[]): SampleStore {
+async function storeOf(samples: readonly Sample[]): Promise<SampleStore> {
   const path = join(folder, `store-${stores++}`)
   using writer = new StoreWriter(path)
   for (const sample of samples) writer.add(sample)
   writer.finish({ ...report, samples: samples.length, ...rest }, new Map())
-  return new SampleStore(path)
+  return await SampleStore.open(path, neverInterrupted)
 }
 
 function sampleOf(tokens: number[], weights: number[], line = 1): Sample {
@@ -35,8 +37,8 @@ describe('a store', () => {
     sampleOf([-1, 2 ** 31 - 1, 7], [0.5, 0, 0.25], 9),
   ]
 
-  test('gives back every sample as it was, in any order', () => {
-    using store = storeOf(samples)
+  test('gives back every sample as it was, in any order', async () => {
+    using store = await storeOf(samples)
     expect([2, 0, 1].map((index) => store.at(index))).toEqual([samples[2], samples[0], samples[1]])
     expect([0, 1, 2].map((index) => [store.lengthOf(index), store.trainedOf(index)])).toEqual([
       [4, 2],
@@ -45,8 +47,8 @@ describe('a store', () => {
     ])
   })
 
-  test('tells equal samples from others', () => {
-    using store = storeOf([
+  test('tells equal samples from others', async () => {
+    using store = await storeOf([
       ...samples,
       sampleOf([1, 2, 3, 4], [0, 0, 1, 1], 77),
       sampleOf([1, 2, 3, 4], [0, 1, 1, 1]),
@@ -61,16 +63,16 @@ describe('what is held out', () => {
     sampleOf([i % 200, i % 7, 3], [0, 1, 1], 1 + Math.floor(i / 2)),
   )
 
-  test('is the asked share, and the rest is learned from, each once', () => {
-    using store = storeOf(many)
+  test('is the asked share, and the rest is learned from, each once', async () => {
+    using store = await storeOf(many)
     const { training, validation } = splitSamples(store, 0.1, 5)
     expect(Math.abs(validation.length - 40)).toBeLessThanOrEqual(8)
     expect(training.length + validation.length).toBe(400)
   })
 
-  test('never shares a sample or a record with what is learned, and depends on content and seed only', () => {
-    using store = storeOf(many)
-    using turned = storeOf([...many].reverse())
+  test('never shares a sample or a record with what is learned, and depends on content and seed only', async () => {
+    using store = await storeOf(many)
+    using turned = await storeOf([...many].reverse())
     const hashesOf = (list: { length: number; hashOf: (index: number) => number }) =>
       new Set(Array.from({ length: list.length }, (_, i) => list.hashOf(i)))
     const { training, validation } = splitSamples(store, 0.1, 5)
@@ -83,17 +85,17 @@ describe('what is held out', () => {
     expect(hashesOf(splitSamples(store, 0.1, 6).validation)).not.toEqual(hashesOf(validation))
   })
 
-  test('is one record at least and never everything', () => {
-    using store = storeOf(many.slice(0, 4))
+  test('is one record at least and never everything', async () => {
+    using store = await storeOf(many.slice(0, 4))
     expect(splitSamples(store, 0.01, 1).validation.length).toBeGreaterThan(0)
     expect(splitSamples(store, 0.9, 1).training.length).toBeGreaterThan(0)
     expect(splitSamples(store, 0, 1).validation.length).toBe(0)
   })
 })
 
-test('several stores behind one another are one list', () => {
-  using one = storeOf([sampleOf([1, 1], [0, 1])])
-  using two = storeOf([sampleOf([2, 2], [0, 1]), sampleOf([3, 3], [0, 1])])
+test('several stores behind one another are one list', async () => {
+  using one = await storeOf([sampleOf([1, 1], [0, 1])])
+  using two = await storeOf([sampleOf([2, 2], [0, 1]), sampleOf([3, 3], [0, 1])])
   const list = concatenated([one, two])
   expect([0, 1, 2].map((index) => list.part(index, 0, 1).tokens[0])).toEqual([1, 2, 3])
 })
@@ -111,9 +113,12 @@ describe('the cache', () => {
     trainEndOfTurn: true,
     vocabularySize: tokenizer.vocabularySize,
     cacheFolder,
-    onNote: (text) => notes.push(text),
+    preparing: preparing((text) => notes.push(text)),
   }
-  const names = () => readdirSync(join(cacheFolder, 'samples')).sort()
+  const names = () =>
+    readdirSync(join(cacheFolder, 'samples'))
+      .filter((name) => name !== '.turns')
+      .sort()
   write(folder, 'data.jsonl', '{"prompt":"a","completion":"b"}\n{"prompt":"c","completion":"d"}\n')
   const source = { files: { path: 'data.jsonl' } }
 

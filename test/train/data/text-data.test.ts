@@ -1,22 +1,25 @@
 /** Texts in pieces: the same tokens, order and hash as if every text were encoded whole, at any length. */
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
+import { UserError } from '../../../src/base/errors.ts'
+import { atOnce } from '../../../src/base/pauses.ts'
 import { Random } from '../../../src/base/random.ts'
 import { PieceEncoder } from '../../../src/train/data/piece-encoder.ts'
+import { preparing } from '../../../src/train/data/preparing.ts'
 import { StoreWriter } from '../../../src/train/data/sample-store.ts'
 import { cachedStore } from '../../../src/train/data/store-cache.ts'
 import { TextCutter } from '../../../src/train/data/text-cutter.ts'
 import { prepareData } from '../../../src/train/job-data.ts'
-import { byteLevelKit, emptyWordCounts, textKitFrom } from '../../../src/train/text-kit.ts'
+import { emptyWordCounts, learningByteLevelKit, textKitFrom } from '../../../src/train/text-kit.ts'
 import { goldenNames, goldenTokenizer } from '../../tokenizer/goldens.ts'
 import { tinyJob } from '../tiny-job.ts'
 import { testFolder, write } from './folder.ts'
 
 const folder = testFolder()
-const none = () => undefined
+const silent = preparing(() => undefined)
 const random = new Random(11)
 const words = [
   ...['rope', 'Way', '  cabin', 'never.', "don't", '\n', '\n\n', '\n\n\n', '\r\n', '\t', '12345', '"so,"\n'],
@@ -76,7 +79,7 @@ describe('pieces', () => {
     write(folder, 'parts/empty.txt', '')
     for (const tokenizer of ['characters', { byte_pairs: 400 }]) {
       const job = tinyJob(folder, { data: { text: 'parts', validation: 0.1 }, tokenizer })
-      using data = await prepareData(job, undefined, none)
+      using data = await prepareData(job, undefined, silent)
       const hash = createHash('sha256')
       let held = 0
       const end = data.kit.tokenizer.eosTokens.slice(0, 1)
@@ -95,11 +98,15 @@ describe('pieces', () => {
       const learned = [text, prose].map((content) => content.slice(0, Math.floor(content.length * (1 - 0.1))))
       const counts = emptyWordCounts()
       for (const part of learned) counts.add(part)
-      if (typeof tokenizer === 'object') expect(data.kit.hash).toBe(byteLevelKit(counts, 400).hash)
+      if (typeof tokenizer === 'object')
+        expect(data.kit.hash).toBe(atOnce(learningByteLevelKit(counts, 400)).hash)
       else expect(data.kit.tokenizer.vocabularySize).toBe(new Set([...learned.join('')]).size)
     }
   })
 })
+
+/** Folders that the cache would hand out, and what was begun. */
+const wholeIn = (root: string) => readdirSync(root).filter((name) => name !== '.turns')
 
 describe('texts of a job', () => {
   const cacheFolder = join(folder, 'cache')
@@ -110,7 +117,11 @@ describe('texts of a job', () => {
   write(folder, 'prose.txt', prose)
   const read = async (path: string) => {
     const notes: string[] = []
-    using data = await prepareData(jobOf(path), undefined, (note) => notes.push(note))
+    using data = await prepareData(
+      jobOf(path),
+      undefined,
+      preparing((note) => notes.push(note)),
+    )
     return {
       hash: data.hash,
       batch: data.training.at(3),
@@ -140,7 +151,7 @@ describe('texts of a job', () => {
 
   test('are made again when what the cache holds is damaged', async () => {
     const first = await read('prose.txt')
-    for (const name of readdirSync(join(cacheFolder, 'texts')))
+    for (const name of wholeIn(join(cacheFolder, 'texts')))
       writeFileSync(join(cacheFolder, 'texts', name, 'training.bin'), 'x')
     const second = await read('prose.txt')
     expect(second).toMatchObject({ hash: first.hash, isMade: true })
@@ -149,17 +160,48 @@ describe('texts of a job', () => {
 
   test('that are not UTF-8 are refused with file and line, and nothing is left in the cache', async () => {
     write(folder, 'latin.txt', Buffer.from('one\ntwo\ncaf\xe9\n', 'latin1'))
-    const before = readdirSync(join(cacheFolder, 'texts'))
+    const before = wholeIn(join(cacheFolder, 'texts'))
     await expect(read('latin.txt')).rejects.toThrow(/latin\.txt:3: the line is not UTF-8/)
-    expect(readdirSync(join(cacheFolder, 'texts'))).toEqual(before)
+    expect(wholeIn(join(cacheFolder, 'texts'))).toEqual(before)
+  })
+
+  test('leave nothing half made wherever they are interrupted, and are the same when made again', async () => {
+    const job = { ...jobOf('prose.txt'), cacheFolder: join(folder, 'interrupted') }
+    const namesOf = (kind: string) => {
+      const root = join(job.cacheFolder, kind)
+      return existsSync(root) ? wholeIn(root) : []
+    }
+    let interruptions = 0
+    for (let last = 0; ; last++) {
+      let pauses = 0
+      const pause = async () => {
+        if (pauses++ === last) throw new UserError('Stopped.', { failure: 'interrupted' })
+      }
+      const prepared = prepareData(job, undefined, { onNote: () => undefined, pause })
+      const hash = await prepared.then(
+        (data) => {
+          data[Symbol.dispose]()
+          return data.hash
+        },
+        (error: UserError) => error.failure,
+      )
+      const begun = ['texts', 'tokenizers'].flatMap(namesOf).filter((name) => name.startsWith('.'))
+      expect(begun).toEqual([])
+      if (hash !== 'interrupted') {
+        expect(hash).toBe((await read('prose.txt')).hash)
+        break
+      }
+      interruptions++
+    }
+    expect(interruptions).toBeGreaterThan(20)
   })
 
   test('go on with the tokenizer of the checkpoint, whatever would be learned now', async () => {
-    using data = await prepareData(jobOf('prose.txt'), undefined, none)
+    using data = await prepareData(jobOf('prose.txt'), undefined, silent)
     const saved = join(folder, 'saved')
     mkdirSync(saved)
     for (const [name, content] of Object.entries(data.kit.files)) writeFileSync(join(saved, name), content)
-    using again = await prepareData(jobOf('prose.txt'), saved, none)
+    using again = await prepareData(jobOf('prose.txt'), saved, silent)
     expect(again.hash).toBe(data.hash)
     expect(again.kit.hash).toBe(textKitFrom(saved).hash)
   })
@@ -167,27 +209,69 @@ describe('texts of a job', () => {
 
 describe('a folder of the cache', () => {
   const root = join(folder, 'stores')
-  const store = (key: string, make: (folder: string) => Promise<void>) =>
+  const store = (key: string, make: (folder: string) => Promise<void>, preparing = silent) =>
     cachedStore({
       root,
       key,
       what: 'things',
       make,
       open: (at) => readFileSync(join(at, 'thing'), 'utf8'),
-      onNote: none,
+      preparing,
     })
 
-  test('made by two at once is whole for both, and stays once', async () => {
-    const gates: (() => void)[] = []
-    const slow = (content: string) => async (at: string) => {
-      writeFileSync(join(at, 'thing'), content)
-      await new Promise<void>((resolve) => gates.push(resolve))
+  test('that two want at once is made by one; the other says that it waits', async () => {
+    let open: () => void = () => undefined
+    const gate = new Promise<void>((resolve) => {
+      open = resolve
+    })
+    const makers: string[] = []
+    const make = (who: string) => async (at: string) => {
+      makers.push(who)
+      writeFileSync(join(at, 'thing'), 'whole')
+      await gate
     }
-    const both = [store('same', slow('one')), store('same', slow('one'))]
-    while (gates.length < 2) await new Promise((resolve) => setImmediate(resolve))
-    for (const open of gates) open()
-    expect(await Promise.all(both)).toEqual(['one', 'one'])
-    expect(readdirSync(root)).toEqual(['same'])
+    const first = store('same', make('first'))
+    const second = store(
+      'same',
+      make('second'),
+      preparing((note) => {
+        expect(note).toMatch(/Another process makes the things; waiting/)
+        open()
+      }),
+    )
+    expect(await Promise.all([first, second])).toEqual(['whole', 'whole'])
+    expect(makers).toEqual(['first'])
+    expect(wholeIn(root)).toEqual(['same'])
+  })
+
+  test('for which one waits is not waited for when the run is to end, and is made when its maker is gone', async () => {
+    const stop = new AbortController()
+    let fail: (error: Error) => void = () => undefined
+    const first = store('gone', () => new Promise<void>((_, reject) => (fail = reject)))
+    const make = async (at: string) => writeFileSync(join(at, 'thing'), 'later')
+    const stopped = store(
+      'gone',
+      make,
+      preparing(() => stop.abort(), stop.signal),
+    )
+    await expect(stopped).rejects.toMatchObject({ failure: 'interrupted' })
+    const later = store(
+      'gone',
+      make,
+      preparing(() => fail(new Error('gone'))),
+    )
+    await expect(first).rejects.toThrow('gone')
+    expect(await later).toBe('later')
+  })
+
+  test('that a killed process left half made is no part of the cache, and is removed by the next maker', async () => {
+    const half = join(root, '.making-half-x1')
+    mkdirSync(half, { recursive: true })
+    writeFileSync(join(half, 'thing'), 'ha')
+    expect(await store('half', async (at) => writeFileSync(join(at, 'thing'), 'whole'))).toBe('whole')
+    expect(existsSync(half)).toBe(false)
+    rmSync(join(root, 'half'), { recursive: true })
+    rmSync(join(root, 'gone'), { recursive: true })
   })
 
   test.runIf(existsSync('/dev/full'))(
@@ -205,7 +289,7 @@ describe('a folder of the cache', () => {
         writer.add({ tokens, weights: new Float32Array(tokens.length), source: { file: 'f', line: 1 } })
       })
       await expect(full).rejects.toThrow(/disk is full.*things.*stores/)
-      expect(readdirSync(root)).toEqual(['same'])
+      expect(wholeIn(root)).toEqual(['same'])
     },
   )
 })

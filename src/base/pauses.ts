@@ -1,0 +1,47 @@
+/** Long work that is done in between: signals are heard while it goes on, and it ends where it is asked to. */
+import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises'
+import { systemClock } from './clock.ts'
+
+/** Called now and then by long work; rejects where the work is to end. */
+export type Pause = () => Promise<void>
+
+/** Between two turns of the event loop; one costs some microseconds. */
+const everyMs = 50
+
+/** Lets the event loop turn where it has not for a while; throws what `interrupted` makes once `signal` is aborted. */
+export function pausesUntil(signal: AbortSignal | undefined, interrupted: () => Error): Pause {
+  let lastMs = systemClock.nowMs()
+  return async () => {
+    if (systemClock.nowMs() - lastMs >= everyMs) {
+      await turn()
+      lastMs = systemClock.nowMs()
+    }
+    if (signal?.aborted === true) throw interrupted()
+  }
+}
+
+/** Never ends the work. */
+export const neverInterrupted: Pause = pausesUntil(undefined, () => new Error('never'))
+
+export async function waitPausing(ms: number, pause: Pause): Promise<void> {
+  await delay(ms)
+  await pause()
+}
+
+/** Work in steps of some milliseconds: whoever drives it decides what happens between them. */
+export type Steps<Result> = Generator<void, Result, void>
+
+export function atOnce<Result>(steps: Steps<Result>): Result {
+  for (;;) {
+    const { done, value } = steps.next()
+    if (done === true) return value
+  }
+}
+
+export async function withPauses<Result>(steps: Steps<Result>, pause: Pause): Promise<Result> {
+  for (;;) {
+    const { done, value } = steps.next()
+    if (done === true) return value
+    await pause()
+  }
+}
