@@ -149,6 +149,7 @@ export interface Ggml {
   tensorGet(tensor: Pointer, data: Uint8Array, offset: number, bytes: number): void
   gallocrNew(bufferType: Pointer): Pointer
   gallocrFree(allocator: Pointer): void
+  gallocrReserve(allocator: Pointer, graph: Pointer): boolean
   gallocrAlloc(allocator: Pointer, graph: Pointer): boolean
   gallocrSize(allocator: Pointer, index: number): bigint | number
   graphCompute(backend: Pointer, graph: Pointer): number
@@ -289,6 +290,7 @@ const baseSymbols: Symbols = {
   tensorGet: `void ggml_backend_tensor_get(${T} t, ${T} data, size_t offset, size_t size)`,
   gallocrNew: `${T} ggml_gallocr_new(${T} buft)`,
   gallocrFree: `void ggml_gallocr_free(${T} a)`,
+  gallocrReserve: `bool ggml_gallocr_reserve(${T} a, ${T} graph)`,
   gallocrAlloc: `bool ggml_gallocr_alloc_graph(${T} a, ${T} graph)`,
   gallocrSize: `size_t ggml_gallocr_get_buffer_size(${T} a, int i)`,
   graphCompute: `int ggml_backend_graph_compute(${T} b, ${T} graph)`,

@@ -31,7 +31,10 @@ export class GraphMemory implements Disposable {
 
   /** Plans `graph` into this memory, growing it when needed. */
   allocate(graph: Pointer): boolean {
-    const ok = this.#ggml.gallocrAlloc(this.allocator, graph)
+    // The allocator alone would take the plan of the graph before for every one with as many nodes of no larger sizes,
+    // whatever hangs on what: what one still needs would lie where another writes.
+    const ok =
+      this.#ggml.gallocrReserve(this.allocator, graph) && this.#ggml.gallocrAlloc(this.allocator, graph)
     const bytes = Number(this.#ggml.gallocrSize(this.allocator, 0))
     if (bytes !== this.#bytes) this.generation++
     this.#bytes = bytes

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { Arena } from '../../src/runtime/arena.ts'
 import { Device } from '../../src/runtime/device.ts'
 import { loadGgml } from '../../src/runtime/ffi.ts'
-import { Graph } from '../../src/runtime/graph.ts'
+import { Graph, GraphMemory } from '../../src/runtime/graph.ts'
 
 const device = new Device({ device: 'cpu', threads: 1 })
 
@@ -132,4 +132,27 @@ test('weights go to rearranging memory only where the library can multiply from 
   if (device.extraBufferTypes().every(({ name }) => name === 'CPU_REPACK')) {
     expect(device.productBufferType('F32', 512, 512)).toBe(bufferType)
   }
+})
+
+test('graphs that share memory are planned each by itself, however alike they look', () => {
+  using memory = new GraphMemory(device)
+  const build = (keepsFirst: boolean) => {
+    const graph = new Graph(device, 16, 4, { memory })
+    const x = graph.input('F32', [64], 'x')
+    const { ops } = graph
+    const first = ops.add(x, x)
+    if (keepsFirst) graph.output(first)
+    let last = ops.add(keepsFirst ? x : first, x)
+    for (let i = 0; i < 2; i++) last = ops.add(last, x)
+    graph.output(last)
+    graph.allocate()
+    x.write(new Float32Array(64).fill(1))
+    return { graph, first, last }
+  }
+  // A chain in which everything may lie in one place; then as many nodes, of which the first is kept.
+  build(false).graph.dispose()
+  const { graph, first, last } = build(true)
+  graph.compute()
+  expect([first, last].map((tensor) => tensor.toFloats()[0])).toEqual([2, 4])
+  graph.dispose()
 })
