@@ -21,7 +21,7 @@ constexpr float nothingYet = -1e30f;  // a maximum below every score, finite so 
 struct Rows {
   int count;
   int perHead;     // rows of one kv head
-  float* query;    // [D][R], multiplied by scale * log2(e)
+  float* query;    // by kv head, as queryAt says, multiplied by scale * log2(e)
   float* scores;   // [R][P], then the weights
   float* keep;     // [R] up to whole vectors, what the new maximum leaves of the old sum
   float* best;     // [R], largest score so far in the chunk
@@ -87,6 +87,7 @@ inline Span spanOf(const AttentionShape& shape, const Sequence& sequence, const 
   return {first, position + unit.tokens};
 }
 
+/// A tile of the kv head `head`.
 inline Tile tileAt(const Attention& op, const Sequence& sequence, int head, int base, Span span) {
   const CacheShape& cache = op.shape.cache;
   const size_t element = cache.format == cacheQ8 ? 1 : 2, groups = cache.width / cache.groupWidth();
@@ -104,7 +105,6 @@ inline Tile tileAt(const Attention& op, const Sequence& sequence, int head, int 
     size_t at = cache.at(sequence.blocks[position / cache.blockTokens], head), scales = at + cache.codeBytes();
     size_t inside = position % cache.blockTokens;
     tile.keys[s] = op.keys + at + inside * keyBytes;
-    tile.keysAhead[s] = op.keys + at + inside * cache.width * element;
     tile.keyScales[s] = op.keys + scales + inside * 2;
     tile.values[s] = op.values + at + inside * cache.width * element;
     tile.valueScales[s] = op.values + scales + inside * groups * 2;
@@ -117,71 +117,68 @@ inline int firstTileBase(Span span, int chunk) {
   return span.first > base ? span.first / tilePositions * tilePositions : base;
 }
 
-/// Asks for the beginnings of what the heads of a unit have in the blocks of a tile. Blocks lie anywhere, so the
-/// hardware cannot guess them; it does better than we do on the lines behind.
-inline void askFor(const Attention& op, const Sequence& sequence, const Unit& unit, int base, Span span) {
-  constexpr size_t pageBytes = 4096;
+typedef Stretches<unitRowsAim + tilePositions / subPositions> Asked;
+
+/// Lists what the heads of a unit have in `cache`, keys or values, at the positions of a tile: whole blocks, or of a
+/// block that several tiles share as much as is due to each of them.
+inline void askFor(Asked& asked, const Attention& op, const char* memory, const Unit& unit, int base, Span span) {
   const CacheShape& cache = op.shape.cache;
+  Sequence sequence = op.batch.sequence(unit.sequence);
   int end = span.end < base + tilePositions ? span.end : base + tilePositions;
+  size_t share = cache.headBytes() / cache.blockTokens;
   for (int position = base > span.first ? base : span.first; position < end;) {
     int block = position / cache.blockTokens;
-    size_t from = cache.at(sequence.blocks[block], unit.head), bytes = unit.heads * cache.headBytes();
-    for (size_t at = 0; at < bytes; at += pageBytes)
-      for (size_t line = 0; line < 128; line += 64) {
-        askForLine(op.keys + from + at + line);
-        askForLine(op.values + from + at + line);
-      }
+    const char* from = memory + cache.at(sequence.blocks[block], unit.head);
+    if (cache.blockTokens <= tilePositions) asked.add(from, unit.heads * cache.headBytes());
+    else
+      for (int h = 0; h < unit.heads; h++)
+        asked.add(from + h * cache.headBytes() + base % cache.blockTokens * share, tilePositions * share);
     position = (block + 1) * cache.blockTokens;
   }
 }
 
-inline void askForFirst(const Attention& op, const Unit& unit) {
-  Sequence sequence = op.batch.sequence(unit.sequence);
-  Span span = spanOf(op.shape, sequence, unit);
-  askFor(op, sequence, unit, firstTileBase(span, unit.chunk), span);
-}
-
-inline Tile firstTile(const Attention& op, const Unit& unit, int head) {
-  Sequence sequence = op.batch.sequence(unit.sequence);
-  Span span = spanOf(op.shape, sequence, unit);
-  return tileAt(op, sequence, unit.head + head, firstTileBase(span, unit.chunk), span);
-}
-
-inline void askFrom(Tile* tile, const Tile& next) {
-  for (int s = 0; s < tilePositions / subPositions; s++) tile->keysAhead[s] = next.keysAhead[s];
+inline void askForFirst(Asked& asked, const Attention& op, const Unit& unit) {
+  Span span = spanOf(op.shape, op.batch.sequence(unit.sequence), unit);
+  askFor(asked, op, op.keys, unit, firstTileBase(span, unit.chunk), span);
 }
 
 /// One tile for all rows of a unit; `next` is the unit that this thread takes up behind it, or null.
 template <class Cache>
 inline void attendTile(const Attention& op, const Sequence& sequence, const Unit& unit, int base, Span span, bool last,
-                       const Unit* next, Rows& rows) {
+                       const Unit* next, Rows& rows, Asked& asked) {
   const AttentionShape& shape = op.shape;
-  Tile tile[unitRowsAim];
+  const Tile first = tileAt(op, sequence, unit.head, base, span);
+  asked.clear();
+  askFor(asked, op, op.values, unit, base, span);
   for (int h = 0; h < unit.heads; h++) {
-    tile[h] = tileAt(op, sequence, unit.head + h, base, span);
-    if (!last) askFrom(&tile[h], tileAt(op, sequence, unit.head + h, base + tilePositions, span));
-    else if (next && h < next->heads) askFrom(&tile[h], firstTile(op, *next, h));
     int row = h * rows.perHead;
-    byRegisterRows(rows.perHead, ScoreBody<Cache>{rows.query + row, shape.rowsMax, tile[h], shape.cache,
-                                                  rows.scores + row * tilePositions});
+    const Tile tile = first.ofHead(h * shape.cache.headBytes());
+    byRegisterRows(rows.perHead, ScoreBody<Cache>{rows.query + row * shape.cache.width, tile, shape.cache,
+                                                  rows.scores + row * tilePositions, asked.ahead});
   }
+  asked.rest();
   for (int r = 0; r < rows.count; r++) {
     int own = sequence.start + unit.token + r % rows.perHead / shape.perKv;
-    int first = shape.window > 0 && own >= shape.window ? own - shape.window + 1 : 0;
-    maximumOfRow(rows, r, base, first, own + 1);
+    int seen = shape.window > 0 && own >= shape.window ? own - shape.window + 1 : 0;
+    maximumOfRow(rows, r, base, seen, own + 1);
   }
   softmaxRows<Cache>(rows);
+  asked.clear();
+  if (!last) askFor(asked, op, op.keys, unit, base + tilePositions, span);
+  else if (next) askForFirst(asked, op, *next);
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
-    byRegisterRows(rows.perHead, ValueBody<Cache>{rows.scores + row * tilePositions, rows.keep + row, tile[h], shape.cache,
-                                                  rows.out + row * shape.widthPadded, shape.widthPadded});
+    const Tile tile = first.ofHead(h * shape.cache.headBytes());
+    byRegisterRows(rows.perHead, ValueBody<Cache>{rows.scores + row * tilePositions, rows.keep + row, tile, shape.cache,
+                                                  rows.out + row * shape.widthPadded, shape.widthPadded, asked.ahead});
   }
+  asked.rest();
 }
 
 /// One chunk for all rows of a unit, from an empty softmax.
 template <class Cache>
 inline void attendChunk(const Attention& op, const Sequence& sequence, const Unit& unit, int chunk, const Unit* next,
-                        Rows& rows) {
+                        Rows& rows, Asked& asked) {
   const AttentionShape& shape = op.shape;
   Span span = spanOf(shape, sequence, unit);
   for (int r = 0; r < rows.count; r++) {
@@ -192,8 +189,7 @@ inline void attendChunk(const Attention& op, const Sequence& sequence, const Uni
   int end = (chunk + 1) * chunkPositions < span.end ? (chunk + 1) * chunkPositions : span.end;
   for (int base = firstTileBase(span, chunk); base < end; base += tilePositions) {
     bool more = base + tilePositions < end || (chunk + 1 < unit.chunk + unit.chunks && end < span.end);
-    if (more) askFor(op, sequence, unit, base + tilePositions, span);
-    attendTile<Cache>(op, sequence, unit, base, span, !more, next, rows);
+    attendTile<Cache>(op, sequence, unit, base, span, !more, next, rows, asked);
   }
 }
 
@@ -251,7 +247,9 @@ inline void startRows(const AttentionShape& shape, const ggml_tensor* q, const U
   for (int r = 0; r < rows.count; r++) {
     int inside = r % rows.perHead;
     const float* from = queryRow(q, token + inside / shape.perKv, headOf(shape, unit, rows, r));
-    Cache::query(from, shape.scale * log2e, shape.cache.width, shape.rowsMax, rows.query + r);
+    int stride, width = shape.cache.width;
+    float* to = queryAt(rows.query + (r - inside) * width, inside, rows.perHead, width, &stride);
+    Cache::query(from, shape.scale * log2e, width, stride, to);
     float* total = rows.total + r * partialFloats(shape);
     total[0] = nothingYet;
     total[1] = 0;
@@ -280,14 +278,15 @@ inline void endChunk(const Attention& op, const Unit& unit, int chunk, Rows& row
 }
 
 template <class Cache>
-inline void runUnit(const Attention& op, const Unit& unit, const Unit* next, ggml_tensor* dst, Rows& rows) {
+inline void runUnit(const Attention& op, const Unit& unit, const Unit* next, ggml_tensor* dst, Rows& rows,
+                    Asked& asked) {
   const AttentionShape& shape = op.shape;
   Sequence sequence = op.batch.sequence(unit.sequence);
   int token = sequence.row + unit.token;
   size_t floats = partialFloats(shape);
   startRows<Cache>(shape, dst->src[0], unit, token, rows);
   for (int c = unit.chunk; c < unit.chunk + unit.chunks; c++) {
-    attendChunk<Cache>(op, sequence, unit, c, next, rows);
+    attendChunk<Cache>(op, sequence, unit, c, next, rows, asked);
     endChunk(op, unit, c, rows);
   }
   if (unit.group >= 0) {
@@ -311,12 +310,16 @@ inline void attendUnits(Call* call, const Attention& op, ggml_tensor* dst) {
   size_t bytes;
   rowsIn(op.shape, nullptr, &bytes);
   Rows rows = rowsIn(op.shape, rw_thread_scratch(bytes), &bytes);
-  // The next piece is taken before the present one is computed, to ask for its first tile in time.
-  for (int piece = takePiece(call); piece < op.plan.units;) {
+  Asked asked;
+  asked.clear();
+  int piece = takePiece(call);
+  if (piece < op.plan.units) askForFirst(asked, op, op.plan.unit[piece]);
+  asked.rest();
+  // The next piece is taken before the present one is computed, to ask for its first keys in time.
+  while (piece < op.plan.units) {
     int next = takePiece(call);
     const Unit* following = next < op.plan.units ? op.plan.unit + next : nullptr;
-    if (following) askForFirst(op, *following);
-    runUnit<Cache>(op, op.plan.unit[piece], following, dst, rows);
+    runUnit<Cache>(op, op.plan.unit[piece], following, dst, rows, asked);
     piece = next;
   }
 }

@@ -19,8 +19,19 @@ struct Tile {
   const char* keyScales[tilePositions / subPositions];    // of coded caches
   const char* values[tilePositions / subPositions];       // at dimension 0
   const char* valueScales[tilePositions / subPositions];
-  const char* keysAhead[tilePositions / subPositions];    // what to ask for next, D elements a position
   int base, first, end;                                   // positions: of lane 0; some row sees [first, end)
+
+  /// The same positions of the head that lies `bytes` further on.
+  Tile ofHead(size_t bytes) const {
+    Tile tile = *this;
+    for (int s = 0; s < tilePositions / subPositions; s++) {
+      tile.keys[s] += bytes;
+      tile.keyScales[s] += bytes;
+      tile.values[s] += bytes;
+      tile.valueScales[s] += bytes;
+    }
+    return tile;
+  }
 };
 
 /// Position p of a tile, of a cache whose positions lie `bytes` apart.

@@ -6,6 +6,7 @@
 // Legend: R rows = (token, query head) pairs that share one kv head, D head width, P positions of a tile, V vectors.
 #pragma once
 
+#include "attention_ahead.h"
 #include "attention_formats.h"
 
 namespace {
@@ -16,57 +17,66 @@ constexpr int registerRows = lanes == 16 ? 8 : lanes == 8 ? 5 : 4;
 template <int R>
 constexpr int vectorsFor = lanes == 16 && R <= 4 ? 4 : 2;
 
-/// So many rows keep a core busy with what it has; meanwhile they ask for the lines that come next. Fewer wait for
-/// memory in any case, which the hardware then follows better.
-template <int R>
-constexpr bool asksAhead = R > 2;
-
-/// scores[r][p..] of V vectors of positions from p on.
+/// Adds the products of some neighbouring dimensions to `sum`. What the loop holds must fit the general registers too:
+/// compilers keep the rest in vector registers, four cycles away.
 template <class Cache, int R, int V>
-inline void tileScores(const float* q, int stride, const Tile& tile, const CacheShape& cache, int p, float* scores) {
-  constexpr int asks = V * lanes / subPositions;
-  const char *key[V], *ask[asks];
-  Vector sum[R][V];
-  for (int v = 0; v < V; v++) key[v] = positionAt(tile.keys, p + v * lanes, Cache::bytes * Cache::together);
-  // While keys go by, the values of the same positions are asked for: as many bytes, in the order of memory.
-  for (int a = 0; a < asks; a++) ask[a] = tile.values[p / subPositions + a];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++) sum[r][v] = zero();
-  const int group = Cache::scaled ? cache.groupWidth() : cache.width;
-  const size_t keyStep = size_t(cache.blockTokens) * Cache::bytes * Cache::together;
-  for (int first = 0; first < cache.width; first += group) {
-    Vector part[R][V];
+inline void scoreSteps(const float* q, const float* end, const char* (&key)[V], size_t keyStep, Ahead& ahead,
+                       Vector (&sum)[R][V]) {
+  for (size_t at = 0; q < end; q += R * Cache::together / Cache::packed, at += keyStep) {
+    ahead.ask<V * lanes * Cache::together * Cache::bytes>();
+    typename Cache::Numbers numbers[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) numbers[v] = Cache::load(key[v] + at);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
-      for (int v = 0; v < V; v++) part[r][v] = zero();
-    for (int d = 0; d < group; d += Cache::together, q += Cache::together / Cache::packed * stride) {
-      if constexpr (asksAhead<R>)
-        for (int a = 0; a < asks; a++, ask[a - 1] += subPositions * Cache::together * Cache::bytes) askForLine(ask[a]);
-      typename Cache::Numbers numbers[V];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; v++, key[v - 1] += keyStep) numbers[v] = Cache::load(key[v]);
+      for (int v = 0; v < V; v++) sum[r][v] = Cache::template add<(R > 1)>(sum[r][v], q + r, R, numbers[v]);
+  }
+}
+
+/// scores[r][p..] of V vectors of positions from p on; q [D][R].
+template <class Cache, int R, int V>
+inline void tileScores(const float* q, const Tile& tile, const CacheShape& cache, int p, float* scores, Ahead& next) {
+  const char* key[V];
+  Ahead ahead = next;
+  Vector sum[R][V];
+  for (int v = 0; v < V; v++) key[v] = positionAt(tile.keys, p + v * lanes, Cache::bytes * Cache::together);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) sum[r][v] = zero();
+  const size_t keyStep = size_t(cache.blockTokens) * Cache::bytes * Cache::together;
+  if constexpr (!Cache::scaled) {
+    scoreSteps<Cache, R, V>(q, q + cache.width / Cache::packed * R, key, keyStep, ahead, sum);
+  } else {
+    const int group = cache.groupWidth();
+    for (int first = 0; first < cache.width; first += group) {
+      Vector part[R][V];
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) part[r][v] = Cache::template add<(R > 1)>(part[r][v], q + r, stride, numbers[v]);
-    }
+        for (int v = 0; v < V; v++) part[r][v] = zero();
+      scoreSteps<Cache, R, V>(q + first * R, q + (first + group) * R, key, keyStep, ahead, part);
+      for (int v = 0; v < V; v++) key[v] += group * keyStep;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
+      for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; v++)
-        sum[r][v] = Cache::scaled ? fma(part[r][v], Cache::keyScale(tile, cache, p + v * lanes, first / group), sum[r][v])
-                                  : part[r][v];
+        for (int v = 0; v < V; v++)
+          sum[r][v] = fma(part[r][v], Cache::keyScale(tile, cache, p + v * lanes, first / group), sum[r][v]);
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
     for (int v = 0; v < V; v++) store(scores + r * tilePositions + p + v * lanes, sum[r][v]);
+  next = ahead;
 }
 
 /// out[r][d..] += weights[r][p] v[p][d..] over the tile for V vectors of d, the last of `last` elements.
 template <class Cache, int R, int V, bool Partial>
 inline void tileValues(const float* weights, const float* keep, const Tile& tile, const CacheShape& cache, int d,
-                       int last, float* out, int outStride) {
+                       int last, float* out, int outStride, Ahead& next) {
+  Ahead ahead = next;
   Vector sum[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -78,10 +88,8 @@ inline void tileValues(const float* weights, const float* keep, const Tile& tile
     unsigned part = p / subPositions, inside = p % subPositions / Cache::together;
     unsigned stop = (part + 1) * subPositions < end ? (part + 1) * subPositions : end;
     const char* from = tile.values[part] + inside * rowBytes + at;
-    const char* ahead = tile.keysAhead[part] + inside * rowBytes + at;
-    for (; p < stop; p += Cache::together, from += rowBytes, ahead += rowBytes) {
-      if constexpr (asksAhead<R>)
-        for (int byte = 0; byte < V * lanes * Cache::together * Cache::bytes; byte += 64) askForLine(ahead + byte);
+    for (; p < stop; p += Cache::together, from += rowBytes) {
+      ahead.ask<V * lanes * Cache::together * Cache::bytes>();
       typename Cache::Numbers numbers[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) {
@@ -100,6 +108,7 @@ inline void tileValues(const float* weights, const float* keep, const Tile& tile
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) store(out + r * outStride + d + v * lanes, sum[r][v]);
+  next = ahead;
 }
 
 /// Calls `body` with R = registerRows while so many rows are left, then once with the rest.
@@ -118,22 +127,31 @@ inline void byRegisterRows(int rows, Body body) {
   }
 }
 
+/// Where dimension 0 of a row's query stands among those of its kv head, and how far apart its dimensions are: rows
+/// that are computed together lie together.
+inline float* queryAt(float* query, int row, int rows, int width, int* stride) {
+  int group = row / registerRows * registerRows;
+  *stride = rows - group < registerRows ? rows - group : registerRows;
+  return query + group * width + row - group;
+}
+
 template <class Cache>
 struct ScoreBody {
-  const float* query;
-  int stride;
+  const float* query;  // in groups of registerRows: see queryAt
   const Tile& tile;
   const CacheShape& cache;
   float* scores;
+  Ahead& ahead;
 
   template <int R>
   void run(int row) const {
     int end = tile.end - tile.base, p = (tile.first - tile.base) / (2 * lanes) * (2 * lanes);
     float* to = scores + row * tilePositions;
+    const float* q = query + row * cache.width;
     if constexpr (vectorsFor<R> == 4)
       for (; p + 2 * lanes < end && p + 4 * lanes <= tilePositions; p += 4 * lanes)
-        tileScores<Cache, R, 4>(query + row, stride, tile, cache, p, to);
-    for (; p < end; p += 2 * lanes) tileScores<Cache, R, 2>(query + row, stride, tile, cache, p, to);
+        tileScores<Cache, R, 4>(q, tile, cache, p, to, ahead);
+    for (; p < end; p += 2 * lanes) tileScores<Cache, R, 2>(q, tile, cache, p, to, ahead);
   }
 };
 
@@ -145,6 +163,7 @@ struct ValueBody {
   const CacheShape& cache;
   float* out;
   int outStride;
+  Ahead& ahead;
 
   template <int R>
   void run(int row) const {
@@ -164,7 +183,7 @@ struct ValueBody {
   template <int R, int V, bool Partial>
   void pass(int row, int d, int last) const {
     tileValues<Cache, R, V, Partial>(weights + row * tilePositions, keep + row, tile, cache, d, last, out + row * outStride,
-                                     outStride);
+                                     outStride, ahead);
   }
 };
 
