@@ -117,24 +117,26 @@ inline int firstTileBase(Span span, int chunk) {
   return span.first > base ? span.first / tilePositions * tilePositions : base;
 }
 
-typedef Stretches<unitRowsAim + tilePositions / subPositions> Asked;
+typedef Phases<unitRowsAim * tilePositions / subPositions> Asked;
 
-/// Lists what the heads of a unit have in `cache`, keys or values, at the positions of a tile: whole blocks, or of a
-/// block that several tiles share as much as is due to each of them.
+/// Lists what the heads of a unit have in `memory`, keys or values, at the positions of a tile: head by head, as it is
+/// used. Of a block that several tiles share, as much as is due to each of them.
 inline void askFor(Asked& asked, const Attention& op, const char* memory, const Unit& unit, int base, Span span) {
   const CacheShape& cache = op.shape.cache;
-  Sequence sequence = op.batch.sequence(unit.sequence);
+  const int32_t* blocks = op.batch.sequence(unit.sequence).blocks;
   int end = span.end < base + tilePositions ? span.end : base + tilePositions;
-  size_t share = cache.headBytes() / cache.blockTokens;
-  for (int position = base > span.first ? base : span.first; position < end;) {
+  size_t bytes = cache.headBytes(), share = bytes / cache.blockTokens;
+  const char* from[tilePositions / subPositions];
+  int count = 0;
+  for (int position = base > span.first ? base : span.first; position < end; count++) {
     int block = position / cache.blockTokens;
-    const char* from = memory + cache.at(sequence.blocks[block], unit.head);
-    if (cache.blockTokens <= tilePositions) asked.add(from, unit.heads * cache.headBytes());
-    else
-      for (int h = 0; h < unit.heads; h++)
-        asked.add(from + h * cache.headBytes() + base % cache.blockTokens * share, tilePositions * share);
+    from[count] = memory + cache.at(blocks[block], unit.head);
+    if (cache.blockTokens > tilePositions) from[count] += base % cache.blockTokens * share;
     position = (block + 1) * cache.blockTokens;
   }
+  size_t each = cache.blockTokens > tilePositions ? tilePositions * share : bytes;
+  for (int h = 0; h < unit.heads; h++)
+    for (int i = 0; i < count; i++) asked.add(from[i] + h * bytes, each);
 }
 
 inline void askForFirst(Asked& asked, const Attention& op, const Unit& unit) {
@@ -148,7 +150,7 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
                        const Unit* next, Rows& rows, Asked& asked) {
   const AttentionShape& shape = op.shape;
   const Tile first = tileAt(op, sequence, unit.head, base, span);
-  asked.clear();
+  asked.begin();
   askFor(asked, op, op.values, unit, base, span);
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
@@ -156,14 +158,14 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
     byRegisterRows(rows.perHead, ScoreBody<Cache>{rows.query + row * shape.cache.width, tile, shape.cache,
                                                   rows.scores + row * tilePositions, asked.ahead});
   }
-  asked.rest();
+  asked.finish();
   for (int r = 0; r < rows.count; r++) {
     int own = sequence.start + unit.token + r % rows.perHead / shape.perKv;
     int seen = shape.window > 0 && own >= shape.window ? own - shape.window + 1 : 0;
     maximumOfRow(rows, r, base, seen, own + 1);
   }
   softmaxRows<Cache>(rows);
-  asked.clear();
+  asked.begin();
   if (!last) askFor(asked, op, op.keys, unit, base + tilePositions, span);
   else if (next) askForFirst(asked, op, *next);
   for (int h = 0; h < unit.heads; h++) {
@@ -172,7 +174,7 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
     byRegisterRows(rows.perHead, ValueBody<Cache>{rows.scores + row * tilePositions, rows.keep + row, tile, shape.cache,
                                                   rows.out + row * shape.widthPadded, shape.widthPadded, asked.ahead});
   }
-  asked.rest();
+  asked.finish();
 }
 
 /// One chunk for all rows of a unit, from an empty softmax.
@@ -311,10 +313,9 @@ inline void attendUnits(Call* call, const Attention& op, ggml_tensor* dst) {
   rowsIn(op.shape, nullptr, &bytes);
   Rows rows = rowsIn(op.shape, rw_thread_scratch(bytes), &bytes);
   Asked asked;
-  asked.clear();
   int piece = takePiece(call);
   if (piece < op.plan.units) askForFirst(asked, op, op.plan.unit[piece]);
-  asked.rest();
+  asked.finish();
   // The next piece is taken before the present one is computed, to ask for its first keys in time.
   while (piece < op.plan.units) {
     int next = takePiece(call);

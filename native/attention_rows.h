@@ -15,15 +15,19 @@ constexpr int registerRows = lanes == 16 ? 8 : lanes == 8 ? 5 : 4;
 
 /// How vectors share registers: few rows leave room for more positions or dimensions, and need the chains.
 template <int R>
-constexpr int vectorsFor = lanes == 16 && R <= 4 ? 4 : 2;
+constexpr int vectorsFor = R <= (lanes == 16 ? 4 : lanes == 8 ? 2 : 0) ? 4 : 2;
+
+/// Few rows take what they multiply faster than the memory gives it.
+template <class Cache, int R>
+constexpr bool quick = R <= (lanes == 16 ? 2 : 1) * Cache::packed;
 
 /// Adds the products of some neighbouring dimensions to `sum`. What the loop holds must fit the general registers too:
 /// compilers keep the rest in vector registers, four cycles away.
 template <class Cache, int R, int V>
-inline void scoreSteps(const float* q, const float* end, const char* (&key)[V], size_t keyStep, Ahead& ahead,
+__attribute__((always_inline)) inline void scoreSteps(const float* q, const float* end, const char* (&key)[V], size_t keyStep, Ahead& ahead,
                        Vector (&sum)[R][V]) {
   for (size_t at = 0; q < end; q += R * Cache::together / Cache::packed, at += keyStep) {
-    ahead.ask<V * lanes * Cache::together * Cache::bytes>();
+    ahead.ask<V * lanes * Cache::together * Cache::bytes, quick<Cache, R>>();
     typename Cache::Numbers numbers[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) numbers[v] = Cache::load(key[v] + at);
@@ -89,7 +93,7 @@ inline void tileValues(const float* weights, const float* keep, const Tile& tile
     unsigned stop = (part + 1) * subPositions < end ? (part + 1) * subPositions : end;
     const char* from = tile.values[part] + inside * rowBytes + at;
     for (; p < stop; p += Cache::together, from += rowBytes) {
-      ahead.ask<V * lanes * Cache::together * Cache::bytes>();
+      ahead.ask<V * lanes * Cache::together * Cache::bytes, quick<Cache, R>>();
       typename Cache::Numbers numbers[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) {
