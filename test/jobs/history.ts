@@ -55,6 +55,8 @@ async function chaosRound(world: World, created: string[]): Promise<void> {
         failing: random.uniform() < 0.3 ? random.integer(6) : 0,
         hanging: random.uniform() < 0.15 ? 1 : 0,
         stubborn: random.uniform() < 0.2,
+        final: random.uniform() < 0.15 ? 1 + random.integer(3) : 0,
+        endsOnSave: random.uniform() < 0.5,
       }
       const job = await world.submit(
         `p${random.integer(2)}`,
@@ -66,9 +68,9 @@ async function chaosRound(world: World, created: string[]): Promise<void> {
     })
   }
   const some = created[random.integer(Math.max(1, created.length))]
-  if (some !== undefined && random.uniform() < 0.08) {
+  if (some !== undefined && random.uniform() < 0.12) {
     const row = (await world.rows()).find(({ id }) => id === some)
-    const verb = (['stop', 'resume', 'retry'] as const)[random.integer(3)]!
+    const verb = (['stop', 'resume', 'retry', 'save', 'save'] as const)[random.integer(5)]!
     if (row !== undefined) await attempt(world, () => world.jobs[verb](row.project_id, some))
   }
   if (random.uniform() < 0.03) {
@@ -121,7 +123,7 @@ export async function killedOnce(
   database.dieIn = 0
   await world.begin()
   world.restart(noFaults)
-  const work = { total: 12, failing: 1, hanging: 0, stubborn: false }
+  const work = { total: 12, failing: 1, hanging: 0, stubborn: false, final: 0, endsOnSave: true }
   const first = await world.submit('p0', 10, 2, work)
   const second = await world.submit('p1', 20, 3, { ...work, failing: 0 })
   arm(world)
@@ -129,10 +131,41 @@ export async function killedOnce(
     clock.advance(2500)
     world.machine.settle()
     if (round === 4) await attempt(world, () => world.jobs.stop('p1', second.id))
+    if (round === 8) await attempt(world, () => world.jobs.save('p0', first.id))
     await world.round(0)
   }
   await settle(world)
   const rows = await world.rows()
   const states = [first, second].map(({ id }) => rows.find((row) => row.id === id)!.state)
   return { violations: await world.violations([first.id, second.id]), states }
+}
+
+/** A job that ends on a save, and is asked to stop before anybody has looked; returns its states since, and what is wrong. */
+export async function stoppedAfterSave(): Promise<{ states: string[]; violations: string[] }> {
+  const world = new World(store, clock, database, 1)
+  database.refuse = 0
+  database.random = undefined
+  database.dieIn = 0
+  await world.begin()
+  world.restart(noFaults)
+  const work = { total: 60, failing: 0, hanging: 0, stubborn: false, final: 0, endsOnSave: true }
+  const { id } = await world.submit('p0', 10, 1, work)
+  const stateOf = async () => (await world.rows())[0]!.state
+  const next = async () => {
+    clock.advance(2500)
+    world.machine.settle()
+    await world.round(0)
+    return await stateOf()
+  }
+  for (let round = 0; round < 8 && (await stateOf()) !== 'running'; round++) await next()
+  await world.jobs.save('p0', id)
+  await world.round(0)
+  clock.advance(2500)
+  await world.jobs.stop('p0', id)
+  const states: string[] = []
+  for (let round = 0; round < 8; round++) {
+    const state = await next()
+    if (state !== states.at(-1)) states.push(state)
+  }
+  return { states, violations: await world.violations([id]) }
 }

@@ -24,6 +24,10 @@ const planted: Record<string, typeof decide> = {
     const decision = decide(job, observation, progress, nowMs)
     return decision.do === 'cancel' && nowMs - job.sinceMs > 100 ? { do: 'wait' } : decision
   },
+  'a job that saved and ended counts as done': (job, observation, progress, nowMs) =>
+    decide({ ...job, saveAsked: false }, observation, progress, nowMs),
+  'a failure that is final is tried again': (job, observation, progress, nowMs) =>
+    decide(job, observation, { ...progress, failure: undefined }, nowMs),
   'a job that was stopped counts as done': (job, observation, progress, nowMs) => {
     const decision = decide(job, observation, progress, nowMs)
     return decision.do === 'move' && decision.to === 'stopped' && job.state === 'stopping'

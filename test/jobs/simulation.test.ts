@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { database, history, killedOnce } from './history.ts'
+import { database, history, killedOnce, stoppedAfterSave } from './history.ts'
 import type { World } from './world.ts'
 
 /**
@@ -51,3 +51,7 @@ test('a server that is killed at the n-th call of its launcher, for every n, los
     if (armed!.troubles === 0) break
   }
 }, 600_000)
+
+test('a job that saved and ended when it was asked to stop is stopped, and does not wait for its turn', async () => {
+  expect(await stoppedAfterSave()).toEqual({ states: ['stopped'], violations: [] })
+})

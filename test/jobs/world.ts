@@ -12,7 +12,6 @@ import { clusterNouns, type JobRow, type JobTables } from '../../src/control/job
 import { schedule } from '../../src/control/jobs/scheduler.ts'
 import { activeStates, isFinal, type JobState, mayFollow } from '../../src/control/jobs/states.ts'
 import type { Prepared, Workplace } from '../../src/control/jobs/workplace.ts'
-import type { RunRequest } from '../../src/control/launchers/launcher.ts'
 import type { EventRow } from '../../src/control/store/events.ts'
 import type { Store } from '../../src/control/store/store.ts'
 import type { Watch } from '../../src/control/store/watched-driver.ts'
@@ -21,14 +20,13 @@ import {
   type FakeFaults,
   FakeLauncher,
   FakeMachine,
-  type FakeProgram,
   type Life,
   noFaults,
   ServerDied,
 } from '../launchers/fake-launcher.ts'
+import { failedForGood, numberIn, numberOf, programOf, Saves, stepOf, totalOf } from './programs.ts'
 
 export const slots = { h100: 3 }
-const stepMs = 1000
 const checkpointSteps = 10
 
 /** What a job's program does, in its file's `env`. */
@@ -39,6 +37,10 @@ export interface Work {
   /** Attempts that stop reporting. */
   hanging: number
   stubborn: boolean
+  /** The attempt that says that no other could succeed, and ends; 0 for none. */
+  final: number
+  /** It ends when it has saved on demand. */
+  endsOnSave: boolean
 }
 
 /** What the database's calls meet. */
@@ -77,6 +79,8 @@ export class World {
   readonly database: DatabaseFaults
   readonly random: Random
   readonly jobs: Jobs
+  /** Between servers and programs, and as lasting as their folders. */
+  readonly saves: Saves
   faults: FakeFaults = noFaults
   servers: { owner: string; launcher: FakeLauncher }[] = []
   troubles = 0
@@ -90,6 +94,7 @@ export class World {
     this.database = database
     this.random = new Random(seed)
     this.machine = new FakeMachine(clock, slots, programOf)
+    this.saves = new Saves(this.machine)
     this.jobs = new Jobs({ store, wake: () => undefined })
     this.servers = [this.#server(), this.#server()]
   }
@@ -131,8 +136,11 @@ export class World {
   }
 
   async submit(project: string, priority: number, devices: number, work: Work): Promise<JobRow> {
-    const { total, failing, hanging, stubborn } = work
-    const env = { TOTAL: total, FAILING: failing, HANGING: hanging, STUBBORN: stubborn }
+    const { total, failing, hanging, stubborn, final, endsOnSave } = work
+    const env = {
+      ...{ TOTAL: total, FAILING: failing, HANGING: hanging, STUBBORN: stubborn },
+      ...{ FINAL: final, ENDS_ON_SAVE: endsOnSave },
+    }
     const job = { device: 'h100', priority, retries: 3, heartbeat_timeout: '60s' }
     return await this.jobs.create(project, {
       file: { run: ['work'], env, processes: devices, grace: '20s', job },
@@ -142,7 +150,7 @@ export class World {
   /** One round of one server; a server that dies in it is replaced. */
   async round(index: number): Promise<void> {
     const server = this.servers[index]!
-    const workplace = new FakeWorkplace(this.machine)
+    const workplace = new FakeWorkplace(this.machine, this.saves)
     const clusters = new Map<string, ServedCluster>([['a', { launcher: server.launcher, workplace }]])
     const { store } = this
     this.database.on = true
@@ -265,48 +273,49 @@ export class World {
       state = to
     }
     if (state !== row.state) found.push(`${row.id} is ${row.state}, its events say ${state}`)
+    if (row.status.saveAskedMs !== undefined) found.push(`${row.id} is over and still asked to save`)
+    found.push(...this.#unwanted(row, lives, events))
+    return found
+  }
+
+  /** Attempts that nobody wanted: after somebody asked to stop, and after one that said it is of no use. */
+  #unwanted(row: JobRow, lives: readonly Life[], events: readonly EventRow[]): string[] {
+    const found: string[] = []
+    let unwanted: string | undefined
+    const final = events.flatMap(({ kind, details }) => {
+      const { reason, attempt } = details as { reason?: string; attempt?: number }
+      return kind === 'job.failed' && reason === 'cannot_succeed' ? [attempt] : []
+    })
+    for (const attempt of final)
+      if (attempt !== numberIn(row, 'FINAL')) found.push(`${row.id} failed for good in attempt ${attempt}`)
+    // An attempt is submitted once its job is allocating, in the order of the events.
+    for (const { kind, details } of events) {
+      const { from, reason, attempt } = details as { from?: JobState; reason?: string; attempt?: number }
+      if (kind === 'job.stop_requested') unwanted = 'was asked to stop'
+      else if (from === 'stopped' || from === 'failed') unwanted = undefined
+      else if (
+        kind === 'job.waiting' &&
+        (reason === 'exit_code' || reason === 'rank_failed') &&
+        attempt === numberIn(row, 'FINAL')
+      ) {
+        const life = lives.find(
+          ({ request, index }) => index === 0 && numberOf(request, 'ATTEMPT') === attempt,
+        )
+        if (life !== undefined && failedForGood(life)) unwanted = 'said that it cannot succeed'
+      } else if (kind === 'job.allocating' && unwanted !== undefined)
+        found.push(`${row.id} ${unwanted}, and got devices again`)
+    }
     return found
   }
 }
 
-function totalOf(row: JobRow): number {
-  return Number((row.spec.file.env as Record<string, string>).TOTAL)
-}
-
-function numberOf(request: RunRequest, name: string): number {
-  return Number(request.environment[name])
-}
-
-function programOf(request: RunRequest, member: number): FakeProgram {
-  const attempt = numberOf(request, 'ATTEMPT')
-  const workMs = Math.max(0, numberOf(request, 'TOTAL') - numberOf(request, 'START')) * stepMs
-  const base = { startMs: 300 + 170 * member, exitCode: 0, durationMs: workMs + 2500 * member }
-  const onTerm =
-    request.environment.STUBBORN === 'true' ? ('ignore' as const) : { afterMs: 700, exitCode: 143 }
-  if (attempt <= numberOf(request, 'FAILING'))
-    return { ...base, onTerm, durationMs: Math.min(workMs, 4500), exitCode: 1 }
-  if (attempt <= numberOf(request, 'FAILING') + numberOf(request, 'HANGING'))
-    return { ...base, onTerm, durationMs: Number.POSITIVE_INFINITY }
-  return { ...base, onTerm }
-}
-
-/** How far one life came. */
-function stepOf({ request, startMs, endMs }: Life, nowMs: number): number {
-  if (startMs === undefined) return 0
-  const start = numberOf(request, 'START')
-  const attempt = numberOf(request, 'ATTEMPT')
-  const isHanging =
-    attempt > numberOf(request, 'FAILING') &&
-    attempt <= numberOf(request, 'FAILING') + numberOf(request, 'HANGING')
-  const own = Math.floor((Math.min(endMs, nowMs) - startMs) / stepMs)
-  return Math.min(numberOf(request, 'TOTAL'), start + (isHanging ? Math.min(own, 2) : own))
-}
-
 class FakeWorkplace implements Workplace {
   readonly #machine: FakeMachine
+  readonly #saves: Saves
 
-  constructor(machine: FakeMachine) {
+  constructor(machine: FakeMachine, saves: Saves) {
     this.#machine = machine
+    this.#saves = saves
   }
 
   #lives(row: JobRow): Life[] {
@@ -315,18 +324,22 @@ class FakeWorkplace implements Workplace {
 
   #checkpoint(row: JobRow): number {
     const steps = this.#lives(row).map((life) => stepOf(life, this.#machine.clock.nowMs()))
-    return Math.floor(Math.max(0, ...steps) / checkpointSteps) * checkpointSteps
+    const regular = Math.floor(Math.max(0, ...steps) / checkpointSteps) * checkpointSteps
+    return Math.max(regular, ...this.#saves.of(row.id))
   }
 
-  askToSave(): void {}
+  askToSave(job: string, isAsked: boolean): void {
+    this.#saves.ask(job, isAsked)
+  }
 
-  isAskedToSave(): boolean {
-    return false
+  isAskedToSave(job: string): boolean {
+    return this.#saves.isAsked(job)
   }
 
   remove(): void {}
 
   async prepare(row: JobRow): Promise<Prepared> {
+    this.#saves.ask(row.id, false)
     const environment = {
       ...(row.spec.file.env as Record<string, string>),
       JOB: row.id,
@@ -352,12 +365,18 @@ class FakeWorkplace implements Workplace {
     const life = this.#lives(row).find(({ run, index }) => run === row.run_id && index === 0)
     const done = life === undefined ? 0 : stepOf(life, this.#machine.clock.nowMs())
     const news: News = { status: row.status, points: [], notes: [], checkpoints: [], hasAny: false }
-    if (life?.startMs === undefined || done <= (row.status.read[0] ?? -1)) return news
+    if (life?.startMs === undefined) return news
+    const saved = this.#saves.of(row.id, life.run)
+    // In place of offsets: steps, saves, and whether the failure was read.
+    const read = { 0: done, 1: saved.length, 2: Number(failedForGood(life)) }
+    if (Object.entries(read).every(([name, value]) => value <= (row.status.read[name] ?? -1))) return news
     news.hasAny = true
     news.points.push({ name: 'loss', step: done, at: nowMs, value: 1 / (done + 1) })
+    news.checkpoints.push(...saved.slice(row.status.read[1] ?? 0))
     news.status = {
       ...row.status,
-      read: { 0: done },
+      read,
+      ...(read[2] === 1 && { failure: { text: 'No attempt can succeed.', final: true } }),
       lastReportMs: nowMs,
       stepsDone: done,
       totalSteps: totalOf(row),

@@ -36,6 +36,8 @@ interface FakeMember {
   submittedMs: number
   cancel?: { atMs: number; endsMs: number }
   lostMs?: number
+  /** It ended by itself before its time. */
+  own?: { endMs: number; exitCode: number }
   devices: readonly number[]
 }
 
@@ -91,6 +93,13 @@ export class FakeMachine {
     const member = this.#runs.get(id)?.members.find((one) => one.index === index)
     if (member !== undefined && lifeOf(member, this.clock.nowMs()).state === 'running')
       member.lostMs ??= this.clock.nowMs()
+  }
+
+  /** A member's program ends by itself now. */
+  end(id: string, index: number, exitCode: number): void {
+    const member = this.#runs.get(id)?.members.find((one) => one.index === index)
+    if (member !== undefined && lifeOf(member, this.clock.nowMs()).state === 'running')
+      member.own ??= { endMs: this.clock.nowMs(), exitCode }
   }
 
   lives(): Life[] {
@@ -216,7 +225,7 @@ type Moment = ReturnType<typeof lifeOf>
 
 /** Everything about a member follows from what happened to it and when. */
 function lifeOf(member: FakeMember, nowMs: number) {
-  const { program, cancel, submittedMs, lostMs } = member
+  const { program, cancel, submittedMs, lostMs, own } = member
   const startMs = submittedMs + program.startMs
   if (cancel !== undefined && cancel.atMs < startMs)
     return {
@@ -239,6 +248,7 @@ function lifeOf(member: FakeMember, nowMs: number) {
   const ends: { endMs: number; exitCode?: number; signal?: string; lost?: boolean }[] = [
     { endMs: startMs + program.durationMs, exitCode: program.exitCode },
   ]
+  if (own !== undefined) ends.push(own)
   if (lostMs !== undefined) ends.push({ endMs: lostMs, lost: true })
   if (cancel !== undefined) {
     const { onTerm } = program

@@ -128,7 +128,9 @@ function conclude(job: AttemptView, { members }: Observation, progress: Progress
   const { totalSteps = 0, stepsDone } = progress
   // Many programs end when they have saved on demand, as they would before they are stopped.
   if (isWhole && asked === undefined && job.saveAsked && stepsDone < totalSteps)
-    return { ...move('waiting', 'saved'), notBeforeMs: nowMs }
+    return job.stopRequested
+      ? move('stopping', 'stop_requested')
+      : { ...move('waiting', 'saved'), notBeforeMs: nowMs }
   if (isWhole && (asked === undefined || wasDone(members, progress, job.sinceMs)))
     return move('success', 'finished')
   if (job.stopRequested && asked === undefined) return move('stopping', 'stop_requested')
