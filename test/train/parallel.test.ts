@@ -2,6 +2,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { hashOfFile } from '../../src/base/files.ts'
 import { checkpointNames } from '../../src/train/checkpoint.ts'
 import { type Channel, ownersOf } from '../../src/train/parallel/team.ts'
 import type { JobCallbacks, JobResult } from '../../src/train/run-callbacks.ts'
@@ -47,11 +48,17 @@ function channels(size: number): Channel[] {
   })
 }
 
-function together(folder: string, size: number, callbacks: JobCallbacks = {}, signal?: AbortSignal) {
+function together(
+  folder: string,
+  size: number,
+  callbacks: JobCallbacks = {},
+  signal?: AbortSignal,
+  given: Record<string, unknown> = changes,
+) {
   return Promise.all(
     channels(size).map((channel) =>
       runTrainingJob(
-        tinyJob(join(root, folder), changes),
+        tinyJob(join(root, folder), given),
         channel.rank === 0 ? callbacks : {},
         signal,
         channel,
@@ -86,6 +93,33 @@ test('a run goes on at another number of processes, and ends with the same bits'
   }
   const result = await runTrainingJob(tinyJob(join(root, 'elastic'), changes))
   expect(hashOf(result.folder)).toBe(hashOf(alone.folder))
+})
+
+describe('adapters', () => {
+  let base: string
+
+  beforeAll(async () => {
+    const model = { architecture: 'llama', layers: 2, heads: 2, width: 32 }
+    base = (await runTrainingJob(tinyJob(join(root, 'base'), { model, steps: 2 }))).folder
+  })
+
+  test.each([
+    { name: 'rank-stabilised', lora: { rank: 4, alpha: 4, rank_stabilised: true }, precision: 'f32' },
+    { name: 'Q4_0 base', lora: { rank: 2, alpha: 4, quantize: 'q4_0' }, precision: 'f32' },
+    {
+      name: 'DoRA on a Q8_0 base, bf16',
+      lora: { rank: 2, alpha: 4, dora: true, quantize: 'q8_0' },
+      precision: 'bf16',
+    },
+  ])('($name) learn the same bits in two processes as in one', async ({ name, lora, precision }) => {
+    const given = { ...changes, model: { from: base }, tokenizer: undefined, method: { lora }, precision }
+    const one = await runTrainingJob(tinyJob(join(root, `${name} alone`), given))
+    const [first] = await together(`${name} shared`, 2, {}, undefined, given)
+    expect(first!.outcome).toBe('finished')
+    for (const file of ['adapter_model.safetensors', 'optimizer.safetensors'])
+      expect(hashOfFile(join(first!.folder, file))).toBe(hashOfFile(join(one.folder, file)))
+    expect(first!.validationLoss).toBe(one.validationLoss)
+  })
 })
 
 test('processes that cannot share a step are refused', async () => {
