@@ -2,6 +2,8 @@
 export interface RequestLimits {
   /** Prompts in one completion request. */
   promptsMax: number
+  /** Texts of one request for embeddings. */
+  embeddingInputsMax: number
   /** `n`: answers to one prompt. */
   choicesMax: number
   /** Prompts times answers in one request. */
@@ -22,6 +24,7 @@ export interface RequestLimits {
 
 export const requestLimits: RequestLimits = {
   promptsMax: 128,
+  embeddingInputsMax: 2048,
   choicesMax: 64,
   sequencesMax: 128,
   messagesMax: 4096,

@@ -6,6 +6,7 @@ import { readJsonFile } from '../base/files.ts'
 import { openGguf } from '../formats/gguf.ts'
 import { isAdapterFolder } from '../models/adapter.ts'
 import type { GenerationDefaults } from '../openai/engine-request.ts'
+import type { Pooling } from '../serve/request.ts'
 import {
   type ChatTemplate,
   chatTemplateFromFolder,
@@ -20,6 +21,8 @@ export interface TextModel {
   tokenizer: Tokenizer
   template: ChatTemplate | undefined
   defaults: GenerationDefaults
+  /** What the model's files say about its embeddings; undefined when nothing. */
+  pooling: Pooling | undefined
 }
 
 /**
@@ -92,16 +95,30 @@ function fromFolder(path: string): TextModel {
     tokenizer: loadTokenizer(path),
     template: chatTemplateFromFolder(path),
     defaults: existsSync(file) ? defaultsOf(readJsonFile(file)) : {},
+    pooling: poolingOfFolder(path),
   }
 }
 
+/** Sentence Transformers keep it beside the model. */
+function poolingOfFolder(path: string): Pooling | undefined {
+  const file = join(path, '1_Pooling', 'config.json')
+  if (!existsSync(file)) return undefined
+  const { pooling_mode_mean_tokens: mean, pooling_mode_lasttoken: last } = readJsonFile(file)
+  return mean === true ? 'mean' : last === true ? 'last' : undefined
+}
+
+/** As llama.cpp numbers them; the others belong to models that are not served here. */
+const ggufPoolings: Readonly<Record<number, Pooling>> = { 1: 'mean', 3: 'last' }
+
 function fromGguf(path: string): TextModel {
   using source = openGguf(path)
+  const architecture = source.metadata.get('general.architecture')
   return {
     path,
     tokenizer: tokenizerFromGguf(source.metadata),
     template: chatTemplateFromGguf(source.metadata),
     defaults: {},
+    pooling: ggufPoolings[Number(source.metadata.get(`${architecture}.pooling_type`))],
   }
 }
 

@@ -58,10 +58,12 @@ function openFolder(path: string): OpenModel {
   }
 }
 
-/** GPT-2's original checkpoints leave out the `transformer.` that newer ones write. */
+/** GPT-2's original checkpoints, and those of networks without a head (embedding models), leave out what stands in front. */
 function storedNames(source: TensorSource, definition: Definition): (name: string) => string {
-  if (definition.config.modelType !== 'gpt2' || source.info('wte.weight') === undefined) return (name) => name
-  return (name) => name.replace(/^transformer\./, '')
+  const isGpt2 = definition.config.modelType === 'gpt2'
+  if (source.info(isGpt2 ? 'wte.weight' : 'embed_tokens.weight') === undefined) return (name) => name
+  const front = isGpt2 ? 'transformer.' : 'model.'
+  return (name) => (name.startsWith(front) ? name.slice(front.length) : name)
 }
 
 function openGgufModel(path: string): OpenModel {

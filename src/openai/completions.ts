@@ -5,7 +5,6 @@ import {
   type CompletionLogprobs,
   type CompletionRequest,
   completionRequest,
-  type Prompt,
 } from '../api/completions.ts'
 import type { Handler } from '../http/router.ts'
 import type { TokenLogprob } from '../serve/request.ts'
@@ -17,7 +16,7 @@ import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsa
 import { type Asker, requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
 import type { GenerationParts, Piece } from './generation.ts'
 import { Generations } from './generations.ts'
-import { checkRoom, roomBehind } from './prompts.ts'
+import { checkRoom, type EncodedPrompt, encodePrompts, roomBehind } from './prompts.ts'
 import { queueHeaders } from './queue-report.ts'
 import type { TokenTexts } from './token-text.ts'
 import { codePoints, Transcript } from './transcript.ts'
@@ -32,7 +31,7 @@ export function completions(endpoint: Endpoint): Handler {
     const body = await parseBody(exchange, schema, endpoint.limits)
     const { adapter } = findModel(endpoint, body.model)
     checkSequences(body.prompt.length, body.n ?? 1, endpoint.limits)
-    const prompts = await encodePrompts(body.prompt, endpoint)
+    const prompts = await encodePrompts(body.prompt, endpoint, 'prompt')
     const continuations = continuationsOf(body, exchange, endpoint)
     const parts = generationParts(body, prompts, { tenant, adapter }, endpoint).map((part, index) => {
       const echoed = body.echo === true ? prompts[Math.floor(index / (body.n ?? 1))]!.text.length : 0
@@ -66,28 +65,6 @@ export function completions(endpoint: Endpoint): Handler {
     const wording = { opening: [], chunk, ...(withUsage ? { usage } : {}) }
     await stream(exchange, generations, wording, endpoint)
   }
-}
-
-interface EncodedPrompt {
-  text: string
-  tokens: readonly number[]
-}
-
-async function encodePrompts(
-  prompts: readonly Prompt[],
-  { encoder, engine, tokenizer }: Endpoint,
-): Promise<readonly EncodedPrompt[]> {
-  const encoded: EncodedPrompt[] = []
-  for (const [index, prompt] of prompts.entries()) {
-    if (typeof prompt === 'string') {
-      const field = prompts.length === 1 ? 'prompt' : `prompt.${index}`
-      const tokens = await encoder.encode(prompt, engine.info, { field, templated: false })
-      encoded.push({ text: prompt, tokens })
-    } else encoded.push({ text: tokenizer.decode(prompt, { skipSpecial: true }), tokens: prompt })
-    // Many prompts are as long as one long one: the others get their turn in between.
-    if (index + 1 < prompts.length) await new Promise<void>((resolve) => setImmediate(resolve))
-  }
-  return encoded
 }
 
 function generationParts(

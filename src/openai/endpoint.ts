@@ -7,6 +7,7 @@ import { EventStream } from '../http/events.ts'
 import type { Exchange } from '../http/exchange.ts'
 import type { HttpLimits } from '../http/limits.ts'
 import { Problem } from '../http/problem.ts'
+import type { Pooling } from '../serve/request.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { SpecialSpellings } from '../tokenizer/special-spellings.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
@@ -43,6 +44,8 @@ export interface Endpoint extends GenerationHost {
   models: readonly ServedModel[]
   defaults: GenerationDefaults
   endTokens: readonly number[]
+  /** How embeddings are made of a prompt's states. */
+  pooling: Pooling
   limits: OpenAiLimits
   /** Whether a gateway asks, which may see and say more than its clients. */
   isGateway: (exchange: Exchange) => boolean

@@ -21,6 +21,8 @@ export interface Piece {
   prompt: readonly (TokenLogprob | null)[]
   /** The tokens behind the text since the last piece; where log-probabilities are reported, those reported. */
   ids: readonly number[]
+  /** Of a prompt that is pooled, with its finish. */
+  embedding?: Float32Array
   finish?: 'stop' | 'length'
 }
 
@@ -130,6 +132,7 @@ export class Generation {
     this.#ids.push(...progress.tokens)
     const finish = transcript.stopped ? 'stop' : this.#shownReason(progress.finish)
     if (finish !== undefined) piece.finish = finish
+    if (progress.embedding !== undefined) piece.embedding = progress.embedding
     const isEmpty = piece.text === '' && piece.tokens.length === 0 && piece.prompt.length === 0
     if (!isEmpty || finish !== undefined) {
       const all = finish !== undefined || this.request.logprobs === undefined

@@ -3,7 +3,7 @@ import type { Clock } from '../base/clock.ts'
 import type { Exchange } from '../http/exchange.ts'
 import type { Problem } from '../http/problem.ts'
 import type { EngineClient } from '../serve/messages.ts'
-import type { Finish, QueueEstimate, RequestTiming } from '../serve/request.ts'
+import type { Admission, Finish, QueueEstimate, RequestTiming } from '../serve/request.ts'
 import type { Calls } from './calls.ts'
 import { Generation, type GenerationParts, type Piece } from './generation.ts'
 import type { Metrics } from './metrics.ts'
@@ -30,11 +30,13 @@ export interface GenerationRequest {
   model: string
   /** What a gateway calls it; by this name it may be cancelled. */
   call: string | undefined
+  /** So many are in the engine at a time, the others follow as these end; all of them when absent. */
+  atOnce?: number
 }
 
 /**
  * All generations of one HTTP request: every prompt times every choice. They are taken together or not at
- * all, and none outlives the client.
+ * all (those that are to be there at once), and none outlives the client.
  */
 export class Generations {
   readonly #generations: readonly Generation[]
@@ -46,11 +48,15 @@ export class Generations {
   #pieces: Piece[] = []
   #failure: Problem | undefined
   #unsettled = 0
+  /** How many were given to the engine. */
+  #given = 0
   #wake: (() => void) | undefined
   #queue: QueueEstimate | undefined
   #adapter: string | undefined
   #isTaken = false
   #isCancelled = false
+  /** Nothing more is given to the engine. */
+  #isClosed = false
   #isRecorded = false
   #close: () => void = () => {}
 
@@ -79,19 +85,12 @@ export class Generations {
     if (this.#signal.aborted) return
     this.#signal.addEventListener('abort', () => this.#cancel(), { once: true })
     this.#unsettled = this.#generations.length
-    const { call } = this.#request
+    const { call, atOnce } = this.#request
     if (call !== undefined) this.#close = this.#host.calls.open(call, this)
-    const admissions = await Promise.allSettled(this.#generations.map((generation) => generation.submit()))
-    for (const result of admissions) {
-      const refused = result.status === 'rejected' || !result.value.ok
-      if (!refused) continue
-      this.#unsettled--
-      this.#fail(
-        result.status === 'fulfilled' && !result.value.ok
-          ? refusalProblem(result.value, this.#request.promptField)
-          : unavailable(),
-      )
-    }
+    const begun = this.#generations.slice(0, atOnce)
+    this.#given = begun.length
+    const admissions = await Promise.allSettled(begun.map((generation) => generation.submit()))
+    for (const result of admissions) this.#admitted(result)
     if (this.#failure !== undefined) {
       this.#close()
       throw this.#failure
@@ -102,6 +101,27 @@ export class Generations {
     if (first?.status !== 'fulfilled' || !first.value.ok) return
     this.#queue = first.value.queue
     this.#adapter = first.value.adapter
+  }
+
+  #admitted(result: PromiseSettledResult<Admission>): void {
+    if (result.status === 'fulfilled' && result.value.ok) return
+    this.#unsettled--
+    this.#fail(
+      result.status === 'fulfilled' && !result.value.ok
+        ? refusalProblem(result.value, this.#request.promptField)
+        : unavailable(),
+    )
+  }
+
+  /** Gives the engine the next of those that wait here for others to end. */
+  async #giveNext(): Promise<void> {
+    const next = this.#generations[this.#given]
+    if (this.#isClosed || next === undefined) return
+    this.#given++
+    const [result] = await Promise.allSettled([next.submit()])
+    this.#admitted(result)
+    this.#record()
+    this.#wake?.()
   }
 
   /** Where the first generation stood when it was taken: the others of the request wait behind it. */
@@ -142,9 +162,9 @@ export class Generations {
     }
   }
 
-  /** Of all prompts; known from the start. */
+  /** Of all prompts that came to the engine; known from the start where all come at once. */
   get promptTokens(): number {
-    const firsts = this.#generations.filter((_, index) => index % this.#choices === 0)
+    const firsts = this.#generations.slice(0, this.#given).filter((_, index) => index % this.#choices === 0)
     return firsts.reduce((sum, { request }) => sum + request.prompt.length, 0)
   }
 
@@ -158,7 +178,7 @@ export class Generations {
   usage(explain = false): Usage {
     const { promptTokens } = this
     let cachedTokens = 0
-    for (let first = 0; first < this.#generations.length; first += this.#choices) {
+    for (let first = 0; first < this.#given; first += this.#choices) {
       const choices = this.#generations.slice(first, first + this.#choices)
       // Later choices find the prompt of the first one in the cache; what none had to compute was cached.
       cachedTokens += Math.min(...choices.map((generation) => generation.cachedTokens))
@@ -190,6 +210,7 @@ export class Generations {
   #settle(unexpected: Finish | undefined): void {
     this.#unsettled--
     if (unexpected !== undefined) this.#fail(finishProblem(unexpected))
+    void this.#giveNext()
     this.#record()
     this.#wake?.()
   }
@@ -212,7 +233,10 @@ export class Generations {
   }
 
   #cancel(): void {
-    for (const generation of this.#generations) generation.cancel()
+    // Those that wait here for their turn never get it.
+    if (!this.#isClosed) this.#unsettled -= this.#generations.length - this.#given
+    this.#isClosed = true
+    for (const generation of this.#generations.slice(0, this.#given)) generation.cancel()
     this.#wake?.()
   }
 }

@@ -1,6 +1,7 @@
+import type { Prompt } from '../api/prompts.ts'
 import { UserError } from '../base/errors.ts'
 import { Problem } from '../http/problem.ts'
-import type { EngineInfo } from '../serve/messages.ts'
+import type { EngineClient, EngineInfo } from '../serve/messages.ts'
 import type { EncodeOptions, Tokenizer } from '../tokenizer/tokenizer.ts'
 import { contextTooLong, refusalProblem, unavailable } from './refusals.ts'
 
@@ -70,6 +71,29 @@ export class PromptEncoder {
       this.#remoteCount--
     }
   }
+}
+
+export interface EncodedPrompt {
+  text: string
+  tokens: readonly number[]
+}
+
+/** Texts and token ids as both; `field` is what the endpoint calls them. */
+export async function encodePrompts(
+  prompts: readonly Prompt[],
+  { encoder, engine, tokenizer }: { encoder: PromptEncoder; engine: EngineClient; tokenizer: Tokenizer },
+  field: string,
+): Promise<readonly EncodedPrompt[]> {
+  const encoded: EncodedPrompt[] = []
+  for (const [index, prompt] of prompts.entries()) {
+    if (typeof prompt === 'string') {
+      const about = { field: prompts.length === 1 ? field : `${field}.${index}`, templated: false }
+      encoded.push({ text: prompt, tokens: await encoder.encode(prompt, engine.info, about) })
+    } else encoded.push({ text: tokenizer.decode(prompt, { skipSpecial: true }), tokens: prompt })
+    // Many prompts are as long as one long one: the others get their turn in between.
+    if (index + 1 < prompts.length) await new Promise<void>((resolve) => setImmediate(resolve))
+  }
+  return encoded
 }
 
 /**

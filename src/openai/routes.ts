@@ -2,6 +2,7 @@ import type { Model, ModelList } from '../api/models.ts'
 import type { Route } from '../http/router.ts'
 import { chat } from './chat.ts'
 import { completions } from './completions.ts'
+import { embeddings } from './embeddings.ts'
 import { type Endpoint, findModel, type ServedModel } from './endpoint.ts'
 
 /** Every path of an engine's server. `state` says what its health is. */
@@ -41,6 +42,7 @@ export function routes(
     },
     { method: 'POST', path: '/v1/completions', handle: completions(endpoint) },
     { method: 'POST', path: '/v1/chat/completions', handle: chat(endpoint) },
+    { method: 'POST', path: '/v1/embeddings', handle: embeddings(endpoint) },
   ]
 }
 

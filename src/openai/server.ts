@@ -8,6 +8,7 @@ import { Origins } from '../http/origins.ts'
 import { Router } from '../http/router.ts'
 import { HttpServer } from '../http/server.ts'
 import type { EngineClient } from '../serve/messages.ts'
+import type { Pooling } from '../serve/request.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import { SpecialSpellings } from '../tokenizer/special-spellings.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
@@ -49,6 +50,8 @@ export interface OpenAiServerOptions {
   defaults?: GenerationDefaults
   /** Tokens that end an answer; the tokenizer's own when absent. */
   endTokens?: readonly number[]
+  /** How embeddings are made of a prompt's states; 'mean' when absent. */
+  pooling?: Pooling
   /** Folders below which adapters may be loaded over HTTP; without any they change in-process only. */
   adapterRoots?: readonly string[]
   /** Web pages of these origins may use the server; '*' is all. */
@@ -92,6 +95,7 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
     tokenTexts: new TokenTexts(tokenizer),
     defaults: options.defaults ?? {},
     endTokens: options.endTokens ?? tokenizer.eosTokens,
+    pooling: options.pooling ?? 'mean',
     limits,
     usageLog: options.usageLog,
     calls: new Calls(),

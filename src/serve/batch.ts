@@ -9,6 +9,10 @@ export function batchOf(plan: IterationPlan): IterationBatch {
 function workOf({ sequence, start, count, guesses, outputs }: PlannedSequence): SequenceWork {
   const known = sequence.tokens.slice(start, start + count - guesses.length)
   const tokens = guesses.length === 0 ? known : [...known, ...guesses]
-  const { adapter } = sequence.request
-  return { blocks: sequence.blocks, start, tokens, outputs, ...(adapter !== undefined && { adapter }) }
+  const { adapter, pooling } = sequence.request
+  return {
+    ...{ blocks: sequence.blocks, start, tokens, outputs },
+    ...(adapter !== undefined && { adapter }),
+    ...(pooling !== undefined && { states: true }),
+  }
 }

@@ -7,7 +7,8 @@ import type { Executor, IterationOutput } from './executor.ts'
 import type { EngineGauges } from './messages.ts'
 import type { SchedulerOptions } from './options.ts'
 import type { IterationPlan, Outcome, Proposals, SequenceResult } from './plan.ts'
-import type { Admission, EngineRequest, Finish, QueueEstimate, RequestProgress } from './request.ts'
+import { Pooler } from './pooler.ts'
+import type { Admission, EngineRequest, Finish, Pooling, QueueEstimate, RequestProgress } from './request.ts'
 import { Sampler } from './sampler.ts'
 import { Scheduler } from './scheduler.ts'
 import type { Sequence } from './sequence.ts'
@@ -34,6 +35,7 @@ export class Engine {
   readonly #observers: EngineObservers
   readonly #sampler: Sampler
   readonly #voices = new WeakMap<Sequence, Voice>()
+  readonly #poolers = new WeakMap<Sequence, Pooler>()
   /** Progress that arose outside an iteration; it leaves with the next step. */
   #unsaid: RequestProgress[] = []
   #between: (() => void)[] = []
@@ -184,25 +186,31 @@ export class Engine {
     let output: IterationOutput | undefined
     let outcomes: Outcome[]
     const speeches = new Map<Sequence, Speech>()
+    const embeddings = new Map<Sequence, Float32Array>()
     try {
       output = await this.#executor.execute(batchOf(plan))
     } catch (error) {
       outcomes = this.scheduler.fail(plan, messageOf(error), this.#clock.nowMs())
     }
     if (output !== undefined) {
-      const results = this.#sample(plan, output, speeches)
+      const results = this.#sample(plan, output, speeches, embeddings)
       outcomes = this.scheduler.commit(plan, results, this.#clock.nowMs())
     }
     const items: RequestProgress[] = []
     for (const outcome of outcomes!) {
-      const item = progressOf(outcome, speeches.get(outcome.sequence))
+      const item = progressOf(outcome, speeches.get(outcome.sequence), embeddings.get(outcome.sequence))
       if (item !== undefined) items.push(item)
     }
     if (items.length > 0) this.#emit(items)
     this.#account(plan, output?.computeMs ?? 0, items)
   }
 
-  #sample(plan: IterationPlan, output: IterationOutput, speeches: Map<Sequence, Speech>): SequenceResult[] {
+  #sample(
+    plan: IterationPlan,
+    output: IterationOutput,
+    speeches: Map<Sequence, Speech>,
+    embeddings: Map<Sequence, Float32Array>,
+  ): SequenceResult[] {
     let row = 0
     return plan.sequences.map((entry) => {
       const firstRow = row
@@ -210,17 +218,31 @@ export class Engine {
       const { sequence } = entry
       // A cancelled request may have been succeeded by another of the same id: only its state tells.
       if (entry.outputs === 0 || sequence.state === 'ended') return { tokens: [] }
-      let voice = this.#voices.get(sequence)
-      if (voice === undefined) this.#voices.set(sequence, (voice = new Voice(sequence)))
       try {
+        if (sequence.request.pooling !== undefined) {
+          const embedding = this.#poolerOf(sequence, sequence.request.pooling).add(entry, output, firstRow)
+          if (embedding === undefined) return { tokens: [] }
+          embeddings.set(sequence, embedding)
+          return { tokens: [], whole: true }
+        }
+        let voice = this.#voices.get(sequence)
+        if (voice === undefined) this.#voices.set(sequence, (voice = new Voice(sequence)))
         const speech = voice.speak(entry, output, firstRow, this.#sampler)
         speeches.set(sequence, speech)
         return { tokens: speech.tokens }
       } catch (error) {
         // One request's row is of no use; the others are not touched by it.
-        return { failed: `No token could be chosen: ${messageOf(error)}` }
+        const what =
+          sequence.request.pooling === undefined ? 'No token could be chosen' : 'There is no embedding'
+        return { failed: `${what}: ${messageOf(error)}` }
       }
     })
+  }
+
+  #poolerOf(sequence: Sequence, pooling: Pooling): Pooler {
+    let pooler = this.#poolers.get(sequence)
+    if (pooler === undefined) this.#poolers.set(sequence, (pooler = new Pooler(pooling)))
+    return pooler
   }
 
   #account(plan: IterationPlan, computeMs: number, items: readonly RequestProgress[]): void {
@@ -268,7 +290,11 @@ export class Engine {
   }
 }
 
-function progressOf(outcome: Outcome, speech: Speech | undefined): RequestProgress | undefined {
+function progressOf(
+  outcome: Outcome,
+  speech: Speech | undefined,
+  embedding: Float32Array | undefined,
+): RequestProgress | undefined {
   const { sequence, tokens, finish } = outcome
   const promptLogprobs = speech?.promptLogprobs ?? []
   if (tokens.length === 0 && finish === undefined && promptLogprobs.length === 0) return undefined
@@ -279,6 +305,7 @@ function progressOf(outcome: Outcome, speech: Speech | undefined): RequestProgre
     ...(speech !== undefined &&
       speech.logprobs.length > 0 && { logprobs: speech.logprobs.slice(0, tokens.length) }),
     ...(promptLogprobs.length > 0 && { promptLogprobs }),
+    ...(embedding !== undefined && { embedding }),
     ...(finish !== undefined && { finish: finish satisfies Finish }),
   }
 }

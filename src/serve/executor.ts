@@ -1,7 +1,7 @@
 /**
  * The device as the engine sees it: one call runs the network once over one flattened batch.
  *
- * Shapes: S sequences in this iteration, N = sum of their counts tokens, V vocabulary.
+ * Shapes: S sequences in this iteration, N = sum of their counts tokens, V vocabulary, W width.
  */
 
 /** One request's share of an iteration. */
@@ -14,6 +14,8 @@ export interface SequenceWork {
   tokens: readonly number[]
   /** How many of the last tokens need logits: 0 inside a prompt, 1 when a token is due, more to verify guesses. */
   outputs: number
+  /** Its outputs are states instead of logits. */
+  states?: boolean
   /** The adapter that computes it, by the id under which it was loaded; the model alone when absent. */
   adapter?: string
 }
@@ -36,6 +38,8 @@ export interface IterationOutput {
    * Valid until the next execute().
    */
   logits(row: number): Float32Array
+  /** As {@link logits}, of a sequence that wants states: what the head would multiply, behind the last norm; length W. */
+  states(row: number): Float32Array
   /** Index of the largest logit of that row, lowest index on ties; cheaper than reading the row. */
   argmax(row: number): number
   /** Milliseconds inside native code, for the cost model. */

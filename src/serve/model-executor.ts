@@ -8,7 +8,7 @@ import { assert } from '../base/assert.ts'
 import type { DType } from '../base/dtype.ts'
 import type { ForwardPass } from '../models/architecture.ts'
 import { PackedCalls, packedLayers } from '../models/packed-layers.ts'
-import { plainLayers } from '../models/plain-layers.ts'
+import { normalised, plainLayers } from '../models/plain-layers.ts'
 import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
@@ -46,8 +46,11 @@ interface BuiltGraph {
   tokens: Tensor
   positions: Tensor
   outputRows: Tensor
-  logits: Tensor
-  best: Tensor
+  /** Absent where the batch wants states only: then the head is not computed. */
+  logits: Tensor | undefined
+  best: Tensor | undefined
+  /** What the head multiplies, only where it is wanted: [M, W]. */
+  states: Tensor | undefined
   /** The logits where they lie, once somebody read them. */
   host?: Float32Array
   attention: BuiltAttention
@@ -58,8 +61,9 @@ interface BuiltGraph {
 /** What one iteration computes, in the order of the attention. */
 interface Arranged {
   sequences: readonly SequenceWork[]
-  /** The rows whose logits are wanted, ascending. */
+  /** The rows whose logits or states are wanted, ascending. */
   rows: readonly number[]
+  wants: 'logits' | 'states' | 'both'
   /** Rows of the graph's output, padding included. */
   rowCount: number
   slots: BatchSlots | undefined
@@ -152,8 +156,10 @@ export class ModelExecutor implements Executor {
     const rowsPadded = Math.max(rows.length, this.#rowsMin)
     const slots = slotsOf(this.adapters, sequences, rows, rowsPadded)
     const rowCount = slots?.outputs.length ?? rowsPadded
-    const arranged = { sequences, rows, rowCount, slots }
-    const built = this.#graphFor(`${key}/${rowCount}${slotsKey(this.adapters, slots)}`, arranged)
+    const wants = wantsOf(sequences)
+    const arranged = { sequences, rows, wants, rowCount, slots } as const
+    const graphKey = `${key}/${rowCount}${wants === 'logits' ? '' : wants}${slotsKey(this.adapters, slots)}`
+    const built = this.#graphFor(graphKey, arranged)
     this.#write(built, arranged)
     const prepared = performance.now()
     await built.graph.computeAsync()
@@ -192,8 +198,8 @@ export class ModelExecutor implements Executor {
     return built
   }
 
-  #build({ sequences, rowCount, slots }: Arranged): BuiltGraph {
-    const { architecture, config } = this.#definition
+  #build({ sequences, rowCount, slots, wants }: Arranged): BuiltGraph {
+    const { config } = this.#definition
     const count = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
     const perSequence = slots === undefined ? 16 : 16 + 80
     const nodesMax = 64 + config.layers * (48 + perSequence * sequences.length)
@@ -225,14 +231,37 @@ export class ModelExecutor implements Executor {
         attendTurns: attention.turns,
         attend: attention.attend,
       }
-      const logits = graph.output(architecture.forward(config, pass)) //              [M, V]
-      const best = graph.output(this.#best(graph, logits)) //                         [M]
+      const made = this.#outputs(graph, pass, wants)
       graph.allocate()
-      return { graph, tokens, positions, outputRows, logits, best, attention, adapters }
+      return { graph, tokens, positions, outputRows, ...made, attention, adapters }
     } catch (error) {
       graph.dispose()
       throw error
     }
+  }
+
+  /** Runs the network to its head, to what stands before it, or to both. */
+  #outputs(graph: Graph, pass: ForwardPass, wants: Arranged['wants']) {
+    const { architecture, config } = this.#definition
+    if (wants === 'logits') {
+      const logits = graph.output(architecture.forward(config, pass)) //                [M, V]
+      return { logits, best: graph.output(this.#best(graph, logits)), states: undefined }
+    }
+    const head = architecture.products(config).at(-1)!.names[0]!
+    let states: Tensor | undefined
+    const last = architecture.forward(config, {
+      ...pass,
+      linear: (x, name, around = {}) => {
+        if (name !== head) return pass.linear(x, name, around)
+        assert(states === undefined, 'the head is the last product')
+        states = graph.output(normalised(graph.ops, x, around.norm)) //                 [M, W]
+        return wants === 'states' ? states : pass.linear(x, name, around)
+      },
+    })
+    assert(states !== undefined, 'an architecture ends with its head')
+    if (wants === 'states') return { logits: undefined, best: undefined, states }
+    const logits = graph.output(last)
+    return { logits, best: graph.output(this.#best(graph, logits)), states }
   }
 
   #best(graph: Graph, logits: Tensor): Tensor {
@@ -263,24 +292,32 @@ export class ModelExecutor implements Executor {
   /** `places`: for each output that was asked for, its row in the graph's. */
   #output(built: BuiltGraph, places: readonly number[], computeMs: number): IterationOutput {
     const { vocabularySize } = this.shape
-    const best = new Int32Array(built.best.size)
-    if (places.length > 0) built.best.read(best)
+    const best = new Int32Array(built.best?.size ?? 0)
+    if (places.length > 0) built.best?.read(best)
     return {
       computeMs,
       argmax: (output) => {
-        assert(output < places.length, 'only rows that were asked for are read')
+        assert(output < places.length && built.best, 'only rows that were asked for are read')
         return best[places[output]!]!
       },
+      states: (output) => {
+        const { states } = built
+        assert(output < places.length && states, 'only rows that were asked for are read')
+        const read = new Float32Array(states.shape[1]!)
+        states.read(read, places[output]! * read.byteLength)
+        return read
+      },
       logits: (output) => {
-        assert(output < places.length, 'only rows that were asked for are read')
+        const { logits } = built
+        assert(output < places.length && logits, 'only rows that were asked for are read')
         const row = places[output]!
         if (this.#device.isHost) {
           // One view for the life of the graph: V8 counts its bytes and collects garbage for a new one each time.
-          built.host ??= new Float32Array(built.logits.hostView())
+          built.host ??= new Float32Array(logits.hostView())
           return built.host.subarray(row * vocabularySize, (row + 1) * vocabularySize)
         }
         const copied = new Float32Array(vocabularySize)
-        built.logits.read(copied, row * vocabularySize * 4)
+        logits.read(copied, row * vocabularySize * 4)
         return copied
       },
     }
@@ -318,6 +355,13 @@ export class ModelExecutor implements Executor {
 
 function ourKernels(given: Kernels | 'ggml' | undefined): Kernels | undefined {
   return given === 'ggml' ? undefined : (given ?? loadKernels())
+}
+
+/** The head is left out where nobody reads it: for a prompt's embedding it is the largest product of all. */
+function wantsOf(sequences: readonly SequenceWork[]): Arranged['wants'] {
+  const reading = sequences.filter(({ outputs }) => outputs > 0)
+  if (!reading.some(({ states }) => states === true)) return 'logits'
+  return reading.every(({ states }) => states === true) ? 'states' : 'both'
 }
 
 /**

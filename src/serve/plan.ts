@@ -16,7 +16,7 @@ export interface PlannedSequence {
   guessedBy?: GuessSource
   /** Rows of logits, for the last tokens of the `count`. */
   outputs: number
-  /** The first of these rows give log-probabilities of the prompt, ... */
+  /** The first of these rows give log-probabilities of the prompt, or states of it, ... */
   promptRows: number
   /** ... the last of them are sampled from. */
   sampledRows: number
@@ -53,8 +53,8 @@ export interface Proposals {
   readonly tookMs: number
 }
 
-/** What came out for one planned sequence: its new tokens (none inside a prompt), or why there are none. */
-export type SequenceResult = { tokens: readonly number[] } | { failed: string }
+/** What came out for one planned sequence: its new tokens (none inside a prompt), its whole, or why there is nothing. */
+export type SequenceResult = { tokens: readonly number[]; whole?: true } | { failed: string }
 
 /** What the client of one planned sequence hears. A stop token is not among `tokens`. */
 export interface Outcome {
@@ -152,9 +152,9 @@ export class Draft implements IterationPlan {
     entry.sampledRows = end === sequence.tokens.length ? 1 : 0
     entry.outputs = entry.sampledRows
     if (!sequence.wantsPromptRows) return
-    const first = Math.max(start, sequence.promptLogprobsDone)
+    const first = Math.max(start, sequence.promptRowsDone)
     const rows = Math.max(0, Math.min(end, sequence.promptTokens - 1) - first)
-    this.promptRowsLeft -= rows - entry.promptRows
+    if (sequence.request.pooling === undefined) this.promptRowsLeft -= rows - entry.promptRows
     entry.promptRows = rows
     if (rows > 0) entry.outputs = end - first
   }

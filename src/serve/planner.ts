@@ -125,8 +125,9 @@ export class Planner {
     if (owed === 1) return Math.min(1, draft.leftTokens)
     const left = draft.leftFrom(sequence.computed)
     const fair = owed <= left ? owed : this.#partOf(left, draft)
-    if (!sequence.wantsPromptRows) return fair
-    return Math.min(fair, Math.max(0, sequence.promptLogprobsDone - sequence.computed) + draft.promptRowsLeft)
+    // Only log-probabilities are read out row by row at a price; states are added up.
+    if (!sequence.wantsPromptRows || sequence.request.pooling !== undefined) return fair
+    return Math.min(fair, Math.max(0, sequence.promptRowsDone - sequence.computed) + draft.promptRowsLeft)
   }
 
   /**
@@ -240,7 +241,7 @@ export class Planner {
     for (const entry of draft.sequences) {
       if (draft.leftTokens <= 0) return
       const { sequence } = entry
-      if (sequence.wantsPromptRows) continue
+      if (sequence.wantsPromptRows && sequence.request.pooling === undefined) continue
       const end = entry.start + entry.count
       const wanted = end + Math.min(sequence.tokens.length - end, draft.leftFrom(end))
       while (sequence.blocks.length * this.#blockTokens < wanted && pool.available > 0) {

@@ -36,6 +36,9 @@ export interface GenerationLimits {
   stopTokens: readonly number[]
 }
 
+/** How the states of a prompt's tokens, behind the last norm, become one vector. */
+export type Pooling = 'mean' | 'last'
+
 export interface EngineRequest extends GenerationLimits {
   id: string
   prompt: readonly number[]
@@ -44,6 +47,8 @@ export interface EngineRequest extends GenerationLimits {
   logprobs?: number
   /** Report the log-probability of every prompt token too (echo with logprobs). */
   promptLogprobs?: boolean
+  /** No token is generated: it ends with the prompt's embedding, the mean of its tokens' states or the last one's. */
+  pooling?: Pooling
   /** Whose share of the machine this uses; fairness and prefix sharing are per tenant. */
   tenant: string
   /** 0 is the most urgent class. */
@@ -107,6 +112,8 @@ export interface RequestProgress {
   tokens: readonly number[]
   logprobs?: readonly TokenLogprob[]
   promptLogprobs?: readonly (TokenLogprob | null)[]
+  /** [W], of length 1; with the finish of a request that has a pooling. */
+  embedding?: Float32Array
   finish?: Finish
 }
 

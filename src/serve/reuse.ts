@@ -16,8 +16,8 @@ export class PrefixReuse {
   /** How many of its tokens may come from the cache: one at least is computed, and all whose logits are wanted. */
   limit(sequence: Sequence): number {
     if (!this.#enabled) return 0
-    const { tokens, promptLogprobsDone } = sequence
-    return Math.min(tokens.length - 1, sequence.wantsPromptRows ? promptLogprobsDone : tokens.length)
+    const { tokens, promptRowsDone } = sequence
+    return Math.min(tokens.length - 1, sequence.wantsPromptRows ? promptRowsDone : tokens.length)
   }
 
   /** Takes over all that can be found for `sequence`; returns how many tokens nobody had found for it before. */

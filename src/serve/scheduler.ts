@@ -178,7 +178,9 @@ export class Scheduler {
         this.totals.acceptedTokens += accepted
       }
       this.#book(sequence, entry.start + entry.count - guesses.length, entry.promptRows, nowMs)
-      outcomes.push(this.#append(sequence, result.tokens, nowMs))
+      if (result.whole === true)
+        outcomes.push({ sequence, tokens: [], finish: this.#end(sequence, 'stop', nowMs) })
+      else outcomes.push(this.#append(sequence, result.tokens, nowMs))
     }
     return outcomes
   }
@@ -202,7 +204,7 @@ export class Scheduler {
     // Somebody was expected to compute these and did not: now they cost what computing costs.
     const underpaid = Math.min(computed, sequence.chargedAsCached) - computedMost
     if (underpaid > 0) this.roster.ledger.chargeDifference(sequence.tenant, underpaid)
-    sequence.promptLogprobsDone += promptRows
+    sequence.promptRowsDone += promptRows
     sequence.computed = computed
     sequence.computedMost = Math.max(computedMost, computed)
     this.#reuse.publish(sequence)

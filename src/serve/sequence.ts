@@ -46,8 +46,8 @@ export class Sequence {
   cachedTokens = 0
   /** Prompt tokens below this place were charged at the price of cached ones. */
   chargedAsCached = 0
-  /** Prompt positions whose log-probabilities were reported. */
-  promptLogprobsDone = 0
+  /** Prompt positions whose rows were read, for their log-probabilities or for the mean of their states. */
+  promptRowsDone = 0
   blocks: number[] = []
   /** The published blocks at the head of `blocks`, as the prefix cache knows them. */
   nodes: CacheNode[] = []
@@ -101,9 +101,10 @@ export class Sequence {
     return this.tokens.length - this.computed
   }
 
-  /** Whether log-probabilities of its prompt are still to be computed. */
+  /** Whether rows of its prompt before the last are still to be read. */
   get wantsPromptRows(): boolean {
-    return this.request.promptLogprobs === true && this.promptLogprobsDone < this.promptTokens - 1
+    const { promptLogprobs, pooling } = this.request
+    return (promptLogprobs === true || pooling === 'mean') && this.promptRowsDone < this.promptTokens - 1
   }
 
   /** Hash of the block at `index` and of everything before it, within its scope. The block must be full. */

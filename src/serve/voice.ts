@@ -43,13 +43,13 @@ export class Voice {
   }
 
   #prompt(entry: PlannedSequence, output: IterationOutput, firstRow: number): (TokenLogprob | null)[] {
-    const { request, promptLogprobsDone } = this.#sequence
+    const { request, promptRowsDone } = this.#sequence
     if (request.promptLogprobs !== true) return []
     const said: (TokenLogprob | null)[] = []
     // Nothing predicts the first token.
     if (!this.#saidPromptBegin) said.push(null)
     this.#saidPromptBegin = true
-    const first = Math.max(entry.start, promptLogprobsDone)
+    const first = Math.max(entry.start, promptRowsDone)
     for (let i = 0; i < entry.promptRows; i++) {
       const token = request.prompt[first + i + 1]!
       said.push(tokenLogprob(output.logits(firstRow + i), token, request.logprobs ?? 0))

@@ -62,6 +62,11 @@ test("the gateway's ledger is the sum of its engines' logs, with failovers and w
     }
     await Promise.all(asked)
   }
+  // More texts than are in an engine at a time: still one request.
+  const input = Array.from({ length: 300 }, (_, i) => `text ${i}`)
+  const response = await post(`${through.url}/v1/embeddings`, { model: 'stories', input })
+  const { data } = (await response.json()) as { data: { index: number }[] }
+  expect(data.map(({ index }) => index)).toEqual(input.map((_, i) => i))
   // Who left is billed when the engine has said what it used.
   await expect
     .poll(async () => (await through.gateway.metrics.render()).match(/in_flight.* (\d+)$/m)?.[1])

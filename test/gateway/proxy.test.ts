@@ -35,6 +35,25 @@ test("the OpenAI client gets through the gateway what it gets from the replica, 
   expect(through.errors).toEqual([])
 })
 
+test("embeddings come through without a deployment's defaults, which are for answers, and are billed", async () => {
+  await using replica = await scriptedReplica('a')
+  const defaults = { temperature: 0.5, max_tokens: 5 }
+  const versions = [version([replica.replica])]
+  await using through = await gatewayOver([deployment('stories', { versions, defaults })])
+  const client = new OpenAI({ baseURL: `${through.url}/v1`, apiKey: 'none' })
+  const direct = new OpenAI({ baseURL: `${replica.url}/v1`, apiKey: replica.replica.key! })
+  const input = ['Once', 'upon a time']
+  const own = await direct.embeddings.create({ model: 'tiny/bytes', input })
+  const got = await client.embeddings.create({ model: 'stories', input })
+  expect(got).toEqual({ ...own, model: 'stories' })
+  expect(through.ledger.sums.rows()).toMatchObject([
+    { prompt: own.usage.prompt_tokens, output: 0, requests: 1 },
+  ])
+  const refused = client.embeddings.create({ model: 'stories', input: [] })
+  await expect(refused).rejects.toMatchObject({ status: 400, param: 'input' })
+  expect(through.errors).toEqual([])
+})
+
 test('a client that asks for usage in its stream gets it, and one that does not gets none', async () => {
   await using replica = await scriptedReplica('a')
   await using through = await gatewayOver([deployment('stories', { versions: [version([replica.replica])] })])

@@ -159,6 +159,10 @@ function advance(running: Running): RequestProgress {
     )
   }
   if (running.iteration <= (script.promptIterations ?? 1)) return progress
+  if (request.pooling !== undefined) {
+    const finish = finishOf(running, { reason: 'stop' })
+    return { ...progress, embedding: embeddingOf(request), finish }
+  }
   const end = Math.min(running.said + (script.tokensPerIteration ?? 1), request.maxTokens)
   const tokens = script.tokens.slice(running.said, end)
   running.said += tokens.length
@@ -170,6 +174,13 @@ function advance(running: Running): RequestProgress {
     progress.finish = finishOf(running, { reason: 'length' })
   }
   return progress
+}
+
+/** Three of four numbers say which tokens, the last how many; of length 1. */
+function embeddingOf({ prompt }: EngineRequest): Float32Array {
+  const values = [0, 1, 2].map((part) => prompt.filter((token) => token % 3 === part).length + 1)
+  const length = Math.hypot(...values, prompt.length)
+  return Float32Array.from([...values, prompt.length], (value) => value / length)
 }
 
 function logprobOf(token: number, request: EngineRequest): TokenLogprob {

@@ -105,6 +105,39 @@ export function openAiSuite(name: string, makeServer: () => Promise<SuiteServer>
       expect(asTokens.usage!.prompt_tokens).toBe(asText.usage!.prompt_tokens)
     })
 
+    test('an embedding has the shape of the API description and length 1, in either encoding', async () => {
+      const ask = { model: server.model, input: [prompt, 'The dog'] }
+      const floats = await client.embeddings.create({ ...ask, encoding_format: 'float' })
+      expectConforms('CreateEmbeddingResponse', floats)
+      // Base64 is what the client asks for by itself, to turn it into numbers again.
+      const bytes = await client.embeddings.create(ask)
+      expect(bytes.data).toEqual(floats.data)
+      expect(floats.data.map(({ index }) => index)).toEqual([0, 1])
+      const tokens = ask.input.map((text) => server.tokenizer.encode(text))
+      const count = tokens[0]!.length + tokens[1]!.length
+      expect(floats.usage).toEqual({ prompt_tokens: count, total_tokens: count })
+      for (const { embedding } of floats.data) expect(Math.hypot(...embedding)).toBeCloseTo(1, 5)
+      const alone = await client.embeddings.create({ ...ask, input: tokens[1]! })
+      expect(alone.data[0]!.embedding).toEqual(floats.data[1]!.embedding)
+      const short = await client.embeddings.create({ ...ask, dimensions: 2 })
+      expect(short.data.map(({ embedding }) => embedding.length)).toEqual([2, 2])
+      expect(Math.hypot(...short.data[0]!.embedding)).toBeCloseTo(1, 5)
+    })
+
+    test('embeddings that cannot be made are refused by the field', async () => {
+      const refused = async (fields: object) =>
+        await client.embeddings
+          .create({ model: server.model, input: prompt, ...fields })
+          .catch((error: unknown) => error)
+      expect(await refused({ input: [] })).toMatchObject({ status: 400, param: 'input' })
+      expect(await refused({ dimensions: 1_000_000 })).toMatchObject({ status: 400, param: 'dimensions' })
+      expect(await refused({ encoding_format: 'int8' })).toMatchObject({ param: 'encoding_format' })
+      expect(await refused({ input: [[1_000_000]] })).toMatchObject({ code: 'token_out_of_range' })
+      expect(await refused({ temperature: 1 })).toMatchObject({ code: 'unknown_parameter' })
+      const long = Array.from({ length: server.engine.info.contextMax + 1 }, () => 5)
+      expect(await refused({ input: long })).toMatchObject({ code: 'context_length_exceeded' })
+    })
+
     test('several prompts are answered in their order, each as it is alone', async () => {
       const prompts = [prompt, 'The dog', 'One day']
       const alone = await Promise.all(prompts.map((text) => complete({ prompt: text })))

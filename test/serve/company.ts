@@ -38,6 +38,7 @@ export interface Heard {
   tokens: number[]
   logprobs: TokenLogprob[]
   promptLogprobs: (TokenLogprob | null)[]
+  embedding: Float32Array | undefined
   finish: Finish | undefined
 }
 
@@ -68,6 +69,9 @@ export function requestsFor(shape: ExecutorShape, seed: number, count: number): 
         : [...shared[i % 2]!.slice(0, i % 8 === 5 ? 33 : undefined), ...own]
     const sampled = { ...greedy, temperature: 0.4 + random.uniform(), seed: random.integer(1e6) }
     const topped = { ...sampled, topP: 0.9, topK: 40, frequencyPenalty: 0.2, repetitionPenalty: 1.1 }
+    // Embeddings go with the texts: the mean of a shared prefix and what follows, and the last state.
+    const pooling = i % 8 === 5 ? 'mean' : i % 8 === 7 ? 'last' : undefined
+    if (pooling !== undefined) return request({ id: `r${i}`, prompt: [1, ...prompt], maxTokens: 1, pooling })
     return request({
       id: `r${i}`,
       prompt: [1, ...prompt],
@@ -120,9 +124,11 @@ export async function serveCompany(
 ) {
   const clock = new ManualClock()
   const heard = new Map<string, Heard>()
-  const hear = ({ id, tokens, logprobs, promptLogprobs, finish }: RequestProgress) => {
+  const hear = ({ id, tokens, logprobs, promptLogprobs, embedding, finish }: RequestProgress) => {
     let one = heard.get(id)
-    if (one === undefined) heard.set(id, (one = { tokens: [], logprobs: [], promptLogprobs: [], finish }))
+    if (one === undefined)
+      heard.set(id, (one = { tokens: [], logprobs: [], promptLogprobs: [], embedding, finish }))
+    one.embedding = embedding
     one.tokens.push(...tokens)
     one.logprobs.push(...(logprobs ?? []))
     one.promptLogprobs.push(...(promptLogprobs ?? []))
@@ -167,6 +173,10 @@ export function difference(whole: Heard, heard: Heard): string | undefined {
   for (const [i, token] of heard.tokens.entries()) {
     if (token !== whole.tokens[i]) return `token ${i}: ${token}, alone ${whole.tokens[i]}`
   }
+  const place = heard.embedding?.findIndex((value, i) => !Object.is(value, whole.embedding?.[i])) ?? -1
+  if (place >= 0) return `embedding ${place}: ${heard.embedding![place]}, alone ${whole.embedding?.[place]}`
+  if (heard.finish?.reason !== 'aborted' && whole.embedding !== undefined && heard.embedding === undefined)
+    return 'no embedding, alone one'
   for (const what of ['logprobs', 'promptLogprobs'] as const) {
     for (const [i, one] of heard[what].entries()) {
       const numbers = [one, whole[what][i]].map((entry) => flat(entry ?? null))

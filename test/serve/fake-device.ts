@@ -74,6 +74,20 @@ export function alone(
   }
 }
 
+/** The embedding of a request that has the device to itself. */
+export function aloneEmbedding({ prompt, pooling }: EngineRequest, vocabularySize: number): number[] {
+  const sum = new Array<number>(vocabularySize).fill(0)
+  let past = nothing
+  for (const [i, token] of prompt.entries()) {
+    past = behind(past, token)
+    if (pooling === 'last' && i + 1 < prompt.length) continue
+    const row = logitsOf(past, vocabularySize, usualWholeTextShare)
+    for (let v = 0; v < vocabularySize; v++) sum[v]! += row[v]!
+  }
+  const length = Math.sqrt(sum.reduce((squares, value) => squares + value * value, 0))
+  return sum.map((value) => Math.fround(value / length))
+}
+
 /**
  * A device whose cache slots remember which text was behind them when they were written. Before it computes
  * a token it checks that the whole past of that token is what its block table shows.
@@ -125,7 +139,13 @@ export class FakeDevice implements Executor {
       this.breaks = false
       throw new Error('the fake device broke')
     }
-    return { logits: (row) => rows[row]!, argmax: (row) => largest(rows[row]!), computeMs }
+    return {
+      logits: (row) => rows[row]!,
+      // It has no head: what it says is its state too.
+      states: (row) => rows[row]!,
+      argmax: (row) => largest(rows[row]!),
+      computeMs,
+    }
   }
 
   dispose(): void {}

@@ -9,7 +9,7 @@ import type { SchedulerOptions } from '../../src/serve/options.ts'
 import type { EngineRequest, Finish, RequestProgress } from '../../src/serve/request.ts'
 import { precedes, type Sequence } from '../../src/serve/sequence.ts'
 import type { TraceLine } from '../../src/serve/trace.ts'
-import { alone, FakeDevice } from './fake-device.ts'
+import { alone, aloneEmbedding, FakeDevice } from './fake-device.ts'
 import { FlakyProposer } from './fake-proposers.ts'
 import { greedy, request } from './requests.ts'
 
@@ -81,7 +81,8 @@ function requestsOf(random: Random, shape: ExecutorShape): Scenario['requests'] 
       ...(random.uniform() < 0.15 && { pinPrefixMs: random.integer(100) }),
       ...(random.uniform() < 0.2 && { cacheSalt: 'salt' }),
     })
-    if (random.uniform() < 0.1 && wish.prompt.length + wish.maxTokens <= shape.contextMax) {
+    if (i % 11 === 7) Object.assign(wish, { pooling: i % 2 === 0 ? 'last' : 'mean', maxTokens: 1 })
+    else if (random.uniform() < 0.1 && wish.prompt.length + wish.maxTokens <= shape.contextMax) {
       const generated = alone(wish, vocabularySize)
       // A request that ended by a stop token has no tokens to go on from behind it.
       wish.generated = generated.slice(0, random.integer(generated.length))
@@ -128,6 +129,7 @@ class Simulation {
   readonly #accepted = new Map<string, EngineRequest>()
   readonly #arrivedMs = new Map<string, number>()
   readonly #tokens = new Map<string, number[]>()
+  readonly #embeddings = new Map<string, Float32Array>()
   readonly #finishes = new Map<string, Finish>()
   readonly #joined: string[] = []
   /** The first in the order of service, one iteration ago. */
@@ -216,10 +218,11 @@ class Simulation {
   }
 
   #hear(items: readonly RequestProgress[]): void {
-    for (const { id, tokens, logprobs, finish } of items) {
+    for (const { id, tokens, logprobs, embedding, finish } of items) {
       assert(this.#accepted.has(id), 'only accepted requests are heard of')
       assert(!this.#finishes.has(id), 'nothing is heard of a request after its end')
       this.#tokens.get(id)!.push(...tokens)
+      if (embedding !== undefined) this.#embeddings.set(id, embedding)
       if (this.#accepted.get(id)!.logprobs !== undefined) {
         assert((logprobs?.length ?? 0) === tokens.length, 'every token has its log-probability')
         assert(
@@ -295,6 +298,20 @@ class Simulation {
     assert(pinned === cache.pinnedBlocks, 'every reference is a request or a pin')
   }
 
+  #checkFailure({ reason, code, message }: Finish): void {
+    const explained = code === 'queue_timeout' || message === 'the fake device broke'
+    assert(reason !== 'failed' || explained, `nothing fails by itself: ${message}`)
+  }
+
+  #checkEmbedding(wish: EngineRequest, finish: Finish): void {
+    this.#checkFailure(finish)
+    const heard = this.#embeddings.get(wish.id)
+    assert((heard !== undefined) === (finish.reason === 'stop'), 'an embedding comes with its end')
+    assert(this.#tokens.get(wish.id)!.length === 0, 'nothing is generated for an embedding')
+    const same = heard === undefined || heard.join() === aloneEmbedding(wish, vocabularySize).join()
+    assert(same, `${wish.id} gets the embedding that it would get alone`)
+  }
+
   #checkEnd(): void {
     const { scheduler } = this.#engine
     assert(scheduler.roster.live === 0, 'nobody is left')
@@ -304,13 +321,16 @@ class Simulation {
     for (const [id, wish] of this.#accepted) {
       const finish = this.#finishes.get(id)
       assert(finish !== undefined, 'every accepted request ends')
+      if (wish.pooling !== undefined) {
+        this.#checkEmbedding(wish, finish)
+        continue
+      }
       const whole = alone({ ...wish, id }, vocabularySize)
       const heard = [...(wish.generated ?? []), ...this.#tokens.get(id)!]
       const expected =
         finish.reason === 'stop' || finish.reason === 'length' ? whole : whole.slice(0, heard.length)
       assert(heard.join() === expected.join(), `${id} gets the output that it would get alone`)
-      const explained = finish.code === 'queue_timeout' || finish.message === 'the fake device broke'
-      assert(finish.reason !== 'failed' || explained, `nothing fails by itself: ${finish.message}`)
+      this.#checkFailure(finish)
       const known = finish.promptTokens + (wish.generated?.length ?? 0)
       assert(finish.cachedTokens < known, 'one token at least is computed')
     }

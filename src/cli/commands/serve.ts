@@ -1,11 +1,12 @@
 import { basename, resolve } from 'node:path'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { writeFileAtomic } from '../../base/files.ts'
 import { createLogger } from '../../base/log.ts'
 import { createOpenAiServer } from '../../openai/server.ts'
 import { UsageLog } from '../../openai/usage-log.ts'
+import type { Pooling } from '../../serve/request.ts'
 import { EncoderThread } from '../encoder.ts'
 import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
 import { type ListenFlags, listen, refuseOpenDoor, withListenOptions } from '../listening.ts'
@@ -21,6 +22,7 @@ export interface ServeFlags extends EngineFlags, ListenFlags {
   adapter?: string[]
   adapterRoot?: string[]
   usage?: string
+  pooling?: Pooling
 }
 
 export const defaultPort = 8765
@@ -51,6 +53,12 @@ export function serveCommand(program: Command): void {
       '--adapter-root <folder>',
       'let POST /v1/adapters load adapters below this folder while serving (repeatable)',
       collect,
+    )
+    .addOption(
+      new Option(
+        '--pooling <how>',
+        "how embeddings are made of the tokens' states (default: what the model's files say, else mean)",
+      ).choices(['mean', 'last']),
     )
     .option('--usage <file>', 'write down what every request used, a line of JSON each')
   withEngineOptions(withListenOptions(command, defaultPort)).action(
@@ -89,6 +97,7 @@ export async function serveUntilStopped(
     ...(flags.adapterRoot !== undefined && { adapterRoots: flags.adapterRoot }),
     ...(flags.origin !== undefined && { origins: flags.origin }),
     defaults: model.defaults,
+    pooling: flags.pooling ?? model.pooling ?? 'mean',
     log: createLogger('http'),
   })
   try {

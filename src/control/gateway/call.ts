@@ -15,7 +15,7 @@ export interface Call {
   /** The same for every replica that is asked; clients may give exchanges the same id, and this is ours alone. */
   readonly id: string
   readonly exchange: Exchange
-  readonly path: '/v1/completions' | '/v1/chat/completions'
+  readonly path: '/v1/completions' | '/v1/chat/completions' | '/v1/embeddings'
   readonly deployment: Deployment
   readonly version: Version
   readonly caller: Caller
@@ -61,10 +61,17 @@ export function checkedBody(value: unknown): Body & { model: string } {
  * What is sent to a replica for a client's body: the replica's name of the model, the deployment's defaults,
  * usage at the end of every stream, and a seed, so that another replica can compute the same answer.
  */
-export function bodyFor(body: Body, { deployment, adapter }: Target, version: Version): Body {
+export function bodyFor(
+  path: Call['path'],
+  body: Body,
+  { deployment, adapter }: Target,
+  version: Version,
+): Body {
   const given = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
-  const sent: Record<string, unknown> = { ...deployment.defaults, ...given }
-  sent.model = adapter === undefined ? version.model : version.adapters[adapter]
+  const model = adapter === undefined ? version.model : version.adapters[adapter]
+  // Nothing is sampled for embeddings, and nothing streamed.
+  if (path === '/v1/embeddings') return { ...given, model }
+  const sent: Record<string, unknown> = { ...deployment.defaults, ...given, model }
   sent.seed ??= randomInt(2 ** 47)
   const options = sent.stream_options ?? {}
   if (sent.stream === true && typeof options === 'object') {
@@ -101,7 +108,9 @@ export function shapeOf(body: Body, scope: string): PromptShape {
       add(`${String(role)}\n`)
       add(typeof content === 'string' ? content : (JSON.stringify(content) ?? ''))
     }
-  } else if (typeof body.prompt === 'string') add(body.prompt)
-  else if (Array.isArray(body.prompt)) add(JSON.stringify(body.prompt.slice(0, shapeCharactersMax)))
+  }
+  const written = body.prompt ?? body.input
+  if (typeof written === 'string') add(written)
+  else if (Array.isArray(written)) add(JSON.stringify(written.slice(0, shapeCharactersMax)))
   return { chain: PrefixAffinity.chain(scope, text), characters }
 }

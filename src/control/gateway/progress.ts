@@ -21,7 +21,8 @@ interface ChunkChoice {
 
 export interface ChunkUsage {
   prompt_tokens: number
-  completion_tokens: number
+  /** Absent for embeddings. */
+  completion_tokens?: number
   prompt_tokens_details?: { cached_tokens?: number }
 }
 

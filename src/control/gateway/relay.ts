@@ -385,7 +385,7 @@ function parsed(text: string): object {
 function tokensOf({ prompt_tokens, completion_tokens, prompt_tokens_details }: ChunkUsage) {
   return {
     prompt: prompt_tokens,
-    output: completion_tokens,
+    output: completion_tokens ?? 0,
     cached: prompt_tokens_details?.cached_tokens ?? 0,
   }
 }

@@ -221,6 +221,7 @@ export class Gateway {
       { method: 'GET', path: '/v1/models/:id', handle: async (exchange) => await this.#showModel(exchange) },
       answer('/v1/completions'),
       answer('/v1/chat/completions'),
+      answer('/v1/embeddings'),
     ]
   }
 
@@ -329,7 +330,8 @@ export class Gateway {
     const version = target.version ?? versionFor(deployment.name, able, stickyOf(body, known, exchange))
     // What another project asks a model that it was lent is not for the eyes of who lends it.
     const isLent = late !== undefined && caller.project !== deployment.project
-    const isRecorded = !isLent && (deployment.logged === true || deployment.shadow !== undefined)
+    const isText = path !== '/v1/embeddings'
+    const isRecorded = isText && !isLent && (deployment.logged === true || deployment.shadow !== undefined)
     const part = late?.billed ?? adapter
     const billed = part === undefined ? deployment.name : `${deployment.name}:${part}`
     return {
@@ -344,7 +346,7 @@ export class Gateway {
       named: late?.name ?? body.model,
       ...(late?.adapter !== undefined && { adapter: late.adapter }),
       given: body,
-      body: bodyFor(body, target, version),
+      body: bodyFor(path, body, target, version),
       ...(isRecorded && { record: new AnswerRecord() }),
       streams: body.stream === true,
       wantsUsage: wantsUsage(body),

@@ -26,8 +26,10 @@ export class Shadow {
   }
 
   /** The version that gets a copy of a request for the deployment, if any does. */
-  draw({ deployment, version, named }: Call): Version | undefined {
+  draw({ deployment, version, named, path }: Call): Version | undefined {
     const { shadow } = deployment
+    // There is no text to compare.
+    if (path === '/v1/embeddings') return undefined
     // Who names a version or an adapter wants that one.
     if (shadow === undefined || named !== deployment.name) return undefined
     if (shadow.version === version.id || this.#random.uniform() >= shadow.share) return undefined
@@ -82,7 +84,8 @@ export class Shadow {
     const { upstreams, metrics, clock } = this.#ports
     const { deployment, path } = call
     // The seed of the client's own request: the same model would say the same.
-    const body = bodyFor({ ...call.given, seed: call.body.seed, stream: true }, { deployment }, version)
+    const given = { ...call.given, seed: call.body.seed, stream: true }
+    const body = bodyFor(path, given, { deployment }, version)
     const signal = AbortSignal.any([this.#closed.signal, AbortSignal.timeout(copyMsMax)])
     const sentMs = clock.nowMs()
     const whose = { deployment: deployment.name, version: version.id, replica: replica.id }

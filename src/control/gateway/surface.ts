@@ -5,6 +5,7 @@ import type { Gateway } from './server.ts'
 const addresses = [
   ['POST', '/v1/chat/completions'],
   ['POST', '/v1/completions'],
+  ['POST', '/v1/embeddings'],
   ['GET', '/v1/models'],
   ['GET', '/v1/models/:id'],
 ] as const
