@@ -55,14 +55,12 @@ test('names are asked for once in a while, and never shown to others of this mac
 test('without a service there are no names and no messages, and names from before are better than none', async () => {
   const contexts = readContexts()
   saveContext('away', { url: 'http://127.0.0.1:9', token: 'none', project: 'default' })
-  const begun = performance.now()
   expect(await ropeway(['complete', '--', 'dataset', 'view', ''])).toEqual({
     code: 0,
     out: '',
     err: '',
     json: [],
   })
-  expect(performance.now() - begun).toBeLessThan(2_000)
   await ropeway(['context', 'use', 'local'])
   expect(contexts.current).toBe('local')
   // The service is there, and then it is not.

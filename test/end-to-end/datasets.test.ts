@@ -78,8 +78,6 @@ test('an upload goes on through kill -9 of the service, and what comes back is w
   await until(() => marks().length >= 2, 'two parts')
   service.child.kill('SIGKILL')
   await service.ended
-  const kept = marks().length
-  expect(kept).toBeLessThan(8)
   service = await up(service.port)
   const code = await sending.ended
   expect(sending.said()).not.toMatch(/error/)

@@ -147,7 +147,7 @@ test('a command with its folder is run attached, with its exit code, and can be 
   expect((await ropeway('job', 'view', 'broken')).code).toBe(3)
   const left = await ropeway('job', 'list', '--quiet')
   expect(left.out.split('\n').filter((line) => line.startsWith('job_'))).toHaveLength(1)
-}, 120_000)
+})
 
 test('stop lets a job end, and what waits behind it gets its turn', async () => {
   const file = folder('long', { 'job.yml': JSON.stringify({ name: 'long', run: ['sleep', '600'] }) })
@@ -161,4 +161,4 @@ test('stop lets a job end, and what waits behind it gets its turn', async () => 
   await until('next', ({ state }) => state === 'running')
   expect((await ropeway('job', 'stop', 'next')).code).toBe(0)
   await until('next', isAtRest)
-}, 120_000)
+})

@@ -47,9 +47,11 @@ function jobFile(name: string, text = 'text.txt'): string {
     JSON.stringify({
       model: { architecture: 'llama', layers: 2, width: 64, heads: 2 },
       data: { text },
-      ...{ tokenizer: 'characters', context: 64, batch: 8, steps: 400, out: name, threads: 1 },
+      ...{ tokenizer: 'characters', context: 64, batch: 8, out: name, threads: 1 },
+      // Nobody is so late with a signal that it is over.
+      steps: 1_000_000,
       optimizer: { learning_rate: 0.001 },
-      checkpoint: { every: 1000 },
+      ...{ checkpoint: { every: 1_000_000 }, evaluate: { every: 1_000_000 } },
     }),
   )
   return path
@@ -78,13 +80,12 @@ test('SIGUSR2 makes a checkpoint and training goes on; SIGTERM makes one within 
   // The step in hand when the signal came, and those that were on their way to us.
   const done = events.filter(({ event }) => event === 'step').at(-1)!.step! + 1
   expect(end.stepsDone).toBe(done)
-  expect(end.stepsDone).toBeLessThan(400)
   expect(checkpointNames(join(root, 'signals', 'checkpoints'))).toHaveLength(2)
 
   const replay = await run(['replay-step', join(root, 'signals'), '2', '--json'], () => undefined)
   expect(replay.code).toBe(0)
   expect(replay.events[0]).toMatchObject({ step: 2, from: 0 })
-}, 60_000)
+})
 
 test('SIGINT ends the preparation of data, however much there is, and says so', async () => {
   writeFileSync(join(root, 'large.txt'), 'the moving rope never stops\n')
@@ -96,4 +97,4 @@ test('SIGINT ends the preparation of data, however much there is, and says so', 
   )
   expect(errors).toMatch(/Stopped while the data was prepared, before the first step/)
   expect([code, events.map(({ event }) => event)]).toEqual([130, ['note']])
-}, 60_000)
+})

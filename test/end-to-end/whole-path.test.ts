@@ -52,7 +52,7 @@ test('a dataset becomes a job, a checkpoint, a model and a deployment that answe
   writeFileSync(join(work, 'job.yml'), JSON.stringify(job))
   const trained = await done('train', join(work, 'job.yml'), '--steps', '6')
   expect(trained.err).toContain('success')
-  await expect.poll(async () => (await ropeway(['checkpoint', '-q'])).out, { timeout: 10_000 }).toContain('_')
+  await expect.poll(async () => (await ropeway(['checkpoint', '-q'])).out).toContain('_')
   await done('model', 'promote', 'sailor@latest', 'sailor', '--as', 'prod')
   await done('deployment', 'create', 'tales', '--model', 'sailor:prod', '--public', '--wait')
   const answer = await done('generate', 'tales', '-p', 'the sea', '--max-tokens', '5', '--json')
@@ -75,7 +75,7 @@ test('a dataset becomes a job, a checkpoint, a model and a deployment that answe
   await expect.poll(served).toBe('v1')
   const refused = await ropeway(['model', 'delete', 'sailor', '-y'])
   expect([refused.code, refused.err]).toEqual([6, expect.stringContaining('used by the deployment tales')])
-}, 60_000)
+})
 
 /** All words of a language with few. */
 const few = {
@@ -97,18 +97,17 @@ test('the starter that was stopped in its training goes on from there, and is ma
     (await done('job', '--json')).json
       .filter(({ name }) => name === 'starter')
       .map(({ state }) => state as string)
-  await expect.poll(states, { timeout: 20_000, interval: 20 }).toEqual(['running'])
+  await expect.poll(states, { interval: 20 }).toEqual(['running'])
   stop.abort()
   expect(await stopped).toBeUndefined()
   expect(await states()).toEqual(['stopped'])
   const { signal } = new AbortController()
   expect(await make(signal)).toMatchObject({ name: 'starter', state: 'ready', public: true })
   expect(await states()).toEqual(['success'])
-  const startedMs = systemClock.nowMs()
   await make(signal)
-  expect(systemClock.nowMs() - startedMs).toBeLessThan(2_000)
+  expect(await states()).toEqual(['success'])
   for (const noun of ['dataset', 'model', 'deployment']) {
     const named = (await done(noun, '--json')).json.filter(({ name }) => name === 'starter')
     expect([noun, named.length]).toEqual([noun, 1])
   }
-}, 60_000)
+})

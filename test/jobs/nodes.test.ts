@@ -115,7 +115,7 @@ test('when a node dies, all are ended, and the job begins again as a whole', asy
   const done = await world.until(id, isOver)
   expect([done.state, done.attempt]).toEqual(['success', 2])
   expect((await world.log(done, 2)).sort()).toEqual(['0 attempt 2', '1 attempt 2', '2 attempt 2'])
-}, 30_000)
+})
 
 test('a job with more ranks than its cluster has devices starts none of them', async () => {
   await using world = await open()

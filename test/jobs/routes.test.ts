@@ -219,5 +219,5 @@ onEveryDatabase((databases) => {
       await response.body?.cancel()
     }
     expect(service.log.filter((line) => line.includes('"level":50'))).toEqual([])
-  }, 120_000)
+  })
 })

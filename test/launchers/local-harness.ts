@@ -7,7 +7,7 @@ import { LocalLauncher, type LocalLauncherOptions } from '../../src/control/laun
 import type { LauncherHarness, Programs } from './suite.ts'
 
 const wrapper = new URL('../../src/cli/run-wrapper.ts', import.meta.url)
-const waitMsMax = 20_000
+const waitMsMax = 60_000
 
 export interface LocalHarness extends LauncherHarness {
   launcher: LocalLauncher

@@ -39,9 +39,10 @@ test('thousands that age or expire in the same moment are moved in bounded steps
   }
   for (let i = 0; i < 20; i++) step(i)
   const { queue } = scheduler.roster
-  const started = performance.now()
+  // Of the processor: others may hold it meanwhile.
+  const started = process.cpuUsage()
   step(60_000)
-  expect(performance.now() - started).toBeLessThan(50)
+  expect(process.cpuUsage(started).user / 1000).toBeLessThan(50)
   expect(queue.size).toBeGreaterThan(4900)
   for (let i = 0; queue.size > 0 && i < 1000; i++) {
     expect(step(60_002 + i).expired.length).toBeLessThanOrEqual(64)

@@ -40,7 +40,7 @@ test('the data bench measures memory and the first step with an empty and with a
     expect(seconds).toBeGreaterThan(0)
   }
   expect(foreseenBytes).toBeGreaterThan(50e6)
-}, 60_000)
+})
 
 test('the Shakespeare bench records the loss, the curve and where it was measured', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'ropeway-bench-'))

@@ -7,7 +7,7 @@ import { chats, preferences, type TuningService, tuningService, upload } from '.
 let service: TuningService
 beforeAll(async () => {
   service = await tuningService()
-}, 120_000)
+})
 afterAll(() => service[Symbol.asyncDispose]())
 
 const fast = { n_epochs: 2, batch_size: 4, learning_rate_multiplier: 50 } as const
@@ -24,10 +24,7 @@ async function refusal(promise: Promise<unknown>): Promise<APIError> {
 async function untilOver(id: string) {
   const { client } = service
   await expect
-    .poll(async () => (await client.fineTuning.jobs.retrieve(id)).finished_at, {
-      timeout: 60_000,
-      interval: 200,
-    })
+    .poll(async () => (await client.fineTuning.jobs.retrieve(id)).finished_at, { interval: 200 })
     .not.toBeNull()
   return await client.fineTuning.jobs.retrieve(id)
 }
@@ -106,7 +103,7 @@ test('a supervised job is created, followed by its events, and leaves checkpoint
   const found = await client.fineTuning.jobs.list({ metadata: { team: 'ropes' } })
   expect(found.data.map(({ id }) => id)).toEqual([job.id])
   expect((await client.fineTuning.jobs.list({ metadata: { team: 'none' } })).data).toEqual([])
-}, 90_000)
+})
 
 test('a job by preferences runs, and its auto fields say what they came to', async () => {
   const { client } = service
@@ -121,7 +118,7 @@ test('a job by preferences runs, and its auto fields say what they came to', asy
     type: 'dpo',
     dpo: { hyperparameters: { n_epochs: 1, beta: 0.2, batch_size: 1 } },
   })
-}, 90_000)
+})
 
 test('a file that is wrong in a line fails the job with that line and what to do', async () => {
   const { client } = service
@@ -140,7 +137,7 @@ test('a file that is wrong in a line fails the job with that line and what to do
     method: { type: 'dpo' },
   })
   expect((await untilOver(other.id)).error).toMatchObject({ code: 'invalid_training_file' })
-}, 90_000)
+})
 
 test('a job is paused, goes on to the very same weights, and another is cancelled', async () => {
   const { client, bench } = service
@@ -156,7 +153,7 @@ test('a job is paused, goes on to the very same weights, and another is cancelle
   const { id } = await create(hyperparameters)
   const steps = async () =>
     (await client.fineTuning.jobs.checkpoints.list(id, { limit: 100 })).data.map((one) => one.step_number)
-  await expect.poll(async () => (await steps()).length, { timeout: 60_000, interval: 50 }).toBeGreaterThan(0)
+  await expect.poll(async () => (await steps()).length, { interval: 50 }).toBeGreaterThan(0)
   expect((await client.fineTuning.jobs.pause(id)).status).toBe('paused')
   const job = id.replace('ftjob-', 'job_')
   const { jobs } = roomOf(bench.parts)
@@ -182,4 +179,4 @@ test('a job is paused, goes on to the very same weights, and another is cancelle
   expect((await client.fineTuning.jobs.cancel(endless.id)).status).toBe('cancelled')
   const cancelled = await untilOver(endless.id)
   expect([cancelled.status, cancelled.fine_tuned_model]).toEqual(['cancelled', null])
-}, 120_000)
+})

@@ -21,7 +21,7 @@ beforeAll(async () => {
   mkdirSync(folder)
   writeFileSync(join(folder, 'chats.jsonl'), chats(8))
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
-}, 120_000)
+})
 afterAll(() => service[Symbol.asyncDispose](), 60_000)
 
 /** The block in this language, for the service of this test. */
@@ -75,20 +75,16 @@ test('the commands with curl do what they say, one after the other', async () =>
   expectWhole(answers[3]!)
   expect(answers.join('')).toContain(':ckpt-step-')
   expect(JSON.parse(answers.at(-1)!)).toMatchObject({ object: 'chat.completion' })
-}, 90_000)
+})
 
-test.skipIf(!hasClient)(
-  "the program with OpenAI's client for Python runs to its answer",
-  async () => {
-    writeFileSync(join(folder, 'tune.py'), block('python'))
-    expectWhole(await output(python, ['tune.py']))
-  },
-  90_000,
-)
+test.skipIf(!hasClient)("the program with OpenAI's client for Python runs to its answer", async () => {
+  writeFileSync(join(folder, 'tune.py'), block('python'))
+  expectWhole(await output(python, ['tune.py']))
+})
 
 test("the program with OpenAI's client for TypeScript runs to its answer", async () => {
   writeFileSync(join(folder, 'tune.mts'), block('typescript'))
   const said = await output(process.execPath, ['--import', import.meta.resolve('tsx'), 'tune.mts'])
   expectWhole(said)
   expect(said).toMatch(/ft:tiny:main:poems:[0-9a-z]{10}:ckpt-step-\d+/)
-}, 90_000)
+})

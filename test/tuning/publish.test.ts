@@ -8,7 +8,7 @@ import { chats, type TuningService, tuningService, upload } from './harness.ts'
 let service: TuningService
 beforeAll(async () => {
   service = await tuningService()
-}, 120_000)
+})
 afterAll(() => service[Symbol.asyncDispose](), 60_000)
 
 async function ask(model: string): Promise<{ model: string; text: string }> {
@@ -42,7 +42,7 @@ test('under load a DoRA adapter in training becomes NAME:latest without a failed
   const { id } = await owner.call(createJobEndpoint, { params: { project }, body: { file } })
   const params = { project, deployment: 'poet' }
   const published = () => owner.call(viewPublication, { params }).catch(() => undefined)
-  await expect.poll(published, { timeout: 60_000 }).toBeDefined()
+  await expect.poll(published).toBeDefined()
   const texts = new Map<string, Set<string>>()
   const failures: unknown[] = []
   let isTraining = true
@@ -57,10 +57,10 @@ test('under load a DoRA adapter in training becomes NAME:latest without a failed
     }
   })
   const state = async () => (await owner.call(viewJob, { params: { project, job: id } })).state
-  await expect.poll(state, { timeout: 60_000, interval: 200 }).toBe('success')
-  await expect.poll(async () => (await published())!.current.step, { timeout: 10_000 }).toBe(300)
+  await expect.poll(state, { interval: 200 }).toBe('success')
+  await expect.poll(async () => (await published())!.current.step).toBe(300)
   const { current, previous } = (await published())!
-  await expect.poll(() => texts.has(current.name), { timeout: 10_000 }).toBe(true)
+  await expect.poll(() => texts.has(current.name)).toBe(true)
   // Back and forth, while the others go on asking.
   const back = await owner.call(rollbackPublication, { params })
   expect(back.current).toEqual(previous)

@@ -7,7 +7,7 @@ import { chats, type TuningService, tuningService, upload } from './harness.ts'
 let service: TuningService
 beforeAll(async () => {
   service = await tuningService()
-}, 120_000)
+})
 afterAll(() => service[Symbol.asyncDispose](), 60_000)
 
 async function tuned(adaptation: 'lora' | 'full') {
@@ -18,7 +18,7 @@ async function tuned(adaptation: 'lora' | 'full') {
     method: { type: 'supervised', supervised: { hyperparameters }, adaptation } as never,
   })
   const status = async () => (await client.fineTuning.jobs.retrieve(id)).status
-  await expect.poll(status, { timeout: 60_000 }).toBe('succeeded')
+  await expect.poll(status).toBe('succeeded')
   return await client.fineTuning.jobs.retrieve(id)
 }
 
@@ -65,7 +65,7 @@ test('what a job ends with and each of its checkpoints answer at once, beside th
   const stranger = client.withOptions({ apiKey: key })
   const asked = stranger.completions.create({ model, prompt: 'x' })
   expect(await asked.catch(({ code }) => code)).toBe('model_not_found')
-}, 120_000)
+})
 
 test('a job that trained all weights answers by a deployment that wakes for it', async () => {
   const job = await tuned('full')
@@ -76,4 +76,4 @@ test('a job that trained all weights answers by a deployment that wakes for it',
   const row = await checkpoints.jobStep(job.id.replace('ftjob-', 'job_'), 999_999)
   expect(row).toBeUndefined()
   expect(rows.filter(({ spec }) => spec.scaling.min === 0)).toHaveLength(rows.length)
-}, 120_000)
+})

@@ -9,7 +9,7 @@ import { chats, type TuningService, tuningService, upload } from './harness.ts'
 let service: TuningService
 beforeAll(async () => {
   service = await tuningService()
-}, 120_000)
+})
 afterAll(() => service[Symbol.asyncDispose](), 60_000)
 
 /** Status and code of a refusal. */
@@ -36,7 +36,7 @@ async function started(count = 8) {
 async function untilOver(id: string) {
   const { client } = service
   const status = async () => (await client.fineTuning.jobs.retrieve(id)).status
-  await expect.poll(status, { timeout: 60_000, interval: 100 }).toMatch(/succeeded|failed|cancelled/)
+  await expect.poll(status, { interval: 100 }).toMatch(/succeeded|failed|cancelled/)
   return await client.fineTuning.jobs.retrieve(id)
 }
 
@@ -70,7 +70,7 @@ test('events stream while the job runs, each once and in order, until it is over
   expect(listed.at(-1)!.message).toBe('The job has successfully completed')
   const after = await fetch(response.url, { headers: { authorization: `Bearer ${client.apiKey}` } })
   expect(await after.text()).toBe(text.replace(/: still here\n\n/g, ''))
-}, 90_000)
+})
 
 test('who may only look cannot create or cancel, by role and by scope; what is another project’s is not there', async () => {
   const { client, bench } = service
@@ -104,7 +104,7 @@ test('who may only look cannot create or cancel, by role and by scope; what is a
   expect((await jobs.list()).data).toEqual([])
   expect((await stranger.files.list()).data).toEqual([])
   await untilOver(job.id)
-}, 90_000)
+})
 
 test('a project that was given a checkpoint asks for it under its name, until the permission is deleted', async () => {
   const { client, bench } = service
@@ -125,7 +125,7 @@ test('a project that was given a checkpoint asks for it under its name, until th
   expect((await permissions.create(model, { project_ids: ['friends'] })).data).toEqual(made)
   expect((await permissions.list(model)).data).toEqual(made)
   // A name that was refused is asked for again after a second.
-  await expect.poll(() => ask().then((answer) => answer.model, String), { timeout: 20_000 }).toBe(model)
+  await expect.poll(() => ask().then((answer) => answer.model, String)).toBe(model)
   expect((await friend.models.list()).data.map(({ id }) => id)).toContain(model)
   // To ask for it is all: the job and its file stay what they were.
   expect((await friend.fineTuning.jobs.list()).data).toEqual([])
@@ -143,8 +143,6 @@ test('a project that was given a checkpoint asks for it under its name, until th
     id,
     deleted: true,
   })
-  await expect
-    .poll(() => refused(ask()).catch(() => []), { timeout: 20_000 })
-    .toEqual([404, 'model_not_found'])
+  await expect.poll(() => refused(ask()).catch(() => [])).toEqual([404, 'model_not_found'])
   expect((await permissions.list(model)).data).toEqual([])
-}, 120_000)
+})

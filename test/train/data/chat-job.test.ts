@@ -50,9 +50,7 @@ test('the example is a job that learns from a table', () => {
 })
 
 describe('a job that learns from chats', () => {
-  test('gets better at answers that it never saw, and says what it learns from', {
-    timeout: 60_000,
-  }, async () => {
+  test('gets better at answers that it never saw, and says what it learns from', async () => {
     const losses: number[] = []
     const started: JobStart[] = []
     const { outcome, folder: saved } = await runTrainingJob(
@@ -80,7 +78,7 @@ describe('a job that learns from chats', () => {
     ])
   })
 
-  test('goes on bit for bit after an interruption, from the cache too', { timeout: 60_000 }, async () => {
+  test('goes on bit for bit after an interruption, from the cache too', async () => {
     const whole = await runTrainingJob(job({ out: 'b' }))
     const cached = { ...job({ out: 'c' }), cacheFolder: join(folder, 'cache') }
     const stop = new AbortController()
@@ -94,7 +92,7 @@ describe('a job that learns from chats', () => {
     expect(hashOf(resumed.folder)).toBe(hashOf(whole.folder))
   })
 
-  test('continues a model with the template that it was given', { timeout: 60_000 }, async () => {
+  test('continues a model with the template that it was given', async () => {
     const first = await runTrainingJob(job({ out: 'd', steps: 2 }))
     const { tokenizer: _, ...rest } = fields({ out: 'e', steps: 2 })
     const second = await runTrainingJob(parseTrainingJob({ ...rest, model: { from: first.folder } }, folder))
@@ -104,7 +102,7 @@ describe('a job that learns from chats', () => {
       )
   })
 
-  test('mixes sources, and takes held-out records of their own', { timeout: 60_000 }, async () => {
+  test('mixes sources, and takes held-out records of their own', async () => {
     write(folder, 'more.csv', 'Q,A\n1 way,way\n2 rope,rope rope\n')
     const data = {
       train: [

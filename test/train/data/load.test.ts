@@ -267,9 +267,7 @@ describe.skipIf(glaive === undefined || dpo === undefined).each(families)(
       return { tokenizer: tokenizerFromJson(json, config), template: chatTemplateFromConfig(config)! }
     }
 
-    test('what stands before an answer is what a server sends to the model', {
-      timeout: 60_000,
-    }, async () => {
+    test('what stands before an answer is what a server sends to the model', async () => {
       const { tokenizer, template } = load()
       const [record] = JSON.parse(readFileSync(dpo!, 'utf8')).slice(3)
       const messages = [

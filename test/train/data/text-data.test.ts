@@ -37,7 +37,6 @@ const prose = Array.from(
 describe('pieces', () => {
   test.runIf(goldenNames.length > 0).each(['qwen3', 'llama3_1', 'gemma3', 'gptoss', 'stories260K'])(
     'of a text have the tokens of the whole text with the tokenizer of %s',
-    { timeout: 20_000 },
     (name) => {
       const tokenizer = goldenTokenizer(name)
       const plain = { addSpecial: false, parseSpecial: false }

@@ -39,7 +39,7 @@ beforeAll(async () => {
     method: { lora: { rank: 4, dora: true } },
   })
   adapter = (await runTrainingJob(job)).folder
-}, 60_000)
+})
 afterAll(() => rmSync(root, { recursive: true, force: true }))
 
 const place = (name: string, form: ExportForm) =>

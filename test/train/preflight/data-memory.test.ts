@@ -52,9 +52,7 @@ function run(data: Record<string, unknown>) {
   }
 }
 
-test('a text larger than the heap is prepared in memory that does not grow with it', {
-  timeout: 60_000,
-}, () => {
+test('a text larger than the heap is prepared in memory that does not grow with it', () => {
   const [few, many] = [5, 52].map((megabytes) => write(`${megabytes}.txt`, megabytes, () => `${passage()}\n`))
   const small = run({ text: few })
   const large = run({ text: many })
@@ -64,7 +62,7 @@ test('a text larger than the heap is prepared in memory that does not grow with 
   expect(large.peakBytes - small.peakBytes).toBeLessThan(48 << 20)
 })
 
-test('so are records', { timeout: 60_000 }, () => {
+test('so are records', () => {
   const record = () => `${JSON.stringify({ text: passage() })}\n`
   const [few, many] = [5, 52].map((megabytes) => write(`${megabytes}.jsonl`, megabytes, record))
   const small = run({ train: few })

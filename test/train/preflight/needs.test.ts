@@ -79,38 +79,34 @@ beforeAll(async () => {
 
 describe.each(shapes)('$name', ({ name, job, processes = 1 }) => {
   // Skipped where Open MPI is not installed.
-  test.skipIf(processes > 1 && !hasMpi)(
-    'the estimate lies within 15 % of the peak',
-    { timeout: 120_000 },
-    () => {
-      const out = name.replaceAll(/\W+/g, '-')
-      const mpirun = [
-        'mpirun',
-        '--allow-run-as-root',
-        '--oversubscribe',
-        '--bind-to',
-        'none',
-        '-n',
-        `${processes}`,
-      ]
-      const [program, ...args] = [
-        ...(processes > 1 ? mpirun : []),
-        ...[process.execPath, ...smallYoungHeap, '--import', 'tsx', child],
-        ...[JSON.stringify(fields({ ...job, out })), folder],
-      ]
-      const printed = execFileSync(program!, args, { encoding: 'utf8' })
-      const {
-        memory,
-        peakBytes,
-        disk,
-        folder: saved,
-      } = JSON.parse(printed) as Needs & { peakBytes: number; folder: string }
-      expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeGreaterThan(0.85)
-      expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeLessThan(1.15)
-      const bytes = readdirSync(saved).reduce((sum, file) => sum + statSync(join(saved, file)).size, 0)
-      expect(disk.checkpointBytes / bytes).toBeCloseTo(1, 1)
-    },
-  )
+  test.skipIf(processes > 1 && !hasMpi)('the estimate lies within 15 % of the peak', () => {
+    const out = name.replaceAll(/\W+/g, '-')
+    const mpirun = [
+      'mpirun',
+      '--allow-run-as-root',
+      '--oversubscribe',
+      '--bind-to',
+      'none',
+      '-n',
+      `${processes}`,
+    ]
+    const [program, ...args] = [
+      ...(processes > 1 ? mpirun : []),
+      ...[process.execPath, ...smallYoungHeap, '--import', 'tsx', child],
+      ...[JSON.stringify(fields({ ...job, out })), folder],
+    ]
+    const printed = execFileSync(program!, args, { encoding: 'utf8' })
+    const {
+      memory,
+      peakBytes,
+      disk,
+      folder: saved,
+    } = JSON.parse(printed) as Needs & { peakBytes: number; folder: string }
+    expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeGreaterThan(0.85)
+    expect(memory.bytes / peakBytes, JSON.stringify({ memory, peakBytes })).toBeLessThan(1.15)
+    const bytes = readdirSync(saved).reduce((sum, file) => sum + statSync(join(saved, file)).size, 0)
+    expect(disk.checkpointBytes / bytes).toBeCloseTo(1, 1)
+  })
 })
 
 test('a job that the machine cannot hold is refused with what takes how much, and before it is tried', async () => {
@@ -127,7 +123,7 @@ test('a job that the machine cannot hold is refused with what takes how much, an
   expect(seen[0]!.memory.learningBytes).toBe(3 * seen[0]!.memory.weightBytes)
 })
 
-test('the time of a step is foreseen from shorter networks', { timeout: 60_000 }, async () => {
+test('the time of a step is foreseen from shorter networks', async () => {
   const job = parseTrainingJob(
     fields({ model: { architecture: 'llama', layers: 6, width: 128, heads: 4 }, steps: 4, out: 'timed' }),
     folder,
