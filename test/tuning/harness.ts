@@ -20,8 +20,8 @@ export interface TuningService extends AsyncDisposable {
   readonly project: string
 }
 
-/** `loops`: which of the service's loops run, by their place in the list of all. */
-export async function tuningService(): Promise<TuningService> {
+/** Without its loops nothing happens but what is asked for. */
+export async function tuningService(withLoops = true): Promise<TuningService> {
   const bench = await workbench(systemClock)
   const project = (
     await bench.service.store
@@ -32,7 +32,7 @@ export async function tuningService(): Promise<TuningService> {
   ).id
   await addBase(bench, project)
   const loops: Loop[] = []
-  for (const start of loopStarters) loops.push(await start(bench.parts))
+  for (const start of withLoops ? loopStarters : []) loops.push(await start(bench.parts))
   const { url, owner } = bench.service
   const key = await owner.call(createKey, {
     params: { project: 'default' },
@@ -42,7 +42,7 @@ export async function tuningService(): Promise<TuningService> {
   return {
     ...{ bench, client, project },
     async [Symbol.asyncDispose]() {
-      await endDeployments(bench)
+      if (withLoops) await endDeployments(bench)
       for (const loop of loops.toReversed()) await loop.stop()
       await bench[Symbol.asyncDispose]()
     },

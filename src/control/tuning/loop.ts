@@ -124,10 +124,13 @@ async function held(
 }
 
 async function validate(options: TuningLoopOptions, row: TuningRow): Promise<void> {
-  if (row.status.wish === 'cancelled') return await end(options, row, 'cancelled')
   const { tunings, files, folders, jobs, plan } = options
   const project = row.project_id
   const job = jobIdOf(row.id)
+  if (row.status.wish === 'cancelled') {
+    folders.remove(job)
+    return await end(options, row, 'cancelled')
+  }
   const { spec } = row
   let planned: Planned
   try {
@@ -152,12 +155,17 @@ async function validate(options: TuningLoopOptions, row: TuningRow): Promise<voi
   const credentials = spec.integrations.map(({ wandb }) => wandb.credential)
   const file = { ...plannedFile, ...(credentials.length > 0 && { job: { credentials } }) }
   await tunings.nouns.store.transaction(async () => {
+    const active = await tunings.nouns.change(row.id, (now) =>
+      // It was cancelled while its files were read; the next look ends it.
+      now.status.wish === 'cancelled'
+        ? undefined
+        : {
+            state: 'active',
+            status: { ...now.status, plan: { ...counted, steps: Number(plannedFile.steps) } },
+          },
+    )
+    if (active?.state !== 'active') return
     await jobs.create(project, { file, name: plannedFile.name as string }, job)
-    const active = await tunings.nouns.change(row.id, (now) => ({
-      state: 'active',
-      status: { ...now.status, plan: { ...counted, steps: Number(plannedFile.steps) } },
-    }))
-    if (active === undefined) return
     for (const warning of warnings) await tunings.tell(active, warning, 'warn')
     await tunings.tell(active, 'Files validated, moving job to queued state')
   })
@@ -201,7 +209,11 @@ async function follow(options: TuningLoopOptions, row: TuningRow): Promise<void>
   }
   await options.collect(job)
   await tellNews(options, row, job)
-  if (!isFinal(job.state)) return
+  if (!isFinal(job.state)) {
+    // Whoever cancelled may have seen no job yet.
+    if (row.status.wish === 'cancelled') await jobs.stop(row.project_id, job.id)
+    return
+  }
   if (row.status.wish === 'cancelled') return await end(options, row, 'cancelled')
   if (job.state === 'stopped') {
     if (row.status.wish === 'resumed') await jobs.resume(row.project_id, job.id)

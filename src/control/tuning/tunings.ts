@@ -203,7 +203,9 @@ export class Tunings {
   /** It goes on from the checkpoint that it saved. */
   async resume(project: string, shown: string): Promise<TuningSeen> {
     return await this.#ask(project, shown, 'resumed', async ({ row, job }) => {
-      const isPaused = row.state === 'active' && (row.status.wish === 'paused' || job?.state === 'stopped')
+      const { wish } = row.status
+      const isPaused =
+        row.state === 'active' && wish !== 'cancelled' && (wish === 'paused' || job?.state === 'stopped')
       if (!isPaused || job === undefined) throw stateConflict(row, 'resumed', 'it is not paused')
       // While it saves it cannot be begun again; the loop does that as soon as it has.
       if (job.state === 'stopped') await this.#options.jobs.resume(project, job.id)
@@ -221,7 +223,8 @@ export class Tunings {
     await this.nouns.store.transaction(async () => {
       let isNew = false
       const row = await this.nouns.change(seen.row.id, (now) => {
-        isNew = now.status.wish !== wish && now.state !== 'done'
+        // A cancel stands, whoever else asked at the same time.
+        isNew = now.status.wish !== wish && now.status.wish !== 'cancelled' && now.state !== 'done'
         return isNew ? { status: { ...now.status, wish } } : undefined
       })
       if (isNew && row !== undefined) await this.tell(row, asked[wish])

@@ -1,0 +1,194 @@
+/** Cancel, pause and resume in every state of a fine-tuning job, asked by OpenAI's own client. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { APIError } from 'openai'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { dataOf, jobRoom } from '../../src/cli/service-parts.ts'
+import { type JobRow, jobNouns } from '../../src/control/jobs/rows.ts'
+import type { JobState } from '../../src/control/jobs/states.ts'
+import { moveJob } from '../../src/control/jobs/transition.ts'
+import { TuningFiles } from '../../src/control/tuning/files.ts'
+import { carryOn, type TuningLoopOptions } from '../../src/control/tuning/loop.ts'
+import { jobIdOf, ownId } from '../../src/control/tuning/rows.ts'
+import { Tunings } from '../../src/control/tuning/tunings.ts'
+import { planFineTuning } from '../../src/train/fine-tuning-plan.ts'
+import { chats, type TuningService, tuningService, upload } from './harness.ts'
+
+let service: TuningService
+let options: TuningLoopOptions
+let file: string
+/** Happens while the files of a job are read. */
+let meanwhile: (() => Promise<unknown>) | undefined
+
+beforeAll(async () => {
+  service = await tuningService(false)
+  const { parts } = service.bench
+  const { context, folder } = parts
+  const data = dataOf(parts)
+  const { jobs, folders } = jobRoom(parts)
+  const { checkpoints, models, blobs, datasets } = data
+  const files = new TuningFiles(blobs, datasets, join(folder, 'incoming'))
+  const tunings = new Tunings({
+    ...{ models, files, jobs },
+    checkWandb: async () => undefined,
+    wake: () => undefined,
+  })
+  options = {
+    ...{ tunings, files, jobs, folders, checkpoints },
+    providing: { ...data, store: context.store },
+    log: context.log,
+    plan: async (request, workspace) => {
+      await meanwhile?.()
+      return await planFineTuning(request, workspace)
+    },
+    collect: async () => undefined,
+  }
+  file = await upload(service.client, chats(4))
+})
+afterAll(() => service[Symbol.asyncDispose]())
+
+const look = () => carryOn(options, 'test')
+const nouns = () => jobNouns(options.tunings.nouns.store)
+const jobOf = async (id: string) => await nouns().get(jobIdOf(ownId(id)))
+const verbs = () => service.client.fineTuning.jobs
+
+async function create(): Promise<string> {
+  const hyperparameters = { n_epochs: 1, batch_size: 4 } as const
+  const made = await verbs().create({
+    ...{ model: 'tiny', training_file: file },
+    method: { type: 'supervised', supervised: { hyperparameters } },
+  })
+  return made.id
+}
+
+/** What the jobs' own loop would do. */
+async function move(id: string, ...states: JobState[]): Promise<void> {
+  for (const to of states) {
+    const row = (await jobOf(id))!
+    const isGiven = to === 'allocating'
+    const given: Partial<JobRow> = isGiven ? { run_id: `${row.id}-1`, attempt: 1, cluster: 'local' } : {}
+    await moveJob(nouns(), row, { to, reason: 'queued', message: to, row: given })
+  }
+}
+
+/** A job that was asked to stop does so, and both loops look again. */
+async function settle(id: string): Promise<void> {
+  for (let turn = 0; turn < 3; turn++) {
+    await look()
+    const job = await jobOf(id)
+    if (job?.stop_requested === 1) await move(id, 'stopping', 'stopped')
+  }
+}
+
+const states = {
+  validating: async () => undefined,
+  queued: look,
+  running: async (id) => {
+    await look()
+    await move(id, 'allocating', 'preparing', 'running')
+  },
+  pausing: async (id) => {
+    await states.running(id)
+    await verbs().pause(id)
+  },
+  paused: async (id) => {
+    await states.pausing(id)
+    await settle(id)
+  },
+  cancelling: async (id) => {
+    await states.running(id)
+    await verbs().cancel(id)
+  },
+  cancelled: async (id) => {
+    await states.cancelling(id)
+    await settle(id)
+  },
+  succeeded: async (id) => {
+    await states.running(id)
+    await move(id, 'success')
+    await look()
+  },
+  failed: async (id) => {
+    await states.running(id)
+    await move(id, 'failed')
+    await look()
+  },
+} as const satisfies Record<string, (id: string) => Promise<unknown>>
+
+const refused = 400
+/** What each verb comes to: the status that is shown at once, and the one that stays. */
+const outcomes: Record<keyof typeof states, Record<'cancel' | 'pause' | 'resume', string[] | 400>> = {
+  validating: { cancel: ['cancelled', 'cancelled'], pause: refused, resume: refused },
+  queued: { cancel: ['cancelled', 'cancelled'], pause: ['paused', 'paused'], resume: refused },
+  running: { cancel: ['cancelled', 'cancelled'], pause: ['paused', 'paused'], resume: refused },
+  // It is begun again as soon as it has saved.
+  pausing: { cancel: ['cancelled', 'cancelled'], pause: ['paused', 'paused'], resume: ['running', 'queued'] },
+  paused: { cancel: ['cancelled', 'cancelled'], pause: ['paused', 'paused'], resume: ['queued', 'queued'] },
+  cancelling: { cancel: ['cancelled', 'cancelled'], pause: refused, resume: refused },
+  cancelled: { cancel: refused, pause: refused, resume: refused },
+  succeeded: { cancel: refused, pause: refused, resume: refused },
+  failed: { cancel: refused, pause: refused, resume: refused },
+}
+
+for (const [state, expected] of Object.entries(outcomes) as [
+  keyof typeof states,
+  (typeof outcomes)['queued'],
+][])
+  test(`a job that is ${state} is cancelled, paused and resumed, or says why not`, async () => {
+    for (const verb of ['cancel', 'pause', 'resume'] as const) {
+      const id = await create()
+      await states[state](id)
+      const before = (await verbs().retrieve(id)).status
+      const outcome = expected[verb]
+      const answer = await verbs()
+        [verb](id)
+        .then(
+          ({ status }) => status,
+          (error: unknown) => error,
+        )
+      if (outcome === refused) {
+        expect(answer, verb).toBeInstanceOf(APIError)
+        expect(answer).toMatchObject({ status: 400, code: 'invalid_state', type: 'invalid_request_error' })
+        expect((answer as APIError).message).toMatch(/ftjob-\w+ cannot be \w+: it is/)
+        expect((await verbs().retrieve(id)).status).toBe(before)
+        await verbs()
+          .cancel(id)
+          .catch(() => undefined)
+        await settle(id)
+        continue
+      }
+      expect(answer, verb).toBe(outcome[0])
+      await settle(id)
+      const shown = await verbs().retrieve(id)
+      expect([verb, shown.status]).toEqual([verb, outcome[1]])
+      expect(shown.finished_at === null).toBe(outcome[1] !== 'cancelled')
+      if (outcome[1] !== 'queued') expect((await jobOf(id))?.state ?? 'stopped').toBe('stopped')
+      await verbs()
+        .cancel(id)
+        .catch(() => undefined)
+      await settle(id)
+    }
+  })
+
+test('a job that is cancelled while its files are read never trains, and leaves nothing', async () => {
+  const id = await create()
+  meanwhile = () => verbs().cancel(id)
+  await look()
+  meanwhile = undefined
+  expect(await jobOf(id)).toBeUndefined()
+  await look()
+  expect(await verbs().retrieve(id)).toMatchObject({ status: 'cancelled', error: null })
+  expect(await jobOf(id)).toBeUndefined()
+  expect(existsSync(options.folders.workspace(jobIdOf(ownId(id))))).toBe(false)
+})
+
+test('a job that came to be while it was cancelled is stopped', async () => {
+  const id = await create()
+  await states.running(id)
+  // Whoever cancelled looked before there was a job, and wrote after it.
+  await options.tunings.nouns.change(ownId(id), ({ status }) => ({
+    status: { ...status, wish: 'cancelled' },
+  }))
+  await settle(id)
+  expect([(await jobOf(id))!.state, (await verbs().retrieve(id)).status]).toEqual(['stopped', 'cancelled'])
+})
