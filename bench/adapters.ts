@@ -1,5 +1,5 @@
 /**
- * What adapters cost: iterations without any, with one adapter for all sequences, and with adapters mixed, in turns; by
+ * What adapters cost: one adapter for all sequences beside none, and mixed adapters beside one for all, in turns; by
  * rank, number of adapters and rows, decodes and prompts. Adapters change every product inside the layers.
  */
 import { Random } from '../src/base/random.ts'
@@ -93,9 +93,11 @@ async function compareRank(
   const compare = async (figure: string, kind: 'decode' | 'prompt', rows: number, adapters: number) => {
     const side = (name: string, adapterOf: (i: number) => string | undefined) =>
       sideOf(executor, wanted, figure, name, workOf(wanted, rows, kind, adapterOf))
+    const [mixed, one] = [adapters, 1].map((count) =>
+      side(`${count} adapters`, (i) => `r${rank}a${i % count}`),
+    ) as [Side, Side]
     const none = side('no adapters', () => undefined)
-    const mixed = side(`${adapters} adapters`, (i) => `r${rank}a${i % adapters}`)
-    comparisons.push(...(await interleave(wanted.pairs, mixed, none, say)))
+    comparisons.push(...(await interleave(wanted.pairs, mixed, adapters === 1 ? none : one, say)))
   }
   for (const rows of new Set([1, Math.min(8, wanted.sequences), wanted.sequences]))
     for (const adapters of new Set([1, ...adapterCounts]))

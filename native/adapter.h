@@ -1,9 +1,10 @@
 // What adapters add to a product (LoRA, Hu 2021): scale * x A^T B^T, each row with its own adapter or none. The sum
 // of both may get a factor per output (DoRA, Liu 2024).
 //
-// A row is lowered to its adapter's ranks while activations are prepared, in F32 and behind the norm; its sums
-// are raised by B before bias, gate or residual. Each of these sums has one order, so a row's bits depend on
-// its own adapter only, and a row without one gets the bits that it gets where there are no adapters at all.
+// A row is lowered to its adapter's ranks while activations are prepared, behind the norm; its sums are raised by B
+// before bias, gate or residual. Each of these sums has one order, so a row's bits depend on its own adapter only,
+// and a row without one gets the bits that it gets where there are no adapters at all. What factors multiply stays
+// F32, but where the CPU multiplies pairs of bfloat16 (AVX-512 BF16) and the factors are bfloat16: rounded to them.
 #pragma once
 
 #include "packed.h"
@@ -18,19 +19,20 @@ constexpr int adapterRows = lanes == 16 ? 8 : lanes == 8 ? 4 : 2;
 
 /// The factors of one product of those that a packed weight joins; src/models/packed-adapters.ts writes them.
 struct AdapterMember {
-  int32_t firstPanel, step, panels;  // its panels of the packed weight: first, first + step, ...
-  int32_t rank, firstRank;           // its ranks among those of all members
+  int32_t firstPanel, step, panels;  // its panels of the packed weight: first, first + step (1 or 2), ...
+  int32_t rank, firstRank;           // its ranks among those of all members, both even
   float scale;
   int64_t b;  // where B [panels][rank][16] begins, in bytes from the adapter's own first
   int64_t factor;  // where F32 [panels][16] begin that outputs are multiplied by; 0 for none
 };
 
-/// Factors of one adapter for one packed weight, followed by its members, then A and every B.
+/// Factors of one adapter for one packed weight, followed by its members, then A and every B. Factors in bfloat16 lie
+/// in pairs: A [ranks / 16][inputs / 2][16][2], B [panels][rank / 2][16][2].
 struct Adapter {
   int32_t bf16;     // 1: factors are bfloat16, 0: F32
-  int32_t ranks;    // of all members, each of them up to a multiple of 16
+  int32_t ranks;    // of all members, up to a multiple of 16
   int32_t members;
-  int32_t inputs;
+  int32_t inputs;   // even
   int64_t a;        // where A [ranks / 16][inputs][16] begins
   int64_t unused;
 
@@ -38,26 +40,12 @@ struct Adapter {
   const char* at(int64_t offset) const { return reinterpret_cast<const char*>(this) + offset; }
 };
 
-inline Vector loadBfloat(const Half* from) {
-#if defined(__AVX512F__)
-  __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-  return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
-#elif defined(__AVX2__)
-  __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  return (Vector)_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
-#elif defined(ROPEWAY_NEON)
-  return (Vector)vshll_n_u16(vld1_u16(from), 16);
-#else
-  Vector result;
-  for (int i = 0; i < lanes; i++) result[i] = bfloatToFloat(from[i]);
-  return result;
-#endif
-}
-
+/// Factor k of a panel's lanes; of a pair in 32 bits the even one becomes a float by a shift, the odd one by a mask.
 template <bool bf16>
-inline Vector factors(const char* from, size_t index) {
-  return bf16 ? loadBfloat(reinterpret_cast<const Half*>(from) + index)
-              : load(reinterpret_cast<const float*>(from) + index);
+inline Vector factorsAt(const char* from, size_t k, int v) {
+  if (!bf16) return load(reinterpret_cast<const float*>(from) + k * panelOutputs + v * lanes);
+  VectorInt pair = (VectorInt)load(reinterpret_cast<const float*>(from) + k / 2 * panelOutputs + v * lanes);
+  return (Vector)(k % 2 ? pair & int32_t(0xffff0000) : pair << 16);
 }
 
 /// to[r] = sum over k of x[k] A[k][r], in four chains by k modulo 4 that are joined in one order.
@@ -75,10 +63,10 @@ inline void lowerRow(const Adapter& adapter, const float* x, float* to) {
       for (int c = 0; c < 4; c++)
 #pragma GCC unroll 4
         for (int v = 0; v < panelVectors; v++)
-          sum[c][v] = fmaSpread(x + k + c, factors<bf16>(a, (k + c) * 16 + v * lanes), sum[c][v]);
+          sum[c][v] = fmaSpread(x + k + c, factorsAt<bf16>(a, k + c, v), sum[c][v]);
     for (; k < inputs; k++)
       for (int v = 0; v < panelVectors; v++)
-        sum[k % 4][v] = fma(splat(x[k]), factors<bf16>(a, k * 16 + v * lanes), sum[k % 4][v]);
+        sum[k % 4][v] = fma(splat(x[k]), factorsAt<bf16>(a, k, v), sum[k % 4][v]);
     for (int v = 0; v < panelVectors; v++)
       store(to + block * 16 + v * lanes, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
   }
@@ -90,24 +78,72 @@ inline void raiseRows(const char* b, int rank, const float* lowered, size_t stri
   Vector sum[T][panelVectors];
   for (int t = 0; t < T; t++)
     for (int v = 0; v < panelVectors; v++) sum[t][v] = load(sums + t * sumsStride + v * lanes);
-  for (int r = 0; r < rank; r++) {
-    Vector w[panelVectors];
-    for (int v = 0; v < panelVectors; v++) w[v] = factors<bf16>(b, r * 16 + v * lanes);
+  for (int r = 0; r < rank; r += 2)
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; odd++) {
+      Vector w[panelVectors];
+      for (int v = 0; v < panelVectors; v++) w[v] = factorsAt<bf16>(b, r + odd, v);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++) {
-      for (int v = 0; v < panelVectors; v++) sum[t][v] = fmaSpread(lowered + t * stride + r, w[v], sum[t][v]);
+      for (int t = 0; t < T; t++)
+        for (int v = 0; v < panelVectors; v++) sum[t][v] = fmaSpread(lowered + t * stride + r + odd, w[v], sum[t][v]);
     }
-  }
   for (int t = 0; t < T; t++)
     for (int v = 0; v < panelVectors; v++) store(sums + t * sumsStride + v * lanes, sum[t][v]);
 }
+
+#if defined(__AVX512F__)
+
+/// The same sums from pairs: in eight chains, which is what the product of pairs takes to keep its pipe full.
+inline void lowerPairs(const Adapter& adapter, const Half* x, float* to) {
+  constexpr int chains = 8;
+  size_t pairs = adapter.inputs / 2;
+  const float* from = reinterpret_cast<const float*>(x);
+  for (int block = 0; block < adapter.ranks / 16; block++) {
+    const float* a = reinterpret_cast<const float*>(adapter.at(adapter.a)) + block * pairs * 16;
+    Vector sum[chains] = {};
+    size_t k = 0;
+    for (; k + chains <= pairs; k += chains)
+#pragma GCC unroll 8
+      for (int c = 0; c < chains; c++) sum[c] = pairsSpread(from + k + c, (VectorInt)load(a + (k + c) * 16), sum[c]);
+    for (; k < pairs; k++) sum[k % chains] = pairsSpread(from + k, (VectorInt)load(a + k * 16), sum[k % chains]);
+    for (int width = chains / 2; width > 0; width /= 2)
+      for (int c = 0; c < width; c++) sum[c] = sum[c] + sum[c + width];
+    store(to + block * 16, sum[0]);
+  }
+}
+
+template <int T>
+inline void raisePairs(const char* b, int rank, const Half* lowered, size_t stride, float* sums, int sumsStride) {
+  Vector sum[T];
+  for (int t = 0; t < T; t++) sum[t] = load(sums + t * sumsStride);
+  for (int r = 0; r < rank; r += 2) {
+    VectorInt w = (VectorInt)load(reinterpret_cast<const float*>(b) + r / 2 * 16);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++)
+      sum[t] = pairsSpread(reinterpret_cast<const float*>(lowered + t * stride + r), w, sum[t]);
+  }
+  for (int t = 0; t < T; t++) store(sums + t * sumsStride, sum[t]);
+}
+
+#endif
 
 /// The adapters of a batch's rows at one product.
 struct AdaptedRows {
   const int32_t* slots = nullptr;            // of each row, negative for none; null when no row has one
   const Adapter* const* adapters = nullptr;  // by slot; null where an adapter leaves this product alone
-  float* lowered = nullptr;                  // [N][stride], scaled
+  float* lowered = nullptr;                  // [N][stride], scaled; of pairs each row begins with its bfloat16
   size_t stride = 0;
+  Half* rounded = nullptr;  // [N][inputs], where pairs are multiplied
+  size_t inputs = 0;        // a multiple of 32
+
+  /// For this many rows, behind what the product itself places.
+  size_t placedBytes(size_t rows) const {
+    return slots ? rows * stride * 4 + (multipliesPairs() ? rows * inputs * 2 : 0) : 0;
+  }
+  void place(char* memory, size_t rows) {
+    lowered = reinterpret_cast<float*>(memory);
+    rounded = reinterpret_cast<Half*>(memory + rows * stride * 4);
+  }
 
   const Adapter* of(size_t row) const { return slots[row] < 0 ? nullptr : adapters[slots[row]]; }
 
@@ -124,12 +160,22 @@ struct AdaptedRows {
     const Adapter* adapter = of(row);
     if (!adapter) return;
     float* to = lowered + row * stride;
+    bool pairs = adapter->bf16 && multipliesPairs();
+#if defined(__AVX512F__)
+    if (pairs) {
+      roundToPairs(x, inputs, rounded + row * inputs);
+      lowerPairs(*adapter, rounded + row * inputs, to);
+    } else
+#endif
     if (adapter->bf16) lowerRow<true>(*adapter, x, to);
     else lowerRow<false>(*adapter, x, to);
     for (int m = 0; m < adapter->members; m++) {
       const AdapterMember* member = adapter->member(m);
       for (int r = 0; r < member->rank; r++) to[member->firstRank + r] *= member->scale;
     }
+#if defined(__AVX512F__)
+    if (pairs) roundToPairs(to, adapter->ranks, reinterpret_cast<Half*>(to));
+#endif
   }
 
   /// Adds to the sums [count][panels * 16] of neighbouring rows and panels; rows with one adapter go together.
@@ -149,16 +195,15 @@ struct AdaptedRows {
   void raisePanel(const Adapter& adapter, size_t row, int count, int64_t panel, float* sums, int sumsStride) const {
     for (int m = 0; m < adapter.members; m++) {
       const AdapterMember* member = adapter.member(m);
-      int64_t from = panel - member->firstPanel;
-      if (from < 0 || from % member->step != 0 || from / member->step >= member->panels) continue;
+      int64_t from = panel - member->firstPanel, index = from >> (member->step - 1);
+      if (from < 0 || (from & (member->step - 1)) != 0 || index >= member->panels) continue;
       int64_t bytes = int64_t(member->rank) * 16 * (adapter.bf16 ? 2 : 4);
-      const char* b = adapter.at(member->b + from / member->step * bytes);
+      const char* b = adapter.at(member->b + index * bytes);
       // Several adapters are more streams than the hardware follows; what lies behind the last panel is only asked for.
-      for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(b + panelsAhead / member->step * bytes + line);
-      const float* own = lowered + row * stride + member->firstRank;
-      if (adapter.bf16) raiseAll<true>(b, member->rank, own, count, sums, sumsStride);
-      else raiseAll<false>(b, member->rank, own, count, sums, sumsStride);
-      if (member->factor) multiplyOutputs(adapter.at(member->factor) + from / member->step * 64, count, sums, sumsStride);
+      for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(b + (panelsAhead >> (member->step - 1)) * bytes + line);
+      for (int t = 0; t < count; t += adapterRows)
+        exactly<adapterRows>(adapter, b, *member, row + t, count - t, sums + t * sumsStride, sumsStride);
+      if (member->factor) multiplyOutputs(adapter.at(member->factor) + index * 64, count, sums, sumsStride);
       return;
     }
   }
@@ -171,17 +216,18 @@ struct AdaptedRows {
       }
   }
 
-  template <bool bf16>
-  void raiseAll(const char* b, int rank, const float* own, int count, float* sums, int sumsStride) const {
-    for (int t = 0; t < count; t += adapterRows)
-      exactly<bf16, adapterRows>(b, rank, own + t * stride, count - t, sums + t * sumsStride, sumsStride);
-  }
-
-  template <bool bf16, int T>
-  void exactly(const char* b, int rank, const float* own, int count, float* sums, int sumsStride) const {
+  template <int T>
+  void exactly(const Adapter& adapter, const char* b, const AdapterMember& member, size_t row, int count, float* sums,
+               int sumsStride) const {
     if constexpr (T > 1)
-      if (count < T) return exactly<bf16, T - 1>(b, rank, own, count, sums, sumsStride);
-    raiseRows<bf16, T>(b, rank, own, stride, sums, sumsStride);
+      if (count < T) return exactly<T - 1>(adapter, b, member, row, count, sums, sumsStride);
+    const float* own = lowered + row * stride;
+#if defined(__AVX512F__)
+    if (adapter.bf16 && multipliesPairs())
+      return raisePairs<T>(b, member.rank, reinterpret_cast<const Half*>(own) + member.firstRank, stride * 2, sums, sumsStride);
+#endif
+    if (adapter.bf16) raiseRows<true, T>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
+    else raiseRows<false, T>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
   }
 };
 

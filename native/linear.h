@@ -211,15 +211,15 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   size_t stride = panelBytes(Product::packedFormat, inputs);
 
   size_t placed = rowsPlaced<Product>(rows), placedBytes = alignUp(placed * Product::rowBytes(inputs));
-  if (adapted.slots) adapted.stride = adapted.ranksMost(rows);
+  if (adapted.slots) adapted.stride = adapted.ranksMost(rows), adapted.inputs = inputs;
 
   if (arriveFirst(call)) {
-    rw_workspace_reserve(call->workspace, placedBytes + rows * adapted.stride * 4 + 64);
+    rw_workspace_reserve(call->workspace, placedBytes + adapted.placedBytes(rows) + 64);
     publish(call);
   }
   Product product;
   product.place(call->workspace->memory, placed, inputs);
-  adapted.lowered = reinterpret_cast<float*>(call->workspace->memory + placedBytes);
+  adapted.place(call->workspace->memory + placedBytes, rows);
   preparePhase(call, int32_t(rows), [&](int32_t row) {
     const float* from = reinterpret_cast<const float*>(static_cast<const char*>(x->data) + row * x->nb[1]);
     if (normed || inputs > width) {

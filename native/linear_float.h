@@ -116,11 +116,7 @@ struct PairProduct : ByRegisters<PairProduct> {
   }
 
   void prepare(const float* from, size_t row) const {
-    typedef uint16_t Narrow __attribute__((vector_size(lanes * 2)));
-    for (size_t k = 0; k < inputs; k += lanes) {
-      Narrow halves = __builtin_convertvector((VectorUnsigned)bfloatBits(load(from + k)) >> 16, Narrow);
-      __builtin_memcpy(x + row * stride + k, &halves, sizeof halves);
-    }
+    roundToPairs(from, inputs, x + row * stride);
   }
 
   template <int P, int T>
@@ -152,8 +148,7 @@ struct PairProduct : ByRegisters<PairProduct> {
 };
 
 inline void linearBF16(ggml_tensor* dst, int ith, int nth, void* userdata) {
-  static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
-  if (hasPairs) linear<PairProduct>(dst, ith, nth, userdata);
+  if (multipliesPairs()) linear<PairProduct>(dst, ith, nth, userdata);
   else linear<FloatProduct<BF16Weights>>(dst, ith, nth, userdata);
 }
 

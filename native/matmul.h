@@ -93,11 +93,6 @@ struct PairTiles : FloatTiles<PairLanes> {
   }
 };
 
-inline bool multipliesPairs() {
-  static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
-  return hasPairs;
-}
-
 #endif
 
 /// What becomes of a product before it is stored; all but the first read a third source.

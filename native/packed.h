@@ -94,6 +94,19 @@ inline VectorInt bfloatBits(Vector value) {
   return (VectorInt)((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded);
 }
 
+#if defined(__AVX512F__)
+
+/// Rounds to bfloat16; reads and writes up to a whole vector.
+inline void roundToPairs(const float* from, size_t count, Half* to) {
+  typedef uint16_t Narrow __attribute__((vector_size(lanes * 2)));
+  for (size_t k = 0; k < count; k += lanes) {
+    Narrow halves = __builtin_convertvector((VectorUnsigned)bfloatBits(load(from + k)) >> 16, Narrow);
+    __builtin_memcpy(to + k, &halves, sizeof halves);
+  }
+}
+
+#endif
+
 inline float bfloatToFloat(Half half) {
   uint32_t bits = uint32_t(half) << 16;
   float value;

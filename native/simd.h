@@ -136,11 +136,18 @@ inline Vector fmaSpread(const float* a, Vector b, Vector c) {
 }
 
 #if defined(__AVX512F__)
+inline bool multipliesPairs() {
+  static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
+  return hasPairs;
+}
+
 /// The same for pairs of bfloat16, `a` one pair; only where the CPU has AVX-512 BF16.
 inline Vector pairsSpread(const float* a, VectorInt b, Vector c) {
   asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*a));
   return c;
 }
+#else
+inline bool multipliesPairs() { return false; }
 #endif
 
 inline float halfToFloat(Half half) {

@@ -2,7 +2,8 @@
  * Low-rank changes of packed products in the layout that the kernels read (native/adapter.h): one piece of
  * memory per adapter and packed product, and per product a table of these by slot.
  *
- * K inputs, R ranks of all members of a product (each up to whole 16), r ranks of one member.
+ * K inputs (even), R ranks of all members of a product (up to whole 16), r ranks of one member (even); where K or r were
+ * odd there is a zero more. Numbers in bfloat16 lie in pairs of inputs, and of ranks.
  */
 import { assert } from '../base/assert.ts'
 import type { ProductGroup } from './architecture.ts'
@@ -40,6 +41,7 @@ interface Placed {
   firstPanel: number
   step: number
   panels: number
+  rank: number
   firstRank: number
   /** Where B begins, in numbers behind the first of A. */
   b: number
@@ -65,17 +67,20 @@ export function packAdapter(
       firstPanel: gated ? index : first / lanes,
       step: gated ? 2 : 1,
       panels: Math.ceil(outputs / lanes),
+      rank: even(factors.rank),
       firstRank: ranks,
       b: 0,
       factor: 0,
     })
-    ranks += Math.ceil(factors.rank / lanes) * lanes
+    ranks += even(factors.rank)
   }
   if (placed.length === 0) return undefined
-  let count = ranks * places.inputs
+  ranks = Math.ceil(ranks / lanes) * lanes
+  const inputs = even(places.inputs)
+  let count = ranks * inputs
   for (const one of placed) {
     one.b = count
-    count += one.panels * one.factors.rank * lanes
+    count += one.panels * one.rank * lanes
   }
   const numberBytes = format === 'F32' ? 4 : 2
   const start = Math.ceil((headerBytes + memberBytes * placed.length) / 64) * 64
@@ -86,9 +91,9 @@ export function packAdapter(
     end += one.panels * lanes * 4
   }
   const bytes = new Uint8Array(end)
-  writeHeader(new DataView(bytes.buffer), placed, ranks, places.inputs, start, numberBytes)
+  writeHeader(new DataView(bytes.buffer), placed, ranks, inputs, start, numberBytes)
   const numbers = new Float32Array(count)
-  for (const one of placed) placeFactors(numbers, one, places.inputs)
+  for (const one of placed) placeFactors(numbers, one, inputs, format === 'BF16' ? 2 : 1)
   if (format === 'F32') new Float32Array(bytes.buffer, start, count).set(numbers)
   else roundToBfloat(numbers, new Uint16Array(bytes.buffer, start, count))
   for (const { factors, factor } of placed)
@@ -109,9 +114,9 @@ function writeHeader(
     view.setInt32(4 * i, word, true)
   })
   view.setBigInt64(16, BigInt(start), true)
-  for (const [index, { factors, firstPanel, step, panels, firstRank, b, factor }] of placed.entries()) {
+  for (const [index, { firstPanel, step, panels, rank, firstRank, b, factor, factors }] of placed.entries()) {
     const at = headerBytes + memberBytes * index
-    for (const [i, word] of [firstPanel, step, panels, factors.rank, firstRank].entries())
+    for (const [i, word] of [firstPanel, step, panels, rank, firstRank].entries())
       view.setInt32(at + 4 * i, word, true)
     view.setFloat32(at + 20, factors.scale, true)
     view.setBigInt64(at + 24, BigInt(start + b * numberBytes), true)
@@ -119,17 +124,30 @@ function writeHeader(
   }
 }
 
-function placeFactors(into: Float32Array, { factors, firstRank, b }: Placed, inputs: number): void {
+/** `together`: how many inputs of A, and ranks of B, lie side by side. */
+function placeFactors(
+  into: Float32Array,
+  { factors, rank: ranks, firstRank, b }: Placed,
+  inputs: number,
+  together: number,
+): void {
   const { rank, outputs } = factors
+  const at = (k: number, lane: number) =>
+    (Math.floor(k / together) * lanes + lane) * together + (k % together)
   for (let r = 0; r < rank; r++) {
     const lane = firstRank + r
-    const from = Math.floor(lane / lanes) * lanes * inputs + (lane % lanes)
-    for (let k = 0; k < inputs; k++) into[from + k * lanes] = factors.a[r * inputs + k]!
+    const from = Math.floor(lane / lanes) * lanes * inputs
+    const row = factors.a.subarray(r * factors.inputs, (r + 1) * factors.inputs)
+    for (let k = 0; k < row.length; k++) into[from + at(k, lane % lanes)] = row[k]!
   }
   for (let o = 0; o < outputs; o++) {
-    const from = b + Math.floor(o / lanes) * rank * lanes + (o % lanes)
-    for (let r = 0; r < rank; r++) into[from + r * lanes] = factors.b[o * rank + r]!
+    const from = b + Math.floor(o / lanes) * ranks * lanes
+    for (let r = 0; r < rank; r++) into[from + at(r, o % lanes)] = factors.b[o * rank + r]!
   }
+}
+
+function even(count: number): number {
+  return count + (count % 2)
 }
 
 /** Nearest, ties to even; factors are finite. */
