@@ -22,7 +22,7 @@ import { messageOf } from '../base/errors.ts'
 import { hashOfFile, userCacheFolder } from '../base/files.ts'
 
 const compilers = ['g++', 'clang++', 'c++'] as const
-const compileLimitMs = 120_000
+const compileLimitMs = 300_000
 
 // Contraction off: a fused multiply-add is written where it is meant, so that bits do not depend on how the
 // compiler unrolls. No -march=native: the library picks an instruction set at run time.
