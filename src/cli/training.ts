@@ -1,5 +1,5 @@
 /** A training job shown in the terminal, shared by `train` and `start`. */
-import { systemClock } from '../base/clock.ts'
+import { type Clock, systemClock } from '../base/clock.ts'
 import { isInterruption, messageOf } from '../base/errors.ts'
 import type { Evaluation } from '../train/evaluate/evaluations.ts'
 import type { TrainingJob } from '../train/job.ts'
@@ -35,13 +35,14 @@ export async function runShown(
   signal: AbortSignal,
   emit?: (event: Record<string, unknown>) => void,
   channel?: Channel,
+  clock: Clock = systemClock,
 ): Promise<JobResult> {
   const line = new ProgressLine()
   const loss = new Smooth()
   const curve = new LossCurve()
   const stepMs = new Smooth()
   let start: JobStart | undefined
-  let lastMs = performance.now()
+  let lastMs = clock.nowMs()
   if (job.derived !== undefined)
     if (emit) emit({ event: 'derived', ...job.derived })
     else note(`${derivedText(job.derived)}\n`)
@@ -72,7 +73,7 @@ export async function runShown(
           },
           onStart: (begun) => {
             start = begun
-            lastMs = performance.now()
+            lastMs = clock.nowMs()
             watch.start(begun)
             if (emit) emit({ event: 'start', ...begun })
             else line.note(describe(begun))
@@ -80,7 +81,7 @@ export async function runShown(
           onStep: (report) => {
             watch.step(report)
             if (start === undefined) return
-            const nowMs = performance.now()
+            const nowMs = clock.nowMs()
             const ms = stepMs.add(nowMs - lastMs)
             lastMs = nowMs
             if (emit) {
@@ -103,7 +104,7 @@ export async function runShown(
             if (evaluation.loss !== undefined) watch.evaluation(evaluation.loss, evaluation.stepsDone)
             if (emit) emit({ event: 'evaluation', ...evaluation })
             else line.note(evaluationText(evaluation))
-            lastMs = performance.now()
+            lastMs = clock.nowMs()
           },
           onCheckpoint: (checkpoint) => {
             watch.checkpoint(checkpoint.stepsDone, checkpoint.folder)
@@ -130,7 +131,12 @@ export async function runShown(
 const curveRows = 6
 
 /** `ms` is the usual time of a step. */
-function progressText(start: JobStart, report: StepReport, loss: number, ms: number): string {
+export function progressText(
+  start: Pick<JobStart, 'steps' | 'tokensPerStep'>,
+  report: Omit<StepReport, 'outcome' | 'hash' | 'metrics' | 'elapsedMs'>,
+  loss: number,
+  ms: number,
+): string {
   const { step, gradientNorm, learningRate, supervisedTokens, tokens } = report
   const stepsDone = step + 1
   return [

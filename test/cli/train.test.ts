@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { holdAlone } from '../../src/base/sole-user.ts'
+import { progressText, runShown } from '../../src/cli/training.ts'
+import { parseTrainingJob } from '../../src/train/job.ts'
 import { ropeway } from './command-line.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-train-'))
@@ -54,4 +56,19 @@ test('a run that is to be longer hears how', async () => {
   const { code, err } = await train('base', { ...base, steps: 8 })
   expect([code, err]).toEqual([6, expect.stringContaining('add schedule: {decay_steps: 4}')])
   expect((await train('base', { ...base, steps: 8, schedule: { decay_steps: 4 } })).code).toBe(0)
+})
+
+test('the time that is left is that of the steps to come, and evaluations are not taken for steps', async () => {
+  // Half a minute goes by between two looks at this clock.
+  let nowMs = 0
+  const clock = { nowMs: () => (nowMs += 30_000), unixMs: () => 0 }
+  const fields = { ...base, data: { text: 'text.txt', validation: 0.2 }, steps: 6, out: 'left' }
+  const job = parseTrainingJob({ ...fields, evaluate: { every: 2, batches: 1 } }, folder)
+  const left: unknown[] = []
+  const emit = (event: Record<string, unknown>) => event.event === 'step' && left.push(event.secondsLeft)
+  await runShown(job, new AbortController().signal, emit, undefined, clock)
+  expect(left).toEqual([150, 120, 90, 60, 30, 0])
+  const report = { step: 2, loss: 1, gradientNorm: 0.5, learningRate: 1e-3, tokens: 16, supervisedTokens: 16 }
+  const line = progressText({ steps: 6, tokensPerStep: 16 }, report, 1, 30_000)
+  expect(line).toMatch(/^step 3\/6 .* 1 min 30 s left /)
 })
