@@ -5,6 +5,7 @@
  * counted and left out is the caller's decision.
  */
 import { UserError } from '../../base/errors.ts'
+import { neverInterrupted, type Pause } from '../../base/pauses.ts'
 import type { ChatTemplate } from '../../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
 import { ChatRenderer, type ConversationEncoder } from './chat-renderer.ts'
@@ -57,6 +58,8 @@ export interface LoadOptions {
   onNote?: (text: string) => void
   /** Hears the format of each file once it is known. */
   onFile?: (file: string, format: Format) => void
+  /** Called within long texts. */
+  pause?: Pause
   /** Hears of samples that were cut. */
   onCut?: (sample: SourceLine, tokens: number) => void
 }
@@ -69,9 +72,10 @@ export async function* loadSamples(
   options: LoadOptions,
 ): AsyncGenerator<Sample> {
   const maker = new SampleMaker(tokenizer, template, options)
+  const { pause = neverInterrupted } = options
   for await (const example of maker.examples(sources)) {
     if (example.kind === 'text')
-      yield* maker.usable([textSample(tokenizer, example.text, example.source)], true)
+      yield* maker.usable([await textSample(tokenizer, example.text, example.source, pause)], true)
     else if (example.kind === 'chat')
       yield* maker.usable(maker.samplesOf(example.conversation, example.source))
     else throw otherKind(example, 'chats, prompts or texts')

@@ -1,9 +1,11 @@
 /** Prompts and completions without a chat template: one behind the other, and the ending token. */
 import { UserError } from '../../base/errors.ts'
+import type { Pause } from '../../base/pauses.ts'
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
 import type { ConversationEncoder, RenderOptions } from './chat-renderer.ts'
 import type { Conversation } from './conversation.ts'
 import { encodePieces } from './encode-pieces.ts'
+import { PieceEncoder } from './piece-encoder.ts'
 import { placeOf, type Sample, type SourceLine } from './sample.ts'
 
 export class PlainPrompts implements ConversationEncoder {
@@ -46,15 +48,26 @@ export class PlainPrompts implements ConversationEncoder {
   }
 }
 
-/** A whole text, the ending token behind it. All of it counts. */
-export function textSample(tokenizer: Tokenizer, text: string, source: SourceLine): Sample {
-  const ids = tokenizer.encodeTyped(text, { addSpecial: false, parseSpecial: false })
-  const begin = beginningOf(tokenizer)
-  const end = tokenizer.eosTokens.slice(0, 1)
-  const tokens = new Int32Array(begin.length + ids.length + end.length)
-  tokens.set(begin)
-  tokens.set(ids, begin.length)
-  tokens.set(end, begin.length + ids.length)
+/** A whole text, the ending token behind it. All of it counts. Encoded piece by piece, however long it is. */
+export async function textSample(
+  tokenizer: Tokenizer,
+  text: string,
+  source: SourceLine,
+  pause: Pause,
+): Promise<Sample> {
+  const encoder = new PieceEncoder(tokenizer)
+  const parts: Int32Array[] = [Int32Array.from(beginningOf(tokenizer))]
+  for (const tokens of encoder.push(text)) {
+    parts.push(tokens)
+    await pause()
+  }
+  parts.push(...encoder.end(), Int32Array.from(tokenizer.eosTokens.slice(0, 1)))
+  const tokens = new Int32Array(parts.reduce((sum, { length }) => sum + length, 0))
+  let place = 0
+  for (const part of parts) {
+    tokens.set(part, place)
+    place += part.length
+  }
   return { tokens, weights: new Float32Array(tokens.length).fill(1), source }
 }
 

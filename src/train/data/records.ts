@@ -93,8 +93,8 @@ function rawRecords(
   })
 }
 
-/** A string of V8 holds no more than 512 Mi characters, and a text is one document. */
-const textCharactersMax = 256 << 20
+/** A text is one document, which is in memory with its tokens: some 12 bytes a character. */
+const textCharactersMax = 64 << 20
 
 async function* wholeText(lines: AsyncIterable<Line[]>, file: string): AsyncGenerator<RawRecord> {
   const parts: string[] = []
@@ -106,7 +106,7 @@ async function* wholeText(lines: AsyncIterable<Line[]>, file: string): AsyncGene
     }
     if (characters > textCharactersMax) {
       throw new UserError(`${file} has more than ${textCharactersMax >> 20} million characters.`, {
-        fix: 'Split it into several files of a folder, or into records of JSONL: {"text": "..."}.',
+        fix: 'Learn from it by data: {text: FILE}, which takes texts of any length; or split it into several files of a folder, or into records of JSONL: {"text": "..."}.',
       })
     }
   }

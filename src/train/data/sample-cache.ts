@@ -66,6 +66,7 @@ async function make(
   const endings = new Set(kit.tokenizer.eosTokens)
   const samples = reader.read(source, kit, {
     ...options,
+    pause: options.preparing.pause,
     onProblem: (problem) => countProblem(report, problem),
     onNote: (text) => report.notes.push(text),
     onFile: (file, format) => formats.set(file, format),

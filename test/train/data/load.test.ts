@@ -295,3 +295,19 @@ describe.skipIf(glaive === undefined || dpo === undefined).each(families)(
     })
   },
 )
+
+test('a long text has the tokens of the whole, the ending one behind it, and can be interrupted within', async () => {
+  const text = 'the moving rope never stops\n안녕 '.repeat(20_000)
+  write(folder, 'book.txt', text)
+  const options = { baseFolder: folder, contextMax: 64 }
+  const sources = [{ files: { path: 'book.txt' } }]
+  let pauses = 0
+  const pause = async () => void pauses++
+  const [sample] = await all(loadSamples(sources, tokenizer, undefined, { ...options, pause }))
+  const plain = { addSpecial: false, parseSpecial: false }
+  const ids = tokenizer.encodeTyped(text, plain)
+  expect(sample!.tokens.subarray(0, ids.length)).toEqual(ids)
+  expect([...sample!.tokens.subarray(ids.length)]).toEqual(tokenizer.eosTokens.slice(0, 1))
+  expect(sample!.weights.every((weight) => weight === 1)).toBe(true)
+  expect(pauses).toBeGreaterThan(0)
+})

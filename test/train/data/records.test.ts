@@ -1,7 +1,7 @@
 import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { Random } from '../../../src/base/random.ts'
-import { readRecords } from '../../../src/train/data/records.ts'
+import { readRecords, recordsOf } from '../../../src/train/data/records.ts'
 import { all, testFolder, write } from './folder.ts'
 
 const folder = testFolder()
@@ -120,5 +120,18 @@ describe('bytes', () => {
   test('a text file is one record', async () => {
     expect(await valuesOf(write(folder, 'a.txt', 'one\n\n[two]'))).toEqual([{ text: 'one\n\n[two]' }])
     expect(await valuesOf(write(folder, 'empty.txt', ''))).toEqual([])
+  })
+
+  test('a text file that is too long for one record is refused with what to do, before it is in memory', async () => {
+    const text = 'x'.repeat(1 << 20)
+    let read = 0
+    const lines = async function* () {
+      for (; read < 1000; read++) yield [{ text, number: read + 1 }]
+    }
+    await expect(all(recordsOf('long.txt', lines()))).rejects.toMatchObject({
+      message: expect.stringMatching(/long\.txt has more than 64 million characters/),
+      fix: expect.stringMatching(/data: \{text: FILE\}/),
+    })
+    expect(read).toBeLessThan(70)
   })
 })
