@@ -28,15 +28,23 @@ export async function* charactersOf(path: string): AsyncGenerator<string> {
   }
 }
 
-/** UTF-16 units of a text from number `from` up to number `to`. */
+/** UTF-16 units of a text from number `from` up to number `to`; a character of which only half lies there is left out. */
 export async function* partOf(path: string, from: number, to: number): AsyncGenerator<string> {
   let start = 0
   for await (const text of charactersOf(path)) {
     const part = text.slice(Math.max(0, from - start), Math.max(0, to - start))
-    if (part !== '') yield part
+    // UTF-8 has no halves, so one at an end is our cut.
+    const first = isHalf(part.charCodeAt(0), 0xdc00) ? 1 : 0
+    const last = part.length - (isHalf(part.charCodeAt(part.length - 1), 0xd800) ? 1 : 0)
+    if (first < last) yield part.slice(first, last)
     start += text.length
     if (start >= to) return
   }
+}
+
+/** Whether a unit is the first (0xd800) or the second (0xdc00) half of a character. */
+function isHalf(unit: number, which: 0xd800 | 0xdc00): boolean {
+  return (unit & 0xfc00) === which
 }
 
 /** The files of a job with where each is divided: its end is held out. What costs a pass over a file is done once. */

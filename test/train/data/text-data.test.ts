@@ -143,6 +143,15 @@ describe('texts of a job', () => {
     write(folder, 'prose.txt', prose)
   })
 
+  test('are never divided within a character', async () => {
+    // Characters of two UTF-16 units: the middle lies within one.
+    write(folder, 'faces.txt', '😀🙃😀🙃😀🙃😀🙃😀')
+    const job = tinyJob(folder, { data: { text: 'faces.txt', validation: 0.5 }, context: 2, batch: 1 })
+    using data = await prepareData(job, undefined, silent)
+    expect(data.kit.tokenizer.vocabularySize).toBe(2)
+    expect([data.summary.trainingTokens, data.summary.validationTokens]).toEqual([4, 4])
+  })
+
   test('may be gzipped', async () => {
     write(folder, 'zipped.txt.gz', gzipSync(prose))
     expect((await read('zipped.txt.gz')).hash).toBe((await read('prose.txt')).hash)
