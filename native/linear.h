@@ -170,11 +170,12 @@ inline void multiplyPieces(Call* call, const Product& product, const char* packe
     if constexpr (Product::asksAhead) {
       next = takePiece(call);
       int64_t from = next / blocks * 2;
-      asks = next < pairs * blocks && from + 2 <= panels;
+      // Other rows of the same panels find them in a cache.
+      asks = from != panel && next < pairs * blocks && from + 2 <= panels;
       if (asks) product.comingUp(packed + from * stride, 2 * stride, (end - first + Product::rows - 1) / Product::rows);
     }
     pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, epilogue);
-    asked = asks;
+    asked = asks || next / blocks * 2 == panel;
     piece = Product::asksAhead ? next : takePiece(call);
   }
   product.exit();
