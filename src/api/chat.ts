@@ -148,6 +148,12 @@ export interface ChatLogprobs {
   refusal: null
 }
 
+export interface ChatToolCall {
+  id: string
+  type: 'function'
+  function: { name: string; arguments: string }
+}
+
 export interface ChatCompletion {
   id: string
   object: 'chat.completion'
@@ -155,9 +161,9 @@ export interface ChatCompletion {
   model: string
   choices: {
     index: number
-    message: { role: 'assistant'; content: string; refusal: null }
+    message: { role: 'assistant'; content: string | null; refusal: null; tool_calls?: ChatToolCall[] }
     logprobs: ChatLogprobs | null
-    finish_reason: 'stop' | 'length'
+    finish_reason: 'stop' | 'length' | 'tool_calls'
   }[]
   usage: Usage
 }
@@ -169,9 +175,10 @@ export interface ChatChunk {
   model: string
   choices: {
     index: number
-    delta: { role?: 'assistant'; content?: string }
+    /** A call comes whole, with its place among the calls of the answer. */
+    delta: { role?: 'assistant'; content?: string; tool_calls?: (ChatToolCall & { index: number })[] }
     logprobs: ChatLogprobs | null
-    finish_reason: 'stop' | 'length' | null
+    finish_reason: 'stop' | 'length' | 'tool_calls' | null
   }[]
   usage?: Usage | null
 }

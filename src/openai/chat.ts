@@ -11,6 +11,7 @@ import type { GenerationParts, Piece } from './generation.ts'
 import { Generations } from './generations.ts'
 import { checkRoom, roomBehind } from './prompts.ts'
 import { queueHeaders } from './queue-report.ts'
+import { AnswerCalls, type CalledPiece, callFormsOf, markTokens, type NumberedCall } from './tool-calls.ts'
 import { Transcript } from './transcript.ts'
 
 /** POST /v1/chat/completions */
@@ -34,21 +35,42 @@ export function chat(endpoint: Endpoint): Handler {
     await generations.start()
     const id = `chatcmpl-${randomUUID()}`
     const created = Math.floor(endpoint.clock.unixMs() / 1000)
-    if (body.stream === true) return answerInChunks(exchange, generations, body, { id, created }, endpoint)
-    await answerAtOnce(exchange, generations, body, { id, created }, endpoint)
+    const calls = answerCalls(body, continuations, endpoint)
+    const answer = { id, created, calls }
+    if (body.stream === true) return answerInChunks(exchange, generations, body, answer, endpoint)
+    await answerAtOnce(exchange, generations, body, answer, endpoint)
   }
 }
 
-interface Identity {
+interface Answer {
   id: string
   created: number
+  /** For each choice, where there are tools to call. */
+  calls: readonly AnswerCalls[] | undefined
+}
+
+function answerCalls(
+  body: ChatRequest,
+  continuations: ReturnType<typeof continuationsOf>,
+  { template }: Endpoint,
+): readonly AnswerCalls[] | undefined {
+  if (!hasTools(body) || template === undefined) return undefined
+  const forms = callFormsOf(template)
+  const names = body.tools!.map((tool) => tool.function.name)
+  return Array.from({ length: body.n ?? 1 }, (_, index) => {
+    return new AnswerCalls(forms, names, (continuations?.[index]?.characters ?? 0) > 0)
+  })
+}
+
+function hasTools({ tools, tool_choice }: ChatRequest): boolean {
+  return tools !== undefined && tools.length > 0 && tool_choice !== 'none'
 }
 
 async function answerAtOnce(
   exchange: Exchange,
   generations: Generations,
   body: ChatRequest,
-  identity: Identity,
+  { id, created, calls }: Answer,
   { tokenTexts }: Endpoint,
 ): Promise<void> {
   const choices = Array.from({ length: body.n ?? 1 }, (_, index): ChatCompletion['choices'][number] => ({
@@ -57,15 +79,22 @@ async function answerAtOnce(
     logprobs: body.logprobs === true ? { content: [], refusal: null } : null,
     finish_reason: 'stop',
   }))
-  for await (const piece of generations.pieces()) {
-    const choice = choices[piece.index]!
+  for await (const whole of generations.pieces()) {
+    const choice = choices[whole.index]!
+    const found = calls?.[whole.index]
+    const piece = found === undefined ? whole : found.read(whole)
+    if (piece === undefined) continue
     choice.message.content += piece.text
     choice.logprobs?.content.push(...tokenTexts.forChat(piece.tokens).content)
-    if (piece.finish !== undefined) choice.finish_reason = piece.finish
+    for (const { index: _, ...call } of callsOf(piece)) (choice.message.tool_calls ??= []).push(call)
+    if (piece.finish !== undefined) choice.finish_reason = finishReason(piece.finish, found)
   }
+  // As OpenAI says it: an answer of calls alone has no content.
+  for (const { message } of choices)
+    if (message.tool_calls !== undefined && message.content === '') message.content = null
   if (exchange.signal.aborted) return
   const answer: ChatCompletion = {
-    ...identity,
+    ...{ id, created },
     object: 'chat.completion',
     model: generations.adapter ?? body.model,
     choices,
@@ -78,13 +107,13 @@ async function answerInChunks(
   exchange: Exchange,
   generations: Generations,
   body: ChatRequest,
-  identity: Identity,
+  { id, created, calls }: Answer,
   endpoint: Endpoint,
 ): Promise<void> {
   const { tokenTexts } = endpoint
   const withUsage = streamsUsage(body)
   const around = (choices: ChatChunk['choices']): ChatChunk => ({
-    ...identity,
+    ...{ id, created },
     object: 'chat.completion.chunk',
     model: generations.adapter ?? body.model,
     choices,
@@ -97,13 +126,27 @@ async function answerInChunks(
     around([
       {
         index: piece.index,
-        delta: piece.text === '' ? {} : { content: piece.text },
+        delta: {
+          ...(piece.text !== '' && { content: piece.text }),
+          ...(callsOf(piece).length > 0 && { tool_calls: [...callsOf(piece)] }),
+        },
         logprobs: body.logprobs === true && piece.tokens.length > 0 ? tokenTexts.forChat(piece.tokens) : null,
-        finish_reason: piece.finish ?? null,
+        finish_reason: piece.finish === undefined ? null : finishReason(piece.finish, calls?.[piece.index]),
       },
     ])
+  const read = (piece: Piece) => calls![piece.index]!.read(piece)
   const usage = () => ({ ...around([]), usage: generations.usage(body.explain) })
-  await stream(exchange, generations, { opening, chunk, ...(withUsage ? { usage } : {}) }, endpoint)
+  const wording = { opening, chunk, ...(calls && { read }), ...(withUsage && { usage }) }
+  await stream(exchange, generations, wording, endpoint)
+}
+
+function callsOf(piece: Piece | CalledPiece): readonly NumberedCall[] {
+  return 'calls' in piece ? piece.calls : []
+}
+
+/** Calls that were cut off by the limit are text, and what is whole before them does not hide that. */
+function finishReason(reason: 'stop' | 'length', calls: AnswerCalls | undefined) {
+  return reason === 'stop' && calls?.hasCalls === true ? 'tool_calls' : reason
 }
 
 async function encodeMessages(body: ChatRequest, endpoint: Endpoint): Promise<readonly number[]> {
@@ -133,7 +176,12 @@ function generationParts(
       maxTokens,
       sampling: { ...base.sampling, seed: seedOfChoice(base.sampling.seed, index) },
     },
-    transcript: new Transcript(endpoint.tokenizer, stopStrings(body), base.minTokens),
+    transcript: new Transcript(
+      endpoint.tokenizer,
+      stopStrings(body),
+      base.minTokens,
+      hasTools(body) ? markTokens(endpoint.tokenizer) : undefined,
+    ),
     promptOnly: false,
   }))
 }

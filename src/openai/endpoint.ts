@@ -93,6 +93,8 @@ export function streamsUsage(body: GenerationFields): boolean {
 export interface StreamWording {
   /** Sent once all generations are taken, before any text. */
   opening: readonly unknown[]
+  /** What there is to say of a piece; undefined when nothing yet. */
+  read?(piece: Piece): Piece | undefined
   chunk(piece: Piece): { choices: readonly object[] }
   /** The chunk behind the last one, when usage was asked for. */
   usage?: () => unknown
@@ -116,7 +118,9 @@ export async function stream(
     : undefined
   try {
     for (const chunk of wording.opening) events.send(chunk)
-    for await (const piece of generations.pieces()) {
+    for await (const whole of generations.pieces()) {
+      const piece = wording.read === undefined ? whole : wording.read(whole)
+      if (piece === undefined) continue
       const chunk = wording.chunk(piece)
       events.send(forGateway ? withTokens(chunk, piece) : chunk)
     }

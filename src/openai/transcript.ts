@@ -35,9 +35,9 @@ export class Transcript {
   /** Code units of the next text that were shown in an earlier life. */
   #shownAhead = 0
 
-  /** Stop strings are looked for in the text after the first `minTokens` tokens. */
-  constructor(tokenizer: Tokenizer, stops: readonly string[], minTokens = 0) {
-    this.#stream = new TextStream(tokenizer)
+  /** Stop strings are looked for in the text after the first `minTokens` tokens; special tokens are text only when `kept`. */
+  constructor(tokenizer: Tokenizer, stops: readonly string[], minTokens = 0, kept?: ReadonlySet<number>) {
+    this.#stream = new TextStream(tokenizer, kept && { kept })
     this.#stops = new StopMatcher(stops)
     this.#minTokens = minTokens
   }

@@ -79,13 +79,35 @@ export class ChatTemplate {
   }
 }
 
-/** A message as templates take it: they know no developer (OpenAI's new name for system) and no absent text. */
+/**
+ * A message as templates take it: they know no developer (OpenAI's new name for system) and no absent text, and they
+ * write the arguments of a call as JSON themselves, so a text that is JSON already would be quoted once more.
+ */
 export function templateMessage(message: {
   readonly role: string
   readonly content?: unknown
+  readonly tool_calls?: readonly object[] | undefined
 }): Record<string, unknown> {
   const role = message.role === 'developer' ? 'system' : message.role
-  return { ...message, role, content: message.content ?? '' }
+  const { tool_calls: calls, ...rest } = message
+  return {
+    ...rest,
+    ...{ role, content: message.content ?? '' },
+    ...(calls !== undefined && { tool_calls: calls.map(callWithObject) }),
+  }
+}
+
+function callWithObject(call: object): object {
+  const given = 'function' in call ? (call.function as { arguments?: unknown }) : undefined
+  if (typeof given?.arguments !== 'string') return call
+  try {
+    const value: unknown = JSON.parse(given.arguments)
+    const isObject = typeof value === 'object' && value !== null
+    return isObject ? { ...call, function: { ...given, arguments: value } } : call
+  } catch (error) {
+    if (error instanceof SyntaxError) return call
+    throw error
+  }
 }
 
 /** transformers marks what a model says by {% generation %}; the mark writes nothing and Jinja does not know it. */

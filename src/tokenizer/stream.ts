@@ -9,18 +9,21 @@ import type { Tokenizer } from './tokenizer.ts'
 export class TextStream {
   readonly #tokenizer: Tokenizer
   readonly #skipSpecial: boolean
+  readonly #kept: ReadonlySet<number> | undefined
   readonly #trim: LeadingTrim
   readonly #utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
 
-  /** Special tokens give no text unless `skipSpecial` is false. */
-  constructor(tokenizer: Tokenizer, options: { skipSpecial?: boolean } = {}) {
+  /** Special tokens give no text unless `skipSpecial` is false, or they are among `kept`. */
+  constructor(tokenizer: Tokenizer, options: { skipSpecial?: boolean; kept?: ReadonlySet<number> } = {}) {
     this.#tokenizer = tokenizer
+    this.#kept = options.kept
     this.#skipSpecial = options.skipSpecial ?? true
     this.#trim = new LeadingTrim(tokenizer.leading)
   }
 
   push(token: number): string {
-    if (this.#skipSpecial && this.#tokenizer.isSpecial(token)) return ''
+    const isSkipped = this.#skipSpecial && this.#tokenizer.isSpecial(token)
+    if (isSkipped && this.#kept?.has(token) !== true) return ''
     return this.#utf8.decode(this.#trim.push(this.#tokenizer.bytesOf(token)), { stream: true })
   }
 

@@ -1,6 +1,7 @@
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
+import { ChatTemplate } from '../../src/tokenizer/chat-template.ts'
 import { bytes } from '../openai/byte-tokenizer.ts'
 import { events, post } from '../openai/harness.ts'
 import type { Script } from '../openai/scripted-engine.ts'
@@ -18,6 +19,11 @@ interface Event {
   }[]
   usage?: unknown
   error?: { code: string }
+}
+
+interface Delta {
+  content?: string
+  tool_calls?: object[]
 }
 
 /** A stream as its client sees it in the end, however it was cut into chunks. */
@@ -165,6 +171,47 @@ test('a text that holds a half character or the beginning of a stop string goes 
     await kill(a)
     expect(joined(await answer).choices[0]!.text).toBe('a한b한 the end of it')
   }
+})
+
+test('a call that is being written goes on elsewhere; behind one that was passed on the stream ends with an error', async () => {
+  const template = new ChatTemplate(
+    '{{ tools | tojson if tools else "" }}<tool_call>{{ messages[0].content }}',
+  )
+  const tool = { type: 'function', function: { name: 'f', parameters: {} } }
+  const call = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+  const said = bytes(`I look. ${call}Done`)
+  const seen = { whole: 0, broken: 0 }
+  for (let cut = 0; cut <= said.length; cut += 3) {
+    const [a, b] = [await scriptedReplica('a', { template }), await scriptedReplica('b', { template })]
+    await using _a = a
+    await using _b = b
+    a.engine.script = b.engine.script = (): Script => ({ tokens: said })
+    a.engine.pace = 'manual'
+    await using through = await gatewayOver([deployment('stories', { versions: [version([a.replica])] })])
+    const body = { ...bodyOf({ path: 'chat/completions', tools: [tool] }), max_tokens: 99 }
+    const answer = post(`${through.url}/v1/chat/completions`, body).then(events)
+    await a.engine.until(() => a.engine.runningCount === 1)
+    through.table.replaceDeployment(deployment('stories', { versions: [version([a.replica, b.replica])] }))
+    for (let i = 0; i <= cut; i++) {
+      a.engine.iterate()
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    await kill(a)
+    const chunks = (await answer) as {
+      error?: unknown
+      choices: { delta: Delta; finish_reason: unknown }[]
+    }[]
+    const deltas = chunks.flatMap(({ choices }) => choices ?? []).map(({ delta }) => delta)
+    const calls = deltas.flatMap(({ tool_calls }) => tool_calls ?? [])
+    expect(calls).toMatchObject([{ index: 0, function: { name: 'f', arguments: '{"a": 1}' } }])
+    const text = deltas.map(({ content }) => content ?? '').join('')
+    const isBroken = chunks.some(({ error }) => error !== undefined)
+    if (isBroken) expect('I look.Done'.startsWith(text)).toBe(true)
+    else expect(text).toBe('I look.Done')
+    seen[isBroken ? 'broken' : 'whole']++
+  }
+  expect(seen.whole).toBeGreaterThan(15)
+  expect(seen.broken).toBeGreaterThan(0)
 })
 
 test('a request is asked again where a replica refuses connections, answers 503, or breaks off before any text', async () => {

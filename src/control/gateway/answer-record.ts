@@ -31,7 +31,9 @@ export class AnswerRecord {
   /** A piece of a stream, or a whole answer. */
   add({ choices = [] }: Chunk): void {
     for (const { index, text, delta, message, finish_reason } of choices) {
-      const piece = text ?? delta?.content ?? message?.content ?? ''
+      const calls =
+        (delta ?? message)?.tool_calls?.map(({ function: call }) => `\n${JSON.stringify(call)}`) ?? []
+      const piece = (text ?? delta?.content ?? message?.content ?? '') + calls.join('')
       this.#characters += piece.length
       if (!this.isCut) this.#texts[index] = (this.#texts[index] ?? '') + piece
       if (finish_reason != null) this.#finishes[index] = finish_reason

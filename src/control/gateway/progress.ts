@@ -11,12 +11,16 @@ export interface Chunk {
 interface ChunkChoice {
   index: number
   text?: string
-  delta?: { role?: string; content?: string | null }
+  delta?: { role?: string; content?: string | null; tool_calls?: ToolCall[] }
   /** Of an answer that comes as a whole. */
-  message?: { content?: string | null }
+  message?: { content?: string | null; tool_calls?: ToolCall[] }
   finish_reason?: string | null
   /** Ids of the tokens behind the text so far, from replicas that know us by their gateway key. */
   ropeway_tokens?: number[]
+}
+
+interface ToolCall {
+  function?: { name?: string; arguments?: string }
 }
 
 export interface ChunkUsage {
@@ -46,7 +50,7 @@ export class Progress {
     return this.#choices.size === 0
   }
 
-  /** Every text came with its tokens, so another replica can go on behind it. */
+  /** Every text came with its tokens and no tool was called, so another replica can go on behind it. */
   get resumable(): boolean {
     return this.#resumable
   }
@@ -67,7 +71,10 @@ export class Progress {
       if (opensOnly && choice.finish_reason == null) continue
       const progress = this.#of(choice.index)
       progress.characters += text.length
-      if (text !== '') hasText = true
+      // Another replica would find the call again, under another id.
+      const hasCalls = (choice.delta?.tool_calls?.length ?? 0) > 0
+      if (hasCalls) this.#resumable = false
+      if (text !== '' || hasCalls) hasText = true
       if (choice.ropeway_tokens !== undefined) progress.tokens.push(...choice.ropeway_tokens)
       else if (text !== '') {
         this.#resumable = false
