@@ -59,9 +59,10 @@ function astralKind(text: string, at: number): number {
   return kind
 }
 
-/** Units of the character at `at`. */
+/** Units of the character at `at`; half a pair by itself is one, as for the patterns. */
 function widthAt(text: string, at: number): number {
-  return (text.charCodeAt(at) & 0xfc00) === 0xd800 ? 2 : 1
+  const isPair = (text.charCodeAt(at) & 0xfc00) === 0xd800 && (text.charCodeAt(at + 1) & 0xfc00) === 0xdc00
+  return isPair ? 2 : 1
 }
 
 /** Behind the run of characters of one kind that begins at `from`. */
