@@ -157,7 +157,8 @@ struct MatmulPlan {
     plan.chunks = quotientUp(plan.steps, chunkSteps);
     plan.tiles = quotientUp(a.rows, Tiles::rows);
     plan.strips = quotientUp(outputs, Tiles::width);
-    plan.leftAtOnce = a.rowsAreNeighbours();
+    // A tail comes with each block's own chunks: a left side of one input, which lies either way, is no reason to leave it.
+    plan.leftAtOnce = tailInputs == 0 && a.rowsAreNeighbours();
     // Sums of a block wait in a cache for the next chunk, so they must not be many.
     plan.stripsPerBlock = plan.chunks > 1 && plan.strips > widestBlock / Tiles::width ? widestBlock / Tiles::width : plan.strips;
     plan.stripBlocks = quotientUp(plan.strips, plan.stripsPerBlock);

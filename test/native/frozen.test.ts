@@ -195,6 +195,33 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       },
     )
 
+    test.each(['matmul_f32', 'matmul_bf16'] as const)(
+      'a tail of %s counts beside one input, which lies as a transposed side does',
+      (op) => {
+        const [rows, outputs, rank] = [7, 21, 3]
+        const [a, low] = [noise(rows, 31), noise(rows * rank, 32)]
+        const [b, high] = [noise(outputs, 33), noise(outputs * rank, 34)]
+        const tail = [fakeTensor(low, [rows, rank]), fakeTensor(high, [outputs, rank])]
+        const bShape = [outputs, 1] as const
+        const found = multiply(kernels, op, {
+          a,
+          rows,
+          b: fakeTensor(b, bShape),
+          bShape,
+          turned: false,
+          tail,
+        })
+        const joined = {
+          a: beside(a, low, rows),
+          rows,
+          b: fakeTensor(new Float32Array(0), [0]),
+          bShape: [outputs, 1 + rank] as const,
+          turned: false,
+        }
+        expect(relativeError(found, reference(op, joined, beside(b, high, outputs)))).toBeLessThan(2e-6)
+      },
+    )
+
     test('what is added behind the product is added to it', () => {
       const bShape = [40, 64] as const
       const { tensor } = randomWeight('Q4_0', bShape, 5)
