@@ -32,7 +32,7 @@ interface Work {
 }
 
 /** Bytes and products in a millisecond. */
-interface Rates {
+export interface Rates {
   bytes: number
   byteProducts: number
 }
@@ -127,7 +127,7 @@ function registersRate(kernels: Kernels, threads: number): number {
   return (pieces * pieceProducts) / quickestMs
 }
 
-async function ratesOf(kernels: Kernels, threads: number, bytes: number): Promise<Rates> {
+export async function ratesOf(kernels: Kernels, threads: number, bytes: number): Promise<Rates> {
   using read = new PlainRead(kernels, threads, bytes)
   const { perSecond } = await read.side({ iterations: 5, restMs: 0 }, 'perSecond').run(0)
   return { bytes: (bytes * perSecond!) / 1000, byteProducts: registersRate(kernels, threads) }

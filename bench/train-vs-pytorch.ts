@@ -11,7 +11,7 @@ import { UserError } from '../src/base/errors.ts'
 import { Device } from '../src/runtime/device.ts'
 import type { Precision } from '../src/runtime/op-maker.ts'
 import { modelConfig } from '../src/train/model-config.ts'
-import { createModel } from '../src/train/parameters.ts'
+import { createModel, type Parameters } from '../src/train/parameters.ts'
 import { Trainer } from '../src/train/trainer.ts'
 import { RandomWindows } from '../src/train/windows.ts'
 import { interleave, type Measured } from './harness/comparison.ts'
@@ -52,23 +52,50 @@ export const shapes: Record<string, Shape> = {
   },
 }
 
+/** Our side: a model of random weights, ready to train. */
+export class TrainingSide implements Disposable {
+  readonly trainer: Trainer
+  readonly #shape: Shape
+  readonly #device: Device
+  readonly #parameters: Parameters
+
+  constructor(shape: Shape, threads: number, precision: Precision) {
+    this.#shape = shape
+    this.#device = new Device({ device: 'cpu', threads })
+    this.#device.keepThreads()
+    const sizes = { ...shape, feed_forward: shape.feedForward, bias: false, tied: true }
+    const special = { vocabularySize: shape.vocabulary, bosToken: undefined, eosToken: 0 }
+    this.#parameters = createModel(modelConfig(sizes, shape.context, special), 1337, this.#device)
+    const stream = Int32Array.from({ length: 100_000 }, (_, i) => (i * 7919) % shape.vocabulary)
+    const source = new RandomWindows(stream, shape.batch, shape.context, 1337)
+    this.trainer = new Trainer(this.#parameters, this.#device, source, {
+      shape: { sequences: shape.batch, tokens: shape.context, precision },
+      accumulate: 1,
+      optimizer: { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, clipNorm: 1 },
+      schedule: { kind: 'constant', learningRate: 1e-3, learningRateMin: 0, warmupSteps: 0, decaySteps: 1 },
+    })
+  }
+
+  get parameterCount(): number {
+    return this.#parameters.all.reduce((sum, { weight }) => sum + weight.size, 0)
+  }
+
+  async warmUp(): Promise<void> {
+    for (let i = 0; i < this.#shape.warmup; i++) await this.trainer.step()
+  }
+
+  [Symbol.dispose](): void {
+    this.trainer.dispose()
+    this.#parameters[Symbol.dispose]()
+    this.#device[Symbol.dispose]()
+  }
+}
+
 export async function ropeway(shape: Shape, threads: number, precision: Precision): Promise<Measured> {
-  using device = new Device({ device: 'cpu', threads })
-  device.keepThreads()
-  const sizes = { ...shape, feed_forward: shape.feedForward, bias: false, tied: true }
-  const special = { vocabularySize: shape.vocabulary, bosToken: undefined, eosToken: 0 }
-  using parameters = createModel(modelConfig(sizes, shape.context, special), 1337, device)
-  const stream = Int32Array.from({ length: 100_000 }, (_, i) => (i * 7919) % shape.vocabulary)
-  const source = new RandomWindows(stream, shape.batch, shape.context, 1337)
-  using trainer = new Trainer(parameters, device, source, {
-    shape: { sequences: shape.batch, tokens: shape.context, precision },
-    accumulate: 1,
-    optimizer: { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, clipNorm: 1 },
-    schedule: { kind: 'constant', learningRate: 1e-3, learningRateMin: 0, warmupSteps: 0, decaySteps: 1 },
-  })
-  for (let i = 0; i < shape.warmup; i++) await trainer.step()
+  using side = new TrainingSide(shape, threads, precision)
+  await side.warmUp()
   const [startedMs, processor] = [performance.now(), process.cpuUsage()]
-  for (let i = 0; i < shape.steps; i++) await trainer.step()
+  for (let i = 0; i < shape.steps; i++) await side.trainer.step()
   const seconds = (performance.now() - startedMs) / 1000
   const { user, system } = process.cpuUsage(processor)
   const tokens = shape.batch * shape.context * shape.steps

@@ -7,7 +7,7 @@
 import { assert } from '../base/assert.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
-import type { KernelContext } from '../runtime/kernels.ts'
+import type { CallTime, KernelContext } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { backward, backwardInSegments } from './backward.ts'
 import type { Batch } from './batch.ts'
@@ -99,6 +99,10 @@ export class LossGraph implements LearningGraph {
   /** Bytes between inputs and outputs, activations included. */
   get scratchBytes(): number {
     return this.#graph.scratchBytes + this.#graph.productBytes
+  }
+
+  opTimes(): CallTime[] {
+    return this.#kernels?.times() ?? []
   }
 
   /**

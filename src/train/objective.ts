@@ -1,5 +1,6 @@
 /** What a step makes smaller. */
 import type { Device } from '../runtime/device.ts'
+import type { CallTime } from '../runtime/kernels.ts'
 import type { Precision } from '../runtime/op-maker.ts'
 import type { Batch } from './batch.ts'
 import type { Parameters } from './parameters.ts'
@@ -41,6 +42,8 @@ export interface LearningGraph extends Disposable {
   prepare?(batches: readonly Batch[]): Promise<void>
   /** Means over what was run since the last call. */
   takeMetrics?(): Record<string, number>
+  /** What each of our ops in it has taken so far, where those bring their own threads; nothing may be computing. */
+  opTimes?(): CallTime[]
   dispose(): void
 }
 

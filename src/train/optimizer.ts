@@ -4,7 +4,7 @@
  */
 import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
-import type { KernelContext } from '../runtime/kernels.ts'
+import type { CallTime, KernelContext } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { trainingKernels } from './own-kernels.ts'
 import type { Parameter, Parameters } from './parameters.ts'
@@ -36,6 +36,11 @@ export class AdamW implements Disposable {
   /** Bytes that the graphs need between inputs and outputs. */
   get scratchBytes(): number {
     return this.#norms.scratchBytes + this.#updates.scratchBytes
+  }
+
+  /** What each of our ops has taken so far; nothing may be computing. */
+  opTimes(): CallTime[] {
+    return this.#kernels?.times() ?? []
   }
 
   /** Length of each parameter's gradient, in the order of the parameters. */

@@ -5,6 +5,7 @@
 import { assert } from '../base/assert.ts'
 import { type Clock, systemClock } from '../base/clock.ts'
 import type { Device } from '../runtime/device.ts'
+import type { CallTime } from '../runtime/kernels.ts'
 import { type Batch, type BatchSource, supervisedCount } from './batch.ts'
 import { nextToken } from './methods/objectives.ts'
 import type { GraphShape, LearningGraph, Objective } from './objective.ts'
@@ -106,6 +107,11 @@ export class Trainer implements Disposable {
   /** Bytes that the graphs need between inputs and outputs, activations included. */
   get scratchBytes(): number {
     return this.#graph.scratchBytes + (this.#evaluation?.scratchBytes ?? 0)
+  }
+
+  /** What each of our ops in a step has taken so far, where those bring their own threads; no step may be running. */
+  opTimes(): CallTime[] {
+    return [...(this.#graph.opTimes?.() ?? []), ...this.#optimizer.opTimes()]
   }
 
   async step(): Promise<StepReport> {

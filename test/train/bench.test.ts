@@ -4,15 +4,37 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { measure, sizes } from '../../bench/checkpoint-stall.ts'
 import { measure as measureData } from '../../bench/data.ts'
+import { valuesOf } from '../../bench/harness/bench.ts'
 import { cases, estimated, ropeway as trainedInLittle, writeBase } from '../../bench/memory.ts'
+import { profileTraining } from '../../bench/profile-training.ts'
 import { trainOnce } from '../../bench/shakespeare.ts'
 import { ropeway, shapes } from '../../bench/train-vs-pytorch.ts'
+import { loadKernels } from '../../src/runtime/kernels.ts'
 
 test('our side of train-vs-pytorch measures a speed in wall and in processor time', async () => {
   const figures = await ropeway(shapes.small!, 1, 'bf16')
   expect(Object.keys(figures)).toEqual(['tokensPerSecond', 'tokensPerProcessorSecond'])
   expect(Object.values(figures).every((figure) => figure > 0)).toBe(true)
 })
+
+test.skipIf(loadKernels() === undefined)(
+  'the profile of a step names every part of it, and parts make the whole',
+  async () => {
+    const { figures } = await profileTraining.run(valuesOf(profileTraining.parameters, 'small'), {
+      modelPath: 'none',
+      say: () => undefined,
+    })
+    for (const scene of ['smallBf16', 'smallF32']) {
+      const own = Object.entries(figures).filter(
+        ([name]) => name.startsWith(scene) && !name.endsWith('FloorMs'),
+      )
+      const whole = figures[`${scene}WholeMs`]!
+      expect(Math.abs(own.reduce((sum, [, ms]) => sum + ms, 0) - 2 * whole)).toBeLessThan(whole / 100)
+      for (const part of ['ProductsForward', 'ProductsBack', 'ProductsOfWeights', 'CausalAttention', 'Adamw'])
+        for (const figure of ['Ms', 'FloorMs']) expect(figures[`${scene}${part}${figure}`]).toBeGreaterThan(0)
+    }
+  },
+)
 
 test('our side of the memory bench measures speed and peak in a process of its own', () => {
   const base = mkdtempSync(join(tmpdir(), 'ropeway-bench-'))
