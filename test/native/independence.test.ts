@@ -5,8 +5,21 @@
 import { describe, expect, test } from 'vitest'
 import { Random } from '../../src/base/random.ts'
 import { type KernelOp, kernelOps } from '../../src/runtime/kernel-ops.ts'
-import { KernelContext, type Kernels } from '../../src/runtime/kernels.ts'
-import { everyKernels, type FakeTensor, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
+import {
+  batchTableWordsMax,
+  KernelContext,
+  type Kernels,
+  writeBatchTable,
+} from '../../src/runtime/kernels.ts'
+import {
+  everyKernels,
+  type FakeTensor,
+  fakeTensor,
+  relativeError,
+  runOp,
+  sameBits,
+  stridedTensor,
+} from './tensors.ts'
 
 /** An op whose result has a row for each row of its sources; those of `shared` come behind and serve all rows. */
 interface ByRow {
@@ -26,7 +39,36 @@ interface OverRows {
   shape: readonly number[]
 }
 
-type Rule = { byRow: readonly ByRow[] } | { overRows: readonly OverRows[] } | { in: string }
+/** An op whose sources are made for `count` of its rows from `first` on; each has so many outputs. */
+interface Made {
+  params: Record<string, number>
+  outputs: number
+  sources(first: number, count: number): FakeTensor[]
+  /** Of the result for so many rows; [rows, outputs] when absent. */
+  shape?(count: number): readonly number[]
+  /** The sources that it writes into, where that is its result. */
+  into?: readonly number[]
+}
+
+type Rule =
+  | { byRow: readonly ByRow[] }
+  | { made: readonly Made[] }
+  | { overRows: readonly OverRows[] }
+  | { in: string }
+
+const rows = 7
+/** Rows `first`.. of a matrix of noise. */
+const part = (width: number, seed: number) => {
+  const all = noise(rows * width, seed)
+  return (first: number, count: number) =>
+    fakeTensor(all.slice(first * width, (first + count) * width), [count, width])
+}
+/** A number for each row. */
+const named = (numberOf: (row: number, within: number) => number) => (first: number, count: number) =>
+  fakeTensor(
+    Int32Array.from({ length: count }, (_, i) => numberOf(first + i, i)),
+    [count],
+  )
 
 const vocabulary = 50257
 const product = { params: { aTransposed: 0, bTransposed: 0, behind: 0 }, widths: [20] }
@@ -42,11 +84,68 @@ const one = (sources: number, params: Record<string, number> = {}): Rule => ({
 })
 const linear: Rule = { in: 'linear.test.ts, every format: batches, pieces of them, threads' }
 const attention: Rule = { in: 'attention.test.ts: prompts, pieces of them, decodes, what is stored' }
-const elements: Rule = { in: 'elements.test.ts' }
 const causal: Rule = { in: 'below, and training.test.ts' }
 
+const [classes, heads, headWidth, rotary] = [803, 3, 14, 10]
+const classLogits = part(classes, 31)
+const targets = named((row, within) => within * classes + ((row * 97) % classes))
+const shareWeights = part(1, 32)
+const angles = part(rotary, 33)
+const strided = (first: number, count: number) =>
+  stridedTensor(
+    noise(rows * 64, 34).slice(first * 64, (first + count) * 64),
+    [count, heads, headWidth],
+    64,
+    3,
+  )
+const ofHeads = (count: number) => [count, heads, headWidth]
+const looked = part(150, 35)
+
+/** AdamW: weight, gradient, mean and square of "rows" that are no multiple of its pieces, then its settings. */
+const moved: Made = {
+  params: {},
+  outputs: 2741,
+  into: [0, 2, 3],
+  sources: (first, count) => {
+    const [weight, gradient, mean, square] = [41, 42, 43, 44].map((seed) => part(2741, seed)(first, count))
+    square!.data.set(square!.data.map(Math.abs))
+    const settings = Float32Array.of(0.01, 0.9, 0.99, 1e-8, 0.1, 5, 50, 0.5)
+    return [weight!, gradient!, mean!, square!, fakeTensor(settings, [8])]
+  },
+}
+
+/** Rows of a table to which rows are added: those that name them come in any order, some name none of these. */
+const scattered: Made = {
+  params: { into: 0 },
+  outputs: 53,
+  sources: (first, count) => {
+    const names = Array.from({ length: 40 }, (_, i) => (i * 5) % rows)
+    const wanted = names.flatMap((name, i) => (name >= first && name < first + count ? [i] : []))
+    const all = noise(40 * 53, 45)
+    const dy = Float32Array.from(wanted.flatMap((i) => [...all.subarray(i * 53, (i + 1) * 53)]))
+    const ids = Int32Array.from(wanted, (i) => names[i]! - first)
+    return [fakeTensor(dy, [wanted.length, 53]), fakeTensor(ids, [wanted.length])]
+  },
+}
+
+/** Each row is a decode of its own, at a position of its own. */
+const rotaryTable: Made = {
+  params: { factor: 1.5 },
+  outputs: 80,
+  sources: (first, count) => {
+    const words = new Int32Array(batchTableWordsMax(count, count))
+    const decodes = Array.from({ length: count }, (_, i) => ({
+      count: 1,
+      start: 40 * (first + i),
+      blocks: [i],
+    }))
+    const used = writeBatchTable(words, decodes, 1024)
+    return [fakeTensor(words, [used]), tensorOf([40], 46)]
+  },
+}
+
 const rules: { readonly [Op in KernelOp]: Rule } = {
-  rope_table: attention,
+  rope_table: { made: [rotaryTable] },
   store_keys_values: attention,
   paged_attention: attention,
   ...{ linear_q8: linear, linear_q4: linear, linear_q5: linear, linear_q4k: linear, linear_q5k: linear },
@@ -97,17 +196,52 @@ const rules: { readonly [Op in KernelOp]: Rule } = {
     ],
   },
   square_sum: { overRows: [{ params: {}, sources: [[8192 * 2 + 5]], shape: [3] }] },
-  adamw: { in: 'training.test.ts' },
+  adamw: { made: [moved] },
   elementwise: one(2, { kind: 2, into: 0 }),
   affine: one(1, { factor: 0.7, offset: 0.1 }),
   silu_mul: one(2),
-  packed: elements,
-  gather_rows: elements,
-  scatter_rows: elements,
-  chosen_shares: elements,
-  shares_back: elements,
-  rope_angles: elements,
-  rope: elements,
+  packed: {
+    made: [{ params: {}, outputs: heads * headWidth, sources: (...at) => [strided(...at)], shape: ofHeads }],
+  },
+  gather_rows: {
+    made: [
+      {
+        params: {},
+        outputs: 150,
+        sources: (...at) => [looked(0, rows), named((row) => (row * 3) % rows)(...at)],
+      },
+    ],
+  },
+  scatter_rows: { made: [scattered] },
+  chosen_shares: {
+    made: [{ params: {}, outputs: 1, sources: (...at) => [classLogits(...at), targets(...at)] }],
+  },
+  shares_back: {
+    made: [
+      {
+        params: {},
+        outputs: classes,
+        sources: (...at) => [classLogits(...at), targets(...at), shareWeights(...at)],
+      },
+    ],
+  },
+  rope_angles: {
+    made: [
+      {
+        params: { divided: 1, sign: 1, base: 10000, scale: 0.5, mixed: 0.2, low: 1, high: 3, factor: 1.1 },
+        outputs: rotary,
+        sources: (...at) => [named((row) => 40 * row)(...at), tensorOf([rotary / 2], 36)],
+      },
+    ],
+  },
+  rope: {
+    made: [0, 1].map((pairs) => ({
+      params: { pairs },
+      outputs: heads * headWidth,
+      sources: (first: number, count: number) => [strided(first, count), angles(first, count)],
+      shape: ofHeads,
+    })),
+  },
 }
 
 function noise(count: number, seed: number): Float32Array {
@@ -130,8 +264,6 @@ function run(
   return dst.data
 }
 
-const rows = 7
-
 function byRow(kernels: Kernels, op: KernelOp, rule: ByRow): void {
   const own = rule.widths.map((width, i) => noise(rows * width, i + 1))
   const shared = (rule.shared ?? []).map((shape, i) => tensorOf(shape, 20 + i))
@@ -145,15 +277,42 @@ function byRow(kernels: Kernels, op: KernelOp, rule: ByRow): void {
     const shape = rule.outputs === 1 && rule.integers ? [count] : [count, rule.outputs]
     return run(kernels, op, rule.params, fakeTensor(data, shape, [...sources, ...shared]), threads)
   }
+  keepsBits((...at) => [some(...at)], rule.outputs)
+}
+
+function made(kernels: Kernels, op: KernelOp, rule: Made): void {
+  const some = (first: number, count: number, threads: number) => {
+    const sources = rule.sources(first, count)
+    const shape = rule.into ? [1] : (rule.shape?.(count) ?? [count, rule.outputs])
+    const result = run(
+      kernels,
+      op,
+      rule.params,
+      fakeTensor(new Float32Array(countOf(shape)), shape, sources),
+      threads,
+    )
+    return rule.into?.map((i) => sources[i]!.data) ?? [result]
+  }
+  keepsBits(some, rule.outputs)
+}
+
+/** `some` gives the results of `count` rows from `first` on. */
+function keepsBits(
+  some: (first: number, count: number, threads: number) => FakeTensor['data'][],
+  outputs: number,
+): void {
   const whole = some(0, rows, 2)
-  for (const threads of [1, 5]) expect(sameBits(some(0, rows, threads), whole)).toBe(true)
+  expect(whole.every((result) => result.some((value) => value !== 0))).toBe(true)
+  const same = (found: FakeTensor['data'][], expected: FakeTensor['data'][]) =>
+    found.length === expected.length && found.every((data, i) => sameBits(data, expected[i]!))
+  for (const threads of [1, 5]) expect(same(some(0, rows, threads), whole)).toBe(true)
   for (const [first, count] of [
     [0, 1],
     [6, 1],
     [2, 3],
   ] as const) {
-    const piece = whole.slice(first * rule.outputs, (first + count) * rule.outputs)
-    expect(sameBits(some(first, count, 3), piece), `rows ${first}..${first + count - 1}`).toBe(true)
+    const pieces = whole.map((result) => result.slice(first * outputs, (first + count) * outputs))
+    expect(same(some(first, count, 3), pieces), `rows ${first}..${first + count - 1}`).toBe(true)
   }
 }
 
@@ -173,6 +332,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       (op) => {
         const rule = rules[op]
         if ('byRow' in rule) for (const each of rule.byRow) byRow(kernels, op, each)
+        if ('made' in rule) for (const each of rule.made) made(kernels, op, each)
         if ('overRows' in rule) for (const each of rule.overRows) overRows(kernels, op, each)
       },
     )
