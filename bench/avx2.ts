@@ -2,8 +2,6 @@
  * Our AVX2 kernels beside ggml's build for Haswell, which has AVX2 and no more, on whatever machine this is:
  * `ROPEWAY_GGML_CPU=haswell npx tsx bench/avx2.ts --model none`.
  */
-import { UserError } from '../src/base/errors.ts'
-import { Device } from '../src/runtime/device.ts'
 import { openKernels } from '../src/runtime/kernels.ts'
 import {
   type Bench,
@@ -12,8 +10,7 @@ import {
   type Surroundings,
   type Values,
 } from './harness/bench.ts'
-import type { Comparison } from './harness/comparison.ts'
-import { attentionShapes, compareDecode, compareTraining, Products, parameters as shared } from './kernels.ts'
+import { compareKernels, parameters as shared } from './kernels.ts'
 
 const parameters = {
   ...shared,
@@ -35,25 +32,11 @@ const weights = [
   { dtype: 'F32', packed: 'f32' },
 ] as const
 
+const rowCounts = [1, 4, 16, 128, 512] as const
+
 async function run(wanted: Values<typeof parameters>, { say }: Surroundings): Promise<Findings> {
-  const status = openKernels('avx2')
-  if (status.kernels === undefined)
-    throw new UserError(`There are no kernels: ${status.reason}.`, { fix: status.fix })
-  const { kernels, compiler } = status
-  using device = new Device({ device: 'cpu', threads: wanted.threads })
-  const comparisons: Comparison[] = []
-  for (const weight of weights) {
-    using products = new Products(device, kernels, wanted, weight)
-    for (const rows of [1, 4, 16, 128, 512]) {
-      if (rows <= wanted.rowsMax) comparisons.push(...(await products.compare(rows, say)))
-    }
-  }
-  for (const shape of attentionShapes) {
-    comparisons.push(...(await compareDecode(device, kernels, wanted, shape, say)))
-  }
-  comparisons.push(...(await compareTraining(device, kernels, wanted, say)))
-  const chosen = { kernels: 'avx2', ggml: process.env.ROPEWAY_GGML_CPU ?? 'the best here' }
-  return { figures: {}, comparisons, chosen, versions: { compiler } }
+  const found = await compareKernels(openKernels('avx2'), wanted, { weights, rowCounts }, say)
+  return { ...found, chosen: { kernels: 'avx2', ggml: process.env.ROPEWAY_GGML_CPU ?? 'the best here' } }
 }
 
 export const avx2Bench: Bench<typeof parameters> = { name: 'avx2', parameters, run }

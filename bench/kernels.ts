@@ -16,6 +16,7 @@ import {
   batchTableWordsMax,
   cacheFormats,
   KernelContext,
+  type KernelStatus,
   type Kernels,
   kernelStatus,
   linearOps,
@@ -23,14 +24,9 @@ import {
   writeBatchTable,
 } from '../src/runtime/kernels.ts'
 import type { Tensor } from '../src/runtime/tensor.ts'
-import {
-  type Bench,
-  type Findings,
-  runFromCommandLine,
-  type Surroundings,
-  type Values,
-} from './harness/bench.ts'
+import { type Bench, type Findings, runFromCommandLine, type Values } from './harness/bench.ts'
 import { type Comparison, interleave, type Measured, type Side } from './harness/comparison.ts'
+import { noise, quickestMs } from './harness/graphs.ts'
 
 export const parameters = {
   pairs: { small: 1, large: 5 },
@@ -49,7 +45,7 @@ export const parameters = {
 
 export type Wanted = Values<typeof parameters>
 
-type Weight = { dtype: DType; packed: PackedFormat }
+export type Weight = { dtype: DType; packed: PackedFormat }
 
 const weights = [
   { dtype: 'Q8_0', packed: 'q8' },
@@ -62,7 +58,7 @@ const weights = [
 ] as const satisfies Weight[]
 
 const rowCounts = [1, 2, 4, 8, 16, 32, 128, 512] as const
-export const attentionShapes = [
+const attentionShapes = [
   { heads: 14, kvHeads: 2, width: 64 },
   { heads: 32, kvHeads: 8, width: 128 },
   { heads: 8, kvHeads: 8, width: 64 },
@@ -71,22 +67,6 @@ const blockTokens = 32
 /** Byte products of a piece of multiply_bytes. */
 const pieceProducts = 3_145_728
 const rowsBoundByArithmetic = 128
-
-/** Milliseconds of the quickest of three runs: what other work on the machine adds is not ours to report. */
-function quickestMs(graph: Graph): number {
-  let best = Number.POSITIVE_INFINITY
-  for (let run = 0; run < 3; run++) {
-    const startMs = performance.now()
-    graph.compute()
-    best = Math.min(best, performance.now() - startMs)
-  }
-  return best
-}
-
-function noise(count: number, seed = 1): Float32Array {
-  const random = new Random(seed)
-  return Float32Array.from({ length: count }, () => random.uniform() - 0.5)
-}
 
 function side(name: string, run: () => Measured): Side {
   return { name, run: async () => run() }
@@ -99,7 +79,7 @@ function fill(tensor: Tensor, pattern: Uint8Array): void {
   }
 }
 
-export class Products implements Disposable {
+class Products implements Disposable {
   readonly #device: Device
   readonly #context: KernelContext
   readonly #arena = new Arena(4096)
@@ -247,7 +227,7 @@ export class Products implements Disposable {
 }
 
 /** One decode step of S sequences of the same context, in every layer's own cache. */
-export async function compareDecode(
+async function compareDecode(
   device: Device,
   kernels: Kernels,
   wanted: Wanted,
@@ -329,7 +309,7 @@ function decodeTable(sequences: number, context: number): Int32Array {
  * The three products of a layer's training step, R rows through a weight [4 W, W]. ggml gets both sides as it
  * likes them, which in training it would first have to make; ours read the gradients' sides transposed.
  */
-export async function compareTraining(
+async function compareTraining(
   device: Device,
   kernels: Kernels,
   { trainingRows, trainingWidth, pairs }: Wanted,
@@ -369,8 +349,13 @@ export async function compareTraining(
   return found
 }
 
-async function run(wanted: Wanted, { say }: Surroundings): Promise<Findings> {
-  const status = kernelStatus()
+/** Products with these weights and numbers of rows, attention of decodes, and training's products. */
+export async function compareKernels(
+  status: KernelStatus,
+  wanted: Wanted,
+  { weights, rowCounts }: { weights: readonly Weight[]; rowCounts: readonly number[] },
+  say: (line: string) => void,
+): Promise<Findings> {
   if (status.kernels === undefined)
     throw new UserError(`There are no kernels: ${status.reason}.`, { fix: status.fix })
   const { kernels, compiler } = status
@@ -389,6 +374,10 @@ async function run(wanted: Wanted, { say }: Surroundings): Promise<Findings> {
   return { figures: {}, comparisons, chosen: { kernels: kernels.instructionSet }, versions: { compiler } }
 }
 
-export const kernelsBench: Bench<typeof parameters> = { name: 'kernels', parameters, run }
+export const kernelsBench: Bench<typeof parameters> = {
+  name: 'kernels',
+  parameters,
+  run: (wanted, { say }) => compareKernels(kernelStatus(), wanted, { weights, rowCounts }, say),
+}
 
 await runFromCommandLine(import.meta.url, kernelsBench)

@@ -9,12 +9,12 @@ import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import { UserError } from '../src/base/errors.ts'
-import { Random } from '../src/base/random.ts'
 import { Arena } from '../src/runtime/arena.ts'
 import { Device } from '../src/runtime/device.ts'
 import { Graph } from '../src/runtime/graph.ts'
 import { KernelContext, type Kernels, kernelStatus, linearOps } from '../src/runtime/kernels.ts'
 import { type Comparison, interleave, type Measured } from './harness/comparison.ts'
+import { noise, quickestMs } from './harness/graphs.ts'
 import { describeSetting } from './harness/machine.ts'
 
 const weights = [
@@ -43,11 +43,9 @@ export class OwnProduct implements Disposable {
   readonly #graph: Graph
 
   constructor(kernels: Kernels, device: Device, { packed, rows, inputs, outputs }: Product) {
-    const random = new Random(1)
-    const noise = (count: number) => Float32Array.from({ length: count }, () => random.uniform() - 0.5)
     const bytes = kernels.packedBytes(packed, outputs, inputs)
     const weight = this.#arena.leaf('I8', [bytes])
-    this.#arena.allocate(device.bufferType)
+    kernels.useLargePages(weight, this.#arena.allocate(device.bufferType).bytes)
     const into = new Uint8Array(bytes)
     const data = new Uint8Array(noise(outputs * inputs).buffer)
     kernels.packRows(packed, into, inputs, 0, { dtype: 'F32', data, rows: outputs })
@@ -59,18 +57,12 @@ export class OwnProduct implements Disposable {
     const x = this.#graph.input('F32', [rows, inputs], 'x')
     this.#graph.output(this.#graph.ops.custom('linear', fn, 'F32', [rows, outputs], [x, weight], userdata))
     this.#graph.allocate()
-    x.write(noise(rows * inputs))
+    x.write(noise(rows * inputs, 2))
     this.#graph.compute()
   }
 
   quickestMs(): number {
-    let best = Number.POSITIVE_INFINITY
-    for (let run = 0; run < 5; run++) {
-      const startMs = performance.now()
-      this.#graph.compute()
-      best = Math.min(best, performance.now() - startMs)
-    }
-    return best
+    return quickestMs(this.#graph, 5)
   }
 
   [Symbol.dispose](): void {
