@@ -112,20 +112,54 @@ inline void lowerPairs(const Adapter& adapter, const Half* x, float* to) {
   }
 }
 
-template <int T>
-inline void raisePairs(const char* b, int rank, const Half* lowered, size_t stride, float* sums, int sumsStride) {
-  Vector sum[T];
-  for (int t = 0; t < T; t++) sum[t] = load(sums + t * sumsStride);
-  for (int r = 0; r < rank; r += 2) {
-    VectorInt w = (VectorInt)load(reinterpret_cast<const float*>(b) + r / 2 * 16);
+/// P neighbouring panels of T rows, each with factors and lowered sums of its own: a row that is alone with its adapter
+/// is in and out for two panels at once.
+template <int P, int T>
+inline void raisePairs(const char* const* b, int rank, const Half* const* lowered, size_t stride, float* sums,
+                       int sumsStride) {
+  Vector sum[T][P];
+  for (int t = 0; t < T; t++)
+    for (int p = 0; p < P; p++) sum[t][p] = load(sums + t * sumsStride + p * 16);
+  for (int r = 0; r < rank; r += 2)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) {
+      VectorInt w = (VectorInt)load(reinterpret_cast<const float*>(b[p]) + r / 2 * 16);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++)
-      sum[t] = pairsSpread(reinterpret_cast<const float*>(lowered + t * stride + r), w, sum[t]);
-  }
-  for (int t = 0; t < T; t++) store(sums + t * sumsStride, sum[t]);
+      for (int t = 0; t < T; t++)
+        sum[t][p] = pairsSpread(reinterpret_cast<const float*>(lowered[p] + t * stride + r), w, sum[t][p]);
+    }
+  for (int t = 0; t < T; t++)
+    for (int p = 0; p < P; p++) store(sums + t * sumsStride + p * 16, sum[t][p]);
 }
 
 #endif
+
+/// Stretches of factors that are asked for evenly while something else is computed. All at once they would fill the
+/// places that a core has for lines on their way.
+struct FactorsAhead {
+  static constexpr int most = 4 * adapterRows;
+  const char* from[most];
+  const char* end[most];
+  int count = 0;
+
+  void add(const char* stretch, int64_t bytes) {
+    if (count == most) return;
+    from[count] = stretch;
+    end[count++] = stretch + bytes;
+  }
+  size_t lines() const {
+    size_t lines = 0;
+    for (int i = 0; i < count; i++) lines += size_t(end[i] - from[i] + 63) / 64;
+    return lines;
+  }
+  /// Asks for so many lines; not while none is left.
+  void ask(size_t lines) {
+    for (size_t line = 0; line < lines && count > 0; line++) {
+      askForLine(from[count - 1]);
+      if ((from[count - 1] += 64) >= end[count - 1]) count--;
+    }
+  }
+};
 
 /// The adapters of a batch's rows at one product.
 struct AdaptedRows {
@@ -178,34 +212,113 @@ struct AdaptedRows {
 #endif
   }
 
-  /// Adds to the sums [count][panels * 16] of neighbouring rows and panels; rows with one adapter go together.
-  void raise(size_t row, int count, int64_t panel, int panels, float* sums) const {
+  /// Adds to the sums [count][panels * 16] of neighbouring rows and panels; rows with one adapter go together. `asked`
+  /// when what comes up next was asked for with `comingUp`.
+  void raise(size_t row, int count, int64_t panel, int panels, bool asked, float* sums) const {
+    eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
+      float* own = sums + first * panels * panelOutputs;
+      if (panels == 2 && raiseTwo(adapter, row + first, rows, panel, asked, own)) return;
+      for (int p = 0; p < panels; p++)
+        raisePanel(adapter, row + first, rows, panel + p, asked, own + p * panelOutputs, panels * panelOutputs);
+    });
+  }
+
+  /// What `raise` of these rows and panels is going to read.
+  FactorsAhead comingUp(size_t row, int count, int64_t panel, int panels) const {
+    FactorsAhead ahead;
+    eachRun(row, count, [&](const Adapter& adapter, int, int) {
+      for (int p = 0; p < panels; p++) {
+        int64_t index;
+        if (const AdapterMember* member = memberAt(adapter, panel + p, &index)) {
+          int64_t bytes = panelFactors(adapter, *member);
+          ahead.add(adapter.at(member->b + index * bytes), bytes);
+        }
+      }
+    });
+    return ahead;
+  }
+
+ private:
+  /// Rows `first` .. of neighbours with one adapter.
+  template <class Work>
+  void eachRun(size_t row, int count, Work work) const {
     for (int first = 0; first < count;) {
-      const Adapter* adapter = of(row + first);
       int end = first + 1;
       while (end < count && slots[row + end] == slots[row + first]) end++;
-      for (int p = 0; adapter && p < panels; p++)
-        raisePanel(*adapter, row + first, end - first, panel + p, sums + (first * panels + p) * panelOutputs,
-                   panels * panelOutputs);
+      if (const Adapter* adapter = of(row + first)) work(*adapter, first, end - first);
       first = end;
     }
   }
 
- private:
-  void raisePanel(const Adapter& adapter, size_t row, int count, int64_t panel, float* sums, int sumsStride) const {
+  static int64_t panelFactors(const Adapter& adapter, const AdapterMember& member) {
+    return int64_t(member.rank) * 16 * (adapter.bf16 ? 2 : 4);
+  }
+
+  /// Who changes a panel, and the how many-th of its own that is; null for nobody.
+  static const AdapterMember* memberAt(const Adapter& adapter, int64_t panel, int64_t* index) {
     for (int m = 0; m < adapter.members; m++) {
       const AdapterMember* member = adapter.member(m);
-      int64_t from = panel - member->firstPanel, index = from >> (member->step - 1);
-      if (from < 0 || (from & (member->step - 1)) != 0 || index >= member->panels) continue;
-      int64_t bytes = int64_t(member->rank) * 16 * (adapter.bf16 ? 2 : 4);
-      const char* b = adapter.at(member->b + index * bytes);
-      // Several adapters are more streams than the hardware follows; what lies behind the last panel is only asked for.
-      for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(b + (panelsAhead >> (member->step - 1)) * bytes + line);
-      for (int t = 0; t < count; t += adapterRows)
-        exactly<adapterRows>(adapter, b, *member, row + t, count - t, sums + t * sumsStride, sumsStride);
-      if (member->factor) multiplyOutputs(adapter.at(member->factor) + index * 64, count, sums, sumsStride);
-      return;
+      int64_t from = panel - member->firstPanel;
+      *index = from >> (member->step - 1);
+      if (from >= 0 && (from & (member->step - 1)) == 0 && *index < member->panels) return member;
     }
+    return nullptr;
+  }
+
+  /// Several adapters are more streams than the hardware follows; what lies behind the last panel is only asked for.
+  static void askFor(const char* b, int64_t bytes, const AdapterMember& member) {
+    for (int64_t line = 0; line < bytes; line += 64)
+      __builtin_prefetch(b + (panelsAhead >> (member.step - 1)) * bytes + line);
+  }
+
+  /// Two panels at once, where pairs are multiplied and both are of one rank; false where they are not.
+  bool raiseTwo(const Adapter& adapter, size_t row, int count, int64_t panel, bool asked, float* sums) const {
+#if defined(__AVX512F__)
+    if (!adapter.bf16 || !multipliesPairs()) return false;
+    int64_t index[2];
+    const AdapterMember* members[2] = {memberAt(adapter, panel, index), memberAt(adapter, panel + 1, index + 1)};
+    if (!members[0] || !members[1] || members[0]->rank != members[1]->rank) return false;
+    const char* b[2];
+    const Half* own[2];
+    int64_t bytes = panelFactors(adapter, *members[0]);
+    for (int p = 0; p < 2; p++) {
+      b[p] = adapter.at(members[p]->b + index[p] * bytes);
+      own[p] = reinterpret_cast<const Half*>(lowered + row * stride) + members[p]->firstRank;
+      if (!asked) askFor(b[p], bytes, *members[p]);
+    }
+    for (int t = 0; t < count; t += adapterRows) {
+      const Half* rows[2] = {own[0] + t * stride * 2, own[1] + t * stride * 2};
+      exactlyTwo<adapterRows>(b, members[0]->rank, rows, count - t, sums + t * 2 * panelOutputs);
+    }
+    for (int p = 0; p < 2; p++)
+      if (members[p]->factor)
+        multiplyOutputs(adapter.at(members[p]->factor) + index[p] * 64, count, sums + p * panelOutputs, 2 * panelOutputs);
+    return true;
+#else
+    return false;
+#endif
+  }
+
+#if defined(__AVX512F__)
+  template <int T>
+  void exactlyTwo(const char* const* b, int rank, const Half* const* own, int count, float* sums) const {
+    if constexpr (T > 1)
+      if (count < T) return exactlyTwo<T - 1>(b, rank, own, count, sums);
+    raisePairs<2, T>(b, rank, own, stride * 2, sums, 2 * panelOutputs);
+  }
+#endif
+
+  void raisePanel(const Adapter& adapter, size_t row, int count, int64_t panel, bool asked, float* sums,
+                  int sumsStride) const {
+    int64_t index;
+    const AdapterMember* member = memberAt(adapter, panel, &index);
+    if (!member) return;
+    int64_t bytes = panelFactors(adapter, *member);
+    const char* b = adapter.at(member->b + index * bytes);
+    if (!asked) askFor(b, bytes, *member);
+    for (int t = 0; t < count; t += adapterRows)
+      exactly<adapterRows>(adapter, b, *member, row + t, count - t, sums + t * sumsStride, sumsStride);
+    if (member->factor) multiplyOutputs(adapter.at(member->factor) + index * 64, count, sums, sumsStride);
   }
 
   static void multiplyOutputs(const char* factors, int count, float* sums, int sumsStride) {
@@ -223,8 +336,10 @@ struct AdaptedRows {
       if (count < T) return exactly<T - 1>(adapter, b, member, row, count, sums, sumsStride);
     const float* own = lowered + row * stride;
 #if defined(__AVX512F__)
-    if (adapter.bf16 && multipliesPairs())
-      return raisePairs<T>(b, member.rank, reinterpret_cast<const Half*>(own) + member.firstRank, stride * 2, sums, sumsStride);
+    if (adapter.bf16 && multipliesPairs()) {
+      const Half* pairs = reinterpret_cast<const Half*>(own) + member.firstRank;
+      return raisePairs<1, T>(&b, member.rank, &pairs, stride * 2, sums, sumsStride);
+    }
 #endif
     if (adapter.bf16) raiseRows<true, T>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
     else raiseRows<false, T>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);

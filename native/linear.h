@@ -111,9 +111,10 @@ struct Epilogue {
   }
 };
 
+/// `asked` when the weights are on their way; `next` is the panel whose turn comes then with the same rows, or negative.
 template <class Product>
 inline void pairByRows(const Product& product, const char* packed, size_t stride, int64_t panel, int panels,
-                       size_t first, size_t end, bool asked, const Epilogue& epilogue) {
+                       size_t first, size_t end, bool asked, int64_t next, const Epilogue& epilogue) {
   const char* from = packed + panel * stride;
   alignas(64) float sums[Product::rows * 2 * panelOutputs];
   for (size_t row = first; row < end;) {
@@ -122,8 +123,11 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
     int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
     bool cold = row == first && !asked;  // the weights of this pair come from memory, later from a cache
     for (int t = 0; t < count; t++) epilogue.comingUp(row + t, panel, panels);
+    bool ahead = Product::asksAhead && next >= 0;
+    if constexpr (Product::asksAhead)
+      if (epilogue.adapted.slots && ahead) product.comingUp(epilogue.adapted.comingUp(row, count, next, 2));
     product.pair(from, stride, panels, row, count, cold, sums);
-    if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, sums);
+    if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, ahead, sums);
     for (int t = 0; t < count; t++) epilogue.finish(row + t, panel, panels, sums + t * panels * panelOutputs);
     row += count;
   }
@@ -136,7 +140,7 @@ inline void quadByRows(const Product& product, const char* packed, size_t stride
   product.quad(packed + panel * stride, stride, 0, int(rows), sums);
   for (int pair = 0; pair < 2; pair++) {
     float* own = sums + pair * rows * 2 * panelOutputs;
-    if (epilogue.adapted.slots) epilogue.adapted.raise(0, int(rows), panel + pair * 2, 2, own);
+    if (epilogue.adapted.slots) epilogue.adapted.raise(0, int(rows), panel + pair * 2, 2, false, own);
     for (size_t t = 0; t < rows; t++) epilogue.finish(t, panel + pair * 2, 2, own + t * 2 * panelOutputs);
   }
 }
@@ -148,7 +152,7 @@ inline void multiplyQuads(Call* call, const Product& product, const char* packed
     if (panels - panel >= 4) quadByRows(product, packed, stride, panel, rows, epilogue);
     else
       for (int64_t at = panel; at < panels; at += 2)
-        pairByRows(product, packed, stride, at, panels - at < 2 ? 1 : 2, 0, rows, false, epilogue);
+        pairByRows(product, packed, stride, at, panels - at < 2 ? 1 : 2, 0, rows, false, -1, epilogue);
   }
 }
 
@@ -174,7 +178,8 @@ inline void multiplyPieces(Call* call, const Product& product, const char* packe
       asks = from != panel && next < pairs * blocks && from + 2 <= panels;
       if (asks) product.comingUp(packed + from * stride, 2 * stride, (end - first + Product::rows - 1) / Product::rows);
     }
-    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, epilogue);
+    int64_t follows = asks && blocks == 1 ? next * 2 : -1;
+    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, follows, epilogue);
     asked = asks || next / blocks * 2 == panel;
     piece = Product::asksAhead ? next : takePiece(call);
   }

@@ -230,20 +230,28 @@ struct NarrowAsk {
 };
 
 /// Weights that a thread multiplies next, asked for evenly while it computes: otherwise only the first rows of each pair
-/// of panels would wait for memory, and the memory for the others.
+/// of panels would wait for memory, and the memory for the others. So are the factors of adapters.
 struct Upcoming {
   const char *from = nullptr, *end = nullptr;
   size_t step = 0;  // bytes a group, whole lines; 0 when nothing is left to ask for
+  FactorsAhead factors;
+  size_t factorLines = 0;  // a group
 
   void begin(const char* weights, size_t bytes, size_t groups) {
     from = weights;
     end = weights + bytes;
     step = (bytes / groups + 63) / 64 * 64;
   }
+  void begin(const FactorsAhead& ahead, size_t groups) {
+    factors = ahead;
+    factorLines = (ahead.lines() + groups - 1) / groups;
+  }
+  bool any() const { return step > 0 || factors.count > 0; }
   void ask() {
     for (size_t at = 0; at < step; at += 64) askForLine(from + at);
     from += step;
     if (from >= end) step = 0;
+    factors.ask(factorLines);
   }
 };
 
@@ -268,7 +276,7 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
         for (size_t line = 0; line < Ask::lines; line++)
           __builtin_prefetch(panel + g * share + Ask::distance + line * 64);
     } else if (cold) askAhead<Codes, P>(group, panel, stride);
-    if (upcoming->step > 0) upcoming->ask();
+    if (upcoming->any()) upcoming->ask();
     for (int p = 0; p < P; p += together)
       productGroup<Codes, together, T>(panel + p * stride, stride, x, row, g, group + p, to[p / together]);
   };
@@ -307,6 +315,7 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
 
   /// `weights` come up behind `tiles` tiles from now on.
   void comingUp(const char* weights, size_t bytes, size_t tiles) const { upcoming.begin(weights, bytes, tiles * x.groups); }
+  void comingUp(const FactorsAhead& factors) const { upcoming.begin(factors, x.groups); }
 
   static size_t blocks(size_t inputs) { return (inputs / groupInputs + scaleGroups - 1) / scaleGroups; }
   static size_t rowBytes(size_t inputs) {

@@ -28,6 +28,12 @@ interface Loaded {
 /** Slots in the tables: more than may be loaded, because a version stays until its last request has ended. */
 export const adapterSlots = 64
 
+/**
+ * Adapters are large, so that each begins where a page does, and those that are read side by side would all lie in the
+ * same sets of the caches. Each begins a page and two lines later than the one before.
+ */
+const staggerBytes = 4096 + 128
+
 export class AdapterBank implements Disposable {
   readonly #device: Device
   readonly #weights: Weights
@@ -148,8 +154,9 @@ export class AdapterBank implements Disposable {
     pieces: readonly { table: Tensor; bytes: Uint8Array }[],
     layers: ReadonlyMap<string, AdapterFactors>,
   ): void {
-    const arena = new Arena(pieces.length + 4 * this.#plainNames.length + 1)
+    const arena = new Arena(pieces.length + 4 * this.#plainNames.length + 2)
     try {
+      if (pieces.length > 0) arena.leaf('I8', [staggerBytes * (slot + 1)])
       const packed = pieces.map(({ bytes }) => arena.leaf('I8', [bytes.length]))
       const plain = new Map<string, FactorTensors>()
       for (const name of this.#plainNames) {
