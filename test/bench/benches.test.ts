@@ -128,12 +128,13 @@ describe('a bench at its small size gives a complete record', () => {
 
   test('adapters', async () => {
     const record = recordSchema.parse(await smallRecord(adaptersBench))
-    const decodes = (rows: number, adapters: number) =>
-      `decode${rows}Rank8IterationMs ${adapters} adapters / no adapters`
+    const decodes = (rows: number, sides: string) => `decode${rows}Rank8IterationMs ${sides}`
     expect(record.comparisons.map(({ figure, sides }) => `${figure} ${sides.join(' / ')}`)).toEqual([
-      ...[decodes(1, 1), decodes(4, 1), decodes(4, 2)],
+      decodes(1, '1 adapters / no adapters'),
+      decodes(4, '1 adapters / no adapters'),
+      decodes(4, '2 adapters / 1 adapters'),
       'prompt8Rank8IterationMs 1 adapters / no adapters',
-      'prompt8Rank8IterationMs 2 adapters / no adapters',
+      'prompt8Rank8IterationMs 2 adapters / 1 adapters',
     ])
     expect(record.figures.rank8AdapterMiB).toBeGreaterThan(0)
   })
