@@ -7,6 +7,7 @@ import { loopStarters } from '../../src/cli/service-parts.ts'
 import { S3Store } from '../../src/control/objects/s3.ts'
 import { S3Client } from '../../src/control/objects/s3-client.ts'
 import { ropeway, workbench } from '../cli/command-line.ts'
+import { account, azuriteMissing, key, startAzurite } from '../objects/azurite.ts'
 import { hash } from '../objects/bytes.ts'
 import { startSwift, swiftMissing } from '../objects/swift.ts'
 
@@ -92,6 +93,46 @@ test.skipIf(missing !== undefined)(
     } finally {
       for (const loop of loops.toReversed()) await loop.stop()
       await swift.stop()
+    }
+  },
+)
+
+const azureMissing = azuriteMissing()
+if (azureMissing !== undefined)
+  console.warn(`skipped: a job file that names an Azure container (${azureMissing})`)
+
+test.skipIf(azureMissing !== undefined)(
+  'a job file names an Azure container, and our trainer learns from it',
+  async () => {
+    const azurite = await startAzurite()
+    await using bench = await workbench(systemClock)
+    const loops: { stop(): Promise<void> }[] = []
+    try {
+      const text = '{"prompt":"how","completion":"so it turns and turns"}\n'.repeat(30)
+      await azurite.put('poems/train.jsonl', Buffer.from(text))
+      const set = ['--set', `account=${account}`, '--set', `endpoint=${azurite.endpoint}`]
+      const made = ['credential', 'create', 'blobs', '--kind', 'azure-blob', ...set, '--secret', 'key']
+      expect((await ropeway(made, key)).code).toBe(0)
+      for (const start of loopStarters) loops.push(await start(bench.parts))
+      mkdirSync(join(bench.folder, 'job'))
+      const file = join(bench.folder, 'job', 'train.yml')
+      const job = {
+        name: 'blue',
+        model: { architecture: 'gpt2', layers: 1, heads: 2, width: 16 },
+        data: { train: 'az://tests/poems/train.jsonl' },
+        optimizer: { learning_rate: 0.01 },
+        ...{ tokenizer: 'characters', context: 48, batch: 2, steps: 4, threads: 1 },
+      }
+      writeFileSync(file, JSON.stringify(job))
+      const ran = await ropeway(['train', file])
+      expect(ran.err).toContain('is linked as the dataset blue-poems@1')
+      expect((await ropeway(['job', 'view', 'blue', '--json'])).json[0]).toMatchObject({
+        ...{ state: 'success', steps_done: 4 },
+      })
+      expect(bench.service.log.join('')).not.toContain(key)
+    } finally {
+      for (const loop of loops.toReversed()) await loop.stop()
+      await azurite.stop()
     }
   },
 )

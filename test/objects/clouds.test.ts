@@ -1,83 +1,35 @@
-/** Buckets of Azure and of Google as places that are read. */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { createHmac, generateKeyPairSync } from 'node:crypto'
+import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
 import { jwtVerify } from 'jose'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ManualClock, systemClock } from '../../src/base/clock.ts'
 import { AzureReader } from '../../src/control/objects/azure.ts'
 import { GoogleToken } from '../../src/control/objects/google-token.ts'
 import { openPlace } from '../../src/control/objects/places.ts'
+import { type Azurite, account, azuriteMissing, key, startAzurite } from './azurite.ts'
 import { bytesOf, hash, read, textOf } from './bytes.ts'
 import { type Swift, startSwift, swiftMissing } from './swift.ts'
 
 const names = ['l/a b', "l/a'(!*)", 'l/a+b', 'l/a/1', 'l/a&amp;<b>', 'l/a%20b', 'l/é', 'l/한국어.txt', 'm']
 
 describe('Azure Blob Storage', () => {
-  // The account and key that azurite has built in, and that its documentation names.
-  const account = 'devstoreaccount1'
-  const key = 'Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=='
-  const missing =
-    spawnSync('azurite-blob', ['--version']).status === 0 ? undefined : 'azurite is not installed'
+  const missing = azuriteMissing()
   if (missing !== undefined) console.warn(`skipped: Azure Blob Storage (${missing})`)
-  const folder = mkdtempSync(join(tmpdir(), 'ropeway-azure-'))
-  let server: ChildProcess | undefined
+  let azurite: Azurite | undefined
   let endpoint = ''
   const open = (prefix = 'some/where', with_: { key: string } | { sasToken: string } = { key }) =>
     new AzureReader({ account, container: 'tests', prefix, endpoint }, with_, systemClock)
 
   beforeAll(async () => {
     if (missing !== undefined) return
-    const port = await freePort()
-    const where = ['--location', folder, '--blobHost', '127.0.0.1', '--blobPort', String(port)]
-    server = spawn('azurite-blob', [...where, '--silent', '--disableTelemetry', '--skipApiVersionCheck'], {
-      stdio: 'ignore',
-    })
-    endpoint = `http://127.0.0.1:${port}/${account}`
-    const end = performance.now() + 30_000
-    while ((await fetch(endpoint).catch(() => undefined)) === undefined) {
-      if (performance.now() > end) throw new Error('azurite did not start')
-      await delay(50)
-    }
-    expect((await write('/tests?restype=container', undefined)).status).toBe(201)
-    for (const name of names) await write(blobPath(`some/where/${name}`), Buffer.from(name))
-    await write(blobPath('elsewhere'), Buffer.from('x'))
+    azurite = await startAzurite()
+    endpoint = azurite.endpoint
+    for (const name of names) await azurite.put(`some/where/${name}`, Buffer.from(name))
+    await azurite.put('elsewhere', Buffer.from('x'))
   })
-  afterAll(async () => {
-    if (server !== undefined) {
-      const exit = once(server, 'exit')
-      server.kill('SIGKILL')
-      await exit
-    }
-    rmSync(folder, { recursive: true, force: true })
-  })
-  const blobPath = (name: string) => `/tests/${name.split('/').map(encodeURIComponent).join('/')}`
-
-  /** Signed as the service wants writes, which a place that is read does not know how to. */
-  async function write(path: string, body: Buffer | undefined): Promise<Response> {
-    const url = new URL(`${endpoint}${path}`)
-    const date = new Date().toUTCString()
-    const headers = ['x-ms-blob-type:BlockBlob', `x-ms-date:${date}`, 'x-ms-version:2021-12-02']
-    const query = [...url.searchParams].map((pair) => pair.join(':'))
-    const length = body === undefined || body.length === 0 ? '' : String(body.length)
-    const text = ['PUT', '', '', length, '', '', '', '', '', '', '', '', ...headers]
-    const signed = [...text, `/${account}${url.pathname}`, ...query].join('\n')
-    const signature = createHmac('sha256', Buffer.from(key, 'base64')).update(signed).digest('base64')
-    const given = Object.fromEntries(
-      headers.map((line) => [line.split(':')[0]!, line.slice(line.indexOf(':') + 1)]),
-    )
-    return await fetch(url, {
-      method: 'PUT',
-      headers: { ...given, authorization: `SharedKey ${account}:${signature}` },
-      ...(body !== undefined && { body: new Uint8Array(body) }),
-    })
-  }
+  afterAll(() => azurite?.stop())
 
   test.skipIf(missing !== undefined)(
     'blobs are listed below a prefix, page by page, whatever is in their names',
@@ -103,13 +55,13 @@ describe('Azure Blob Storage', () => {
 
   test.skipIf(missing !== undefined)('blobs are read by ranges, and never as a mixture of two', async () => {
     const large = bytesOf(5, 200_000)
-    await write(blobPath('some/where/large'), large)
+    await azurite!.put('some/where/large', large)
     expect(hash(await read((await open().get('large'))!))).toBe(hash(large))
     expect(await read((await open().get('large', { start: 100, end: 104 }))!)).toEqual(
       large.subarray(100, 104),
     )
     const body = await open().get('large')
-    await write(blobPath('some/where/large'), Buffer.from('new'))
+    await azurite!.put('some/where/large', Buffer.from('new'))
     await expect(read(body!)).rejects.toThrow(/was replaced or removed/)
     expect(await open().get('nothing')).toBeUndefined()
     expect(await open().head('nothing')).toBeUndefined()
@@ -229,11 +181,3 @@ describe('Google Cloud Storage', () => {
     },
   )
 })
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
