@@ -28,4 +28,9 @@ static_assert(offsetof(ggml_tensor, op) == 80, "ggml tensor layout");
 static_assert(offsetof(ggml_tensor, src) == 152, "ggml tensor layout");
 static_assert(offsetof(ggml_tensor, data) == 248, "ggml tensor layout");
 
+// Without a name: files of several instruction sets include this, and a linker would keep one of their copies.
+namespace {
+inline float* floatsOf(const ggml_tensor* x) { return static_cast<float*>(x->data); }
+}  // namespace
+
 typedef void (*CustomOp)(ggml_tensor* dst, int ith, int nth, void* userdata);

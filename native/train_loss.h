@@ -43,7 +43,7 @@ inline void chosenShares(ggml_tensor* dst, int, int nth, void* userdata) {
   int width = int(logits->ne[0]);
   byRows(logits, static_cast<Call*>(userdata), nth, [&](size_t first, size_t end) {
     for (size_t row = first; row < end; row++) {
-      const float* x = rowsOf(logits) + row * width;
+      const float* x = floatsOf(logits) + row * width;
       RowShares shares = RowShares::of(x, width);
       float own = x[targetOf(dst->src[1], row, width)];
       static_cast<float*>(dst->data)[row] = RowShares::smallPower(own - shares.highest) / shares.sum;
@@ -55,11 +55,11 @@ inline void chosenShares(ggml_tensor* dst, int, int nth, void* userdata) {
 /// before, weights [M, 1]. Rows that weigh nothing are not looked at.
 inline void sharesBack(ggml_tensor* dst, int, int nth, void* userdata) {
   const ggml_tensor* logits = dst->src[0];
-  const float* weights = rowsOf(dst->src[2]);
+  const float* weights = floatsOf(dst->src[2]);
   int width = int(logits->ne[0]);
   byRows(logits, static_cast<Call*>(userdata), nth, [&](size_t first, size_t end) {
     for (size_t row = first; row < end; row++) {
-      const float* x = rowsOf(logits) + row * width;
+      const float* x = floatsOf(logits) + row * width;
       float *to = static_cast<float*>(dst->data) + row * width, weight = weights[row];
       if (weight == 0.0f) {
         __builtin_memset(to, 0, size_t(width) * 4);

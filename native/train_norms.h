@@ -9,8 +9,6 @@
 
 namespace {
 
-inline const float* rowsOf(const ggml_tensor* x) { return static_cast<const float*>(x->data); }
-
 inline Vector sumOver(const float* a, const float* b, int width) {
   Vector sum = zero();
   for (int i = 0; i < width; i += lanes) sum = fma(load(a + i, width - i), load(b + i, width - i), sum);
@@ -58,10 +56,10 @@ struct RowNorm {
 inline void normRows(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   int width = int(dst->ne[0]);
-  const float* weight = call->params[2] ? rowsOf(dst->src[1]) : nullptr;
+  const float* weight = call->params[2] ? floatsOf(dst->src[1]) : nullptr;
   byRows(dst, call, nth, [&](size_t first, size_t end) {
     for (size_t row = first; row < end; row++) {
-      const float* x = rowsOf(dst->src[0]) + row * width;
+      const float* x = floatsOf(dst->src[0]) + row * width;
       float* to = static_cast<float*>(dst->data) + row * width;
       RowNorm norm = RowNorm::of(x, width, call->params[0] != 0, floatParam(call, 1));
       for (int i = 0; i < width; i += lanes) {
@@ -78,12 +76,12 @@ inline void normBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   bool centred = call->params[0] != 0;
   int width = int(dst->ne[0]);
-  const float* weight = call->params[2] ? rowsOf(dst->src[2]) : nullptr;
-  const float* added = call->params[3] ? rowsOf(dst->src[weight ? 3 : 2]) : nullptr;
+  const float* weight = call->params[2] ? floatsOf(dst->src[2]) : nullptr;
+  const float* added = call->params[3] ? floatsOf(dst->src[weight ? 3 : 2]) : nullptr;
   float* slopes = reinterpret_cast<float*>(rw_thread_scratch(alignUp(size_t(width) * 4)));
   byRows(dst, call, nth, [&](size_t first, size_t end) {
     for (size_t row = first; row < end; row++) {
-      const float *dy = rowsOf(dst->src[0]) + row * width, *x = rowsOf(dst->src[1]) + row * width;
+      const float *dy = floatsOf(dst->src[0]) + row * width, *x = floatsOf(dst->src[1]) + row * width;
       float* to = static_cast<float*>(dst->data) + row * width;
       RowNorm norm = RowNorm::of(x, width, centred, floatParam(call, 1));
       Vector sum = zero(), along = zero();
@@ -137,7 +135,7 @@ inline void sumOverRows(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor* x = dst->src[0];
   size_t width = x->ne[0], rows = size_t(x->ne[1]) * x->ne[2] * x->ne[3];
-  const float *a = rowsOf(x), *b = call->params[0] ? rowsOf(dst->src[1]) : nullptr;
+  const float *a = floatsOf(x), *b = call->params[0] ? floatsOf(dst->src[1]) : nullptr;
   sumRowBlocks(dst, rows, call, nth, [](size_t) { return 0; }, [&](int, size_t row, size_t i, int count) {
     Vector value = load(a + row * width + i, count);
     return b ? value * load(b + row * width + i, count) : value;
@@ -150,7 +148,7 @@ inline void normWeightBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor* tensor = dst->src[1];
   size_t width = tensor->ne[0], rows = size_t(tensor->ne[1]) * tensor->ne[2] * tensor->ne[3];
-  const float *dy = rowsOf(dst->src[0]), *x = rowsOf(tensor);
+  const float *dy = floatsOf(dst->src[0]), *x = floatsOf(tensor);
   auto prepare = [&](size_t row) { return RowNorm::of(x + row * width, int(width), call->params[0] != 0, floatParam(call, 1)); };
   sumRowBlocks(dst, rows, call, nth, prepare, [&](const RowNorm& norm, size_t row, size_t i, int count) {
     return load(dy + row * width + i, count) * norm.at(x + row * width + i, count);

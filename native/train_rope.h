@@ -29,7 +29,7 @@ struct Angles {
 inline void ropeAngles(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const int32_t* positions = static_cast<const int32_t*>(dst->src[0]->data);
-  const float* divisors = call->params[0] ? rowsOf(dst->src[1]) : nullptr;
+  const float* divisors = call->params[0] ? floatsOf(dst->src[1]) : nullptr;
   int pairs = int(dst->ne[0] / 2);
   Angles angles{floatParam(call, 2), floatParam(call, 3), floatParam(call, 4),
                 floatParam(call, 5), floatParam(call, 6), 2 * pairs};
@@ -56,7 +56,7 @@ inline void ropeRows(ggml_tensor* dst, int, int nth, void* userdata) {
   byLongRows(dst, call, nth, [&](size_t row) {
     float* to = floatsOf(dst) + row * width;
     __builtin_memcpy(to, rowAt(x, dst, row), width * 4);
-    rotateHead(to, rowsOf(table) + row / heads * table->ne[0], int(table->ne[0]), call->params[0]);
+    rotateHead(to, floatsOf(table) + row / heads * table->ne[0], int(table->ne[0]), call->params[0]);
   });
 }
 

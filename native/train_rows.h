@@ -21,8 +21,6 @@ inline void byPieces(ggml_tensor* dst, Call* call, int nth, Work work) {
   leave(call, nth);
 }
 
-inline float* floatsOf(const ggml_tensor* x) { return static_cast<float*>(x->data); }
-
 /// dst = gelu(x), elementwise; x contiguous.
 inline void geluRows(ggml_tensor* dst, int, int nth, void* userdata) {
   const float* x = floatsOf(dst->src[0]);
