@@ -49,7 +49,7 @@ function moved(figure: RegExp) {
       .map(([name, value]) => [name.replace(' movedPercent', ''), Math.abs(value)])
 }
 
-/** An iteration with several adapters over the same with one for all. */
+/** An iteration with several adapters over the same with one for all; older records compare both with none. */
 function mixedOverOne(figure: RegExp) {
   return (record: BenchRecord): Reading[] => {
     const ones = new Map(
@@ -60,7 +60,7 @@ function mixedOverOne(figure: RegExp) {
     return record.comparisons
       .filter((comparison) => figure.test(comparison.figure) && comparison.sides[0] !== '1 adapters')
       .flatMap(({ figure, sides, ratio }) => {
-        const one = ones.get(figure)
+        const one = sides[1] === '1 adapters' ? 1 : ones.get(figure)
         return one === undefined ? [] : [[`${figure}, ${sides[0]}`, ratio.median / one] as const]
       })
   }
