@@ -55,15 +55,12 @@ inline void softmaxRows(Rows& rows) {
   for (int r = 0; r < rows.count; r += lanes) store(rows.keep + r, exp2(load(rows.keep + r)));
   for (int r = 0; r < rows.count; r++) {
     float* scores = rows.scores + r * tilePositions;
-    Vector weight[tilePositions / lanes];
-    for (int v = 0; v < tilePositions / lanes; v++) {
-      weight[v] = exp2(load(scores + v * lanes) - rows.best[r]);
-      store(scores + v * lanes, weight[v]);
-    }
+    Vector weight[tileVectors];
+    for (int v = 0; v < tileVectors; v++) weight[v] = exp2(load(scores + v * lanes) - rows.best[r]);
     Vector sum = load(rows.weight + r * lanes) * rows.keep[r];
-    for (int v = 0; v < tilePositions / lanes; v++) sum = sum + weight[v];
+    for (int v = 0; v < tileVectors; v++) sum = sum + weight[v];
     store(rows.weight + r * lanes, sum);
-    Cache::weights(scores);
+    Cache::storeWeights(scores, weight);
   }
 }
 
@@ -87,27 +84,38 @@ inline Span spanOf(const AttentionShape& shape, const Sequence& sequence, const 
   return {first, position + unit.tokens};
 }
 
-/// A tile of the kv head `head`.
+/// A tile of the kv head `head`. Outside of what some row sees there may be no block: those positions are masked, so any
+/// others do in their place.
 inline Tile tileAt(const Attention& op, const Sequence& sequence, int head, int base, Span span) {
   const CacheShape& cache = op.shape.cache;
   const size_t element = cache.format == cacheQ8 ? 1 : 2, groups = cache.width / cache.groupWidth();
   // Pairs of dimensions lie together in the keys of bfloat16.
-  const size_t keyBytes = cache.format == cacheBF16 ? 4 : element;
+  const size_t keyBytes = cache.format == cacheBF16 ? 4 : element, codeBytes = cache.codeBytes();
+  constexpr int parts = tilePositions / subPositions;
   Tile tile;
+  tile.head = 0;
   tile.base = base;
   tile.first = span.first > base ? span.first : base;
   tile.end = span.end < base + tilePositions ? span.end : base + tilePositions;
-  for (int s = 0; s < tilePositions / subPositions; s++) {
-    int position = base + s * subPositions;
-    // Outside [first, end) there may be no block: those positions are masked, so any other will do.
-    if (position >= tile.end) position = (tile.end - 1) / subPositions * subPositions;
-    if (position + subPositions <= tile.first) position = tile.first / subPositions * subPositions;
-    size_t at = cache.at(sequence.blocks[position / cache.blockTokens], head), scales = at + cache.codeBytes();
-    size_t inside = position % cache.blockTokens;
+  int first = (tile.first - base) / subPositions, last = (tile.end - 1 - base) / subPositions;
+  int block = (base + first * subPositions) / cache.blockTokens;
+  int inside = base + first * subPositions - block * cache.blockTokens;
+  for (int s = first; s <= last; s++) {
+    size_t at = cache.at(sequence.blocks[block], head), scales = at + codeBytes;
     tile.keys[s] = op.keys + at + inside * keyBytes;
     tile.keyScales[s] = op.keys + scales + inside * 2;
     tile.values[s] = op.values + at + inside * cache.width * element;
     tile.valueScales[s] = op.values + scales + inside * groups * 2;
+    inside += subPositions;
+    if (inside == cache.blockTokens) block++, inside = 0;
+  }
+  for (int s = 0; s < parts; s++) {
+    int from = s < first ? first : s > last ? last : s;
+    if (from == s) continue;
+    tile.keys[s] = tile.keys[from];
+    tile.keyScales[s] = tile.keyScales[from];
+    tile.values[s] = tile.values[from];
+    tile.valueScales[s] = tile.valueScales[from];
   }
   return tile;
 }
@@ -149,18 +157,18 @@ template <class Cache>
 inline void attendTile(const Attention& op, const Sequence& sequence, const Unit& unit, int base, Span span, bool last,
                        const Unit* next, Rows& rows, Asked& asked) {
   const AttentionShape& shape = op.shape;
-  const Tile first = tileAt(op, sequence, unit.head, base, span);
+  Tile tile = tileAt(op, sequence, unit.head, base, span);
   asked.begin();
   askFor(asked, op, op.values, unit, base, span);
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
-    const Tile tile = first.ofHead(h * shape.cache.headBytes());
+    tile.head = h * shape.cache.headBytes();
     byRegisterRows(rows.perHead, ScoreBody<Cache>{rows.query + row * shape.cache.width, tile, shape.cache,
                                                   rows.scores + row * tilePositions, asked.ahead});
   }
   asked.finish();
   for (int r = 0; r < rows.count; r++) {
-    int own = sequence.start + unit.token + r % rows.perHead / shape.perKv;
+    int own = sequence.start + unit.token + (unit.tokens > 1 ? r % rows.perHead / shape.perKv : 0);
     int seen = shape.window > 0 && own >= shape.window ? own - shape.window + 1 : 0;
     maximumOfRow(rows, r, base, seen, own + 1);
   }
@@ -170,7 +178,7 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
   else if (next) askForFirst(asked, op, *next);
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
-    const Tile tile = first.ofHead(h * shape.cache.headBytes());
+    tile.head = h * shape.cache.headBytes();
     byRegisterRows(rows.perHead, ValueBody<Cache>{rows.scores + row * tilePositions, rows.keep + row, tile, shape.cache,
                                                   rows.out + row * shape.widthPadded, shape.widthPadded, asked.ahead});
   }

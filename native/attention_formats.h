@@ -12,32 +12,22 @@ namespace {
 
 constexpr int tilePositions = 64;
 constexpr int subPositions = 16;  // positions that always lie in one block
+constexpr int tileVectors = tilePositions / lanes;
 
-/// 64 positions of one kv head, 16 by 16, because blocks lie anywhere.
+/// 64 positions, 16 by 16, because blocks lie anywhere, of the first kv head of a unit and of one that lies behind it.
 struct Tile {
   const char* keys[tilePositions / subPositions];         // at dimension 0
   const char* keyScales[tilePositions / subPositions];    // of coded caches
   const char* values[tilePositions / subPositions];       // at dimension 0
   const char* valueScales[tilePositions / subPositions];
+  size_t head;                                            // bytes by which all of these are to be moved
   int base, first, end;                                   // positions: of lane 0; some row sees [first, end)
 
-  /// The same positions of the head that lies `bytes` further on.
-  Tile ofHead(size_t bytes) const {
-    Tile tile = *this;
-    for (int s = 0; s < tilePositions / subPositions; s++) {
-      tile.keys[s] += bytes;
-      tile.keyScales[s] += bytes;
-      tile.values[s] += bytes;
-      tile.valueScales[s] += bytes;
-    }
-    return tile;
+  /// Position p, where positions lie `bytes` apart.
+  const char* at(const char* const* from, int p, size_t bytes) const {
+    return from[unsigned(p) / subPositions] + head + unsigned(p) % subPositions * bytes;
   }
 };
-
-/// Position p of a tile, of a cache whose positions lie `bytes` apart.
-inline const char* positionAt(const char* const* from, int p, size_t bytes) {
-  return from[p / subPositions] + p % subPositions * bytes;
-}
 
 /// Numbers that are converted to floats on their way, and multiplied by floats.
 struct FloatFactors {
@@ -47,7 +37,9 @@ struct FloatFactors {
   static void query(const float* from, float factor, int width, int stride, float* to) {
     for (int d = 0; d < width; d++) to[d * stride] = from[d] * factor;
   }
-  static void weights(float*) {}
+  static void storeWeights(float* to, const Vector (&weight)[tileVectors]) {
+    for (int v = 0; v < tileVectors; v++) store(to + v * lanes, weight[v]);
+  }
 
   /// sum + factor * numbers; a factor is worth a register of its own only when there are no others (`spread` false).
   template <bool spread>
@@ -76,11 +68,11 @@ struct CodedCache : FloatFactors {
   static Vector load(const char* from) { return loadSigned(from); }
   static Vector load(const char* from, int count) { return loadSigned(from, count); }
   static Vector keyScale(const Tile& tile, const CacheShape& cache, int p, int group) {
-    return loadHalf(reinterpret_cast<const Half*>(positionAt(tile.keyScales, p, 2)) + size_t(group) * cache.blockTokens);
+    return loadHalf(reinterpret_cast<const Half*>(tile.at(tile.keyScales, p, 2)) + size_t(group) * cache.blockTokens);
   }
   static Vector value(Vector codes, const Tile& tile, const CacheShape& cache, int p, int d, bool) {
     int group = cache.groupWidth();
-    const char* scales = positionAt(tile.valueScales, p, size_t(cache.width / group) * 2);
+    const char* scales = tile.at(tile.valueScales, p, size_t(cache.width / group) * 2);
     return codes * splat(halfToFloat(reinterpret_cast<const Half*>(scales)[d / group]));
   }
 };
@@ -98,7 +90,7 @@ struct BfloatCache {
   static void query(const float* from, float factor, int width, int stride, float* to) {
     FloatFactors::query(from, factor, width, stride, to);
   }
-  static void weights(float*) {}
+  static void storeWeights(float* to, const Vector (&weight)[tileVectors]) { FloatFactors::storeWeights(to, weight); }
   static VectorInt load(const char* from) { return (VectorInt)::load(reinterpret_cast<const float*>(from)); }
   static VectorInt load(const char* from, int count) {
     return (VectorInt)::load(reinterpret_cast<const float*>(from), count);
@@ -124,18 +116,20 @@ struct PairCache : BfloatCache {
   static constexpr int packed = 2;
 
   static void query(const float* from, float factor, int width, int stride, float* to) {
-    for (int d = 0; d < width; d += 2) {
-      uint32_t pair = bfloatOf(from[d] * factor) | uint32_t(bfloatOf(from[d + 1] * factor)) << 16;
-      __builtin_memcpy(to + d / 2 * stride, &pair, 4);
+    typedef uint64_t Pairs __attribute__((vector_size(lanes * 4)));
+    for (int d = 0; d < width; d += lanes) {
+      Pairs bits = (Pairs)bfloatBits(::load(from + d, width - d) * factor);
+      Pairs pairs = (bits >> 16 & 0xffff) | (bits >> 32 & 0xffff0000);
+      for (int i = 0; i < lanes / 2 && d + 2 * i < width; i++) {
+        uint32_t pair = uint32_t(pairs[i]);
+        __builtin_memcpy(to + (d / 2 + i) * stride, &pair, 4);
+      }
     }
   }
 
   /// The weights of a tile as pairs, in the first half of their memory.
-  __attribute__((target("avx512bf16"))) static void weights(float* row) {
-    for (int p = 0; p < tilePositions; p += 32) {
-      __m512bh pairs = _mm512_cvtne2ps_pbh((__m512)::load(row + p + 16), (__m512)::load(row + p));
-      __builtin_memcpy(row + p / 2, &pairs, 64);
-    }
+  static void storeWeights(float* to, const Vector (&weight)[tileVectors]) {
+    for (int v = 0; v < tileVectors; v += 2) store(to + v / 2 * lanes, pairsOf(weight[v], weight[v + 1]));
   }
 
   template <bool>

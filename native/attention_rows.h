@@ -15,7 +15,7 @@ constexpr int registerRows = lanes == 16 ? 8 : lanes == 8 ? 5 : 4;
 
 /// How vectors share registers: few rows leave room for more positions or dimensions, and need the chains.
 template <int R>
-constexpr int vectorsFor = R <= (lanes == 16 ? 4 : lanes == 8 ? 2 : 0) ? 4 : 2;
+constexpr int vectorsFor = R <= (lanes == 16 ? 7 : lanes == 8 ? 2 : 0) ? 4 : 2;
 
 /// Few rows take what they multiply faster than the memory gives it.
 template <class Cache, int R>
@@ -40,11 +40,11 @@ __attribute__((always_inline)) inline void scoreSteps(const float* q, const floa
 
 /// scores[r][p..] of V vectors of positions from p on; q [D][R].
 template <class Cache, int R, int V>
-inline void tileScores(const float* q, const Tile& tile, const CacheShape& cache, int p, float* scores, Ahead& next) {
+__attribute__((noinline)) void tileScores(const float* q, const Tile& tile, const CacheShape& cache, int p, float* scores, Ahead& next) {
   const char* key[V];
   Ahead ahead = next;
   Vector sum[R][V];
-  for (int v = 0; v < V; v++) key[v] = positionAt(tile.keys, p + v * lanes, Cache::bytes * Cache::together);
+  for (int v = 0; v < V; v++) key[v] = tile.at(tile.keys, p + v * lanes, Cache::bytes * Cache::together);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -78,7 +78,7 @@ inline void tileScores(const float* q, const Tile& tile, const CacheShape& cache
 
 /// out[r][d..] += weights[r][p] v[p][d..] over the tile for V vectors of d, the last of `last` elements.
 template <class Cache, int R, int V, bool Partial>
-inline void tileValues(const float* weights, const float* keep, const Tile& tile, const CacheShape& cache, int d,
+__attribute__((noinline)) void tileValues(const float* weights, const float* keep, const Tile& tile, const CacheShape& cache, int d,
                        int last, float* out, int outStride, Ahead& next) {
   Ahead ahead = next;
   Vector sum[R][V];
@@ -91,7 +91,7 @@ inline void tileValues(const float* weights, const float* keep, const Tile& tile
   while (p < end) {
     unsigned part = p / subPositions, inside = p % subPositions / Cache::together;
     unsigned stop = (part + 1) * subPositions < end ? (part + 1) * subPositions : end;
-    const char* from = tile.values[part] + inside * rowBytes + at;
+    const char* from = tile.values[part] + tile.head + inside * rowBytes + at;
     for (; p < stop; p += Cache::together, from += rowBytes) {
       ahead.ask<V * lanes * Cache::together * Cache::bytes, quick<Cache, R>>();
       typename Cache::Numbers numbers[V];

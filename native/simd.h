@@ -141,7 +141,13 @@ inline bool multipliesPairs() {
   return hasPairs;
 }
 
-/// The same for pairs of bfloat16, `a` one pair; only where the CPU has AVX-512 BF16.
+/// Two vectors as one of bfloat16, the first below; only where the CPU has AVX-512 BF16.
+inline Vector pairsOf(Vector low, Vector high) {
+  Vector pairs;
+  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(pairs) : "v"(high), "v"(low));
+  return pairs;
+}
+/// The same as fmaSpread for pairs of bfloat16, `a` one pair; only where the CPU has AVX-512 BF16.
 inline Vector pairsSpread(const float* a, VectorInt b, Vector c) {
   asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*a));
   return c;
@@ -329,10 +335,14 @@ inline Vector keepRange(Vector value, int base, int first, int end, float other)
 
 /// 2^x for x <= 127, relative error below 2e-7; exactly 1 at 0, exactly 0 below -126 (also at -infinity).
 inline Vector exp2(Vector x) {
+#if defined(__AVX512F__)
+  Vector f = _mm512_reduce_ps(x, 0);  // what rounding to the nearest integer leaves
+#else
   const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   Vector bounded = maximum(x, splat(-126.0f));
   Vector shifted = bounded + magic;
   Vector f = bounded - (shifted - magic);
+#endif
   // Taylor coefficients ln(2)^n / n!; |f| <= 1/2 leaves the next term below 1e-8.
   Vector p = splat(1.5252733804059841e-5f);
   p = fma(p, f, splat(1.5403530393381608e-4f));
@@ -342,9 +352,13 @@ inline Vector exp2(Vector x) {
   p = fma(p, f, splat(2.4022650695910072e-1f));
   p = fma(p, f, splat(6.9314718055994531e-1f));
   p = fma(p, f, splat(1.0f));
+#if defined(__AVX512F__)
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, splat(-126.0f), _CMP_GE_OQ), p, x - f);
+#else
   VectorInt exponent = (VectorInt)shifted << 23;  // the magic's own low bits are zero
   Vector result = (Vector)((VectorInt)p + exponent);
   return x < splat(-126.0f) ? zero() : result;
+#endif
 }
 
 inline float exp2(float x) { return exp2(splat(x))[0]; }
