@@ -248,40 +248,47 @@ async function compareDecode(
   for (const cache of caches) fill(cache, new Uint8Array(pattern.buffer))
   const scale = 1 / Math.sqrt(width)
 
-  using ours = new Graph(device)
-  const q = ours.input('F32', [sequences, heads, width], 'q')
-  const blocks = Math.ceil(context / blockTokens)
-  const table = ours.input('I32', [batchTableWordsMax(sequences, sequences * blocks)], 'batch')
-  const call = calls.call('paged_attention', { kvHeads, window: 0, scale, cacheFormat: cacheFormats.F16 })
+  const queries = noise(sequences * heads * width, 4)
+  const layerCaches = Array.from({ length: layers }, (_, i) => [caches[2 * i]!, caches[2 * i + 1]!] as const)
+  const attending = (cacheFormat: number): Graph => {
+    const graph = new Graph(device)
+    const q = graph.input('F32', [sequences, heads, width], 'q')
+    const words = batchTableWordsMax(sequences, sequences * Math.ceil(context / blockTokens))
+    const table = graph.input('I32', [words], 'batch')
+    const { fn, userdata } = calls.call('paged_attention', { kvHeads, window: 0, scale, cacheFormat })
+    for (const [keys, values] of layerCaches)
+      graph.output(graph.ops.custom('attend', fn, 'F32', q.shape, [q, keys, values, table], userdata))
+    graph.allocate()
+    q.write(queries)
+    table.write(decodeTable(sequences, context))
+    return graph
+  }
+  using ours = attending(cacheFormats.F16)
+  // The same bytes again, taken for bfloat16: what they mean is of no matter to the speed.
+  using ofBfloat = attending(cacheFormats.BF16)
   using theirs = new Graph(device)
   const theirQ = theirs.input('F32', [sequences, heads, 1, width], 'q')
   using plain = new Graph(device)
   const read = calls.call('read_bytes', {})
-  for (let layer = 0; layer < layers; layer++) {
-    const [keys, values] = [caches[2 * layer]!, caches[2 * layer + 1]!]
-    ours.output(ours.ops.custom('attend', call.fn, 'F32', q.shape, [q, keys, values, table], call.userdata))
+  for (const [keys, values] of layerCaches) {
     theirs.output(theirs.ops.attention(theirQ, keys, values, undefined, scale))
-    for (const half of [keys, values]) {
+    for (const half of [keys, values])
       plain.output(plain.ops.custom('read', read.fn, 'I32', [1], [half], read.userdata))
-    }
   }
-  for (const graph of [ours, theirs, plain]) graph.allocate()
-  const queries = noise(sequences * heads * width, 4)
-  q.write(queries)
+  theirs.allocate()
+  plain.allocate()
   theirQ.write(queries)
-  table.write(decodeTable(sequences, context))
-  for (const graph of [ours, theirs, plain]) graph.compute()
+  for (const graph of [ours, ofBfloat, theirs, plain]) graph.compute()
   const bytes = caches.reduce((sum, cache) => sum + cache.bytes, 0)
-  const figure = `decodeHeads${heads}Of${kvHeads}GigabytesPerSecond`
-  const speed = (graph: Graph) => () => ({ [figure]: bytes / quickestMs(graph) / 1e6 })
+  const compared = (format: string, graph: Graph, rivalName: string, rival: Graph) => {
+    const figure = `decode${format}Heads${heads}Of${kvHeads}GigabytesPerSecond`
+    const speed = (of: Graph) => () => ({ [figure]: bytes / quickestMs(of) / 1e6 })
+    return interleave(pairs, side('ropeway', speed(graph)), side(rivalName, speed(rival)), say)
+  }
   return [
-    ...(await interleave(
-      pairs,
-      side('ropeway', speed(ours)),
-      side('ggml on dense caches', speed(theirs)),
-      say,
-    )),
-    ...(await interleave(pairs, side('ropeway', speed(ours)), side('plain read', speed(plain)), say)),
+    ...(await compared('', ours, 'ggml on dense caches', theirs)),
+    ...(await compared('', ours, 'plain read', plain)),
+    ...(await compared('Bf16', ofBfloat, 'plain read', plain)),
   ]
 }
 

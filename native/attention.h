@@ -158,7 +158,9 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
                        const Unit* next, Rows& rows, Asked& asked) {
   const AttentionShape& shape = op.shape;
   Tile tile = tileAt(op, sequence, unit.head, base, span);
-  asked.begin();
+  // A head goes by several blocks at once, so less than all that it uses would come too late for most of them.
+  const size_t headTile = shape.cache.headBytes() / shape.cache.blockTokens * tilePositions;
+  asked.begin(headTile);
   askFor(asked, op, op.values, unit, base, span);
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
@@ -173,7 +175,7 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
     maximumOfRow(rows, r, base, seen, own + 1);
   }
   softmaxRows<Cache>(rows);
-  asked.begin();
+  asked.begin(headTile);
   if (!last) askFor(asked, op, op.keys, unit, base + tilePositions, span);
   else if (next) askForFirst(asked, op, *next);
   for (int h = 0; h < unit.heads; h++) {
@@ -238,33 +240,40 @@ inline const float* queryRow(const ggml_tensor* q, int token, int head) {
   return reinterpret_cast<const float*>(static_cast<const char*>(q->data) + token * q->nb[2] + head * q->nb[1]);
 }
 
-inline void writeRow(const AttentionShape& shape, ggml_tensor* dst, int token, int head, const float* weight,
-                     const float* out) {
+inline void writeRow(const AttentionShape& shape, ggml_tensor* dst, int token, int head, float weight, const float* out) {
   float* to = static_cast<float*>(dst->data) + (size_t(token) * shape.heads + head) * shape.cache.width;
-  float inverse = 1.0f / *weight;
+  float inverse = 1.0f / weight;
   for (int d = 0; d < shape.cache.width; d += lanes) store(to + d, load(out + d) * inverse, shape.cache.width - d);
 }
 
-inline int headOf(const AttentionShape& shape, const Unit& unit, const Rows& rows, int row) {
-  return (unit.head + row / rows.perHead) * shape.perKv + row % rows.perHead % shape.perKv;
+/// Calls `visit(row, kv head, token, query head)` for the rows of a unit, all counted from its first.
+template <class Visit>
+inline void forEachRow(const AttentionShape& shape, const Unit& unit, Visit visit) {
+  int row = 0;
+  for (int h = 0; h < unit.heads; h++)
+    for (int t = 0; t < unit.tokens; t++)
+      for (int i = 0; i < shape.perKv; i++) visit(row++, h, t, h * shape.perKv + i);
 }
+
+/// One chunk of one unit is all that its rows see.
+inline bool isWhole(const Unit& unit) { return unit.group < 0 && unit.chunks == 1; }
 
 /// The queries of a unit, and nothing attended to yet.
 template <class Cache>
 inline void startRows(const AttentionShape& shape, const ggml_tensor* q, const Unit& unit, int token, Rows& rows) {
   rows.perHead = unit.tokens * shape.perKv;
   rows.count = unit.heads * rows.perHead;
-  for (int r = 0; r < rows.count; r++) {
-    int inside = r % rows.perHead;
-    const float* from = queryRow(q, token + inside / shape.perKv, headOf(shape, unit, rows, r));
-    int stride, width = shape.cache.width;
-    float* to = queryAt(rows.query + (r - inside) * width, inside, rows.perHead, width, &stride);
-    Cache::query(from, shape.scale * log2e, width, stride, to);
+  const int width = shape.cache.width, first = unit.head * shape.perKv;
+  forEachRow(shape, unit, [&](int r, int h, int t, int head) {
+    int stride;
+    float* to = queryAt(rows.query + h * rows.perHead * width, r - h * rows.perHead, rows.perHead, width, &stride);
+    Cache::query(queryRow(q, token + t, first + head), shape.scale * log2e, width, stride, to);
+    if (isWhole(unit)) return;
     float* total = rows.total + r * partialFloats(shape);
     total[0] = nothingYet;
     total[1] = 0;
     for (int d = 0; d < shape.widthPadded; d += lanes) store(total + 2 + d, zero());
-  }
+  });
 }
 
 /// A chunk's results, merged into the totals or, when others merge them, kept.
@@ -297,7 +306,7 @@ inline void runUnit(const Attention& op, const Unit& unit, const Unit* next, ggm
   startRows<Cache>(shape, dst->src[0], unit, token, rows);
   for (int c = unit.chunk; c < unit.chunk + unit.chunks; c++) {
     attendChunk<Cache>(op, sequence, unit, c, next, rows, asked);
-    endChunk(op, unit, c, rows);
+    if (!isWhole(unit)) endChunk(op, unit, c, rows);
   }
   if (unit.group >= 0) {
     Group& group = op.plan.group[unit.group];
@@ -309,10 +318,12 @@ inline void runUnit(const Attention& op, const Unit& unit, const Unit* next, ggm
         mergeRow(shape, total, total + 1, total + 2, part[0], part[1], part + 2);
       }
   }
-  for (int r = 0; r < rows.count; r++) {
+  forEachRow(shape, unit, [&](int r, int, int t, int head) {
     const float* total = rows.total + r * floats;
-    writeRow(shape, dst, token + r % rows.perHead / shape.perKv, headOf(shape, unit, rows, r), total + 1, total + 2);
-  }
+    bool whole = isWhole(unit);
+    writeRow(shape, dst, token + t, unit.head * shape.perKv + head, whole ? sumLanes(load(rows.weight + r * lanes)) : total[1],
+             whole ? rows.out + r * shape.widthPadded : total + 2);
+  });
 }
 
 template <class Cache>

@@ -55,11 +55,10 @@ class Phases {
  public:
   Ahead ahead;
 
-  Phases() { begin(), begin(); }
+  Phases() { begin(0), begin(0); }
 
-  /// What was listed for the next phase is now, and the next is empty.
-  void begin() {
-    constexpr size_t shortly = 4096;
+  /// What was listed for the next phase is now, and the next is empty. Lines are asked for again `shortly` bytes ahead.
+  void begin(size_t shortly) {
     Stretch* now = list[side];
     Stretch* behind = list[side ^= 1];
     if (count > 0) now[count - 1].then = behind;

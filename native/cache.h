@@ -16,6 +16,15 @@ namespace {
 /// Neighbouring positions share cache lines of the key block, so a piece is a run of rows.
 constexpr int pieceRows = 8;
 
+/// Cosines of the angles of all pairs at a position, then sines, both times a factor; `sign` -1 turns backwards.
+inline void writeAngles(float* to, const float* perPosition, int pairs, int position, float factor, float sign) {
+  for (int i = 0; i < pairs; i++) {
+    double angle = double(position) * double(perPosition[i]);
+    to[i] = float(cos(angle)) * factor;
+    to[pairs + i] = float(sin(angle)) * factor * sign;
+  }
+}
+
 /// How an iteration's rows are rotated: cosines of all pairs, then sines, per row.
 ///
 /// dst F32 [N, R]. Sources: batch table, F32 [R/2] angle per position of each pair.
@@ -30,11 +39,7 @@ inline void ropeTable(ggml_tensor* dst, int, int nth, void* userdata) {
     for (int row = piece * pieceRows; row < batch.rows() && row < (piece + 1) * pieceRows; row++) {
       Sequence sequence = batch.sequenceOf(row);
       float* to = static_cast<float*>(dst->data) + size_t(row) * 2 * pairs;
-      for (int i = 0; i < pairs; i++) {
-        double angle = double(sequence.start + row - sequence.row) * double(frequency[i]);
-        to[i] = float(cos(angle)) * factor;
-        to[pairs + i] = float(sin(angle)) * factor;
-      }
+      writeAngles(to, frequency, pairs, sequence.start + row - sequence.row, factor, 1);
     }
   }
   leave(call, nth);

@@ -38,12 +38,7 @@ inline void ropeAngles(ggml_tensor* dst, int, int nth, void* userdata) {
   for (int i = 0; i < pairs; i++) each[i] = float(angles(i, divisors ? divisors[i] : 1.0f));
   byRows(dst, call, nth, [&](size_t first, size_t end) {
     for (size_t row = first; row < end; row++)
-      for (int i = 0; i < pairs; i++) {
-        float* to = static_cast<float*>(dst->data) + row * 2 * pairs;
-        double angle = double(positions[row]) * double(each[i]);
-        to[i] = float(cos(angle)) * factor;
-        to[pairs + i] = float(sin(angle)) * factor * sign;
-      }
+      writeAngles(static_cast<float*>(dst->data) + row * 2 * pairs, each, pairs, positions[row], factor, sign);
   });
 }
 
