@@ -346,8 +346,7 @@ inline void attendUnits(Call* call, const Attention& op, ggml_tensor* dst) {
 
 inline void attendPairs(Call* call, const Attention& op, ggml_tensor* dst) {
 #if defined(__AVX512F__)
-  static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
-  if (hasPairs) return attendUnits<PairCache>(call, op, dst);
+  if (multipliesPairs()) return attendUnits<PairCache>(call, op, dst);
 #endif
   attendUnits<BfloatCache>(call, op, dst);
 }
