@@ -28,7 +28,6 @@ export function chatRequest(limits: RequestLimits) {
       top_logprobs: maybe(z.int().min(0).max(limits.logprobsMax)),
       tools: maybe(list(tool, limits.toolsMax)),
       tool_choice: only(['auto', 'none'], "Only 'auto' and 'none': the model cannot be made to call a tool."),
-      response_format: maybe(responseFormat),
       reasoning_effort: maybe(z.string().max(32)),
       chat_template_kwargs: maybe(z.record(z.string(), z.unknown())),
     })
@@ -124,10 +123,6 @@ const tool = z.object({
     parameters: maybe(z.record(z.string(), z.unknown())),
     strict: only([false], 'Arguments of tools are not constrained to their schema.'),
   }),
-})
-
-const responseFormat = z.looseObject({
-  type: only(['text'], 'Only response_format text: output is not constrained to a grammar.'),
 })
 
 export type ChatRequest = z.output<ReturnType<typeof chatRequest>>

@@ -65,6 +65,26 @@ const continuation = z.strictObject({
 
 export type Continuation = z.output<typeof continuation>
 
+/** What the text is held to. Which schemas can be kept is for the engine's side to say. */
+const responseFormat = z.discriminatedUnion(
+  'type',
+  [
+    z.strictObject({ type: z.literal('text') }),
+    z.strictObject({ type: z.literal('json_object') }),
+    z.strictObject({
+      type: z.literal('json_schema'),
+      json_schema: z.strictObject({
+        name: z.string().regex(/^[\w-]{1,64}$/, 'Letters, digits, _ and -, at most 64.'),
+        description: maybe(z.string()),
+        schema: maybe(z.record(z.string(), z.unknown())),
+        // Every schema is kept, whether or not the client insists.
+        strict: maybe(z.boolean()),
+      }),
+    }),
+  ],
+  'Expected a type of text, json_object or json_schema.',
+)
+
 /** The fields that shape sampling and its end, the same for completions and chat. */
 export function generationFields(limits: RequestLimits) {
   const stop = z
@@ -96,6 +116,7 @@ export function generationFields(limits: RequestLimits) {
       ),
     ),
     user: maybe(z.string()),
+    response_format: maybe(responseFormat),
     // Beyond OpenAI, as other open servers name them.
     top_k: maybe(z.int().min(-1).max(Number.MAX_SAFE_INTEGER)),
     min_p: maybe(z.number().min(0).max(1)),

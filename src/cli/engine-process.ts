@@ -1,4 +1,5 @@
 /** What the engine's child process runs. */
 import { runEngineProcess } from '../serve/process/host.ts'
+import { tokenTextsOf } from './token-texts.ts'
 
-runEngineProcess()
+runEngineProcess(tokenTextsOf)

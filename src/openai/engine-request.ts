@@ -3,6 +3,7 @@ import type { GenerationFields } from '../api/fields.ts'
 import { deriveSeed } from '../base/random.ts'
 import { Problem } from '../http/problem.ts'
 import type { EngineRequest, Sampling } from '../serve/request.ts'
+import { constraintOf } from './response-format.ts'
 
 /** What a model's generation_config says; OpenAI's defaults fill the rest. */
 export interface GenerationDefaults {
@@ -37,6 +38,8 @@ export function requestBase(body: GenerationFields, frame: RequestFrame): Reques
     tenant: frame.tenant,
     priority: body.priority ?? 0,
   }
+  const constraint = constraintOf(body)
+  if (constraint !== undefined) base.constraint = constraint
   if (frame.adapter !== undefined) base.adapter = frame.adapter
   if (body.cache_salt !== undefined) base.cacheSalt = body.cache_salt
   if (body.pin_prefix_seconds !== undefined) base.pinPrefixMs = body.pin_prefix_seconds * 1000

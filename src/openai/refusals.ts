@@ -55,6 +55,12 @@ export const refusals = {
     blames: 'nothing',
     message: 'There is no such adapter here (any more); GET /v1/models lists those there are.',
   },
+  constraint_impossible: {
+    status: 400,
+    code: 'unsupported_parameter',
+    blames: 'nothing',
+    message: 'The tokens of this model cannot write what response_format asks for.',
+  },
 } as const satisfies { [Code in Refusal]: RefusalAnswer }
 
 /** `promptField`: what the endpoint calls its prompt. */

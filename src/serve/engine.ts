@@ -1,5 +1,6 @@
 import type { Clock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
+import type { Constraints } from '../constrain/constraint.ts'
 import { batchOf } from './batch.ts'
 import { type Decision, LoggedScheduler } from './decision-log.ts'
 import type { Proposer } from './draft-model.ts'
@@ -15,12 +16,14 @@ import type { Sequence } from './sequence.ts'
 import type { TraceLine } from './trace.ts'
 import { type Speech, Voice } from './voice.ts'
 
-/** Who else wants to know. */
+/** Who else wants to know, and who helps. */
 export interface EngineObservers {
   trace?: (line: TraceLine) => void
   decisions?: (decision: Decision) => void
   /** Told when the draft model failed; the engine goes on without it. */
   draftFailed?: (message: string) => void
+  /** Without it, requests with a constraint are refused. */
+  constraints?: Constraints
 }
 
 /**
@@ -82,11 +85,14 @@ export class Engine {
     const { adapter } = request
     if (adapter !== undefined && this.#executor.hasAdapter?.(adapter) === false)
       return { ok: false, code: 'unknown_adapter' }
+    const { constraint, generated } = request
+    const text = constraint && this.#observers.constraints?.follow(constraint, generated)
+    if (constraint !== undefined && text === undefined) return { ok: false, code: 'constraint_impossible' }
     const nowMs = this.#clock.nowMs()
     const admission = this.scheduler.submit(request, nowMs)
     // An earlier life generated everything and died before it could say so.
-    if (admission.ok && (request.generated?.length ?? 0) >= request.maxTokens) {
-      const ended = this.scheduler.cancel(request.id, nowMs, 'length')
+    if (admission.ok && (text?.complete || (generated?.length ?? 0) >= request.maxTokens)) {
+      const ended = this.scheduler.cancel(request.id, nowMs, text?.complete ? 'stop' : 'length')
       if (ended !== undefined) this.#unsaid.push({ id: request.id, tokens: [], finish: ended.finish })
     }
     return admission
@@ -225,11 +231,9 @@ export class Engine {
           embeddings.set(sequence, embedding)
           return { tokens: [], whole: true }
         }
-        let voice = this.#voices.get(sequence)
-        if (voice === undefined) this.#voices.set(sequence, (voice = new Voice(sequence)))
-        const speech = voice.speak(entry, output, firstRow, this.#sampler)
+        const speech = this.#voiceOf(sequence).speak(entry, output, firstRow, this.#sampler)
         speeches.set(sequence, speech)
-        return { tokens: speech.tokens }
+        return { tokens: speech.tokens, ...(speech.whole && { whole: true }) }
       } catch (error) {
         // One request's row is of no use; the others are not touched by it.
         const what =
@@ -237,6 +241,16 @@ export class Engine {
         return { failed: `${what}: ${messageOf(error)}` }
       }
     })
+  }
+
+  #voiceOf(sequence: Sequence): Voice {
+    let voice = this.#voices.get(sequence)
+    if (voice === undefined) {
+      const { constraint } = sequence.request
+      const text = constraint && this.#observers.constraints?.follow(constraint)
+      this.#voices.set(sequence, (voice = new Voice(sequence, text)))
+    }
+    return voice
   }
 
   #poolerOf(sequence: Sequence, pooling: Pooling): Pooler {

@@ -53,8 +53,13 @@ export interface Proposals {
   readonly tookMs: number
 }
 
-/** What came out for one planned sequence: its new tokens (none inside a prompt), its whole, or why there is nothing. */
-export type SequenceResult = { tokens: readonly number[]; whole?: true } | { failed: string }
+/** What came out for one planned sequence: its new tokens (none inside a prompt), whether they make it whole, or why there is nothing. */
+export type SequenceResult = NewTokens | { failed: string }
+
+export interface NewTokens {
+  tokens: readonly number[]
+  whole?: true
+}
 
 /** What the client of one planned sequence hears. A stop token is not among `tokens`. */
 export interface Outcome {

@@ -3,6 +3,8 @@
  * and to the HTTP surface. Everything here is plain data and crosses a process border as it is.
  */
 
+import type { Constraint } from '../constrain/constraint.ts'
+
 /** How the next token is chosen. Every field is set: defaults belong to the border that parses. */
 export interface Sampling {
   /** 0 is greedy. Unit: none; logits are divided by it. */
@@ -49,6 +51,8 @@ export interface EngineRequest extends GenerationLimits {
   promptLogprobs?: boolean
   /** No token is generated: it ends with the prompt's embedding, the mean of its tokens' states or the last one's. */
   pooling?: Pooling
+  /** What its text is held to; ending tokens come only where that may end. */
+  constraint?: Constraint
   /** Whose share of the machine this uses; fairness and prefix sharing are per tenant. */
   tenant: string
   /** 0 is the most urgent class. */
@@ -127,6 +131,7 @@ export type Refusal =
   | 'duplicate_id'
   | 'shutting_down'
   | 'unknown_adapter'
+  | 'constraint_impossible'
 
 /** Where a request stands that has not started; nine of ten waits lie inside the band. */
 export interface QueueEstimate {

@@ -1,5 +1,6 @@
 import { assert } from '../base/assert.ts'
 import { uniformAt } from '../base/random.ts'
+import type { TextUnderConstraint } from '../constrain/constraint.ts'
 import type { EngineRequest } from './request.ts'
 import { bucketCount, bucketsPerUnit, expNegative, exponentMax, largest } from './softmax.ts'
 
@@ -10,11 +11,14 @@ export class SamplingMemory {
   readonly #seen = new Set<number>()
   readonly #bias: readonly (readonly [number, number])[]
   readonly #penalises: boolean
+  readonly #text: TextUnderConstraint | undefined
   /** How many tokens were generated so far. */
   count = 0
 
-  constructor(request: EngineRequest, tokens: readonly number[]) {
+  /** `text`: what holds the request to its constraint, before the first token. */
+  constructor(request: EngineRequest, tokens: readonly number[], text?: TextUnderConstraint) {
     this.request = request
+    this.#text = text
     const { logitBias, presencePenalty, frequencyPenalty, repetitionPenalty } = request.sampling
     this.#bias = Object.entries(logitBias ?? {}).map(([token, amount]) => [Number(token), amount] as const)
     this.#penalises = presencePenalty !== 0 || frequencyPenalty !== 0 || repetitionPenalty !== 1
@@ -24,20 +28,27 @@ export class SamplingMemory {
 
   add(token: number): void {
     this.count++
+    if (this.#text !== undefined && !this.request.stopTokens.includes(token)) this.#text.take(token)
     if (!this.#penalises) return
     this.#seen.add(token)
     this.#generated.set(token, (this.#generated.get(token) ?? 0) + 1)
   }
 
+  /** Whether the text is whole by its constraint: nothing may follow. */
+  get complete(): boolean {
+    return this.#text?.complete === true
+  }
+
   /** Whether the next token depends on anything but the logits. */
   get changesLogits(): boolean {
-    return this.#bias.length > 0 || this.#penalises || this.#masksStopTokens
+    return this.#bias.length > 0 || this.#penalises || this.#masksStopTokens || this.#text !== undefined
   }
 
   change(logits: Float32Array): void {
     for (const [token, amount] of this.#bias) if (token < logits.length) logits[token]! += amount
     if (this.#penalises) this.#penalise(logits)
-    if (this.#masksStopTokens) {
+    if (this.#text !== undefined) this.#confine(logits, this.#text)
+    else if (this.#masksStopTokens) {
       for (const token of this.request.stopTokens) if (token < logits.length) logits[token] = -Infinity
     }
   }
@@ -52,6 +63,20 @@ export class SamplingMemory {
     }
     for (const [token, times] of this.#generated) {
       logits[token]! -= presencePenalty + frequencyPenalty * times
+    }
+  }
+
+  /** Only what the constraint allows, and ending tokens where it may end: below minTokens only if nothing else is left. */
+  #confine(logits: Float32Array, text: TextUnderConstraint): void {
+    const { stopTokens, ignoreEos } = this.request
+    const { words, any } = text.mask()
+    const ends = stopTokens.map((token) => logits[token]!)
+    for (let token = 0; token < logits.length; token++) {
+      if (((words[token >> 5] ?? 0) & (1 << (token & 31))) === 0) logits[token] = -Infinity
+    }
+    const mayEnd = text.mayEnd && !ignoreEos && !(this.#masksStopTokens && any)
+    for (const [i, token] of stopTokens.entries()) {
+      if (token < logits.length) logits[token] = mayEnd ? ends[i]! : -Infinity
     }
   }
 

@@ -10,6 +10,7 @@ import {
   Draft,
   type Ended,
   type IterationPlan,
+  type NewTokens,
   type Outcome,
   type Proposals,
   type SequenceResult,
@@ -178,9 +179,7 @@ export class Scheduler {
         this.totals.acceptedTokens += accepted
       }
       this.#book(sequence, entry.start + entry.count - guesses.length, entry.promptRows, nowMs)
-      if (result.whole === true)
-        outcomes.push({ sequence, tokens: [], finish: this.#end(sequence, 'stop', nowMs) })
-      else outcomes.push(this.#append(sequence, result.tokens, nowMs))
+      outcomes.push(this.#append(sequence, result, nowMs))
     }
     return outcomes
   }
@@ -214,17 +213,18 @@ export class Scheduler {
   }
 
   /** Appends the new tokens, all but the last of which were guessed and so are computed already. */
-  #append(sequence: Sequence, tokens: readonly number[], nowMs: number): Outcome {
-    if (tokens.length === 0) return { sequence, tokens }
-    const last = tokens.at(-1)!
+  #append(sequence: Sequence, { tokens, whole }: NewTokens, nowMs: number): Outcome {
+    const last = tokens.at(-1)
+    if (last === undefined)
+      return { sequence, tokens, ...(whole && { finish: this.#end(sequence, 'stop', nowMs) }) }
     sequence.tokens.push(...tokens)
     this.totals.generatedTokens += tokens.length
     this.roster.ledger.charge(sequence.tenant, 'output', tokens.length)
     if (tokens.length > 1) this.#book(sequence, sequence.tokens.length - 1, 0, nowMs)
-    const reason = endOf(sequence.request, last, sequence.generatedTokens)
+    const reason = whole ? 'stop' : endOf(sequence.request, last, sequence.generatedTokens)
     if (reason === undefined) return { sequence, tokens }
     const finish = this.#end(sequence, reason, nowMs)
-    if (reason === 'length') return { sequence, tokens, finish }
+    if (whole || reason === 'length') return { sequence, tokens, finish }
     return { sequence, tokens: tokens.slice(0, -1), finish: { ...finish, stopToken: last } }
   }
 

@@ -1,3 +1,4 @@
+import type { TextUnderConstraint } from '../constrain/constraint.ts'
 import type { IterationOutput } from './executor.ts'
 import { tokenLogprob } from './logprobs.ts'
 import type { PlannedSequence } from './plan.ts'
@@ -10,6 +11,8 @@ export interface Speech {
   tokens: number[]
   logprobs: TokenLogprob[]
   promptLogprobs: (TokenLogprob | null)[]
+  /** The request's constraint leaves nothing to follow. */
+  whole?: true
 }
 
 /** Reads the rows of one request out of an iteration: prompt log-probabilities, then new tokens. */
@@ -18,9 +21,10 @@ export class Voice {
   readonly #memory: SamplingMemory
   #saidPromptBegin = false
 
-  constructor(sequence: Sequence) {
+  /** `text`: what holds the request to its constraint, before the first token. */
+  constructor(sequence: Sequence, text?: TextUnderConstraint) {
     this.#sequence = sequence
-    this.#memory = new SamplingMemory(sequence.request, sequence.tokens)
+    this.#memory = new SamplingMemory(sequence.request, sequence.tokens, text)
   }
 
   /** `firstRow` is the place of this request's rows in the output. */
@@ -36,8 +40,10 @@ export class Voice {
       }
       this.#memory.add(token)
       speech.tokens.push(token)
+      if (this.#memory.complete) speech.whole = true
       // Rows behind this one were computed for a guessed text: they count while the guess is what was sampled.
-      if (token !== entry.guesses[i] || endOf(request, token, this.#memory.count) !== undefined) break
+      if (speech.whole || token !== entry.guesses[i]) break
+      if (endOf(request, token, this.#memory.count) !== undefined) break
     }
     return speech
   }

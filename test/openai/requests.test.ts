@@ -138,7 +138,7 @@ describe('a chat asks the engine', () => {
     const tools = [{ type: 'function', function: { name: 'f', parameters: {} } }]
     const image = { type: 'image_url', image_url: { url: 'x' } }
     const cases: [object, string][] = [
-      [{ response_format: { type: 'json_object' } }, 'response_format.type'],
+      [{ response_format: { type: 'grammar' } }, 'response_format.type'],
       [{ tool_choice: 'required' }, 'tool_choice'],
       [{ tools }, 'tools'],
       [{ audio: {} }, 'audio'],

@@ -1,0 +1,150 @@
+import { callDepthMax, type Grammar, returnNode } from './grammar.ts'
+
+/** Where to go on when a rule returns: a stack as a list from its top. */
+interface Frame {
+  readonly id: number
+  readonly to: number
+  readonly parent: Frame | undefined
+  readonly depth: number
+  readonly pushed: Map<number, Frame>
+}
+
+interface Place {
+  readonly node: number
+  readonly frame: Frame
+}
+
+/** All that the bytes so far can mean: states are equal when they are the same object. */
+export interface State {
+  readonly places: readonly Place[]
+  /** Whether the text may end here. */
+  readonly accepting: boolean
+  /** Whether anything may follow. */
+  readonly open: boolean
+  /** By class of byte; null where the text would be wrong, undefined where nobody asked yet. */
+  next: (State | null | undefined)[]
+}
+
+/** States that are remembered; beyond, all are forgotten but those in use. */
+const statesMax = 8192
+/** Meanings of one text. Further ones are dropped: each that is kept can still be written to its end. */
+const placesMax = 256
+
+/**
+ * A pushdown automaton over bytes, made deterministic as it is used: a state is a set of (node, stack). Every
+ * state reached can be written to an end: places from which the depth of calls would not suffice are left out.
+ */
+export class Automaton {
+  readonly start: State
+  /** Bytes of one class are told apart by no edge of the grammar. */
+  readonly classOf: Uint8Array
+  readonly #representatives: number[] = []
+  readonly #grammar: Grammar
+  readonly #states = new Map<string, State>()
+  readonly #bottom: Frame = { id: 0, to: returnNode, parent: undefined, depth: 0, pushed: new Map() }
+  #frames = 1
+
+  constructor(grammar: Grammar) {
+    this.#grammar = grammar
+    this.classOf = classesOf(grammar)
+    for (let byte = 0; byte < 256; byte++) this.#representatives[this.classOf[byte]!] ??= byte
+    this.start = this.#stateOf([{ node: grammar.start, frame: this.#bottom }])!
+  }
+
+  /** The state behind one more byte of this class; null when no text goes on so. */
+  step(state: State, byteClass: number): State | null {
+    const known = state.next[byteClass]
+    if (known !== undefined) return known
+    const byte = this.#representatives[byteClass]!
+    const reached: Place[] = []
+    for (const { node, frame } of state.places) {
+      for (const { low, high, to } of this.#grammar.nodes[node]!.bytes) {
+        if (low <= byte && byte <= high) reached.push({ node: to, frame })
+      }
+    }
+    return (state.next[byteClass] = this.#stateOf(reached))
+  }
+
+  /** The state behind all of these bytes. */
+  walk(state: State, bytes: Uint8Array): State | null {
+    let at: State | null = state
+    for (let i = 0; i < bytes.length && at !== null; i++) at = this.step(at, this.classOf[bytes[i]!]!)
+    return at
+  }
+
+  #stateOf(reached: readonly Place[]): State | null {
+    const { places, accepting } = this.#settle(reached)
+    if (places.length === 0 && !accepting) return null
+    const key = places.map(({ node, frame }) => `${node}:${frame.id}`).join() + (accepting ? '.' : '')
+    const known = this.#states.get(key)
+    if (known !== undefined) return known
+    if (this.#states.size === statesMax) this.#forget()
+    const state: State = { places, accepting, open: places.length > 0, next: [] }
+    this.#states.set(key, state)
+    return state
+  }
+
+  /** Follows what reads nothing, to the places that read a byte. */
+  #settle(reached: readonly Place[]): { places: Place[]; accepting: boolean } {
+    const { nodes, rules, heights } = this.#grammar
+    const pending: Place[] = []
+    const seen = new Set<number>()
+    const reach = (node: number, frame: Frame) => {
+      const key = frame.id * nodes.length + node
+      if (seen.has(key) || frame.depth + heights[node]! > callDepthMax) return
+      seen.add(key)
+      pending.push({ node, frame })
+    }
+    const places: Place[] = []
+    let accepting = false
+    for (const { node, frame } of reached) reach(node, frame)
+    for (let place = pending.pop(); place !== undefined; place = pending.pop()) {
+      const { node, frame } = place
+      if (node === returnNode) {
+        if (frame.parent === undefined) accepting = true
+        else reach(frame.to, frame.parent)
+        continue
+      }
+      const { bytes, empty, calls } = nodes[node]!
+      if (bytes.length > 0 && places.length < placesMax) places.push(place)
+      for (const to of empty) reach(to, frame)
+      for (const { rule, to } of calls) {
+        const start = rules[rule]!
+        if (frame.depth + Math.max(heights[to]!, 1 + heights[start]!) > callDepthMax) continue
+        reach(start, this.#push(frame, to))
+      }
+    }
+    places.sort((a, b) => a.node - b.node || a.frame.id - b.frame.id)
+    return { places, accepting }
+  }
+
+  #push(parent: Frame, to: number): Frame {
+    let frame = parent.pushed.get(to)
+    if (frame === undefined) {
+      frame = { id: this.#frames++, to, parent, depth: parent.depth + 1, pushed: new Map() }
+      parent.pushed.set(to, frame)
+    }
+    return frame
+  }
+
+  /** States know each other: without cutting that, one in use would keep all that were ever reached from it. */
+  #forget(): void {
+    for (const state of this.#states.values()) state.next = []
+    this.#states.clear()
+    this.#bottom.pushed.clear()
+  }
+}
+
+function classesOf(grammar: Grammar): Uint8Array {
+  // A byte's signature: which edges take it. Edges begin and end at few places.
+  const begins = new Uint8Array(257)
+  for (const { bytes } of grammar.nodes) {
+    for (const { low, high } of bytes) {
+      begins[low] = 1
+      begins[high + 1] = 1
+    }
+  }
+  const classes = new Uint8Array(256)
+  for (let byte = 1; byte < 256; byte++) classes[byte] = classes[byte - 1]! + begins[byte]!
+  return classes
+}

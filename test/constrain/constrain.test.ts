@@ -1,0 +1,193 @@
+import { expect, test } from 'vitest'
+import { Random } from '../../src/base/random.ts'
+import { Automaton } from '../../src/constrain/automaton.ts'
+import { Constraints, type TextUnderConstraint } from '../../src/constrain/constraint.ts'
+import { compileSchema } from '../../src/constrain/schema.ts'
+import { fits, randomSchema } from './schemas.ts'
+
+/** Single bytes, and some pieces of JSON as tokenizers have them. Token 256 is no text. */
+const pieces = [
+  '{"',
+  '": ',
+  '", "',
+  '"}',
+  '}]',
+  'true',
+  ', ',
+  'null',
+  ' {',
+  'é',
+  '日本',
+  '1',
+  '10',
+  'ab',
+  '\\u00',
+  ':"',
+  '"a"',
+]
+const texts = [
+  ...Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)),
+  undefined,
+  ...pieces.map((piece) => new Uint8Array(Buffer.from(piece))),
+]
+const constraints = new Constraints(() => texts)
+
+const allowedBy = (text: TextUnderConstraint) => {
+  const { words } = text.mask()
+  return [...texts.keys()].filter((token) => (words[token >> 5]! >> (token & 31)) & 1)
+}
+
+/** Draws tokens until the text may end; closing ones are likelier the longer it is, so that walks end. */
+function walk(text: TextUnderConstraint, random: Random, tokensMax: number): string | undefined {
+  const chunks: Uint8Array[] = []
+  for (let count = 0; count < tokensMax; count++) {
+    if (text.complete || (text.mayEnd && random.uniform() < 0.3)) return Buffer.concat(chunks).toString()
+    const allowed = allowedBy(text)
+    expect(allowed.length).toBeGreaterThan(0)
+    const closing = allowed.filter((token) => '"}]0'.includes(Buffer.from(texts[token]!).toString()))
+    const from = closing.length > 0 && random.uniform() < 0.2 + count / 200 ? closing : allowed
+    const token = from[random.integer(from.length)]!
+    text.take(token)
+    chunks.push(texts[token]!)
+  }
+  return undefined
+}
+
+test('random walks under random schemas end in JSON that fits the schema', () => {
+  let ended = 0
+  for (let seed = 0; seed < 150; seed++) {
+    const random = new Random(seed)
+    const schema = randomSchema(random, 3)
+    for (let round = 0; round < 4; round++) {
+      const text = constraints.follow({ kind: 'json', schema })
+      const said = walk(text!, random, 400)
+      if (said === undefined) continue
+      ended++
+      const value: unknown = JSON.parse(said)
+      expect(fits(schema, value), `seed ${seed}: ${said} under ${JSON.stringify(schema)}`).toBe(true)
+      expect(said).not.toContain('\ufffd')
+    }
+  }
+  expect(ended).toBeGreaterThan(400)
+})
+
+test('without a schema random walks end in any objects', () => {
+  for (let seed = 0; seed < 30; seed++) {
+    const said = walk(constraints.follow({ kind: 'json' })!, new Random(seed), 2000)
+    if (said !== undefined) expect(typeof JSON.parse(said)).toBe('object')
+  }
+})
+
+test('a mask allows a token exactly where the automaton takes its bytes', () => {
+  for (let seed = 0; seed < 40; seed++) {
+    const random = new Random(1000 + seed)
+    const schema = randomSchema(random, 3)
+    const compiled = compileSchema(schema)
+    if (!compiled.ok) throw new Error(compiled.message)
+    const automaton = new Automaton(compiled.grammar)
+    const text = constraints.follow({ kind: 'json', schema })!
+    let state = automaton.start
+    for (let count = 0; count < 12 && !text.complete; count++) {
+      const allowed = allowedBy(text)
+      const taken = [...texts.keys()].filter(
+        (token) => texts[token] !== undefined && automaton.walk(state, texts[token]) !== null,
+      )
+      expect(allowed).toEqual(taken)
+      const token = allowed[random.integer(allowed.length)]!
+      text.take(token)
+      state = automaton.walk(state, texts[token]!)!
+    }
+  }
+})
+
+const accepts = (schema: unknown, said: string) => {
+  const text = constraints.follow({ kind: 'json', schema }, [...Buffer.from(said)])
+  return text?.mayEnd === true
+}
+
+test('a text is taken or not as the schema says', () => {
+  const person = {
+    type: 'object',
+    properties: { name: { type: 'string', maxLength: 3 }, age: { type: ['integer', 'null'] } },
+    required: ['age'],
+  }
+  expect(accepts(person, '{"name": "añb","age":null}')).toBe(true)
+  expect(accepts(person, '{"age":-5}')).toBe(true)
+  expect(accepts(person, '{"name":"abcd","age":1}')).toBe(false)
+  expect(accepts(person, '{"name":"abc"}')).toBe(false)
+  expect(accepts(person, '{"age":1,"name":"a"}')).toBe(false)
+  expect(accepts(person, '{"age":01}')).toBe(false)
+  const open = { ...person, additionalProperties: { type: 'boolean' } }
+  expect(accepts(open, '{"age":1,"agent":true,"ag":false}')).toBe(true)
+  expect(accepts(open, '{"age":1,"age":true}')).toBe(false)
+  expect(accepts(open, '{"age":1,"\\u0061ge":true}')).toBe(false)
+  const list = {
+    $ref: '#/$defs/node',
+    $defs: {
+      node: {
+        anyOf: [
+          { type: 'null' },
+          { type: 'object', properties: { next: { $ref: '#/$defs/node' } }, required: ['next'] },
+        ],
+      },
+    },
+  }
+  expect(accepts(list, '{"next":{"next":null}}')).toBe(true)
+  expect(accepts(list, '{"next":{"next":{}}}')).toBe(false)
+  expect(accepts({ type: 'array', items: { enum: [1, 'b'] }, minItems: 1, maxItems: 2 }, '[1, "b"]')).toBe(
+    true,
+  )
+  expect(accepts({ type: 'array', items: { enum: [1, 'b'] }, minItems: 1, maxItems: 2 }, '[1,1,1]')).toBe(
+    false,
+  )
+  expect(accepts({ type: 'string' }, '"\\ud83d\\ude00"')).toBe(false)
+})
+
+test('invalid UTF-8 is never part of a string', () => {
+  for (const bytes of [[0xc0, 0x80], [0xed, 0xa0, 0x80], [0xf5], [0x80], [0xf4, 0x90]]) {
+    expect(constraints.follow({ kind: 'json', schema: { type: 'string' } }, [0x22, ...bytes])).toBeUndefined()
+  }
+})
+
+test('what a schema cannot be kept for is refused with its path', () => {
+  const cases: [unknown, string][] = [
+    [{ type: 'object', properties: { a: { type: 'string', pattern: '^a' } } }, 'properties.a.pattern'],
+    [{ type: 'array', items: { type: 'number', minimum: 3 } }, 'items.minimum'],
+    [{ anyOf: [{ type: 'text' }] }, 'anyOf.0.type'],
+    [{ $ref: '#/$defs/none' }, '$ref'],
+    [{ $ref: 'http://elsewhere/schema' }, '$ref'],
+    [{ $ref: '#/$defs/a', $defs: { a: { not: {} } } }, '$defs.a.not'],
+    [{ type: 'string', minLength: 3, maxLength: 2 }, 'maxLength'],
+    [{ enum: [1], minimum: 0 }, 'minimum'],
+    [{ $ref: '#' }, ''],
+    [{ anyOf: [{ $ref: '#' }, { type: 'null' }] }, ''],
+    [{ type: 'object', properties: { a: { $ref: '#' } }, required: ['a'] }, ''],
+    [{ type: 'object', properties: {}, required: ['b'], additionalProperties: false }, ''],
+    [{ type: 'string', enum: [1, 2] }, ''],
+    [{ type: 'string', maxLength: 1e9 }, ''],
+    [{ type: 'string', description: 'x'.repeat(70_000) }, ''],
+  ]
+  for (const [schema, path] of cases) expect(compileSchema(schema)).toMatchObject({ ok: false, path })
+  let deep: object = { type: 'null' }
+  for (let i = 0; i < 100; i++) deep = { type: 'array', items: deep }
+  expect(compileSchema(deep)).toMatchObject({ ok: false })
+})
+
+test('states are forgotten at their limit and a text goes on', () => {
+  const compiled = compileSchema({ type: 'object' })
+  if (!compiled.ok) throw new Error(compiled.message)
+  const automaton = new Automaton(compiled.grammar)
+  const random = new Random(5)
+  // Nested lists and objects in random order: each nesting is a stack of its own.
+  for (let round = 0; round < 400; round++) {
+    const opened: string[] = ['}']
+    let said = '{"a":'
+    for (let depth = 0; depth < 25; depth++) {
+      const isList = random.uniform() < 0.5
+      said += isList ? '[' : '{"b":'
+      opened.push(isList ? ']' : '}')
+    }
+    said += `1${opened.reverse().join('')}`
+    expect(automaton.walk(automaton.start, Buffer.from(said))).toMatchObject({ accepting: true, open: false })
+  }
+})
