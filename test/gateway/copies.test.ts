@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
+import { AnswerRecord } from '../../src/control/gateway/answer-record.ts'
 import type { DeploymentReport } from '../../src/control/gateway/report.ts'
 import { type LoggedRequest, RequestLog, trainingLine } from '../../src/control/gateway/request-log.ts'
 import { bytes } from '../openai/byte-tokenizer.ts'
@@ -131,4 +132,29 @@ test('the metrics of a deployment are latencies and gauges by version and replic
   expect((await fetch(`${url}?window=5`, bearer('ours'))).status).toBe(400)
   expect((await fetch(url, bearer('theirs'))).status).toBe(404)
   expect((await fetch(url)).status).toBe(401)
+})
+
+test('an answer that called a tool is logged, compared and learned from with its calls', () => {
+  const call = (id: string) => ({ id, type: 'function', function: { name: 'f', arguments: '{"a": 1}' } })
+  const streamed = new AnswerRecord()
+  const delta = { tool_calls: [{ index: 0, ...call('one') }] }
+  for (const choice of [
+    { delta: { content: 'I ' } },
+    { delta: { content: 'look.' } },
+    { delta, finish_reason: 'tool_calls' },
+  ])
+    streamed.add({ choices: [{ index: 0, ...choice }] })
+  const whole = new AnswerRecord()
+  const message = { content: 'I look.', tool_calls: [call('two')] }
+  whole.add({ choices: [{ index: 0, message, finish_reason: 'tool_calls' }] })
+  expect(streamed.said).toBe(whole.said)
+  const tools = [{ type: 'function', function: { name: 'f' } }]
+  const messages = [{ role: 'user', content: 'Look.' }]
+  const logged = (answers: readonly string[]): LoggedRequest => ({
+    ...{ at: 0, request: 'r', key: 'k', version: 'v1', path: '/v1/chat/completions', ms: 1 },
+    ...{ body: { messages, tools }, answers, calls: streamed.calls, finishes: streamed.finishes },
+  })
+  const said = { role: 'assistant', content: 'I look.', tool_calls: [call('one')] }
+  expect(trainingLine(logged(streamed.texts))).toEqual({ messages: [...messages, said], tools })
+  expect(trainingLine(logged(['']))).toMatchObject({ messages: [{}, { content: null, tool_calls: [{}] }] })
 })

@@ -1,4 +1,4 @@
-import type { Chunk } from './progress.ts'
+import type { Chunk, ToolCall } from './progress.ts'
 
 /** Of one answer, all choices together. */
 const charactersMax = 1_000_000
@@ -6,12 +6,24 @@ const charactersMax = 1_000_000
 /** The text of an answer as the client got it, for whoever compares it or writes it down. */
 export class AnswerRecord {
   readonly #texts: string[] = []
+  readonly #calls: ToolCall[][] = []
   readonly #finishes: string[] = []
   #characters = 0
 
   /** By choice. */
   get texts(): readonly string[] {
     return this.#texts
+  }
+
+  /** Calls of tools by choice; a choice without any has no place, or an empty one. */
+  get calls(): readonly (readonly ToolCall[])[] {
+    return this.#calls
+  }
+
+  /** What was said, as far as it is the same whenever the same is said: ids of calls are not. */
+  get said(): string {
+    const calls = this.#calls.map((list) => list.map(({ function: call }) => call))
+    return JSON.stringify([this.#texts, calls])
   }
 
   /** Every choice came to its own end: `stop` ends an answer, `length` cuts it. */
@@ -31,11 +43,13 @@ export class AnswerRecord {
   /** A piece of a stream, or a whole answer. */
   add({ choices = [] }: Chunk): void {
     for (const { index, text, delta, message, finish_reason } of choices) {
-      const calls =
-        (delta ?? message)?.tool_calls?.map(({ function: call }) => `\n${JSON.stringify(call)}`) ?? []
-      const piece = (text ?? delta?.content ?? message?.content ?? '') + calls.join('')
-      this.#characters += piece.length
-      if (!this.isCut) this.#texts[index] = (this.#texts[index] ?? '') + piece
+      const piece = text ?? delta?.content ?? message?.content ?? ''
+      const calls = (delta ?? message)?.tool_calls ?? []
+      this.#characters += piece.length + (calls.length > 0 ? JSON.stringify(calls).length : 0)
+      if (!this.isCut) {
+        this.#texts[index] = (this.#texts[index] ?? '') + piece
+        for (const { index: _, ...call } of calls) (this.#calls[index] ??= []).push(call)
+      }
       if (finish_reason != null) this.#finishes[index] = finish_reason
     }
   }

@@ -19,7 +19,10 @@ interface ChunkChoice {
   ropeway_tokens?: number[]
 }
 
-interface ToolCall {
+export interface ToolCall {
+  index?: number
+  id?: string
+  type?: string
   function?: { name?: string; arguments?: string }
 }
 

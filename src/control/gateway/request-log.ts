@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline'
 import { assert } from '../../base/assert.ts'
 import type { Clock } from '../../base/clock.ts'
 import { messageOf } from '../../base/errors.ts'
+import type { ToolCall } from './progress.ts'
 
 export interface RequestLogLimits {
   /** Hours that are kept of each deployment; older files go. */
@@ -26,6 +27,8 @@ export interface LoggedRequest {
   readonly body: Readonly<Record<string, unknown>>
   /** By choice. */
   readonly answers: readonly string[]
+  /** Calls of tools by choice, where there were any. */
+  readonly calls?: readonly (readonly ToolCall[])[]
   readonly finishes: readonly string[]
   readonly ms: number
 }
@@ -142,11 +145,17 @@ export function hourOf(unixMs: number): string {
  * A line of training data of one logged request: OpenAI's chat format for a chat, `{"prompt", "completion"}` for a
  * completion. Undefined where the answer was cut or is not one text: nothing can be learned from it as it is.
  */
-export function trainingLine({ body, answers, finishes }: LoggedRequest): object | undefined {
+export function trainingLine({ body, answers, calls, finishes }: LoggedRequest): object | undefined {
   const [answer] = answers
-  if (answers.length !== 1 || answer === undefined || answer === '' || finishes[0] !== 'stop')
-    return undefined
-  if (Array.isArray(body.messages))
-    return { messages: [...(body.messages as unknown[]), { role: 'assistant', content: answer }] }
+  const called = calls?.[0] ?? []
+  const isWhole = finishes[0] === 'stop' || finishes[0] === 'tool_calls'
+  if (answers.length !== 1 || answer === undefined || !isWhole) return undefined
+  if (answer === '' && called.length === 0) return undefined
+  if (Array.isArray(body.messages)) {
+    const content = answer === '' ? null : answer
+    const said = { role: 'assistant', content, ...(called.length > 0 && { tool_calls: called }) }
+    const tools = Array.isArray(body.tools) && body.tool_choice !== 'none' ? { tools: body.tools } : {}
+    return { messages: [...(body.messages as unknown[]), said], ...tools }
+  }
   return typeof body.prompt === 'string' ? { prompt: body.prompt, completion: answer } : undefined
 }

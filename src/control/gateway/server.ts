@@ -393,6 +393,7 @@ export class Gateway {
     this.#options.requestLog?.write(deployment.name, {
       ...{ at: this.#clock.unixMs() - ms, request: exchange.id, key: caller.key, version: version.id, path },
       ...{ body: given, answers: record.texts, finishes: record.finishes, ms },
+      ...(record.calls.length > 0 && { calls: record.calls }),
     })
   }
 }

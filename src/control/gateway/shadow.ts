@@ -73,7 +73,7 @@ export class Shadow {
     const { name } = call.deployment
     const own = await this.#ask(call, version, replica)
     const theirs = await answered
-    const isSame = () => JSON.stringify(own?.texts) === JSON.stringify(theirs?.texts)
+    const isSame = () => own?.said === theirs?.said
     if (own === undefined) metrics.shadowed(name, version.id, 'failed')
     else if (theirs === undefined) metrics.shadowed(name, version.id, 'alone')
     else metrics.shadowed(name, version.id, isSame() ? 'same' : 'different')
