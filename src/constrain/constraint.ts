@@ -13,7 +13,7 @@ export interface Constraint {
 export type TokenTexts = readonly (Uint8Array | undefined)[]
 
 /** Schemas whose automata are remembered, least recently used first to go. */
-const automataMax = 64
+const automataMax = 16
 
 /** Holds texts of one vocabulary to constraints. The vocabulary is asked for when the first one comes. */
 export class Constraints {

@@ -122,13 +122,18 @@ export function keyBeside(grammar: GrammarBuilder, taken: readonly string[], nex
 
 /** Any ASCII character but those in `except`, and any other character with a first byte of none of them. */
 function plainCharacter(grammar: GrammarBuilder, from: number, to: number, except: ReadonlySet<number>) {
-  for (let byte = 0x20; byte < 0x7f; byte++) {
-    if (byte !== 0x22 && byte !== 0x5c && !except.has(byte)) grammar.bytes(from, byte, byte, to)
+  const taken = new Set([0x22, 0x5c])
+  for (const point of except) taken.add(Buffer.from(String.fromCodePoint(point))[0]!)
+  const range = (low: number, high: number, start: number) => {
+    let first = low
+    for (let byte = low; byte <= high + 1; byte++) {
+      if (byte <= high && !taken.has(byte)) continue
+      if (first < byte) grammar.bytes(from, first, byte - 1, start)
+      first = byte + 1
+    }
   }
-  const taken = new Set([...except].map((point) => Buffer.from(String.fromCodePoint(point))[0]!))
-  for (const { low, high, start } of longCharacters(grammar, to)) {
-    for (let byte = low; byte <= high; byte++) if (!taken.has(byte)) grammar.bytes(from, byte, byte, start)
-  }
+  range(0x20, 0x7e, to)
+  for (const { low, high, start } of longCharacters(grammar, to)) range(low, high, start)
 }
 
 export function integer(grammar: GrammarBuilder, next: number): number {
