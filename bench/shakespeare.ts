@@ -17,6 +17,7 @@ import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import { parse } from 'yaml'
+import { isInterruption } from '../src/base/errors.ts'
 import { parseTrainingJob } from '../src/train/job.ts'
 import type { JobCallbacks } from '../src/train/run-callbacks.ts'
 import { runTrainingJob } from '../src/train/run-job.ts'
@@ -72,6 +73,10 @@ export async function trainOnce(
     const { outcome } = await runTrainingJob(job, callbacks, signal)
     writeFileSync(kept, JSON.stringify(progress))
     if (outcome === 'stopped') return undefined
+  } catch (error) {
+    // A stop while the data is prepared is told by an error; it is the same to whoever goes on later.
+    if (!isInterruption(error)) throw error
+    return undefined
   } finally {
     if (folder === undefined) rmSync(out, { recursive: true, force: true })
   }
