@@ -27,8 +27,11 @@ export interface State {
 
 /** States that are remembered; beyond, all are forgotten but those in use. */
 const statesMax = 8192
-/** Meanings of one text. Further ones are dropped: each that is kept can still be written to its end. */
-const placesMax = 256
+/**
+ * Meanings of one text. Further ones are dropped: each that is kept can still be written to its end. Twice what a
+ * schema may name in one place, so that only a schema that calls itself in many ways at once comes here.
+ */
+const placesMax = 4096
 
 /**
  * A pushdown automaton over bytes, made deterministic as it is used: a state is a set of (node, stack). Every

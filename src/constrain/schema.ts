@@ -5,6 +5,8 @@ export type Compiled = { ok: true; grammar: Grammar } | { ok: false; path: strin
 
 /** Of a schema as JSON, in UTF-8. */
 const schemaBytesMax = 65_536
+/** Values of enums, names of properties and branches in a schema together: any of them may have to be told apart at once. */
+const alternativesMax = 2000
 /** Of schemas inside one another. */
 const schemaDepthMax = 64
 
@@ -49,6 +51,7 @@ class SchemaCompiler {
   readonly #references = new Map<string, number>()
   #any: number | undefined
   #depth = 0
+  #alternatives = 0
 
   constructor(root: unknown) {
     this.#root = root
@@ -86,6 +89,7 @@ class SchemaCompiler {
       if (schema[keyword] === undefined) continue
       refuseBeside(schema, path, keyword)
       const branches = listOf(schema[keyword], join(path, keyword))
+      this.#count(branches.length, join(path, keyword))
       if (keyword === 'allOf' && branches.length > 1)
         throw new SchemaRefusal(join(path, keyword), 'allOf is supported for a single schema only.')
       return this.#either(
@@ -97,12 +101,20 @@ class SchemaCompiler {
       if (schema[keyword] === undefined) continue
       refuseBeside(schema, path, keyword, 'type')
       const values = keyword === 'enum' ? listOf(schema.enum, join(path, 'enum')) : [schema.const]
+      this.#count(values.length, join(path, keyword))
       const fitting = values.filter((value) => types?.some((type) => isOfType(value, type)) ?? true)
       return this.#either(fitting.map((value) => this.#grammar.literal(JSON.stringify(value), next)))
     }
     const wanted = types ?? impliedTypes(schema)
     if (wanted === undefined) return this.#called(this.#anything(), next)
     return this.#either(wanted.map((type) => this.#ofType(type, schema, path, next)))
+  }
+
+  #count(alternatives: number, path: string): void {
+    this.#alternatives += alternatives
+    if (this.#alternatives <= alternativesMax) return
+    const message = `Values, properties and branches of a schema are at most ${alternativesMax} together: shorten the lists.`
+    throw new SchemaRefusal(path, message)
   }
 
   #ofType(type: TypeName, schema: Schema, path: string, next: number): number {
@@ -146,6 +158,7 @@ class SchemaCompiler {
       if (Object.hasOwn(properties, name) || members.some((member) => member.name === name)) continue
       members.push({ name, isRequired: true, value: rest, at: join(path, 'additionalProperties') })
     }
+    this.#count(members.length, join(path, 'properties'))
     const close = grammar.literal('}', next)
     // What may follow a property, and what may follow the brace.
     let behind = close

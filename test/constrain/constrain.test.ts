@@ -191,3 +191,17 @@ test('states are forgotten at their limit and a text goes on', () => {
     expect(automaton.walk(automaton.start, Buffer.from(said))).toMatchObject({ accepting: true, open: false })
   }
 })
+
+test('every one of many values and of many optional properties can be written; too many are refused', () => {
+  const names = Array.from({ length: 1000 }, (_, i) => `value ${i}`)
+  const accepts = (schema: object, value: unknown) => {
+    const text = constraints.follow({ kind: 'json', schema })!
+    return [...Buffer.from(JSON.stringify(value))].every((byte) => text.advance(byte)) && text.mayEnd
+  }
+  for (const name of names) expect(accepts({ enum: names }, name), name).toBe(true)
+  const properties = Object.fromEntries(names.map((name) => [name, { type: 'null' }]))
+  const object = { type: 'object', properties, additionalProperties: false }
+  for (const name of names.slice(-300)) expect(accepts(object, { [name]: null }), name).toBe(true)
+  const lists = { anyOf: [{ enum: names }, { enum: names.map((name) => `${name}!`) }] }
+  expect(compileSchema(lists)).toMatchObject({ ok: false, path: 'anyOf.1.enum' })
+})
