@@ -36,6 +36,14 @@ export function chatRequest(limits: RequestLimits) {
       if (body.top_logprobs !== undefined && body.logprobs !== true) {
         context.addIssue({ code: 'custom', path: ['top_logprobs'], message: 'Only with logprobs: true.' })
       }
+      const isHeld = body.response_format !== undefined && body.response_format.type !== 'text'
+      const mayCall = (body.tools?.length ?? 0) > 0 && body.tool_choice !== 'none'
+      if (isHeld && mayCall) {
+        const message =
+          "Not together with tools: text that is held to JSON calls none. Add tool_choice: 'none'."
+        const params = { code: unsupportedCode }
+        context.addIssue({ code: 'custom', path: ['response_format'], message, params })
+      }
     })
 }
 

@@ -141,6 +141,7 @@ describe('a chat asks the engine', () => {
       [{ response_format: { type: 'grammar' } }, 'response_format.type'],
       [{ tool_choice: 'required' }, 'tool_choice'],
       [{ tools }, 'tools'],
+      [{ tools, response_format: { type: 'json_object' } }, 'response_format'],
       [{ audio: {} }, 'audio'],
       [{ functions: [] }, 'functions'],
       [{ messages: [{ role: 'user', content: [image] }] }, 'messages.0.content.0.type'],
