@@ -194,8 +194,8 @@ struct AdaptedRows {
     const Adapter* adapter = of(row);
     if (!adapter) return;
     float* to = lowered + row * stride;
-    bool pairs = adapter->bf16 && multipliesPairs();
 #if defined(__AVX512F__)
+    bool pairs = adapter->bf16 && multipliesPairs();
     if (pairs) {
       roundToPairs(x, inputs, rounded + row * inputs);
       lowerPairs(*adapter, rounded + row * inputs, to);
@@ -217,7 +217,9 @@ struct AdaptedRows {
   void raise(size_t row, int count, int64_t panel, int panels, bool asked, float* sums) const {
     eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
       float* own = sums + first * panels * panelOutputs;
+#if defined(__AVX512F__)
       if (panels == 2 && raiseTwo(adapter, row + first, rows, panel, asked, own)) return;
+#endif
       for (int p = 0; p < panels; p++)
         raisePanel(adapter, row + first, rows, panel + p, asked, own + p * panelOutputs, panels * panelOutputs);
     });
@@ -271,9 +273,9 @@ struct AdaptedRows {
       __builtin_prefetch(b + (panelsAhead >> (member.step - 1)) * bytes + line);
   }
 
+#if defined(__AVX512F__)
   /// Two panels at once, where pairs are multiplied and both are of one rank; false where they are not.
   bool raiseTwo(const Adapter& adapter, size_t row, int count, int64_t panel, bool asked, float* sums) const {
-#if defined(__AVX512F__)
     if (!adapter.bf16 || !multipliesPairs()) return false;
     int64_t index[2];
     const AdapterMember* members[2] = {memberAt(adapter, panel, index), memberAt(adapter, panel + 1, index + 1)};
@@ -294,12 +296,8 @@ struct AdaptedRows {
       if (members[p]->factor)
         multiplyOutputs(adapter.at(members[p]->factor) + index[p] * 64, count, sums + p * panelOutputs, 2 * panelOutputs);
     return true;
-#else
-    return false;
-#endif
   }
 
-#if defined(__AVX512F__)
   template <int T>
   void exactlyTwo(const char* const* b, int rank, const Half* const* own, int count, float* sums) const {
     if constexpr (T > 1)

@@ -37,20 +37,24 @@ async function watched(
   folder: string,
   watch: Record<string, unknown>,
   environment: Record<string, string> = {},
-  signal?: AbortSignal,
+  stopsAtStart = false,
 ) {
   const notes: string[] = []
+  const stop = new AbortController()
   const job = tinyJob(join(root, folder), { watch })
   const run = new RunWatch(job, systemClock, environment, (text) => notes.push(text))
   const result = await runTrainingJob(
     job,
     {
-      onStart: (start) => run.start(start),
+      onStart: (start) => {
+        run.start(start)
+        if (stopsAtStart) stop.abort()
+      },
       onStep: (report) => run.step(report),
       onEvaluation: ({ loss, stepsDone }) => run.evaluation(loss!, stepsDone),
       onCheckpoint: ({ stepsDone, folder: at }) => run.checkpoint(stepsDone, at),
     },
-    signal,
+    stop.signal,
   )
   await run.end(result)
   return { job, notes }
@@ -98,7 +102,7 @@ test('MLflow gets one run of documented calls over two lives, and every point of
   })
   const watch = { mlflow: { url, experiment: 'rope way' } }
   const secrets = { MLFLOW_TRACKING_TOKEN: 'hidden' }
-  const first = await watched('mlflow', watch, secrets, AbortSignal.abort())
+  const first = await watched('mlflow', watch, secrets, true)
   const second = await watched('mlflow', watch, secrets)
   expect([...first.notes, ...second.notes]).toEqual([])
   expect([...authorizations]).toEqual(['Bearer hidden'])
