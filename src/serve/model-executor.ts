@@ -7,8 +7,9 @@
 import { assert } from '../base/assert.ts'
 import type { DType } from '../base/dtype.ts'
 import type { ForwardPass } from '../models/architecture.ts'
+import { forwardWithHead } from '../models/head.ts'
 import { PackedCalls, packedLayers } from '../models/packed-layers.ts'
-import { normalised, plainLayers } from '../models/plain-layers.ts'
+import { plainLayers } from '../models/plain-layers.ts'
 import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
@@ -247,18 +248,11 @@ export class ModelExecutor implements Executor {
       const logits = graph.output(architecture.forward(config, pass)) //                [M, V]
       return { logits, best: graph.output(this.#best(graph, logits)), states: undefined }
     }
-    const head = architecture.products(config).at(-1)!.names[0]!
     let states: Tensor | undefined
-    const last = architecture.forward(config, {
-      ...pass,
-      linear: (x, name, around = {}) => {
-        if (name !== head) return pass.linear(x, name, around)
-        assert(states === undefined, 'the head is the last product')
-        states = graph.output(normalised(graph.ops, x, around.norm)) //                 [M, W]
-        return wants === 'states' ? states : pass.linear(x, name, around)
-      },
+    const last = forwardWithHead(this.#definition, pass, (given, logits) => {
+      states = graph.output(given) //                                                   [M, W]
+      return wants === 'states' ? states : logits()
     })
-    assert(states !== undefined, 'an architecture ends with its head')
     if (wants === 'states') return { logits: undefined, best: undefined, states }
     const logits = graph.output(last)
     return { logits, best: graph.output(this.#best(graph, logits)), states }

@@ -4,9 +4,8 @@
  *
  * N tokens, M rows with a loss, W width, V vocabulary.
  */
-import { assert } from '../base/assert.ts'
 import type { ForwardPass } from '../models/architecture.ts'
-import { normalised } from '../models/plain-layers.ts'
+import { forwardWithHead } from '../models/head.ts'
 import type { Graph } from '../runtime/graph.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { SequenceMask, wholeSequences } from './attention.ts'
@@ -92,14 +91,7 @@ export function splitForward(
   if (chunks.length === 1) return unsplit
   const head = architecture.products(config).at(-1)!.names[0]!
   let seen: Tensor | undefined
-  const hidden = architecture.forward(config, {
-    ...pass,
-    linear: (x, name, around = {}) => {
-      if (name !== head) return pass.linear(x, name, around)
-      assert(seen === undefined && around.residual === undefined, 'the head is the last product')
-      return (seen = normalised(graph.ops, x, around.norm))
-    },
-  })
+  const hidden = forwardWithHead(parameters.definition, pass, (states) => (seen = states))
   // Something behind the head (a cap on logits) would be lost: such a network stays in one piece.
   if (hidden !== seen) return unsplit
   return { hidden, chunks, logits: (rows) => pass.linear(rows!, head) }

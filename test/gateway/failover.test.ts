@@ -5,7 +5,7 @@ import { ChatTemplate } from '../../src/tokenizer/chat-template.ts'
 import { bytes } from '../openai/byte-tokenizer.ts'
 import { events, post } from '../openai/harness.ts'
 import type { Script } from '../openai/scripted-engine.ts'
-import { gatewayOver } from './harness.ts'
+import { type GatewayHarness, gatewayOver } from './harness.ts'
 import { deployment, type ScriptedReplica, scriptedReplica, version } from './scripted-replica.ts'
 
 interface Event {
@@ -88,6 +88,17 @@ async function kill(replica: ScriptedReplica): Promise<void> {
   await replica.server.close(0)
 }
 
+/** Lets `a` compute until behind iteration `cut`, then die, when `b` has come. */
+async function dieAt(cut: number, a: ScriptedReplica, b: ScriptedReplica, { table }: GatewayHarness) {
+  await a.engine.until(() => a.engine.runningCount === 1)
+  table.replaceDeployment(deployment('stories', { versions: [version([a.replica, b.replica])] }))
+  for (let i = 0; i <= cut; i++) {
+    a.engine.iterate()
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  await kill(a)
+}
+
 async function pair() {
   const [a, b] = [await scriptedReplica('a'), await scriptedReplica('b')]
   return { a, b, versions: [version([a.replica, { ...b.replica, state: 'draining' }])] }
@@ -162,13 +173,7 @@ test('a text that holds a half character or the beginning of a stop string goes 
     await using through = await gatewayOver([deployment('stories', { versions: [version([a.replica])] })])
     const body = { ...bodyOf({ path: 'completions', stop: ['end of all'] }), max_tokens: 60 }
     const answer = post(`${through.url}/v1/completions`, body).then(events)
-    await a.engine.until(() => a.engine.runningCount === 1)
-    through.table.replaceDeployment(deployment('stories', { versions: [version([a.replica, b.replica])] }))
-    for (let i = 0; i <= cut; i++) {
-      a.engine.iterate()
-      await new Promise((resolve) => setImmediate(resolve))
-    }
-    await kill(a)
+    await dieAt(cut, a, b, through)
     expect(joined(await answer).choices[0]!.text).toBe('a한b한 the end of it')
   }
 })
@@ -190,13 +195,7 @@ test('a call that is being written goes on elsewhere; behind one that was passed
     await using through = await gatewayOver([deployment('stories', { versions: [version([a.replica])] })])
     const body = { ...bodyOf({ path: 'chat/completions', tools: [tool] }), max_tokens: 99 }
     const answer = post(`${through.url}/v1/chat/completions`, body).then(events)
-    await a.engine.until(() => a.engine.runningCount === 1)
-    through.table.replaceDeployment(deployment('stories', { versions: [version([a.replica, b.replica])] }))
-    for (let i = 0; i <= cut; i++) {
-      a.engine.iterate()
-      await new Promise((resolve) => setImmediate(resolve))
-    }
-    await kill(a)
+    await dieAt(cut, a, b, through)
     const chunks = (await answer) as {
       error?: unknown
       choices: { delta: Delta; finish_reason: unknown }[]

@@ -113,16 +113,22 @@ export async function history(seed: number, planted?: typeof decide): Promise<st
   return await world.violations(created)
 }
 
-/** A short life of two jobs, in which a server is killed once; returns what is wrong and whether it was killed. */
-export async function killedOnce(
-  arm: (world: World) => void,
-): Promise<{ violations: string[]; states: string[] }> {
+/** A world without faults, begun anew. */
+async function calmWorld(): Promise<World> {
   const world = new World(store, clock, database, 1)
   database.refuse = 0
   database.random = undefined
   database.dieIn = 0
   await world.begin()
   world.restart(noFaults)
+  return world
+}
+
+/** A short life of two jobs, in which a server is killed once; returns what is wrong and whether it was killed. */
+export async function killedOnce(
+  arm: (world: World) => void,
+): Promise<{ violations: string[]; states: string[] }> {
+  const world = await calmWorld()
   const work = { total: 12, failing: 1, hanging: 0, stubborn: false, final: 0, endsOnSave: true }
   const first = await world.submit('p0', 10, 2, work)
   const second = await world.submit('p1', 20, 3, { ...work, failing: 0 })
@@ -142,12 +148,7 @@ export async function killedOnce(
 
 /** A job that ends on a save, and is asked to stop before anybody has looked; returns its states since, and what is wrong. */
 export async function stoppedAfterSave(): Promise<{ states: string[]; violations: string[] }> {
-  const world = new World(store, clock, database, 1)
-  database.refuse = 0
-  database.random = undefined
-  database.dieIn = 0
-  await world.begin()
-  world.restart(noFaults)
+  const world = await calmWorld()
   const work = { total: 60, failing: 0, hanging: 0, stubborn: false, final: 0, endsOnSave: true }
   const { id } = await world.submit('p0', 10, 1, work)
   const stateOf = async () => (await world.rows())[0]!.state
