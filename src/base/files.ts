@@ -9,10 +9,11 @@ import {
   renameSync,
   writeSync,
 } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { messageOf, UserError } from './errors.ts'
-import { atOnce, type Steps } from './pauses.ts'
+import type { Pause } from './pauses.ts'
 
 /**
  * Replaces `path` by `content` so that a crash at any moment leaves the old file or the new one, whole:
@@ -61,27 +62,38 @@ export function readJsonFile(path: string): Record<string, unknown> {
   throw new UserError(`${path} must hold a JSON object.`)
 }
 
-const pieceBytes = 4 << 20
+/** Hashed in a fraction of a millisecond. */
+const pieceBytes = 1 << 20
 
-/** SHA-256 in hex. The file is read in pieces, however large it is. */
+/** SHA-256 in hex, in one call. The file is read in pieces, however large it is. */
 export function hashOfFile(path: string): string {
-  return atOnce(hashingFile(path))
-}
-
-/** The same in steps, for files that take long. */
-export function* hashingFile(path: string): Steps<string> {
   const hash = createHash('sha256')
   const piece = Buffer.allocUnsafe(pieceBytes)
   const file = openSync(path, 'r')
   try {
-    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece)) {
+    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece))
       hash.update(piece.subarray(0, read))
-      yield
-    }
   } finally {
     closeSync(file)
   }
   return hash.digest('hex')
+}
+
+/** The same where others wait for the event loop, which turns between any two pieces; ends where `pause` rejects. */
+export async function hashOfLargeFile(path: string, pause?: Pause): Promise<string> {
+  const hash = createHash('sha256')
+  const piece = Buffer.allocUnsafe(pieceBytes)
+  const file = await open(path, 'r')
+  try {
+    for (;;) {
+      const { bytesRead } = await file.read(piece, 0, pieceBytes)
+      if (bytesRead === 0) return hash.digest('hex')
+      hash.update(piece.subarray(0, bytesRead))
+      await pause?.()
+    }
+  } finally {
+    await file.close()
+  }
 }
 
 /** Where the user keeps what can be made again (XDG base directories). */

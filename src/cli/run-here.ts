@@ -66,10 +66,10 @@ async function placeOf(job: RunJob, folder: string, onNote: (text: string) => vo
   }
   mkdirSync(output, { recursive: true })
   rmSync(emergencyNote(output), { force: true })
-  const own = newestWhole(output, (checkpoint, reason) =>
+  const own = await newestWhole(output, (checkpoint, reason) =>
     onNote(`The checkpoint ${checkpoint} is damaged (${reason}); looking for an earlier one.`),
   )
-  const damage = own === undefined && from !== undefined ? damageOfInput(from) : undefined
+  const damage = own === undefined && from !== undefined ? await damageOfInput(from) : undefined
   if (damage !== undefined) throw new UserError(`The checkpoint ${from} is damaged: ${damage}.`)
   return {
     job: job.name,
@@ -85,8 +85,8 @@ async function placeOf(job: RunJob, folder: string, onNote: (text: string) => vo
 }
 
 /** Somebody else's checkpoint may have no manifest of ours; one of ours must match it. */
-function damageOfInput(folder: string): string | undefined {
-  const reason = whatIsDamaged(folder)
+async function damageOfInput(folder: string): Promise<string | undefined> {
+  const reason = await whatIsDamaged(folder)
   return reason === 'it has no manifest' ? undefined : reason
 }
 

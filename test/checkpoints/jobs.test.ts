@@ -98,7 +98,7 @@ onEveryDatabase((databases) => {
     await it.collect()
     const elsewhere = join(it.folder, 'elsewhere')
     await bringNewest(it.checkpoints, 'job_1', elsewhere)
-    expect(newestWhole(elsewhere, () => expect.unreachable())?.step).toBe(20)
+    expect((await newestWhole(elsewhere, () => expect.unreachable()))?.step).toBe(20)
     // What the attempt itself has is newer.
     cpSync(it.leave(30), join(elsewhere, 'checkpoints', 'step-000030'), { recursive: true })
     await bringNewest(it.checkpoints, 'job_1', elsewhere)

@@ -87,7 +87,7 @@ for (const [language, command] of Object.entries(languages)) {
       expect(second.text()).toContain(`state ${finalState} after 12`)
       // keep: 3
       expect(steps(place.out)).toEqual([6, 9, 12])
-      expect(newestWhole(place.out, () => undefined)?.step).toBe(12)
+      expect((await newestWhole(place.out, () => undefined))?.step).toBe(12)
     },
   )
 

@@ -86,7 +86,7 @@ async function prepareAttempt(
     if (path !== undefined && (!path.inside || !existsSync(path.path)))
       return { ok: false, message: `The ${field} of the job, ${path.given}, is not in its workspace.` }
   }
-  const own = newestWhole(output, (checkpoint, reason) =>
+  const own = await newestWhole(output, (checkpoint, reason) =>
     onNote(`The checkpoint ${checkpoint} is damaged (${reason}); an earlier one is taken.`),
   )
   const place: Place = {

@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join, resolve, sep } from 'node:path'
 import { z } from 'zod'
 import { messageOf, UserError } from '../../base/errors.ts'
-import { hashOfFile } from '../../base/files.ts'
+import { hashOfLargeFile } from '../../base/files.ts'
 
 const manifest = z.object({
   files: z.record(z.string(), z.object({ bytes: z.int().min(0), sha256: z.string() })),
@@ -37,12 +37,12 @@ export function listCheckpoints(output: string): OutputCheckpoint[] {
 }
 
 /** The newest whole checkpoint; `onDamaged` hears of every newer one that is not. */
-export function newestWhole(
+export async function newestWhole(
   output: string,
   onDamaged: (folder: string, reason: string) => void,
-): OutputCheckpoint | undefined {
+): Promise<OutputCheckpoint | undefined> {
   for (const checkpoint of listCheckpoints(output).reverse()) {
-    const reason = whatIsDamaged(checkpoint.folder)
+    const reason = await whatIsDamaged(checkpoint.folder)
     if (reason === undefined) return checkpoint
     onDamaged(checkpoint.folder, reason)
   }
@@ -73,7 +73,7 @@ export function readManifest(folder: string): CheckpointManifest | undefined {
 }
 
 /** Undefined when every file has the size and the content that were saved. */
-export function whatIsDamaged(folder: string): string | undefined {
+export async function whatIsDamaged(folder: string): Promise<string | undefined> {
   let found: CheckpointManifest | undefined
   try {
     found = readManifest(folder)
@@ -85,7 +85,7 @@ export function whatIsDamaged(folder: string): string | undefined {
     const path = resolve(folder, file)
     if (!existsSync(path)) return `${file} is missing`
     if (statSync(path).size !== bytes) return `${file} has ${statSync(path).size} bytes instead of ${bytes}`
-    if (hashOfFile(path) !== sha256) return `${file} does not have the content that was saved`
+    if ((await hashOfLargeFile(path)) !== sha256) return `${file} does not have the content that was saved`
   }
   return undefined
 }

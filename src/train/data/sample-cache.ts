@@ -1,8 +1,7 @@
 /** Samples of records, made once for each content: files, tokenizer, template, options, and what is read from records. */
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
-import { hashingFile } from '../../base/files.ts'
-import { withPauses } from '../../base/pauses.ts'
+import { hashOfLargeFile } from '../../base/files.ts'
 import type { TextKit } from '../text-kit.ts'
 import { type DataSource, type LoadOptions, loadSamples, recordFiles } from './load.ts'
 import { countProblem, countSample, emptyReport } from './material.ts'
@@ -90,7 +89,7 @@ export async function contentOf(
   { pause }: Preparing,
 ): Promise<unknown> {
   const files: unknown[] = []
-  for (const path of paths) files.push([layoutByName(path), await withPauses(hashingFile(path), pause)])
+  for (const path of paths) files.push([layoutByName(path), await hashOfLargeFile(path, pause)])
   return [files, [format, layout, columns, header, quotes].map((value) => value ?? null)]
 }
 

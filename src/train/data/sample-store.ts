@@ -10,8 +10,8 @@ import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, readSync } fro
 import { join } from 'node:path'
 import { assert } from '../../base/assert.ts'
 import { messageOf } from '../../base/errors.ts'
-import { hashingFile, writeFileAtomic } from '../../base/files.ts'
-import { type Pause, withPauses } from '../../base/pauses.ts'
+import { hashOfLargeFile, writeFileAtomic } from '../../base/files.ts'
+import type { Pause } from '../../base/pauses.ts'
 import { HashedFile } from './hashed-file.ts'
 import type { DataProblem, ProblemCode } from './load.ts'
 import { type Sample, type SourceLine, trainedTokens } from './sample.ts'
@@ -172,7 +172,7 @@ export class SampleStore implements SampleList, Disposable {
       [indexName, content.indexHash],
       [bodyName, content.samplesHash],
     ] as const) {
-      const found = await withPauses(hashingFile(join(folder, name)), pause)
+      const found = await hashOfLargeFile(join(folder, name), pause)
       if (found !== hash) throw new Error(`${name} is damaged`)
     }
     return new SampleStore(folder, content, paths)

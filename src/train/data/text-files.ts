@@ -1,8 +1,8 @@
 /** Texts of a job: files, gzipped or not, as streams of characters. */
 
 import { UserError } from '../../base/errors.ts'
-import { hashingFile } from '../../base/files.ts'
-import { type Pause, withPauses } from '../../base/pauses.ts'
+import { hashOfLargeFile } from '../../base/files.ts'
+import type { Pause } from '../../base/pauses.ts'
 import { chunksOf, readLines } from './lines.ts'
 import { type FileSource, sourceFiles } from './source-files.ts'
 
@@ -70,7 +70,7 @@ export class DividedTexts {
   async digests(): Promise<readonly string[]> {
     if (this.#digests !== undefined) return this.#digests
     const digests: string[] = []
-    for (const path of this.paths) digests.push(await withPauses(hashingFile(path), this.#pause))
+    for (const path of this.paths) digests.push(await hashOfLargeFile(path, this.#pause))
     this.#digests = digests
     return digests
   }

@@ -9,8 +9,8 @@ import { createHash, type Hash } from 'node:crypto'
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { assert } from '../../base/assert.ts'
-import { hashingFile, writeFileAtomic } from '../../base/files.ts'
-import { type Pause, withPauses } from '../../base/pauses.ts'
+import { hashOfLargeFile, writeFileAtomic } from '../../base/files.ts'
+import type { Pause } from '../../base/pauses.ts'
 import { HashedFile } from './hashed-file.ts'
 
 export const sides = ['training', 'validation'] as const
@@ -172,7 +172,7 @@ export class TokenStore implements Disposable {
     const content = JSON.parse(readFileSync(join(folder, fileName), 'utf8')) as StoreFile
     assert(content.format === 1, 'the store has the format of this version')
     for (const side of sides) {
-      const found = await withPauses(hashingFile(join(folder, nameOf(side))), pause)
+      const found = await hashOfLargeFile(join(folder, nameOf(side)), pause)
       if (found !== content.fileHashes[side]) throw new Error(`${nameOf(side)} is damaged`)
     }
     return new TokenStore(folder, content)
