@@ -172,7 +172,9 @@ struct MatmulTiles : PairLanes {
         }
   }
 
-  static void stripTile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride) {
+  template <class Next>
+  static void stripTile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride,
+                        const Next&) {
     if (before) {
       loadTile<0>(before, stride * 4), loadTile<1>(before + 16, stride * 4);
       loadTile<2>(before + 16 * stride, stride * 4), loadTile<3>(before + 16 * stride + 16, stride * 4);

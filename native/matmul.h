@@ -23,6 +23,23 @@ constexpr size_t matmulRows = 6, matmulWidth = 16;
 constexpr size_t matmulRows = 2, matmulWidth = 16;
 #endif
 
+/// What a tile asks for while it is multiplied: so many bytes a step of what comes next of either side, every fourth
+/// step, because asking at every one took 4 % of the products that lie near anyway.
+struct TileAhead {
+  const char *left, *right;
+  size_t leftBytes, rightBytes;
+
+  void ask(size_t step) const {
+    if (step % 4) return;
+    askForLine(left + step * leftBytes);
+    askForLine(right + step * rightBytes);
+  }
+};
+
+struct NothingAhead {
+  void ask(size_t) const {}
+};
+
 /// A tile of T rows by S outputs in registers, over floats.
 template <class Packing>
 struct FloatTiles : Packing {
@@ -35,14 +52,15 @@ struct FloatTiles : Packing {
 
   /// sums [T][S] = left [steps][T] by right [steps][S], behind what `before` holds if it is there. Steps of the left
   /// side lie `apart`, or its rows do.
-  template <bool byRows>
+  template <bool byRows, class Next = NothingAhead>
   static void tile(const float* left, size_t apart, const float* right, size_t steps, const float* before, float* sums,
-                   size_t stride) {
+                   size_t stride, const Next& next = {}) {
     constexpr int vectors = width / lanes;
     Vector sum[rows][vectors];
     for (size_t t = 0; t < rows; t++)
       for (int v = 0; v < vectors; v++) sum[t][v] = before ? load(before + t * stride + v * lanes) : zero();
     for (size_t i = 0; i < steps; i++) {
+      next.ask(i);
       Vector w[vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; v++) w[v] = load(right + i * width + v * lanes);
@@ -57,8 +75,10 @@ struct FloatTiles : Packing {
       for (int v = 0; v < vectors; v++) store(sums + t * stride + v * lanes, sum[t][v]);
   }
 
-  static void stripTile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride) {
-    tile<false>(left, rows, right, steps, before, sums, stride);
+  template <class Next>
+  static void stripTile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride,
+                        const Next& ahead) {
+    tile<false>(left, rows, right, steps, before, sums, stride, ahead);
   }
 };
 
@@ -66,14 +86,16 @@ struct FloatTiles : Packing {
 
 /// The same over pairs of bfloat16, for CPUs that have the instruction.
 struct PairTiles : FloatTiles<PairLanes> {
-  template <bool byRows>
+  template <bool byRows, class Next = NothingAhead>
   __attribute__((target("avx512bf16"))) static void tile(const float* left, size_t apart, const float* right, size_t steps,
-                                                         const float* before, float* sums, size_t stride) {
+                                                         const float* before, float* sums, size_t stride,
+                                                         const Next& next = {}) {
     __m512 sum[rows][2];
 #pragma GCC unroll 12
     for (size_t t = 0; t < rows; t++)
       for (int v = 0; v < 2; v++) sum[t][v] = before ? _mm512_loadu_ps(before + t * stride + v * 16) : _mm512_setzero_ps();
     for (size_t i = 0; i < steps; i++) {
+      next.ask(i);
       __m512bh first = (__m512bh)_mm512_loadu_si512(right + i * width);
       __m512bh second = (__m512bh)_mm512_loadu_si512(right + i * width + 16);
 #pragma GCC unroll 12
@@ -88,8 +110,10 @@ struct PairTiles : FloatTiles<PairLanes> {
       for (int v = 0; v < 2; v++) _mm512_storeu_ps(sums + t * stride + v * 16, sum[t][v]);
   }
 
-  static void stripTile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride) {
-    tile<false>(left, rows, right, steps, before, sums, stride);
+  template <class Next>
+  static void stripTile(const float* left, const float* right, size_t steps, const float* before, float* sums, size_t stride,
+                        const Next& ahead) {
+    tile<false>(left, rows, right, steps, before, sums, stride, ahead);
   }
 };
 
@@ -107,22 +131,41 @@ struct Behind {
   MatmulBehind kind;
   const ggml_tensor *target, *source;
   bool passing;  // more than a cache keeps until somebody reads it: stored past the caches
+  bool far;      // more than the nearer caches hold: asked for before it is used
 
   Behind(const ggml_tensor* dst, int kind)
       : kind(MatmulBehind(kind)), target(kind == behindAddsInto ? dst->src[2] : dst), source(kind ? dst->src[2] : nullptr) {
-    constexpr size_t cacheBytes = size_t(8) << 20;
+    constexpr size_t cacheBytes = size_t(8) << 20, nearBytes = size_t(3) << 19;
     bool aligned = reinterpret_cast<uintptr_t>(target->data) % 64 == 0 && target->ne[0] % lanes == 0;
-    passing = aligned && kind != behindAddsInto && size_t(target->ne[0]) * target->ne[1] * 4 > cacheBytes;
+    size_t bytes = size_t(target->ne[0]) * target->ne[1] * 4;
+    passing = aligned && kind != behindAddsInto && bytes > cacheBytes;
+    far = bytes > nearBytes;
+  }
+
+  float* targetAt(size_t row, size_t column) const { return static_cast<float*>(target->data) + row * target->ne[0] + column; }
+
+  const float* sourceAt(size_t row, size_t column) const {
+    if (!source) return nullptr;
+    size_t at = source->ne[1] == 1 ? 0 : row * source->nb[1];
+    return reinterpret_cast<const float*>(static_cast<const char*>(source->data) + at) + column;
+  }
+
+  /// Asks for what `finish` is going to touch, which comes while the tile is multiplied.
+  void ask(size_t row, size_t rows, size_t column, size_t width) const {
+    constexpr size_t line = 16;
+    if (!far) return;
+    for (size_t t = 0; t < rows; t++)
+      for (size_t i = 0; i < width; i += line) {
+        if (source && (t == 0 || source->ne[1] != 1)) askForLine(sourceAt(row + t, column) + i);
+        if (!passing && target != source) askToWrite(targetAt(row + t, column) + i);
+      }
   }
 
   void finish(size_t row, size_t rows, size_t column, size_t width, const float* sums, size_t stride) const {
     size_t outputs = target->ne[0], count = outputs - column < width ? outputs - column : width;
     for (size_t t = 0; t < rows; t++) {
-      float* to = static_cast<float*>(target->data) + (row + t) * outputs + column;
-      const float* own = nullptr;
-      if (source)
-        own = reinterpret_cast<const float*>(static_cast<const char*>(source->data) +
-                                             (source->ne[1] == 1 ? 0 : (row + t) * source->nb[1])) + column;
+      float* to = targetAt(row + t, column);
+      const float* own = sourceAt(row + t, column);
       for (size_t i = 0; i < count; i += lanes) {
         int left = count - i < size_t(lanes) ? int(count - i) : lanes;
         Vector value = load(sums + t * stride + i);
@@ -147,6 +190,7 @@ struct MatmulPlan {
   size_t tiles, strips;  // of the left side, of the right side
   size_t tilesPerBlock, stripsPerBlock, stripBlocks;
   bool leftAtOnce;
+  bool far;  // more in strips than the nearer caches hold: a tile asks for what the next ones read
 
   template <class Tiles>
   static MatmulPlan of(const Matrix& a, size_t outputs, size_t tailInputs) {
@@ -159,6 +203,7 @@ struct MatmulPlan {
     plan.strips = quotientUp(outputs, Tiles::width);
     // A tail comes with each block's own chunks: a left side of one input, which lies either way, is no reason to leave it.
     plan.leftAtOnce = tailInputs == 0 && a.rowsAreNeighbours();
+    plan.far = (plan.strips * Tiles::width + (plan.leftAtOnce ? a.rows : 0)) * plan.steps * 4 > size_t(4) << 20;
     // Sums of a block wait in a cache for the next chunk, so they must not be many.
     plan.stripsPerBlock = plan.chunks > 1 && plan.strips > widestBlock / Tiles::width ? widestBlock / Tiles::width : plan.strips;
     plan.stripBlocks = quotientUp(plan.strips, plan.stripsPerBlock);
@@ -247,6 +292,31 @@ inline void packBlock(const Matrix& a, const MatmulTail& tail, const MatmulPlan&
                                 chunk.to + (begin - chunk.begin) * T, chunk.apart});
 }
 
+/// What a tile reads.
+struct TileRead {
+  const float *left, *right;
+  size_t steps;
+  bool last;  // of the chunks
+};
+
+/// While the tiles of a strip are multiplied, the next strip comes nearer, a part with each; while the strips are, the next
+/// chunk of the tiles does.
+template <class Tiles>
+inline TileAhead aheadOf(const MatmulPlan& plan, const MatmulBlock& block, const MatmulMemory& memory, size_t tile, size_t strip,
+                         const TileRead& read) {
+  constexpr size_t leftStep = Tiles::rows * 4, rightStep = Tiles::width * 4;
+  size_t tiles = block.endTile - block.firstTile, strips = block.endStrip - block.firstStrip;
+  bool more = memory.left && !read.last;
+  size_t leftBytes = more ? quotientUp(leftStep, strips) : 0, rightBytes = quotientUp(rightStep, tiles);
+  const float* nextLeft = read.left + (more ? read.steps * Tiles::rows : 0);
+  // Behind the last strip comes the first, of the next chunk.
+  const float* first = read.right - (strip - block.firstStrip) * plan.steps * Tiles::width;
+  const float* nextRight = strip + 1 < block.endStrip ? read.right + plan.steps * Tiles::width
+                                                      : first + (read.last ? 0 : read.steps * Tiles::width);
+  return {reinterpret_cast<const char*>(nextLeft) + (strip - block.firstStrip) * leftBytes * read.steps,
+          reinterpret_cast<const char*>(nextRight) + (tile - block.firstTile) * rightBytes * read.steps, leftBytes, rightBytes};
+}
+
 template <class Tiles>
 inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulPlan& plan, const MatmulBlock& taken,
                           const MatmulMemory& memory, const Behind& behind) {
@@ -256,6 +326,7 @@ inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulP
   size_t stride = whole ? S : plan.stripsPerBlock * S;
   for (size_t chunk = 0; chunk < plan.chunks; chunk++) {
     size_t begin = plan.chunkBegin(chunk, unit), end = plan.chunkBegin(chunk + 1, unit);
+    bool last = chunk + 1 == plan.chunks;
     const float* left = memory.left + (firstTile * plan.steps + begin) * T;
     size_t apart = memory.left ? plan.steps * T : (end - begin) * T;
     if (!memory.left) {
@@ -264,11 +335,17 @@ inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulP
     }
     for (size_t strip = firstStrip; strip < endStrip; strip++)
       for (size_t tile = firstTile; tile < endTile; tile++) {
-        float* own = whole ? memory.sums : memory.sums + (tile - firstTile) * T * stride + (strip - firstStrip) * S;
-        Tiles::stripTile(left + (tile - firstTile) * apart, memory.right + (strip * plan.steps + begin) * S, end - begin,
-                    chunk > 0 ? own : nullptr, own, stride);
-        if (chunk + 1 < plan.chunks) continue;
-        behind.finish(tile * T, a.rows - tile * T < T ? a.rows - tile * T : T, strip * S, S, own, stride);
+        const float* own = left + (tile - firstTile) * apart;
+        const float* right = memory.right + (strip * plan.steps + begin) * S;
+        float* sums = whole ? memory.sums : memory.sums + (tile - firstTile) * T * stride + (strip - firstStrip) * S;
+        size_t rows = a.rows - tile * T < T ? a.rows - tile * T : T;
+        if (last) behind.ask(tile * T, rows, strip * S, S);
+        const float* before = chunk > 0 ? sums : nullptr;
+        if (plan.far)
+          Tiles::stripTile(own, right, end - begin, before, sums, stride,
+                           aheadOf<Tiles>(plan, taken, memory, tile, strip, {own, right, end - begin, last}));
+        else Tiles::stripTile(own, right, end - begin, before, sums, stride, NothingAhead());
+        if (last) behind.finish(tile * T, rows, strip * S, S, sums, stride);
       }
   }
 }

@@ -71,6 +71,8 @@ struct RoundedLanes {
 struct PairLanes {
   static constexpr size_t inputs = 2;
 
+#if defined(ROPEWAY_EMULATE_TILES)
+  // Runs where the instruction is not, too.
   static Vector across(Vector even, Vector odd) {
     return (Vector)((VectorInt)((VectorUnsigned)bfloatBits(even) >> 16) | (bfloatBits(odd) & int32_t(0xffff0000)));
   }
@@ -81,6 +83,15 @@ struct PairLanes {
     return (Vector)_mm512_permutex2var_epi16((__m512i)bfloatBits(first), _mm512_load_si512(upperHalves),
                                              (__m512i)bfloatBits(second));
   }
+#else
+  static Vector across(Vector even, Vector odd) {
+    alignas(64) static constexpr uint16_t alternating[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                             8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return (Vector)_mm512_permutexvar_epi16(_mm512_load_si512(alternating), (__m512i)pairsOf(even, odd));
+  }
+
+  static Vector along(Vector first, Vector second) { return pairsOf(first, second); }
+#endif
 
   template <class From>
   static Vector across(const From& from, size_t row, size_t k, int count) {
