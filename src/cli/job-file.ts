@@ -18,7 +18,14 @@ export function readJobFile(file: string): Record<string, unknown> {
 export function trainingJobOf(fields: Record<string, unknown>, folder: string): TrainingJob {
   const job = { ...parseTrainingJob(fields, folder), cacheFolder: cacheFolder() }
   if (!('from' in job.model)) return job
-  return { ...job, model: { from: findModel(job.model.from) ?? job.model.from } }
+  const from = findModel(job.model.from)
+  if (from === undefined) {
+    throw new UserError(`The field model.from names ${job.model.from}, and there is no such model.`, {
+      failure: 'not_found',
+      fix: 'Give a model folder, a .gguf file or the folder of a run; a relative path starts at the folder of the job file.',
+    })
+  }
+  return { ...job, model: { from } }
 }
 
 /** The object in a file of YAML or JSON. `what` it must hold, for the refusal. */

@@ -13,7 +13,7 @@ import {
   chatTemplateFromGguf,
 } from '../tokenizer/chat-template.ts'
 import { loadTokenizer, type Tokenizer, tokenizerFromGguf } from '../tokenizer/tokenizer.ts'
-import { stepFolderName } from '../train/checkpoint.ts'
+import { checkpointNames, stepFolderName } from '../train/checkpoint.ts'
 import { modelsFolder } from './home.ts'
 
 export interface TextModel {
@@ -42,6 +42,11 @@ export function resolveModel(given: string): string {
   })
 }
 
+/** Every run writes its job there before its first step. */
+function isUnsavedRun(folder: string): boolean {
+  return existsSync(join(folder, 'job.json')) && !existsSync(join(folder, 'config.json'))
+}
+
 const bestSuffix = '@best'
 
 /** Of a run folder. Throws a UserError where nothing was evaluated, or the best checkpoint is gone. */
@@ -60,12 +65,21 @@ function bestCheckpoint(run: string): string {
   })
 }
 
+function unsaved(run: string): UserError {
+  return new UserError(`${run} is the folder of a run that has not saved a checkpoint yet.`, {
+    failure: 'not_found',
+    fix: 'Let it train on (the same command goes on), or ask it for one while it runs: make a file emergency-save there.',
+  })
+}
+
 /** The same, or undefined. */
 export function findModel(given: string): string | undefined {
   if (given.endsWith(bestSuffix)) return bestCheckpoint(resolve(given.slice(0, -bestSuffix.length)))
   for (const candidate of [resolve(given), join(modelsFolder(), given)]) {
     if (!existsSync(candidate) || (given.includes('..') && candidate !== resolve(given))) continue
-    return newestCheckpoint(candidate) ?? candidate
+    const found = newestCheckpoint(candidate) ?? candidate
+    if (isUnsavedRun(found)) throw unsaved(given)
+    return found
   }
   return undefined
 }
@@ -74,8 +88,7 @@ function newestCheckpoint(path: string): string | undefined {
   const checkpoints = join(path, 'checkpoints')
   if (!statSync(path).isDirectory() || existsSync(join(path, 'config.json')) || !existsSync(checkpoints))
     return undefined
-  const steps = readdirSync(checkpoints).filter((name) => /^step-\d+$/.test(name))
-  const newest = steps.sort().at(-1)
+  const newest = checkpointNames(checkpoints).at(-1)
   return newest === undefined ? undefined : join(checkpoints, newest)
 }
 

@@ -3,8 +3,12 @@ import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
 import { nearest } from '../base/nearest.ts'
 
-export function refused(field: string, why: string): UserError {
-  return new UserError(`The field ${field} ${why}.`, { failure: 'usage' })
+export function refused(field: string, why: string, fix?: string): UserError {
+  const end = why.endsWith('?') ? '' : '.'
+  return new UserError(`The field ${field} ${why}${end}`, {
+    failure: 'usage',
+    ...(fix !== undefined && { fix }),
+  })
 }
 
 /** A name that is none is told first: it may be what was meant by a field that is missing. */
@@ -19,9 +23,33 @@ export function jobRefusal(error: z.ZodError, file: z.ZodType): UserError {
     const hint = meant === undefined ? '' : `; did you mean ${meant}?`
     return refused([field, key].filter(Boolean).join('.'), `is not a field of a training job${hint}`)
   }
-  if (issue.code === 'invalid_type' && issue.message.endsWith('received undefined'))
-    return refused(field || 'job', 'is missing')
+  if (isMissing(issue)) return missing(issues.filter(isMissing).map(({ path }) => path.join('.')))
   return refused(field || 'job', `is not right: ${issue.message}`)
+}
+
+function isMissing({ code, message, path }: z.core.$ZodIssue): boolean {
+  return code === 'invalid_type' && message.endsWith('received undefined') && path.length > 0
+}
+
+/** What to write where a field is missing that most files have in common. */
+const usual: Readonly<Record<string, string>> = {
+  context: 'context: 256',
+  batch: 'batch: 8',
+  steps: 'steps: 1000',
+  optimizer: 'optimizer: {learning_rate: 0.0003}',
+}
+
+/** All of them at once: whoever adds one should not have to ask for the next. */
+function missing(fields: readonly string[]): UserError {
+  const lines = fields.flatMap((field) => usual[field] ?? [])
+  const fix =
+    lines.length === 0
+      ? 'Whole job files lie in examples/; `ropeway schema training` prints every field.'
+      : `Add for example ${lines.join(', ')}. A model from scratch may say params: 5M instead: the rest follows from it (docs/training-jobs.md).`
+  const [first, ...others] = fields
+  if (others.length === 0) return refused(first!, 'is missing', fix)
+  const names = `${fields.slice(0, -1).join(', ')} and ${fields.at(-1)}`
+  return new UserError(`The fields ${names} are missing.`, { failure: 'usage', fix })
 }
 
 /** Of the alternatives of a union, the one that got furthest says most about the mistake. */

@@ -17,10 +17,18 @@ import type { LoraOptions } from './methods/method.ts'
 import { modelConfig, type SpecialTokens } from './model-config.ts'
 import { createModel, loadModel, Parameters, wholeModel } from './parameters.ts'
 
-/** Throws UserErrors for a model that does not fit the job. */
+/** For a model that {@link refuseUnfit} let pass. */
 export function prepareModel(job: TrainingJob, tokens: SpecialTokens, device: Device): Parameters {
   if (!('from' in job.model))
     return createModel(modelConfig(job.model, job.context, tokens), job.seed, device)
+  const { from } = job.model
+  const lora = job.method?.lora
+  return lora === undefined ? loadModel(from, device) : adaptedModel(from, lora, job.seed, device)
+}
+
+/** Throws UserErrors for a model that does not fit the job: before anything long is done with it. */
+export function refuseUnfit(job: TrainingJob, tokens: Pick<SpecialTokens, 'vocabularySize'>): void {
+  if (!('from' in job.model)) return
   const { from } = job.model
   if (isAdapterFolder(from)) {
     throw new UserError(`${from} holds an adapter, not a whole model.`, {
@@ -28,19 +36,21 @@ export function prepareModel(job: TrainingJob, tokens: SpecialTokens, device: De
       fix: `Merge it first: ropeway export ${from} --as merged --to FOLDER`,
     })
   }
-  checkFit(job, tokens, from)
-  const lora = job.method?.lora
-  return lora === undefined ? loadModel(from, device) : adaptedModel(from, lora, job.seed, device)
-}
-
-function checkFit(job: TrainingJob, tokens: SpecialTokens, from: string): void {
   using model = openModel(from)
   const { config } = model.definition
-  const refuse = (why: string) => new UserError(`The model in ${from} ${why}.`, { failure: 'usage' })
+  const refuse = (why: string, fix: string) =>
+    new UserError(`The model in ${from} ${why}.`, { failure: 'usage', fix })
   if (job.context > config.contextMax)
-    throw refuse(`takes ${config.contextMax} tokens, fewer than context ${job.context}`)
+    throw refuse(
+      `takes ${config.contextMax} tokens, fewer than context ${job.context}`,
+      `Set context: ${config.contextMax} or less.`,
+    )
   if (tokens.vocabularySize > config.vocabularySize)
-    throw refuse(`has ${config.vocabularySize} tokens, fewer than the tokenizer's ${tokens.vocabularySize}`)
+    throw refuse(
+      `has ${config.vocabularySize} tokens, fewer than the tokenizer's ${tokens.vocabularySize}`,
+      "Leave the field tokenizer out: the model's own is taken.",
+    )
+  if (job.method?.lora !== undefined) adapterSettings(job.method.lora, model.definition, from)
 }
 
 /** The model at `path`, frozen, with a new adapter to train. */

@@ -29,7 +29,7 @@ import { alone, type Channel, Team } from './parallel/team.ts'
 import type { Parameters } from './parameters.ts'
 import { dataCheckOf } from './preflight/data-check.ts'
 import { needsOf, refuseTooLarge } from './preflight/needs.ts'
-import { type BaseModel, prepareModel } from './prepare-model.ts'
+import { type BaseModel, prepareModel, refuseUnfit } from './prepare-model.ts'
 import { type Publisher, publisherOf } from './publish/publisher.ts'
 import { bestFolder, frozenBase, isStale, refuseOtherData, refuseOtherRecipe } from './resume-checks.ts'
 import type { JobCallbacks, JobResult, JobStart } from './run-callbacks.ts'
@@ -125,6 +125,7 @@ async function withRun<Result>(
   const pairs = preference && (await preparePreferences(job, preference, found?.folder, heard))
   using data = pairs ?? (await prepareData(job, found?.folder, heard))
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
+  refuseUnfit(job, data.kit.tokenizer)
   if (callbacks.onData !== undefined) callbacks.onData(await dataCheckOf(job, data.kit, data.material, heard))
   if (callbacks.onNeeds !== undefined) {
     const needs = needsOf(job, data, channel.size)

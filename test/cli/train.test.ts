@@ -1,8 +1,9 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { holdAlone } from '../../src/base/sole-user.ts'
+import { resolveModel } from '../../src/cli/text-model.ts'
 import { progressText, runShown } from '../../src/cli/training.ts'
 import { parseTrainingJob } from '../../src/train/job.ts'
 import { ropeway } from './command-line.ts'
@@ -41,6 +42,25 @@ test('a model may be named by the folder of the run that made it: its newest che
   const { code, err } = await train('adapter', { ...job, model: { from: 'base' } })
   expect(err).toContain('step-000004')
   expect(code).toBe(0)
+})
+
+test('a model that is not there, or not yet, is refused before any data is read', async () => {
+  const nowhere = await train('lost', { ...base, tokenizer: undefined, model: { from: 'nowhere' } })
+  expect([nowhere.code, nowhere.err]).toEqual([3, expect.stringMatching(/field model\.from names .*nowhere/)])
+  mkdirSync(join(folder, 'unsaved', 'checkpoints'), { recursive: true })
+  writeFileSync(join(folder, 'unsaved', 'job.json'), '{}')
+  const unsaved = await train('early', { ...base, tokenizer: undefined, model: { from: 'unsaved' } })
+  expect([unsaved.code, unsaved.err]).toEqual([3, expect.stringContaining('has not saved a checkpoint yet')])
+  const exported = await ropeway(['export', join(folder, 'unsaved'), '--to', join(folder, 'exported')])
+  expect([exported.code, exported.err]).toEqual([3, expect.stringContaining('make a file emergency-save')])
+})
+
+test('the newest checkpoint of a run is the one of most steps, also beyond six digits', () => {
+  const checkpoints = join(folder, 'long', 'checkpoints')
+  for (const name of ['step-999999', 'step-1000000', 'step-000010'])
+    mkdirSync(join(checkpoints, name), { recursive: true })
+  writeFileSync(join(checkpoints, 'step-1000000', 'config.json'), '{}')
+  expect(resolveModel(join(folder, 'long'))).toBe(join(checkpoints, 'step-1000000'))
 })
 
 test('two runs in one folder are refused, and the second starts when the first has ended', async () => {

@@ -45,10 +45,18 @@ describe('a wrong field is named', () => {
   })
 })
 
+function catching(attempt: () => unknown): unknown {
+  try {
+    return attempt()
+  } catch (error) {
+    return error
+  }
+}
+
 test('a name that is none is told with the one that was meant, and a field that is missing as that', () => {
   const misspelt = { ...file(), steps: undefined, stepz: 4 }
   expect(() => parseTrainingJob(misspelt, example)).toThrow(
-    'stepz is not a field of a training job; did you mean steps?',
+    /stepz is not a field of a training job; did you mean steps\?$/,
   )
   const nested = { ...file(), optimizer: { learning_rate: 1e-3, weigth_decay: 0 } }
   expect(() => parseTrainingJob(nested, example)).toThrow(
@@ -60,6 +68,11 @@ test('a name that is none is told with the one that was meant, and a field that 
   expect(() => parseTrainingJob({ ...file(), steps: undefined }, example)).toThrow(
     'The field steps is missing.',
   )
+  const bare = { ...file(), steps: undefined, batch: undefined, optimizer: undefined }
+  expect(catching(() => parseTrainingJob(bare, example))).toMatchObject({
+    message: 'The fields batch, steps and optimizer are missing.',
+    fix: expect.stringContaining('batch: 8, steps: 1000, optimizer: {learning_rate: 0.0003}'),
+  })
 })
 
 test('a job that is no object is refused', () => {

@@ -4,6 +4,7 @@ import type { TrainingJob } from '../job.ts'
 import { prepareData } from '../job-data.ts'
 import { preferenceOf } from '../methods/method.ts'
 import { preparePreferences } from '../methods/preference-data.ts'
+import { refuseUnfit } from '../prepare-model.ts'
 import { type DataCheck, dataCheckOf } from './data-check.ts'
 import { dataShapeOf, type Needs, needsOf } from './needs.ts'
 import { measurePace, type Pace } from './pace.ts'
@@ -14,7 +15,7 @@ export interface JobCheck {
   pace: Pace
 }
 
-/** Refuses nothing: the reasons why the job would not start are among the results. */
+/** What is wrong with the data is among the results. Throws UserErrors for a model that does not fit the job. */
 export async function checkJob(job: TrainingJob, onNote: (text: string) => void): Promise<JobCheck> {
   const endless = preparing(onNote)
   const method = preferenceOf(job.method)
@@ -22,6 +23,7 @@ export async function checkJob(job: TrainingJob, onNote: (text: string) => void)
     method === undefined
       ? await prepareData(job, undefined, endless, false)
       : await preparePreferences(job, method, undefined, endless, false)
+  refuseUnfit(job, data.kit.tokenizer)
   const check = await dataCheckOf(job, data.kit, data.material, endless)
   const needs = needsOf(job, data)
   onNote('Measuring a few steps.')

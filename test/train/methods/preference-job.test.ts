@@ -2,6 +2,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { TrainingJob } from '../../../src/train/job.ts'
+import { checkJob } from '../../../src/train/preflight/job-check.ts'
 import { runTrainingJob } from '../../../src/train/run-job.ts'
 import type { StepReport } from '../../../src/train/trainer.ts'
 import { tinyJob } from '../tiny-job.ts'
@@ -124,3 +126,22 @@ test('two preferences at once are refused, and pairs for a model that is not the
   const fresh = tinyJob(join(root, 'fresh'), { method: { dpo: {} } })
   await expect(runTrainingJob(fresh)).rejects.toThrow(/dpo needs model/)
 })
+
+test.each([
+  { what: 'a context', changes: { context: 128 }, message: /takes 64 tokens, fewer than context 128/ },
+  {
+    what: 'a target',
+    changes: { method: { dpo: { beta: 0.1 }, lora: { rank: 2, targets: ['k_prj'] } } },
+    message: /names k_prj, which this model does not have/,
+  },
+])(
+  '$what that the model does not have is refused before the model is asked about any pair',
+  async ({ what, changes, message }) => {
+    const notes: string[] = []
+    const given = { ...job(what, { dpo: { beta: 0.1 } }), ...changes } as TrainingJob
+    const run = runTrainingJob(given, { onNote: (text) => notes.push(text) })
+    await expect(run).rejects.toThrow(message)
+    expect(notes.filter((note) => /starting model/.test(note))).toEqual([])
+    await expect(checkJob(given, () => undefined)).rejects.toThrow(message)
+  },
+)
