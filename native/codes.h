@@ -3,6 +3,8 @@
 //
 // `most` is the largest of the codes. A format cuts a group of 32 inputs into `parts` with a scale of their own. `bias` is what its codes have too
 // much, and `offset` whether something is added per group; both are multiplied by sums of activations.
+// `askedTwice` where one row or two are computed so quickly that the memory's queue is full and drops what is asked for: such codes
+// are asked for once more, nearer to their use.
 #pragma once
 
 #include "packed.h"
@@ -67,7 +69,7 @@ struct SixBits {
 
 struct Q8Codes : EightBits {
   static constexpr int format = packedQ8, parts = 1, bias = codeBias;
-  static constexpr bool offset = false, negative = codeBias == 0;
+  static constexpr bool offset = false, negative = codeBias == 0, askedTwice = false;
   static const char* group(const char* panel, size_t g) { return panel + g * bytes; }
   static Vector scale(const char* panel, size_t groups, size_t g, int, int v) {
     return loadHalf(reinterpret_cast<const Half*>(panel + groups * bytes) + g * panelOutputs + v * lanes);
@@ -79,7 +81,7 @@ struct Q8Codes : EightBits {
 template <class Bits, int packed>
 struct GroupScaled : Bits {
   static constexpr int format = packed, parts = 1, bias = 0;
-  static constexpr bool offset = true, negative = false;
+  static constexpr bool offset = true, negative = false, askedTwice = false;
   static const char* group(const char* panel, size_t g) { return panel + g * (Bits::bytes + 64); }
   static Vector scale(const char* panel, size_t, size_t g, int, int v) {
     return loadHalf(reinterpret_cast<const Half*>(group(panel, g) + Bits::bytes) + v * lanes);
@@ -96,7 +98,7 @@ using Q5Codes = GroupScaled<FiveBits, packedQ5>;
 template <class Bits, int packed>
 struct BlockScaled : Bits {
   static constexpr int format = packed, parts = 1, bias = 0;
-  static constexpr bool offset = true, negative = false;
+  static constexpr bool offset = true, negative = false, askedTwice = true;
   static constexpr size_t blockBytes = 8 * Bits::bytes + 320;
   static const char* group(const char* panel, size_t g) { return panel + g / 8 * blockBytes + g % 8 * Bits::bytes; }
   static const char* scales(const char* panel, size_t g) { return panel + g / 8 * blockBytes + 8 * Bits::bytes; }
@@ -116,7 +118,7 @@ using Q5KCodes = BlockScaled<FiveBits, packedQ5K>;
 /// Two signed scales a group, multiplied by a number of the block; codes have 32 too much.
 struct Q6KCodes : SixBits {
   static constexpr int format = packedQ6K, parts = 2, bias = 32;
-  static constexpr bool offset = false, negative = false;
+  static constexpr bool offset = false, negative = false, askedTwice = true;
   static constexpr size_t blockBytes = 8 * bytes + 320;
   static const char* group(const char* panel, size_t g) { return panel + g / 8 * blockBytes + g % 8 * bytes; }
   static Vector scale(const char* panel, size_t, size_t g, int part, int v) {

@@ -35,8 +35,8 @@ struct ByRegisters {
   void enter() const {}
   void exit() const {}
 
-  /// Two pairs of panels by `count` <= Self::fewRows rows, sums pair after pair: few rows leave registers for
-  /// four streams, and a core gets more from its memory by four than by two.
+  /// Two pairs of panels by `count` <= Self::fewRows rows, sums pair after pair: where nothing asks for what comes next, a
+  /// core gets more from its memory by four streams than by two, and few rows leave registers for them.
   void quad(const char* panel, size_t stride, size_t row, int count, float* sums) const {
     exactlyQuad<Self::fewRows>(panel, stride, row, count, sums);
   }

@@ -275,7 +275,7 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
       if (P == 1 && cold && g % Ask::groups == 0)
         for (size_t line = 0; line < Ask::lines; line++)
           __builtin_prefetch(panel + g * share + Ask::distance + line * 64);
-    } else if (cold) askAhead<Codes, P>(group, panel, stride);
+    } else if (cold || (T <= 2 && Codes::askedTwice)) askAhead<Codes, P>(group, panel, stride);
     if (upcoming->any()) upcoming->ask();
     for (int p = 0; p < P; p += together)
       productGroup<Codes, together, T>(panel + p * stride, stride, x, row, g, group + p, to[p / together]);
@@ -307,7 +307,7 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
 template <class Codes>
 struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
   static constexpr int rows = rowsAtOnce, panels = panelsAtOnce;
-  static constexpr int fewRows = panels == 2 ? 4 : lanes == 8 && Codes::format == packedQ8 ? 2 : 0;
+  static constexpr int fewRows = lanes == 8 && Codes::format == packedQ8 ? 2 : 0;
   static constexpr int packedFormat = Codes::format;
   static constexpr bool compact = true, asksAhead = lanes == 16;
   QuantisedRows x;
