@@ -98,7 +98,7 @@ using Q5Codes = GroupScaled<FiveBits, packedQ5>;
 template <class Bits, int packed>
 struct BlockScaled : Bits {
   static constexpr int format = packed, parts = 1, bias = 0;
-  static constexpr bool offset = true, negative = false, askedTwice = true;
+  static constexpr bool offset = true, negative = false, askedTwice = Bits::most > 15;
   static constexpr size_t blockBytes = 8 * Bits::bytes + 320;
   static const char* group(const char* panel, size_t g) { return panel + g / 8 * blockBytes + g % 8 * Bits::bytes; }
   static const char* scales(const char* panel, size_t g) { return panel + g / 8 * blockBytes + 8 * Bits::bytes; }
