@@ -31,7 +31,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'ropeway-bench-'))
 const modelPath = join(scratch, 'tiny.gguf')
 
 beforeAll(() => makeModel(modelPath, tiny))
-afterAll(() => rmSync(scratch, { recursive: true, force: true }))
+afterAll(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 9 }))
 
 const text = z.string().min(1)
 const finite = z.number()

@@ -6,7 +6,7 @@ import { readManifests } from '../../src/cli/apply/manifests.ts'
 import { ropeway, type Workbench, workbench } from './command-line.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-apply-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
 
 const file = (text: string): string => {
   const path = join(folder, 'things.yml')

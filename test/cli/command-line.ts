@@ -101,7 +101,7 @@ export async function workbench(clock?: Clock, more: Partial<Parts> = {}): Promi
       await service[Symbol.asyncDispose]()
       if (home === undefined) delete process.env.ROPEWAY_HOME
       else process.env.ROPEWAY_HOME = home
-      rmSync(folder, { recursive: true, force: true })
+      rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
     },
   }
 }

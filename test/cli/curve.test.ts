@@ -5,7 +5,7 @@ import { afterAll, expect, test } from 'vitest'
 import { readCurve } from '../../src/cli/commands/curve.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-curve-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
 
 test('a curve is what the last life of a run says of each step, in order, whatever was cut off', async () => {
   const lines = [

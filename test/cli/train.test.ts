@@ -9,7 +9,7 @@ import { parseTrainingJob } from '../../src/train/job.ts'
 import { ropeway } from './command-line.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-train-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
 
 const base = {
   model: { architecture: 'llama', layers: 1, heads: 2, width: 16 },

@@ -46,7 +46,7 @@ export async function opened(databases: TestDatabases, migrations = dataMigratio
     ...{ folder, clock, faults, store, objects: real, blobs, datasets },
     async [Symbol.asyncDispose]() {
       await store.close()
-      rmSync(folder, { recursive: true, force: true })
+      rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
     },
   }
 }

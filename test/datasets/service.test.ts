@@ -27,7 +27,7 @@ async function start(databases: TestDatabases) {
   return Object.assign(service, {
     async [Symbol.asyncDispose]() {
       await stop()
-      rmSync(folder, { recursive: true, force: true })
+      rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
     },
   })
 }

@@ -14,7 +14,7 @@ import { onEveryDatabase } from '../store/databases.ts'
 import { anything } from './world.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-deployment-routes-'))
-afterAll(() => rmSync(scratch, { recursive: true, force: true }))
+afterAll(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 9 }))
 let count = 0
 
 onEveryDatabase((databases) => {

@@ -9,7 +9,7 @@ import { ServerDied } from '../launchers/fake-launcher.ts'
 import { startMs, World, type WorldOptions } from './world.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-deployments-'))
-afterAll(() => rmSync(scratch, { recursive: true, force: true }))
+afterAll(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 9 }))
 
 let count = 0
 const world = (options: WorldOptions = {}) => World.open(join(scratch, `${++count}`, 'ropeway.db'), options)

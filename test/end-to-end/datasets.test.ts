@@ -58,7 +58,7 @@ beforeAll(async () => {
 afterAll(async () => {
   service.child.kill('SIGKILL')
   await service.ended
-  rmSync(home, { recursive: true, force: true })
+  rmSync(home, { recursive: true, force: true, maxRetries: 9 })
 })
 
 /** Marks of parts that the service has kept. */

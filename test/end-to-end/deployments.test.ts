@@ -70,7 +70,7 @@ async function service() {
       await expect.poll(isOver).toBe(true)
       ledger.close()
       await store.close()
-      rmSync(folder, { recursive: true, force: true })
+      rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
     },
   }
 }

@@ -19,7 +19,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'ropeway-engine-'))
 
 afterAll(async () => {
   await Promise.all(engines.map((engine) => engine.close()))
-  rmSync(scratch, { recursive: true, force: true })
+  rmSync(scratch, { recursive: true, force: true, maxRetries: 9 })
 })
 
 async function start(

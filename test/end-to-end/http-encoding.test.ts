@@ -21,7 +21,7 @@ describe.skipIf(packed === undefined)('a long prompt', () => {
   })
   afterAll(async () => {
     await encoder.close()
-    rmSync(folder, { recursive: true, force: true })
+    rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
   })
 
   const serve = async (contextMax: number) =>

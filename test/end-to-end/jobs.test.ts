@@ -44,7 +44,7 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await kill()
-  rmSync(home, { recursive: true, force: true })
+  rmSync(home, { recursive: true, force: true, maxRetries: 9 })
 })
 
 async function ropeway(...args: string[]): Promise<{ code: number | null; out: string; err: string }> {

@@ -19,7 +19,7 @@ afterAll(async () => {
     child.kill('SIGKILL')
     await once(child, 'exit')
   }
-  rmSync(scratch, { recursive: true, force: true })
+  rmSync(scratch, { recursive: true, force: true, maxRetries: 9 })
 })
 
 interface Started {

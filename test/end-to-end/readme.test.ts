@@ -14,8 +14,8 @@ const environment = { ...process.env, ROPEWAY_HOME: home, ROPEWAY_STARTER_STEPS:
 
 afterAll(async () => {
   await Promise.all(background.map(stop))
-  rmSync(home, { recursive: true, force: true })
-  rmSync(join(root, 'examples', 'whale', 'out'), { recursive: true, force: true })
+  rmSync(home, { recursive: true, force: true, maxRetries: 9 })
+  rmSync(join(root, 'examples', 'whale', 'out'), { recursive: true, force: true, maxRetries: 9 })
 })
 
 interface Block {

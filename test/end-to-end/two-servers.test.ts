@@ -124,7 +124,7 @@ describe.skipIf(postgresMissing !== undefined || process.platform !== 'linux')('
     for (const server of servers) await kill(server)
     killWorkers('')
     await database?.[Symbol.asyncDispose]()
-    rmSync(home, { recursive: true, force: true })
+    rmSync(home, { recursive: true, force: true, maxRetries: 9 })
   })
   const ask = (index: number) => new Client({ url: servers[index]!.url, token: key })
 

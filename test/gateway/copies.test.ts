@@ -12,7 +12,7 @@ import { bearer, gatewayOver, knows } from './harness.ts'
 import { deployment, scriptedReplica, version } from './scripted-replica.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-copies-'))
-afterAll(() => rmSync(scratch, { recursive: true, force: true }))
+afterAll(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 9 }))
 
 const chat = (content: string, fields: object = {}) => ({
   model: 'stories',

@@ -11,7 +11,7 @@ import { gatewayOver } from './harness.ts'
 import { deployment, scriptedReplica, version } from './scripted-replica.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-engine-logs-'))
-afterAll(() => rmSync(scratch, { recursive: true, force: true }))
+afterAll(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 9 }))
 
 /** Reads until it has so many events, then leaves. */
 async function leaveBehind(response: Response, eventsWanted: number): Promise<void> {

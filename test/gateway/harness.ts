@@ -44,7 +44,7 @@ export async function gatewayOver(
     [Symbol.asyncDispose]: async () => {
       await gateway.close(0)
       ledger.close()
-      rmSync(folder, { recursive: true, force: true })
+      rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
     },
   }
 }

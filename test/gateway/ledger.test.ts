@@ -9,7 +9,7 @@ import { bearer, gatewayOver, knows } from './harness.ts'
 import { deployment, scriptedReplica, version } from './scripted-replica.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-ledger-'))
-afterAll(() => rmSync(scratch, { recursive: true, force: true }))
+afterAll(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 9 }))
 
 const startMs = Date.UTC(2026, 10, 25, 12)
 const head = { request: 'r', project: 'main', key: 'k', model: 'stories' }

@@ -30,7 +30,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await store.close()
   await server?.[Symbol.asyncDispose]()
-  rmSync(folder, { recursive: true, force: true })
+  rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
 })
 
 const chaos = { lose: 0.05, loseReply: 0.05, delay: 0.03, delayMsMax: 20_000, repeat: 0.05, stale: 0.1 }

@@ -68,7 +68,7 @@ async function open(engine: () => Promise<Engine | undefined> = () => findEngine
     async [Symbol.asyncDispose]() {
       await loop.stop()
       await store.close()
-      rmSync(home, { recursive: true, force: true })
+      rmSync(home, { recursive: true, force: true, maxRetries: 9 })
     },
   }
 }

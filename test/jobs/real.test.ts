@@ -69,7 +69,7 @@ async function open() {
     until,
     [Symbol.asyncDispose]: async () => {
       await store.close()
-      rmSync(home, { recursive: true, force: true })
+      rmSync(home, { recursive: true, force: true, maxRetries: 9 })
     },
   }
 }

@@ -32,7 +32,7 @@ import { addMember, startService } from '../service/running.ts'
 import { onEveryDatabase, type TestDatabases } from '../store/databases.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-job-routes-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
 
 async function open(databases: TestDatabases) {
   const folders = new JobFolders(join(folder, 'jobs'))

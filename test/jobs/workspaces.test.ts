@@ -19,7 +19,11 @@ const file = (path: string, text: string, executable = false) => ({
 function room() {
   const folder = mkdtempSync(join(tmpdir(), 'ropeway-workspaces-'))
   const workspaces = new Workspaces(FolderStore.create(join(folder, 'objects')))
-  return { folder, workspaces, [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) }
+  return {
+    folder,
+    workspaces,
+    [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }),
+  }
 }
 
 test('a folder is kept once its contents are there, and comes out as it went in', async () => {

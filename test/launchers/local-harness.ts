@@ -58,7 +58,7 @@ export async function openLocal(options: Pick<LocalLauncherOptions, 'engine'> = 
         const gone = await Promise.all((await launcher.listOwned()).map((id) => launcher.remove(id)))
         return gone.every(Boolean)
       })
-      rmSync(base, { recursive: true, force: true })
+      rmSync(base, { recursive: true, force: true, maxRetries: 9 })
     },
   }
 }

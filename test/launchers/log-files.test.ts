@@ -6,7 +6,7 @@ import { LineCutter, LogWriter, readLog } from '../../src/control/launchers/loca
 
 function scratch(): { folder: string } & Disposable {
   const folder = mkdtempSync(join(tmpdir(), 'ropeway-log-'))
-  return { folder, [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) }
+  return { folder, [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }) }
 }
 
 /** All pages from `cursor` on. */

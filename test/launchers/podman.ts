@@ -57,6 +57,6 @@ export class Podman implements Disposable {
     for (const [name, value] of this.#before)
       if (value === undefined) delete process.env[name]
       else process.env[name] = value
-    rmSync(this.#folder, { recursive: true, force: true })
+    rmSync(this.#folder, { recursive: true, force: true, maxRetries: 9 })
   }
 }

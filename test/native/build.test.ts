@@ -45,7 +45,7 @@ beforeEach(() => {
 
 afterAll(() => {
   restore()
-  rmSync(scratch, { recursive: true, force: true })
+  rmSync(scratch, { recursive: true, force: true, maxRetries: 9 })
 })
 
 /** A compiler made of a few lines of shell; $1.. are its arguments. */

@@ -42,7 +42,7 @@ export async function startAzurite(): Promise<Azurite> {
     const endpoint = `http://127.0.0.1:${port}/${account}`
     const stop = async () => {
       await ended(server)
-      rmSync(folder, { recursive: true, force: true })
+      rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
     }
     if (await answers(server, endpoint)) {
       await write(endpoint, '/tests?restype=container', undefined)

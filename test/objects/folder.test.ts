@@ -13,7 +13,7 @@ import { objectStoreSuite } from './suite.ts'
 class TemporaryFolder {
   readonly path = mkdtempSync(join(tmpdir(), 'ropeway-objects-'));
   [Symbol.dispose](): void {
-    rmSync(this.path, { recursive: true, force: true })
+    rmSync(this.path, { recursive: true, force: true, maxRetries: 9 })
   }
 }
 

@@ -51,7 +51,7 @@ export async function startSwift(): Promise<Swift> {
   const endpoint = `http://127.0.0.1:${ports[3]}`
   const stop = async () => {
     await Promise.all(children.map(ended))
-    rmSync(folder, { recursive: true, force: true })
+    rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
   }
   try {
     await answering(`${endpoint}/healthcheck`, folder)

@@ -8,7 +8,7 @@ import { gatewayKey } from '../gateway/scripted-replica.ts'
 import { harness, model, post } from './harness.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-usage-log-'))
-afterAll(() => rmSync(scratch, { recursive: true, force: true }))
+afterAll(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 9 }))
 
 const head = { request: 'r', tenant: 't', model: 'm' }
 const used = (output: number) => ({

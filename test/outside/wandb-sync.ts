@@ -109,5 +109,5 @@ try {
   console.log(`history: ${history.length} steps, keys ${Object.keys(history[0]!).sort().join(', ')}`)
 } finally {
   server.close()
-  rmSync(folder, { recursive: true, force: true })
+  rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
 }

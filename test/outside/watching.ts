@@ -54,5 +54,5 @@ try {
     process.exitCode = 1
   }
 } finally {
-  rmSync(folder, { recursive: true, force: true })
+  rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
 }

@@ -32,7 +32,7 @@ function room(): Room {
   return {
     folder,
     out: join(folder, 'out'),
-    [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }),
+    [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }),
   }
 }
 

@@ -115,7 +115,7 @@ test.skipIf(folder === undefined)(
         expect(opened.info(name)).toMatchObject({ shape: whole.info(name)!.shape })
       expect([loadTextModel(folder!).pooling, loadTextModel(scratch).pooling]).toEqual([undefined, 'last'])
     } finally {
-      rmSync(scratch, { recursive: true, force: true })
+      rmSync(scratch, { recursive: true, force: true, maxRetries: 9 })
     }
   },
 )

@@ -13,7 +13,7 @@ import { onEveryDatabase } from '../store/databases.ts'
 import { FaultInjector } from '../store/faults.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-servers-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
 const migrations = [serversMigration]
 let count = 0
 const place = () => FolderStore.create(join(folder, `objects-${++count}`))

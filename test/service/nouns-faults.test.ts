@@ -13,7 +13,7 @@ import { deeds } from './deeds.ts'
 import { type RunningService, startService } from './running.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-nouns-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
 
 /** Done already, by the request whose answer was lost. */
 const isDone = (error: unknown) => /name_taken|conflict/.test((error as { code: string }).code)

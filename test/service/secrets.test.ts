@@ -22,7 +22,7 @@ import type { JsonSchema } from './generated.ts'
 import { startService } from './running.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-secrets-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
 
 /** In every text that a client may send. */
 const planted = 'PLANTED-text-7f3a9c'

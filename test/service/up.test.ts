@@ -52,7 +52,7 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   if (service.child.exitCode === null) await end(service, 'SIGKILL')
-  rmSync(home, { recursive: true, force: true })
+  rmSync(home, { recursive: true, force: true, maxRetries: 9 })
 })
 
 test('one command makes a service with an owner, whom the command line of this machine is at once', async () => {

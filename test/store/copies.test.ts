@@ -15,7 +15,7 @@ import { openUpgraded } from '../../src/control/store/upgrade.ts'
 import { onEveryDatabase } from './databases.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-copies-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
 const clock = new ManualClock(1_700_000_000_000)
 
 const boats: Migration = {

@@ -25,7 +25,7 @@ export function onEveryDatabase(tests: (databases: TestDatabases) => void): void
   describe('libsql', () => {
     const folder = mkdtempSync(join(tmpdir(), 'ropeway-store-'))
     let count = 0
-    afterAll(() => rmSync(folder, { recursive: true, force: true }))
+    afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
     const fresh = async () => join(folder, `${++count}`, 'ropeway.db')
     tests({ kind: 'libsql', fresh, open: async (options) => openStore(await fresh(), options) })
   })

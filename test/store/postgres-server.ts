@@ -92,7 +92,7 @@ export class PostgresServer implements AsyncDisposable {
       this.#process.kill('SIGQUIT')
       await ended
     }
-    rmSync(this.#folder, { recursive: true, force: true })
+    rmSync(this.#folder, { recursive: true, force: true, maxRetries: 9 })
   }
 
   #url(database: string): string {

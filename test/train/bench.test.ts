@@ -50,7 +50,7 @@ test('our side of the memory bench measures speed and peak in a process of its o
     expect(figures.peakMiB).toBeGreaterThan(figures.besideRuntimeMiB!)
     expect(estimated(cases.small!, base)).toBeGreaterThan(0)
   } finally {
-    rmSync(base, { recursive: true, force: true })
+    rmSync(base, { recursive: true, force: true, maxRetries: 9 })
   }
 })
 
@@ -79,7 +79,7 @@ test('the Shakespeare bench records the loss, the curve and where it was measure
     expect(record!.figures.validationLoss).toBeGreaterThan(0)
     expect(record!.setting.commit).toMatch(/^[0-9a-f]+$|unknown/)
   } finally {
-    rmSync(folder, { recursive: true, force: true })
+    rmSync(folder, { recursive: true, force: true, maxRetries: 9 })
   }
 })
 

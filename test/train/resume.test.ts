@@ -32,7 +32,7 @@ beforeAll(async () => {
   expect(result.outcome).toBe('finished')
   uninterrupted = hashOf(result.folder)
 })
-afterAll(() => rmSync(root, { recursive: true, force: true }))
+afterAll(() => rmSync(root, { recursive: true, force: true, maxRetries: 9 }))
 
 describe('killed and resumed, a run ends with the weights of the uninterrupted run, bit for bit', () => {
   const moments = [{ where: 'step', count: 7 }, ...saveStages.map((where) => ({ where, count: 2 }))]

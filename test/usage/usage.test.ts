@@ -27,7 +27,7 @@ import { addMember, startService } from '../service/running.ts'
 import { onEveryDatabase } from '../store/databases.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-usage-'))
-afterAll(() => rmSync(scratch, { recursive: true, force: true }))
+afterAll(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 9 }))
 let count = 0
 const startMs = Date.UTC(2026, 10, 26, 12)
 const params = { project: 'default' }

@@ -6,7 +6,7 @@ import { afterAll } from 'vitest'
 /** A folder of the calling test file, gone when its tests are done. */
 export function testFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'ropeway-data-'))
-  afterAll(() => rmSync(folder, { recursive: true, force: true }))
+  afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
   return folder
 }
 

@@ -40,7 +40,7 @@ beforeAll(async () => {
   })
   adapter = (await runTrainingJob(job)).folder
 })
-afterAll(() => rmSync(root, { recursive: true, force: true }))
+afterAll(() => rmSync(root, { recursive: true, force: true, maxRetries: 9 }))
 
 const place = (name: string, form: ExportForm) =>
   join(root, 'exports', form === 'gguf' ? `${name}.gguf` : name)

@@ -15,7 +15,7 @@ beforeAll(async () => {
   const model = { architecture: 'llama', layers: 2, heads: 2, width: 32 }
   base = (await runTrainingJob(tinyJob(join(root, 'base'), { model }))).folder
 })
-afterAll(() => rmSync(root, { recursive: true, force: true }))
+afterAll(() => rmSync(root, { recursive: true, force: true, maxRetries: 9 }))
 
 const numbersOf = (folder: string) => {
   using model = openModel(base)

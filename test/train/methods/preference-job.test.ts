@@ -29,7 +29,7 @@ beforeAll(async () => {
   ])
   writeFileSync(join(root, 'ratings.jsonl'), ratings.map((rating) => JSON.stringify(rating)).join('\n'))
 })
-afterAll(() => rmSync(root, { recursive: true, force: true }))
+afterAll(() => rmSync(root, { recursive: true, force: true, maxRetries: 9 }))
 
 const job = (name: string, method: object, file = 'pairs.jsonl') =>
   tinyJob(join(root, name), {
