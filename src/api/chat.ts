@@ -27,7 +27,9 @@ export function chatRequest(limits: RequestLimits) {
       logprobs: maybe(z.boolean()),
       top_logprobs: maybe(z.int().min(0).max(limits.logprobsMax)),
       tools: maybe(list(tool, limits.toolsMax)),
-      tool_choice: only(['auto', 'none'], "Only 'auto' and 'none': the model cannot be made to call a tool."),
+      tool_choice: maybe(toolChoice),
+      // Without it an answer may call several tools.
+      parallel_tool_calls: maybe(z.boolean()),
       reasoning_effort: maybe(z.string().max(32)),
       chat_template_kwargs: maybe(z.record(z.string(), z.unknown())),
     })
@@ -36,15 +38,32 @@ export function chatRequest(limits: RequestLimits) {
       if (body.top_logprobs !== undefined && body.logprobs !== true) {
         context.addIssue({ code: 'custom', path: ['top_logprobs'], message: 'Only with logprobs: true.' })
       }
-      const isHeld = body.response_format !== undefined && body.response_format.type !== 'text'
-      const mayCall = (body.tools?.length ?? 0) > 0 && body.tool_choice !== 'none'
-      if (isHeld && mayCall) {
-        const message =
-          "Not together with tools: text that is held to JSON calls none. Add tool_choice: 'none'."
-        const params = { code: unsupportedCode }
-        context.addIssue({ code: 'custom', path: ['response_format'], message, params })
-      }
+      checkToolChoice(body, context)
     })
+}
+
+const toolChoice = z.union(
+  [
+    z.enum(['auto', 'none', 'required']),
+    z.object({ type: z.literal('function'), function: z.object({ name: z.string() }) }),
+  ],
+  "Expected 'auto', 'none', 'required' or a function: {type: 'function', function: {name}}.",
+)
+
+/** What has to be called has to be there. */
+function checkToolChoice(
+  body: {
+    tools?: readonly { function: { name: string } }[] | undefined
+    tool_choice?: z.output<typeof toolChoice> | undefined
+  },
+  context: z.RefinementCtx,
+): void {
+  const { tools = [], tool_choice: choice } = body
+  const refuse = (message: string) => context.addIssue({ code: 'custom', path: ['tool_choice'], message })
+  if (choice === 'required' && tools.length === 0) refuse('There are no tools to call: give some in tools.')
+  if (typeof choice !== 'object') return
+  if (!tools.some((tool) => tool.function.name === choice.function.name))
+    refuse(`No function of this name stands in tools: ${choice.function.name.slice(0, 64)}.`)
 }
 
 /** OpenAI's fields about matters that this server does not have, or that change nothing here. */
@@ -55,7 +74,6 @@ const outsideFields = {
   prompt_cache_retention: maybe(z.string()),
   store: only([false], 'Answers are not stored.'),
   service_tier: only(['auto', 'default'], 'There is one service tier here.'),
-  parallel_tool_calls: only([true], 'The number of tool calls cannot be limited.'),
   modalities: maybe(list(only(['text'], 'This model writes text only.'), 8)),
   verbosity: only(['medium'], 'This model has no verbosity setting.'),
   audio: unsupported('This model writes text only.'),
@@ -129,7 +147,7 @@ const tool = z.object({
     name: z.string().regex(/^[\w-]{1,64}$/, 'Letters, digits, _ and -, at most 64.'),
     description: maybe(z.string()),
     parameters: maybe(z.record(z.string(), z.unknown())),
-    strict: only([false], 'Arguments of tools are not constrained to their schema.'),
+    strict: maybe(z.boolean()),
   }),
 })
 

@@ -1,15 +1,18 @@
 import { assert } from '../base/assert.ts'
 import { Automaton, type State } from './automaton.ts'
-import { compileSchema } from './schema.ts'
+import { compilePattern, type Pattern } from './pattern.ts'
+import { type Compiled, compileSchema } from './schema.ts'
 import { type Mask, Vocabulary } from './vocabulary.ts'
 
-/** What a text is held to: JSON that fits the schema (see {@link compileSchema}), any object without one. */
-export interface Constraint {
-  kind: 'json'
-  schema?: unknown
+/** What a text is held to: JSON that fits the schema (see {@link compileSchema}), any object without one; or a pattern. */
+export type Constraint = { kind: 'json'; schema?: unknown } | { kind: 'text'; pattern: Pattern }
+
+/** The grammar of a constraint's texts, or why it has none. */
+export function compileConstraint(constraint: Constraint): Compiled {
+  return constraint.kind === 'json' ? compileSchema(constraint.schema) : compilePattern(constraint.pattern)
 }
 
-/** What each token writes; undefined for those that are no text, as special tokens. */
+/** What each token writes (see token-bytes.ts); undefined for those that are never part of a text, as ending tokens. */
 export type TokenTexts = readonly (Uint8Array | undefined)[]
 
 /** Schemas whose automata are remembered, least recently used first to go. */
@@ -38,15 +41,15 @@ export class Constraints {
     return generated.every((token) => text.advance(token)) ? text : undefined
   }
 
-  #automatonOf({ schema }: Constraint): Automaton | undefined {
-    const key = schema === undefined ? '' : JSON.stringify(schema)
+  #automatonOf(constraint: Constraint): Automaton | undefined {
+    const key = JSON.stringify(constraint)
     const known = this.#automata.get(key)
     if (known !== undefined) {
       this.#automata.delete(key)
       this.#automata.set(key, known)
       return known
     }
-    const compiled = compileSchema(schema)
+    const compiled = compileConstraint(constraint)
     if (!compiled.ok) return undefined
     const automaton = new Automaton(compiled.grammar)
     if (this.#automata.size === automataMax) this.#automata.delete(this.#automata.keys().next().value!)

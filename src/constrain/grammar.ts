@@ -69,8 +69,13 @@ export class GrammarBuilder {
 
   /** Exactly this text, then `next`. */
   literal(text: string, next: number): number {
+    return this.sequence(Buffer.from(text), next)
+  }
+
+  /** Exactly these bytes, then `next`. */
+  sequence(bytes: Uint8Array, next: number): number {
     let at = next
-    for (const byte of Buffer.from(text).reverse()) {
+    for (const byte of bytes.toReversed()) {
       const before = this.node()
       this.bytes(before, byte, byte, at)
       at = before

@@ -29,13 +29,16 @@ type Schema = Readonly<Record<string, unknown>>
 /**
  * The grammar of all JSON texts that a schema allows and that are written in one way: properties in the order
  * of the schema, none that it does not name unless additionalProperties says so, values of enum and const compact.
- * Without a schema: any object. A keyword that is neither enforced nor an annotation is refused with its path.
+ * Without a schema: any object. A keyword that is neither enforced nor an annotation is refused with its path; `loose`
+ * reads over it.
  */
-export function compileSchema(schema: unknown): Compiled {
+export function compileSchema(schema: unknown, loose = false): Compiled {
   try {
     if (schema !== undefined && Buffer.byteLength(JSON.stringify(schema)) > schemaBytesMax)
       throw new SchemaRefusal('', `A schema has at most ${schemaBytesMax} bytes.`)
-    const grammar = new SchemaCompiler(schema ?? { type: 'object' }).compile()
+    const builder = new GrammarBuilder()
+    const compiler = new SchemaCompiler(schema ?? { type: 'object' }, builder, loose)
+    const grammar = builder.finish(maybeSpace(builder, compiler.compile(returnNode)))
     if (grammar.heights[grammar.start]! >= callDepthMax)
       throw new SchemaRefusal('', 'No JSON value fits: what it requires is impossible or has no end.')
     return { ok: true, grammar }
@@ -45,21 +48,25 @@ export function compileSchema(schema: unknown): Compiled {
   }
 }
 
-class SchemaCompiler {
+/** Builds the values that fit one schema into a grammar. */
+export class SchemaCompiler {
   readonly #root: unknown
-  readonly #grammar = new GrammarBuilder()
+  readonly #grammar: GrammarBuilder
+  readonly #loose: boolean
   readonly #references = new Map<string, number>()
   #any: number | undefined
   #depth = 0
   #alternatives = 0
 
-  constructor(root: unknown) {
+  constructor(root: unknown, grammar: GrammarBuilder, loose = false) {
     this.#root = root
+    this.#grammar = grammar
+    this.#loose = loose
   }
 
-  compile(): Grammar {
-    const grammar = this.#grammar
-    return grammar.finish(maybeSpace(grammar, this.#value(this.#root, '', returnNode)))
+  /** Such a value, then `next`. */
+  compile(next: number): number {
+    return this.#value(this.#root, '', next)
   }
 
   /** A value that fits, then `next`. */
@@ -71,7 +78,7 @@ class SchemaCompiler {
     if (this.#depth === schemaDepthMax)
       throw new SchemaRefusal(path, `Schemas lie at most ${schemaDepthMax} deep inside one another.`)
     for (const keyword of Object.keys(schema)) {
-      if (!annotations.has(keyword) && !enforced.has(keyword))
+      if (!this.#loose && !annotations.has(keyword) && !enforced.has(keyword))
         throw new SchemaRefusal(join(path, keyword), `The keyword ${keyword.slice(0, 64)} is not supported.`)
     }
     this.#depth++
@@ -82,12 +89,12 @@ class SchemaCompiler {
 
   #known(schema: Schema, path: string, next: number): number {
     if (schema.$ref !== undefined) {
-      refuseBeside(schema, path, '$ref')
+      this.#refuseBeside(schema, path, '$ref')
       return this.#called(this.#reference(schema.$ref, join(path, '$ref')), next)
     }
     for (const keyword of ['anyOf', 'oneOf', 'allOf'] as const) {
       if (schema[keyword] === undefined) continue
-      refuseBeside(schema, path, keyword)
+      this.#refuseBeside(schema, path, keyword)
       const branches = listOf(schema[keyword], join(path, keyword))
       this.#count(branches.length, join(path, keyword))
       if (keyword === 'allOf' && branches.length > 1)
@@ -99,7 +106,7 @@ class SchemaCompiler {
     const types = typesOf(schema, path)
     for (const keyword of ['enum', 'const'] as const) {
       if (schema[keyword] === undefined) continue
-      refuseBeside(schema, path, keyword, 'type')
+      this.#refuseBeside(schema, path, keyword, 'type')
       const values = keyword === 'enum' ? listOf(schema.enum, join(path, 'enum')) : [schema.const]
       this.#count(values.length, join(path, keyword))
       const fitting = values.filter((value) => types?.some((type) => isOfType(value, type)) ?? true)
@@ -108,6 +115,14 @@ class SchemaCompiler {
     const wanted = types ?? impliedTypes(schema)
     if (wanted === undefined) return this.#called(this.#anything(), next)
     return this.#either(wanted.map((type) => this.#ofType(type, schema, path, next)))
+  }
+
+  #refuseBeside(schema: Schema, path: string, keyword: string, ...allowed: string[]): void {
+    if (this.#loose) return
+    for (const other of Object.keys(schema)) {
+      if (other !== keyword && !annotations.has(other) && !allowed.includes(other))
+        throw new SchemaRefusal(join(path, other), `${other} is not supported beside ${keyword}.`)
+    }
   }
 
   #count(alternatives: number, path: string): void {
@@ -261,13 +276,6 @@ function join(path: string, more: string): string {
 function listOf(value: unknown, path: string, least = 1): readonly unknown[] {
   if (Array.isArray(value) && value.length >= least) return value
   throw new SchemaRefusal(path, least === 0 ? 'Expected a list.' : 'Expected a list of at least one.')
-}
-
-function refuseBeside(schema: Schema, path: string, keyword: string, ...allowed: string[]): void {
-  for (const other of Object.keys(schema)) {
-    if (other !== keyword && !annotations.has(other) && !allowed.includes(other))
-      throw new SchemaRefusal(join(path, other), `${other} is not supported beside ${keyword}.`)
-  }
 }
 
 function typesOf({ type }: Schema, path: string): readonly TypeName[] | undefined {

@@ -12,6 +12,7 @@ import { Generations } from './generations.ts'
 import { checkRoom, roomBehind } from './prompts.ts'
 import { queueHeaders } from './queue-report.ts'
 import { AnswerCalls, type CalledPiece, callFormsOf, markTokens, type NumberedCall } from './tool-calls.ts'
+import { callConstraint, mayCall, namedFunction } from './tool-choice.ts'
 import { Transcript } from './transcript.ts'
 
 /** POST /v1/chat/completions */
@@ -54,16 +55,12 @@ function answerCalls(
   continuations: ReturnType<typeof continuationsOf>,
   { template }: Endpoint,
 ): readonly AnswerCalls[] | undefined {
-  if (!hasTools(body) || template === undefined) return undefined
+  if (!mayCall(body) || template === undefined) return undefined
   const forms = callFormsOf(template)
   const names = body.tools!.map((tool) => tool.function.name)
   return Array.from({ length: body.n ?? 1 }, (_, index) => {
     return new AnswerCalls(forms, names, (continuations?.[index]?.characters ?? 0) > 0)
   })
-}
-
-function hasTools({ tools, tool_choice }: ChatRequest): boolean {
-  return tools !== undefined && tools.length > 0 && tool_choice !== 'none'
 }
 
 async function answerAtOnce(
@@ -87,7 +84,7 @@ async function answerAtOnce(
     choice.message.content += piece.text
     choice.logprobs?.content.push(...tokenTexts.forChat(piece.tokens).content)
     for (const { index: _, ...call } of callsOf(piece)) (choice.message.tool_calls ??= []).push(call)
-    if (piece.finish !== undefined) choice.finish_reason = finishReason(piece.finish, found)
+    if (piece.finish !== undefined) choice.finish_reason = finishReason(piece.finish, found, body)
   }
   // As OpenAI says it: an answer of calls alone has no content.
   for (const { message } of choices)
@@ -131,7 +128,8 @@ async function answerInChunks(
           ...(callsOf(piece).length > 0 && { tool_calls: [...callsOf(piece)] }),
         },
         logprobs: body.logprobs === true && piece.tokens.length > 0 ? tokenTexts.forChat(piece.tokens) : null,
-        finish_reason: piece.finish === undefined ? null : finishReason(piece.finish, calls?.[piece.index]),
+        finish_reason:
+          piece.finish === undefined ? null : finishReason(piece.finish, calls?.[piece.index], body),
       },
     ])
   const read = (piece: Piece) => calls![piece.index]!.read(piece)
@@ -144,9 +142,13 @@ function callsOf(piece: Piece | CalledPiece): readonly NumberedCall[] {
   return 'calls' in piece ? piece.calls : []
 }
 
-/** Calls that were cut off by the limit are text, and what is whole before them does not hide that. */
-function finishReason(reason: 'stop' | 'length', calls: AnswerCalls | undefined) {
-  return reason === 'stop' && calls?.hasCalls === true ? 'tool_calls' : reason
+/**
+ * Calls that were cut off by the limit are text, and what is whole before them does not hide that. A call that was
+ * asked for by name is no decision of the model's: OpenAI says stop.
+ */
+function finishReason(reason: 'stop' | 'length', calls: AnswerCalls | undefined, body: ChatRequest) {
+  const hasChosen = calls?.hasCalls === true && namedFunction(body) === undefined
+  return reason === 'stop' && hasChosen ? 'tool_calls' : reason
 }
 
 async function encodeMessages(body: ChatRequest, endpoint: Endpoint): Promise<readonly number[]> {
@@ -163,6 +165,8 @@ function generationParts(
 ): readonly GenerationParts[] {
   const { info } = endpoint.engine
   const base = requestBase(body, { ...endpoint, ...asker, vocabularySize: info.vocabularySize })
+  const constraint = endpoint.template && callConstraint(body, endpoint.template, endpoint.tokenizer)
+  if (constraint !== undefined) base.constraint = constraint
   if (body.logprobs === true) base.logprobs = body.top_logprobs ?? 0
   const room = roomBehind(prompt.length, info, 'messages')
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? room
@@ -180,7 +184,7 @@ function generationParts(
       endpoint.tokenizer,
       stopStrings(body),
       base.minTokens,
-      hasTools(body) ? markTokens(endpoint.tokenizer) : undefined,
+      mayCall(body) ? markTokens(endpoint.tokenizer) : undefined,
     ),
     promptOnly: false,
   }))

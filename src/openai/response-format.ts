@@ -1,6 +1,6 @@
 import type { GenerationFields } from '../api/fields.ts'
-import type { Constraint } from '../constrain/constraint.ts'
-import { compileSchema } from '../constrain/schema.ts'
+import { type Constraint, compileConstraint } from '../constrain/constraint.ts'
+import type { Pattern } from '../constrain/pattern.ts'
 import { Problem } from '../http/problem.ts'
 
 const schemaField = 'response_format.json_schema.schema'
@@ -9,26 +9,29 @@ const schemaField = 'response_format.json_schema.schema'
 export function constraintOf(body: GenerationFields): Constraint | undefined {
   const { response_format: format } = body
   if (format === undefined || format.type === 'text') return undefined
-  if (body.ignore_eos === true) throw clash('ignore_eos', 'the end of the JSON is the end of the text')
-  if ((body.stop_token_ids ?? []).length > 0)
-    throw clash('stop_token_ids', 'a token of the JSON could end it')
+  checkEnding(body, 'response_format', 'the end of the JSON is the end of the text')
   const schema = format.type === 'json_schema' ? format.json_schema.schema : undefined
   if (schema === undefined) return { kind: 'json' }
-  const compiled = compileSchema(schema)
-  if (compiled.ok) return { kind: 'json', schema }
+  const constraint: Constraint = { kind: 'json', schema }
+  const compiled = compileConstraint(constraint)
+  if (compiled.ok) return constraint
   const { path, message } = compiled
-  throw new Problem(
-    400,
-    'invalid_json_schema',
-    `${path === '' ? 'The schema' : path.slice(0, 500)}: ${message}`,
-    {
-      param: schemaField,
-    },
-  )
+  const named = path === '' ? 'The schema' : path.slice(0, 500)
+  throw new Problem(400, 'invalid_json_schema', `${named}: ${message}`, { param: schemaField })
 }
 
-function clash(field: string, why: string): Problem {
-  return new Problem(400, 'unsupported_parameter', `${field}: Not together with response_format: ${why}.`, {
-    param: field,
-  })
+/** The same as a part of what else the text may be. */
+export function heldFormat({ response_format: format }: GenerationFields): Pattern | undefined {
+  if (format === undefined || format.type === 'text') return undefined
+  const schema = format.type === 'json_schema' ? format.json_schema.schema : undefined
+  const json = { json: schema ?? { type: 'object' } }
+  return { sequence: [{ either: [{ literal: '' }, { literal: ' ' }] }, json] }
+}
+
+/** Refuses wishes about a text's end that do not go with what `field` holds it to. */
+export function checkEnding(body: GenerationFields, field: string, why: string): void {
+  const clash = (param: string, reason: string) =>
+    new Problem(400, 'unsupported_parameter', `${param}: Not together with ${field}: ${reason}.`, { param })
+  if (body.ignore_eos === true) throw clash('ignore_eos', why)
+  if ((body.stop_token_ids ?? []).length > 0) throw clash('stop_token_ids', 'a token inside could end it')
 }

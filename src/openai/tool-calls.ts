@@ -27,10 +27,10 @@ export interface Found {
  */
 export type CallForm = 'tagged' | 'listed' | 'bare'
 
-const tag = { open: '<tool_call>', close: '</tool_call>' }
-const listMark = '[TOOL_CALLS]'
-const argumentsMark = '[ARGS]'
-const pythonMark = '<|python_tag|>'
+export const tag = { open: '<tool_call>', close: '</tool_call>' }
+export const listMark = '[TOOL_CALLS]'
+export const argumentsMark = '[ARGS]'
+export const pythonMark = '<|python_tag|>'
 /** Special tokens that open calls; they have text only for who looks for calls. */
 const marks = [tag.open, tag.close, listMark, argumentsMark, pythonMark]
 
@@ -104,7 +104,7 @@ export class CallReader {
     const held = this.#held
     if (held === '') return undefined
     if (this.#forms.includes('bare') && !this.#hasBegun) {
-      const start = held.trimStart()
+      const start = held.replace(/^[ \t\r\n]+/, '')
       const isOpen = start === '' || start.startsWith('{') || opens(pythonMark, start)
       if (isOpen && !isEnd) return undefined
       const calls = isOpen ? bareCalls(start, this.#names) : undefined
@@ -140,7 +140,7 @@ export class CallReader {
   }
 
   #tagged(held: string, at: number, isEnd: boolean): (Found & { rest: string }) | undefined {
-    const close = held.indexOf(tag.close)
+    const close = this.#closeOf(held, at + tag.open.length)
     if (close < 0 && !isEnd) return undefined
     // Some models end without closing the last one.
     const inside = held.slice(at + tag.open.length, close < 0 ? undefined : close)
@@ -148,6 +148,15 @@ export class CallReader {
     const call = callOf(objectAt(inside.trim()))
     if (call !== undefined) return { text: '', calls: [call], rest: held.slice(end).trimStart() }
     return { text: held.slice(0, end), calls: [], rest: held.slice(end) }
+  }
+
+  /** Where the tag that closes a call stands, or -1: its arguments may hold another. */
+  #closeOf(held: string, from: number): number {
+    const first = held.indexOf(tag.close, from)
+    if (first < 0) return first
+    const start = held.slice(from).search(/\S/)
+    const end = start < 0 ? undefined : objectEnd(held.slice(from + start))
+    return end === undefined ? first : held.indexOf(tag.close, from + start + end)
   }
 
   #listed(held: string, isEnd: boolean): (Found & { rest: string }) | undefined {

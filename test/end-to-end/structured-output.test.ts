@@ -7,7 +7,7 @@ import { servedModel as model, type Served, serveReal } from './served.ts'
 
 const stories = sharedData('models', 'stories260K', 'hf')
 const template = new ChatTemplate(
-  '{{ bos_token }}{% for message in messages %}{{ message.content }}\n{% endfor %}',
+  '{{ bos_token }}{% if tools %}{{ tools[0].function.name }}<tool_call>\n{% endif %}{% for message in messages %}{{ message.content }}\n{% endfor %}',
   { bos_token: '<s>' },
 )
 
@@ -124,6 +124,22 @@ describe.skipIf(stories === undefined)('structured output of a real engine', () 
       tokens: [],
       reason: 'stop',
     })
+  })
+
+  test('calls a tool because it has to, with arguments that fit, streamed too', async () => {
+    const tool = { type: 'function' as const, function: { name: 'meet', parameters: schema } }
+    const must = { tools: [tool], tool_choice: 'required' as const, parallel_tool_calls: false }
+    const free = { response_format: undefined, max_tokens: 400 }
+    const answers = await Promise.all([1, 2].map((seed) => chat({ ...must, ...free, seed })))
+    const callOf = (message: OpenAI.ChatCompletionMessage) =>
+      (message.tool_calls as OpenAI.ChatCompletionMessageFunctionToolCall[])[0]!.function
+    for (const { message, finish_reason } of answers) {
+      expect([finish_reason, message.content, callOf(message).name]).toEqual(['tool_calls', null, 'meet'])
+      expect(fits(schema, JSON.parse(callOf(message).arguments))).toBe(true)
+    }
+    const wish = { model, messages, max_tokens: 400, temperature: 1, ...must, seed: 1 }
+    const streamed = await client.chat.completions.stream(wish).finalMessage()
+    expect(streamed.tool_calls).toMatchObject([{ function: callOf(answers[0]!.message) }])
   })
 
   test('is there for completions, and refuses what cannot be kept before anything is queued', async () => {

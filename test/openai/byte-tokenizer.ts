@@ -7,9 +7,9 @@ export const special = { end: 256, user: 257, assistant: 258 } as const
 /** A token of 4096 characters, for tests that need much text quickly. */
 export const block = 259
 
-/** A tokenizer whose token ids are bytes: what a test writes as text it can read as tokens. */
-export function byteTokenizer(): Tokenizer {
-  const names = ['<|end|>', '<|user|>', '<|assistant|>', '='.repeat(4096)]
+/** A tokenizer whose token ids are bytes: what a test writes as text it can read as tokens. `more` are special tokens. */
+export function byteTokenizer(more: readonly string[] = []): Tokenizer {
+  const names = ['<|end|>', '<|user|>', '<|assistant|>', '='.repeat(4096), ...more]
   const json = {
     added_tokens: names.map((content, index) => ({
       id: 256 + index,

@@ -1,0 +1,174 @@
+/**
+ * What an answer is held to where tools may or must be called: the text that the model's family writes calls in, around
+ * arguments that fit what the function takes. Nothing is held where the model is free: tool_choice auto, no strict
+ * function, any number of calls.
+ */
+import type { ChatRequest } from '../api/chat.ts'
+import { type Constraint, compileConstraint } from '../constrain/constraint.ts'
+import type { Pattern } from '../constrain/pattern.ts'
+import { compileSchema } from '../constrain/schema.ts'
+import { Problem } from '../http/problem.ts'
+import type { ChatTemplate } from '../tokenizer/chat-template.ts'
+import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { checkEnding, heldFormat } from './response-format.ts'
+import { argumentsMark, type CallForm, callFormsOf, listMark, pythonMark, tag } from './tool-calls.ts'
+
+type Tool = NonNullable<ChatRequest['tools']>[number]
+type Schema = Readonly<Record<string, unknown>>
+
+/** A function as it is called: its name and the JSON of its arguments. */
+interface Callable {
+  name: string
+  given: Pattern
+}
+
+/** Whether the answer may call anything. */
+export function mayCall({ tools, tool_choice }: ChatRequest): boolean {
+  return tools !== undefined && tools.length > 0 && tool_choice !== 'none'
+}
+
+/** The function that the answer has to call, if one is named. */
+export function namedFunction({ tool_choice }: ChatRequest): string | undefined {
+  return typeof tool_choice === 'object' ? tool_choice.function.name : undefined
+}
+
+/** Throws the {@link Problem} that names what cannot be kept. */
+export function callConstraint(
+  body: ChatRequest,
+  template: ChatTemplate,
+  tokenizer: Tokenizer,
+): Constraint | undefined {
+  if (!mayCall(body)) return undefined
+  const named = namedFunction(body)
+  const mustCall = body.tool_choice === 'required' || named !== undefined
+  const single = body.parallel_tool_calls === false
+  const format = heldFormat(body)
+  const isHeld = mustCall || single || format !== undefined || body.tools!.some(isStrict)
+  if (!isHeld) return undefined
+  checkEnding(body, 'tools', 'the end of a call could not be told')
+  const callables = body.tools!.flatMap((tool, i): Callable[] => {
+    const { name } = tool.function
+    if (named !== undefined && name !== named) return []
+    return [{ name, given: argumentsOf(tool, mustCall, `tools.${i}.function.parameters`) }]
+  })
+  const marked = (mark: string): Pattern =>
+    tokenizer.idOf(mark) === undefined ? { literal: mark } : { special: mark }
+  const isNamedList = Object.values(template.sources).some((source) => source.includes(argumentsMark))
+  const forms = callFormsOf(template)
+  const writings = forms.map((form): Writing => {
+    if (form === 'tagged') return tagged(callables, single, marked)
+    if (form === 'bare') return bare(callables, single, marked)
+    return isNamedList ? listedByName(callables, single, marked) : listed(callables, single, marked)
+  })
+  const pattern = held(writings, forms, mustCall, format)
+  const constraint: Constraint = { kind: 'text', pattern }
+  const compiled = compileConstraint(constraint)
+  if (compiled.ok) return constraint
+  throw refused('tools', `The functions together: ${compiled.message}`)
+}
+
+function isStrict(tool: Tool): boolean {
+  return tool.function.strict === true
+}
+
+/** What a strict function takes is kept to the letter or refused; what another one takes as far as it can be. */
+function argumentsOf(tool: Tool, mustCall: boolean, param: string): Pattern {
+  const { parameters } = tool.function
+  // As OpenAI reads it: a function of no parameters.
+  if (parameters === undefined) return { json: { type: 'object', properties: {} } }
+  if (isStrict(tool)) {
+    if (parameters.type !== 'object') throw refused(param, "A strict function's schema has the type object.")
+    const compiled = compileSchema(parameters)
+    if (compiled.ok) return { json: parameters }
+    throw refused(param, `${compiled.path.slice(0, 500) || 'The schema'}: ${compiled.message}`)
+  }
+  const schema = mustCall ? asObject(parameters) : undefined
+  if (schema !== undefined && compileSchema(schema).ok) return { json: schema }
+  if (schema !== undefined && compileSchema(schema, true).ok) return { json: schema, loose: true }
+  return { json: { type: 'object' } }
+}
+
+/** The schema, where it is one of objects and of nothing else. */
+function asObject(schema: Schema): Schema | undefined {
+  if (schema.type === 'object') return schema
+  const others = ['type', '$ref', 'anyOf', 'oneOf', 'allOf', 'enum', 'const']
+  return others.some((keyword) => schema[keyword] !== undefined) ? undefined : { ...schema, type: 'object' }
+}
+
+/** How one form writes the calls of an answer. */
+interface Writing {
+  calls: Pattern
+  /** What opens a call wherever it stands; undefined when a call is the whole answer. */
+  opening: string | undefined
+}
+
+/** Calls alone, calls or JSON, or free text that calls may end. */
+function held(
+  writings: readonly Writing[],
+  forms: readonly CallForm[],
+  mustCall: boolean,
+  format: Pattern | undefined,
+): Pattern {
+  const calls = writings.map((writing) => writing.calls)
+  if (mustCall) return { either: calls }
+  if (format !== undefined) return { either: [format, ...calls] }
+  const without = writings.flatMap(({ opening }) => opening ?? [])
+  const free: Pattern = { free: { without, notFirst: forms.includes('bare') ? ['{', pythonMark] : [] } }
+  const endings = writings.map((writing): Pattern => {
+    return writing.opening === undefined ? writing.calls : { sequence: [free, writing.calls] }
+  })
+  return { either: [free, ...endings] }
+}
+
+type Marked = (mark: string) => Pattern
+
+const maybeSpace: Pattern = { either: [{ literal: '' }, { literal: ' ' }] }
+const maybeWhite: Pattern = { either: [{ literal: '' }, { literal: ' ' }, { literal: '\n' }] }
+
+function tagged(callables: readonly Callable[], single: boolean, marked: Marked): Writing {
+  const call: Pattern = {
+    sequence: [
+      ...[maybeWhite, marked(tag.open), maybeWhite],
+      callObject(callables, 'arguments'),
+      ...[maybeWhite, marked(tag.close)],
+    ],
+  }
+  const calls: Pattern = single ? call : { sequence: [{ repeated: call }, maybeWhite] }
+  return { calls, opening: tag.open }
+}
+
+function listed(callables: readonly Callable[], single: boolean, marked: Marked): Writing {
+  const call = callObject(callables, 'arguments')
+  const more: Pattern = { repeated: { sequence: [{ literal: ',' }, maybeSpace, call] } }
+  const rest: Pattern = single ? { literal: '' } : { either: [{ literal: '' }, more] }
+  const open = [maybeSpace, marked(listMark), maybeSpace, { literal: '[' }]
+  return { calls: { sequence: [...open, call, rest, { literal: ']' }] }, opening: listMark }
+}
+
+function listedByName(callables: readonly Callable[], single: boolean, marked: Marked): Writing {
+  const named = callables.map(({ name, given }): Pattern => {
+    return { sequence: [{ literal: name }, marked(argumentsMark), maybeSpace, given] }
+  })
+  const call: Pattern = { sequence: [marked(listMark), { either: named }] }
+  return { calls: { sequence: [maybeSpace, single ? call : { repeated: call }] }, opening: listMark }
+}
+
+function bare(callables: readonly Callable[], single: boolean, marked: Marked): Writing {
+  const call = callObject(callables, 'parameters')
+  const more: Pattern = { repeated: { sequence: [{ literal: ';' }, maybeSpace, call] } }
+  const rest: Pattern = single ? { literal: '' } : { either: [{ literal: '' }, more] }
+  const open: Pattern = { either: [{ literal: '' }, marked(pythonMark)] }
+  return { calls: { sequence: [maybeWhite, open, call, rest] }, opening: undefined }
+}
+
+function callObject(callables: readonly Callable[], field: 'arguments' | 'parameters'): Pattern {
+  const functions = callables.map(({ name, given }): Pattern => {
+    const behindName = [{ literal: `"${name}",` }, maybeSpace, { literal: `"${field}":` }, maybeSpace]
+    return { sequence: [...behindName, given] }
+  })
+  return { sequence: [{ literal: '{"name":' }, maybeSpace, { either: functions }, { literal: '}' }] }
+}
+
+function refused(param: string, message: string): Problem {
+  return new Problem(400, 'invalid_function_parameters', `${param}: ${message}`, { param })
+}
