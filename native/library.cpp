@@ -135,6 +135,14 @@ CustomOp opOf(const Kernels* kernels, const char* name) {
 
 extern "C" {
 
+#if defined(__x86_64__)
+extern bool rw_pairs_here;
+bool rw_pairs_here = (__builtin_cpu_init(), __builtin_cpu_supports("avx512bf16"));
+
+/// From now on ops go the way of CPUs without AVX-512 BF16; for tests.
+void rw_forget_pairs() { rw_pairs_here = false; }
+#endif
+
 char* rw_workspace_reserve(Workspace* workspace, size_t bytes) {
   return grow(workspace->memory, workspace->bytes, bytes);
 }

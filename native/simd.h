@@ -16,6 +16,11 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(__AVX512F__)
+/// Whether the CPU multiplies pairs of bfloat16 (AVX-512 BF16): Cascade Lake and Ice Lake do not. Of library.cpp.
+extern "C" bool rw_pairs_here;
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -136,10 +141,7 @@ inline Vector fmaSpread(const float* a, Vector b, Vector c) {
 }
 
 #if defined(__AVX512F__)
-inline bool multipliesPairs() {
-  static const bool hasPairs = __builtin_cpu_supports("avx512bf16");
-  return hasPairs;
-}
+inline bool multipliesPairs() { return rw_pairs_here; }
 
 /// Two vectors as one of bfloat16, the first below; only where the CPU has AVX-512 BF16.
 inline Vector pairsOf(Vector low, Vector high) {
