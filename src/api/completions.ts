@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { checkTogether, generationFields, maybe, unsupported } from './fields.ts'
+import { checkTogether, generationFields, maybe } from './fields.ts'
 import type { RequestLimits } from './limits.ts'
 import { prompts } from './prompts.ts'
 
@@ -13,13 +13,18 @@ export function completionRequest(limits: RequestLimits) {
       echo: maybe(z.boolean()),
       logprobs: maybe(z.int().min(0).max(limits.logprobsMax)),
       best_of: maybe(z.int().min(1)),
-      suffix: unsupported('This model continues text; it does not fill in before a suffix.'),
+      suffix: maybe(z.string()),
     })
     .superRefine((body, context) => {
       checkTogether(body, context)
       if (body.best_of !== undefined && body.best_of !== (body.n ?? 1)) {
         const message = 'Only best_of equal to n is supported: ask for n answers and choose.'
         context.addIssue({ code: 'custom', path: ['best_of'], message })
+      }
+      if (body.suffix !== undefined && body.echo === true) {
+        const message =
+          'Not together with suffix: the prompt stands before the gap, and what fills it is the answer.'
+        context.addIssue({ code: 'custom', path: ['echo'], message })
       }
     })
 }

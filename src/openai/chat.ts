@@ -153,8 +153,10 @@ function finishReason(reason: 'stop' | 'length', calls: AnswerCalls | undefined,
 
 async function encodeMessages(body: ChatRequest, endpoint: Endpoint): Promise<readonly number[]> {
   const { encoder, engine, template, spellings } = endpoint
-  const prompt = chatPrompt(body, template, spellings)
-  return await encoder.encode(prompt.text, engine.info, { field: 'messages', templated: true, ...prompt })
+  const { text, plainAt } = chatPrompt(body, template, spellings)
+  // The text of a template, which writes its special tokens itself.
+  const options = { addSpecial: false, ...(plainAt !== undefined && { plainAt }) }
+  return await encoder.encode(text, engine.info, { field: 'messages', options })
 }
 
 function generationParts(

@@ -14,6 +14,7 @@ import { callOf } from './calls.ts'
 import { continuationsOf, continued } from './continuation.ts'
 import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsage } from './endpoint.ts'
 import { type Asker, requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
+import { encodeGaps, gapEnds } from './fill-in.ts'
 import type { GenerationParts, Piece } from './generation.ts'
 import { Generations } from './generations.ts'
 import { checkRoom, type EncodedPrompt, encodePrompts, roomBehind } from './prompts.ts'
@@ -31,7 +32,11 @@ export function completions(endpoint: Endpoint): Handler {
     const body = await parseBody(exchange, schema, endpoint.limits)
     const { adapter } = findModel(endpoint, body.model)
     checkSequences(body.prompt.length, body.n ?? 1, endpoint.limits)
-    const prompts = await encodePrompts(body.prompt, endpoint, 'prompt')
+    const { suffix } = body
+    const prompts =
+      suffix === undefined
+        ? await encodePrompts(body.prompt, endpoint, 'prompt')
+        : await encodeGaps(body.prompt, suffix, endpoint)
     const continuations = continuationsOf(body, exchange, endpoint)
     const parts = generationParts(body, prompts, { tenant, adapter }, endpoint).map((part, index) => {
       const echoed = body.echo === true ? prompts[Math.floor(index / (body.n ?? 1))]!.text.length : 0
@@ -74,7 +79,9 @@ function generationParts(
   endpoint: Endpoint,
 ): readonly GenerationParts[] {
   const { info } = endpoint.engine
-  const base = requestBase(body, { ...endpoint, ...asker, vocabularySize: info.vocabularySize })
+  const ends = body.suffix === undefined ? [] : gapEnds(endpoint)
+  const endTokens = [...endpoint.endTokens, ...ends]
+  const base = requestBase(body, { ...endpoint, ...asker, endTokens, vocabularySize: info.vocabularySize })
   if (body.logprobs !== undefined) base.logprobs = body.logprobs
   if (body.logprobs !== undefined && body.echo === true) base.promptLogprobs = true
   const choices = body.n ?? 1

@@ -8,10 +8,8 @@ import { contextTooLong, refusalProblem, unavailable } from './refusals.ts'
 export interface PromptText {
   /** What the endpoint calls the prompt. */
   field: string
-  /** The text of a chat template, which writes its special tokens itself. */
-  templated: boolean
-  /** Places where no special token begins, whatever the text spells there. */
-  plainAt?: ReadonlySet<number>
+  /** How its text is read. */
+  options: EncodeOptions
 }
 
 /** Encodes on another thread. */
@@ -49,8 +47,7 @@ export class PromptEncoder {
     if (text.length > info.contextMax * this.#longestPiece) {
       throw contextTooLong(about.field, `The prompt of ${text.length} characters exceeds the model context.`)
     }
-    const { templated, plainAt, field } = about
-    const options = { addSpecial: !templated, ...(plainAt !== undefined && { plainAt }) }
+    const { options, field } = about
     const isLong = this.#remote !== undefined && text.length > inlineCharactersMax
     const encode = async () =>
       isLong ? await this.#encodeRemotely(text, options) : this.#tokenizer.encode(text, options)
@@ -87,7 +84,7 @@ export async function encodePrompts(
   const encoded: EncodedPrompt[] = []
   for (const [index, prompt] of prompts.entries()) {
     if (typeof prompt === 'string') {
-      const about = { field: prompts.length === 1 ? field : `${field}.${index}`, templated: false }
+      const about = { field: prompts.length === 1 ? field : `${field}.${index}`, options: {} }
       encoded.push({ text: prompt, tokens: await encoder.encode(prompt, engine.info, about) })
     } else encoded.push({ text: tokenizer.decode(prompt, { skipSpecial: true }), tokens: prompt })
     // Many prompts are as long as one long one: the others get their turn in between.

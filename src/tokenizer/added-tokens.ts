@@ -32,6 +32,13 @@ export function addedTokensFromJson(json: JsonFields): AddedToken[] {
 /** A stretch of text that holds no added token, or the id of one. `start` is its place in what was split. */
 export type Segment = { text: string; start: number } | { token: number; start: number }
 
+/** Which tokens are looked for. */
+interface Sought {
+  parseSpecial: boolean
+  plainAt?: ReadonlySet<number> | undefined
+  unread?: ReadonlySet<number> | undefined
+}
+
 /**
  * Splits text at added tokens: first those looked for in raw text, then, between them, the text is normalized
  * and the others are looked for. The leftmost match wins, the longest of those at one place.
@@ -58,17 +65,17 @@ export class AddedTokenSplitter {
 
   /**
    * Segments of `text`, their texts normalized. Those in which `start` is 0 begin the text. No special token
-   * begins at a place in `plainAt`.
+   * begins at a place in `plainAt`, and no token in `unread` anywhere.
    */
-  split(text: string, parseSpecial: boolean, plainAt: ReadonlySet<number> = nowhere): Segment[] {
+  split(text: string, { parseSpecial, plainAt = none, unread = none }: Sought): Segment[] {
     const segments: Segment[] = []
-    for (const outer of this.#raw.split(text, parseSpecial, plainAt)) {
+    for (const outer of this.#raw.split(text, { parseSpecial, plainAt, unread })) {
       if ('token' in outer) segments.push(outer)
       else {
         const normal = this.#normalizer === undefined ? outer.text : this.#normalizer(outer.text)
         // Normalizing moves characters: a stretch that has a plain place is plain as a whole here.
         const parses = parseSpecial && !hasPlace(plainAt, outer.start, outer.start + outer.text.length)
-        for (const inner of this.#normalized.split(normal, parses, nowhere))
+        for (const inner of this.#normalized.split(normal, { parseSpecial: parses, unread }))
           segments.push({ ...inner, start: outer.start + inner.start })
       }
     }
@@ -76,7 +83,7 @@ export class AddedTokenSplitter {
   }
 }
 
-const nowhere: ReadonlySet<number> = new Set()
+const none: ReadonlySet<number> = new Set()
 
 function hasPlace(places: ReadonlySet<number>, start: number, end: number): boolean {
   if (places.size === 0) return false
@@ -114,7 +121,7 @@ class TokenFinder {
     }
   }
 
-  split(text: string, parseSpecial: boolean, plainAt: ReadonlySet<number>): Segment[] {
+  split(text: string, { parseSpecial, plainAt = none, unread = none }: Sought): Segment[] {
     const begins = this.#begins
     if (begins === undefined) return text === '' ? [] : [{ text, start: 0 }]
     const segments: Segment[] = []
@@ -126,6 +133,7 @@ class TokenFinder {
       const { token, end } = found
       at = end - 1
       if (token.special && (!parseSpecial || plainAt.has(found.start))) continue
+      if (unread.has(token.id)) continue
       if (token.singleWord && !standsAlone(text, found.start, end)) continue
       const start = token.stripLeft ? Math.max(done, spaceStart(text, found.start)) : found.start
       if (start > done) segments.push({ text: text.slice(done, start), start: done })

@@ -3,6 +3,7 @@ import type { AddedToken } from './added-tokens.ts'
 import { Bpe, mergesFromLines } from './bpe.ts'
 import { fallbackByte } from './byte-characters.ts'
 import { decoderFromJson } from './decoder.ts'
+import { type FillIn, fillInFrom } from './fill-in.ts'
 import { ggufPreTokenizer } from './gguf-pre-tokenizers.ts'
 import { unknownComponent } from './json-fields.ts'
 import { MergeTable } from './merge-table.ts'
@@ -26,6 +27,9 @@ const endingTexts: ReadonlySet<string> = new Set([
   '<end_of_turn>',
   '<EOT>',
 ])
+
+/** What files called the parts of filling in before 2024-10. */
+const oldFillInNames: Readonly<Record<string, string>> = { pre: 'prefix', suf: 'suffix', mid: 'middle' }
 
 /** The parts of the tokenizer that a GGUF file's metadata describes. */
 export function partsFromGguf(metadata: ReadonlyMap<string, unknown>): TokenizerParts {
@@ -110,7 +114,7 @@ class GgufTokenizer {
 
   roles(
     addBosAbsent: boolean,
-  ): Pick<TokenizerParts, 'bosToken' | 'eosTokens' | 'padToken' | 'postProcessor'> {
+  ): Pick<TokenizerParts, 'bosToken' | 'eosTokens' | 'padToken' | 'postProcessor' | 'fillIn'> {
     const bosToken = this.token('bos_token_id')
     const eosToken = this.token('eos_token_id')
     const named = [eosToken, this.token('eot_token_id'), this.token('eom_token_id')]
@@ -123,8 +127,22 @@ class GgufTokenizer {
       bosToken,
       eosTokens: [...new Set([...named, ...spelled].filter((id) => id !== undefined))],
       padToken: this.token('padding_token_id'),
+      fillIn: this.#fillIn(),
       postProcessor: { before: addBos ? [bosToken] : [], behind: addEos ? [eosToken] : [] },
     }
+  }
+
+  /** As the file names them, else as they are spelt. */
+  #fillIn(): FillIn | undefined {
+    const named = (part: string) =>
+      this.token(`fim_${part}_token_id`) ?? this.token(`${oldFillInNames[part] ?? part}_token_id`)
+    const [prefix, suffix, middle] = [named('pre'), named('suf'), named('mid')]
+    if (prefix !== undefined && suffix !== undefined && middle !== undefined) {
+      const others = ['pad', 'rep', 'sep'].flatMap((part) => named(part) ?? [])
+      return { prefix, suffix, middle, others }
+    }
+    const ids = new Map(this.addedTokens().map(({ content, id }) => [content, id]))
+    return fillInFrom((spelling) => ids.get(spelling))
   }
 
   #raw(name: string): unknown {

@@ -1,5 +1,6 @@
 import type { AddedToken } from './added-tokens.ts'
 import type { Decoder } from './decoder.ts'
+import type { FillIn } from './fill-in.ts'
 import type { TokenModel } from './model.ts'
 import type { Normalizer } from './normalizer.ts'
 import type { PostProcessor } from './post-processor.ts'
@@ -16,4 +17,6 @@ export interface TokenizerParts {
   bosToken: number | undefined
   eosTokens: readonly number[]
   padToken: number | undefined
+  /** How it marks a gap and both its sides; undefined where it has no tokens for that. */
+  fillIn: FillIn | undefined
 }

@@ -4,6 +4,7 @@ import { messageOf, UserError } from '../base/errors.ts'
 import { type AddedToken, AddedTokenSplitter, addedTokensFromJson } from './added-tokens.ts'
 import { bpeFromJson } from './bpe.ts'
 import { decoderFromJson, type LeadingStrip, LeadingTrim } from './decoder.ts'
+import { type FillIn, fillInFrom } from './fill-in.ts'
 import { partsFromGguf } from './gguf.ts'
 import { JsonFields, unknownComponent } from './json-fields.ts'
 import type { TokenModel } from './model.ts'
@@ -18,6 +19,7 @@ export interface EncodeOptions {
   addSpecial?: boolean
   parseSpecial?: boolean
   plainAt?: ReadonlySet<number>
+  unread?: ReadonlySet<number>
 }
 
 /** Text to token ids and back. Ids and texts equal those of the Rust `tokenizers` library. */
@@ -27,12 +29,14 @@ export interface Tokenizer {
   readonly bosToken: number | undefined
   readonly eosTokens: readonly number[]
   readonly padToken: number | undefined
+  /** How it marks a gap and both its sides; undefined where it has no tokens for that. */
+  readonly fillIn: FillIn | undefined
   /** What decoding takes off the beginning of a text (SentencePiece's leading space), if anything. */
   readonly leading?: LeadingStrip | undefined
   /**
    * `addSpecial` (default true) puts BOS and the like as the tokenizer's post-processor says. Special tokens
    * written in the text are recognised unless `parseSpecial` is false, or where they begin at one of the
-   * places in `plainAt`. Lone surrogates become U+FFFD.
+   * places in `plainAt`. Tokens in `unread`, special or not, are never recognised in text. Lone surrogates become U+FFFD.
    */
   encode(text: string, options?: EncodeOptions): number[]
   /** The same in an array of 32-bit numbers: a million tokens take 4 MB. */
@@ -53,6 +57,7 @@ class Pipeline implements Tokenizer {
   readonly bosToken: number | undefined
   readonly eosTokens: readonly number[]
   readonly padToken: number | undefined
+  readonly fillIn: FillIn | undefined
   readonly leading: LeadingStrip | undefined
   readonly #parts: TokenizerParts
   readonly #splitter: AddedTokenSplitter
@@ -75,6 +80,7 @@ class Pipeline implements Tokenizer {
     this.bosToken = parts.bosToken
     this.eosTokens = parts.eosTokens
     this.padToken = parts.padToken
+    this.fillIn = parts.fillIn
     this.leading = parts.decoder.leading
   }
 
@@ -83,12 +89,12 @@ class Pipeline implements Tokenizer {
   }
 
   encodeTyped(text: string, options: EncodeOptions = {}): Int32Array {
-    const { addSpecial = true, parseSpecial = true, plainAt } = options
+    const { addSpecial = true, parseSpecial = true, plainAt, unread } = options
     const { postProcessor } = this.#parts
     const ids = this.#ids
     ids.length = 0
     if (addSpecial) for (const token of postProcessor.before) ids.push(token)
-    for (const segment of this.#splitter.split(wellFormed(text), parseSpecial, plainAt)) {
+    for (const segment of this.#splitter.split(wellFormed(text), { parseSpecial, plainAt, unread })) {
       if ('token' in segment) ids.push(segment.token)
       else this.#encodeText(segment.text, segment.start === 0, ids)
     }
@@ -165,10 +171,10 @@ function fromJson(json: unknown, config: unknown, moreEosTokens: readonly number
   const preTokenizer = preTokenizerFromJson(fields.raw('pre_tokenizer'))
   const model = modelFromJson(fields.fields('model'), preTokenizer.byteLevel)
   const addedTokens = addedTokensFromJson(fields)
+  const added = (text: string) => addedTokens.find((token) => token.content === text)?.id
   const idOf = (role: string) => {
     const text = roleText(roles, role)
-    if (text === undefined) return undefined
-    return addedTokens.find((token) => token.content === text)?.id ?? model.idOf(text)
+    return text === undefined ? undefined : (added(text) ?? model.idOf(text))
   }
   const eosToken = idOf('eos_token')
   return new Pipeline({
@@ -181,6 +187,7 @@ function fromJson(json: unknown, config: unknown, moreEosTokens: readonly number
     bosToken: idOf('bos_token'),
     eosTokens: [...new Set(eosToken === undefined ? moreEosTokens : [eosToken, ...moreEosTokens])],
     padToken: idOf('pad_token'),
+    fillIn: fillInFrom(added),
   })
 }
 
