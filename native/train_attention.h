@@ -115,15 +115,15 @@ struct HeadWork {
                                  right + column * keySteps + begin * S, end - begin, nullptr, mixed + column, padded);
   }
 
-  /// Sums over a block's rows, for each of its keys; `lanes` [R lanes][J].
-  void overRows(const float* lanes, const float* right, size_t first, const Keys& keys, float* to) const {
-    size_t steps = blockRows / in;
+  /// Sums over the first `rows` of a block, for each of its keys; `lanes` [R lanes][J].
+  void overRows(const float* lanes, const float* right, size_t first, size_t rows, const Keys& keys, float* to) const {
+    size_t steps = blockRows / in, end = quotientUp(rows, in);
     for (size_t key = keys.from / T * T; key < keys.end; key += T) {
       // Rows before a key do not see it.
       size_t begin = key > first ? (key - first) / in : 0;
       for (size_t column = 0; column < padded; column += S) {
         float* sums = to + key * padded + column;
-        Tiles::template tile<false>(lanes + begin * wide + key, wide, right + column * steps + begin * S, steps - begin, sums,
+        Tiles::template tile<false>(lanes + begin * wide + key, wide, right + column * steps + begin * S, end - begin, sums,
                                     sums, padded);
       }
     }
@@ -182,10 +182,10 @@ struct HeadWork {
           store(rowLanes + t * keySteps + j / in, Tiles::along(load(rows + t * wide + j), load(rows + t * wide + j + lanes)));
   }
 
-  /// Rows of a block as lanes of two rows each.
-  void laneColumns(const float* rows, const Keys& block, float* to) const {
+  /// The first `count` rows of a block as lanes of two rows each.
+  void laneColumns(const float* rows, size_t count, const Keys& block, float* to) const {
     if constexpr (in > 1)
-      for (size_t r = 0; r < blockRows; r += in)
+      for (size_t r = 0; r < count; r += in)
         for (size_t j = block.from / T * T / lanes * lanes; j < block.endStrip(S) * S; j += lanes)
           store(to + r / in * wide + j, Tiles::across(load(rows + r * wide + j), load(rows + (r + 1) * wide + j)));
   }
@@ -230,15 +230,14 @@ inline void attendBackBlock(HeadWork<Tiles>& work, ggml_tensor* dst, const ggml_
   Matrix queries = headOf(dst->src[0], head, row + first, count), slopes = headOf(slope, head, row + first, count);
   work.packLeft(queries, work.queries), work.packLeft(slopes, work.slopes);
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
-  for (size_t tile = 0; tile * T < work.blockRows; tile++) {
-    size_t at = tile * T, rows = at >= count ? 0 : count - at < T ? count - at : T;
+  for (size_t tile = 0; tile * T < count; tile++) {
+    size_t at = tile * T, rows = count - at < T ? count - at : T;
     float *shares = work.shares + at * work.wide, *shareSlopes = work.shareSlopes + at * work.wide;
-    Keys keys = rows ? keysOf(shape, firsts, row, first + at, rows) : Keys{0, 0};
+    Keys keys = keysOf(shape, firsts, row, first + at, rows);
     work.alongKeys(work.queries + at * work.widthSteps, work.keysAlong, keys, shares);
     work.alongKeys(work.slopes + at * work.widthSteps, work.valuesAlong, keys, shareSlopes);
     work.weigh(firsts, row, first + at, keys, shares);
     work.slope(keys, block, shares, shareSlopes);
-    if (rows == 0) continue;
     work.laneRows(work.shareSlopes, tile, keys);
     work.overKeys(tile, work.keysAcross, keys);
     for (size_t t = 0; t < rows; t++)
@@ -247,9 +246,10 @@ inline void attendBackBlock(HeadWork<Tiles>& work, ggml_tensor* dst, const ggml_
   }
   work.packRight(turned(queries), work.blockRows / Tiles::inputs, work.queriesAcross);
   work.packRight(turned(slopes), work.blockRows / Tiles::inputs, work.slopesAcross);
-  work.laneColumns(work.shares, block, work.shareLanes), work.laneColumns(work.shareSlopes, block, work.slopeLanes);
-  work.overRows(work.shareLanes, work.slopesAcross, first, block, work.valueSlopes);
-  work.overRows(work.slopeLanes, work.queriesAcross, first, block, work.keySlopes);
+  work.laneColumns(work.shares, count, block, work.shareLanes);
+  work.laneColumns(work.shareSlopes, count, block, work.slopeLanes);
+  work.overRows(work.shareLanes, work.slopesAcross, first, count, block, work.valueSlopes);
+  work.overRows(work.slopeLanes, work.queriesAcross, first, count, block, work.keySlopes);
 }
 
 template <class Tiles>
