@@ -7,6 +7,7 @@ import {
   readFileSync,
   readSync,
   renameSync,
+  rmSync,
   writeSync,
 } from 'node:fs'
 import { open } from 'node:fs/promises'
@@ -17,20 +18,26 @@ import type { Pause } from './pauses.ts'
 
 /**
  * Replaces `path` by `content` so that a crash at any moment leaves the old file or the new one, whole:
- * temp file in the same folder, fsync, rename, fsync of the folder.
+ * temp file in the same folder, fsync, rename, fsync of the folder. Where it cannot, the temp file is removed.
  */
 export function writeFileAtomic(path: string, content: string | Uint8Array): void {
   mkdirSync(dirname(path), { recursive: true })
   const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`)
-  const file = openSync(temporary, 'w')
   try {
-    const bytes = typeof content === 'string' ? Buffer.from(content) : content
-    for (let offset = 0; offset < bytes.length; ) offset += writeSync(file, bytes, offset)
-    fsyncSync(file)
-  } finally {
-    closeSync(file)
+    const file = openSync(temporary, 'w')
+    try {
+      const bytes = typeof content === 'string' ? Buffer.from(content) : content
+      for (let offset = 0; offset < bytes.length; ) offset += writeSync(file, bytes, offset)
+      fsyncSync(file)
+    } finally {
+      closeSync(file)
+    }
+    renameSync(temporary, path)
+  } catch (error) {
+    // On a full disk what is half written would keep the place that others need.
+    rmSync(temporary, { force: true })
+    throw error
   }
-  renameSync(temporary, path)
   syncFolder(dirname(path))
 }
 
