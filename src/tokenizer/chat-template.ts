@@ -32,11 +32,11 @@ export class ChatTemplate {
   readonly #templates = new Map<string, Template>()
   readonly #special: SpecialTokenTexts
 
-  /** Throws UserError when a source is not a template. */
-  constructor(source: ChatTemplateSource, special: SpecialTokenTexts = {}) {
+  /** Throws UserError when a source is not a template; it names `place`, the file that it was read from. */
+  constructor(source: ChatTemplateSource, special: SpecialTokenTexts = {}, place?: string) {
     this.#special = special
     this.sources = typeof source === 'string' ? { default: source } : source
-    for (const [name, text] of Object.entries(this.sources)) this.#templates.set(name, parse(text))
+    for (const [name, text] of Object.entries(this.sources)) this.#templates.set(name, parse(text, place))
     if (this.#templates.size === 0) throw new UserError('The model brings an empty list of chat templates')
   }
 
@@ -113,7 +113,13 @@ function callWithObject(call: object): object {
 /** transformers marks what a model says by {% generation %}; the mark writes nothing and Jinja does not know it. */
 const generationMarks = /\{%(-?)\s*(end)?generation\s*(-?)%\}/g
 
-function parse(source: string): Template {
+/** Throws UserError when `source` is not a template; it names `place`, the file that it was read from. */
+export function refuseUnlessTemplate(source: string, place: string): void {
+  parse(source, place)
+}
+
+function parse(source: string, place: string | undefined): Template {
+  const where = place === undefined ? '' : ` in ${place}`
   try {
     return new Template(
       source.replace(generationMarks, (_, left: string, end: string | undefined, right: string) =>
@@ -121,7 +127,7 @@ function parse(source: string): Template {
       ),
     )
   } catch (error) {
-    throw new UserError(`The chat template is not valid Jinja: ${messageOf(error)}`, {
+    throw new UserError(`The chat template${where} is not valid Jinja: ${messageOf(error)}`, {
       fix: 'Give another template, or correct this one.',
       cause: error,
     })
@@ -145,7 +151,7 @@ export function chatTemplateFromFolder(folder: string): ChatTemplate | undefined
   }
   const files = templateFiles(folder)
   if (files === undefined) return chatTemplateFromConfig(config)
-  return new ChatTemplate(files, specialTexts(new JsonFields(config, 'tokenizer_config.json')))
+  return new ChatTemplate(files, specialTexts(new JsonFields(config, 'tokenizer_config.json')), folder)
 }
 
 /** The template in a parsed tokenizer_config.json: a text, or a list of {name, template}. */

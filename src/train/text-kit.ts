@@ -7,7 +7,11 @@ import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf, UserError } from '../base/errors.ts'
 import type { Steps } from '../base/pauses.ts'
-import { type ChatTemplate, chatTemplateFromConfig } from '../tokenizer/chat-template.ts'
+import {
+  type ChatTemplate,
+  chatTemplateFromConfig,
+  refuseUnlessTemplate,
+} from '../tokenizer/chat-template.ts'
 import { type Tokenizer, tokenizerFromJson } from '../tokenizer/tokenizer.ts'
 import { learningByteLevelBpe, WordCounts } from '../tokenizer/train.ts'
 import { characterTokenizer } from './character-tokenizer.ts'
@@ -159,8 +163,9 @@ function withConfig(files: Files, changes: Record<string, unknown>): Files {
 }
 
 function readTemplate(path: string): string {
+  let text: string
   try {
-    return readFileSync(path, 'utf8')
+    text = readFileSync(path, 'utf8')
   } catch (error) {
     throw new UserError(`The template ${path} cannot be read: ${messageOf(error)}`, {
       failure: 'not_found',
@@ -168,6 +173,8 @@ function readTemplate(path: string): string {
       cause: error,
     })
   }
+  refuseUnlessTemplate(text, path)
+  return text
 }
 
 /** Words that the template itself uses, so that what is lost is the template's. */

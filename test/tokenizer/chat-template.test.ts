@@ -53,6 +53,7 @@ test.each([
 
 test('a source that is not Jinja is refused when it is loaded', () => {
   expect(() => new ChatTemplate('{% for %}')).toThrow('not valid Jinja')
+  expect(() => new ChatTemplate('{% for %}', {}, 'models/tiny')).toThrow('in models/tiny is not valid')
 })
 
 test('of several templates the one for tools serves tools, and any is had by name', () => {

@@ -141,6 +141,11 @@ describe('a job is refused', () => {
       { train: 'chats.jsonl', template: 'thorn.jinja' },
     ],
     [
+      'when the template is no Jinja',
+      /The chat template in .*broken\.jinja is not valid Jinja/,
+      { train: 'chats.jsonl', template: 'broken.jinja' },
+    ],
+    [
       'when the template is not there',
       /no\.jinja cannot be read/,
       { train: 'chats.jsonl', template: 'no.jinja' },
@@ -165,6 +170,7 @@ describe('a job is refused', () => {
     `${loop('{{ m.role }}: {{ m.content }}\n')}{% if add_generation_prompt %}assistant:{% endif %}`,
   )
   write(folder, 'alien.jinja', loop('<|{{ m.role }}|>{{ m.content }}'))
+  write(folder, 'broken.jinja', '{% for %}')
   write(folder, 'thorn.jinja', loop('þ{{ m.content }}'))
 
   test.each(cases)('%s', async (_, message, data) => {
