@@ -98,11 +98,26 @@ export function checkpointNames(root: string): string[] {
   return steps.sort((a, b) => a.step - b.step).map(({ name }) => name)
 }
 
-function verified(folder: string): TrainerState {
+/**
+ * Why the weights of the checkpoint in `folder` are not what was saved; undefined where they are, or where no manifest
+ * says what was: a model from elsewhere. Texts (a template, a default) are the user's to change.
+ */
+export function damagedWeightsIn(folder: string): string | undefined {
+  if (!existsSync(join(folder, manifestName))) return undefined
+  try {
+    verified(folder, (name) => name.endsWith('.safetensors') && name !== 'optimizer.safetensors')
+    return undefined
+  } catch (error) {
+    return messageOf(error)
+  }
+}
+
+function verified(folder: string, concerns = (_name: string) => true): TrainerState {
   const { files, format, ...state } = readManifest(join(folder, manifestName))
   if (format !== 1)
     throw new Error(`${manifestName} has format ${String(format)}, which this version does not read`)
   for (const [name, { bytes, sha256 }] of Object.entries(files)) {
+    if (!concerns(name)) continue
     const path = join(folder, name)
     if (!existsSync(path)) throw new Error(`${name} is missing`)
     if (statSync(path).size !== bytes)

@@ -14,6 +14,7 @@ import {
   chatTemplateFromGguf,
 } from '../../tokenizer/chat-template.ts'
 import { loadTokenizer, type Tokenizer, tokenizerFromGguf } from '../../tokenizer/tokenizer.ts'
+import { damagedWeightsIn } from '../checkpoint.ts'
 import { type Bound, type Comparison, compare, holdTo, readWithModel, readWithSource } from './compare.ts'
 import { textFolder, writeAdapterFolder, writeModelFolder } from './folder.ts'
 import { writeGgufFile } from './gguf.ts'
@@ -71,6 +72,7 @@ export function exportModel(request: ExportRequest, device: Device): ExportRepor
   const { from, to, form } = request
   const type = request.type ?? exportTypes[form][0]
   checkRequest(request, type)
+  refuseDamaged(from)
   using source = openExportSource(from)
   checkForm(source, form)
   const temporary = join(dirname(to), `.${basename(to)}.exporting`)
@@ -108,6 +110,16 @@ function checkRequest({ form, to }: ExportRequest, type: ExportType): void {
       fix: 'Choose another place, or remove it.',
     })
   }
+}
+
+/** A file whose bits changed on the disk would be compared with itself, and found right. */
+function refuseDamaged(from: string): void {
+  const reason = damagedWeightsIn(from)
+  if (reason === undefined) return
+  throw new UserError(`${from} is damaged: ${reason}.`, {
+    failure: 'conflict',
+    fix: 'Export an earlier checkpoint of the run; training on takes the newest whole one by itself.',
+  })
 }
 
 function checkForm({ path, adapter }: ExportSource, form: ExportForm): void {

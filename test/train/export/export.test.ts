@@ -130,6 +130,21 @@ describe('refused', () => {
     ).toEqual([])
   })
 
+  test('a checkpoint whose weights changed on the disk, not one whose texts did', async () => {
+    const { folder } = await runTrainingJob(tinyJob(join(root, 'damaged'), { steps: 1 }))
+    const settings = join(folder, 'config.json')
+    writeFileSync(settings, `${readFileSync(settings, 'utf8')}\n`)
+    exported(folder, 'changed-text', 'safetensors')
+    const weights = join(folder, 'model.safetensors')
+    const bytes = readFileSync(weights)
+    bytes[bytes.length - 2]! ^= 1
+    writeFileSync(weights, bytes)
+    expect(refusalOf(() => exported(folder, 'changed', 'safetensors'))).toMatch(
+      /is damaged: model\.safetensors does not have the content that was saved/,
+    )
+    expect(existsSync(place('changed', 'safetensors'))).toBe(false)
+  })
+
   test('an export beyond its bound, and one whose numbers are none', () => {
     const reading = (...logits: number[]) => ({ logits: Float32Array.from(logits), perplexity: 1.5 })
     const bound = { logits: 0.1, perplexity: 0.01 }
