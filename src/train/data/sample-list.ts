@@ -57,22 +57,27 @@ export function splitSamples(
   share: number,
   seed: number,
 ): { training: SampleList; validation: SampleList } {
-  const wanted = share === 0 ? 0 : Math.max(1, Math.round(list.length * share))
-  if (wanted === 0) return { training: list, validation: chosen(list, new Int32Array(0)) }
-  const draws = drawsOf(list, deriveSeed(seed, 'held out'))
+  if (share === 0) return { training: list, validation: chosen(list, new Int32Array(0)) }
+  const sides = sidesByDraw(drawsOf(list, deriveSeed(seed, 'held out')), share)
+  return { training: chosen(list, sides.left), validation: chosen(list, sides.held) }
+}
+
+/** Numbers of what is held out and of what is left, in order: at least `share`, above 0, by whole groups of equal draws. */
+export function sidesByDraw(draws: Float64Array, share: number): { held: Int32Array; left: Int32Array } {
+  const wanted = Math.min(draws.length, Math.max(1, Math.round(draws.length * share)))
   // Whole groups of equal draws, the least first, until there are enough.
   const sorted = draws.slice().sort()
   const last = sorted[wanted - 1]!
   // One group at least stays to learn from.
   const isHeld = last === sorted.at(-1) ? (draw: number) => draw < last : (draw: number) => draw <= last
   const heldOut = draws.reduce((count, draw) => count + Number(isHeld(draw)), 0)
-  const sides = { held: new Int32Array(heldOut), left: new Int32Array(list.length - heldOut) }
+  const sides = { held: new Int32Array(heldOut), left: new Int32Array(draws.length - heldOut) }
   const filled = { held: 0, left: 0 }
   for (let number = 0; number < draws.length; number++) {
     const side = isHeld(draws[number]!) ? 'held' : 'left'
     sides[side][filled[side]++] = number
   }
-  return { training: chosen(list, sides.left), validation: chosen(list, sides.held) }
+  return sides
 }
 
 /** The draw of each sample. Neighbours from one line are one record, which has the draw of its first sample. */

@@ -9,7 +9,7 @@ import { problemCount, refuseUnusable } from '../data/refusals.ts'
 import { placeOf } from '../data/sample.ts'
 import { cachedSamples, type SampleReader } from '../data/sample-cache.ts'
 import type { SampleData } from '../data/sample-data.ts'
-import { concatenated } from '../data/sample-list.ts'
+import { concatenated, type SampleList, sidesByDraw } from '../data/sample-list.ts'
 import type { SampleStore, StoreReport } from '../data/sample-store.ts'
 import type { TrainingJob } from '../job.ts'
 import { cacheOptions, givenKit, type JobData } from '../job-data.ts'
@@ -138,18 +138,30 @@ function sidesOf(
   method: PreferenceMethod,
 ): { training: Side; validation: Side } {
   const perPair = method.kind === 'kto' ? 1 : 2
-  const side = (stores: readonly SampleStore[], isIn: (number: number) => boolean): Side => {
-    const answers = concatenated(stores)
+  const side = (answers: SampleList, numbers: Int32Array): Side => {
     const pairs = perPair === 1 ? ratingsOf(answers, answerTokensMax(job)) : pairsOf(answers)
-    const numbers = new Int32Array(pairs.length).map((_, number) => number).filter(isIn)
     return { pairs: chosenPairs(pairs, numbers), answers: answersOf(answers, numbers, perPair) }
   }
-  if (validation !== undefined)
-    return { training: side(training, () => true), validation: side(validation, () => true) }
+  const all = ({ length }: SampleList) => Int32Array.from({ length: length / perPair }, (_, number) => number)
+  const answers = concatenated(training)
+  if (validation !== undefined) {
+    const others = concatenated(validation)
+    return { training: side(answers, all(answers)), validation: side(others, all(others)) }
+  }
   const share = typeof data.validation === 'number' ? data.validation : 0
-  const seed = deriveSeed(job.seed, 'held-out pairs')
-  const isHeld = (number: number) => uniformAt(seed, number) < share
-  return { training: side(training, (number) => !isHeld(number)), validation: side(training, isHeld) }
+  if (share === 0)
+    return { training: side(answers, all(answers)), validation: side(answers, new Int32Array(0)) }
+  const { held, left } = sidesByDraw(drawsByPrompt(answers, perPair, job.seed), share)
+  return { training: side(answers, left), validation: side(answers, held) }
+}
+
+/** A draw of each pair that hangs on its prompt: what was learned about one is never asked again on the other side. */
+function drawsByPrompt(answers: SampleList, perPair: 1 | 2, seed: number): Float64Array {
+  const draw = deriveSeed(seed, 'held-out pairs')
+  return Float64Array.from({ length: answers.length / perPair }, (_, number) => {
+    const first = number * perPair
+    return uniformAt(draw, answers.promptHashOf(first) || answers.hashOf(first))
+  })
 }
 
 function preferenceData(

@@ -2,7 +2,10 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { preparing } from '../../../src/train/data/preparing.ts'
 import type { TrainingJob } from '../../../src/train/job.ts'
+import { preferenceOf } from '../../../src/train/methods/method.ts'
+import { preparePreferences } from '../../../src/train/methods/preference-data.ts'
 import { checkJob } from '../../../src/train/preflight/job-check.ts'
 import { runTrainingJob } from '../../../src/train/run-job.ts'
 import type { StepReport } from '../../../src/train/trainer.ts'
@@ -73,6 +76,33 @@ test('kto learns from verdicts on single answers', async () => {
   const reports = await stepsOf('kto', { kto: {} }, 'ratings.jsonl')
   expect(reports[0]!.loss).toBeCloseTo(0.5, 4)
   expect(reports.at(-1)!.metrics.reward_signed).toBeGreaterThan(0)
+})
+
+test.each([
+  { file: 'pairs.jsonl', method: { dpo: {} }, kind: 'dpo', perPrompt: 2 },
+  { file: 'ratings.jsonl', method: { kto: {} }, kind: 'kto', perPrompt: 2 },
+] as const)('what $kind holds out has no prompt in common with what it learns from', async (one) => {
+  const many = join(root, `many-${one.file}`)
+  const lines = readFileSync(join(root, one.file), 'utf8')
+  // Each record twice, far from each other.
+  writeFileSync(many, `${lines}\n${lines}\n`)
+  const given = job(`held-${one.kind}`, one.method, `many-${one.file}`)
+  const data = { ...given.data, validation: 0.3 } as TrainingJob['data']
+  using prepared = await preparePreferences(
+    { ...given, data },
+    preferenceOf(given.method)!,
+    undefined,
+    preparing(() => undefined),
+  )
+  const prompts = (side: 'training' | 'validation') => {
+    const list = prepared.material[side]
+    return Array.from({ length: list.length }, (_, i) => list.promptHashOf(i))
+  }
+  const [learned, held] = [prompts('training'), prompts('validation')]
+  expect(held.length).toBeGreaterThan(0)
+  expect(new Set(held).size * one.perPrompt * 2).toBe(held.length)
+  expect(learned.filter((prompt) => held.includes(prompt))).toEqual([])
+  expect(learned.length + held.length).toBe(6 * one.perPrompt * 2)
 })
 
 test('stopped and resumed, a run ends with the weights of the uninterrupted run', async () => {
