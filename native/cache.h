@@ -83,24 +83,6 @@ inline void copyHead(float* to, const ggml_tensor* from, int row, int head, int 
   for (int d = 0; d < width; d++) to[d] = source[d];
 }
 
-/// The code of a number whose group has this inverse scale; half away from zero, as in GGUF's Q8_0.
-inline int8_t codeOf(float x, float inverse) {
-  float scaled = x * inverse;
-  return int8_t(scaled < 0 ? scaled - 0.5f : scaled + 0.5f);
-}
-
-/// Scale of the group of dimensions that begins at x, and its inverse.
-inline Half groupScale(const float* x, int count, float* inverse) {
-  float highest = 0;
-  for (int i = 0; i < count; i++) {
-    float magnitude = x[i] < 0 ? -x[i] : x[i];
-    if (magnitude > highest) highest = magnitude;
-  }
-  float scale = highest / 127.0f;
-  *inverse = scale > 0 ? 1.0f / scale : 0.0f;
-  return floatToHalf(scale);
-}
-
 /// Puts one head of one token into its part of a block, at token `inside`: batch.h has the layouts.
 inline void storeKey(const CacheShape& cache, char* part, int inside, const float* head) {
   int width = cache.width, tokens = cache.blockTokens;
@@ -109,7 +91,7 @@ inline void storeKey(const CacheShape& cache, char* part, int inside, const floa
     Half* scales = reinterpret_cast<Half*>(part + cache.codeBytes());
     for (int g = 0; g < width / group; g++) {
       float inverse;
-      scales[g * tokens + inside] = groupScale(head + g * group, group, &inverse);
+      scales[g * tokens + inside] = codeScale(head + g * group, group, &inverse);
       for (int d = g * group; d < (g + 1) * group; d++) part[size_t(d) * tokens + inside] = char(codeOf(head[d], inverse));
     }
     return;
@@ -128,7 +110,7 @@ inline void storeValue(const CacheShape& cache, char* part, int inside, const fl
     Half* scales = reinterpret_cast<Half*>(part + cache.codeBytes()) + size_t(inside) * (width / group);
     for (int g = 0; g < width / group; g++) {
       float inverse;
-      scales[g] = groupScale(head + g * group, group, &inverse);
+      scales[g] = codeScale(head + g * group, group, &inverse);
       for (int d = g * group; d < (g + 1) * group; d++) part[size_t(inside) * width + d] = char(codeOf(head[d], inverse));
     }
     return;

@@ -57,26 +57,27 @@ inline void sumFour(const VectorInt* values, int32_t* sums) {
 }
 
 /// Scales of up to 16 blocks of a row, and by what their activations are multiplied to become codes. All maxima come
-/// first: a division waits for its block only.
+/// first: a division waits for its block only. A block with a NaN has that for its scale, so that its products are none.
 inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t first, size_t groups, float* inverse) {
-  alignas(64) float highest[16] = {};
+  alignas(64) int32_t most[16] = {};
+  alignas(64) float scales[16];
   for (size_t g = 0; g < groups; g += scaleGroups) {
     const float* from = x + (first + g) * groupInputs;
     size_t end = (groups - g < scaleGroups ? groups - g : scaleGroups) * groupInputs;
-    Vector most[2] = {zero(), zero()};
+    VectorInt highest[2] = {};
     // Another op wrote them, for another core perhaps: they lie in the last cache.
     for (size_t i = 0; i < end; i += 16) askForLine(from + i + 768);
     for (size_t i = 0; i < end; i += 2 * lanes)
       for (int v = 0; v < 2; v++)
-        most[v] = maximum((Vector)((VectorInt)load(from + i + v * lanes) & 0x7fffffff), most[v]);
-    highest[g / scaleGroups] = maximumLane(maximum(most[0], most[1]));
+        highest[v] = maximum(magnitudeBits(load(from + i + v * lanes)), highest[v]);
+    most[g / scaleGroups] = maximumLane(maximum(highest[0], highest[1]));
   }
   for (int b = 0; b < 16; b += lanes) {
-    Vector scale = load(highest + b) / splat(127.0f);
-    store(highest + b, scale);
+    Vector scale = load(reinterpret_cast<const float*>(most) + b) / splat(127.0f);
+    store(scales + b, scale);
     store(inverse + b, scale > zero() ? splat(1.0f) / scale : zero());
   }
-  for (size_t g = 0; g < groups; g += scaleGroups) *rows.scale(first + g, row) = highest[g / scaleGroups];
+  for (size_t g = 0; g < groups; g += scaleGroups) *rows.scale(first + g, row) = scales[g / scaleGroups];
 }
 
 template <class Codes>

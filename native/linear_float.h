@@ -160,14 +160,17 @@ inline void linearBF16(ggml_tensor* dst, int ith, int nth, void* userdata) {
 
 #endif
 
-/// dst F32 [N, K] = rows of a packed weight. Sources: ids I32 [N], packed weight. Params: packed format.
+/// dst F32 [N, K] = rows of a packed weight. Sources: ids I32 [N], packed weight. Params: packed format. An id behind
+/// the weight's last panel has no row, and ggml would end the process, too.
 inline void embed(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const int32_t* ids = static_cast<const int32_t*>(dst->src[0]->data);
   int format = call->params[0];
   size_t width = dst->ne[0], padded = wholeGroups(width);
   for (int64_t row; (row = takePiece(call)) < dst->ne[1];) {
-    const char* panel = static_cast<const char*>(dst->src[1]->data) + ids[row] / panelOutputs * panelBytes(format, padded);
+    size_t behind = size_t(ids[row] / panelOutputs + 1) * panelBytes(format, padded);
+    if (ids[row] < 0 || behind > dst->src[1]->nb[3]) __builtin_trap();
+    const char* panel = static_cast<const char*>(dst->src[1]->data) + behind - panelBytes(format, padded);
     float* to = static_cast<float*>(dst->data) + row * width;
     for (size_t k = 0; k < width; k++) to[k] = packedNumber(format, panel, padded, k, ids[row] % panelOutputs);
   }

@@ -5,19 +5,12 @@
 
 namespace {
 
-/// 32 numbers as int8 codes and a scale: GGUF's Q8_0. Rounds half away from zero, as ggml does.
+/// 32 numbers as int8 codes and a scale: GGUF's Q8_0.
 inline Half quantiseGroup(const float* x, int8_t* codes) {
-  float highest = 0;
-  for (int i = 0; i < groupInputs; i++) {
-    float magnitude = x[i] < 0 ? -x[i] : x[i];
-    if (magnitude > highest) highest = magnitude;
-  }
-  float scale = highest / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
-  for (int i = 0; i < groupInputs; i++) {
-    float scaled = x[i] * inverse;
-    codes[i] = int8_t(scaled < 0 ? scaled - 0.5f : scaled + 0.5f);
-  }
-  return floatToHalf(scale);
+  float inverse;
+  Half scale = codeScale(x, groupInputs, &inverse);
+  for (int i = 0; i < groupInputs; i++) codes[i] = codeOf(x[i], inverse);
+  return scale;
 }
 
 inline void packQ8Group(char* panel, size_t inputs, size_t group, int lane, SourceGroup* source) {

@@ -114,6 +114,28 @@ inline float bfloatToFloat(Half half) {
   return value;
 }
 
+/// The code of a number whose group has this inverse scale; half away from zero, as in GGUF's Q8_0.
+inline int8_t codeOf(float x, float inverse) {
+  float scaled = x * inverse;
+  return int8_t(scaled < 0 ? scaled - 0.5f : scaled + 0.5f);
+}
+
+/// Scale of a group of numbers as int8 codes, and its inverse. Infinity and NaN leave a scale by which every code is NaN.
+inline Half codeScale(const float* x, int count, float* inverse) {
+  int32_t most = 0;
+  for (int i = 0; i < count; i++) {
+    int32_t bits;
+    __builtin_memcpy(&bits, x + i, 4);
+    bits &= 0x7fffffff;
+    if (bits > most) most = bits;
+  }
+  float highest;
+  __builtin_memcpy(&highest, &most, 4);
+  float scale = highest / 127.0f;
+  *inverse = scale > 0 ? 1.0f / scale : 0.0f;
+  return floatToHalf(scale);
+}
+
 template <class T>
 inline T readAs(const char* from) {
   T value;

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -92,10 +93,14 @@ void run(Pool* pool, Op op, ggml_tensor* dst, Call* call) {
 
 extern "C" {
 
-/// A pool that runs ops on `threads` threads, the caller's included.
+/// A pool that runs ops on `threads` threads, the caller's included, or on as many as the system lets us have.
 Pool* rw_pool_new(int threads) {
   Pool* pool = new Pool;
-  for (int i = 1; i < threads; i++) pool->workers.emplace_back(work, pool, i);
+  try {
+    for (int i = 1; i < threads; i++) pool->workers.emplace_back(work, pool, i);
+  } catch (const std::system_error&) {
+    // Fewer do the same work.
+  }
   return pool;
 }
 

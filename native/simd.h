@@ -80,6 +80,19 @@ inline Vector maximum(Vector a, Vector b) {
 #endif
 }
 
+inline VectorInt maximum(VectorInt a, VectorInt b) {
+#if defined(__AVX512F__)
+  return (VectorInt)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (VectorInt)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+/// Bits that order like magnitudes of floats, infinity above all numbers and NaN above that.
+inline VectorInt magnitudeBits(Vector x) { return (VectorInt)x & 0x7fffffff; }
+
 /// The nearest integer, ties to even, of numbers below 2^22.
 inline VectorInt toNearest(Vector value) {
 #if defined(__AVX512F__)
@@ -328,6 +341,15 @@ inline float maximumLane(Vector value) {
   return part[0];
 }
 
+inline int32_t maximumLane(VectorInt value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)value);
+#endif
+  int32_t most = value[0];
+  for (int l = 1; l < lanes; l++) most = value[l] > most ? value[l] : most;
+  return most;
+}
+
 /// `value` in lanes with first <= index < end, `other` elsewhere; indices count from `base`.
 inline Vector keepRange(Vector value, int base, int first, int end, float other) {
   VectorInt index;
@@ -335,13 +357,13 @@ inline Vector keepRange(Vector value, int base, int first, int end, float other)
   return ((index >= first) & (index < end)) ? value : splat(other);
 }
 
-/// 2^x for x <= 127, relative error below 2e-7; exactly 1 at 0, exactly 0 below -126 (also at -infinity).
+/// 2^x for x <= 127, relative error below 2e-7; exactly 1 at 0, exactly 0 below -126 (also at -infinity). NaN stays NaN.
 inline Vector exp2(Vector x) {
 #if defined(__AVX512F__)
   Vector f = _mm512_reduce_ps(x, 0);  // what rounding to the nearest integer leaves
 #else
   const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  Vector bounded = maximum(x, splat(-126.0f));
+  Vector bounded = maximum(splat(-126.0f), x);
   Vector shifted = bounded + magic;
   Vector f = bounded - (shifted - magic);
 #endif
@@ -355,7 +377,7 @@ inline Vector exp2(Vector x) {
   p = fma(p, f, splat(6.9314718055994531e-1f));
   p = fma(p, f, splat(1.0f));
 #if defined(__AVX512F__)
-  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, splat(-126.0f), _CMP_GE_OQ), p, x - f);
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, splat(-126.0f), _CMP_NLT_UQ), p, x - f);
 #else
   VectorInt exponent = (VectorInt)shifted << 23;  // the magic's own low bits are zero
   Vector result = (Vector)((VectorInt)p + exponent);

@@ -123,7 +123,8 @@ export class DraftModel implements Proposer {
     let row = 0
     for (const run of runs) {
       this.#remember(run)
-      if (run.guesses !== undefined) run.guesses.push(output.argmax(row++))
+      // Where no logit is a number any guess does: the model itself decides.
+      if (run.guesses !== undefined) run.guesses.push(Math.max(0, output.argmax(row++)))
     }
   }
 

@@ -40,7 +40,10 @@ export interface IterationOutput {
   logits(row: number): Float32Array
   /** As {@link logits}, of a sequence that wants states: what the head would multiply, behind the last norm; length W. */
   states(row: number): Float32Array
-  /** Index of the largest logit of that row, lowest index on ties; cheaper than reading the row. */
+  /**
+   * Index of the largest logit of that row, lowest index on ties; cheaper than reading the row. -1 where none is a number,
+   * as far as the device tells (ggml's own op does not).
+   */
   argmax(row: number): number
   /** Milliseconds inside native code, for the cost model. */
   computeMs: number

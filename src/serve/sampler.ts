@@ -132,7 +132,11 @@ export class Sampler {
   choose(row: LogitsRow, memory: SamplingMemory): number {
     const { sampling } = memory.request
     const { changesLogits } = memory
-    if (sampling.temperature === 0 && !changesLogits) return row.argmax()
+    if (sampling.temperature === 0 && !changesLogits) {
+      const best = row.argmax()
+      assert(best >= 0, 'the largest logit is a number')
+      return best
+    }
     this.#values = row.logits()
     let best: number
     if (changesLogits) {

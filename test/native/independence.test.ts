@@ -144,6 +144,7 @@ const rotaryTable: Made = {
   },
 }
 
+const ops = Object.keys(kernelOps) as KernelOp[]
 const rules: { readonly [Op in KernelOp]: Rule } = {
   rope_table: { made: [rotaryTable] },
   store_keys_values: attention,
@@ -264,10 +265,12 @@ function run(
   return dst.data
 }
 
-function byRow(kernels: Kernels, op: KernelOp, rule: ByRow): void {
-  const own = rule.widths.map((width, i) => noise(rows * width, i + 1))
+const ownRows = (rule: ByRow) => rule.widths.map((width, i) => noise(rows * width, i + 1))
+
+/** The op's result for `count` of the rows in `own` from `first` on. */
+function ofRows(kernels: Kernels, op: KernelOp, rule: ByRow, own: readonly Float32Array[]) {
   const shared = (rule.shared ?? []).map((shape, i) => tensorOf(shape, 20 + i))
-  const some = (first: number, count: number, threads: number) => {
+  return (first: number, count: number, threads: number) => {
     const sources = own.map((data, i) => {
       const width = rule.widths[i]!
       return fakeTensor(data.slice(first * width, (first + count) * width), [count, width])
@@ -277,7 +280,28 @@ function byRow(kernels: Kernels, op: KernelOp, rule: ByRow): void {
     const shape = rule.outputs === 1 && rule.integers ? [count] : [count, rule.outputs]
     return run(kernels, op, rule.params, fakeTensor(data, shape, [...sources, ...shared]), threads)
   }
+}
+
+function byRow(kernels: Kernels, op: KernelOp, rule: ByRow): void {
+  const some = ofRows(kernels, op, rule, ownRows(rule))
   keepsBits((...at) => [some(...at)], rule.outputs)
+}
+
+function keepsPoisonApart(kernels: Kernels, op: KernelOp, rule: ByRow): void {
+  const row = 3
+  const of = (data: FakeTensor['data'], index: number) =>
+    data.slice(index * rule.outputs, (index + 1) * rule.outputs)
+  const clean = ofRows(kernels, op, rule, ownRows(rule))(0, rows, 2)
+  for (const [side, width] of rule.widths.entries())
+    for (const poison of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      const own = ownRows(rule)
+      own[side]![row * width + width - 1] = poison
+      const found = ofRows(kernels, op, rule, own)(0, rows, 2)
+      for (let other = 0; other < rows; other++)
+        if (other !== row) expect(sameBits(of(found, other), of(clean, other))).toBe(true)
+      // GELU and gates of infinity are numbers in places; of NaN nothing is.
+      if (Number.isNaN(poison)) expect(of(found, row).some(Number.isNaN)).toBe(true)
+    }
 }
 
 function made(kernels: Kernels, op: KernelOp, rule: Made): void {
@@ -327,13 +351,22 @@ function overRows(kernels: Kernels, op: KernelOp, { params, sources, shape }: Ov
 describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
   '%s',
   (_, kernels) => {
-    test.each((Object.keys(kernelOps) as KernelOp[]).filter((op) => !('in' in rules[op])))(
+    test.each(ops.filter((op) => !('in' in rules[op])))(
       'rows of %s keep their bits in any company and on any number of threads',
       (op) => {
         const rule = rules[op]
         if ('byRow' in rule) for (const each of rule.byRow) byRow(kernels, op, each)
         if ('made' in rule) for (const each of rule.made) made(kernels, op, each)
         if ('overRows' in rule) for (const each of rule.overRows) overRows(kernels, op, each)
+      },
+    )
+
+    test.each(ops.filter((op) => 'byRow' in rules[op] && op !== 'argmax'))(
+      'what is no number stays seen in its row of %s, and leaves the others alone',
+      (op) => {
+        const rule = rules[op]
+        if (!('byRow' in rule)) return
+        for (const each of rule.byRow) if (each.outputs < vocabulary) keepsPoisonApart(kernels, op, each)
       },
     )
 

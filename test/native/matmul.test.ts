@@ -161,5 +161,25 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       runOp(kernels, context.call('argmax', {}), dst)
       expect([...dst.data]).toEqual([0, 1, 15, 16, 500, 1001, 1002])
     })
+
+    test('argmax never chooses what is no number, and says so where nothing is one', () => {
+      const count = 53
+      const rows = [
+        Float32Array.from({ length: count }, (_, i) => (i === 0 || i === 40 || i === 52 ? Number.NaN : -i)),
+        new Float32Array(count).fill(Number.NaN),
+        new Float32Array(count).fill(Number.NEGATIVE_INFINITY),
+        Float32Array.from({ length: count }, (_, i) => (i === 51 ? -3e38 : Number.NEGATIVE_INFINITY)),
+        Float32Array.from({ length: count }, (_, i) => (i === 50 ? Number.POSITIVE_INFINITY : i)),
+      ]
+      const x = Float32Array.of(...rows.flatMap((row) => [...row]))
+      const dst = fakeTensor(
+        new Int32Array(rows.length),
+        [rows.length],
+        [fakeTensor(x, [rows.length, count])],
+      )
+      using context = new KernelContext(kernels)
+      runOp(kernels, context.call('argmax', {}), dst)
+      expect([...dst.data]).toEqual([1, -1, -1, 51, 50])
+    })
   },
 )

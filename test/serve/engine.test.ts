@@ -189,7 +189,7 @@ test('a broken iteration fails the requests in it with a message, and the engine
   expect(engine.gauges()).toMatchObject({ blocksHeld: 0, running: 0, waiting: 0 })
 })
 
-test('a row without numbers fails its request alone', async () => {
+test.each([0, 1])('a row without numbers fails its request alone (temperature %i)', async (temperature) => {
   const { device, engine, tokens, finishes, run } = setUp()
   const good = request()
   const bad = request({ prompt: [4] })
@@ -200,10 +200,11 @@ test('a row without numbers fails its request alone', async () => {
     return {
       ...output,
       logits: (r) => (r === row ? new Float32Array(32).fill(Number.NaN) : output.logits(r)),
+      argmax: (r) => (r === row ? -1 : output.argmax(r)),
     }
   }
   engine.submit(good)
-  engine.submit({ ...bad, sampling: { ...greedy, temperature: 1 } })
+  engine.submit({ ...bad, sampling: { ...greedy, temperature } })
   await run()
   expect(finishes.get(bad.id)).toMatchObject({ reason: 'failed', code: 'numerics' })
   expect(tokens.get(good.id)).toEqual(alone(good, 32))

@@ -1,0 +1,122 @@
+/** Products of packed weights run by hand, and what they are by definition. */
+import type { DType } from '../../src/base/dtype.ts'
+import { Random } from '../../src/base/random.ts'
+import { KernelContext, type Kernels, linearOps, type PackedFormat } from '../../src/runtime/kernels.ts'
+import { type FakeTensor, fakeTensor, multipliesPairs, runOp } from './tensors.ts'
+import type { Weight } from './weights.ts'
+
+// N rows, K inputs, M outputs.
+
+/** What a row of activations becomes on its way into the product. */
+export function prepared(kernels: Kernels, format: PackedFormat, row: Float32Array): Float64Array {
+  if (isCoded(format)) return rounded(row, 128)
+  const pairs = format === 'bf16' && multipliesPairs(kernels)
+  return Float64Array.from(row, (x) => (pairs ? toBfloat(x) : x))
+}
+
+function toBfloat(x: number): number {
+  const float = new DataView(new ArrayBuffer(4))
+  float.setFloat32(0, x)
+  const bits = float.getUint32(0)
+  float.setUint32(0, (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000)
+  return float.getFloat32(0)
+}
+
+/** What a row is after rounding to 127 steps per group: 128 activations, or 32 weights of Q8_0. */
+export function rounded(row: ArrayLike<number>, groupInputs: 128 | 32): Float64Array {
+  const out = Float64Array.from(row)
+  for (let g = 0; g < row.length; g += groupInputs) {
+    const group = out.subarray(g, g + groupInputs)
+    const scale = group.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127
+    group.forEach((x, i) => {
+      group[i] = scale > 0 ? Math.round(x / scale) * scale : 0
+    })
+  }
+  return out
+}
+
+export function roundedRows(weights: Float64Array, inputs: number): Float64Array {
+  const out = new Float64Array(weights.length)
+  for (let at = 0; at < out.length; at += inputs) out.set(rounded(weights.subarray(at, at + inputs), 32), at)
+  return out
+}
+
+export function product(x: Float64Array, weight: Float64Array, outputs: number): Float64Array {
+  const inputs = weight.length / outputs
+  return Float64Array.from({ length: outputs }, (_, o) => {
+    let sum = 0
+    for (let k = 0; k < inputs; k++) sum += x[k]! * weight[o * inputs + k]!
+    return sum
+  })
+}
+
+export interface Extras {
+  norm?: Float32Array
+  bias?: Float32Array
+  residual?: Float32Array
+  gated?: boolean
+}
+
+export const epsilon = 1e-5
+
+export function runLinear(
+  kernels: Kernels,
+  format: PackedFormat,
+  x: FakeTensor,
+  [rows, inputs, outputs]: readonly [number, number, number],
+  packed: Uint8Array,
+  { norm, bias, residual, gated }: Extras = {},
+  threads = 2,
+): Float32Array {
+  const dst = fakeTensor(
+    new Float32Array(rows * outputs),
+    [rows, outputs],
+    [
+      x,
+      fakeTensor(packed, [packed.length]),
+      ...(norm ? [fakeTensor(norm, [inputs])] : []),
+      ...(bias ? [fakeTensor(bias, [outputs])] : []),
+      ...(residual ? [fakeTensor(residual, [rows, outputs])] : []),
+    ],
+  )
+  using context = new KernelContext(kernels)
+  const call = context.call(linearOps[format], {
+    normed: norm ? 1 : 0,
+    biased: bias ? 1 : 0,
+    residual: residual ? 1 : 0,
+    gated: gated ? 1 : 0,
+    adapted: 0,
+    epsilon,
+  })
+  runOp(kernels, call, dst, threads)
+  runOp(kernels, call, dst, threads)
+  return dst.data as Float32Array
+}
+
+export function packed(kernels: Kernels, format: PackedFormat, weight: Weight, inputs: number): Uint8Array {
+  const into = new Uint8Array(kernels.packedBytes(format, weight.source.rows, inputs))
+  kernels.packRows(format, into, inputs, 0, weight.source)
+  return into
+}
+
+export function activations(rows: number, inputs: number, seed = 5): Float32Array {
+  const random = new Random(seed)
+  return Float32Array.from({ length: rows * inputs }, () => random.normal())
+}
+
+export const cases: readonly (readonly [PackedFormat, DType])[] = [
+  ['q8', 'Q8_0'],
+  ['q8', 'F32'],
+  ['q4', 'Q4_0'],
+  ['q4', 'Q4_1'],
+  ['q5', 'Q5_0'],
+  ['q5', 'Q5_1'],
+  ['q4k', 'Q4_K'],
+  ['q5k', 'Q5_K'],
+  ['q6k', 'Q6_K'],
+  ['f16', 'F16'],
+  ['bf16', 'BF16'],
+  ['f32', 'F32'],
+]
+
+export const isCoded = (format: PackedFormat) => format.startsWith('q')
