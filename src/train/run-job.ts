@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { systemClock } from '../base/clock.ts'
 import { writeFileAtomic } from '../base/files.ts'
 import { Device } from '../runtime/device.ts'
+import { kernelsNeedBuilding } from '../runtime/kernels-build.ts'
 import {
   type FoundCheckpoint,
   newestCheckpoint,
@@ -127,6 +128,7 @@ async function withRun<Result>(
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
   refuseUnfit(job, data.kit.tokenizer)
   if (callbacks.onData !== undefined) callbacks.onData(await dataCheckOf(job, data.kit, data.material, heard))
+  if (kernelsNeedBuilding()) note('Compiling kernels for this machine, once.')
   if (callbacks.onNeeds !== undefined) {
     const needs = needsOf(job, data, channel.size)
     callbacks.onNeeds(needs)
