@@ -141,6 +141,9 @@ test('references are found anywhere in a job file, each once, and nothing else i
     from: 'checkpoint:c',
   }
   expect(referencesIn(file)).toEqual(['dataset:a@3', 'dataset:b', 'checkpoint:c'])
+  const many = Array.from({ length: 101 }, (_, number) => `dataset:d${number}`)
+  expect(referencesIn({ train: many.slice(1) })).toHaveLength(100)
+  expect(() => referencesIn({ train: many })).toThrow('names 101 datasets and checkpoints; at most 100')
   expect(referencesIn({ run: 'echo dataset:a', x: 'dataset:../a', y: 'dataset:', z: './dataset:a' })).toEqual(
     [],
   )

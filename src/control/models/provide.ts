@@ -9,6 +9,7 @@ import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { UserError } from '../../base/errors.ts'
 import type { FilePlace } from '../blobs/content.ts'
 import type { FileRow } from '../blobs/rows.ts'
 import { takeFile } from '../blobs/take-file.ts'
@@ -21,7 +22,7 @@ const reference = /^(dataset|checkpoint):([A-Za-z0-9][A-Za-z0-9._-]*(?:@[a-z0-9]
 const depthMax = 20
 const referencesMax = 100
 
-/** Every reference in a job's file, each once: `dataset:reviews@3`. */
+/** Every reference in a job's file, each once: `dataset:reviews@3`. Throws UserError for too many. */
 export function referencesIn(value: unknown, depth = 0): string[] {
   if (typeof value === 'string') {
     const match = reference.exec(value)
@@ -29,7 +30,17 @@ export function referencesIn(value: unknown, depth = 0): string[] {
   }
   if (typeof value !== 'object' || value === null || depth > depthMax) return []
   const found = Object.values(value).flatMap((inner) => referencesIn(inner, depth + 1))
-  return [...new Set(found)].slice(0, referencesMax)
+  const each = [...new Set(found)]
+  if (each.length > referencesMax) {
+    throw new UserError(
+      `The job file names ${each.length} datasets and checkpoints; at most ${referencesMax} are allowed.`,
+      {
+        failure: 'usage',
+        fix: 'Put the files of several datasets into one: ropeway dataset upload takes folders.',
+      },
+    )
+  }
+  return each
 }
 
 export interface Providing {
