@@ -3,7 +3,7 @@ import type { Prompt } from '../api/prompts.ts'
 import { assert } from '../base/assert.ts'
 import { Problem } from '../http/problem.ts'
 import { type FillIn, fillInPrompt, fillInTokens } from '../tokenizer/fill-in.ts'
-import { insideText, plainText } from '../tokenizer/gap.ts'
+import { beginningOf, insideText, plainText } from '../tokenizer/gap.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { Endpoint } from './endpoint.ts'
 import type { EncodedPrompt } from './prompts.ts'
@@ -30,7 +30,7 @@ export async function encodeGaps(
     const text = typeof prompt === 'string' ? prompt : tokenizer.decode(prompt, { skipSpecial: true })
     const before =
       typeof prompt === 'string' ? await encoder.encode(prompt, info, { field, options }) : prompt
-    const tokens = [...beginning(tokenizer), ...fillInPrompt(fillIn, before, behind)]
+    const tokens = [...beginningOf(tokenizer), ...fillInPrompt(fillIn, before, behind)]
     encoded.push({ text, tokens })
   }
   return encoded
@@ -48,10 +48,4 @@ function fillInOf({ fillIn }: Tokenizer): FillIn {
     'suffix: This model does not fill in before a suffix: its tokenizer has no tokens that mark a gap. Leave suffix ' +
     'out, or ask a model that was trained to fill in, as Qwen2.5-Coder, StarCoder, Code Llama or DeepSeek Coder.'
   throw new Problem(400, 'unsupported_parameter', message, { param: 'suffix' })
-}
-
-/** BOS, where the tokenizer puts it before every text. */
-function beginning(tokenizer: Tokenizer): readonly number[] {
-  const [first] = tokenizer.encode('')
-  return first !== undefined && first === tokenizer.bosToken ? [first] : []
 }

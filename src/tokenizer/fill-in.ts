@@ -2,6 +2,7 @@
  * Filling in the middle (Bavarian et al. 2022, arXiv:2207.14255): a model that was trained for it is given what stands
  * before and behind a gap, between tokens of its own, and continues with what belongs into the gap.
  */
+
 /** The tokens by which one tokenizer marks the parts. */
 export interface FillIn {
   /** Stands before what precedes the gap. */
@@ -10,12 +11,22 @@ export interface FillIn {
   readonly suffix: number
   /** Stands before the gap's own text; undefined where nothing does: then the prefix comes last. */
   readonly middle: number | undefined
+  /** What ends the gap's text, where that is not the ending token of all texts. */
+  readonly end?: number | undefined
   /** Its other tokens of that kind: where one of them comes, the gap's text is over. */
   readonly others: readonly number[]
 }
 
+interface Family {
+  prefix: string
+  suffix: string
+  middle?: string
+  end?: string
+  others: readonly string[]
+}
+
 /** How families spell them. Those of one entry belong together. */
-const families: readonly { prefix: string; suffix: string; middle?: string; others: readonly string[] }[] = [
+const families: readonly Family[] = [
   {
     // Qwen2.5-Coder, CodeGemma.
     ...{ prefix: '<|fim_prefix|>', suffix: '<|fim_suffix|>', middle: '<|fim_middle|>' },
@@ -37,19 +48,14 @@ const families: readonly { prefix: string; suffix: string; middle?: string; othe
     others: [],
   },
   // Code Llama.
-  { prefix: '▁<PRE>', suffix: '▁<SUF>', middle: '▁<MID>', others: ['▁<EOT>'] },
-  { prefix: '<PRE>', suffix: '<SUF>', middle: '<MID>', others: ['<EOT>'] },
+  { prefix: '▁<PRE>', suffix: '▁<SUF>', middle: '▁<MID>', end: '▁<EOT>', others: [] },
+  { prefix: '<PRE>', suffix: '<SUF>', middle: '<MID>', end: '<EOT>', others: [] },
   // Codestral has a token for the middle too, and does not use it.
   { prefix: '[PREFIX]', suffix: '[SUFFIX]', others: ['[MIDDLE]'] },
 ]
 
-/** Spellings of all of them, for a tokenizer that is to learn to fill in. */
-export const fillInSpellings = Object.freeze({
-  prefix: '<|fim_prefix|>',
-  suffix: '<|fim_suffix|>',
-  middle: '<|fim_middle|>',
-  pad: '<|fim_pad|>',
-})
+/** What a new tokenizer for a model that is to learn it has. */
+export const fillInSpellings = ['<|fim_prefix|>', '<|fim_suffix|>', '<|fim_middle|>'] as const
 
 /** The tokens of the first family of which `idOf` knows all that are needed. */
 export function fillInFrom(idOf: (spelling: string) => number | undefined): FillIn | undefined {
@@ -59,14 +65,16 @@ export function fillInFrom(idOf: (spelling: string) => number | undefined): Fill
     const middle = family.middle === undefined ? undefined : idOf(family.middle)
     if (prefix === undefined || suffix === undefined) continue
     if (family.middle !== undefined && middle === undefined) continue
-    return { prefix, suffix, middle, others: family.others.flatMap((spelling) => idOf(spelling) ?? []) }
+    const end = family.end === undefined ? undefined : idOf(family.end)
+    const others = family.others.flatMap((spelling) => idOf(spelling) ?? [])
+    return { prefix, suffix, middle, ...(end !== undefined && { end }), others }
   }
   return undefined
 }
 
 /** All tokens of that kind: they end the gap's text, and no text that people wrote is read as one. */
-export function fillInTokens({ prefix, suffix, middle, others }: FillIn): ReadonlySet<number> {
-  return new Set([prefix, suffix, ...(middle === undefined ? [] : [middle]), ...others])
+export function fillInTokens({ prefix, suffix, middle, end, others }: FillIn): ReadonlySet<number> {
+  return new Set([prefix, suffix, middle, end, ...others].filter((token) => token !== undefined))
 }
 
 /** A prompt from the tokens of both sides of the gap, in the order that the family was trained with. */

@@ -1,4 +1,4 @@
-/** How the texts on both sides of a gap become tokens. */
+/** How texts before, in and behind a gap become tokens. */
 import { type FillIn, fillInTokens } from './fill-in.ts'
 import type { EncodeOptions, Tokenizer } from './tokenizer.ts'
 
@@ -24,4 +24,17 @@ export function insideText(
 ): { text: string; skipped: number } {
   if (tokenizer.leading === undefined || text === '') return { text, skipped: 0 }
   return { text: guard + text, skipped: tokenizer.encode(guard, options).length }
+}
+
+/** The tokens of a text that goes on behind another one. */
+export function encodeInside(tokenizer: Tokenizer, text: string, options: EncodeOptions): Int32Array {
+  const inside = insideText(tokenizer, text, options)
+  return tokenizer.encodeTyped(inside.text, options).subarray(inside.skipped)
+}
+
+/** What the tokenizer puts before every text: its BOS, if anything. */
+export function beginningOf(tokenizer: Tokenizer): number[] {
+  if (tokenizer.bosToken === undefined) return []
+  const [first] = tokenizer.encode('', { addSpecial: true })
+  return first === tokenizer.bosToken ? [first] : []
 }

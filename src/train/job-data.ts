@@ -4,6 +4,7 @@ import { UserError } from '../base/errors.ts'
 import { deriveSeed } from '../base/random.ts'
 import { openModel } from '../models/open.ts'
 import type { BatchSource } from './batch.ts'
+import { GapMaker } from './data/gap-maker.ts'
 import type { Material } from './data/material.ts'
 import type { Preparing } from './data/preparing.ts'
 import { problemCount, refuseUnusable } from './data/refusals.ts'
@@ -195,6 +196,9 @@ export function cacheOptions(
     trainEndOfTurn: data.trainEndOfTurn,
     vocabularySize: vocabularySizeOf(job, kit),
     cacheFolder: job.cacheFolder,
+    gaps:
+      data.fim &&
+      new GapMaker(kit.tokenizer, data.fim, { context: job.context, seed: job.seed, beginsTexts: true }),
     preparing,
   }
 }

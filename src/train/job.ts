@@ -3,6 +3,7 @@
  */
 import { isAbsolute, resolve } from 'node:path'
 import { z } from 'zod'
+import { type Fim, fimFields } from './data/gap-maker.ts'
 import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
 import { expanded, type FileSource } from './data/source-files.ts'
 import { type Derived, dial, dialled } from './dial.ts'
@@ -51,6 +52,8 @@ const textFields = z.strictObject({
   text: z.union([source, z.array(source).min(1)]),
   validation: share.default(0.1),
   rows: z.enum(['windows', 'documents']).default('windows'),
+  /** They teach to fill in what stands between two others; takes rows: documents. */
+  fim: fimFields.optional(),
 })
 
 const jobFile = z.strictObject({
@@ -124,7 +127,7 @@ export type ModelSizes = z.output<typeof sizes>
 
 /** A job with every default filled in and every path absolute. */
 export interface TrainingJob extends Omit<JobFile, 'data' | 'out'> {
-  data: { text: FileSource[]; validation: number; rows: 'windows' | 'documents' } | SampleData
+  data: { text: FileSource[]; validation: number; rows: 'windows' | 'documents'; fim?: Fim } | SampleData
   schedule: JobFile['schedule'] & { decay_steps: number }
   /** What one dial decided. */
   derived?: Derived
@@ -173,6 +176,8 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   const preferences = (['dpo', 'orpo', 'kto'] as const).filter((kind) => job.method?.[kind] !== undefined)
   if (preferences.length > 1)
     throw refused('method', `has ${preferences.join(' and ')}; it takes one of them`)
+  if (preferences.length > 0 && job.data.fim !== undefined)
+    throw refused('data.fim', 'makes gaps in texts, and the method learns from answers')
   const at = (path: string) => (isAbsolute(path) ? path : resolve(baseFolder, path))
   return {
     ...job,
@@ -193,8 +198,16 @@ function asksForSamples(object: unknown): boolean {
 }
 
 function textData(data: z.output<typeof textFields>) {
+  const { fim, validation, rows } = data
+  if (fim !== undefined && rows !== 'documents')
+    throw refused('data.fim', 'makes gaps in documents: it takes data.rows: documents')
   const texts = Array.isArray(data.text) ? data.text : [data.text]
-  return { ...data, text: texts.map((text) => (typeof text === 'string' ? { path: text } : text)) }
+  return {
+    validation,
+    rows,
+    ...(fim !== undefined && { fim }),
+    text: texts.map((text) => (typeof text === 'string' ? { path: text } : text)),
+  }
 }
 
 /** Everything that decides what the run computes, for comparing a resume with what it resumes. */
@@ -206,7 +219,10 @@ export function recipeOf(job: TrainingJob): Record<string, unknown> {
     ...(job.precision !== 'f32' && { precision: job.precision }),
     model,
     ...(method !== undefined && { method }),
-    data: 'text' in data ? { validation: data.validation, rows: data.rows } : data,
+    data:
+      'text' in data
+        ? { validation: data.validation, rows: data.rows, ...(data.fim && { fim: data.fim }) }
+        : data,
     tokenizer: tokenizer ?? null,
     context,
     batch,

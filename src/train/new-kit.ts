@@ -6,6 +6,7 @@ import { assert } from '../base/assert.ts'
 import { writeFileAtomic } from '../base/files.ts'
 import { type Steps, withPauses } from '../base/pauses.ts'
 import { deriveSeed, uniformAt } from '../base/random.ts'
+import { WordCounts } from '../tokenizer/train.ts'
 import { loadTexts, recordFiles } from './data/load.ts'
 import type { Preparing } from './data/preparing.ts'
 import { contentOf } from './data/sample-cache.ts'
@@ -13,7 +14,14 @@ import type { SampleData } from './data/sample-data.ts'
 import { cachedStore } from './data/store-cache.ts'
 import { TextCutter } from './data/text-cutter.ts'
 import type { TrainingJob } from './job.ts'
-import { characterKit, emptyWordCounts, learningByteLevelKit, type TextKit, textKit } from './text-kit.ts'
+import {
+  characterKit,
+  type KitUses,
+  learningByteLevelKit,
+  specialTokensOf,
+  type TextKit,
+  textKit,
+} from './text-kit.ts'
 
 /**
  * Byte pairs are learned from so many characters at most, drawn over the whole data piece by piece: what stands often
@@ -37,17 +45,17 @@ export interface KitLearner {
 }
 
 /** `share` of the pieces is learned from, the same ones whenever the data is the same. */
-export function kitLearner(tokenizer: NewTokenizer, forChats: boolean, share: number): KitLearner {
-  if (tokenizer === 'characters') return new CharacterLearner(forChats)
-  return new BytePairLearner(tokenizer.byte_pairs, share)
+export function kitLearner(tokenizer: NewTokenizer, uses: KitUses, share: number): KitLearner {
+  if (tokenizer === 'characters') return new CharacterLearner(uses)
+  return new BytePairLearner(tokenizer.byte_pairs, uses, share)
 }
 
 class CharacterLearner implements KitLearner {
-  readonly #forChats: boolean
+  readonly #uses: KitUses
   readonly #characters = new Set<string>()
 
-  constructor(forChats: boolean) {
-    this.#forChats = forChats
+  constructor(uses: KitUses) {
+    this.#uses = uses
   }
 
   /** Every character counts, wherever it stands: one that is not known would vanish. */
@@ -59,7 +67,7 @@ class CharacterLearner implements KitLearner {
 
   // biome-ignore lint/correctness/useYield: there are as many characters as Unicode has, at most
   *finish(): Steps<TextKit> {
-    return characterKit(this.#characters, this.#forChats)
+    return characterKit(this.#characters, this.#uses)
   }
 }
 
@@ -68,12 +76,16 @@ const drawSeed = deriveSeed(0, 'what a tokenizer is learned from')
 class BytePairLearner implements KitLearner {
   readonly #vocabularySize: number
   readonly #share: number
-  readonly #words = emptyWordCounts()
+  readonly #special: readonly string[]
+  readonly #words: WordCounts
   readonly #cutter: TextCutter
   #pieces = 0
 
-  constructor(vocabularySize: number, share: number) {
+  constructor(vocabularySize: number, uses: KitUses, share: number) {
     this.#vocabularySize = vocabularySize
+    // It knows ChatML's tokens from the beginning, so that any model can learn to chat later.
+    this.#special = specialTokensOf({ ...uses, chats: true })
+    this.#words = new WordCounts(this.#special)
     this.#share = share
     this.#cutter = new TextCutter((before, behind) => {
       const alone = this.#words.wordsOf(before)
@@ -96,24 +108,25 @@ class BytePairLearner implements KitLearner {
   }
 
   finish(): Steps<TextKit> {
-    return learningByteLevelKit(this.#words, this.#vocabularySize)
+    return learningByteLevelKit(this.#words, this.#vocabularySize, this.#special)
   }
 }
 
 /** The tokenizer that a job learns from its records; undefined where it brings one. */
 export async function recordKitOf(
   job: TrainingJob,
-  { train }: SampleData,
+  { train, ...data }: SampleData,
   preparing: Preparing,
 ): Promise<TextKit | undefined> {
   const tokenizer = newTokenizerOf(job)
   if (tokenizer === undefined) return undefined
+  const fim = data.fim !== undefined
   const { baseFolder, context: contextMax } = job
   const files = train.map((source) => recordFiles(source, { baseFolder }))
   const learn = async () => {
     preparing.onNote('Reading the data for the tokenizer.')
     const bytes = files.flat().reduce((sum, path) => sum + textBytesOf(path), 0)
-    const learner = kitLearner(tokenizer, true, learnedCharactersMax / bytes)
+    const learner = kitLearner(tokenizer, { chats: true, fim }, learnedCharactersMax / bytes)
     for await (const text of loadTexts(train, { baseFolder, contextMax })) {
       learner.push(text)
       learner.endText()
@@ -127,7 +140,7 @@ export async function recordKitOf(
   const content = async () => {
     const sources: unknown[] = []
     for (const [i, source] of train.entries()) sources.push(await contentOf(source, files[i]!, preparing))
-    return ['records', sources, tokenizer]
+    return ['records', sources, tokenizer, ...(fim ? ['fim'] : [])]
   }
   return await cachedKit(job, content, learn, preparing)
 }

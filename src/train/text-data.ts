@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { withPauses } from '../base/pauses.ts'
+import { GapMaker } from './data/gap-maker.ts'
 import type { Material } from './data/material.ts'
 import { PieceEncoder } from './data/piece-encoder.ts'
 import type { Preparing } from './data/preparing.ts'
@@ -35,6 +36,7 @@ export async function textKitOf(
   preparing: Preparing,
 ): Promise<TextKit | undefined> {
   const tokenizer = newTokenizerOf(job)
+  const fim = job.data.fim !== undefined
   if (tokenizer === undefined) return undefined
   const learn = async () => {
     preparing.onNote(
@@ -42,14 +44,24 @@ export async function textKitOf(
         ? 'Collecting the characters.'
         : `Learning a tokenizer of ${tokenizer.byte_pairs} pieces.`,
     )
-    const learner = kitLearner(tokenizer, false, learnedCharactersMax / (await texts.trainingUnits()))
+    const learner = kitLearner(
+      tokenizer,
+      { chats: false, fim },
+      learnedCharactersMax / (await texts.trainingUnits()),
+    )
     for await (const { text } of texts.parts('training')) {
       for await (const part of text) learner.push(part)
       learner.endText()
     }
     return await withPauses(learner.finish(), preparing.pause)
   }
-  const content = async () => ['texts', await texts.digests(), texts.share, tokenizer]
+  const content = async () => [
+    'texts',
+    await texts.digests(),
+    texts.share,
+    tokenizer,
+    ...(fim ? ['fim'] : []),
+  ]
   return await cachedKit(job, content, learn, preparing)
 }
 
@@ -60,16 +72,17 @@ export async function tokenisedTexts(
   kit: TextKit,
   preparing: Preparing,
 ): Promise<TokenStore> {
-  const { cacheFolder } = job
+  const { cacheFolder, context, seed, data } = job
+  const gaps = data.fim && new GapMaker(kit.tokenizer, data.fim, { context, seed, beginsTexts: false })
   const key = async () => {
-    const content = JSON.stringify([1, await texts.digests(), texts.share, kit.hash])
+    const content = JSON.stringify([1, await texts.digests(), texts.share, kit.hash, ...(gaps?.key ?? [])])
     return createHash('sha256').update(content).digest('hex').slice(0, 40)
   }
   return await cachedStore({
     root: cacheFolder === undefined ? undefined : join(cacheFolder, 'texts'),
     key: cacheFolder === undefined ? '' : await key(),
     what: 'tokens',
-    make: (folder) => tokenise(folder, texts, kit, preparing),
+    make: (folder) => tokenise(folder, texts, kit, gaps, preparing),
     open: (folder) => TokenStore.open(folder, preparing.pause),
     preparing,
   })
@@ -79,19 +92,35 @@ async function tokenise(
   folder: string,
   texts: DividedTexts,
   { tokenizer }: TextKit,
+  gaps: GapMaker | undefined,
   { onNote }: Preparing,
 ): Promise<void> {
   onNote('Making tokens of the texts.')
   using writer = new TokenWriter(folder, tokenizer.vocabularySize)
   // Every text ends with the end-of-text token where the tokenizer has one.
   const end = Int32Array.from(tokenizer.eosTokens.slice(0, 1))
+  let documents = 0
   for (const side of sides) {
     for await (const { file, text } of texts.parts(side)) {
-      const encoder = new PieceEncoder(tokenizer)
-      for await (const part of text) for (const tokens of encoder.push(part)) writer.add(side, tokens)
-      for (const tokens of encoder.end()) writer.add(side, tokens)
-      writer.add(side, end)
-      writer.endDocument(side, file)
+      const encoder = new PieceEncoder(tokenizer, undefined, gaps?.reading)
+      const document = gaps?.document(documents++)
+      const whole = (fragments: Iterable<Int32Array>) => {
+        for (const tokens of fragments) {
+          writer.add(side, tokens)
+          writer.endDocument(side, file)
+        }
+      }
+      const take = (tokens: Int32Array) => {
+        if (document === undefined) writer.add(side, tokens)
+        else whole(document.push(tokens))
+      }
+      for await (const part of text) for (const tokens of encoder.push(part)) take(tokens)
+      for (const tokens of encoder.end()) take(tokens)
+      if (document !== undefined) whole(document.end())
+      else {
+        writer.add(side, end)
+        writer.endDocument(side, file)
+      }
     }
   }
   writer.finish()

@@ -12,8 +12,9 @@ import {
   chatTemplateFromConfig,
   refuseUnlessTemplate,
 } from '../tokenizer/chat-template.ts'
+import { fillInSpellings } from '../tokenizer/fill-in.ts'
 import { type Tokenizer, tokenizerFromJson } from '../tokenizer/tokenizer.ts'
-import { learningByteLevelBpe, WordCounts } from '../tokenizer/train.ts'
+import { learningByteLevelBpe, type WordCounts } from '../tokenizer/train.ts'
 import { characterTokenizer } from './character-tokenizer.ts'
 import { chatMlTemplate, chatMlTokens, plainTemplate } from './data/default-templates.ts'
 
@@ -99,32 +100,37 @@ function noTokenizer(path: string): UserError {
 
 const endOfText = '<|endoftext|>'
 
-/** It knows ChatML's tokens from the beginning, so that any model can learn to chat later. */
-const byteLevelTokens = [endOfText, ...chatMlTokens]
-
-/** What a new byte-level tokenizer is learned from. */
-export function emptyWordCounts(): WordCounts {
-  return new WordCounts(byteLevelTokens)
+/** What a model with a new tokenizer is to learn. */
+export interface KitUses {
+  chats: boolean
+  /** To fill in what stands between two texts. */
+  fim: boolean
 }
 
-/** A new byte-level BPE. */
-export function* learningByteLevelKit(words: WordCounts, vocabularySize: number): Steps<TextKit> {
-  const json = yield* learningByteLevelBpe(words, { vocabularySize, specialTokens: byteLevelTokens })
-  return textKit({
-    'tokenizer.json': JSON.stringify(json),
-    'tokenizer_config.json': JSON.stringify({ eos_token: endOfText, pad_token: endOfText }),
-  })
+/** The special tokens that it takes. */
+export function specialTokensOf({ chats, fim }: KitUses): readonly string[] {
+  if (!chats && !fim) return []
+  return [endOfText, ...(chats ? chatMlTokens : []), ...(fim ? fillInSpellings : [])]
 }
 
-/** Characters and nothing else; with `forChats` the special tokens of a byte-level tokenizer too. */
-export function characterKit(texts: Iterable<string>, forChats: boolean): TextKit {
-  if (!forChats) return textKit({ 'tokenizer.json': JSON.stringify(characterTokenizer(texts)) })
-  const json = characterTokenizer(texts, [endOfText, ...chatMlTokens])
-  return textKit({
-    'tokenizer.json': JSON.stringify(json),
-    'tokenizer_config.json': JSON.stringify({ eos_token: endOfText, pad_token: endOfText }),
-  })
+/** A new byte-level BPE, from words that were counted between the same special tokens. */
+export function* learningByteLevelKit(
+  words: WordCounts,
+  vocabularySize: number,
+  specialTokens: readonly string[],
+): Steps<TextKit> {
+  const json = yield* learningByteLevelBpe(words, { vocabularySize, specialTokens })
+  return textKit({ 'tokenizer.json': JSON.stringify(json), 'tokenizer_config.json': newConfig })
 }
+
+/** Characters, and the special tokens of what it is to be used for. */
+export function characterKit(texts: Iterable<string>, uses: KitUses): TextKit {
+  const special = specialTokensOf(uses)
+  const json = { 'tokenizer.json': JSON.stringify(characterTokenizer(texts, special)) }
+  return textKit(special.length === 0 ? json : { ...json, 'tokenizer_config.json': newConfig })
+}
+
+const newConfig = JSON.stringify({ eos_token: endOfText, pad_token: endOfText })
 
 /** `chosen` is chatml, plain, none, or the path of a Jinja file; the kit's own template when it is undefined. */
 export function withTemplate(kit: TextKit, chosen: string | undefined): TextKit {

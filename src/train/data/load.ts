@@ -11,7 +11,8 @@ import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
 import { ChatRenderer, type ConversationEncoder } from './chat-renderer.ts'
 import type { Conversation, Message } from './conversation.ts'
 import { type Example, ExampleReader, type Format } from './examples.ts'
-import { PlainPrompts, textSample } from './plain-prompts.ts'
+import type { GapMaker } from './gap-maker.ts'
+import { PlainPrompts, textSamples } from './plain-prompts.ts'
 import { dataEndings, type ReadOptions, readRecords } from './records.ts'
 import {
   type PreferencePair,
@@ -52,6 +53,8 @@ export interface LoadOptions {
   vocabularySize?: number
   /** Learn the token that ends an answer, too (the default). */
   trainEndOfTurn?: boolean
+  /** Makes gaps in texts. */
+  gaps?: GapMaker | undefined
   /** Hears of what is left out; without it the first problem is thrown. */
   onProblem?: (problem: DataProblem) => void
   /** Hears what people should know about the template. */
@@ -73,10 +76,12 @@ export async function* loadSamples(
 ): AsyncGenerator<Sample> {
   const maker = new SampleMaker(tokenizer, template, options)
   const { pause = neverInterrupted } = options
+  let texts = 0
   for await (const example of maker.examples(sources)) {
-    if (example.kind === 'text')
-      yield* maker.usable([await textSample(tokenizer, example.text, example.source, pause)], true)
-    else if (example.kind === 'chat')
+    if (example.kind === 'text') {
+      const gaps = options.gaps && { maker: options.gaps, number: texts++ }
+      yield* maker.usable(await textSamples(tokenizer, example.text, example.source, pause, gaps), true)
+    } else if (example.kind === 'chat')
       yield* maker.usable(maker.samplesOf(example.conversation, example.source))
     else throw otherKind(example, 'chats, prompts or texts')
   }

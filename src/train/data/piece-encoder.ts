@@ -1,5 +1,5 @@
 /** Tokens of a text that streams in. */
-import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
+import type { EncodeOptions, Tokenizer } from '../../tokenizer/tokenizer.ts'
 import { TextCutter, type TextPiece } from './text-cutter.ts'
 
 const plain = { addSpecial: false, parseSpecial: false } as const
@@ -7,13 +7,15 @@ const plain = { addSpecial: false, parseSpecial: false } as const
 export class PieceEncoder {
   readonly #tokenizer: Tokenizer
   readonly #cutter: TextCutter
+  readonly #options: EncodeOptions
 
-  /** `units`: characters of a piece, where not the usual number. */
-  constructor(tokenizer: Tokenizer, units?: number) {
+  /** `units`: characters of a piece, where not the usual number. `options`: how it is read, where special tokens are not all that is plain. */
+  constructor(tokenizer: Tokenizer, units?: number, options: EncodeOptions = plain) {
     this.#tokenizer = tokenizer
+    this.#options = options
     const isSeam = (before: string, behind: string) => {
-      const alone = tokenizer.encode(before, plain)
-      const together = tokenizer.encode(before + behind, plain)
+      const alone = tokenizer.encode(before, options)
+      const together = tokenizer.encode(before + behind, options)
       return alone.every((token, i) => token === together[i])
     }
     this.#cutter = new TextCutter(isSeam, units)
@@ -30,7 +32,7 @@ export class PieceEncoder {
 
   /** A tokenizer may put something before the beginning of a text, so a later piece is encoded behind what precedes it. */
   #encoded({ text, before }: TextPiece): Int32Array {
-    const skipped = before === '' ? 0 : this.#tokenizer.encode(before, plain).length
-    return this.#tokenizer.encodeTyped(before + text, plain).subarray(skipped)
+    const skipped = before === '' ? 0 : this.#tokenizer.encode(before, this.#options).length
+    return this.#tokenizer.encodeTyped(before + text, this.#options).subarray(skipped)
   }
 }

@@ -1,10 +1,12 @@
 /** Prompts and completions without a chat template: one behind the other, and the ending token. */
 import { UserError } from '../../base/errors.ts'
 import type { Pause } from '../../base/pauses.ts'
+import { beginningOf } from '../../tokenizer/gap.ts'
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
 import type { ConversationEncoder, RenderOptions } from './chat-renderer.ts'
 import type { Conversation } from './conversation.ts'
 import { encodePieces } from './encode-pieces.ts'
+import type { GapMaker } from './gap-maker.ts'
 import { PieceEncoder } from './piece-encoder.ts'
 import { placeOf, type Sample, type SourceLine } from './sample.ts'
 
@@ -48,32 +50,38 @@ export class PlainPrompts implements ConversationEncoder {
   }
 }
 
-/** A whole text, the ending token behind it. All of it counts. Encoded piece by piece, however long it is. */
-export async function textSample(
+/** A whole text, the ending token behind it, or its fragments. All of it counts. Encoded piece by piece, however long it is. */
+export async function textSamples(
   tokenizer: Tokenizer,
   text: string,
   source: SourceLine,
   pause: Pause,
-): Promise<Sample> {
-  const encoder = new PieceEncoder(tokenizer)
-  const parts: Int32Array[] = [Int32Array.from(beginningOf(tokenizer))]
+  gaps?: { maker: GapMaker; number: number },
+): Promise<Sample[]> {
+  const encoder = new PieceEncoder(tokenizer, undefined, gaps?.maker.reading)
+  const document = gaps?.maker.document(gaps.number)
+  const parts: Int32Array[] = document === undefined ? [Int32Array.from(beginningOf(tokenizer))] : []
+  const take = (tokens: Int32Array) => {
+    if (document === undefined) parts.push(tokens)
+    else parts.push(...document.push(tokens))
+  }
   for (const tokens of encoder.push(text)) {
-    parts.push(tokens)
+    take(tokens)
     await pause()
   }
-  parts.push(...encoder.end(), Int32Array.from(tokenizer.eosTokens.slice(0, 1)))
+  for (const tokens of encoder.end()) take(tokens)
+  const counting = (tokens: Int32Array) => ({
+    tokens,
+    weights: new Float32Array(tokens.length).fill(1),
+    source,
+  })
+  if (document !== undefined) return [...parts, ...document.end()].map(counting)
+  parts.push(Int32Array.from(tokenizer.eosTokens.slice(0, 1)))
   const tokens = new Int32Array(parts.reduce((sum, { length }) => sum + length, 0))
   let place = 0
   for (const part of parts) {
     tokens.set(part, place)
     place += part.length
   }
-  return { tokens, weights: new Float32Array(tokens.length).fill(1), source }
-}
-
-/** What the tokenizer puts before every text: its BOS, if anything. */
-function beginningOf(tokenizer: Tokenizer): number[] {
-  if (tokenizer.bosToken === undefined) return []
-  const [first] = tokenizer.encode('', { addSpecial: true })
-  return first === tokenizer.bosToken ? [first] : []
+  return [counting(tokens)]
 }

@@ -11,7 +11,7 @@ import type { Sample } from './sample.ts'
 import { SampleStore, StoreWriter } from './sample-store.ts'
 import { cachedStore } from './store-cache.ts'
 
-export interface CacheOptions extends Pick<LoadOptions, 'baseFolder' | 'contextMax' | 'field'> {
+export interface CacheOptions extends Pick<LoadOptions, 'baseFolder' | 'contextMax' | 'field' | 'gaps'> {
   tooLong: 'cut' | 'refuse'
   trainEndOfTurn: boolean
   vocabularySize: number
@@ -100,8 +100,8 @@ async function keyOf(
   options: CacheOptions,
   { kind }: SampleReader,
 ): Promise<string> {
-  const { contextMax, tooLong, trainEndOfTurn, vocabularySize } = options
-  const made = [contextMax, tooLong, trainEndOfTurn, vocabularySize]
+  const { contextMax, tooLong, trainEndOfTurn, vocabularySize, gaps } = options
+  const made = [contextMax, tooLong, trainEndOfTurn, vocabularySize, ...(gaps?.key ?? [])]
   const files = await contentOf(source, paths, options.preparing)
   const content = JSON.stringify([2, kind, files, made, kit.hash])
   return createHash('sha256').update(content).digest('hex').slice(0, 40)

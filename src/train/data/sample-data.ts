@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { UserError } from '../../base/errors.ts'
 import { formats } from './examples.ts'
+import { type Fim, fimFields } from './gap-maker.ts'
 import type { DataSource } from './load.ts'
 import { shareMin } from './mixture.ts'
 import { layouts, type ReadOptions } from './records.ts'
@@ -36,6 +37,8 @@ export const sampleFields = z.strictObject({
   /** What happens to records that cannot be learned from. */
   unusable: z.enum(['refuse', 'skip']).default('refuse'),
   train_end_of_turn: z.boolean().default(true),
+  /** Texts teach to fill in what stands between two others. */
+  fim: fimFields.optional(),
   ...readFields,
 })
 
@@ -52,10 +55,11 @@ export interface SampleData {
   tooLong: 'cut' | 'refuse'
   unusable: 'refuse' | 'skip'
   trainEndOfTurn: boolean
+  fim?: Fim
 }
 
 export function sampleData(fields: z.output<typeof sampleFields>, at: (path: string) => string): SampleData {
-  const { train, validation, template, too_long, unusable, train_end_of_turn, ...read } = fields
+  const { train, validation, template, too_long, unusable, train_end_of_turn, fim, ...read } = fields
   const sources = sourcesOf(train, read)
   checkWeights(sources)
   return {
@@ -66,6 +70,7 @@ export function sampleData(fields: z.output<typeof sampleFields>, at: (path: str
     tooLong: too_long,
     unusable,
     trainEndOfTurn: train_end_of_turn,
+    ...(fim !== undefined && { fim }),
   }
 }
 

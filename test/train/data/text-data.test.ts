@@ -7,13 +7,14 @@ import { describe, expect, test } from 'vitest'
 import { UserError } from '../../../src/base/errors.ts'
 import { atOnce } from '../../../src/base/pauses.ts'
 import { Random } from '../../../src/base/random.ts'
+import { WordCounts } from '../../../src/tokenizer/train.ts'
 import { PieceEncoder } from '../../../src/train/data/piece-encoder.ts'
 import { preparing } from '../../../src/train/data/preparing.ts'
 import { StoreWriter } from '../../../src/train/data/sample-store.ts'
 import { cachedStore } from '../../../src/train/data/store-cache.ts'
 import { TextCutter } from '../../../src/train/data/text-cutter.ts'
 import { prepareData } from '../../../src/train/job-data.ts'
-import { emptyWordCounts, learningByteLevelKit, textKitFrom } from '../../../src/train/text-kit.ts'
+import { learningByteLevelKit, specialTokensOf, textKitFrom } from '../../../src/train/text-kit.ts'
 import { goldenNames, goldenTokenizer } from '../../tokenizer/goldens.ts'
 import { tinyJob } from '../tiny-job.ts'
 import { testFolder, write } from './folder.ts'
@@ -95,10 +96,11 @@ describe('pieces', () => {
       expect(data.hash).toBe(hash.digest('hex'))
       expect(data.summary.validationTokens).toBe(held)
       const learned = [text, prose].map((content) => content.slice(0, Math.floor(content.length * (1 - 0.1))))
-      const counts = emptyWordCounts()
+      const special = specialTokensOf({ chats: true, fim: false })
+      const counts = new WordCounts(special)
       for (const part of learned) counts.add(part)
       if (typeof tokenizer === 'object')
-        expect(data.kit.hash).toBe(atOnce(learningByteLevelKit(counts, 400)).hash)
+        expect(data.kit.hash).toBe(atOnce(learningByteLevelKit(counts, 400, special)).hash)
       else expect(data.kit.tokenizer.vocabularySize).toBe(new Set([...learned.join('')]).size)
     }
   })
