@@ -6,6 +6,7 @@
 #pragma once
 
 #include "matmul_pack.h"
+#include "numbers.h"
 #include "source.h"
 
 namespace {
@@ -13,12 +14,7 @@ namespace {
 /// `numbers` reads up to `lanes` of a row from `index` on, which is a multiple of them, then zeros.
 struct FrozenBF16 {
   static Vector numbers(const char* row, size_t index, int count) {
-    const Half* from = reinterpret_cast<const Half*>(row) + index;
-    typedef Half Halves __attribute__((vector_size(lanes * 2)));
-    Halves halves = {};
-    if (count >= lanes) __builtin_memcpy(&halves, from, sizeof halves);
-    else __builtin_memcpy(&halves, from, count * sizeof(Half));
-    return (Vector)(__builtin_convertvector(halves, VectorInt) << 16);
+    return loadBfloat(reinterpret_cast<const Half*>(row) + index, count);
   }
 };
 
@@ -52,6 +48,7 @@ struct FrozenQ4 {
 /// A frozen weight as it lies, or turned: its inputs are then the rows.
 template <class Format>
 struct FrozenMatrix {
+  static constexpr bool holdsPairs = __is_same(Format, FrozenBF16);
   const char* data;
   size_t rows, inputs, storedStride;
   bool turned;
@@ -72,31 +69,68 @@ struct FrozenMatrix {
     if (k >= inputs) return zero();
     return Format::numbers(data + row * storedStride, k, inputs - k < size_t(lanes) ? int(inputs - k) : lanes);
   }
+
+#if defined(__AVX512F__)
+  /// Two neighbouring inputs of each of `count` rows, of bfloat16.
+  Vector pairsAcross(size_t row, size_t k, int count) const {
+    if (k >= inputs || count <= 0) return zero();
+    __mmask16 some = count >= lanes ? 0xffff : __mmask16((1u << count) - 1);
+    const char* at = data + k * storedStride + row * 2;
+    __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, at));
+    if (k + 1 >= inputs) return (Vector)even;
+    __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, at + storedStride));
+    return (Vector)_mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+  }
+
+  /// Neighbouring pairs of inputs of one row, of bfloat16.
+  Vector pairsAlong(size_t row, size_t k) const {
+    if (k >= inputs) return zero();
+    __mmask32 some = inputs - k >= 2 * lanes ? 0xffffffff : __mmask32((1ull << (inputs - k)) - 1);
+    return (Vector)_mm512_maskz_loadu_epi16(some, data + row * storedStride + k * 2);
+  }
+#endif
 };
 
-/// The right side of a product: a matrix that changes, or a frozen weight.
-struct RightSide {
+/// A side of a product: a matrix that changes, in F32 or BF16, or a frozen weight.
+struct Side {
   const ggml_tensor* tensor;
   bool transposed;
-  size_t rows;
+  size_t rows, inputs;
 
-  RightSide(const ggml_tensor* tensor, bool transposed)
-      : tensor(tensor), transposed(transposed), rows(tensor->ne[transposed ? 0 : 1]) {}
+  Side(const ggml_tensor* tensor, bool transposed)
+      : tensor(tensor), transposed(transposed), rows(tensor->ne[transposed ? 0 : 1]), inputs(tensor->ne[transposed ? 1 : 0]) {}
 
   bool rowsAreNeighbours() const {
     return tensor->type == sourceF32 ? Matrix::of(tensor, transposed).rowsAreNeighbours() : transposed;
   }
 
-  template <class Lanes, size_t width>
-  void pack(const Strips& strips) const {
+  /// Calls `use` with the matrix that it is.
+  template <class Use>
+  void as(Use use) const {
     switch (tensor->type) {
-      case sourceBF16: return packStrips<Lanes, width>(FrozenMatrix<FrozenBF16>::of(tensor, transposed), strips);
-      case sourceF16: return packStrips<Lanes, width>(FrozenMatrix<FrozenF16>::of(tensor, transposed), strips);
-      case sourceQ8_0: return packStrips<Lanes, width>(FrozenMatrix<FrozenQ8>::of(tensor, transposed), strips);
-      case sourceQ4_0: return packStrips<Lanes, width>(FrozenMatrix<FrozenQ4>::of(tensor, transposed), strips);
-      default: return packStrips<Lanes, width>(Matrix::of(tensor, transposed), strips);
+      case sourceBF16: return use(FrozenMatrix<FrozenBF16>::of(tensor, transposed));
+      case sourceF16: return use(FrozenMatrix<FrozenF16>::of(tensor, transposed));
+      case sourceQ8_0: return use(FrozenMatrix<FrozenQ8>::of(tensor, transposed));
+      case sourceQ4_0: return use(FrozenMatrix<FrozenQ4>::of(tensor, transposed));
+      default: return use(Matrix::of(tensor, transposed));
     }
   }
+
+  template <class Lanes, size_t width>
+  void pack(const Strips& strips) const {
+    as([&](const auto& matrix) { packStrips<Lanes, width>(matrix, strips); });
+  }
+
+  /// Whether a row's inputs are pairs of bfloat16 that can be multiplied where they lie.
+  bool liesInPairs() const {
+    return tensor->type == sourceBF16 && inputs % 2 == 0 && !transposed && tensor->nb[1] % 4 == 0;
+  }
+
+  /// Pairs of a row on from one of its steps, and how far its neighbour is.
+  const float* pairsOf(size_t row, size_t step) const {
+    return reinterpret_cast<const float*>(static_cast<const char*>(tensor->data) + row * tensor->nb[1]) + step;
+  }
+  size_t pairsApart() const { return tensor->nb[1] / 4; }
 };
 
 }  // namespace

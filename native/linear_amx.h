@@ -151,11 +151,13 @@ struct TilePairProduct : PairProduct {
 /// [16 lanes], as tiles want it.
 struct MatmulTiles : PairLanes {
   static constexpr size_t rows = 32, width = 32, stepsUnit = 16;
+  static constexpr bool readsPairs = false;
 
   static void enter() { loadTileConfig(tileConfig(64, 16)); }
   static void exit() { releaseTiles(); }
 
-  static void packLeft(const Matrix& from, const Strips& strips) {
+  template <class From>
+  static void packLeft(const From& from, const Strips& strips) {
     for (size_t strip = 0; strip < strips.count; strip++)
       for (size_t step = strips.begin; step < strips.end; step += stepsUnit)
         for (size_t half = 0; half < rows; half += tileRows) {
@@ -163,10 +165,10 @@ struct MatmulTiles : PairLanes {
           int count = row >= from.rows ? 0 : from.rows - row < tileRows ? int(from.rows - row) : tileRows;
           Vector block[tileRows];
           for (int i = 0; i < tileRows; i++) {
-            if (from.rowStride == 1) block[i] = across(from, row, (step + i) * inputs, count);
+            if (from.rowsAreNeighbours()) block[i] = across(from, row, (step + i) * inputs, count);
             else block[i] = i < count ? along(from, row + i, step * inputs) : zero();
           }
-          if (from.rowStride == 1) turn(block);
+          if (from.rowsAreNeighbours()) turn(block);
           float* to = strips.to + strip * strips.apart + (step - strips.begin) * rows + half * lanes;
           for (int i = 0; i < tileRows; i++) store(to + i * lanes, block[i]);
         }

@@ -44,11 +44,13 @@ struct NothingAhead {
 template <class Packing>
 struct FloatTiles : Packing {
   static constexpr size_t rows = matmulRows, width = matmulWidth, stepsUnit = 1;
+  static constexpr bool readsPairs = false;  // of rows where they lie
 
   static void enter() {}
   static void exit() {}
 
-  static void packLeft(const Matrix& from, const Strips& strips) { packStrips<Packing, rows>(from, strips); }
+  template <class From>
+  static void packLeft(const From& from, const Strips& strips) { packStrips<Packing, rows>(from, strips); }
 
   /// sums [T][S] = left [steps][T] by right [steps][S], behind what `before` holds if it is there. Steps of the left
   /// side lie `apart`, or its rows do.
@@ -80,12 +82,15 @@ struct FloatTiles : Packing {
                         const Next& ahead) {
     tile<false>(left, rows, right, steps, before, sums, stride, ahead);
   }
+
 };
 
 #if defined(__AVX512F__)
 
 /// The same over pairs of bfloat16, for CPUs that have the instruction.
 struct PairTiles : FloatTiles<PairLanes> {
+  static constexpr bool readsPairs = true;
+
   template <bool byRows, class Next = NothingAhead>
   __attribute__((target("avx512bf16"))) static void tile(const float* left, size_t apart, const float* right, size_t steps,
                                                          const float* before, float* sums, size_t stride,
@@ -115,6 +120,7 @@ struct PairTiles : FloatTiles<PairLanes> {
                         const Next& ahead) {
     tile<false>(left, rows, right, steps, before, sums, stride, ahead);
   }
+
 };
 
 #endif
@@ -130,19 +136,18 @@ enum MatmulBehind {
 struct Behind {
   MatmulBehind kind;
   const ggml_tensor *target, *source;
+  Numbers results;
   bool passing;  // more than a cache keeps until somebody reads it: stored past the caches
   bool far;      // more than the nearer caches hold: asked for before it is used
 
   Behind(const ggml_tensor* dst, int kind)
-      : kind(MatmulBehind(kind)), target(kind == behindAddsInto ? dst->src[2] : dst), source(kind ? dst->src[2] : nullptr) {
+      : kind(MatmulBehind(kind)), target(kind == behindAddsInto ? dst->src[2] : dst), source(kind ? dst->src[2] : nullptr), results(target) {
     constexpr size_t cacheBytes = size_t(8) << 20, nearBytes = size_t(3) << 19;
-    bool aligned = reinterpret_cast<uintptr_t>(target->data) % 64 == 0 && target->ne[0] % lanes == 0;
-    size_t bytes = size_t(target->ne[0]) * target->ne[1] * 4;
+    bool aligned = reinterpret_cast<uintptr_t>(target->data) % 64 == 0 && target->ne[0] % (2 * lanes) == 0;
+    size_t bytes = size_t(target->ne[0]) * target->ne[1] * results.bytes();
     passing = aligned && kind != behindAddsInto && bytes > cacheBytes;
     far = bytes > nearBytes;
   }
-
-  float* targetAt(size_t row, size_t column) const { return static_cast<float*>(target->data) + row * target->ne[0] + column; }
 
   const float* sourceAt(size_t row, size_t column) const {
     if (!source) return nullptr;
@@ -157,22 +162,24 @@ struct Behind {
     for (size_t t = 0; t < rows; t++)
       for (size_t i = 0; i < width; i += line) {
         if (source && (t == 0 || source->ne[1] != 1)) askForLine(sourceAt(row + t, column) + i);
-        if (!passing && target != source) askToWrite(targetAt(row + t, column) + i);
+        if (!passing && target != source) askToWrite(results.at((row + t) * target->ne[0] + column + i));
       }
   }
 
   void finish(size_t row, size_t rows, size_t column, size_t width, const float* sums, size_t stride) const {
     size_t outputs = target->ne[0], count = outputs - column < width ? outputs - column : width;
     for (size_t t = 0; t < rows; t++) {
-      float* to = targetAt(row + t, column);
+      size_t to = (row + t) * outputs + column;
       const float* own = sourceAt(row + t, column);
-      for (size_t i = 0; i < count; i += lanes) {
-        int left = count - i < size_t(lanes) ? int(count - i) : lanes;
-        Vector value = load(sums + t * stride + i);
-        if (kind == behindGeluSlope) value = value * geluSlope(load(own + i, left));
-        else if (own) value = value + load(own + i, left);
-        if (passing) storePast(to + i, value);
-        else store(to + i, value, left);
+      auto value = [&](size_t i) {
+        Vector product = load(sums + t * stride + i);
+        if (kind == behindGeluSlope) return product * geluSlope(load(own + i, int(count - i)));
+        return own ? product + load(own + i, int(count - i)) : product;
+      };
+      for (size_t i = 0; i < count; i += 2 * lanes) {
+        Vector first = value(i), second = i + lanes < count ? value(i + lanes) : zero();
+        if (passing) results.storePast(to + i, first, second);
+        else results.store(to + i, first, second, int(count - i));
       }
     }
   }
@@ -190,10 +197,11 @@ struct MatmulPlan {
   size_t tiles, strips;  // of the left side, of the right side
   size_t tilesPerBlock, stripsPerBlock, stripBlocks;
   bool leftAtOnce;
+  bool leftByRows;  // multiplied where it lies
   bool far;  // more in strips than the nearer caches hold: a tile asks for what the next ones read
 
   template <class Tiles>
-  static MatmulPlan of(const Matrix& a, size_t outputs, size_t tailInputs) {
+  static MatmulPlan of(const Side& a, size_t outputs, size_t tailInputs) {
     constexpr size_t chunkSteps = 192, blockRows = 96, widestBlock = 512, piecesWanted = 12;
     MatmulPlan plan;
     plan.ownSteps = wholeSteps<Tiles>(a.inputs);
@@ -203,6 +211,7 @@ struct MatmulPlan {
     plan.strips = quotientUp(outputs, Tiles::width);
     // A tail comes with each block's own chunks: a left side of one input, which lies either way, is no reason to leave it.
     plan.leftAtOnce = tailInputs == 0 && a.rowsAreNeighbours();
+    plan.leftByRows = Tiles::readsPairs && tailInputs == 0 && a.liesInPairs();
     plan.far = (plan.strips * Tiles::width + (plan.leftAtOnce ? a.rows : 0)) * plan.steps * 4 > size_t(4) << 20;
     // Sums of a block wait in a cache for the next chunk, so they must not be many.
     plan.stripsPerBlock = plan.chunks > 1 && plan.strips > widestBlock / Tiles::width ? widestBlock / Tiles::width : plan.strips;
@@ -269,26 +278,30 @@ struct MatmulMemory {
 
 /// A second product of few inputs that is added to the first (an adapter's beside its base): more inputs of one chain.
 struct MatmulTail {
-  Matrix left;
-  RightSide right;
+  Side left, right;
 
   static bool isThere(const ggml_tensor* dst, int kind) { return dst->src[kind == behindNothing ? 2 : 3] != nullptr; }
 
   /// Of a product that has none, the first itself, of which nothing is read.
   static MatmulTail of(const ggml_tensor* dst, int kind, bool bTransposed) {
     const ggml_tensor* const* from = dst->src + (isThere(dst, kind) ? (kind == behindNothing ? 2 : 3) : 0);
-    return {Matrix::of(from[0], false), RightSide(from[1], bTransposed)};
+    return {Side(from[0], false), Side(from[1], bTransposed)};
   }
 };
 
+template <class Tiles>
+inline void packLeft(const Side& from, const Strips& strips) {
+  from.as([&](const auto& matrix) { Tiles::packLeft(matrix, strips); });
+}
+
 /// Rows of a block of the left side and of its tail, for the steps of a chunk.
 template <class Tiles>
-inline void packBlock(const Matrix& a, const MatmulTail& tail, const MatmulPlan& plan, const Strips& chunk) {
+inline void packBlock(const Side& a, const MatmulTail& tail, const MatmulPlan& plan, const Strips& chunk) {
   constexpr size_t T = Tiles::rows;
   size_t own = chunk.end < plan.ownSteps ? chunk.end : plan.ownSteps, begin = chunk.begin > own ? chunk.begin : own;
-  if (chunk.begin < own) Tiles::packLeft(a, {chunk.first, chunk.count, chunk.begin, own, chunk.to, chunk.apart});
+  if (chunk.begin < own) packLeft<Tiles>(a, {chunk.first, chunk.count, chunk.begin, own, chunk.to, chunk.apart});
   if (begin < chunk.end)
-    Tiles::packLeft(tail.left, {chunk.first, chunk.count, begin - plan.ownSteps, chunk.end - plan.ownSteps,
+    packLeft<Tiles>(tail.left, {chunk.first, chunk.count, begin - plan.ownSteps, chunk.end - plan.ownSteps,
                                 chunk.to + (begin - chunk.begin) * T, chunk.apart});
 }
 
@@ -318,7 +331,7 @@ inline TileAhead aheadOf(const MatmulPlan& plan, const MatmulBlock& block, const
 }
 
 template <class Tiles>
-inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulPlan& plan, const MatmulBlock& taken,
+inline void multiplyBlock(const Side& a, const MatmulTail& tail, const MatmulPlan& plan, const MatmulBlock& taken,
                           const MatmulMemory& memory, const Behind& behind) {
   constexpr size_t T = Tiles::rows, S = Tiles::width, unit = Tiles::stepsUnit;
   auto [firstTile, endTile, firstStrip, endStrip] = taken;
@@ -329,9 +342,13 @@ inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulP
     bool last = chunk + 1 == plan.chunks;
     const float* left = memory.left + (firstTile * plan.steps + begin) * T;
     size_t apart = memory.left ? plan.steps * T : (end - begin) * T;
+    // Of rows that are multiplied where they lie only those of a last, shorter tile.
+    size_t firstPacked = plan.leftByRows ? a.rows / T > firstTile ? a.rows / T : firstTile : firstTile;
     if (!memory.left) {
       left = memory.block;
-      packBlock<Tiles>(a, tail, plan, {firstTile * T, endTile - firstTile, begin, end, memory.block, apart});
+      if (firstPacked < endTile)
+        packBlock<Tiles>(a, tail, plan,
+                         {firstPacked * T, endTile - firstPacked, begin, end, memory.block + (firstPacked - firstTile) * apart, apart});
     }
     for (size_t strip = firstStrip; strip < endStrip; strip++)
       for (size_t tile = firstTile; tile < endTile; tile++) {
@@ -341,7 +358,10 @@ inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulP
         size_t rows = a.rows - tile * T < T ? a.rows - tile * T : T;
         if (last) behind.ask(tile * T, rows, strip * S, S);
         const float* before = chunk > 0 ? sums : nullptr;
-        if (plan.far)
+        if (tile < firstPacked) {
+          if constexpr (Tiles::readsPairs)
+            Tiles::template tile<true>(a.pairsOf(tile * T, begin), a.pairsApart(), right, end - begin, before, sums, stride);
+        } else if (plan.far)
           Tiles::stripTile(own, right, end - begin, before, sums, stride,
                            aheadOf<Tiles>(plan, taken, memory, tile, strip, {own, right, end - begin, last}));
         else Tiles::stripTile(own, right, end - begin, before, sums, stride, NothingAhead());
@@ -356,8 +376,7 @@ inline void multiplyBlock(const Matrix& a, const MatmulTail& tail, const MatmulP
 template <class Tiles>
 inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
-  Matrix a = Matrix::of(dst->src[0], call->params[0] != 0);
-  RightSide b(dst->src[1], call->params[1] != 0);
+  Side a(dst->src[0], call->params[0] != 0), b(dst->src[1], call->params[1] != 0);
   Behind behind(dst, call->params[2]);
   MatmulTail tail = MatmulTail::of(dst, call->params[2], call->params[1] != 0);
   size_t tailInputs = MatmulTail::isThere(dst, call->params[2]) ? tail.left.inputs : 0;
@@ -377,7 +396,7 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
     size_t piece = size_t(index);
     if (piece < rightPieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
     else if (piece < rightPieces + tailPieces) tail.right.pack<Tiles, Tiles::width>(right.behind(piece - rightPieces));
-    else Tiles::packLeft(a, left.piece(piece - rightPieces - tailPieces));
+    else packLeft<Tiles>(a, left.piece(piece - rightPieces - tailPieces));
   });
   size_t blockRows = plan.tilesPerBlock * Tiles::rows;
   size_t blockFloats = plan.leftAtOnce ? 0 : blockRows * plan.chunkStepsMost(Tiles::stepsUnit);

@@ -12,6 +12,7 @@ namespace {
 
 /// An F32 matrix of rows, whichever way it lies in memory.
 struct Matrix {
+  static constexpr bool holdsPairs = false;
   const float* data;
   size_t rows, inputs, rowStride, inputStride;
 
@@ -95,11 +96,15 @@ struct PairLanes {
 
   template <class From>
   static Vector across(const From& from, size_t row, size_t k, int count) {
+    if constexpr (From::holdsPairs) if (from.rowsAreNeighbours()) return from.pairsAcross(row, k, count);
     return across(from.across(row, k, count), from.across(row, k + 1, count));
   }
 
   template <class From>
-  static Vector along(const From& from, size_t row, size_t k) { return along(from.along(row, k), from.along(row, k + lanes)); }
+  static Vector along(const From& from, size_t row, size_t k) {
+    if constexpr (From::holdsPairs) if (!from.rowsAreNeighbours()) return from.pairsAlong(row, k);
+    return along(from.along(row, k), from.along(row, k + lanes));
+  }
 };
 
 /// Rows become columns.

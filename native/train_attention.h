@@ -26,13 +26,27 @@ inline TrainShape trainShape(const Call* call, const ggml_tensor* q, const ggml_
   return {sequences, size_t(q->ne[2]) / sequences, size_t(q->ne[1]), size_t(k->ne[1]), size_t(q->ne[0]), floatParam(call, 1)};
 }
 
-/// Tokens [first, first + count) of one head of x [N, heads, D] as a matrix [count, D], wherever rows of x lie.
-inline Matrix headOf(const ggml_tensor* x, size_t head, size_t first, size_t count) {
-  const char* at = static_cast<const char*>(x->data) + first * x->nb[2] + head * x->nb[1];
-  return {reinterpret_cast<const float*>(at), count, size_t(x->ne[0]), x->nb[2] / 4, 1};
-}
+/// Tokens [first, first + count) of one head of x [N, heads, D] as a matrix [count, D], wherever rows of x lie; or turned.
+struct Head {
+  const char* data;
+  size_t rows, inputs, stride;
+  bool narrow, turned;
 
-inline Matrix turned(const Matrix& m) { return {m.data, m.inputs, m.rows, m.inputStride, m.rowStride}; }
+  static Head of(const ggml_tensor* x, size_t head, size_t first, size_t count) {
+    const char* at = static_cast<const char*>(x->data) + first * x->nb[2] + head * x->nb[1];
+    return {at, count, size_t(x->ne[0]), x->nb[2], x->type == sourceBF16, false};
+  }
+
+  Head other() const { return {data, inputs, rows, stride, narrow, !turned}; }
+
+  template <class Lanes, size_t width>
+  void pack(size_t steps, float* to) const {
+    Strips strips{0, quotientUp(rows, width), 0, steps, to, steps * width};
+    size_t step = stride / 4;
+    if (narrow) packStrips<Lanes, width>(FrozenMatrix<FrozenBF16>{data, rows, inputs, stride, turned}, strips);
+    else packStrips<Lanes, width>(Matrix{reinterpret_cast<const float*>(data), rows, inputs, turned ? 1 : step, turned ? step : 1}, strips);
+  }
+};
 
 /// Keys that some row of a tile or block sees, counted within the sequence.
 struct Keys {
@@ -93,13 +107,9 @@ struct HeadWork {
   }
 
   /// Right sides whose strips are tokens, or dimensions.
-  void packRight(const Matrix& rows, size_t steps, float* to) const {
-    packStrips<Tiles, S>(rows, {0, quotientUp(rows.rows, S), 0, steps, to, steps * S});
-  }
+  void packRight(const Head& rows, size_t steps, float* to) const { rows.pack<Tiles, S>(steps, to); }
 
-  void packLeft(const Matrix& rows, float* to) const {
-    packStrips<Tiles, T>(rows, {0, quotientUp(rows.rows, T), 0, widthSteps, to, widthSteps * T});
-  }
+  void packLeft(const Head& rows, float* to) const { rows.pack<Tiles, T>(widthSteps, to); }
 
   /// Products of a tile's rows with keys or values: [T][J].
   void alongKeys(const float* left, const float* right, const Keys& keys, float* to) const {
@@ -204,16 +214,16 @@ inline void attendHead(HeadWork<Tiles>& work, ggml_tensor* dst, size_t row, size
   for (size_t token = 0; token < shape.tokens; token += T) {
     size_t count = shape.tokens - token < T ? shape.tokens - token : T;
     Keys keys = keysOf(shape, firsts, row, token, count);
-    work.packLeft(headOf(dst->src[0], head, row + token, count), work.queries);
+    work.packLeft(Head::of(dst->src[0], head, row + token, count), work.queries);
     work.alongKeys(work.queries, work.keysAlong, keys, work.shares);
     work.weigh(firsts, row, token, keys, work.shares);
     work.laneRows(work.shares, 0, keys);
     work.overKeys(0, work.valuesAcross, keys);
     for (size_t t = 0; t < count; t++) {
-      float* to = static_cast<float*>(dst->data) + ((row + token + t) * shape.heads + head) * shape.width;
+      size_t to = ((row + token + t) * shape.heads + head) * shape.width;
       for (size_t d = 0; d < shape.width; d += lanes) {
         int left = shape.width - d < size_t(lanes) ? int(shape.width - d) : lanes;
-        store(to + d, load(work.mixed + t * work.padded + d) * work.factor[t], left);
+        Numbers(dst).store(to + d, load(work.mixed + t * work.padded + d) * work.factor[t], left);
       }
     }
   }
@@ -227,7 +237,7 @@ inline void attendBackBlock(HeadWork<Tiles>& work, ggml_tensor* dst, const ggml_
   const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
   size_t count = shape.tokens - first < work.blockRows ? shape.tokens - first : work.blockRows;
   Keys block = keysOf(shape, firsts, row, first, count);
-  Matrix queries = headOf(dst->src[0], head, row + first, count), slopes = headOf(slope, head, row + first, count);
+  Head queries = Head::of(dst->src[0], head, row + first, count), slopes = Head::of(slope, head, row + first, count);
   work.packLeft(queries, work.queries), work.packLeft(slopes, work.slopes);
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
   for (size_t tile = 0; tile * T < count; tile++) {
@@ -241,11 +251,10 @@ inline void attendBackBlock(HeadWork<Tiles>& work, ggml_tensor* dst, const ggml_
     work.laneRows(work.shareSlopes, tile, keys);
     work.overKeys(tile, work.keysAcross, keys);
     for (size_t t = 0; t < rows; t++)
-      __builtin_memcpy(static_cast<float*>(dst->data) + (row + first + at + t) * stride + head * shape.width,
-                       work.mixed + t * work.padded, shape.width * 4);
+      Numbers(dst).storeRow((row + first + at + t) * stride + head * shape.width, work.mixed + t * work.padded, shape.width);
   }
-  work.packRight(turned(queries), work.blockRows / Tiles::inputs, work.queriesAcross);
-  work.packRight(turned(slopes), work.blockRows / Tiles::inputs, work.slopesAcross);
+  work.packRight(queries.other(), work.blockRows / Tiles::inputs, work.queriesAcross);
+  work.packRight(slopes.other(), work.blockRows / Tiles::inputs, work.slopesAcross);
   work.laneColumns(work.shares, count, block, work.shareLanes);
   work.laneColumns(work.shareSlopes, count, block, work.slopeLanes);
   work.overRows(work.shareLanes, work.slopesAcross, first, count, block, work.valueSlopes);
@@ -259,8 +268,8 @@ inline void attend(ggml_tensor* dst, Call* call, int nth) {
   HeadWork<Tiles> work(shape, false);
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
     size_t row = piece / shape.kvHeads * shape.tokens, group = piece % shape.kvHeads;
-    work.packRight(headOf(k, group, row, shape.tokens), work.widthSteps, work.keysAlong);
-    work.packRight(turned(headOf(v, group, row, shape.tokens)), work.keySteps, work.valuesAcross);
+    work.packRight(Head::of(k, group, row, shape.tokens), work.widthSteps, work.keysAlong);
+    work.packRight(Head::of(v, group, row, shape.tokens).other(), work.keySteps, work.valuesAcross);
     for (size_t head = group * shape.perKv(); head < (group + 1) * shape.perKv(); head++) attendHead(work, dst, row, head);
   }
   leave(call, nth);
@@ -273,29 +282,29 @@ inline void attendBack(ggml_tensor* dst, Call* call, int nth) {
   // The result's gradient, as heads.
   ggml_tensor slope = *dst->src[4];
   slope.nb[2] = slope.nb[1];
-  slope.nb[1] = shape.width * 4;
+  slope.nb[1] = shape.width * slope.nb[0];
   slope.ne[0] = shape.width;
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
   HeadWork<Tiles> work(shape, true);
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
     size_t row = piece / shape.kvHeads * shape.tokens, group = piece % shape.kvHeads;
-    Matrix keys = headOf(k, group, row, shape.tokens), values = headOf(v, group, row, shape.tokens);
+    Head keys = Head::of(k, group, row, shape.tokens), values = Head::of(v, group, row, shape.tokens);
     work.packRight(keys, work.widthSteps, work.keysAlong), work.packRight(values, work.widthSteps, work.valuesAlong);
-    work.packRight(turned(keys), work.keySteps, work.keysAcross);
+    work.packRight(keys.other(), work.keySteps, work.keysAcross);
     for (size_t i = 0; i < work.wide * work.padded; i++) work.keySlopes[i] = work.valueSlopes[i] = 0;
     for (size_t head = group * shape.perKv(); head < (group + 1) * shape.perKv(); head++)
       for (size_t first = 0; first < shape.tokens; first += work.blockRows)
         attendBackBlock(work, dst, &slope, row, head, first);
     for (size_t t = 0; t < shape.tokens; t++) {
-      float* to = static_cast<float*>(dst->data) + (row + t) * stride + (shape.heads + group) * shape.width;
-      __builtin_memcpy(to, work.keySlopes + t * work.padded, shape.width * 4);
-      __builtin_memcpy(to + shape.kvHeads * shape.width, work.valueSlopes + t * work.padded, shape.width * 4);
+      size_t to = (row + t) * stride + (shape.heads + group) * shape.width;
+      Numbers(dst).storeRow(to, work.keySlopes + t * work.padded, shape.width);
+      Numbers(dst).storeRow(to + shape.kvHeads * shape.width, work.valueSlopes + t * work.padded, shape.width);
     }
   }
   leave(call, nth);
 }
 
-/// dst F32 [N, H D]. Sources: q F32 [N, H, D], k and v [N, G, D] (rows may be strided), I32 [N] first row that each
+/// dst [N, H D]. Sources: q [N, H, D], k and v [N, G, D] (rows may be strided), all in F32 or BF16, I32 [N] first row that each
 /// sees, never falling within a sequence. Params: B, scale as float bits, multiplied in bfloat16 where the machine can.
 inline void causalAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
@@ -305,7 +314,7 @@ inline void causalAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   attend<FloatTiles<FloatLanes>>(dst, call, nth);
 }
 
-/// dst F32 [N, (H + 2 G) D]: gradients of q, k and v side by side. Sources: those of causal_attention, then the
+/// dst [N, (H + 2 G) D]: gradients of q, k and v side by side. Sources: those of causal_attention, then the
 /// gradient of its result [N, H D]. Params: the same.
 inline void causalAttentionBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);

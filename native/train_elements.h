@@ -75,25 +75,29 @@ inline void affineRows(ggml_tensor* dst, int, int nth, void* userdata) {
   });
 }
 
-/// dst = silu(gate) * up. Sources: gate, up; contiguous.
+/// dst, also BF16, = silu(gate) * up. Sources: gate, up; contiguous.
 inline void siluMulRows(ggml_tensor* dst, int, int nth, void* userdata) {
   const float *gate = floatsOf(dst->src[0]), *up = floatsOf(dst->src[1]);
+  Numbers to(dst);
   byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
     Vector g = load(gate + at, count);
-    store(floatsOf(dst) + at, g * sigmoid(g) * load(up + at, count), count);
+    to.store(at, g * sigmoid(g) * load(up + at, count), count);
   });
 }
 
-/// dst = x, packed; x may lie in memory in any way.
+/// dst, also BF16, = x, packed; x may lie in memory in any way.
 inline void packedRows(ggml_tensor* dst, int, int nth, void* userdata) {
   const ggml_tensor* x = dst->src[0];
   size_t width = x->ne[0];
+  Numbers results(dst);
+  float* apart = results.narrow ? reinterpret_cast<float*>(rw_thread_scratch(alignUp(width * 4))) : nullptr;
   byLongRows(dst, static_cast<Call*>(userdata), nth, [&](size_t row) {
     const char* from = rowAt(x, dst, row);
-    float* to = floatsOf(dst) + row * width;
+    float* to = results.narrow ? apart : floatsOf(dst) + row * width;
     if (x->nb[0] == 4) __builtin_memcpy(to, from, width * 4);
     else
       for (size_t i = 0; i < width; i++) __builtin_memcpy(to + i, from + i * x->nb[0], 4);
+    if (results.narrow) results.storeRow(row * width, to, width);
   });
 }
 

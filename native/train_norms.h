@@ -4,8 +4,7 @@
 #pragma once
 
 #include "call.h"
-#include "simd.h"
-#include "tensor.h"
+#include "numbers.h"
 
 namespace {
 
@@ -52,19 +51,19 @@ struct RowNorm {
 };
 
 /// dst = x / rms(x), or (x - mean) / deviation when centred, times a weight [W] where one is. Sources: x, [weight];
-/// contiguous. Params: centred, epsilon as float bits, weighted.
+/// contiguous; dst also BF16. Params: centred, epsilon as float bits, weighted.
 inline void normRows(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   int width = int(dst->ne[0]);
   const float* weight = call->params[2] ? floatsOf(dst->src[1]) : nullptr;
+  Numbers to(dst);
   byRows(dst, call, nth, [&](size_t first, size_t end) {
     for (size_t row = first; row < end; row++) {
       const float* x = floatsOf(dst->src[0]) + row * width;
-      float* to = static_cast<float*>(dst->data) + row * width;
       RowNorm norm = RowNorm::of(x, width, call->params[0] != 0, floatParam(call, 1));
       for (int i = 0; i < width; i += lanes) {
         Vector value = norm.at(x + i, width - i);
-        store(to + i, weight ? value * load(weight + i, width - i) : value, width - i);
+        to.store(row * width + i, weight ? value * load(weight + i, width - i) : value, width - i);
       }
     }
   });

@@ -42,16 +42,19 @@ inline void ropeAngles(ggml_tensor* dst, int, int nth, void* userdata) {
   });
 }
 
-/// dst [N, H, D] = x with its first R dimensions turned. Sources: x [N, H, D], rows and heads may be strided; table
-/// [N, R]. Params: RotaryPairs.
+/// dst [N, H, D], also BF16, = x with its first R dimensions turned. Sources: x [N, H, D], rows and heads may be strided;
+/// table [N, R]. Params: RotaryPairs.
 inline void ropeRows(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor *x = dst->src[0], *table = dst->src[1];
   size_t width = x->ne[0], heads = x->ne[1];
+  Numbers results(dst);
+  float* turned = reinterpret_cast<float*>(rw_thread_scratch(alignUp(width * 4)));
   byLongRows(dst, call, nth, [&](size_t row) {
-    float* to = floatsOf(dst) + row * width;
+    float* to = results.narrow ? turned : floatsOf(dst) + row * width;
     __builtin_memcpy(to, rowAt(x, dst, row), width * 4);
     rotateHead(to, floatsOf(table) + row / heads * table->ne[0], int(table->ne[0]), call->params[0]);
+    if (results.narrow) results.storeRow(row * width, to, width);
   });
 }
 

@@ -3,8 +3,7 @@
 
 #include "activations.h"
 #include "call.h"
-#include "simd.h"
-#include "tensor.h"
+#include "numbers.h"
 
 namespace {
 
@@ -21,19 +20,21 @@ inline void byPieces(ggml_tensor* dst, Call* call, int nth, Work work) {
   leave(call, nth);
 }
 
-/// dst = gelu(x), elementwise; x contiguous.
+/// dst = gelu(x), elementwise; x contiguous. In this and the next two, dst also BF16.
 inline void geluRows(ggml_tensor* dst, int, int nth, void* userdata) {
   const float* x = floatsOf(dst->src[0]);
+  Numbers to(dst);
   byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
-    store(floatsOf(dst) + at, gelu(load(x + at, count)), count);
+    to.store(at, gelu(load(x + at, count)), count);
   });
 }
 
 /// dst = dy gelu'(x). Sources: dy, x; contiguous.
 inline void geluBack(ggml_tensor* dst, int, int nth, void* userdata) {
   const float *dy = floatsOf(dst->src[0]), *x = floatsOf(dst->src[1]);
+  Numbers to(dst);
   byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
-    store(floatsOf(dst) + at, load(dy + at, count) * geluSlope(load(x + at, count)), count);
+    to.store(at, load(dy + at, count) * geluSlope(load(x + at, count)), count);
   });
 }
 
@@ -42,10 +43,11 @@ inline void siluMulBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const float *dy = floatsOf(dst->src[0]), *gate = floatsOf(dst->src[1]), *up = floatsOf(dst->src[2]);
   bool ofUp = call->params[0] != 0;
+  Numbers to(dst);
   byPieces(dst, call, nth, [&](size_t at, int count) {
     Vector g = load(gate + at, count), open = sigmoid(g), slope = load(dy + at, count);
     Vector factor = ofUp ? g * open : fma(g * open, splat(1.0f) - open, open) * load(up + at, count);
-    store(floatsOf(dst) + at, slope * factor, count);
+    to.store(at, slope * factor, count);
   });
 }
 

@@ -19,8 +19,19 @@ export function readsFrozenAs(dtype: DType): boolean {
   return frozenFormats.has(dtype)
 }
 
+/** Ops of ours that store their result in BF16 as well (native/numbers.h). */
+const narrowing: ReadonlySet<KernelOp> = new Set<KernelOp>([
+  ...(['matmul_bf16', 'causal_attention', 'causal_attention_back', 'norm', 'rope', 'packed'] as const),
+  ...(['gelu', 'gelu_back', 'silu_mul', 'silu_mul_back'] as const),
+])
+
 export class OpMaker {
   readonly arena: Arena
+  /** How results that could be in BF16 were made. */
+  readonly #makings = new Map<Pointer, (dtype: DType) => Tensor>()
+  /** What ops of ours read in F32. */
+  readonly #read = new Set<Pointer>()
+  readonly #narrowed = new Map<Pointer, Tensor>()
   protected readonly kernels: KernelContext | undefined
   protected readonly precision: Precision
 
@@ -89,9 +100,30 @@ export class OpMaker {
     shape: Shape,
     inputs: readonly Tensor[],
   ): Pointer | undefined {
-    if (this.kernels === undefined) return undefined
-    const { fn, userdata } = this.kernels.call(op, params)
-    return this.custom(op, fn, 'F32', shape, inputs, userdata).pointer
+    const { kernels } = this
+    if (kernels === undefined) return undefined
+    const make = (dtype: DType) => {
+      const { fn, userdata } = kernels.call(op, params)
+      return this.custom(op, fn, dtype, shape, inputs, userdata)
+    }
+    const { pointer } = make('F32')
+    for (const input of inputs) this.#read.add(input.pointer)
+    if (this.precision === 'bf16' && narrowing.has(op)) this.#makings.set(pointer, make)
+    return pointer
+  }
+
+  /**
+   * x as products in bfloat16 read it: made again in BF16 by the op that made it, which rounds as they would; in F32 it
+   * is then nobody's, and is never computed. x itself where that cannot be, or where others read it in F32.
+   */
+  protected narrowed(x: Tensor): Tensor {
+    const known = this.#narrowed.get(x.pointer)
+    if (known !== undefined) return known
+    const make = this.#makings.get(x.pointer)
+    if (make === undefined || this.#read.has(x.pointer)) return x
+    const made = make('BF16')
+    this.#narrowed.set(x.pointer, made)
+    return made
   }
 
   /** A native kernel as a node: it runs in the device's own threads. CPU only. */

@@ -246,7 +246,8 @@ export class Ops extends TrainingOps {
       bTransposed: right === product[1] ? 0 : 1,
       behind: matmulBehind[kind],
     }
-    const sources = [left, right, ...(source ? [source] : []), ...(tail?.map(stored) ?? [])]
+    const [a, b, ...behind] = [left, right, ...(tail?.map(stored) ?? [])].map((x) => this.factor(x))
+    const sources = [a!, b!, ...(source ? [source] : []), ...behind]
     return this.kernelOp(op, params, kind === 'addsInto' ? [4] : shape, sources)
   }
 

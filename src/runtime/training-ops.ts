@@ -54,7 +54,8 @@ export class TrainingOps extends ViewOps {
     const [tokens, heads, width] = q.shape as [number, number, number]
     const shape = [tokens, heads * width]
     const inputs = [q, k, v, first]
-    const pointer = this.kernelOp('causal_attention', this.#attention(attributes), shape, inputs)
+    const sources = [...[q, k, v].map((x) => this.factor(x)), first]
+    const pointer = this.kernelOp('causal_attention', this.#attention(attributes), shape, sources)
     assert(pointer !== undefined, 'causal attention is asked for where kernels are')
     return this.make('causalAttention', pointer, shape, inputs, attributes)
   }
@@ -65,7 +66,8 @@ export class TrainingOps extends ViewOps {
     const [tokens, heads, width] = q.shape as [number, number, number]
     const shape = [tokens, (heads + 2 * k.shape[1]!) * width]
     const inputs = [...y.inputs, dy]
-    const pointer = this.kernelOp('causal_attention_back', this.#attention(y.attributes), shape, inputs)
+    const sources = inputs.map((x) => this.factor(x))
+    const pointer = this.kernelOp('causal_attention_back', this.#attention(y.attributes), shape, sources)
     assert(pointer !== undefined, 'causal attention is differentiated where kernels are')
     return this.make('causalAttentionBack', pointer, shape, inputs, {})
   }

@@ -2,6 +2,7 @@
 import { assert } from '../base/assert.ts'
 import { type DType, dtypes } from '../base/dtype.ts'
 import type { Pointer } from './ffi.ts'
+import type { OpAttributes } from './op-attributes.ts'
 import { broadcasts, OpMaker } from './op-maker.ts'
 import { ggmlLengths, type Shape, type Tensor } from './tensor.ts'
 
@@ -75,6 +76,19 @@ export class ViewOps extends OpMaker {
     const [rows, count, width] = x.shape as [number, number, number]
     if (x.op === 'splitRows') return x.inputs[0]!
     return this.reshape(x.contiguous ? x : this.contiguous(x), [rows, count * width])
+  }
+
+  /** {@link narrowed} also through views: the same look at what they look at. */
+  protected factor(x: Tensor): Tensor {
+    const narrow = this.narrowed(x)
+    if (narrow !== x || (x.op !== 'reshape' && x.op !== 'splitRows' && x.op !== 'slice')) return narrow
+    const seen = x.inputs[0]!
+    const base = this.factor(seen)
+    if (base === seen) return x
+    if (x.op === 'reshape') return this.reshape(base, x.shape)
+    if (x.op === 'splitRows') return this.splitRows(base, x.shape[1]!, x.shape[2]!)
+    const { dimension, start } = x.attributes as OpAttributes['slice']
+    return this.slice(base, dimension, start, x.shape[dimension]!)
   }
 
   /** Elements [start, start+length) of one dimension, without a copy. */

@@ -60,6 +60,17 @@ export function storedTensor(
   return tensor
 }
 
+/** Numbers in BF16 without gaps, as sources or as room for a result. */
+export function bfloatTensor(
+  data: Uint16Array,
+  shape: readonly number[],
+  sources: readonly FakeTensor[] = [],
+): FakeTensor {
+  const tensor = fakeTensor(data, shape, sources)
+  new DataView(tensor.struct.buffer).setInt32(0, dtypes.BF16.ggml, true)
+  return tensor
+}
+
 /** A tensor [rows, heads, width] with given strides, starting at `offset` elements of `data`. */
 export function stridedTensor(
   data: Float32Array,

@@ -1,6 +1,7 @@
 /** Two ways to train with less memory, which must not change what is learned. */
 import { afterAll, describe, expect, test } from 'vitest'
 import { Device } from '../../src/runtime/device.ts'
+import { loadKernels } from '../../src/runtime/kernels.ts'
 import { type Batch, emptyBatch } from '../../src/train/batch.ts'
 import { LossGraph } from '../../src/train/loss-graph.ts'
 import type { LoraOptions } from '../../src/train/methods/method.ts'
@@ -87,6 +88,14 @@ describe.each(['llama', 'qwen2', 'qwen3', 'gpt2'] as const)('%s', (architecture)
     expect(all.loss).toBeCloseTo(plain.loss, 5)
     expect(apart(plain, all)).toBeLessThan(1e-5)
   })
+})
+
+test('activations that only products read are kept in bfloat16 where those are', async () => {
+  using parameters = modelOf('llama', 4)
+  const plain = await learned(parameters, {})
+  const narrow = await learned(parameters, { precision: 'bf16' })
+  expect(narrow.loss / plain.loss).toBeCloseTo(1, 2)
+  if (loadKernels() !== undefined) expect(narrow.bytes).toBeLessThan(0.85 * plain.bytes)
 })
 
 test('the deeper the model, the more of its memory is spared', async () => {
