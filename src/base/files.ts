@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -39,6 +40,15 @@ export function writeFileAtomic(path: string, content: string | Uint8Array): voi
     throw error
   }
   syncFolder(dirname(path))
+}
+
+/** Where a file or folder of this package is, found upward from here: a checkout, or an installed package. */
+export function ownFile(path: string): string | undefined {
+  for (let folder = import.meta.dirname; ; folder = dirname(folder)) {
+    const candidate = join(folder, path)
+    if (existsSync(candidate)) return candidate
+    if (dirname(folder) === folder) return undefined
+  }
 }
 
 /** Makes renames and new names inside `folder` durable (POSIX: a folder is synced like a file). */

@@ -1,9 +1,10 @@
 /** `npm start`: the service on this machine, and the starter in it. Loaded by that command alone, databases and all. */
 import { existsSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { Client } from '../api/control/client.ts'
 import type { DeploymentView } from '../api/control/deployments.ts'
 import { UserError } from '../base/errors.ts'
+import { ownFile } from '../base/files.ts'
 import { firstProject } from '../control/people/first-owner.ts'
 import { localContext, readContexts } from './contexts.ts'
 import { modelsFolder } from './home.ts'
@@ -82,11 +83,14 @@ function announce({ url: given, public: isPublic }: DeploymentView, service: str
   note(
     `    -d '{"model": "${starterName}", "prompt": "The people of the United States", "max_tokens": 80}'\n`,
   )
-  if (!isPublic) note('  npx ropeway key create me --scope deployment:use     prints the KEY\n')
+  // Who installed the package has no checkout that npx would find it in.
+  const ropeway = ownFile('tsdown.config.ts') === undefined ? 'ropeway' : 'npx ropeway'
+  const example = relative('.', ownFile(join('examples', 'whale', 'job.yml')) ?? 'JOB.yml')
+  if (!isPublic) note(`  ${ropeway} key create me --scope deployment:use     prints the KEY\n`)
   note('Next, in another terminal:')
-  note(`  npx ropeway generate ${starterName} -p "The whale"          a text in the terminal`)
-  note(`  npx ropeway model lineage ${starterName}                    what it was made of`)
-  note('  npx ropeway train examples/whale/job.yml           a model of your own, as a job')
-  note('  npx ropeway deployment create whale --model checkpoint:whale@latest --public\n')
+  note(`  ${ropeway} generate ${starterName} -p "The whale"          a text in the terminal`)
+  note(`  ${ropeway} model lineage ${starterName}                    what it was made of`)
+  note(`  ${ropeway} train ${example}           a model of your own, as a job`)
+  note(`  ${ropeway} deployment create whale --model checkpoint:whale@latest --public\n`)
   note(`The service behind it is at ${cyan(service)}; the command line knows the way. Ctrl-C stops it all.`)
 }

@@ -5,7 +5,6 @@
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -16,10 +15,9 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { messageOf } from '../base/errors.ts'
-import { hashOfFile, userCacheFolder } from '../base/files.ts'
+import { hashOfFile, ownFile, userCacheFolder } from '../base/files.ts'
 
 const compilers = ['g++', 'clang++', 'c++'] as const
 const compileLimitMs = 300_000
@@ -89,13 +87,9 @@ export function findCompiler(): Compiler | undefined {
   return undefined
 }
 
-/** native/ of this package, found upward from here: src/runtime/ in a checkout, dist/ in a package. */
 export function nativeFolder(): string | undefined {
-  for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
-    const candidate = join(folder, 'native')
-    if (existsSync(join(candidate, 'library.cpp'))) return candidate
-    if (dirname(folder) === folder) return undefined
-  }
+  const library = ownFile(join('native', 'library.cpp'))
+  return library && dirname(library)
 }
 
 /** True when the next {@link buildKernels} has to compile, which takes a while. */

@@ -52,6 +52,9 @@ function packageFolder(
       if (folder === dirname(folder)) break
     }
   }
+  // What our own package brings instead of depending on it (scripts/prepack.mjs).
+  const brought = join(import.meta.dirname, 'packages', source.package)
+  if (existsSync(brought)) return join(brought, source.folder)
   throw new UserError(`The field ${field} names the npm package ${source.package}, which is not installed.`, {
     failure: 'not_found',
     fix: `Run: npm install ${source.package}`,
