@@ -1,7 +1,7 @@
 /**
  * What each part of one training step takes, and what it would take at least: products and attention as fast as
  * registers multiply, AdamW as fast as memory is read. The shapes of bench/train-vs-pytorch.ts; bf16 on the wide one and
- * F32 on Shakespeare's, as their bars are. Parts inside of products (tiles, packing) are perf's to tell.
+ * F32 on Shakespeare's, as their bars are, and bf16 on a Llama with grouped heads. Parts inside of products (tiles, packing) are perf's to tell.
  */
 import { UserError } from '../src/base/errors.ts'
 import { type CallTime, loadKernels } from '../src/runtime/kernels.ts'
@@ -47,10 +47,21 @@ async function timesOf(side: TrainingSide, steps: number): Promise<Record<string
 
 /** Milliseconds that arithmetic and memory leave no way around, by part. */
 function floorsOf(shape: Shape, precision: Precision, parameterCount: number, rates: Rates) {
-  const { layers, width, feedForward, vocabulary, batch, context, architecture } = shape
+  const {
+    layers,
+    width,
+    heads,
+    keyValueHeads = heads,
+    feedForward,
+    vocabulary,
+    batch,
+    context,
+    architecture,
+  } = shape
   const tokens = batch * context
   const inMlp = (architecture === 'llama' ? 3 : 2) * width * feedForward
-  const product = tokens * (layers * (4 * width * width + inMlp) + vocabulary * width)
+  const inAttention = (2 + (2 * keyValueHeads) / heads) * width * width
+  const product = tokens * (layers * (inAttention + inMlp) + vocabulary * width)
   // Every query meets half of its sequence on average; two products forward, five back.
   const attention = (tokens * layers * context * width) / 2
   const products = rates.byteProducts / (precision === 'bf16' ? 2 : 4)
@@ -83,6 +94,7 @@ export const profileTraining: Bench<typeof parameters> = {
         ]
       : [
           ['gpt2', 'bf16', steps],
+          ['grouped', 'bf16', 3 * steps],
           ['shakespeare', 'f32', 10 * steps],
         ]
     for (const [name, precision, count] of scenes) {

@@ -1,6 +1,7 @@
 """The other side of train-vs-pytorch.ts: the same shapes in plain PyTorch, as nanoGPT writes them.
 
-Prints one JSON line: tokens per second of wall and of processor time over the timed steps.
+For every line that it reads it trains the timed steps and prints one JSON line: tokens per second of wall and of
+processor time.
 """
 import json
 import math
@@ -16,6 +17,7 @@ torch.set_num_threads(spec["threads"])
 torch.manual_seed(1337)
 B, T, V, W, H, L, FF = (spec[k] for k in ("batch", "context", "vocabulary", "width", "heads", "layers", "feedForward"))
 llama = spec["architecture"] == "llama"
+G = spec.get("keyValueHeads", H)
 
 
 def rotate(x, cos, sin):
@@ -38,7 +40,7 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm1, self.norm2 = Norm(), Norm()
-        self.qkv = nn.Linear(W, 3 * W, bias=False)
+        self.qkv = nn.Linear(W, (H + 2 * G) * (W // H), bias=False)
         self.proj = nn.Linear(W, W, bias=False)
         self.up = nn.Linear(W, FF, bias=False)
         self.down = nn.Linear(FF, W, bias=False)
@@ -46,11 +48,11 @@ class Block(nn.Module):
             self.gate = nn.Linear(W, FF, bias=False)
 
     def forward(self, x, cos, sin):
-        q, k, v = self.qkv(self.norm1(x)).split(W, dim=2)
-        q, k, v = (t.view(B, T, H, W // H).transpose(1, 2) for t in (q, k, v))
+        q, k, v = self.qkv(self.norm1(x)).split([n * (W // H) for n in (H, G, G)], dim=2)
+        q, k, v = (t.view(B, T, -1, W // H).transpose(1, 2) for t in (q, k, v))
         if llama:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=G != H)
         x = x + self.proj(y.transpose(1, 2).reshape(B, T, W))
         h = self.norm2(x)
         inner = F.silu(self.gate(h)) * self.up(h) if llama else F.gelu(self.up(h), approximate="tanh")
@@ -105,18 +107,12 @@ def step():
 
 for _ in range(spec["warmup"]):
     step()
-wall, processor = time.perf_counter(), time.process_time()
-for _ in range(spec["steps"]):
-    loss = step()
-assert math.isfinite(loss)
-tokens = B * T * spec["steps"]
-print(
-    json.dumps(
-        {
-            "torch": torch.__version__,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "tokensPerSecond": tokens / (time.perf_counter() - wall),
-            "tokensPerProcessorSecond": tokens / (time.process_time() - processor),
-        }
-    )
-)
+for _ in sys.stdin:
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(spec["steps"]):
+        loss = step()
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    assert math.isfinite(loss)
+    tokens = B * T * spec["steps"]
+    figures = {"tokensPerSecond": tokens / wall, "tokensPerProcessorSecond": tokens / processor}
+    print(json.dumps({"torch": torch.__version__, **figures}), flush=True)

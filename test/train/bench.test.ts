@@ -8,11 +8,13 @@ import { valuesOf } from '../../bench/harness/bench.ts'
 import { cases, estimated, ropeway as trainedInLittle, writeBase } from '../../bench/memory.ts'
 import { profileTraining } from '../../bench/profile-training.ts'
 import { trainOnce } from '../../bench/shakespeare.ts'
-import { ropeway, shapes } from '../../bench/train-vs-pytorch.ts'
+import { shapes, TrainingSide } from '../../bench/train-vs-pytorch.ts'
 import { loadKernels } from '../../src/runtime/kernels.ts'
 
 test('our side of train-vs-pytorch measures a speed in wall and in processor time', async () => {
-  const figures = await ropeway(shapes.small!, 1, 'bf16')
+  using side = new TrainingSide(shapes.small!, 1, 'bf16')
+  await side.warmUp()
+  const figures = await side.measure()
   expect(Object.keys(figures)).toEqual(['tokensPerSecond', 'tokensPerProcessorSecond'])
   expect(Object.values(figures).every((figure) => figure > 0)).toBe(true)
 })
