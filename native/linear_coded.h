@@ -75,7 +75,8 @@ inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t firs
   for (int b = 0; b < 16; b += lanes) {
     Vector scale = load(reinterpret_cast<const float*>(most) + b) / splat(127.0f);
     store(scales + b, scale);
-    store(inverse + b, scale > zero() ? splat(1.0f) / scale : zero());
+    // The inverse of a smaller one might be infinite.
+    store(inverse + b, scale >= splat(0x1p-126f) ? splat(1.0f) / scale : zero());
   }
   for (size_t g = 0; g < groups; g += scaleGroups) *rows.scale(first + g, row) = scales[g / scaleGroups];
 }
@@ -93,7 +94,10 @@ inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
       size_t end = (groups - block < scaleGroups ? groups - block : scaleGroups) * groupInputs;
       size_t begin = (first + block) * groupInputs;
       int8_t* codes = rows.codes + row * rows.inputs + begin;
-      for (size_t i = 0; i < end; i += lanes) {
+      // Zeros, or what is no number: then the scale says so, and codes of it would be any.
+      bool coded = inverse[block / scaleGroups] != 0;
+      if (!coded) __builtin_memset(codes, 0, end);
+      for (size_t i = 0; coded && i < end; i += lanes) {
         VectorInt rounded = toNearest(load(x + begin + i) * factor);
         LaneCodes narrow = __builtin_convertvector(rounded, LaneCodes);
         __builtin_memcpy(codes + i, &narrow, sizeof narrow);

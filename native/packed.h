@@ -85,8 +85,6 @@ inline Half bfloatOf(float value) {
   return Half((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-typedef uint32_t VectorUnsigned __attribute__((vector_size(lanes * 4)));
-
 /// The same for a vector; the bfloat16 stand in the upper halves, above whatever is left.
 inline VectorInt bfloatBits(Vector value) {
   VectorUnsigned bits = (VectorUnsigned)value;
@@ -132,7 +130,7 @@ inline Half codeScale(const float* x, int count, float* inverse) {
   float highest;
   __builtin_memcpy(&highest, &most, 4);
   float scale = highest / 127.0f;
-  *inverse = scale > 0 ? 1.0f / scale : 0.0f;
+  *inverse = scale >= 0x1p-126f ? 1.0f / scale : 0.0f;
   return floatToHalf(scale);
 }
 

@@ -34,6 +34,7 @@ constexpr int lanes = 4;
 typedef float Vector __attribute__((vector_size(lanes * 4)));
 typedef float VectorUnaligned __attribute__((vector_size(lanes * 4), aligned(4)));
 typedef int32_t VectorInt __attribute__((vector_size(lanes * 4)));
+typedef uint32_t VectorUnsigned __attribute__((vector_size(lanes * 4)));
 typedef uint16_t Half;  // IEEE 754 binary16, as bits
 
 inline Vector load(const float* from) { return *reinterpret_cast<const VectorUnaligned*>(from); }
@@ -379,8 +380,8 @@ inline Vector exp2(Vector x) {
 #if defined(__AVX512F__)
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, splat(-126.0f), _CMP_NLT_UQ), p, x - f);
 #else
-  VectorInt exponent = (VectorInt)shifted << 23;  // the magic's own low bits are zero
-  Vector result = (Vector)((VectorInt)p + exponent);
+  VectorUnsigned exponent = (VectorUnsigned)shifted << 23;  // the magic's own low bits are zero
+  Vector result = (Vector)((VectorUnsigned)p + exponent);
   return x < splat(-126.0f) ? zero() : result;
 #endif
 }
@@ -402,8 +403,8 @@ inline Vector exponential(Vector x) {
   p = fma(p, r, splat(1.66666667e-1f));
   p = fma(p, r, splat(5.0e-1f));
   p = fma(p * r, r, r) + 1.0f;
-  VectorInt exponent = (VectorInt)shifted << 23;
-  return (Vector)((VectorInt)p + exponent);
+  VectorUnsigned exponent = (VectorUnsigned)shifted << 23;
+  return (Vector)((VectorUnsigned)p + exponent);
 }
 
 /// x * sigmoid(x) (Elfwing 2017).

@@ -21,12 +21,15 @@ struct RowShares {
   }
 
   static RowShares of(const float* x, int width) {
+    const int whole = width / lanes * lanes;  // a mask for every vector took as long as its exponential
+    auto last = [&](Vector value, float other) { return keepRange(value, whole, 0, width, other); };
     Vector best = splat(-__builtin_inff());
-    for (int i = 0; i < width; i += lanes) best = maximum(keepRange(load(x + i, width - i), i, 0, width, -__builtin_inff()), best);
+    for (int i = 0; i < whole; i += lanes) best = maximum(load(x + i), best);
+    if (whole < width) best = maximum(last(load(x + whole, width - whole), -__builtin_inff()), best);
     float highest = maximumLane(best);
     Vector sum = zero();
-    for (int i = 0; i < width; i += lanes)
-      sum = sum + keepRange(power(load(x + i, width - i) - highest), i, 0, width, 0.0f);
+    for (int i = 0; i < whole; i += lanes) sum = sum + power(load(x + i) - highest);
+    if (whole < width) sum = sum + last(power(load(x + whole, width - whole) - highest), 0.0f);
     return {highest, sumLanes(sum)};
   }
 };
