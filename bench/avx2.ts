@@ -23,7 +23,7 @@ const parameters = {
 
 const weights = [
   { dtype: 'Q8_0', packed: 'q8' },
-  { dtype: 'Q4_0', packed: 'q4' },
+  { dtype: 'Q4_0', packed: 'q4s' },
   { dtype: 'Q4_K', packed: 'q4k' },
   { dtype: 'Q5_K', packed: 'q5k' },
   { dtype: 'Q6_K', packed: 'q6k' },

@@ -49,7 +49,7 @@ export type Weight = { dtype: DType; packed: PackedFormat }
 
 const weights = [
   { dtype: 'Q8_0', packed: 'q8' },
-  { dtype: 'Q4_0', packed: 'q4' },
+  { dtype: 'Q4_0', packed: 'q4s' },
   { dtype: 'Q4_K', packed: 'q4k' },
   { dtype: 'Q5_K', packed: 'q5k' },
   { dtype: 'Q6_K', packed: 'q6k' },

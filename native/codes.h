@@ -4,7 +4,8 @@
 // `most` is the largest of the codes. A format cuts a group of 32 inputs into `parts` with a scale of their own. `bias` is what its codes have too
 // much, and `offset` whether something is added per group; both are multiplied by sums of activations.
 // `askedTwice` where one row or two are computed so quickly that the memory's queue is full and drops what is asked for: such codes
-// are asked for once more, nearer to their use.
+// are asked for once more, nearer to their use. `stream` where one row goes by one panel after the other, every line
+// asked for shortly before its use.
 #pragma once
 
 #include "packed.h"
@@ -53,7 +54,7 @@ struct FiveBits {
   static constexpr size_t bytes = 320;
   template <int j>
   static Bytes at(const char* group, int v) {
-    return FourBits::at<j>(group, v) | (moveBits<j, 4>(loadBytes(group + 256 + lanes * 4 * v)) & 16);
+    return FourBits::at<j>(group + 64, v) | (moveBits<j, 4>(loadBytes(group + lanes * 4 * v)) & 16);
   }
 };
 
@@ -62,28 +63,34 @@ struct SixBits {
   static constexpr size_t bytes = 384;
   template <int j>
   static Bytes at(const char* group, int v) {
-    Bytes upper = loadBytes(group + 256 + 64 * (j / 4) + lanes * 4 * v);
-    return FourBits::at<j>(group, v) | (moveBits<j % 4 * 2, 4>(upper) & 48);
+    Bytes upper = loadBytes(group + (j < 4 ? 0 : 320) + lanes * 4 * v);
+    return FourBits::at<j>(group + 64, v) | (moveBits<j % 4 * 2, 4>(upper) & 48);
   }
 };
 
-struct Q8Codes : EightBits {
-  static constexpr int format = packedQ8, parts = 1, bias = codeBias;
-  static constexpr bool offset = false, negative = codeBias == 0, askedTwice = false;
-  static const char* group(const char* panel, size_t g) { return panel + g * bytes; }
-  static Vector scale(const char* panel, size_t groups, size_t g, int, int v) {
-    return loadHalf(reinterpret_cast<const Half*>(panel + groups * bytes) + g * panelOutputs + v * lanes);
+/// A scale per group, those of two groups before the codes of both.
+template <class Bits, int packed, int tooMuch>
+struct PairScaled : Bits {
+  static constexpr int format = packed, parts = 1, bias = tooMuch;
+  static constexpr bool offset = false, negative = Bits::most > 127 && bias == 0, askedTwice = false, stream = true;
+  static const char* group(const char* panel, size_t g) { return panel + pairCodesAt(g, Bits::bytes); }
+  static Vector scale(const char* panel, size_t g, int, int v) {
+    return loadHalf(reinterpret_cast<const Half*>(panel + pairScalesAt(g, Bits::bytes)) + g % 2 * panelOutputs + v * lanes);
   }
   static Vector shift(const char*, size_t, int) { return zero(); }
 };
+
+using Q8Codes = PairScaled<EightBits, packedQ8, codeBias>;
+using Q4SCodes = PairScaled<FourBits, packedQ4S, 8>;
+using Q5SCodes = PairScaled<FiveBits, packedQ5S, 16>;
 
 /// A scale and an offset per group, right behind its codes.
 template <class Bits, int packed>
 struct GroupScaled : Bits {
   static constexpr int format = packed, parts = 1, bias = 0;
-  static constexpr bool offset = true, negative = false, askedTwice = false;
+  static constexpr bool offset = true, negative = false, askedTwice = false, stream = false;
   static const char* group(const char* panel, size_t g) { return panel + g * (Bits::bytes + 64); }
-  static Vector scale(const char* panel, size_t, size_t g, int, int v) {
+  static Vector scale(const char* panel, size_t g, int, int v) {
     return loadHalf(reinterpret_cast<const Half*>(group(panel, g) + Bits::bytes) + v * lanes);
   }
   static Vector shift(const char* panel, size_t g, int v) {
@@ -94,21 +101,32 @@ struct GroupScaled : Bits {
 using Q4Codes = GroupScaled<FourBits, packedQ4>;
 using Q5Codes = GroupScaled<FiveBits, packedQ5>;
 
-/// Blocks of eight groups; a group's scale and offset are bytes, multiplied by two numbers of the block.
+/// Blocks of eight groups, whose scales are bytes that a number of the block is multiplied by.
+template <class Bits>
+struct InBlocks : Bits {
+  static const char* group(const char* panel, size_t g) {
+    return panel + blockAt(g, Bits::bytes) + pairScaleBytes + pairCodesAt(g % blockGroups, Bits::bytes);
+  }
+  /// The 32 bytes of a group.
+  static const char* scales(const char* panel, size_t g) {
+    return panel + blockAt(g, Bits::bytes) + pairScaleBytes + pairScalesAt(g % blockGroups, Bits::bytes) + g % 2 * 32;
+  }
+  static Vector ofBlock(const char* panel, size_t g, int v) {
+    return loadHalf(reinterpret_cast<const Half*>(panel + blockAt(g, Bits::bytes)) + v * lanes);
+  }
+};
+
+/// A group's scale and offset, multiplied by two numbers of the block.
 template <class Bits, int packed>
-struct BlockScaled : Bits {
+struct BlockScaled : InBlocks<Bits> {
+  using Blocks = InBlocks<Bits>;
   static constexpr int format = packed, parts = 1, bias = 0;
-  static constexpr bool offset = true, negative = false, askedTwice = Bits::most > 15;
-  static constexpr size_t blockBytes = 8 * Bits::bytes + 320;
-  static const char* group(const char* panel, size_t g) { return panel + g / 8 * blockBytes + g % 8 * Bits::bytes; }
-  static const char* scales(const char* panel, size_t g) { return panel + g / 8 * blockBytes + 8 * Bits::bytes; }
-  static Vector scale(const char* panel, size_t, size_t g, int, int v) {
-    const char* of = scales(panel, g);
-    return loadUnsigned(of + g % 8 * 16 + v * lanes) * loadHalf(reinterpret_cast<const Half*>(of + 256) + v * lanes);
+  static constexpr bool offset = true, negative = false, askedTwice = Bits::most > 15, stream = false;
+  static Vector scale(const char* panel, size_t g, int, int v) {
+    return loadUnsigned(Blocks::scales(panel, g) + v * lanes) * Blocks::ofBlock(panel, g, v);
   }
   static Vector shift(const char* panel, size_t g, int v) {
-    const char* of = scales(panel, g);
-    return loadUnsigned(of + 128 + g % 8 * 16 + v * lanes) * loadHalf(reinterpret_cast<const Half*>(of + 288) + v * lanes);
+    return loadUnsigned(Blocks::scales(panel, g) + 16 + v * lanes) * Blocks::ofBlock(panel, g, panelVectors + v);
   }
 };
 
@@ -116,15 +134,11 @@ using Q4KCodes = BlockScaled<FourBits, packedQ4K>;
 using Q5KCodes = BlockScaled<FiveBits, packedQ5K>;
 
 /// Two signed scales a group, multiplied by a number of the block; codes have 32 too much.
-struct Q6KCodes : SixBits {
+struct Q6KCodes : InBlocks<SixBits> {
   static constexpr int format = packedQ6K, parts = 2, bias = 32;
-  static constexpr bool offset = false, negative = false, askedTwice = true;
-  static constexpr size_t blockBytes = 8 * bytes + 320;
-  static const char* group(const char* panel, size_t g) { return panel + g / 8 * blockBytes + g % 8 * bytes; }
-  static Vector scale(const char* panel, size_t, size_t g, int part, int v) {
-    const char* of = panel + g / 8 * blockBytes + 8 * bytes;
-    return loadSigned(of + (g % 8 * 2 + part) * 16 + v * lanes) *
-           loadHalf(reinterpret_cast<const Half*>(of + 256) + v * lanes);
+  static constexpr bool offset = false, negative = false, askedTwice = true, stream = false;
+  static Vector scale(const char* panel, size_t g, int part, int v) {
+    return loadSigned(scales(panel, g) + part * 16 + v * lanes) * ofBlock(panel, g, v);
   }
   static Vector shift(const char*, size_t, int) { return zero(); }
 };

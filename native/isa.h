@@ -30,6 +30,8 @@
           {"linear_q8", linear<CodedProduct<Q8Codes>>},              \
           {"linear_q4", linear<CodedProduct<Q4Codes>>},              \
           {"linear_q5", linear<CodedProduct<Q5Codes>>},              \
+          {"linear_q4s", linear<CodedProduct<Q4SCodes>>},            \
+          {"linear_q5s", linear<CodedProduct<Q5SCodes>>},            \
           {"linear_q4k", linear<CodedProduct<Q4KCodes>>},            \
           {"linear_q5k", linear<CodedProduct<Q5KCodes>>},            \
           {"linear_q6k", linear<CodedProduct<Q6KCodes>>},            \

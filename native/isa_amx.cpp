@@ -23,6 +23,8 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"linear_q8", linear<TileCodedProduct<Q8Codes>>},
         {"linear_q4", linear<TileCodedProduct<Q4Codes>>},
         {"linear_q5", linear<TileCodedProduct<Q5Codes>>},
+        {"linear_q4s", linear<TileCodedProduct<Q4SCodes>>},
+        {"linear_q5s", linear<TileCodedProduct<Q5SCodes>>},
         {"linear_q4k", linear<TileCodedProduct<Q4KCodes>>},
         {"linear_q5k", linear<TileCodedProduct<Q5KCodes>>},
         {"linear_q6k", linear<TileCodedProduct<Q6KCodes>>},

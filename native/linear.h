@@ -176,7 +176,7 @@ inline void multiplyPieces(Call* call, const Product& product, const char* packe
       int64_t from = next / blocks * 2;
       // Other rows of the same panels find them in a cache.
       asks = from != panel && next < pairs * blocks && from + 2 <= panels;
-      if (asks) product.comingUp(packed + from * stride, 2 * stride, (end - first + Product::rows - 1) / Product::rows);
+      if (asks) product.comingUp(packed + from * stride, 2 * stride, end - first);
     }
     int64_t follows = asks && blocks == 1 ? next * 2 : -1;
     pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, follows, epilogue);

@@ -58,19 +58,22 @@ struct TileCodedProduct : CodedProduct<Codes> {
     alignas(64) int32_t dot[2][tileRows][16];
     __m512 sum[R], block[R];
     for (int r = 0; r < R; r++) sum[r] = block[r] = _mm512_setzero_ps();
+    auto codesAt = [&](size_t i) {
+      return Codes::format == packedQ8 ? Codes::group(codes, i) : codes + i * partInputs * 16;
+    };
     // Two tiles in turns, so that one part is scaled while the next is multiplied.
     auto multiply = [&](size_t i) {
       const int8_t* a = x.codes + row * x.inputs + i * partInputs;
       if (i % 2 == 0) {
         zeroTile<0>();
         loadTile<4>(a, x.inputs);
-        loadTile<6>(codes + i * partInputs * 16, 64);
+        loadTile<6>(codesAt(i), 64);
         multiplyBytes<0, 4, 6>();
         storeTile<0>(dot[0], 64);
       } else {
         zeroTile<3>();
         loadTile<5>(a, x.inputs);
-        loadTile<7>(codes + i * partInputs * 16, 64);
+        loadTile<7>(codesAt(i), 64);
         multiplyBytes<3, 5, 7>();
         storeTile<3>(dot[1], 64);
       }
@@ -79,7 +82,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
     for (size_t i = 0; i < parts; i++) {
       if (i + 1 < parts) multiply(i + 1);
       size_t g = i / Codes::parts;
-      __m512 scale = (__m512)Codes::scale(panel, x.groups, g, int(i % Codes::parts), 0);
+      __m512 scale = (__m512)Codes::scale(panel, g, int(i % Codes::parts), 0);
       __m512 shift = Codes::offset ? (__m512)Codes::shift(panel, g, 0) : scale;
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {

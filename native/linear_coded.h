@@ -200,7 +200,7 @@ __attribute__((always_inline)) inline void productGroup(const char* panel, size_
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
       const char* from = panel + v / panelVectors * stride;
-      Vector scale = Codes::scale(from, x.groups, g, part, v % panelVectors);
+      Vector scale = Codes::scale(from, g, part, v % panelVectors);
       Vector shift = Codes::offset ? Codes::shift(from, g, v % panelVectors) : scale;
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++) {
@@ -224,15 +224,6 @@ inline void askAhead(const char* const* group, const char* panel, size_t stride)
     for (size_t line = 0; line < Codes::bytes; line += 64) askForLine(from + line);
   }
 }
-
-/// How AVX2 asks, in the middle of its work and not by a call that keeps its order: for each line of a group, with its
-/// part of the scales; of q4, which the hardware follows, for what lies behind the borders of pages, where it stops.
-template <class Codes>
-struct NarrowAsk {
-  static constexpr bool seldom = Codes::format == packedQ4;
-  static constexpr size_t distance = 4096, groups = seldom ? 4096 / Codes::bytes : 1;
-  static constexpr size_t lines = seldom ? 2 : (Codes::bytes + 127) / 64;
-};
 
 /// Weights that a thread multiplies next, asked for evenly while it computes: otherwise only the first rows of each pair
 /// of panels would wait for memory, and the memory for the others. So are the factors of adapters.
@@ -260,10 +251,26 @@ struct Upcoming {
   }
 };
 
+/// Where one row's weights go on behind the two panels that are read.
+struct Stream {
+  const char *end = nullptr, *follows = nullptr;  // null: right behind
+
+  /// Asks for the lines 1 KiB behind those of group g: mostly within the page, so that the hardware takes it for the stream
+  /// that it follows itself. 4 KiB ahead the two got in each other's way (0.6 of a plain read for q8 instead of 0.9).
+  template <class Codes>
+  void ask(const char* panel, size_t g) const {
+    constexpr size_t distance = 1024, bytes = pairScalesAt(2, Codes::bytes) / 2;
+    for (size_t line = g * bytes / 64; line < (g + 1) * bytes / 64; line++) {
+      const char* at = panel + line * 64 + distance;
+      askForLine(follows && at >= end ? follows + (at - end) : at);
+    }
+  }
+};
+
 /// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other.
 template <class Codes, int P, int T>
 inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, Upcoming* upcoming,
-                        float* sums) {
+                        const Stream* stream, float* sums) {
   // Narrow registers hold the sums of one panel's codes at a time.
   constexpr int together = lanes == 16 ? P : 1, V = together * panelVectors;
   Vector sum[P / together][T][V];
@@ -271,16 +278,14 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++)
       for (int v = 0; v < V; v++) sum[p][t][v] = zero();
-  [[maybe_unused]] const size_t share = stride / x.groups;
   auto addGroup = [&](size_t g, Vector (*to)[T][V]) __attribute__((always_inline)) {
     const char* group[P];
     for (int p = 0; p < P; p++) group[p] = Codes::group(panel + p * stride, g);
-    if constexpr (lanes == 8) {
-      using Ask = NarrowAsk<Codes>;
-      if (P == 1 && cold && g % Ask::groups == 0)
-        for (size_t line = 0; line < Ask::lines; line++)
-          __builtin_prefetch(panel + g * share + Ask::distance + line * 64);
-    } else if (cold || (T <= 2 && Codes::askedTwice)) askAhead<Codes, P>(group, panel, stride);
+    // Narrow registers take one panel after the other, a single stream that the hardware follows.
+    if constexpr (lanes == 16 && Codes::stream && P == 1) {
+      if (stream) stream->ask<Codes>(panel, g);
+    } else if constexpr (lanes == 16)
+      if (cold || (T <= 2 && Codes::askedTwice)) askAhead<Codes, P>(group, panel, stride);
     if (upcoming->any()) upcoming->ask();
     for (int p = 0; p < P; p += together)
       productGroup<Codes, together, T>(panel + p * stride, stride, x, row, g, group + p, to[p / together]);
@@ -312,14 +317,18 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
 template <class Codes>
 struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
   static constexpr int rows = rowsAtOnce, panels = panelsAtOnce;
-  static constexpr int fewRows = lanes == 8 && Codes::format == packedQ8 ? 2 : 0;
+  static constexpr int fewRows = 0;
   static constexpr int packedFormat = Codes::format;
   static constexpr bool compact = true, asksAhead = lanes == 16;
   QuantisedRows x;
   mutable Upcoming upcoming;
+  mutable Stream stream;
 
-  /// `weights` come up behind `tiles` tiles from now on.
-  void comingUp(const char* weights, size_t bytes, size_t tiles) const { upcoming.begin(weights, bytes, tiles * x.groups); }
+  /// `weights` come up behind the tiles of `count` rows; where there is one, its stream goes on there.
+  void comingUp(const char* weights, size_t bytes, size_t count) const {
+    if (Codes::stream && count == 1 && x.rows <= size_t(rows)) stream.follows = weights;
+    else upcoming.begin(weights, bytes, (count + rows - 1) / rows * x.groups);
+  }
   void comingUp(const FactorsAhead& factors) const { upcoming.begin(factors, x.groups); }
 
   static size_t blocks(size_t inputs) { return (inputs / groupInputs + scaleGroups - 1) / scaleGroups; }
@@ -342,7 +351,12 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
 
   template <int P, int T>
   void tile(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {
-    productTile<Codes, P, T>(panel, stride, x, row, cold, &upcoming, sums);
+    if constexpr (lanes == 16 && Codes::stream && P == 2 && T == 1) {
+      stream.end = panel + 2 * stride;
+      for (int p = 0; p < 2; p++)
+        productTile<Codes, 1, 1>(panel + p * stride, stride, x, row, cold, &upcoming, &stream, sums + p * panelOutputs);
+      stream.follows = nullptr;
+    } else productTile<Codes, P, T>(panel, stride, x, row, cold, &upcoming, nullptr, sums);
   }
 };
 

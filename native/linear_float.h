@@ -177,7 +177,7 @@ inline void embed(ggml_tensor* dst, int, int nth, void* userdata) {
     if (ids[row] < 0 || behind > dst->src[1]->nb[3]) __builtin_trap();
     const char* panel = static_cast<const char*>(dst->src[1]->data) + behind - panelBytes(format, padded);
     float* to = static_cast<float*>(dst->data) + row * width;
-    for (size_t k = 0; k < width; k++) to[k] = packedNumber(format, panel, padded, k, ids[row] % panelOutputs);
+    for (size_t k = 0; k < width; k++) to[k] = packedNumber(format, panel, k, ids[row] % panelOutputs);
   }
   leave(call, nth);
 }

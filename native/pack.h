@@ -13,19 +13,25 @@ inline Half quantiseGroup(const float* x, int8_t* codes) {
   return scale;
 }
 
-inline void packQ8Group(char* panel, size_t inputs, size_t group, int lane, SourceGroup* source) {
-  if (!source->coded) source->scale = quantiseGroup(source->values, source->codes);
-  char* codes = panel + group * 512 + lane * 4;
-  for (int i = 0; i < groupInputs; i++) codes[i / 4 * 64 + i % 4] = char(uint8_t(source->codes[i]) + codeBias);
-  __builtin_memcpy(panel + inputs * 16 + (group * 16 + lane) * 2, &source->scale, 2);
+inline char* pairScaleAt(char* panel, int format, size_t group, int lane) {
+  return panel + pairScalesAt(group, codeBytes(format)) + (group % 2 * panelOutputs + lane) * 2;
 }
+
+inline void packQ8Group(char* panel, size_t group, int lane, SourceGroup* source) {
+  if (!source->coded) source->scale = quantiseGroup(source->values, source->codes);
+  char* codes = panel + pairCodesAt(group, codeBytes(packedQ8)) + lane * 4;
+  for (int i = 0; i < groupInputs; i++) codes[i / 4 * 64 + i % 4] = char(uint8_t(source->codes[i]) + codeBias);
+  __builtin_memcpy(pairScaleAt(panel, packedQ8, group, lane), &source->scale, 2);
+}
+
+/// Upper bits stand before the nibbles; the second half of q6k's behind them.
+inline size_t nibblesAt(int format) { return codeBytes(format) > codeBytes(packedQ4) ? 64 : 0; }
 
 /// A lane of the codes of formats with four to six bits.
 inline void packNibbles(char* group, int format, int lane, const int8_t* codes) {
-  char* to = group + lane * 4;
+  char *upper = group + lane * 4, *to = upper + nibblesAt(format);
   for (int i = 0; i < 16; i++) to[i / 4 * 64 + i % 4] = char((codes[i] & 15) | (codes[i + 16] & 15) << 4);
-  char* upper = to + 256;
-  if (format == packedQ5 || format == packedQ5K)
+  if (codeBytes(format) == codeBytes(packedQ5))
     for (int c = 0; c < 4; c++) {
       upper[c] = 0;
       for (int j = 0; j < 8; j++) upper[c] = char(upper[c] | (codes[4 * j + c] >> 4 & 1) << j);
@@ -33,7 +39,7 @@ inline void packNibbles(char* group, int format, int lane, const int8_t* codes) 
   if (format == packedQ6K)
     for (int half = 0; half < 2; half++)
       for (int c = 0; c < 4; c++) {
-        char& bits = upper[half * 64 + c];
+        char& bits = upper[half * 320 + c];
         bits = 0;
         for (int i = 0; i < 4; i++) bits = char(bits | (codes[16 * half + 4 * i + c] >> 4 & 3) << 2 * i);
       }
@@ -47,19 +53,20 @@ inline void packScaledGroup(char* panel, int format, size_t group, int lane, con
   __builtin_memcpy(to + bytes + 32 + lane * 2, &source->offset, 2);
 }
 
+inline void packPairGroup(char* panel, int format, size_t group, int lane, const SourceGroup* source) {
+  packNibbles(panel + pairCodesAt(group, codeBytes(format)), format, lane, source->codes);
+  __builtin_memcpy(pairScaleAt(panel, format, group, lane), &source->scale, 2);
+}
+
 inline void packBlockGroup(char* panel, int format, size_t group, int lane, const SourceGroup* source) {
   size_t bytes = codeBytes(format), inside = group % blockGroups;
-  char* block = panel + group / blockGroups * (blockGroups * bytes + blockScaleBytes);
-  packNibbles(block + inside * bytes, format, lane, source->codes);
-  char* scales = block + blockGroups * bytes;
-  __builtin_memcpy(scales + 256 + lane * 2, &source->scale, 2);
-  if (format == packedQ6K) {
-    for (int half = 0; half < 2; half++) scales[(inside * 2 + half) * 16 + lane] = char(source->scaleCodes[half]);
-    return;
-  }
-  scales[inside * 16 + lane] = char(source->scaleCodes[0]);
-  scales[128 + inside * 16 + lane] = char(source->offsetCode);
-  __builtin_memcpy(scales + 288 + lane * 2, &source->offset, 2);
+  char *block = panel + blockAt(group, bytes), *pairs = block + pairScaleBytes;
+  packNibbles(pairs + pairCodesAt(inside, bytes), format, lane, source->codes);
+  char* scales = pairs + pairScalesAt(inside, bytes) + inside % 2 * 32 + lane;
+  __builtin_memcpy(block + lane * 2, &source->scale, 2);
+  scales[0] = char(source->scaleCodes[0]);
+  scales[16] = char(format == packedQ6K ? source->scaleCodes[1] : source->offsetCode);
+  if (format != packedQ6K) __builtin_memcpy(block + 32 + lane * 2, &source->offset, 2);
 }
 
 inline void packFloatGroup(char* panel, size_t group, int lane, int format, const float* values) {
@@ -73,9 +80,11 @@ inline void packFloatGroup(char* panel, size_t group, int lane, int format, cons
   }
 }
 
-inline void packGroup(char* panel, int format, size_t inputs, size_t group, int lane, SourceGroup* source) {
+inline void packGroup(char* panel, int format, size_t group, int lane, SourceGroup* source) {
   switch (format) {
-    case packedQ8: return packQ8Group(panel, inputs, group, lane, source);
+    case packedQ8: return packQ8Group(panel, group, lane, source);
+    case packedQ4S:
+    case packedQ5S: return packPairGroup(panel, format, group, lane, source);
     case packedQ4:
     case packedQ5: return packScaledGroup(panel, format, group, lane, source);
     case packedQ4K:
@@ -96,7 +105,7 @@ inline void packRows(int format, char* packed, int64_t inputs, int64_t firstRow,
     for (size_t g = 0; g < padded / groupInputs; g++) {
       SourceGroup group;
       readGroup(source + r * sourceRowBytes, inputs, g, type, &group);
-      packGroup(panel, format, padded, g, int(row % panelOutputs), &group);
+      packGroup(panel, format, g, int(row % panelOutputs), &group);
     }
   }
 }
@@ -104,31 +113,41 @@ inline void packRows(int format, char* packed, int64_t inputs, int64_t firstRow,
 /// Code of input i of a group, of formats with four to six bits.
 inline int smallCode(int format, const char* group, size_t i, int lane) {
   const char* at = group + lane * 4 + i % 4;
-  uint8_t pair = uint8_t(at[i % 16 / 4 * 64]);
+  uint8_t pair = uint8_t(at[nibblesAt(format) + i % 16 / 4 * 64]);
   int code = i < 16 ? pair & 15 : pair >> 4;
-  if (format == packedQ5 || format == packedQ5K) code |= (uint8_t(at[256]) >> i / 4 & 1) << 4;
-  if (format == packedQ6K) code |= (uint8_t(at[256 + i / 16 * 64]) >> i % 16 / 4 * 2 & 3) << 4;
+  if (codeBytes(format) == codeBytes(packedQ5)) code |= (uint8_t(at[0]) >> i / 4 & 1) << 4;
+  if (format == packedQ6K) code |= (uint8_t(at[i / 16 * 320]) >> i % 16 / 4 * 2 & 3) << 4;
   return code;
 }
 
 inline float blockNumber(int format, const char* panel, size_t k, int lane) {
-  size_t bytes = codeBytes(format), group = k / groupInputs % blockGroups, i = k % groupInputs;
-  const char* block = panel + k / groupInputs / blockGroups * (blockGroups * bytes + blockScaleBytes);
-  const char* scales = block + blockGroups * bytes;
-  float code = float(smallCode(format, block + group * bytes, i, lane));
-  float scale = halfToFloat(readAs<Half>(scales + 256 + lane * 2));
-  if (format == packedQ6K) return (code - 32) * (float(int8_t(scales[(group * 2 + i / 16) * 16 + lane])) * scale);
-  float offset = halfToFloat(readAs<Half>(scales + 288 + lane * 2)) * float(uint8_t(scales[128 + group * 16 + lane]));
-  return fma(code, float(uint8_t(scales[group * 16 + lane])) * scale, offset);
+  size_t bytes = codeBytes(format), group = k / groupInputs, inside = group % blockGroups, i = k % groupInputs;
+  const char *block = panel + blockAt(group, bytes), *pairs = block + pairScaleBytes;
+  const char* scales = pairs + pairScalesAt(inside, bytes) + inside % 2 * 32 + lane;
+  float code = float(smallCode(format, pairs + pairCodesAt(inside, bytes), i, lane));
+  float scale = halfToFloat(readAs<Half>(block + lane * 2));
+  if (format == packedQ6K) return (code - 32) * (float(int8_t(scales[i / 16 * 16])) * scale);
+  float offset = halfToFloat(readAs<Half>(block + 32 + lane * 2)) * float(uint8_t(scales[16]));
+  return fma(code, float(uint8_t(scales[0])) * scale, offset);
+}
+
+inline float pairScale(const char* panel, int format, size_t group, int lane) {
+  return halfToFloat(readAs<Half>(panel + pairScalesAt(group, codeBytes(format)) + (group % 2 * panelOutputs + lane) * 2));
 }
 
 /// One number of a packed weight, for looking rows up; products never come here.
-inline float packedNumber(int format, const char* panel, size_t padded, size_t k, int lane) {
+inline float packedNumber(int format, const char* panel, size_t k, int lane) {
   size_t group = k / groupInputs, i = k % groupInputs;
   switch (format) {
     case packedQ8: {
-      int code = int8_t(uint8_t(panel[group * 512 + i / 4 * 64 + lane * 4 + i % 4]) - codeBias);
-      return float(code) * halfToFloat(readAs<Half>(panel + padded * 16 + (group * 16 + lane) * 2));
+      const char* from = panel + pairCodesAt(group, codeBytes(format));
+      int code = int8_t(uint8_t(from[i / 4 * 64 + lane * 4 + i % 4]) - codeBias);
+      return float(code) * pairScale(panel, format, group, lane);
+    }
+    case packedQ4S:
+    case packedQ5S: {
+      int code = smallCode(format, panel + pairCodesAt(group, codeBytes(format)), i, lane);
+      return float(code - (format == packedQ4S ? 8 : 16)) * pairScale(panel, format, group, lane);
     }
     case packedQ4:
     case packedQ5: {

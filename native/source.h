@@ -40,7 +40,7 @@ inline void readSmall(const char* row, size_t group, bool fives, bool offset, So
   const char* block = row + group * ((offset ? 4 : 2) + (fives ? 4 : 0) + 16);
   const char* rest = block + (offset ? 4 : 2);
   out->scale = readAs<Half>(block);
-  out->offset = offset ? readAs<Half>(block + 2) : floatToHalf((fives ? -16.0f : -8.0f) * halfToFloat(out->scale));
+  if (offset) out->offset = readAs<Half>(block + 2);
   readNibbles(rest + (fives ? 4 : 0), out->codes);
   if (!fives) return;
   uint32_t bits = readAs<uint32_t>(rest);

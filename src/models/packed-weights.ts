@@ -167,9 +167,9 @@ function shapeOf(model: OpenModel, name: string): [number, number] {
 /** The packed format that keeps the numbers as they are. */
 const formats: { readonly [D in DType]?: PackedFormat } = {
   Q8_0: 'q8',
-  Q4_0: 'q4',
+  Q4_0: 'q4s',
   Q4_1: 'q4',
-  Q5_0: 'q5',
+  Q5_0: 'q5s',
   Q5_1: 'q5',
   Q4_K: 'q4k',
   Q5_K: 'q5k',

@@ -25,6 +25,8 @@ export const kernelOps = {
   linear_q8: linearParams,
   linear_q4: linearParams,
   linear_q5: linearParams,
+  linear_q4s: linearParams,
+  linear_q5s: linearParams,
   linear_q4k: linearParams,
   linear_q5k: linearParams,
   linear_q6k: linearParams,

@@ -138,12 +138,26 @@ function paramWords<Op extends KernelOp>(op: Op, params: KernelParams<Op>): Int3
 }
 
 /** How packed weights are stored (native/packed.h) and the op that multiplies by them. */
-export const packedFormats = { q8: 0, q4: 1, f16: 2, bf16: 3, f32: 4, q5: 5, q4k: 6, q5k: 7, q6k: 8 } as const
+export const packedFormats = {
+  q8: 0,
+  q4: 1,
+  f16: 2,
+  bf16: 3,
+  f32: 4,
+  q5: 5,
+  q4k: 6,
+  q5k: 7,
+  q6k: 8,
+  q4s: 9,
+  q5s: 10,
+} as const
 export type PackedFormat = keyof typeof packedFormats
 export const linearOps = {
   q8: 'linear_q8',
   q4: 'linear_q4',
   q5: 'linear_q5',
+  q4s: 'linear_q4s',
+  q5s: 'linear_q5s',
   q4k: 'linear_q4k',
   q5k: 'linear_q5k',
   q6k: 'linear_q6k',
@@ -155,8 +169,10 @@ export const linearOps = {
 /** The formats that a packed format is made from: codes are taken as they are, and q8 also rounds floats to Q8_0. */
 export const packableFrom = {
   q8: ['Q8_0', 'F32', 'F16', 'BF16'],
-  q4: ['Q4_0', 'Q4_1'],
-  q5: ['Q5_0', 'Q5_1'],
+  q4: ['Q4_1'],
+  q5: ['Q5_1'],
+  q4s: ['Q4_0'],
+  q5s: ['Q5_0'],
   q4k: ['Q4_K'],
   q5k: ['Q5_K'],
   q6k: ['Q6_K'],

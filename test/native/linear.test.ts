@@ -272,6 +272,8 @@ describe.skipIf(vectors === undefined || tiles === undefined)('tiles and vectors
     ['q8', 'Q8_0'],
     ['q4', 'Q4_1'],
     ['q5', 'Q5_1'],
+    ['q4s', 'Q4_0'],
+    ['q5s', 'Q5_0'],
     ['q4k', 'Q4_K'],
     ['q5k', 'Q5_K'],
     ['q6k', 'Q6_K'],

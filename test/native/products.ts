@@ -107,9 +107,9 @@ export function activations(rows: number, inputs: number, seed = 5): Float32Arra
 export const cases: readonly (readonly [PackedFormat, DType])[] = [
   ['q8', 'Q8_0'],
   ['q8', 'F32'],
-  ['q4', 'Q4_0'],
+  ['q4s', 'Q4_0'],
   ['q4', 'Q4_1'],
-  ['q5', 'Q5_0'],
+  ['q5s', 'Q5_0'],
   ['q5', 'Q5_1'],
   ['q4k', 'Q4_K'],
   ['q5k', 'Q5_K'],
