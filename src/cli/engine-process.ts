@@ -1,5 +1,6 @@
 /** What the engine's child process runs. */
 import { runEngineProcess } from '../serve/process/host.ts'
+import { ConstraintThread } from './constraint-maker.ts'
 import { tokenTextsOf } from './token-texts.ts'
 
-runEngineProcess(tokenTextsOf)
+runEngineProcess({ textsOf: tokenTextsOf, makerOf: (modelPath) => new ConstraintThread(modelPath) })

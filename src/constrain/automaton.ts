@@ -21,6 +21,8 @@ export interface State {
   readonly accepting: boolean
   /** Whether anything may follow. */
   readonly open: boolean
+  /** Within a JSON string and nowhere else: how many characters may follow there. */
+  readonly charactersLeft: number | undefined
   /** By class of byte; null where the text would be wrong, undefined where nobody asked yet. */
   next: (State | null | undefined)[]
 }
@@ -49,7 +51,7 @@ export class Automaton {
 
   constructor(grammar: Grammar) {
     this.#grammar = grammar
-    this.classOf = classesOf(grammar)
+    this.classOf = grammar.classOf
     for (let byte = 0; byte < 256; byte++) this.#representatives[this.classOf[byte]!] ??= byte
     this.start = this.#stateOf([{ node: grammar.start, frame: this.#bottom }])!
   }
@@ -59,10 +61,11 @@ export class Automaton {
     const known = state.next[byteClass]
     if (known !== undefined) return known
     const byte = this.#representatives[byteClass]!
+    const { from, items } = this.#grammar.bytes
     const reached: Place[] = []
     for (const { node, frame } of state.places) {
-      for (const { low, high, to } of this.#grammar.nodes[node]!.bytes) {
-        if (low <= byte && byte <= high) reached.push({ node: to, frame })
+      for (let edge = from[node]!; edge < from[node + 1]!; edge += 3) {
+        if (items[edge]! <= byte && byte <= items[edge + 1]!) reached.push({ node: items[edge + 2]!, frame })
       }
     }
     return (state.next[byteClass] = this.#stateOf(reached))
@@ -82,18 +85,19 @@ export class Automaton {
     const known = this.#states.get(key)
     if (known !== undefined) return known
     if (this.#states.size === statesMax) this.#forget()
-    const state: State = { places, accepting, open: places.length > 0, next: [] }
+    const charactersLeft = places.length === 1 ? this.#grammar.strings.get(places[0]!.node) : undefined
+    const state: State = { places, accepting, open: places.length > 0, charactersLeft, next: [] }
     this.#states.set(key, state)
     return state
   }
 
   /** Follows what reads nothing, to the places that read a byte. */
   #settle(reached: readonly Place[]): { places: Place[]; accepting: boolean } {
-    const { nodes, rules, heights } = this.#grammar
+    const { nodeCount, bytes, empty, calls, rules, heights } = this.#grammar
     const pending: Place[] = []
     const seen = new Set<number>()
     const reach = (node: number, frame: Frame) => {
-      const key = frame.id * nodes.length + node
+      const key = frame.id * nodeCount + node
       if (seen.has(key) || frame.depth + heights[node]! > callDepthMax) return
       seen.add(key)
       pending.push({ node, frame })
@@ -108,11 +112,12 @@ export class Automaton {
         else reach(frame.to, frame.parent)
         continue
       }
-      const { bytes, empty, calls } = nodes[node]!
-      if (bytes.length > 0 && places.length < placesMax) places.push(place)
-      for (const to of empty) reach(to, frame)
-      for (const { rule, to } of calls) {
-        const start = rules[rule]!
+      if (bytes.from[node]! < bytes.from[node + 1]! && places.length < placesMax) places.push(place)
+      for (let edge = empty.from[node]!; edge < empty.from[node + 1]!; edge++)
+        reach(empty.items[edge]!, frame)
+      for (let edge = calls.from[node]!; edge < calls.from[node + 1]!; edge += 2) {
+        const start = rules[calls.items[edge]!]!
+        const to = calls.items[edge + 1]!
         if (frame.depth + Math.max(heights[to]!, 1 + heights[start]!) > callDepthMax) continue
         reach(start, this.#push(frame, to))
       }
@@ -136,18 +141,4 @@ export class Automaton {
     this.#states.clear()
     this.#bottom.pushed.clear()
   }
-}
-
-function classesOf(grammar: Grammar): Uint8Array {
-  // A byte's signature: which edges take it. Edges begin and end at few places.
-  const begins = new Uint8Array(257)
-  for (const { bytes } of grammar.nodes) {
-    for (const { low, high } of bytes) {
-      begins[low] = 1
-      begins[high + 1] = 1
-    }
-  }
-  const classes = new Uint8Array(256)
-  for (let byte = 1; byte < 256; byte++) classes[byte] = classes[byte - 1]! + begins[byte]!
-  return classes
 }

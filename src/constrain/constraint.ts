@@ -1,8 +1,10 @@
 import { assert } from '../base/assert.ts'
 import { Automaton, type State } from './automaton.ts'
 import { compilePattern, type Pattern } from './pattern.ts'
+import { Recent } from './recent.ts'
 import { type Compiled, compileSchema } from './schema.ts'
 import { type Mask, Vocabulary } from './vocabulary.ts'
+import { tablesOf, type VocabularyTables } from './vocabulary-tables.ts'
 
 /** What a text is held to: JSON that fits the schema (see {@link compileSchema}), any object without one; or a pattern. */
 export type Constraint = { kind: 'json'; schema?: unknown } | { kind: 'text'; pattern: Pattern }
@@ -12,8 +14,27 @@ export function compileConstraint(constraint: Constraint): Compiled {
   return constraint.kind === 'json' ? compileSchema(constraint.schema) : compilePattern(constraint.pattern)
 }
 
+/** Whether a constraint can be kept; what it becomes is not remembered. */
+export type Verdict = { ok: true } | { ok: false; path: string; message: string }
+
+const verdicts = new Recent<Verdict>(64)
+
+/** The same for those who only want to know; clients ask with one schema again and again. */
+export function checkConstraint(constraint: Constraint): Verdict {
+  return verdicts.get(JSON.stringify(constraint), () => {
+    const compiled = compileConstraint(constraint)
+    return compiled.ok ? { ok: true } : compiled
+  })
+}
+
 /** What each token writes (see token-bytes.ts); undefined for those that are never part of a text, as ending tokens. */
 export type TokenTexts = readonly (Uint8Array | undefined)[]
+
+/** Makes elsewhere what takes longer than others may be kept waiting. Its promises may reject: then it is made here. */
+export interface ConstraintMaker {
+  tables(): Promise<VocabularyTables>
+  compile(constraint: Constraint): Promise<Compiled>
+}
 
 /** Schemas whose automata are remembered, least recently used first to go. */
 const automataMax = 16
@@ -21,11 +42,26 @@ const automataMax = 16
 /** Holds texts of one vocabulary to constraints. The vocabulary is asked for when the first one comes. */
 export class Constraints {
   readonly #textsOf: () => TokenTexts
-  readonly #automata = new Map<string, Automaton>()
+  readonly #maker: ConstraintMaker | undefined
+  readonly #automata = new Recent<Automaton | undefined>(automataMax)
+  /** A constraint that is in use keeps its automaton, however many others came since. */
+  readonly #inUse = new WeakMap<Constraint, { automaton: Automaton | undefined }>()
   #vocabulary: Vocabulary | undefined
+  #coming: Promise<Vocabulary> | undefined
 
-  constructor(textsOf: () => TokenTexts) {
+  /** Without `maker` everything is made at once, when it is asked for. */
+  constructor(textsOf: () => TokenTexts, maker?: ConstraintMaker) {
     this.#textsOf = textsOf
+    this.#maker = maker
+  }
+
+  /** Makes elsewhere what {@link follow} needs; undefined where it has it. Never rejects. */
+  prepare(constraint: Constraint): Promise<void> | undefined {
+    const maker = this.#maker
+    if (maker === undefined || this.#inUse.has(constraint)) return undefined
+    const key = JSON.stringify(constraint)
+    if (this.#vocabulary !== undefined && this.#automata.has(key)) return undefined
+    return this.#prepare(constraint, key, maker)
   }
 
   /**
@@ -35,27 +71,35 @@ export class Constraints {
   follow(constraint: Constraint, generated: readonly number[] = []): TextUnderConstraint | undefined {
     const automaton = this.#automatonOf(constraint)
     if (automaton === undefined) return undefined
-    this.#vocabulary ??= new Vocabulary(this.#textsOf())
+    this.#vocabulary ??= new Vocabulary(tablesOf(this.#textsOf()))
     const text = new TextUnderConstraint(automaton, this.#vocabulary)
     if (!text.mask().any) return undefined
     return generated.every((token) => text.advance(token)) ? text : undefined
   }
 
+  async #prepare(constraint: Constraint, key: string, maker: ConstraintMaker): Promise<void> {
+    this.#coming ??= maker
+      .tables()
+      .catch(() => tablesOf(this.#textsOf()))
+      .then((tables) => new Vocabulary(tables))
+    const compiled = await maker.compile(constraint).catch(() => compileConstraint(constraint))
+    this.#vocabulary ??= await this.#coming
+    const automaton = this.#automata.get(key, () => automatonOf(compiled))
+    this.#inUse.set(constraint, { automaton })
+  }
+
   #automatonOf(constraint: Constraint): Automaton | undefined {
+    const used = this.#inUse.get(constraint)
+    if (used !== undefined) return used.automaton
     const key = JSON.stringify(constraint)
-    const known = this.#automata.get(key)
-    if (known !== undefined) {
-      this.#automata.delete(key)
-      this.#automata.set(key, known)
-      return known
-    }
-    const compiled = compileConstraint(constraint)
-    if (!compiled.ok) return undefined
-    const automaton = new Automaton(compiled.grammar)
-    if (this.#automata.size === automataMax) this.#automata.delete(this.#automata.keys().next().value!)
-    this.#automata.set(key, automaton)
+    const automaton = this.#automata.get(key, () => automatonOf(compileConstraint(constraint)))
+    this.#inUse.set(constraint, { automaton })
     return automaton
   }
+}
+
+function automatonOf(compiled: Compiled): Automaton | undefined {
+  return compiled.ok ? new Automaton(compiled.grammar) : undefined
 }
 
 /** One text as its tokens come. */
@@ -87,8 +131,8 @@ export class TextUnderConstraint {
 
   /** False, and nothing has changed, when the token may not come next. */
   advance(token: number): boolean {
-    const bytes = this.#vocabulary.bytes[token]
-    if (bytes === undefined || bytes.length === 0) return false
+    const bytes = this.#vocabulary.bytesOf(token)
+    if (bytes.length === 0) return false
     const state = this.#automaton.walk(this.#state, bytes)
     if (state !== null) this.#state = state
     return state !== null

@@ -8,14 +8,39 @@ interface Node {
   readonly calls: { rule: number; to: number }[]
 }
 
-/** A grammar over bytes: a recursive transition network (Woods 1970). Its node 0 is where rules return. */
+/** Edges of all nodes behind one another: those of node n lie in `items` from place `from[n]` up to `from[n + 1]`. */
+export interface Edges {
+  readonly from: Int32Array
+  readonly items: Int32Array
+}
+
+/**
+ * A grammar over bytes: a recursive transition network (Woods 1970). Its node 0 is where rules return. Flat, so that it
+ * goes from thread to thread without being copied.
+ */
 export interface Grammar {
-  readonly nodes: readonly Node[]
+  readonly nodeCount: number
+  /** Three numbers an edge: it reads one byte of [low, high] and leads to a node. */
+  readonly bytes: Edges
+  /** A number an edge: a node that is reached by reading nothing. */
+  readonly empty: Edges
+  /** Two numbers an edge: a rule, and where to go on behind what it reads. */
+  readonly calls: Edges
   /** Where each rule begins. */
-  readonly rules: readonly number[]
+  readonly rules: Int32Array
   readonly start: number
   /** The fewest calls inside one another that reach a return from each node; Infinity where none do. */
-  readonly heights: readonly number[]
+  readonly heights: Float64Array
+  /** Of nodes within a JSON string: how many characters may still follow there, Infinity for any number. */
+  readonly strings: ReadonlyMap<number, number>
+  /** [256]: bytes of one class are told apart by no edge. */
+  readonly classOf: Uint8Array
+}
+
+/** What of a grammar may be handed over to another thread. */
+export function buffersOf({ bytes, empty, calls, rules, heights, classOf }: Grammar): ArrayBuffer[] {
+  const arrays = [bytes, empty, calls].flatMap(({ from, items }) => [from, items])
+  return [...arrays, rules, heights, classOf].map(({ buffer }) => buffer as ArrayBuffer)
 }
 
 export const returnNode = 0
@@ -40,11 +65,17 @@ const nodesMax = 50_000
 export class GrammarBuilder {
   readonly #nodes: Node[] = [{ bytes: [], empty: [], calls: [] }]
   readonly #rules: number[] = []
+  readonly #strings = new Map<number, number>()
 
   node(): number {
     if (this.#nodes.length === nodesMax)
       throw new SchemaRefusal('', `It is too large: bounds and lists become more than ${nodesMax} states.`)
     return this.#nodes.push({ bytes: [], empty: [], calls: [] }) - 1
+  }
+
+  /** Within a JSON string in which so many characters may still stand, whatever they are. */
+  insideString(node: number, charactersLeft: number): void {
+    this.#strings.set(node, charactersLeft)
   }
 
   bytes(from: number, low: number, high: number, to: number): void {
@@ -99,8 +130,46 @@ export class GrammarBuilder {
     const rules = this.#rules
     if (callsItself(nodes, rules))
       throw new SchemaRefusal('', 'A $ref leads back to itself without anything in between.')
-    return { nodes, rules, start, heights: heightsOf(nodes, rules) }
+    return {
+      nodeCount: nodes.length,
+      bytes: edgesOf(nodes, 'bytes', ({ low, high, to }) => [low, high, to]),
+      empty: edgesOf(nodes, 'empty', (to) => [to]),
+      calls: edgesOf(nodes, 'calls', ({ rule, to }) => [rule, to]),
+      rules: Int32Array.from(rules),
+      start,
+      heights: Float64Array.from(heightsOf(nodes, rules)),
+      strings: this.#strings,
+      classOf: classesOf(nodes),
+    }
   }
+}
+
+function edgesOf<Kind extends keyof Node>(
+  nodes: readonly Node[],
+  kind: Kind,
+  numbersOf: (edge: Node[Kind][number]) => number[],
+): Edges {
+  const from = new Int32Array(nodes.length + 1)
+  const items: number[] = []
+  for (const [index, node] of nodes.entries()) {
+    for (const edge of node[kind]) items.push(...numbersOf(edge as Node[Kind][number]))
+    from[index + 1] = items.length
+  }
+  return { from, items: Int32Array.from(items) }
+}
+
+function classesOf(nodes: readonly Node[]): Uint8Array {
+  // A byte's signature: which edges take it. Edges begin and end at few places.
+  const begins = new Uint8Array(257)
+  for (const { bytes } of nodes) {
+    for (const { low, high } of bytes) {
+      begins[low] = 1
+      begins[high + 1] = 1
+    }
+  }
+  const classes = new Uint8Array(256)
+  for (let byte = 1; byte < 256; byte++) classes[byte] = classes[byte - 1]! + begins[byte]!
+  return classes
 }
 
 function heightsOf(nodes: readonly Node[], rules: readonly number[]): number[] {

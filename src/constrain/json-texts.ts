@@ -26,9 +26,11 @@ export function string(grammar: GrammarBuilder, next: number, least = 0, most?: 
   const close = (node: number) => grammar.characters(node, '"', next)
   let inside = grammar.node()
   close(inside)
+  grammar.insideString(inside, most === undefined ? Number.POSITIVE_INFINITY : 0)
   if (most === undefined) character(grammar, inside, inside)
   for (let length = (most ?? least) - 1; length >= 0; length--) {
     const before = grammar.node()
+    grammar.insideString(before, most === undefined ? Number.POSITIVE_INFINITY : most - length)
     character(grammar, before, inside)
     if (length >= least) close(before)
     inside = before
@@ -89,6 +91,7 @@ export function keyBeside(grammar: GrammarBuilder, taken: readonly string[], nex
   const free = grammar.node()
   grammar.characters(free, '"', next)
   plainCharacter(grammar, free, free, new Set())
+  grammar.insideString(free, Number.POSITIVE_INFINITY)
   const branch = (rests: readonly string[]): number => {
     const node = grammar.node()
     if (!rests.includes('')) grammar.characters(node, '"', next)
@@ -132,7 +135,7 @@ function plainCharacter(grammar: GrammarBuilder, from: number, to: number, excep
       first = byte + 1
     }
   }
-  range(0x20, 0x7e, to)
+  range(0x20, 0x7f, to)
   for (const { low, high, start } of longCharacters(grammar, to)) range(low, high, start)
 }
 

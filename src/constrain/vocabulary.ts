@@ -1,4 +1,5 @@
 import type { Automaton, State } from './automaton.ts'
+import type { TokenTree, VocabularyTables } from './vocabulary-tables.ts'
 
 /** Which tokens may come next. */
 export interface Mask {
@@ -11,93 +12,83 @@ export interface Mask {
 /** Masks of all automata that are remembered, least recently used first to go; each has a bit a token. */
 const masksMax = 512
 
-/**
- * The texts of a model's tokens, as a tree of their bytes, to ask for all at once where an automaton lets them.
- * `bytes[t]` is what token t writes; undefined or empty for tokens that are no text, which are never allowed.
- */
+/** The texts of a model's tokens, to ask for all at once where an automaton lets them. */
 export class Vocabulary {
-  readonly bytes: readonly (Uint8Array | undefined)[]
-  // The tree in the order of a walk: byte and depth of each node, where its subtree ends, and its tokens' range.
-  readonly #byte: Uint8Array
-  readonly #depth: Uint16Array
-  readonly #end: Int32Array
-  readonly #tokensFrom: Int32Array
-  readonly #tokens: Int32Array
+  readonly #tables: VocabularyTables
   readonly #path: State[] = []
   readonly #masks = new Map<State, Mask>()
+  /** Tokens that may stand within a string of so many characters, but for those that are no plain text. */
+  readonly #plain = new Map<number, Int32Array>()
+  readonly #longestPlain: number
 
-  constructor(bytes: readonly (Uint8Array | undefined)[]) {
-    this.bytes = bytes
-    const texts = bytes.map((text) => Buffer.from(text ?? []).toString('latin1'))
-    const order = Int32Array.from(texts.keys()).filter((token) => texts[token] !== '')
-    order.sort((a, b) => (texts[a]! < texts[b]! ? -1 : texts[a]! > texts[b]! ? 1 : a - b))
-    const nodes: { byte: number; depth: number; from: number }[] = []
-    let before = ''
-    for (const [place, token] of order.entries()) {
-      const text = texts[token]!
-      let shared = 0
-      while (shared < before.length && text.charCodeAt(shared) === before.charCodeAt(shared)) shared++
-      // A node's tokens are those of its own text, which come before all longer ones.
-      for (let at = shared; at < text.length; at++) {
-        nodes.push({ byte: text.charCodeAt(at), depth: at, from: place })
-      }
-      before = text
-    }
-    this.#tokens = order
-    this.#byte = Uint8Array.from(nodes, ({ byte }) => byte)
-    this.#depth = Uint16Array.from(nodes, ({ depth }) => depth)
-    this.#end = subtreeEnds(this.#depth)
-    // Nodes above a token's own begin at the same token: what they hold begins and ends there.
-    this.#tokensFrom = new Int32Array(nodes.length + 1).fill(order.length)
-    for (const [i, { from }] of nodes.entries()) this.#tokensFrom[i] = from
+  constructor(tables: VocabularyTables) {
+    this.#tables = tables
+    this.#longestPlain = tables.plain.reduce((most, characters) => Math.max(most, characters), 0)
+  }
+
+  /** What the token writes; nothing for one that is no text. */
+  bytesOf(token: number): Uint8Array {
+    const { bytes, offsets } = this.#tables
+    return bytes.subarray(offsets[token], offsets[token + 1])
   }
 
   /** The tokens that may follow in this state, from the cache where it was asked for before. */
   maskOf(automaton: Automaton, state: State): Mask {
     const known = this.#masks.get(state)
-    const mask = known ?? this.#walk(automaton, state)
+    const mask = known ?? this.#made(automaton, state)
     if (known !== undefined) this.#masks.delete(state)
     else if (this.#masks.size === masksMax) this.#masks.delete(this.#masks.keys().next().value!)
     this.#masks.set(state, mask)
     return mask
   }
 
-  #walk(automaton: Automaton, start: State): Mask {
-    const words = new Int32Array(Math.ceil(this.bytes.length / 32))
+  /** Within a string nearly all tokens are told by their length: only the others are walked. */
+  #made(automaton: Automaton, state: State): Mask {
+    const { charactersLeft } = state
+    const words =
+      charactersLeft === undefined
+        ? new Int32Array(Math.ceil((this.#tables.offsets.length - 1) / 32))
+        : this.#plainOf(charactersLeft).slice()
+    this.#walk(charactersLeft === undefined ? this.#tables.all : this.#tables.others, automaton, state, words)
+    return { words, any: words.some((word) => word !== 0) }
+  }
+
+  #plainOf(charactersLeft: number): Int32Array {
+    const most = Math.min(charactersLeft, this.#longestPlain)
+    let words = this.#plain.get(most)
+    if (words === undefined) {
+      const { plain } = this.#tables
+      words = new Int32Array(Math.ceil(plain.length / 32))
+      for (let token = 0; token < plain.length; token++) {
+        if (plain[token]! > 0 && plain[token]! <= most) words[token >> 5]! |= 1 << (token & 31)
+      }
+      this.#plain.set(most, words)
+    }
+    return words
+  }
+
+  #walk(tree: TokenTree, automaton: Automaton, start: State, words: Int32Array): void {
+    const { byte, depth, end, tokensFrom, tokens } = tree
     const { classOf } = automaton
     const path = this.#path
     path[0] = start
-    let any = false
-    for (let node = 0; node < this.#byte.length; ) {
-      const depth = this.#depth[node]!
-      const byteClass = classOf[this.#byte[node]!]!
-      const from = path[depth]!
+    for (let node = 0; node < byte.length; ) {
+      const at = depth[node]!
+      const byteClass = classOf[byte[node]!]!
+      const from = path[at]!
       const next = from.next[byteClass]
       const state = next === undefined ? automaton.step(from, byteClass) : next
       if (state === null) {
-        node = this.#end[node]!
+        node = end[node]!
         continue
       }
-      path[depth + 1] = state
-      const last = this.#tokensFrom[node + 1]!
-      for (let i = this.#tokensFrom[node]!; i < last; i++) {
-        const token = this.#tokens[i]!
+      path[at + 1] = state
+      const last = tokensFrom[node + 1]!
+      for (let i = tokensFrom[node]!; i < last; i++) {
+        const token = tokens[i]!
         words[token >> 5]! |= 1 << (token & 31)
-        any = true
       }
       node++
     }
-    return { words, any }
   }
-}
-
-function subtreeEnds(depths: Uint16Array): Int32Array {
-  const ends = new Int32Array(depths.length)
-  const open: number[] = []
-  for (let node = 0; node < depths.length; node++) {
-    while (open.length > depths[node]!) ends[open.pop()!] = node
-    open.push(node)
-  }
-  for (const node of open) ends[node] = depths.length
-  return ends
 }

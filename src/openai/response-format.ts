@@ -1,5 +1,5 @@
 import type { GenerationFields } from '../api/fields.ts'
-import { type Constraint, compileConstraint } from '../constrain/constraint.ts'
+import { type Constraint, checkConstraint } from '../constrain/constraint.ts'
 import type { Pattern } from '../constrain/pattern.ts'
 import { Problem } from '../http/problem.ts'
 
@@ -13,9 +13,9 @@ export function constraintOf(body: GenerationFields): Constraint | undefined {
   const schema = format.type === 'json_schema' ? format.json_schema.schema : undefined
   if (schema === undefined) return { kind: 'json' }
   const constraint: Constraint = { kind: 'json', schema }
-  const compiled = compileConstraint(constraint)
-  if (compiled.ok) return constraint
-  const { path, message } = compiled
+  const verdict = checkConstraint(constraint)
+  if (verdict.ok) return constraint
+  const { path, message } = verdict
   const named = path === '' ? 'The schema' : path.slice(0, 500)
   throw new Problem(400, 'invalid_json_schema', `${named}: ${message}`, { param: schemaField })
 }

@@ -4,9 +4,8 @@
  * function, any number of calls.
  */
 import type { ChatRequest } from '../api/chat.ts'
-import { type Constraint, compileConstraint } from '../constrain/constraint.ts'
+import { type Constraint, checkConstraint } from '../constrain/constraint.ts'
 import type { Pattern } from '../constrain/pattern.ts'
-import { compileSchema } from '../constrain/schema.ts'
 import { Problem } from '../http/problem.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
@@ -62,9 +61,9 @@ export function callConstraint(
   })
   const pattern = held(writings, forms, mustCall, format)
   const constraint: Constraint = { kind: 'text', pattern }
-  const compiled = compileConstraint(constraint)
-  if (compiled.ok) return constraint
-  throw refused('tools', `The functions together: ${compiled.message}`)
+  const verdict = checkConstraint(constraint)
+  if (verdict.ok) return constraint
+  throw refused('tools', `The functions together: ${verdict.message}`)
 }
 
 function isStrict(tool: Tool): boolean {
@@ -78,13 +77,14 @@ function argumentsOf(tool: Tool, mustCall: boolean, param: string): Pattern {
   if (parameters === undefined) return { json: { type: 'object', properties: {} } }
   if (isStrict(tool)) {
     if (parameters.type !== 'object') throw refused(param, "A strict function's schema has the type object.")
-    const compiled = compileSchema(parameters)
-    if (compiled.ok) return { json: parameters }
-    throw refused(param, `${compiled.path.slice(0, 500) || 'The schema'}: ${compiled.message}`)
+    const verdict = checkConstraint({ kind: 'json', schema: parameters })
+    if (verdict.ok) return { json: parameters }
+    throw refused(param, `${verdict.path.slice(0, 500) || 'The schema'}: ${verdict.message}`)
   }
   const schema = mustCall ? asObject(parameters) : undefined
-  if (schema !== undefined && compileSchema(schema).ok) return { json: schema }
-  if (schema !== undefined && compileSchema(schema, true).ok) return { json: schema, loose: true }
+  const loosely: Constraint = { kind: 'text', pattern: { json: schema, loose: true } }
+  if (schema !== undefined && checkConstraint({ kind: 'json', schema }).ok) return { json: schema }
+  if (schema !== undefined && checkConstraint(loosely).ok) return { json: schema, loose: true }
   return { json: { type: 'object' } }
 }
 

@@ -2,6 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import { messageOf, UserError } from '../base/errors.ts'
 import type { Engine } from './engine.ts'
 import type { FromEngine, ToEngine } from './messages.ts'
+import type { EngineRequest } from './request.ts'
 
 /** How adapters get into the device and out of it. */
 export interface AdapterLoader {
@@ -19,6 +20,8 @@ export class EngineLoop {
   readonly #clock: Clock
   readonly #send: (message: FromEngine) => void
   readonly #adapters: AdapterLoader | undefined
+  /** Requests whose constraint is being made elsewhere. */
+  readonly #held = new Map<string, 'wanted' | 'cancelled'>()
   #wake: (() => void) | undefined
   /** Whether something arrived since the last step began: then there is no sleep before the next. */
   #roused = false
@@ -35,9 +38,10 @@ export class EngineLoop {
     const engine = this.#engine
     switch (message.type) {
       case 'submit':
-        this.#send({ type: 'admission', id: message.request.id, admission: engine.submit(message.request) })
+        this.#submit(message.request)
         break
       case 'cancel':
+        if (this.#held.has(message.id)) this.#held.set(message.id, 'cancelled')
         engine.cancel(message.id)
         break
       case 'gauges':
@@ -58,8 +62,32 @@ export class EngineLoop {
         engine.close()
         this.#drainUntilMs = this.#clock.nowMs() + message.limitMs
     }
+    this.#rouse()
+  }
+
+  #rouse(): void {
     this.#roused = true
     this.#wake?.()
+  }
+
+  #submit(request: EngineRequest): void {
+    const waiting = this.#engine.prepare(request)
+    if (waiting === undefined) {
+      this.#admit(request)
+      return
+    }
+    this.#held.set(request.id, 'wanted')
+    void waiting.then(() => {
+      const wish = this.#held.get(request.id)
+      this.#held.delete(request.id)
+      this.#admit(request)
+      if (wish === 'cancelled') this.#engine.cancel(request.id)
+      this.#rouse()
+    })
+  }
+
+  #admit(request: EngineRequest): void {
+    this.#send({ type: 'admission', id: request.id, admission: this.#engine.submit(request) })
   }
 
   async #load(reply: number, id: string, folder: string): Promise<void> {
@@ -95,8 +123,9 @@ export class EngineLoop {
 
   #drained(): boolean {
     if (this.#drainUntilMs === undefined) return false
-    if (this.#clock.nowMs() >= this.#drainUntilMs) this.#engine.cancelAll()
-    return this.#engine.live === 0
+    const isOver = this.#clock.nowMs() >= this.#drainUntilMs
+    if (isOver) this.#engine.cancelAll()
+    return this.#engine.live === 0 && (isOver || this.#held.size === 0)
   }
 
   async #sleep(): Promise<void> {

@@ -80,6 +80,11 @@ export class Engine {
     return this.scheduler.roster.live
   }
 
+  /** What a request waits for before it is submitted, while the others go on; undefined where it need not. Never rejects. */
+  prepare({ constraint }: EngineRequest): Promise<void> | undefined {
+    return constraint && this.#observers.constraints?.prepare(constraint)
+  }
+
   submit(request: EngineRequest): Admission {
     if (!this.#accepting) return { ok: false, code: 'shutting_down' }
     const { adapter } = request

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { adaptersBench } from '../../bench/adapters.ts'
 import { busyNeighbour } from '../../bench/busy-neighbour.ts'
+import { constrainBench } from '../../bench/constrain.ts'
 import { eventLoop } from '../../bench/event-loop.ts'
 import { gatewayBench } from '../../bench/gateway.ts'
 import {
@@ -168,6 +169,13 @@ describe('a bench at its small size gives a complete record', () => {
     expect(Object.keys(record.figures)).toEqual(
       expect.arrayContaining(names.flatMap((name) => [`libsql.${name}.p50Ms`, `libsql.${name}.p99Ms`])),
     )
+  })
+
+  test('constrain', async () => {
+    const { figures } = recordSchema.parse(await smallRecord(constrainBench))
+    expect(figures.boundedStringsMostMs).toBeGreaterThan(0)
+    expect(figures.boundedStringsInsideWalkedMedianMs).toBeGreaterThan(0)
+    expect(figures.longestPauseMs).toBeLessThanOrEqual(figures.readyElsewhereMs!)
   })
 
   test('event-loop', async () => {

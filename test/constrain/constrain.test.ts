@@ -3,6 +3,8 @@ import { Random } from '../../src/base/random.ts'
 import { Automaton } from '../../src/constrain/automaton.ts'
 import { Constraints, type TextUnderConstraint } from '../../src/constrain/constraint.ts'
 import { compileSchema } from '../../src/constrain/schema.ts'
+import { Vocabulary } from '../../src/constrain/vocabulary.ts'
+import { tablesOf } from '../../src/constrain/vocabulary-tables.ts'
 import { fits, randomSchema } from './schemas.ts'
 
 /** Single bytes, and some pieces of JSON as tokenizers have them. Token 256 is no text. */
@@ -104,6 +106,30 @@ const accepts = (schema: unknown, said: string) => {
   const text = constraints.follow({ kind: 'json', schema }, [...Buffer.from(said)])
   return text?.mayEnd === true
 }
+
+test('within a string a mask is what walking every token gives, at any length that is left', () => {
+  const tables = tablesOf(texts)
+  for (const schema of [
+    { type: 'string', minLength: 2, maxLength: 5 },
+    { type: 'string', minLength: 3 },
+    { type: 'object', additionalProperties: { type: 'string' } },
+    { anyOf: [{ type: 'string', maxLength: 3 }, { enum: ['ab', 'abé'] }, { type: 'string', minLength: 6 }] },
+  ]) {
+    const compiled = compileSchema(schema)
+    if (!compiled.ok) throw new Error(compiled.message)
+    const automaton = new Automaton(compiled.grammar)
+    const vocabulary = new Vocabulary(tables)
+    let told = 0
+    for (const text of ['"', '"a', '"ab', '"é日本', '"\\u00', '"abcde', '"\\n', '{"', '{"ab', '{"a":"é']) {
+      const state = automaton.walk(automaton.start, Buffer.from(text))
+      if (state === null) continue
+      told += Number(state.charactersLeft !== undefined)
+      const walked = vocabulary.maskOf(automaton, { ...state, charactersLeft: undefined })
+      expect(vocabulary.maskOf(automaton, state), text).toEqual(walked)
+    }
+    expect(told).toBeGreaterThan(0)
+  }
+})
 
 test('a text is taken or not as the schema says', () => {
   const person = {

@@ -4,6 +4,7 @@
  */
 import { ManualClock } from '../../src/base/clock.ts'
 import { deriveSeed, Random } from '../../src/base/random.ts'
+import { type Constraint, Constraints } from '../../src/constrain/constraint.ts'
 import type { Proposer } from '../../src/serve/draft-model.ts'
 import { Engine } from '../../src/serve/engine.ts'
 import type { Executor, ExecutorShape, IterationBatch, IterationOutput } from '../../src/serve/executor.ts'
@@ -51,6 +52,19 @@ export interface Company {
   departures: ReadonlyMap<number, string>
 }
 
+/** A vocabulary as JSON is written with; which token writes what does not matter. */
+function constraintsOf({ vocabularySize }: ExecutorShape): Constraints {
+  const texts = Array.from({ length: vocabularySize }, (_, token) =>
+    Buffer.from(String.fromCharCode(0x20 + (token % 95)).repeat(1 + (token % 3))),
+  )
+  return new Constraints(() => texts)
+}
+
+const held: Constraint = {
+  kind: 'json',
+  schema: { type: 'array', items: { type: ['string', 'integer'], maxLength: 6 }, minItems: 2 },
+}
+
 /** What requests of one model are made of: some with texts in common, some long, some that repeat themselves. */
 export function requestsFor(shape: ExecutorShape, seed: number, count: number): EngineRequest[] {
   const random = new Random(deriveSeed(seed, 'requests'))
@@ -82,6 +96,7 @@ export function requestsFor(shape: ExecutorShape, seed: number, count: number): 
       ...(i % 7 === 2 && { pinPrefixMs: 50 }),
       priority: i % 6 === 4 ? 1 : 0,
       tenant: i % 10 === 9 ? 'other' : 'tenant',
+      ...(i % 8 === 3 && { constraint: held }),
     })
   })
 }
@@ -139,7 +154,7 @@ export async function serveCompany(
     options,
     clock,
     (items) => items.forEach(hear),
-    {},
+    { constraints: constraintsOf(executor.shape) },
     proposer,
   )
   const left = [...arrivals]

@@ -1,5 +1,7 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
+import { type ConstraintMaker, Constraints, compileConstraint } from '../../src/constrain/constraint.ts'
+import { tablesOf } from '../../src/constrain/vocabulary-tables.ts'
 import { Engine, type EngineObservers } from '../../src/serve/engine.ts'
 import { EngineLoop } from '../../src/serve/engine-loop.ts'
 import type { ExecutorShape } from '../../src/serve/executor.ts'
@@ -334,4 +336,84 @@ test('a drain that takes too long cuts what still runs', async () => {
   await loop.run()
   const items = sent.flatMap((m) => (m.type === 'progress' ? m.items : []))
   expect(items.at(-1)).toMatchObject({ id: 'endless', finish: { reason: 'aborted' } })
+})
+
+describe('a request whose constraint is made elsewhere', () => {
+  const turn = () => new Promise((resolve) => setImmediate(resolve))
+  // Tokens 0 to 31 write the characters from A on, and what JSON takes in place of some.
+  const texts = range(0, 32).map((token) => Buffer.from('[]1,'[token] ?? String.fromCharCode(65 + token)))
+  const held = request({ id: 'held', maxTokens: 9, constraint: { kind: 'json', schema: { const: [1] } } })
+
+  function begin() {
+    const clock = new ManualClock()
+    const sent: FromEngine[] = []
+    const made = { resolve: () => {}, reject: (_: Error) => {} }
+    const isMade = new Promise<void>((resolve, reject) => Object.assign(made, { resolve, reject }))
+    const maker: ConstraintMaker = {
+      tables: async () => {
+        await isMade
+        return tablesOf(texts)
+      },
+      compile: async (constraint) => compileConstraint(constraint),
+    }
+    const constraints = new Constraints(() => texts, maker)
+    const emit = (items: readonly RequestProgress[]) => sent.push({ type: 'progress', items })
+    const engine = new Engine(new FakeDevice(shape, clock), {}, clock, emit, { constraints })
+    const loop = new EngineLoop(engine, clock, (message) => sent.push(message))
+    const ids = () => sent.flatMap((message) => (message.type === 'admission' ? [message.id] : []))
+    const ends = () => {
+      const items = sent.flatMap((message) => (message.type === 'progress' ? message.items : []))
+      return items.flatMap(({ id, finish }) => (finish === undefined ? [] : [[id, finish.reason]]))
+    }
+    return { loop, over: loop.run(), made, ids, ends }
+  }
+
+  test('waits while others run to their end, and no second one waits for the same', async () => {
+    const { loop, over, made, ids, ends } = begin()
+    loop.receive({ type: 'submit', request: held })
+    loop.receive({ type: 'submit', request: request({ id: 'free', maxTokens: 40 }) })
+    while (ends().length === 0) await turn()
+    expect(ids()).toEqual(['free'])
+    made.resolve()
+    while (ends().length < 2) await turn()
+    loop.receive({ type: 'submit', request: { ...held, id: 'again' } })
+    expect(ids()).toEqual(['free', 'held', 'again'])
+    loop.receive({ type: 'drain', limitMs: 1000 })
+    await over
+    expect(ends()).toEqual([
+      ['free', 'length'],
+      ['held', 'stop'],
+      ['again', 'stop'],
+    ])
+  })
+
+  test('is cancelled meanwhile, and a drain waits for its answer', async () => {
+    const { loop, over, made, ids, ends } = begin()
+    loop.receive({ type: 'submit', request: held })
+    loop.receive({ type: 'cancel', id: 'held' })
+    await turn()
+    made.resolve()
+    while (ids().length === 0) await turn()
+    expect(ends()).toEqual([['held', 'aborted']])
+    loop.receive({ type: 'drain', limitMs: 1000 })
+    await over
+    const late = begin()
+    late.loop.receive({ type: 'submit', request: held })
+    late.loop.receive({ type: 'drain', limitMs: 1000 })
+    await turn()
+    expect(late.ids()).toEqual([])
+    late.made.resolve()
+    await late.over
+    expect([late.ids(), late.ends()]).toEqual([['held'], []])
+  })
+
+  test('is held all the same where the thread dies', async () => {
+    const { loop, over, made, ends } = begin()
+    made.reject(new Error('the thread ended'))
+    loop.receive({ type: 'submit', request: held })
+    while (ends().length === 0) await turn()
+    expect(ends()).toEqual([['held', 'stop']])
+    loop.receive({ type: 'drain', limitMs: 1000 })
+    await over
+  })
 })

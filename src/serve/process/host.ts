@@ -6,7 +6,7 @@ import { systemClock } from '../../base/clock.ts'
 import { bytesOf } from '../../base/dtype.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import { createLogger } from '../../base/log.ts'
-import { Constraints, type TokenTexts } from '../../constrain/constraint.ts'
+import { type ConstraintMaker, Constraints, type TokenTexts } from '../../constrain/constraint.ts'
 import { readAdapter } from '../../models/adapter.ts'
 import { openModel } from '../../models/open.ts'
 import { countParameters, type Definition } from '../../models/registry.ts'
@@ -28,11 +28,16 @@ import type { EngineSetup, FromProcess, ToProcess } from './protocol.ts'
 const cacheMemoryShare = 0.25
 const cacheTokensMax = 262_144
 
-/** What each token of the model at this path writes; undefined for tokens that are no text. */
-export type TextsOf = (modelPath: string) => TokenTexts
+/** What of a model's texts is needed to hold answers to constraints. */
+export interface ConstraintParts {
+  /** What each token of the model at this path writes; undefined for tokens that are no text. */
+  textsOf(modelPath: string): TokenTexts
+  /** Makes the same, and what schemas become, on another thread. */
+  makerOf(modelPath: string): ConstraintMaker
+}
 
 /** Runs an engine for the parent that forked this process, until it is drained or the parent is gone. */
-export function runEngineProcess(textsOf: TextsOf): void {
+export function runEngineProcess(parts: ConstraintParts): void {
   const pending: ToProcess[] = []
   let loop: EngineLoop | undefined
   const send = (message: FromProcess) => {
@@ -43,7 +48,7 @@ export function runEngineProcess(textsOf: TextsOf): void {
   process.on('disconnect', () => process.exit(0))
   process.on('message', (message: ToProcess) => {
     if (message.type === 'setup') {
-      void run(message.setup, textsOf, send, (ready) => {
+      void run(message.setup, parts, send, (ready) => {
         loop = ready
         for (const early of pending.splice(0)) if (early.type !== 'setup') loop.receive(early)
       })
@@ -54,14 +59,14 @@ export function runEngineProcess(textsOf: TextsOf): void {
 
 async function run(
   setup: EngineSetup,
-  textsOf: TextsOf,
+  parts: ConstraintParts,
   send: (message: FromProcess) => void,
   onLoop: (loop: EngineLoop) => void,
 ): Promise<void> {
   const log = createLogger('engine')
   nativeLog.write = (_, text) => log.debug(text.trimEnd())
   try {
-    await serve(setup, textsOf, log, send, onLoop)
+    await serve(setup, parts, log, send, onLoop)
     send({ type: 'drained' })
     process.disconnect()
     process.exit(0)
@@ -77,7 +82,7 @@ async function run(
 
 async function serve(
   setup: EngineSetup,
-  textsOf: TextsOf,
+  parts: ConstraintParts,
   log: ReturnType<typeof createLogger>,
   send: (message: FromProcess) => void,
   onLoop: (loop: EngineLoop) => void,
@@ -117,7 +122,7 @@ async function serve(
     {
       ...(trace !== undefined && { trace: (line) => trace.write(line) }),
       ...(decisions !== undefined && { decisions: (decision) => decisions.write(decision) }),
-      constraints: new Constraints(() => textsOf(setup.modelPath)),
+      constraints: new Constraints(() => parts.textsOf(setup.modelPath), parts.makerOf(setup.modelPath)),
       draftFailed: (message) => log.warn(`The draft model failed and is not used any more: ${message}`),
     },
     draft?.proposer,
