@@ -30,7 +30,7 @@ inline void normRow(const float* x, const float* weight, float epsilon, int inpu
 /// A pair of panels by `count` <= Self::rows rows, by a tile compiled for exactly so many.
 template <class Self>
 struct ByRegisters {
-  static constexpr bool compact = false, asksAhead = false;
+  static constexpr bool compact = false, asksAhead = false, finishesBehind = false;
 
   void enter() const {}
   void exit() const {}
@@ -91,23 +91,71 @@ struct Epilogue {
         askForLine(static_cast<const char*>(residual->data) + row * residual->nb[1] + first * 4 + line * 64);
   }
 
-  /// `sums` holds outputs first.. of one row, `panels` panels side by side.
-  void finish(size_t row, int64_t panel, int panels, const float* sums) const {
-    int64_t width = dst->ne[0], first = (gated ? panel / 2 : panel) * panelOutputs;
-    int64_t count = gated ? panelOutputs : panels * panelOutputs;
+  /// `sums` holds `panels` panels side by side of each of `count` rows.
+  void finish(size_t row, int count, int64_t panel, int panels, const float* sums) const {
+    int64_t first = (gated ? panel / 2 : panel) * panelOutputs;
+    bool whole = panels == 2 && first + (gated ? 1 : 2) * panelOutputs <= dst->ne[0];
+    if (whole && gated) finishPairs<true>(row, count, first, sums);
+    else if (whole) finishPairs<false>(row, count, first, sums);
+    else
+      for (int t = 0; t < count; t++) finishRow(row + t, first, panels, sums + t * panels * panelOutputs);
+  }
+
+ private:
+  float* to(size_t row, int64_t first) const { return static_cast<float*>(dst->data) + row * dst->ne[0] + first; }
+
+  const float* added(size_t row, int64_t first) const {
+    if (!residual) return nullptr;
+    return reinterpret_cast<const float*>(static_cast<const char*>(residual->data) + row * residual->nb[1]) + first;
+  }
+
+  /// A whole pair of panels needs no masks: those took as long as the rest of it.
+  template <bool gates>
+  void finishPairs(size_t row, int count, int64_t first, const float* sums) const {
+    for (int t = 0; t < count; t++, sums += 2 * panelOutputs) {
+      float* result = to(row + t, first);
+      const float* add = added(row + t, first);
+#pragma GCC unroll 2
+      for (int i = 0; i < (gates ? 1 : 2) * panelOutputs; i += lanes) {
+        Vector value = load(sums + i);
+        if (gates) value = silu(value) * load(sums + panelOutputs + i);
+        if (bias) value = value + load(bias + first + i);
+        if (add) value = value + load(add + i);
+        store(result + i, value);
+      }
+    }
+  }
+
+  void finishRow(size_t row, int64_t first, int panels, const float* sums) const {
+    int64_t width = dst->ne[0], count = gated ? panelOutputs : panels * panelOutputs;
     if (count > width - first) count = width - first;
-    float* to = static_cast<float*>(dst->data) + row * width + first;
-    const float* add = residual ? reinterpret_cast<const float*>(static_cast<const char*>(residual->data) +
-                                                                 row * residual->nb[1]) + first
-                                : nullptr;
+    float* result = to(row, first);
+    const float* add = added(row, first);
     for (int64_t i = 0; i < count; i += lanes) {
       int left = int(count - i);
       Vector value = load(sums + i);
       if (gated) value = silu(value) * load(sums + panelOutputs + i);
       if (bias) value = value + load(bias + first + i, left);
       if (add) value = value + load(add + i, left);
-      store(to + i, value, left);
+      store(result + i, value, left);
     }
+  }
+};
+
+/// Sums of a tile that are finished row by row while the next tile is multiplied. Gated ones are not: their exponentials
+/// take turns with products all the same, and go quicker by six rows at once.
+struct Unfinished {
+  const Epilogue* epilogue;
+  const float* sums;
+  size_t row;
+  int64_t panel;
+  int panels, left;
+
+  /// Never inlined: a tile has its registers full.
+  __attribute__((noinline)) void finishOne() {
+    epilogue->finish(row++, 1, panel, panels, sums);
+    sums += panels * panelOutputs;
+    left--;
   }
 };
 
@@ -116,8 +164,11 @@ template <class Product>
 inline void pairByRows(const Product& product, const char* packed, size_t stride, int64_t panel, int panels,
                        size_t first, size_t end, bool asked, int64_t next, const Epilogue& epilogue) {
   const char* from = packed + panel * stride;
-  alignas(64) float sums[Product::rows * 2 * panelOutputs];
+  alignas(64) float both[2][Product::rows * 2 * panelOutputs];
+  Unfinished unfinished{&epilogue, nullptr, 0, panel, panels, 0};
+  int side = 0;
   for (size_t row = first; row < end;) {
+    float* sums = both[side];
     // Two halves rather than a full tile and a thin one, which would wait for its few sums.
     size_t left = end - row, most = Product::rows;
     int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
@@ -126,11 +177,18 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
     bool ahead = Product::asksAhead && next >= 0;
     if constexpr (Product::asksAhead)
       if (epilogue.adapted.slots && ahead) product.comingUp(epilogue.adapted.comingUp(row, count, next, 2));
+    if constexpr (Product::finishesBehind) product.unfinished = &unfinished;
     product.pair(from, stride, panels, row, count, cold, sums);
+    while (unfinished.left > 0) unfinished.finishOne();
     if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, ahead, sums);
-    for (int t = 0; t < count; t++) epilogue.finish(row + t, panel, panels, sums + t * panels * panelOutputs);
+    if (Product::finishesBehind && !epilogue.gated) {
+      unfinished.sums = sums, unfinished.row = row, unfinished.left = count;
+      side ^= 1;
+    } else epilogue.finish(row, count, panel, panels, sums);
     row += count;
   }
+  while (unfinished.left > 0) unfinished.finishOne();
+  if constexpr (Product::finishesBehind) product.unfinished = nullptr;
 }
 
 template <class Product>
@@ -141,7 +199,7 @@ inline void quadByRows(const Product& product, const char* packed, size_t stride
   for (int pair = 0; pair < 2; pair++) {
     float* own = sums + pair * rows * 2 * panelOutputs;
     if (epilogue.adapted.slots) epilogue.adapted.raise(0, int(rows), panel + pair * 2, 2, false, own);
-    for (size_t t = 0; t < rows; t++) epilogue.finish(t, panel + pair * 2, 2, own + t * 2 * panelOutputs);
+    epilogue.finish(0, int(rows), panel + pair * 2, 2, own);
   }
 }
 
@@ -226,12 +284,15 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   Product product;
   product.place(call->workspace->memory, placed, inputs);
   adapted.place(call->workspace->memory + placedBytes, rows);
-  preparePhase(call, int32_t(rows), [&](int32_t row) {
+  // Neighbouring rows share lines of scales, and what is asked for behind a row is the next one.
+  const int32_t run = rows >= 128 ? 16 : rows >= 32 ? 4 : 1;
+  preparePhase(call, int32_t(rows), run, [&](int32_t row) {
     const float* from = reinterpret_cast<const float*>(static_cast<const char*>(x->data) + row * x->nb[1]);
     if (normed || inputs > width) {
       float* own = reinterpret_cast<float*>(rw_thread_scratch(alignUp(inputs * 4)));
-      for (size_t k = 0; k < inputs; k++) own[k] = k < width ? from[k] : 0.0f;
-      if (normed) normRow(own, norm, epsilon, int(width), own);
+      if (normed) normRow(from, norm, epsilon, int(width), own);
+      else __builtin_memcpy(own, from, width * 4);
+      for (size_t k = width; k < inputs; k++) own[k] = 0.0f;
       from = own;
     }
     product.prepare(from, row);

@@ -43,7 +43,7 @@ inline const char* spreadPanel(const char* panel, size_t groups) {
 
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
-  static constexpr bool asksAhead = false;
+  static constexpr bool asksAhead = false, finishesBehind = false;
   static constexpr int rows = 64, fewRows = 0;
   static constexpr int partInputs = groupInputs / Codes::parts;
 

@@ -56,8 +56,18 @@ inline void sumFour(const VectorInt* values, int32_t* sums) {
 #endif
 }
 
-/// Scales of up to 16 blocks of a row, and by what their activations are multiplied to become codes. All maxima come
-/// first: a division waits for its block only. A block with a NaN has that for its scale, so that its products are none.
+/// Blocks whose maxima are found before any of them becomes codes: a division waits for its block only.
+constexpr size_t blocksAtOnce = 8;
+
+/// Asks for half of the lines that are `ahead` of these inputs, every second from the first or the second on. Another op
+/// wrote them, on another core perhaps: they lie in the last cache. Both passes ask, so that the memory never rests.
+inline void askForInputs(const float* x, size_t count, size_t second) {
+  constexpr size_t ahead = 2048;
+  for (size_t i = second * 16; i < count; i += 32) askForLine(x + ahead + i);
+}
+
+/// Scales of up to `blocksAtOnce` blocks of a row, and by what their activations are multiplied to become codes. A block
+/// with a NaN has that for its scale, so that its products are none.
 inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t first, size_t groups, float* inverse) {
   alignas(64) int32_t most[16] = {};
   alignas(64) float scales[16];
@@ -65,14 +75,13 @@ inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t firs
     const float* from = x + (first + g) * groupInputs;
     size_t end = (groups - g < scaleGroups ? groups - g : scaleGroups) * groupInputs;
     VectorInt highest[2] = {};
-    // Another op wrote them, for another core perhaps: they lie in the last cache.
-    for (size_t i = 0; i < end; i += 16) askForLine(from + i + 768);
+    askForInputs(from, end, 0);
     for (size_t i = 0; i < end; i += 2 * lanes)
       for (int v = 0; v < 2; v++)
         highest[v] = maximum(magnitudeBits(load(from + i + v * lanes)), highest[v]);
     most[g / scaleGroups] = maximumLane(maximum(highest[0], highest[1]));
   }
-  for (int b = 0; b < 16; b += lanes) {
+  for (size_t b = 0; b < blocksAtOnce; b += lanes) {
     Vector scale = load(reinterpret_cast<const float*>(most) + b) / splat(127.0f);
     store(scales + b, scale);
     // The inverse of a smaller one might be infinite.
@@ -81,32 +90,42 @@ inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t firs
   for (size_t g = 0; g < groups; g += scaleGroups) *rows.scale(first + g, row) = scales[g / scaleGroups];
 }
 
+/// Codes of whole parts, and all[part] whose lanes add up to the sum of a part's codes.
+template <int partInputs>
+inline void codesOf(const float* x, Vector factor, size_t parts, int8_t* codes, VectorInt* all) {
+  for (size_t part = 0; part < parts; part++) {
+    VectorInt sum = {};
+#pragma GCC unroll 8
+    for (int i = 0; i < partInputs; i += lanes) {
+      VectorInt rounded = toNearest(load(x + part * partInputs + i) * factor);
+      LaneCodes narrow = __builtin_convertvector(rounded, LaneCodes);
+      __builtin_memcpy(codes + part * partInputs + i, &narrow, sizeof narrow);
+      sum += rounded;
+    }
+    all[part] = sum;
+  }
+}
+
 template <class Codes>
 inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
   constexpr int partInputs = groupInputs / Codes::parts, blockParts = scaleGroups * Codes::parts;
-  for (size_t first = 0; first < rows.groups; first += 16 * scaleGroups) {
-    size_t left = rows.groups - first, groups = left < 16 * scaleGroups ? left : 16 * scaleGroups;
+  for (size_t first = 0; first < rows.groups; first += blocksAtOnce * scaleGroups) {
+    size_t left = rows.groups - first, groups = left < blocksAtOnce * scaleGroups ? left : blocksAtOnce * scaleGroups;
     alignas(64) float inverse[16];
     scalesOf(x, rows, row, first, groups, inverse);
     for (size_t block = 0; block < groups; block += scaleGroups) {
       VectorInt all[blockParts] = {};
-      const Vector factor = splat(inverse[block / scaleGroups]);
-      size_t end = (groups - block < scaleGroups ? groups - block : scaleGroups) * groupInputs;
+      size_t parts = (groups - block < scaleGroups ? groups - block : scaleGroups) * Codes::parts;
       size_t begin = (first + block) * groupInputs;
       int8_t* codes = rows.codes + row * rows.inputs + begin;
+      askForInputs(x + begin, parts * partInputs, 1);
       // Zeros, or what is no number: then the scale says so, and codes of it would be any.
-      bool coded = inverse[block / scaleGroups] != 0;
-      if (!coded) __builtin_memset(codes, 0, end);
-      for (size_t i = 0; coded && i < end; i += lanes) {
-        VectorInt rounded = toNearest(load(x + begin + i) * factor);
-        LaneCodes narrow = __builtin_convertvector(rounded, LaneCodes);
-        __builtin_memcpy(codes + i, &narrow, sizeof narrow);
-        all[i / partInputs] += rounded;
-      }
+      if (float factor = inverse[block / scaleGroups]; factor != 0) codesOf<partInputs>(x + begin, splat(factor), parts, codes, all);
+      else __builtin_memset(codes, 0, parts * partInputs);
       if (!Codes::offset && Codes::bias == 0) continue;
       alignas(16) int32_t sums[blockParts];
       for (int part = 0; part < blockParts; part += 4) sumFour(all + part, sums + part);
-      for (size_t at = 0; at < end / partInputs; at++) {
+      for (size_t at = 0; at < parts; at++) {
         size_t g = first + block + at / Codes::parts;
         if (Codes::offset) *rows.sum(g, row) = blockSums ? float(sums[at]) : *rows.scale(g, row) * float(sums[at]);
         if (Codes::bias) *rows.biasOf<Codes>(g, int(at % Codes::parts), row) = -int32_t(Codes::bias) * sums[at];
@@ -270,7 +289,7 @@ struct Stream {
 /// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other.
 template <class Codes, int P, int T>
 inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, Upcoming* upcoming,
-                        const Stream* stream, float* sums) {
+                        const Stream* stream, Unfinished* unfinished, float* sums) {
   // Narrow registers hold the sums of one panel's codes at a time.
   constexpr int together = lanes == 16 ? P : 1, V = together * panelVectors;
   Vector sum[P / together][T][V];
@@ -301,6 +320,7 @@ inline void productTile(const char* panel, size_t stride, const QuantisedRows& x
           for (int v = 0; v < V; v++) block[p][t][v] = zero();
       size_t end = first + scaleGroups < x.groups ? first + scaleGroups : x.groups;
       for (size_t g = first; g < end; g++) addGroup(g, block);
+      if (unfinished && unfinished->left > 0) unfinished->finishOne();
       for (int p = 0; p < P / together; p++)
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++)
@@ -319,10 +339,11 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
   static constexpr int rows = rowsAtOnce, panels = panelsAtOnce;
   static constexpr int fewRows = 0;
   static constexpr int packedFormat = Codes::format;
-  static constexpr bool compact = true, asksAhead = lanes == 16;
+  static constexpr bool compact = true, asksAhead = lanes == 16, finishesBehind = blockSums;
   QuantisedRows x;
   mutable Upcoming upcoming;
   mutable Stream stream;
+  mutable Unfinished* unfinished = nullptr;  // what the tile before has left to do
 
   /// `weights` come up behind the tiles of `count` rows; where there is one, its stream goes on there.
   void comingUp(const char* weights, size_t bytes, size_t count) const {
@@ -354,9 +375,9 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
     if constexpr (lanes == 16 && Codes::stream && P == 2 && T == 1) {
       stream.end = panel + 2 * stride;
       for (int p = 0; p < 2; p++)
-        productTile<Codes, 1, 1>(panel + p * stride, stride, x, row, cold, &upcoming, &stream, sums + p * panelOutputs);
+        productTile<Codes, 1, 1>(panel + p * stride, stride, x, row, cold, &upcoming, &stream, nullptr, sums + p * panelOutputs);
       stream.follows = nullptr;
-    } else productTile<Codes, P, T>(panel, stride, x, row, cold, &upcoming, nullptr, sums);
+    } else productTile<Codes, P, T>(panel, stride, x, row, cold, &upcoming, nullptr, unfinished, sums);
   }
 };
 

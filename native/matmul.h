@@ -392,7 +392,7 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   size_t leftSteps = plan.leftAtOnce ? plan.steps : 0;
   WholeSide left{Tiles::rows, plan.leftAtOnce ? plan.tiles : 0, leftSteps, leftSteps, true, packed + rightFloats};
   size_t rightPieces = right.pieces(), tailPieces = tailInputs > 0 ? plan.strips : 0;
-  preparePhase(call, int32_t(rightPieces + tailPieces + left.pieces()), [&](int32_t index) {
+  preparePhase(call, int32_t(rightPieces + tailPieces + left.pieces()), 1, [&](int32_t index) {
     size_t piece = size_t(index);
     if (piece < rightPieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
     else if (piece < rightPieces + tailPieces) tail.right.pack<Tiles, Tiles::width>(right.behind(piece - rightPieces));
