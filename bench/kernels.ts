@@ -187,6 +187,8 @@ class Products implements Disposable {
     const name = `${this.#format}Rows${rows}`
     const measured = (graph: Graph): Measured => ({
       [`${name}GigaflopsPerSecond`]: (2 * rows * inputs * outputs * copies) / quickestMs(graph) / 1e6,
+      // Memory has more than one speed here: what a figure at one row means hangs on the one that it met.
+      ...(rows === 1 && { [`${name}MemoryGigabytesPerSecond`]: bytes / quickestMs(plainRead) / 1e6 }),
     })
     const found: Comparison[] = []
     for (const [rival, copiesOf] of [
