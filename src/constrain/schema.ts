@@ -1,5 +1,6 @@
 import { callDepthMax, type Grammar, GrammarBuilder, returnNode, SchemaRefusal } from './grammar.ts'
 import { integer, keyBeside, mark, maybeSpace, number, string } from './json-texts.ts'
+import { formats, integerBetween } from './ranges.ts'
 
 export type Compiled = { ok: true; grammar: Grammar } | { ok: false; path: string; message: string }
 
@@ -17,7 +18,7 @@ const annotations = new Set(
   ),
 )
 const enforced = new Set(
-  'type enum const anyOf oneOf allOf $ref properties required additionalProperties items minItems maxItems minLength maxLength'.split(
+  'type enum const anyOf oneOf allOf $ref properties required additionalProperties items minItems maxItems minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum'.split(
     ' ',
   ),
 )
@@ -141,17 +142,48 @@ export class SchemaCompiler {
         return this.#array(schema, path, next)
       case 'string': {
         const [least, most] = boundsOf(schema, path, 'minLength', 'maxLength')
-        return string(grammar, next, least, most)
+        const format = formats.get(String(schema.format))
+        if (format === undefined) return string(grammar, next, least, most)
+        if (least > 0 || most !== undefined)
+          this.#refuseBeside({ format, ...lengthsOf(schema) }, path, 'format')
+        return grammar.literal('"', format(grammar, grammar.literal('"', next)))
       }
       case 'integer':
-        return integer(grammar, next)
+        return this.#integer(schema, path, next)
       case 'number':
+        for (const keyword of numberBounds) {
+          if (schema[keyword] !== undefined && !this.#loose)
+            throw new SchemaRefusal(join(path, keyword), `${keyword} is supported for the type integer only.`)
+        }
         return number(grammar, next)
       case 'boolean':
         return this.#either([grammar.literal('true', next), grammar.literal('false', next)])
       case 'null':
         return grammar.literal('null', next)
     }
+  }
+
+  #integer(schema: Schema, path: string, next: number): number {
+    const given = numberBounds.filter((keyword) => schema[keyword] !== undefined)
+    for (const keyword of given) {
+      if (typeof schema[keyword] !== 'number')
+        throw new SchemaRefusal(join(path, keyword), 'Expected a number.')
+    }
+    if (given.length === 0) return integer(this.#grammar, next)
+    const bound = (keyword: (typeof numberBounds)[number], absent: number) =>
+      (schema[keyword] as number) ?? absent
+    const low = Math.max(
+      Math.ceil(bound('minimum', -integerMost)),
+      Math.floor(bound('exclusiveMinimum', -integerMost - 1)) + 1,
+    )
+    const high = Math.min(
+      Math.floor(bound('maximum', integerMost)),
+      Math.ceil(bound('exclusiveMaximum', integerMost + 1)) - 1,
+    )
+    const [least, most] = [Math.max(low, -integerMost), Math.min(high, integerMost)]
+    if (least > most)
+      throw new SchemaRefusal(join(path, given[0]!), 'No whole number lies between the bounds.')
+    return integerBetween(this.#grammar, BigInt(least), BigInt(most), next)
   }
 
   #object(schema: Schema, path: string, next: number): number {
@@ -265,6 +297,14 @@ export class SchemaCompiler {
   }
 }
 
+const numberBounds = ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'] as const
+/** Whole numbers beyond it are not told apart by readers of JSON: with a bound, none is written. */
+const integerMost = Number.MAX_SAFE_INTEGER - 1
+
+function lengthsOf({ minLength, maxLength }: Schema): Schema {
+  return { ...(minLength !== undefined && { minLength }), ...(maxLength !== undefined && { maxLength }) }
+}
+
 function isObject(value: unknown): value is Schema {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
@@ -293,6 +333,7 @@ function impliedTypes(schema: Schema): readonly TypeName[] | undefined {
   const has = (...keywords: string[]) => keywords.some((keyword) => schema[keyword] !== undefined)
   if (has('properties', 'required', 'additionalProperties')) return ['object']
   if (has('items', 'minItems', 'maxItems')) return ['array']
+  if (has('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum')) return ['integer']
   return has('minLength', 'maxLength') ? ['string'] : undefined
 }
 

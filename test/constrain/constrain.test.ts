@@ -1,4 +1,6 @@
+import { isIPv4 } from 'node:net'
 import { expect, test } from 'vitest'
+import { z } from 'zod'
 import { Random } from '../../src/base/random.ts'
 import { Automaton } from '../../src/constrain/automaton.ts'
 import { Constraints, type TextUnderConstraint } from '../../src/constrain/constraint.ts'
@@ -129,6 +131,68 @@ test('within a string a mask is what walking every token gives, at any length th
     }
     expect(told).toBeGreaterThan(0)
   }
+})
+
+test('random walks stay between the bounds of integers, and reach both', () => {
+  const random = new Random(6)
+  for (const [low, high] of [
+    [0, 0],
+    [-3, 12],
+    [7, 7],
+    [95, 1203],
+    [-1200, -95],
+    [-1, 1],
+    [10, 99],
+    [0, 1e15],
+  ] as const) {
+    const constraint = { kind: 'json' as const, schema: { type: 'integer', minimum: low, maximum: high } }
+    const takes = (value: number) => {
+      const text = constraints.follow(constraint)!
+      return [...Buffer.from(String(value))].every((byte) => text.advance(byte)) && text.mayEnd
+    }
+    expect([low - 1, low, high, high + 1].map(takes), `${low} to ${high}`).toEqual([false, true, true, false])
+    for (let i = 0; i < 20; i++) {
+      const value = walk(constraints.follow(constraint)!, random, 60)
+      if (value === undefined) continue
+      expect(Number(value)).toBeGreaterThanOrEqual(low)
+      expect(Number(value)).toBeLessThanOrEqual(high)
+    }
+  }
+  const odd = { type: 'integer', exclusiveMinimum: 1.5, exclusiveMaximum: 4 }
+  const fit = [1, 2, 3, 4].filter((value) => {
+    const text = constraints.follow({ kind: 'json', schema: odd })!
+    return text.advance(48 + value)
+  })
+  expect(fit).toEqual([2, 3])
+})
+
+test('random walks under a format are what other readers take for it', () => {
+  const isReal = (text: string) => !Number.isNaN(Date.parse(text))
+  const readers: Record<string, (text: string) => boolean> = {
+    date: (text) => new Date(`${text}T00:00:00Z`).toISOString().startsWith(text),
+    time: (text) => isReal(`2026-01-01T${text}`),
+    'date-time': isReal,
+    uuid: (text) => z.guid().safeParse(text).success,
+    ipv4: (text) => isIPv4(text),
+    email: (text) => z.email().safeParse(text).success,
+  }
+  const random = new Random(8)
+  for (const [format, reads] of Object.entries(readers)) {
+    const constraint = { kind: 'json' as const, schema: { type: 'string', format } }
+    for (let i = 0; i < 30; i++) {
+      const text = JSON.parse(walk(constraints.follow(constraint)!, random, 200)!)
+      expect(reads(text), `${format}: ${text}`).toBe(true)
+    }
+  }
+  expect(compileSchema({ type: 'string', format: 'date', maxLength: 3 })).toMatchObject({
+    ok: false,
+    path: 'maxLength',
+  })
+  expect(compileSchema({ type: 'number', minimum: 3 })).toMatchObject({ ok: false, path: 'minimum' })
+  expect(compileSchema({ type: 'integer', minimum: 3, maximum: 2 })).toMatchObject({
+    ok: false,
+    path: 'minimum',
+  })
 })
 
 test('a text is taken or not as the schema says', () => {

@@ -165,7 +165,7 @@ test('a function that is not strict is held as far as its schema can be, and to 
     texts({ tools: [functionOf('f', parameters)], tool_choice: 'required' }, families[3]!.source, true)
   const bounded = loosely({
     type: 'object',
-    properties: { a: { type: 'integer', minimum: 3 } },
+    properties: { a: { type: 'integer', multipleOf: 3 } },
     required: ['a'],
   })
   expect(bounded.takes('{"name": "f", "parameters": {"a": 1}}')).toBe(true)
@@ -228,9 +228,9 @@ describe('through the official client', () => {
       [{ tools: strictTools, stop_token_ids: [3] }, 'stop_token_ids', 'tools'],
       [strict({ type: 'string' }), 'tools.1.function.parameters', 'object'],
       [
-        strict({ type: 'object', properties: { a: { type: 'integer', minimum: 3 } } }),
+        strict({ type: 'object', properties: { a: { type: 'integer', multipleOf: 3 } } }),
         'tools.1.function.parameters',
-        'properties.a.minimum',
+        'properties.a.multipleOf',
       ],
       [
         strict({ type: 'object', required: ['a'], additionalProperties: false }),
