@@ -286,9 +286,10 @@ struct Stream {
   }
 };
 
-/// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other.
+/// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other. A function of its own: within
+/// its caller g++ runs out of registers, and six rows take a quarter longer.
 template <class Codes, int P, int T>
-inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, Upcoming* upcoming,
+__attribute__((noinline)) inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, Upcoming* upcoming,
                         const Stream* stream, Unfinished* unfinished, float* sums) {
   // Narrow registers hold the sums of one panel's codes at a time.
   constexpr int together = lanes == 16 ? P : 1, V = together * panelVectors;
