@@ -76,6 +76,16 @@ export class EngineLoop {
       this.#admit(request)
       return
     }
+    const { scheduler } = this.#engine
+    if (this.#held.size >= scheduler.options.waitingMax) {
+      const retryAfterMs = scheduler.retryAfterMs()
+      this.#send({
+        type: 'admission',
+        id: request.id,
+        admission: { ok: false, code: 'queue_full', retryAfterMs },
+      })
+      return
+    }
     this.#held.set(request.id, 'wanted')
     void waiting.then(() => {
       const wish = this.#held.get(request.id)

@@ -344,7 +344,7 @@ describe('a request whose constraint is made elsewhere', () => {
   const texts = range(0, 32).map((token) => Buffer.from('[]1,'[token] ?? String.fromCharCode(65 + token)))
   const held = request({ id: 'held', maxTokens: 9, constraint: { kind: 'json', schema: { const: [1] } } })
 
-  function begin() {
+  function begin(options: Partial<SchedulerOptions> = {}) {
     const clock = new ManualClock()
     const sent: FromEngine[] = []
     const made = { resolve: () => {}, reject: (_: Error) => {} }
@@ -358,14 +358,16 @@ describe('a request whose constraint is made elsewhere', () => {
     }
     const constraints = new Constraints(() => texts, maker)
     const emit = (items: readonly RequestProgress[]) => sent.push({ type: 'progress', items })
-    const engine = new Engine(new FakeDevice(shape, clock), {}, clock, emit, { constraints })
+    const engine = new Engine(new FakeDevice(shape, clock), options, clock, emit, { constraints })
     const loop = new EngineLoop(engine, clock, (message) => sent.push(message))
+    const refused = () =>
+      sent.flatMap((m) => (m.type === 'admission' && !m.admission.ok ? [[m.id, m.admission.code]] : []))
     const ids = () => sent.flatMap((message) => (message.type === 'admission' ? [message.id] : []))
     const ends = () => {
       const items = sent.flatMap((message) => (message.type === 'progress' ? message.items : []))
       return items.flatMap(({ id, finish }) => (finish === undefined ? [] : [[id, finish.reason]]))
     }
-    return { loop, over: loop.run(), made, ids, ends }
+    return { loop, over: loop.run(), made, ids, ends, refused }
   }
 
   test('waits while others run to their end, and no second one waits for the same', async () => {
@@ -405,6 +407,18 @@ describe('a request whose constraint is made elsewhere', () => {
     late.made.resolve()
     await late.over
     expect([late.ids(), late.ends()]).toEqual([['held'], []])
+  })
+
+  test('is refused where as many wait so as may wait at all', async () => {
+    const { loop, over, made, ends, refused } = begin({ waitingMax: 1 })
+    loop.receive({ type: 'submit', request: held })
+    loop.receive({ type: 'submit', request: { ...held, id: 'more' } })
+    expect(refused()).toEqual([['more', 'queue_full']])
+    made.resolve()
+    while (ends().length === 0) await turn()
+    expect(ends()).toEqual([['held', 'stop']])
+    loop.receive({ type: 'drain', limitMs: 1000 })
+    await over
   })
 
   test('is held all the same where the thread dies', async () => {
