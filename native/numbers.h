@@ -10,7 +10,7 @@ namespace {
 
 /// Rounds to nearest, ties to even; by the instruction for it where the CPU has that. Numbers below the smallest normal
 /// one may become zero: products take them for that.
-inline void storeBfloat(Half* to, Vector value, int count, bool byInstruction) {
+inline void storeBfloat(Half* to, Vector value, int count, [[maybe_unused]] bool byInstruction) {
 #if defined(__AVX512F__)
   __m256i halves;
   if (byInstruction) asm("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(value));
