@@ -274,11 +274,10 @@ struct Upcoming {
 struct Stream {
   const char *end = nullptr, *follows = nullptr;  // null: right behind
 
-  /// Asks for the lines 1 KiB behind those of group g: mostly within the page, so that the hardware takes it for the stream
-  /// that it follows itself. 4 KiB ahead the two got in each other's way (0.6 of a plain read for q8 instead of 0.9).
+  /// Asks for the lines so far behind those of group g.
   template <class Codes>
   void ask(const char* panel, size_t g) const {
-    constexpr size_t distance = 1024, bytes = pairScalesAt(2, Codes::bytes) / 2;
+    constexpr size_t distance = Codes::streamAhead, bytes = Codes::groupBytes;
     for (size_t line = g * bytes / 64; line < (g + 1) * bytes / 64; line++) {
       const char* at = panel + line * 64 + distance;
       askForLine(follows && at >= end ? follows + (at - end) : at);
