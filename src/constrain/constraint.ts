@@ -55,7 +55,7 @@ export class Constraints {
     this.#maker = maker
   }
 
-  /** Makes elsewhere what {@link follow} needs; undefined where it has it. Never rejects. */
+  /** Makes elsewhere what {@link follow} needs; undefined where it has it. Rejects where the tokens' texts cannot be read. */
   prepare(constraint: Constraint): Promise<void> | undefined {
     const maker = this.#maker
     if (maker === undefined || this.#inUse.has(constraint)) return undefined
@@ -78,14 +78,22 @@ export class Constraints {
   }
 
   async #prepare(constraint: Constraint, key: string, maker: ConstraintMaker): Promise<void> {
-    this.#coming ??= maker
-      .tables()
-      .catch(() => tablesOf(this.#textsOf()))
-      .then((tables) => new Vocabulary(tables))
-    const compiled = await maker.compile(constraint).catch(() => compileConstraint(constraint))
+    this.#coming ??= this.#read(maker)
+    const compiling = maker.compile(constraint).catch(() => compileConstraint(constraint))
     this.#vocabulary ??= await this.#coming
+    const compiled = await compiling
     const automaton = this.#automata.get(key, () => automatonOf(compiled))
     this.#inUse.set(constraint, { automaton })
+  }
+
+  async #read(maker: ConstraintMaker): Promise<Vocabulary> {
+    try {
+      return new Vocabulary(await maker.tables().catch(() => tablesOf(this.#textsOf())))
+    } catch (error) {
+      // What cannot be read now may be read for the next request.
+      this.#coming = undefined
+      throw error
+    }
   }
 
   #automatonOf(constraint: Constraint): Automaton | undefined {

@@ -2,7 +2,7 @@ import { Problem } from '../http/problem.ts'
 import type { Admission, FailureCode, Finish, Refusal } from '../serve/request.ts'
 
 interface RefusalAnswer {
-  status: 400 | 404 | 409 | 429 | 503
+  status: 400 | 404 | 409 | 429 | 500 | 503
   /** The code that OpenAI uses where it has one. */
   code: string
   /** Whether the prompt's own field is to blame, which completions and chat name differently. */
@@ -60,6 +60,13 @@ export const refusals = {
     code: 'unsupported_parameter',
     blames: 'nothing',
     message: 'The tokens of this model cannot write what response_format asks for.',
+  },
+  constraint_unavailable: {
+    status: 500,
+    code: 'constraint_unavailable',
+    blames: 'nothing',
+    message:
+      "The tokenizer's files of this model cannot be read any more, so no answer can be held to a form: put its folder back. Requests without response_format and tools go on.",
   },
 } as const satisfies { [Code in Refusal]: RefusalAnswer }
 

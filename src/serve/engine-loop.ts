@@ -87,10 +87,14 @@ export class EngineLoop {
       return
     }
     this.#held.set(request.id, 'wanted')
-    void waiting.then(() => {
+    void waiting.then((isReady) => {
       const wish = this.#held.get(request.id)
       this.#held.delete(request.id)
-      this.#admit(request)
+      if (isReady) this.#admit(request)
+      else {
+        const admission = { ok: false, code: 'constraint_unavailable' } as const
+        this.#send({ type: 'admission', id: request.id, admission })
+      }
       if (wish === 'cancelled') this.#engine.cancel(request.id)
       this.#rouse()
     })

@@ -22,6 +22,8 @@ export interface EngineObservers {
   decisions?: (decision: Decision) => void
   /** Told when the draft model failed; the engine goes on without it. */
   draftFailed?: (message: string) => void
+  /** Told why a request was refused that was to be held to a constraint. */
+  constraintFailed?: (message: string) => void
   /** Without it, requests with a constraint are refused. */
   constraints?: Constraints
 }
@@ -80,9 +82,19 @@ export class Engine {
     return this.scheduler.roster.live
   }
 
-  /** What a request waits for before it is submitted, while the others go on; undefined where it need not. Never rejects. */
-  prepare({ constraint }: EngineRequest): Promise<void> | undefined {
-    return constraint && this.#observers.constraints?.prepare(constraint)
+  /**
+   * What a request waits for before it is submitted, while the others go on; undefined where it need not. Resolves to
+   * false where what holds it to its constraint cannot be made: it is not to be submitted. Never rejects.
+   */
+  prepare({ constraint }: EngineRequest): Promise<boolean> | undefined {
+    const preparing = constraint && this.#observers.constraints?.prepare(constraint)
+    return preparing?.then(
+      () => true,
+      (error) => {
+        this.#observers.constraintFailed?.(messageOf(error))
+        return false
+      },
+    )
   }
 
   submit(request: EngineRequest): Admission {

@@ -132,6 +132,7 @@ export type Refusal =
   | 'shutting_down'
   | 'unknown_adapter'
   | 'constraint_impossible'
+  | 'constraint_unavailable'
 
 /** Where a request stands that has not started; nine of ten waits lie inside the band. */
 export interface QueueEstimate {

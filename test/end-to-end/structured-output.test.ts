@@ -1,5 +1,8 @@
+import { cpSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import OpenAI from 'openai'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { ChatTemplate } from '../../src/tokenizer/chat-template.ts'
 import { fits } from '../constrain/schemas.ts'
 import { sharedData } from '../shared.ts'
@@ -154,5 +157,28 @@ describe.skipIf(stories === undefined)('structured output of a real engine', () 
       message: expect.stringContaining('properties.a.pattern'),
     })
     await expect(chat({ ignore_eos: true })).rejects.toMatchObject({ status: 400, param: 'ignore_eos' })
+  })
+})
+
+describe.skipIf(stories === undefined)('where the model folder went while it is served', () => {
+  test('requests with a form are refused, others go on, and the folder may come back', async () => {
+    const place = mkdtempSync(join(tmpdir(), 'ropeway-structured-'))
+    onTestFinished(() => rmSync(place, { recursive: true }))
+    const [folder, away] = [join(place, 'model'), join(place, 'away')]
+    cpSync(stories!, folder, { recursive: true, dereference: true })
+    await using served = await serveReal(folder, {}, { template })
+    const client = new OpenAI({ baseURL: `${served.url}/v1`, apiKey: 'none', maxRetries: 0 })
+    const ask = async (fields: object = {}) =>
+      await client.chat.completions.create({ model, messages, max_tokens: 200, ...fields, stream: false })
+    renameSync(folder, away)
+    await expect(ask({ response_format: bySchema })).rejects.toMatchObject({
+      status: 500,
+      code: 'constraint_unavailable',
+      message: expect.stringContaining('cannot be read any more'),
+    })
+    expect((await ask({ max_tokens: 8 })).choices[0]!.finish_reason).toBe('length')
+    renameSync(away, folder)
+    const { message } = (await ask({ response_format: bySchema, seed: 1 })).choices[0]!
+    expect(fits(schema, JSON.parse(message.content!)), message.content!).toBe(true)
   })
 })

@@ -356,9 +356,18 @@ describe('a request whose constraint is made elsewhere', () => {
       },
       compile: async (constraint) => compileConstraint(constraint),
     }
-    const constraints = new Constraints(() => texts, maker)
+    const failures: string[] = []
+    const readable = { now: true }
+    const read = () => {
+      if (readable.now) return texts
+      throw new Error('no tokenizer.json')
+    }
+    const constraints = new Constraints(read, maker)
     const emit = (items: readonly RequestProgress[]) => sent.push({ type: 'progress', items })
-    const engine = new Engine(new FakeDevice(shape, clock), options, clock, emit, { constraints })
+    const engine = new Engine(new FakeDevice(shape, clock), options, clock, emit, {
+      constraints,
+      constraintFailed: (message) => failures.push(message),
+    })
     const loop = new EngineLoop(engine, clock, (message) => sent.push(message))
     const refused = () =>
       sent.flatMap((m) => (m.type === 'admission' && !m.admission.ok ? [[m.id, m.admission.code]] : []))
@@ -367,7 +376,7 @@ describe('a request whose constraint is made elsewhere', () => {
       const items = sent.flatMap((message) => (message.type === 'progress' ? message.items : []))
       return items.flatMap(({ id, finish }) => (finish === undefined ? [] : [[id, finish.reason]]))
     }
-    return { loop, over: loop.run(), made, ids, ends, refused }
+    return { loop, over: loop.run(), made, ids, ends, refused, readable, failures }
   }
 
   test('waits while others run to their end, and no second one waits for the same', async () => {
@@ -417,6 +426,23 @@ describe('a request whose constraint is made elsewhere', () => {
     made.resolve()
     while (ends().length === 0) await turn()
     expect(ends()).toEqual([['held', 'stop']])
+    loop.receive({ type: 'drain', limitMs: 1000 })
+    await over
+  })
+
+  test('is refused alone where no tokenizer can be read, and the next one is held when it can again', async () => {
+    const { loop, over, made, ends, refused, readable, failures } = begin()
+    made.reject(new Error('the thread found no tokenizer.json'))
+    readable.now = false
+    loop.receive({ type: 'submit', request: held })
+    loop.receive({ type: 'submit', request: request({ id: 'free', maxTokens: 40 }) })
+    while (ends().length === 0) await turn()
+    expect([refused(), ends()]).toEqual([[['held', 'constraint_unavailable']], [['free', 'length']]])
+    expect(failures).toEqual(['no tokenizer.json'])
+    readable.now = true
+    loop.receive({ type: 'submit', request: { ...held, id: 'later' } })
+    while (ends().length === 1) await turn()
+    expect(ends()).toContainEqual(['later', 'stop'])
     loop.receive({ type: 'drain', limitMs: 1000 })
     await over
   })

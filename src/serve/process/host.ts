@@ -123,6 +123,7 @@ async function serve(
       ...(trace !== undefined && { trace: (line) => trace.write(line) }),
       ...(decisions !== undefined && { decisions: (decision) => decisions.write(decision) }),
       constraints: new Constraints(() => parts.textsOf(setup.modelPath), parts.makerOf(setup.modelPath)),
+      constraintFailed: (message) => log.warn(`A request with a constraint was refused: ${message}`),
       draftFailed: (message) => log.warn(`The draft model failed and is not used any more: ${message}`),
     },
     draft?.proposer,
