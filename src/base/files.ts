@@ -12,7 +12,7 @@ import {
   writeSync,
 } from 'node:fs'
 import { open } from 'node:fs/promises'
-import { homedir } from 'node:os'
+import { homedir, userInfo } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { messageOf, UserError } from './errors.ts'
 import type { Pause } from './pauses.ts'
@@ -113,7 +113,22 @@ export async function hashOfLargeFile(path: string, pause?: Pause): Promise<stri
   }
 }
 
+/** The user's home, by HOME or the list of users. Throws where neither has one, as in a container with a number for a user. */
+export function homeFolder(): string {
+  try {
+    // An empty HOME would make every folder below it one of the current folder.
+    const home = homedir() || userInfo().homedir
+    if (home !== '') return home
+  } catch {
+    // Nobody has this number.
+  }
+  throw new UserError('This user has no home folder.', {
+    failure: 'usage',
+    fix: 'Set HOME, or ROPEWAY_HOME for models and runs and XDG_CACHE_HOME for what can be made again.',
+  })
+}
+
 /** Where the user keeps what can be made again (XDG base directories). */
 export function userCacheFolder(): string {
-  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'ropeway')
+  return join(process.env.XDG_CACHE_HOME || join(homeFolder(), '.cache'), 'ropeway')
 }

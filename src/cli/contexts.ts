@@ -1,10 +1,9 @@
 /** Which service the command line talks to, as whom, in which project: named contexts in a file of the user's. */
 import { chmodSync, existsSync, readFileSync } from 'node:fs'
-import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
-import { writeFileAtomic } from '../base/files.ts'
+import { homeFolder, writeFileAtomic } from '../base/files.ts'
 
 const context = z.object({
   url: z.string(),
@@ -29,7 +28,7 @@ export const localContext = 'local'
 function contextsPath(): string {
   const { ROPEWAY_HOME, XDG_CONFIG_HOME } = process.env
   if (ROPEWAY_HOME) return join(ROPEWAY_HOME, 'contexts.json')
-  return join(XDG_CONFIG_HOME || join(homedir(), '.config'), 'ropeway', 'contexts.json')
+  return join(XDG_CONFIG_HOME || join(homeFolder(), '.config'), 'ropeway', 'contexts.json')
 }
 
 export function readContexts(): Contexts {

@@ -1,12 +1,11 @@
-import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { userCacheFolder } from '../base/files.ts'
+import { homeFolder, userCacheFolder } from '../base/files.ts'
 
 /** Where Ropeway keeps models and runs: ROPEWAY_HOME, or the XDG data folder. */
 export function ropewayHome(): string {
   const { ROPEWAY_HOME, XDG_DATA_HOME } = process.env
   if (ROPEWAY_HOME) return ROPEWAY_HOME
-  return join(XDG_DATA_HOME || join(homedir(), '.local', 'share'), 'ropeway')
+  return join(XDG_DATA_HOME || join(homeFolder(), '.local', 'share'), 'ropeway')
 }
 
 export function modelsFolder(): string {

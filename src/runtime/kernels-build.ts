@@ -16,7 +16,7 @@ import {
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { Worker } from 'node:worker_threads'
-import { messageOf } from '../base/errors.ts'
+import { messageOf, UserError } from '../base/errors.ts'
 import { hashOfFile, ownFile, userCacheFolder } from '../base/files.ts'
 
 const compilers = ['g++', 'clang++', 'c++'] as const
@@ -67,22 +67,40 @@ export type KernelBuild =
       tookMs: number
       /** Units that need instructions which the compiler is too old to know. */
       leftOut: readonly string[]
+      /** What $CXX names, where that does not answer and another compiler did the work. */
+      passedOver: string | undefined
     }
   | { ok: false; reason: string; fix: string }
 
 export interface Compiler {
   command: string
+  /** What stands before all other arguments, as in `ccache g++` or `g++ -m64`. */
+  leading: readonly string[]
   /** First line of `--version`. */
   version: string
+  passedOver: string | undefined
 }
 
-/** The first C++ compiler that answers, $CXX before the usual names. */
+/** The first C++ compiler that answers, $CXX before the usual names: as one path, or as a command with arguments. */
 export function findCompiler(): Compiler | undefined {
-  const wanted = process.env.CXX
-  for (const command of wanted ? [wanted, ...compilers] : compilers) {
-    const result = spawnSync(command, ['--version'], { encoding: 'utf8', timeout: 10_000 })
+  const wanted = process.env.CXX?.trim() ?? ''
+  const [first = '', ...words] = wanted.split(/\s+/)
+  const usual = compilers.map((command) => ({
+    command,
+    leading: [],
+    passedOver: wanted === '' ? undefined : wanted,
+  }))
+  const asked = [
+    { command: wanted, leading: [], passedOver: undefined },
+    { command: first, leading: words, passedOver: undefined },
+  ].filter(({ command }) => command !== '')
+  for (const way of [...asked, ...usual]) {
+    const result = spawnSync(way.command, [...way.leading, '--version'], {
+      encoding: 'utf8',
+      timeout: 10_000,
+    })
     const version = result.stdout?.split('\n')[0]?.trim()
-    if (result.status === 0 && version) return { command, version }
+    if (result.status === 0 && version) return { ...way, version }
   }
   return undefined
 }
@@ -97,7 +115,11 @@ export function kernelsNeedBuilding(): boolean {
   const source = nativeFolder()
   const compiler = process.env.ROPEWAY_KERNELS === 'ggml' ? undefined : findCompiler()
   if (source === undefined || compiler === undefined) return false
-  return wholeIn(join(kernelCacheFolder(), hashOf(source, compiler))) === undefined
+  try {
+    return wholeIn(join(kernelCacheFolder(), hashOf(source, compiler))) === undefined
+  } catch {
+    return false // no folder to keep them in, as buildKernels says
+  }
 }
 
 export function kernelCacheFolder(): string {
@@ -105,31 +127,39 @@ export function kernelCacheFolder(): string {
 }
 
 /** The library's path, compiled now if this source and compiler have not met before, or what they left is not whole. */
-export function buildKernels(cacheFolder = kernelCacheFolder()): KernelBuild {
+export function buildKernels(cacheFolder?: string): KernelBuild {
   const source = nativeFolder()
   if (source === undefined) {
     return { ok: false, reason: 'the folder native/ is missing', fix: 'Reinstall the ropeway package.' }
   }
   const compiler = findCompiler()
   if (compiler === undefined) {
+    const named = process.env.CXX ? `, and CXX, '${process.env.CXX}', does not answer` : ''
     return {
       ok: false,
-      reason: 'there is no C++ compiler (g++ or clang++)',
-      fix: 'Install one, for example: apt-get install g++. Until then plain ggml does the work.',
+      reason: `there is no C++ compiler (g++ or clang++)${named}`,
+      fix: 'Install one, for example: apt-get install g++.',
     }
   }
+  try {
+    return buildBy(compiler, source, cacheFolder ?? kernelCacheFolder())
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error
+    return { ok: false, reason: `compiled kernels cannot be kept: ${error.message}`, fix: error.fix ?? '' }
+  }
+}
+
+function buildBy(compiler: Compiler, source: string, cacheFolder: string): KernelBuild {
   const folder = join(cacheFolder, hashOf(source, compiler))
   const path = join(folder, libraryName())
+  const by = { ok: true, path, compiler: compiler.version, passedOver: compiler.passedOver } as const
   const found = wholeIn(folder)
-  if (found) return { ok: true, path, compiler: compiler.version, cached: true, tookMs: 0, ...found }
+  if (found) return { ...by, cached: true, tookMs: 0, ...found }
   const startMs = performance.now()
   try {
     const made = compileInto(folder, source, compiler)
-    if (typeof made === 'string') {
-      return { ok: false, reason: made, fix: 'Set CXX to another compiler, or ROPEWAY_KERNELS=ggml.' }
-    }
-    const tookMs = performance.now() - startMs
-    return { ok: true, path, compiler: compiler.version, cached: false, tookMs, ...made }
+    if (typeof made === 'string') return { ok: false, reason: made, fix: fixOf(made) }
+    return { ...by, cached: false, tookMs: performance.now() - startMs, ...made }
   } catch (error) {
     return {
       ok: false,
@@ -137,6 +167,12 @@ export function buildKernels(cacheFolder = kernelCacheFolder()): KernelBuild {
       fix: 'Set XDG_CACHE_HOME to a folder that can be written.',
     }
   }
+}
+
+function fixOf(failure: string): string {
+  return /no space left/i.test(failure)
+    ? 'Free some space (some 100 MB while it compiles), or set TMPDIR and XDG_CACHE_HOME to folders that have it.'
+    : 'Set CXX to another compiler, or ROPEWAY_KERNELS=ggml.'
 }
 
 /** What is written beside a library once it is whole. */
@@ -169,7 +205,7 @@ export function flagsOf(unit: string): readonly string[] {
 
 function hashOf(source: string, compiler: Compiler): string {
   const hash = createHash('sha256')
-  const parts = [process.platform, process.arch, compiler.command, compiler.version]
+  const parts = [process.platform, process.arch, compiler.command, ...compiler.leading, compiler.version]
   for (const unit of Object.keys(units)) parts.push(unit, ...flagsOf(unit))
   for (const part of parts) hash.update(part).update('\0')
   for (const name of readdirSync(source).sort()) {
@@ -224,7 +260,7 @@ function removeAbandoned(own: string): void {
 /** Old compilers do not know young instructions; the other units serve without them. */
 function knowsFlags(compiler: Compiler, flags: readonly string[]): boolean {
   if (!flags.some((flag) => flag.startsWith('-m'))) return true
-  const probe = [...flags, '-fsyntax-only', '-x', 'c++', '/dev/null']
+  const probe = [...compiler.leading, ...flags, '-fsyntax-only', '-x', 'c++', '/dev/null']
   return spawnSync(compiler.command, probe, { timeout: 10_000 }).status === 0
 }
 
@@ -254,7 +290,7 @@ const finish = (failure) => {
 let left = lists.length
 for (const list of lists) {
   execFile(command, list, { timeout, maxBuffer: 1 << 24 }, (error, _, stderr) => {
-    if (error) finish((stderr || error.message).trim())
+    if (error) finish(stderr.trim() || (error.killed ? 'it took too long' : \`it ended with \${error.signal ?? error.code} and said nothing\`))
     else if (--left === 0) finish('')
   })
 }`
@@ -263,7 +299,13 @@ for (const list of lists) {
 function runSideBySide(compiler: Compiler, lists: readonly (readonly string[])[]): string | undefined {
   const shared = new SharedArrayBuffer(8 + 65536)
   const state = new Int32Array(shared, 0, 2)
-  const workerData = { command: compiler.command, lists, timeout: compileLimitMs, shared }
+  const { command, leading } = compiler
+  const workerData = {
+    command,
+    lists: lists.map((list) => [...leading, ...list]),
+    timeout: compileLimitMs,
+    shared,
+  }
   // No loaders in there: they might wait for this thread.
   const worker = new Worker(spawner, { eval: true, workerData, execArgv: [] })
   // Two states: 1 while the failure is being written, 2 when it can be read.

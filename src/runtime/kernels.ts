@@ -338,8 +338,22 @@ function setsThatRunHere(symbols: Symbols): InstructionSet[] {
 }
 
 export type KernelStatus =
-  | { kernels: Kernels; compiler: string; tookMs: number; leftOut: readonly string[] }
+  | {
+      kernels: Kernels
+      compiler: string
+      tookMs: number
+      leftOut: readonly string[]
+      passedOver: string | undefined
+    }
   | { kernels: undefined; reason: string; fix: string }
+
+const plainByWish = 'ROPEWAY_KERNELS=ggml'
+
+/** What to tell whoever starts work that plain ggml has to do alone; nothing where that was asked for. */
+export function plainNote(status: KernelStatus): string | undefined {
+  if (status.kernels !== undefined || status.reason === plainByWish) return undefined
+  return `Plain ggml computes, several times slower than our kernels: ${status.reason}. ${status.fix}`
+}
 
 let status: KernelStatus | undefined
 
@@ -360,7 +374,7 @@ export function kernelStatus(): KernelStatus {
 /** The kernels of the `wanted` instruction set, or the best; undefined with the reason where plain ggml must do. */
 export function openKernels(wanted: string | undefined, cacheFolder?: string): KernelStatus {
   if (wanted === 'ggml') {
-    return { kernels: undefined, reason: 'ROPEWAY_KERNELS=ggml', fix: 'Unset ROPEWAY_KERNELS.' }
+    return { kernels: undefined, reason: plainByWish, fix: 'Unset ROPEWAY_KERNELS.' }
   }
   const set = instructionSets.find((name) => name === wanted)
   if (wanted && set === undefined) {
@@ -377,13 +391,14 @@ export function openKernels(wanted: string | undefined, cacheFolder?: string): K
       fix: build.fix,
     })
   }
-  const { compiler, tookMs, leftOut } = build
+  const { compiler, tookMs, leftOut, passedOver } = build
   try {
-    return { kernels: new Kernels(build.path, set), compiler, tookMs, leftOut }
+    return { kernels: new Kernels(build.path, set), compiler, tookMs, leftOut, passedOver }
   } catch (error) {
     if (error instanceof UserError) throw error
     const reason = `the compiled kernels cannot be loaded: ${messageOf(error)}`
-    return { kernels: undefined, reason, fix: `Delete ${build.path} and try again.` }
+    const fix = `Delete ${build.path} and try again, or set XDG_CACHE_HOME to a folder from which programs may run.`
+    return { kernels: undefined, reason, fix }
   }
 }
 

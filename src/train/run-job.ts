@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { systemClock } from '../base/clock.ts'
 import { writeFileAtomic } from '../base/files.ts'
 import { Device } from '../runtime/device.ts'
+import { kernelStatus, plainNote } from '../runtime/kernels.ts'
 import { kernelsNeedBuilding } from '../runtime/kernels-build.ts'
 import {
   type FoundCheckpoint,
@@ -139,6 +140,8 @@ async function withRun<Result>(
     ...(job.threads !== undefined && { threads: job.threads }),
   })
   device.keepThreads()
+  const plain = device.isHost ? plainNote(kernelStatus()) : undefined
+  if (plain !== undefined) note(plain)
   const { vocabularySize, bosToken, eosTokens } = data.kit.tokenizer
   if (preference !== undefined && pairs !== undefined) {
     await fillReferences(job, preference, pairs, device, {

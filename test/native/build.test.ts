@@ -5,6 +5,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  renameSync,
   rmSync,
   truncateSync,
   utimesSync,
@@ -15,7 +16,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { kernelFinding } from '../../src/cli/commands/doctor.ts'
-import { instructionSets, Kernels, openKernels } from '../../src/runtime/kernels.ts'
+import { instructionSets, Kernels, openKernels, plainNote } from '../../src/runtime/kernels.ts'
 import {
   buildKernels,
   findCompiler,
@@ -29,6 +30,8 @@ import { everyKernels } from './tensors.ts'
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-build-'))
 const cxx = process.env.CXX
 const path = process.env.PATH
+const kernelsModule = fileURLToPath(new URL('../../src/runtime/kernels.ts', import.meta.url))
+const tsx = import.meta.resolve('tsx')
 let cache = ''
 let runs = 0
 
@@ -83,14 +86,55 @@ test('a compiler that fails leaves a reason and what to do, and no library', () 
   expect(readdirSync(cache)).toEqual([])
 })
 
+test('a compiler that fails without a word, and a full disk, are told as that', () => {
+  process.env.CXX = compilerOf('silent-cxx', 'silent 1.0', 'exit 3')
+  expect(buildKernels(cache)).toMatchObject({
+    ok: false,
+    reason: expect.stringMatching(/silent-cxx failed: it ended with 3 and said nothing$/),
+  })
+  process.env.CXX = compilerOf(
+    'full-cxx',
+    'full 1.0',
+    'echo "cannot write: No space left on device" >&2; exit 1',
+  )
+  expect(buildKernels(cache)).toMatchObject({ fix: expect.stringMatching(/^Free some space.*TMPDIR/) })
+})
+
+test.skipIf(process.getuid?.() !== 0)('a user without a home gets plain ggml and is told what to set', () => {
+  const compiler = compilerOf('homeless-cxx', 'homeless 1.0', 'exit 1')
+  chmodSync(scratch, 0o755)
+  const program = `import { openKernels } from ${JSON.stringify(kernelsModule)}
+    delete process.env.HOME
+    delete process.env.XDG_CACHE_HOME
+    process.setuid(54321)
+    process.stdout.write(JSON.stringify(openKernels(undefined)))`
+  const child = spawnSync(process.execPath, ['--import', tsx, '--input-type=module', '-e', program], {
+    encoding: 'utf8',
+    env: { ...process.env, CXX: compiler },
+  })
+  expect(child.stderr).toBe('')
+  expect(JSON.parse(child.stdout)).toEqual({
+    reason: 'compiled kernels cannot be kept: This user has no home folder.',
+    fix: expect.stringMatching(/^Set HOME, .*XDG_CACHE_HOME/),
+  })
+})
+
+test('who starts work on plain ggml is told why and what to do, but for who asked for it', () => {
+  process.env.CXX = compilerOf('broken-cxx', 'broken 1.0', 'echo "no such thing" >&2; exit 1')
+  expect(plainNote(openKernels(undefined, cache))).toMatch(
+    /^Plain ggml computes, several times slower .*broken-cxx failed: no such thing\. Set CXX to another compiler/,
+  )
+  expect(plainNote(openKernels('ggml', cache))).toBeUndefined()
+})
+
 test('without a compiler plain ggml works, and doctor says what is missing and what it would bring', () => {
   process.env.PATH = scratch
-  delete process.env.CXX
+  process.env.CXX = join(scratch, 'nobody')
   const status = openKernels(undefined, cache)
   expect(status.kernels).toBeUndefined()
   const { ok, found, fix } = kernelFinding(status)
   expect(ok).toBe(false)
-  expect(found).toMatch(/plain ggml: there is no C\+\+ compiler/)
+  expect(found).toMatch(/plain ggml: there is no C\+\+ compiler .*, and CXX, '.*nobody', does not answer$/)
   expect(fix).toMatch(/apt-get install g\+\+.*several times as fast/)
   expect(() => openKernels('portable', cache)).toThrow(
     /asks for the portable kernels, but there is no C\+\+ compiler/,
@@ -127,6 +171,32 @@ describe.skipIf(everyKernels.length === 0)('the cache of compiled kernels', () =
     expect(second.path).not.toBe(first.path)
   })
 
+  test('CXX is a path with spaces, or a command with arguments, and one that does not answer is told', () => {
+    const spaced = join(scratch, 'my tools')
+    mkdirSync(spaced)
+    const ready = readyCompiler()
+    const compiler = join(spaced, 'my c++')
+    renameSync(ready, compiler)
+    process.env.CXX = compiler
+    cache = join(spaced, 'cache')
+    const status = openKernels(undefined, cache)
+    expect(status).toMatchObject({ compiler: 'ready 1.0', passedOver: undefined })
+    expect(kernelFinding(status).fix).toBeUndefined()
+    // As `ccache g++` does, it hands its arguments on.
+    process.env.CXX = `${compilerOf('launcher', 'no compiler', 'exec "$@"')} ${readyCompiler('ready 3.0')}`
+    const launched = built(buildKernels(cache))
+    expect(launched).toMatchObject({ cached: false, compiler: 'ready 3.0', passedOver: undefined })
+    renameSync(readyCompiler('ready 4.0'), join(spaced, 'g++'))
+    process.env.PATH = `${spaced}:${path}`
+    process.env.CXX = 'no-such-compiler --fast'
+    const other = openKernels(undefined, cache)
+    expect(other).toMatchObject({ compiler: 'ready 4.0', passedOver: 'no-such-compiler --fast' })
+    expect(kernelFinding(other)).toMatchObject({
+      ok: true,
+      fix: "CXX is 'no-such-compiler --fast', which does not answer to --version; this compiler was taken instead.",
+    })
+  })
+
   test('a library that was cut short is not loaded but built anew', () => {
     process.env.CXX = readyCompiler()
     const { path } = built(buildKernels(cache))
@@ -157,7 +227,6 @@ describe.skipIf(everyKernels.length === 0)('the cache of compiled kernels', () =
     const module = fileURLToPath(new URL('../../src/runtime/kernels-build.ts', import.meta.url))
     const program = `import { buildKernels } from ${JSON.stringify(module)}
       process.stdout.write(JSON.stringify(buildKernels(${JSON.stringify(cache)})))`
-    const tsx = import.meta.resolve('tsx')
     const outputs = await Promise.all(
       [0, 1].map(
         () =>

@@ -67,14 +67,23 @@ export function kernelFinding(status: KernelStatus): Finding {
     const fix = `${status.fix} Kernels of our own bring attention without copies of the cache and products several times as fast.`
     return { ok: false, subject: 'kernels', found: `plain ggml: ${status.reason}`, fix }
   }
-  const { instructionSet, available } = status.kernels
+  const { kernels, compiler, leftOut, passedOver } = status
+  const { instructionSet, available } = kernels
+  const fixes = [
+    ...(passedOver === undefined
+      ? []
+      : [`CXX is '${passedOver}', which does not answer to --version; this compiler was taken instead.`]),
+    ...(leftOut.length === 0
+      ? []
+      : [
+          `This compiler is too old for ${setsOf(leftOut)}: a newer g++ or clang++ brings the faster kernels of CPUs that have them.`,
+        ]),
+  ]
   return {
     ok: true,
     subject: 'kernels',
-    found: `${instructionSet} of ${available.join(', ')} (${status.compiler})`,
-    ...(status.leftOut.length > 0 && {
-      fix: `This compiler is too old for ${setsOf(status.leftOut)}: a newer g++ or clang++ brings the faster kernels of CPUs that have them.`,
-    }),
+    found: `${instructionSet} of ${available.join(', ')} (${compiler})`,
+    ...(fixes.length > 0 && { fix: fixes.join(' ') }),
   }
 }
 

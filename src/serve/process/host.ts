@@ -13,7 +13,7 @@ import { countParameters, type Definition } from '../../models/registry.ts'
 import { loadWeights, type Weights } from '../../models/weights.ts'
 import { Device } from '../../runtime/device.ts'
 import { nativeLog } from '../../runtime/ffi.ts'
-import { loadKernels } from '../../runtime/kernels.ts'
+import { type Kernels, kernelStatus, plainNote } from '../../runtime/kernels.ts'
 import { kernelsNeedBuilding } from '../../runtime/kernels-build.ts'
 import { Engine } from '../engine.ts'
 import { EngineLoop } from '../engine-loop.ts'
@@ -80,6 +80,15 @@ async function run(
   }
 }
 
+function kernelsFor(device: Device, note: (text: string) => void): Kernels | undefined {
+  if (!device.isHost) return undefined
+  if (kernelsNeedBuilding()) note('Compiling kernels for this machine, once.')
+  const status = kernelStatus()
+  const plain = plainNote(status)
+  if (plain !== undefined) note(plain)
+  return status.kernels
+}
+
 async function serve(
   setup: EngineSetup,
   parts: ConstraintParts,
@@ -92,11 +101,9 @@ async function serve(
     ...(setup.threads !== undefined && { threads: setup.threads }),
   })
   using model = openModel(setup.modelPath)
-  if (device.isHost && kernelsNeedBuilding())
-    send({ type: 'note', text: 'Compiling kernels for this machine, once.' })
   const weights = loadWeights(model, device, {
     quantize: setup.quantize,
-    kernels: device.isHost ? loadKernels() : undefined,
+    kernels: kernelsFor(device, (text) => send({ type: 'note', text })),
     onProgress: (share) => send({ type: 'loading', share }),
   })
   const { definition } = model
