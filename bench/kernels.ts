@@ -35,6 +35,8 @@ export const parameters = {
   outputs: { small: 96, large: 6144 },
   weightMiB: { small: 1, large: 256 },
   rowsMax: { small: 8, large: 512 },
+  /** Measured beside byte products in registers whatever `rowsMax` is: code that became slow shows there, a slow machine does not. */
+  registerRows: { small: 128, large: 512 },
   sequences: { small: 2, large: 32 },
   context: { small: 64, large: 512 },
   /** More than the last cache holds, so that the comparison is of memory. */
@@ -148,16 +150,12 @@ class Products implements Disposable {
   }
 
   /** Products of codes at many rows beside what the registers allow. */
-  async compareWithRegisters(
-    rows: number,
-    name: string,
-    ours: Graph,
-    flop: number,
-    say: (line: string) => void,
-  ) {
+  async compareWithRegisters(rows: number, say: (line: string) => void): Promise<Comparison[]> {
     const { graph, gigaflop } = this.#registers(rows)
     using registers = graph
-    const figure = `${name}GigaflopsPerSecond`
+    using ours = this.#products(rows)
+    const figure = `${this.#format}Rows${rows}GigaflopsPerSecond`
+    const flop = this.#flop(rows)
     return await interleave(
       this.#wanted.pairs,
       side('ropeway', () => ({ [figure]: flop / quickestMs(ours) / 1e6 })),
@@ -171,14 +169,22 @@ class Products implements Disposable {
     return Math.max(2, Math.min(this.#plain.length, Math.ceil(256 / rows)))
   }
 
-  async compare(rows: number, say: (line: string) => void): Promise<Comparison[]> {
-    const { inputs, outputs, pairs } = this.#wanted
+  #products(rows: number): Graph {
     const params = { normed: 0, biased: 0, residual: 0, gated: 0, adapted: 0, epsilon: 0 }
     const { fn, userdata } = this.#context.call(linearOps[this.#format], params)
-    const read = this.#context.call('read_bytes', {})
-    using ours = this.#graph(rows, ({ ops }, x, copy) =>
-      ops.custom('linear', fn, 'F32', [rows, outputs], [x, this.#packed[copy]!], userdata),
+    return this.#graph(rows, ({ ops }, x, copy) =>
+      ops.custom('linear', fn, 'F32', [rows, this.#wanted.outputs], [x, this.#packed[copy]!], userdata),
     )
+  }
+
+  #flop(rows: number): number {
+    return 2 * rows * this.#wanted.inputs * this.#wanted.outputs * this.#copiesFor(rows)
+  }
+
+  async compare(rows: number, say: (line: string) => void): Promise<Comparison[]> {
+    const { pairs } = this.#wanted
+    const read = this.#context.call('read_bytes', {})
+    using ours = this.#products(rows)
     using plainRead = this.#graph(1, ({ ops }, _, copy) =>
       ops.custom('read', read.fn, 'I32', [1], [this.#packed[copy]!], read.userdata),
     )
@@ -186,7 +192,7 @@ class Products implements Disposable {
     const bytes = copies * this.#packed[0]!.bytes
     const name = `${this.#format}Rows${rows}`
     const measured = (graph: Graph): Measured => ({
-      [`${name}GigaflopsPerSecond`]: (2 * rows * inputs * outputs * copies) / quickestMs(graph) / 1e6,
+      [`${name}GigaflopsPerSecond`]: this.#flop(rows) / quickestMs(graph) / 1e6,
       // Memory has more than one speed here: what a figure at one row means hangs on the one that it met.
       ...(rows === 1 && { [`${name}MemoryGigabytesPerSecond`]: bytes / quickestMs(plainRead) / 1e6 }),
     })
@@ -206,10 +212,8 @@ class Products implements Disposable {
         )),
       )
     }
-    const flop = 2 * rows * inputs * outputs * copies
     const coded = this.#format.startsWith('q')
-    if (coded && rows >= rowsBoundByArithmetic)
-      found.push(...(await this.compareWithRegisters(rows, name, ours, flop, say)))
+    if (coded && rows >= rowsBoundByArithmetic) found.push(...(await this.compareWithRegisters(rows, say)))
     if (rows > 1) return found
     const figure = `${this.#format}GigabytesPerSecond`
     const bandwidth = await interleave(
@@ -375,6 +379,8 @@ export async function compareKernels(
     for (const rows of rowCounts) {
       if (rows <= wanted.rowsMax) comparisons.push(...(await products.compare(rows, say)))
     }
+    if (weight.packed === 'q8' && wanted.registerRows > wanted.rowsMax)
+      comparisons.push(...(await products.compareWithRegisters(wanted.registerRows, say)))
   }
   for (const shape of attentionShapes) {
     comparisons.push(...(await compareDecode(device, kernels, wanted, shape, say)))

@@ -25,6 +25,7 @@ import {
   nativeFolder,
   units,
 } from '../../src/runtime/kernels-build.ts'
+import { functionsWith, loopsWith } from './machine-code.ts'
 import { everyKernels } from './tensors.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-build-'))
@@ -283,6 +284,40 @@ test.skipIf(findCompiler() === undefined || process.arch !== 'x64')(
       ok: true,
       fix: expect.stringMatching(/too old for avx512, amx:/),
     })
+  },
+)
+
+/** By format: instructions of the loop at the most, and how many of them may find a vector on the stack. */
+const hotLoops = [
+  ['PairScaled<EightBits', 300, 0],
+  ['PairScaled<FourBits', 315, 8],
+  ['PairScaled<FiveBits', 355, 16],
+  ['GroupScaled<FourBits', 315, 0],
+  ['GroupScaled<FiveBits', 345, 0],
+  ['BlockScaled<FourBits', 370, 8],
+  ['BlockScaled<FiveBits', 400, 16],
+  ['Q6KCodes', 430, 25],
+] as const
+// Another compiler, or another version, makes other code: what this holds to was seen to be quick with this one.
+const library = everyKernels[0]?.path
+const tiles =
+  library !== undefined &&
+  process.arch === 'x64' &&
+  /^g\+\+ .* 12\.\d+\.\d+$/.test(findCompiler()?.version ?? '')
+    ? functionsWith(library, 'productTile<')
+    : undefined
+
+test.skipIf(tiles === undefined).each(hotLoops)(
+  'g++ 12 multiplies six rows of %s in one loop, and takes no more than %i instructions and %i vectors on the stack for it',
+  (format, instructionsMax, spilledMax) => {
+    // Where it is inlined, g++ runs out of registers, and a prompt takes a quarter longer.
+    const [, place] =
+      [...tiles!].find(([name]) => name.includes(`productTile<${format}`) && name.includes(', 2, 6>')) ?? []
+    expect(place, 'a function of its own').toBeDefined()
+    const [loop] = loopsWith(library!, place!, 'vpdpbusd')
+    expect(loop).toMatchObject({ counted: 96 })
+    expect(loop!.instructions).toBeLessThanOrEqual(instructionsMax)
+    expect(loop!.spilled).toBeLessThanOrEqual(spilledMax)
   },
 )
 
