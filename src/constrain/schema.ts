@@ -1,3 +1,5 @@
+import { type ExpressionBudget, ExpressionRefusal, expressionWorkMax } from './expression.ts'
+import { matchingString } from './expression-strings.ts'
 import { callDepthMax, type Grammar, GrammarBuilder, returnNode, SchemaRefusal } from './grammar.ts'
 import { integer, keyBeside, mark, maybeSpace, number, string } from './json-texts.ts'
 import { formats, integerBetween } from './ranges.ts'
@@ -18,7 +20,7 @@ const annotations = new Set(
   ),
 )
 const enforced = new Set(
-  'type enum const anyOf oneOf allOf $ref properties required additionalProperties items minItems maxItems minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum'.split(
+  'type enum const anyOf oneOf allOf $ref properties required additionalProperties items minItems maxItems minLength maxLength pattern minimum maximum exclusiveMinimum exclusiveMaximum'.split(
     ' ',
   ),
 )
@@ -54,6 +56,7 @@ export class SchemaCompiler {
   readonly #root: unknown
   readonly #grammar: GrammarBuilder
   readonly #loose: boolean
+  readonly #budget: ExpressionBudget = { work: expressionWorkMax }
   readonly #references = new Map<string, number>()
   #any: number | undefined
   #depth = 0
@@ -140,14 +143,8 @@ export class SchemaCompiler {
         return this.#object(schema, path, next)
       case 'array':
         return this.#array(schema, path, next)
-      case 'string': {
-        const [least, most] = boundsOf(schema, path, 'minLength', 'maxLength')
-        const format = formats.get(String(schema.format))
-        if (format === undefined) return string(grammar, next, least, most)
-        if (least > 0 || most !== undefined)
-          this.#refuseBeside({ format, ...lengthsOf(schema) }, path, 'format')
-        return grammar.literal('"', format(grammar, grammar.literal('"', next)))
-      }
+      case 'string':
+        return this.#string(schema, path, next)
       case 'integer':
         return this.#integer(schema, path, next)
       case 'number':
@@ -160,6 +157,29 @@ export class SchemaCompiler {
         return this.#either([grammar.literal('true', next), grammar.literal('false', next)])
       case 'null':
         return grammar.literal('null', next)
+    }
+  }
+
+  #string(schema: Schema, path: string, next: number): number {
+    const grammar = this.#grammar
+    const [least, most] = boundsOf(schema, path, 'minLength', 'maxLength')
+    const format = formats.get(String(schema.format))
+    if (format !== undefined) {
+      const { minLength, maxLength, pattern } = schema
+      const beside = { ...(least > 0 && { minLength }), maxLength, pattern }
+      for (const [keyword, value] of Object.entries(beside)) {
+        if (value !== undefined) this.#refuseBeside({ [keyword]: value }, path, 'format')
+      }
+      return grammar.literal('"', format(grammar, grammar.literal('"', next)))
+    }
+    if (schema.pattern === undefined) return string(grammar, next, least, most)
+    try {
+      if (typeof schema.pattern !== 'string') throw new ExpressionRefusal('Expected a regular expression.')
+      return matchingString(grammar, next, schema.pattern, this.#budget, least, most)
+    } catch (error) {
+      if (!(error instanceof ExpressionRefusal)) throw error
+      if (this.#loose) return string(grammar, next, least, most)
+      throw new SchemaRefusal(join(path, 'pattern'), error.message)
     }
   }
 
@@ -301,10 +321,6 @@ const numberBounds = ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximu
 /** Whole numbers beyond it are not told apart by readers of JSON: with a bound, none is written. */
 const integerMost = Number.MAX_SAFE_INTEGER - 1
 
-function lengthsOf({ minLength, maxLength }: Schema): Schema {
-  return { ...(minLength !== undefined && { minLength }), ...(maxLength !== undefined && { maxLength }) }
-}
-
 function isObject(value: unknown): value is Schema {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
@@ -334,7 +350,7 @@ function impliedTypes(schema: Schema): readonly TypeName[] | undefined {
   if (has('properties', 'required', 'additionalProperties')) return ['object']
   if (has('items', 'minItems', 'maxItems')) return ['array']
   if (has('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum')) return ['integer']
-  return has('minLength', 'maxLength') ? ['string'] : undefined
+  return has('minLength', 'maxLength', 'pattern') ? ['string'] : undefined
 }
 
 function isOfType(value: unknown, type: TypeName): boolean {

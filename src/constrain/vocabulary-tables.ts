@@ -16,7 +16,10 @@ export interface VocabularyTables {
   readonly bytes: Uint8Array
   readonly offsets: Int32Array
   readonly all: TokenTree
-  /** Characters of each token that may stand within a JSON string as it is; 0 for any other token. */
+  /**
+   * Characters of each token that may stand within a JSON string as it is, and that `.` of a regular expression stands
+   * for; 0 for any other token.
+   */
   readonly plain: Uint16Array
   /** Those other tokens: that end a string, escape, or hold a part of a character. */
   readonly others: TokenTree
@@ -50,11 +53,11 @@ export function buffersOfTables({ bytes, offsets, plain, all, others }: Vocabula
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
-/** Characters, where the text is whole ones that a JSON string holds unescaped; else 0. */
+/** Characters, where the text is whole ones that a JSON string holds unescaped and that end no line; else 0. */
 function plainCharacters(text: Uint8Array): number {
   if (text.some((byte) => byte < 0x20 || byte === 0x22 || byte === 0x5c)) return 0
   try {
-    utf8.decode(text)
+    if (/[\u2028\u2029]/.test(utf8.decode(text))) return 0
   } catch (error) {
     if (error instanceof TypeError) return 0
     throw error

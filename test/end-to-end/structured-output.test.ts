@@ -149,7 +149,7 @@ describe.skipIf(stories === undefined)('structured output of a real engine', () 
     const body = { model, prompt: 'Once', max_tokens: 200, seed: 3, response_format: bySchema }
     const answer = await client.completions.create({ ...body, stream: false })
     expect(fits(schema, JSON.parse(answer.choices[0]!.text))).toBe(true)
-    const wrong = { type: 'object', properties: { a: { type: 'string', pattern: 'a+' } } }
+    const wrong = { type: 'object', properties: { a: { type: 'string', pattern: '(a)\\1' } } }
     const response_format = { type: 'json_schema', json_schema: { name: 'wrong', schema: wrong } }
     await expect(chat({ response_format })).rejects.toMatchObject({
       status: 400,
