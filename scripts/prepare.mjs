@@ -25,13 +25,17 @@ export function install() {
 /** Installs and builds. */
 export function prepare() {
   install()
-  const sources = [...filesUnder('src'), 'package-lock.json', 'tsdown.config.ts']
+  const page = filesUnder('console').filter((file) => !file.includes('node_modules'))
+  const sources = [...filesUnder('src'), ...page, 'package-lock.json', 'tsdown.config.ts']
   const wanted = hashOf(sources)
   const mark = join(root, 'dist', '.built')
   if (existsSync(mark) && readFileSync(mark, 'utf8') === wanted) return
   console.error('Building ...')
   const tsdown = join(root, 'node_modules', 'tsdown', 'dist', 'run.mjs')
   run(process.execPath, [tsdown, '--log-level', 'error'], 'The sources could not be built.')
+  // After it: tsdown empties dist.
+  const vite = join(root, 'node_modules', 'vite', 'bin', 'vite.js')
+  run(process.execPath, [vite, 'build', '--logLevel', 'error', 'console'], 'The page could not be built.')
   mkdirSync(join(root, 'dist'), { recursive: true })
   writeFileSync(mark, wanted)
 }

@@ -16,6 +16,11 @@ const checks =
     : [
         ['types', join('node_modules', 'typescript', 'bin', 'tsc'), ['--noEmit']],
         [
+          'types of the page',
+          join('node_modules', 'typescript', 'bin', 'tsc'),
+          ['--noEmit', '-p', 'console'],
+        ],
+        [
           'style',
           join('node_modules', '@biomejs', 'biome', 'bin', 'biome'),
           ['check', '--error-on-warnings', '.'],

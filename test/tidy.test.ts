@@ -77,6 +77,18 @@ test('folders import only what the layer table in ARCHITECTURE.md lets them', ()
   expect(wrong).toEqual([])
 })
 
+test('the page imports nothing of src but what runs in a browser', () => {
+  const wrong = filesUnder('console/src', ['.ts', '.tsx']).flatMap((path) => {
+    const { importedFiles } = ts.preProcessFile(readFileSync(join(root, path), 'utf8'), true, true)
+    const targets = importedFiles.filter(({ fileName }) => fileName.startsWith('.'))
+    return targets
+      .map(({ fileName }) => relative(root, resolve(root, dirname(path), fileName)))
+      .filter((target) => !/^(console\/src|src\/api|src\/base)\//.test(target))
+      .map((target) => `${path} imports ${target}`)
+  })
+  expect(wrong).toEqual([])
+})
+
 test('imports run in no circle', () => {
   const graph = new Map(
     product.map(({ path, imports }) => [path, imports.filter((target) => target.startsWith('src/'))]),
@@ -137,8 +149,8 @@ function withoutRegexCalls(text: string): string {
 }
 
 test('no file holds an absolute path of a developer machine or the host of a package registry', () => {
-  const endings = ['.ts', '.md', '.mjs', '.js', '.json', '.jsonl', '.cpp', '.h', '.yml']
-  const folders = ['src', 'test', 'bench', 'docs', 'native', 'examples', 'scripts', 'bin']
+  const endings = ['.ts', '.tsx', '.md', '.mjs', '.js', '.json', '.jsonl', '.cpp', '.h', '.yml']
+  const folders = ['src', 'console/src', 'test', 'bench', 'docs', 'native', 'examples', 'scripts', 'bin']
   const top = readdirSync(root).filter((name) => endings.some((ending) => name.endsWith(ending)))
   const files = [
     ...folders.filter((folder) => existsSync(join(root, folder))).flatMap((f) => filesUnder(f, endings)),

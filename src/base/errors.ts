@@ -68,7 +68,7 @@ const systemRefusals: Readonly<Record<string, { what: string; fix: string; mayPa
 
 /** A refusal of the system as what a person can act on; undefined for anything else. `doing` says what was tried. */
 export function systemRefusal(error: unknown, doing?: string): UserError | undefined {
-  const { code } = error as NodeJS.ErrnoException
+  const { code } = error as { code?: string }
   const known = code !== undefined && Object.hasOwn(systemRefusals, code) ? systemRefusals[code] : undefined
   if (known === undefined || !(error instanceof Error)) return undefined
   const { what, fix, mayPass } = known

@@ -9,6 +9,7 @@ import { benchCommand } from './commands/bench.ts'
 import { chatCommand } from './commands/chat.ts'
 import { checkpointCommand } from './commands/checkpoints.ts'
 import { completionCommands } from './commands/completion.ts'
+import { consoleCommand } from './commands/console.ts'
 import { contextCommand } from './commands/context.ts'
 import { credentialCommand } from './commands/credentials.ts'
 import { curveCommand } from './commands/curve.ts'
@@ -52,6 +53,7 @@ export function buildProgram(): Command {
   loginCommands(program)
   secondFactorCommand(program)
   sessionCommand(program)
+  consoleCommand(program)
   contextCommand(program)
   organisationCommand(program)
   projectCommand(program)

@@ -1,4 +1,7 @@
 /** What `ropeway up` is made of: every noun adds a line to each list that it needs. */
+import { dirname, join } from 'node:path'
+import { ownFile } from '../base/files.ts'
+import { consoleSurface } from '../control/console/surface.ts'
 import { deploymentMigrations } from '../control/deployments/migration.ts'
 import { usesOfDeployments } from '../control/deployments/uses.ts'
 import { jobMigrations } from '../control/jobs/migration.ts'
@@ -50,7 +53,8 @@ export function routesOf(parts: Parts): readonly RouteModule[] {
 
 /** Answers of other shapes than the service's own. */
 export function surfacesOf(parts: Parts): readonly Surface[] {
-  return [tuningRoom(parts).surface, servingOf(parts).surface]
+  const page = ownFile(join('dist', 'console', 'index.html'))
+  return [tuningRoom(parts).surface, servingOf(parts).surface, consoleSurface(page && dirname(page))]
 }
 
 /** Started in this order once the service answers, stopped in the opposite one before it ends. */

@@ -6,6 +6,7 @@ import type { DeploymentView } from '../api/control/deployments.ts'
 import { UserError } from '../base/errors.ts'
 import { ownFile } from '../base/files.ts'
 import { firstProject } from '../control/people/first-owner.ts'
+import { signInAddress } from './commands/console.ts'
 import { localContext, readContexts } from './contexts.ts'
 import { modelsFolder } from './home.ts'
 import { isLoopback } from './listening.ts'
@@ -52,7 +53,7 @@ async function starterAnswers({ steps, threads, host }: StartFlags, signal: Abor
     const options = { client, project: firstProject, steps, threads, isPublic: isLoopback(host), signal }
     const deployment = await makeStarter({ ...options, texts: starterTexts })
     if (deployment === undefined) process.exitCode = 130
-    else announce(deployment, url)
+    else announce(deployment, await signInAddress(client))
   } catch (error) {
     // A wait that was given up.
     if (!signal.aborted) throw error
@@ -75,7 +76,8 @@ function sayOfEarlierOne(): void {
   note(`The starter of an earlier Ropeway stays in ${folder}; \`ropeway serve ${folder}\` serves it.`)
 }
 
-function announce({ url: given, public: isPublic }: DeploymentView, service: string): void {
+/** `page`: an address that signs a browser in. */
+function announce({ url: given, public: isPublic }: DeploymentView, page: string): void {
   const url = given ?? ''
   note(`\n${bold(starterName)} answers at ${cyan(url)}\n`)
   const key = isPublic ? '' : ` -H 'authorization: Bearer KEY'`
@@ -92,5 +94,8 @@ function announce({ url: given, public: isPublic }: DeploymentView, service: str
   note(`  ${ropeway} model lineage ${starterName}                    what it was made of`)
   note(`  ${ropeway} train ${example}           a model of your own, as a job`)
   note(`  ${ropeway} deployment create whale --model checkpoint:whale@latest --public\n`)
-  note(`The service behind it is at ${cyan(service)}; the command line knows the way. Ctrl-C stops it all.`)
+  note(`  ${ropeway} console                                  the page again, signed in\n`)
+  note('A page shows all of it, at an address that works once, within five minutes:')
+  note(`  ${cyan(page)}\n`)
+  note('Ctrl-C stops it all.')
 }

@@ -181,7 +181,9 @@ async function greet(store: Store, url: string, owner: string | undefined): Prom
     const saved = readContexts().contexts[localContext]
     // Another port than last time: the command line should find it.
     if (saved !== undefined && saved.url !== url) saveContext(localContext, { ...saved, url })
-    note(`\nThe service answers at ${cyan(url)}. Ctrl-C stops it.`)
+    note(
+      `\nThe service answers at ${cyan(url)}; \`ropeway console\` signs a browser in there. Ctrl-C stops it.`,
+    )
     return
   }
   saveContext(localContext, { url, token: first.key, project: firstProject })
@@ -189,7 +191,7 @@ async function greet(store: Store, url: string, owner: string | undefined): Prom
   note('Your key, shown this once (the command line of this machine has it in its context "local"):\n')
   line(first.key)
   note(
-    '\n`ropeway whoami` shows who you are, `ropeway org invite main EMAIL` lets others in. Ctrl-C stops it.',
+    '\n`ropeway console` signs a browser in to its page, `ropeway org invite main EMAIL` lets others in. Ctrl-C stops it.',
   )
 }
 

@@ -55,7 +55,8 @@ export class Client {
   constructor({ url, token, fetch: given, wait }: ClientOptions) {
     this.url = url.replace(/\/+$/, '')
     this.#token = token
-    this.#fetch = given ?? fetch
+    // A browser's fetch asks for its own `this`.
+    this.#fetch = given ?? ((...request) => fetch(...request))
     this.#wait = wait ?? ((ms) => new Promise((resolve) => setTimeout(resolve, ms)))
   }
 
@@ -74,10 +75,16 @@ export class Client {
     const response = await this.bytes(endpoint, input)
     let rest = ''
     const decoder = new TextDecoder()
-    for await (const piece of response.body as unknown as AsyncIterable<Uint8Array>) {
-      const lines = (rest + decoder.decode(piece, { stream: true })).split('\n')
-      rest = lines.pop()!
-      for (const line of lines) if (line !== '') yield JSON.parse(line)
+    // Not every browser iterates over a stream.
+    const reader = response.body!.getReader()
+    try {
+      for (let read = await reader.read(); !read.done; read = await reader.read()) {
+        const lines = (rest + decoder.decode(read.value, { stream: true })).split('\n')
+        rest = lines.pop()!
+        for (const line of lines) if (line !== '') yield JSON.parse(line)
+      }
+    } finally {
+      await reader.cancel()
     }
   }
 

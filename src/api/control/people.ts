@@ -63,6 +63,26 @@ export const logIn = endpoint({
   answer: newSession,
 })
 
+/** What a browser is sent here with: `/sign-in#CODE`. It works once. */
+export const createSignInCode = endpoint({
+  name: 'sign-in-codes.create',
+  method: 'POST',
+  path: '/sign-in-codes',
+  summary: 'A code that signs a browser in as you, once and within five minutes: for `ropeway console`.',
+  access: 'signed_in',
+  answer: z.object({ code: z.string(), expires_at: time }),
+})
+
+export const useSignInCode = endpoint({
+  name: 'sign-in-codes.use',
+  method: 'POST',
+  path: '/sign-in-codes/use',
+  summary: 'Sign this browser in with a code: sets the session as a cookie.',
+  access: 'public',
+  body: z.strictObject({ code: token }),
+  answer: z.object({ person, expires_at: time }),
+})
+
 export const logOut = endpoint({
   name: 'people.log-out',
   method: 'POST',

@@ -15,10 +15,12 @@ import { hashPassword, verifyPassword } from './passwords.ts'
 import { addPerson, changePerson, personByEmail, personById } from './people.ts'
 import { checkSecondFactor, secondFactorRoutes } from './second-factor.ts'
 import { closeOtherSessions, closeSession, openSession, sessionsOf } from './sessions.ts'
+import { addSignInCode, takeSignInCode } from './sign-in-codes.ts'
 
 export const peopleRoutes: RouteModule = (serve, context) => {
   signUpRoute(serve, context)
   logInRoutes(serve, context)
+  signInCodeRoutes(serve, context)
   whoAmIRoute(serve, context)
   sessionRoutes(serve, context)
   secondFactorRoutes(serve, context)
@@ -89,6 +91,34 @@ function logInRoutes(serve: Serve, context: ServiceContext): void {
       await must(changePerson(store, person, { password_hash }))
       await closeOtherSessions(store, person.id, actor.id)
       await audit('person.password', person.id)
+    })
+  })
+}
+
+function signInCodeRoutes(serve: Serve, { store }: ServiceContext): void {
+  serve(api.createSignInCode, async ({ actor, audit }) => {
+    // A session is more than a key with less.
+    if (actor.kind === 'key' && !actsAsPerson(actor))
+      throw new Refused('forbidden', 'This key may less than its person, and a session may as much.', {
+        fix: 'Log in (ropeway login), or use a key of your own with the scope *.',
+      })
+    return await store.transaction(async () => {
+      const { code, expiresAt } = await addSignInCode(store, actor.personId)
+      await audit('sign-in-code.create', actor.personId)
+      return { code, expires_at: expiresAt }
+    })
+  })
+  serve(api.useSignInCode, async ({ body, audit, headers, setHeader }) => {
+    return await store.transaction(async () => {
+      const person = await takeSignInCode(store, body.code)
+      if (person === undefined)
+        throw new Refused('unauthenticated', 'This code is not known here, was used, or is too old.', {
+          fix: 'Make another: ropeway console.',
+        })
+      const session = await openSession(store, person.id, 'browser')
+      await audit('person.log-in', person.id, { session: session.id, by: 'code' })
+      setHeader('set-cookie', sessionCookieOf(session.token, isSecure(headers)))
+      return { person: personView(person), expires_at: session.expiresAt }
     })
   })
 }

@@ -8,6 +8,7 @@ import { keyRoutes } from '../keys/routes.ts'
 import { peopleMigration } from '../people/migration.ts'
 import { recoveryCodesMigration } from '../people/recovery-codes.ts'
 import { peopleRoutes } from '../people/routes.ts'
+import { signInCodesMigration } from '../people/sign-in-codes.ts'
 import { projectsMigration } from '../projects/migration.ts'
 import { projectRoutes } from '../projects/routes.ts'
 import type { Migration } from '../store/migrations.ts'
@@ -18,6 +19,7 @@ export const baseMigrations: readonly Migration[] = [
   onceMigration,
   peopleMigration,
   recoveryCodesMigration,
+  signInCodesMigration,
   projectsMigration,
   keysMigration,
   auditMigration,

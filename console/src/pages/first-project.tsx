@@ -1,0 +1,13 @@
+import { Navigate } from '@tanstack/react-router'
+import { listProjects } from '../../../src/api/control/projects.ts'
+import { Problem } from '../parts/problem.tsx'
+import { useAnswer } from '../service.ts'
+
+/** Where somebody begins: in the first project that they may see. */
+export function FirstProject() {
+  const { data, error } = useAnswer(listProjects, { query: { limit: 1 } })
+  if (error) return <Problem error={error} />
+  const [project] = data?.items ?? []
+  if (project !== undefined) return <Navigate to="/projects/$project" params={{ project: project.name }} />
+  return data && <p className="empty">You belong to no project yet. An admin of one can add you.</p>
+}

@@ -1,0 +1,37 @@
+/** A browser with a person in front of it: Debian's Chromium, driven by playwright. */
+import { accessSync, constants } from 'node:fs'
+import { delimiter, join } from 'node:path'
+import { type Browser, chromium, type Page } from 'playwright-core'
+
+const names = ['chromium', 'chromium-browser', 'google-chrome'] as const
+
+/** Where this machine has one; undefined where it has none, and tests of the page are skipped. */
+export function browserPath(): string | undefined {
+  const folders = (process.env.PATH ?? '').split(delimiter)
+  return names.flatMap((name) => folders.map((folder) => join(folder, name))).find(mayRun)
+}
+
+function mayRun(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK)
+    return true
+  } catch (error) {
+    if ((error as { code?: string }).code !== undefined) return false
+    throw error
+  }
+}
+
+export async function openBrowser(path: string): Promise<Browser> {
+  // Tests run as root in containers, where Chromium's own sandbox cannot be made.
+  return await chromium.launch({ executablePath: path, args: ['--no-sandbox'] })
+}
+
+/** What the page complained about: errors of its scripts, and of what its policy or the service refused. */
+export function complaintsOf(page: Page): string[] {
+  const complaints: string[] = []
+  page.on('pageerror', ({ message }) => complaints.push(message))
+  page.on('console', (message) => {
+    if (message.type() === 'error') complaints.push(`${message.text()} ${message.location().url}`)
+  })
+  return complaints
+}
