@@ -7,7 +7,7 @@ import { Constraints, type TextUnderConstraint } from '../../src/constrain/const
 import { compileSchema } from '../../src/constrain/schema.ts'
 import { Vocabulary } from '../../src/constrain/vocabulary.ts'
 import { tablesOf } from '../../src/constrain/vocabulary-tables.ts'
-import { fits, randomSchema } from './schemas.ts'
+import { fits, randomDocument, randomSchema } from './schemas.ts'
 
 /** Single bytes, and some pieces of JSON as tokenizers have them. Token 256 is no text. */
 const pieces = [
@@ -59,7 +59,7 @@ function walk(text: TextUnderConstraint, random: Random, tokensMax: number): str
 
 test('random walks under random schemas end in JSON that fits the schema', () => {
   let ended = 0
-  for (let seed = 0; seed < 150; seed++) {
+  for (let seed = 0; seed < 300; seed++) {
     const random = new Random(seed)
     const schema = randomSchema(random, 3)
     for (let round = 0; round < 4; round++) {
@@ -73,6 +73,27 @@ test('random walks under random schemas end in JSON that fits the schema', () =>
     }
   }
   expect(ended).toBeGreaterThan(400)
+})
+
+test('documents of another generator that a validator takes are taken too, under random schemas', () => {
+  let written = 0
+  for (let seed = 0; seed < 400; seed++) {
+    const random = new Random(5000 + seed)
+    const schema = randomSchema(random, 3)
+    const compiled = compileSchema(schema)
+    for (let round = 0; round < 3; round++) {
+      const document = randomDocument(random, schema)
+      if (document === undefined) continue
+      written++
+      const told = { seed, document, schema }
+      expect({ ...told, fits: fits(schema, JSON.parse(document)) }).toEqual({ ...told, fits: true })
+      if (!compiled.ok) throw new Error(`${JSON.stringify(schema)}: ${compiled.message}`)
+      const automaton = new Automaton(compiled.grammar)
+      const state = automaton.walk(automaton.start, Buffer.from(document))
+      expect({ ...told, taken: state?.accepting }).toEqual({ ...told, taken: true })
+    }
+  }
+  expect(written).toBeGreaterThan(800)
 })
 
 test('without a schema random walks end in any objects', () => {
