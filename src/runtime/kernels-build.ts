@@ -116,7 +116,7 @@ export function kernelsNeedBuilding(): boolean {
   const compiler = process.env.ROPEWAY_KERNELS === 'ggml' ? undefined : findCompiler()
   if (source === undefined || compiler === undefined) return false
   try {
-    return wholeIn(join(kernelCacheFolder(), hashOf(source, compiler))) === undefined
+    return wholeIn(join(kernelCacheFolder(), buildName(source, compiler))) === undefined
   } catch {
     return false // no folder to keep them in, as buildKernels says
   }
@@ -150,7 +150,7 @@ export function buildKernels(cacheFolder?: string): KernelBuild {
 }
 
 function buildBy(compiler: Compiler, source: string, cacheFolder: string): KernelBuild {
-  const folder = join(cacheFolder, hashOf(source, compiler))
+  const folder = join(cacheFolder, buildName(source, compiler))
   const path = join(folder, libraryName())
   const by = { ok: true, path, compiler: compiler.version, passedOver: compiler.passedOver } as const
   const found = wholeIn(folder)
@@ -203,7 +203,8 @@ export function flagsOf(unit: string): readonly string[] {
   return [...commonFlags, ...units[unit]!]
 }
 
-function hashOf(source: string, compiler: Compiler): string {
+/** The name of the library that this compiler makes of the sources in a folder. */
+export function buildName(source: string, compiler: Compiler): string {
   const hash = createHash('sha256')
   const parts = [process.platform, process.arch, compiler.command, ...compiler.leading, compiler.version]
   for (const unit of Object.keys(units)) parts.push(unit, ...flagsOf(unit))

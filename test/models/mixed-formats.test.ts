@@ -1,14 +1,11 @@
 import { describe, expect, test } from 'vitest'
 import { bytesOf, type DType } from '../../src/base/dtype.ts'
-import { Random } from '../../src/base/random.ts'
-import type { OpenModel } from '../../src/models/open.ts'
-import { defineModel } from '../../src/models/registry.ts'
-import { encodeRows } from '../../src/models/rows.ts'
 import { loadWeights } from '../../src/models/weights.ts'
 import { Device } from '../../src/runtime/device.ts'
 import { type Kernels, loadKernels } from '../../src/runtime/kernels.ts'
 import { ModelExecutor } from '../../src/serve/model-executor.ts'
 import { relativeError, sameBits } from '../native/tensors.ts'
+import { memoryModel } from './memory-model.ts'
 
 const device = new Device({ device: 'cpu', threads: 1 })
 
@@ -21,57 +18,13 @@ function formatOf(name: string): DType {
   return 'Q4_K'
 }
 
-/** A random model in memory, each tensor in the format of {@link formatOf}. */
-function mixedModel(): OpenModel {
-  const config = {
-    model_type: 'llama',
-    vocab_size: 301,
-    hidden_size: 256,
-    num_hidden_layers: 2,
-    num_attention_heads: 8,
-    num_key_value_heads: 2,
-    intermediate_size: 512,
-    max_position_embeddings: 256,
-    tie_word_embeddings: true,
-  }
-  const definition = defineModel(config)
-  const random = new Random(3)
-  const tensors = new Map(
-    definition.architecture.parameters(definition.config).map(({ name, shape, role }) => {
-      const count = shape.reduce((a, b) => a * b, 1)
-      const values = Float32Array.from({ length: count }, () =>
-        role === 'vector' ? 1 : random.normal() / Math.sqrt(256),
-      )
-      const dtype = formatOf(name)
-      const perRow = shape.at(-1)!
-      const data = encodeRows(device.ggml, values, dtype, count / perRow, perRow)
-      return [name, { dtype, shape, data }]
-    }),
-  )
-  return {
-    path: 'memory',
-    definition,
-    config,
-    metadata: undefined,
-    info: (name) => {
-      const found = tensors.get(name)
-      return found && { name, dtype: found.dtype, shape: [...found.shape], bytes: found.data.length }
-    },
-    read: (name, into, offset = 0) =>
-      into.set(tensors.get(name)!.data.subarray(offset, offset + into.length)),
-    transposed: () => false,
-    rowOrder: () => undefined,
-    [Symbol.dispose]: () => undefined,
-  }
-}
-
 async function logitsOf(
   kernels: Kernels | undefined,
   prompt: readonly number[],
   pieces: readonly number[],
   quantize?: DType,
 ) {
-  const model = mixedModel()
+  const model = memoryModel({ layers: 2, formatOf })
   using weights = loadWeights(model, device, { kernels, quantize })
   const options = { cacheTokens: 128, kernels: kernels ?? ('ggml' as const) }
   const executor = new ModelExecutor(model.definition, weights, device, options)
@@ -105,7 +58,7 @@ describe.skipIf(ours === undefined)('a file that mixes formats', () => {
     // ggml rounds activations per 256 inputs, we per 32.
     expect(relativeError(packed.logits, exact)).toBeLessThan(theirs)
     expect(theirs).toBeLessThan(0.06)
-    const model = mixedModel()
+    const model = memoryModel({ layers: 2, formatOf })
     const { parameters } = model.definition.architecture
     const stored = parameters(model.definition.config).reduce(
       (sum, { name, shape }) =>

@@ -5,6 +5,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   renameSync,
   rmSync,
   truncateSync,
@@ -19,6 +20,7 @@ import { kernelFinding } from '../../src/cli/commands/doctor.ts'
 import { instructionSets, Kernels, openKernels, plainNote } from '../../src/runtime/kernels.ts'
 import {
   buildKernels,
+  buildName,
   findCompiler,
   flagsOf,
   type KernelBuild,
@@ -118,6 +120,36 @@ test.skipIf(process.getuid?.() !== 0)('a user without a home gets plain ggml and
     reason: 'compiled kernels cannot be kept: This user has no home folder.',
     fix: expect.stringMatching(/^Set HOME, .*XDG_CACHE_HOME/),
   })
+})
+
+test('a library is named by its sources, its compiler and the words before the arguments', () => {
+  const folder = join(scratch, 'sources')
+  mkdirSync(folder)
+  const compiler = { command: 'g++', leading: [], version: '1', passedOver: undefined }
+  const names = new Set<string>()
+  const add = (changed: object) => names.add(buildName(folder, { ...compiler, ...changed }))
+  for (const [name, content] of [
+    ['a.h', 'one'],
+    ['a.h', 'two'],
+    ['b.cpp', 'two'],
+  ] as const) {
+    writeFileSync(join(folder, name), content)
+    add({})
+  }
+  for (const changed of [{ command: 'clang++' }, { version: '2' }, { leading: ['-m64'] }]) add(changed)
+  expect(names.size).toBe(6)
+  writeFileSync(join(folder, 'README.md'), 'what is not compiled')
+  add({})
+  expect(names.size).toBe(6)
+})
+
+test('nothing is compiled when the package is installed', () => {
+  const { scripts, dependencies } = JSON.parse(
+    readFileSync(join(nativeFolder()!, '..', 'package.json'), 'utf8'),
+  )
+  for (const name of ['preinstall', 'install', 'postinstall', 'prepare'])
+    expect(scripts).not.toHaveProperty(name)
+  expect(Object.keys(dependencies)).not.toContain('node-gyp')
 })
 
 test('who starts work on plain ggml is told why and what to do, but for who asked for it', () => {

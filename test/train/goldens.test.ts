@@ -1,6 +1,7 @@
 /** Training traces that transformers and PyTorch made; `gen.py` beside them says exactly what was computed. */
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { loadKernels } from '../../src/runtime/kernels.ts'
 import { loadModel } from '../../src/train/parameters.ts'
 import { sharedData } from '../shared.ts'
 import {
@@ -55,9 +56,10 @@ describe.each(cases)('$name', ({ name, lossTolerance, bf16Tolerance, own }) => {
     for (let step = 0; step < steps; step++) {
       const report = await trainer.step()
       expect(Math.abs(report.loss - trace.losses[step]!), `loss of step ${step}`).toBeLessThan(lossTolerance)
-      // Its float64 run: PyTorch's float32 run of GPT-2 misses that by 1.1e-4.
+      // Its float64 run: PyTorch's float32 run of GPT-2 misses that by 1.1e-4, plain ggml by 5.8e-5.
       const norm = golden.float64.grad_norms[step]!
-      expect(Math.abs(report.gradientNorm / norm - 1), `norm of step ${step}`).toBeLessThan(5e-5)
+      const normTolerance = loadKernels() === undefined ? 1e-4 : 5e-5
+      expect(Math.abs(report.gradientNorm / norm - 1), `norm of step ${step}`).toBeLessThan(normTolerance)
       expect(report.learningRate).toBeCloseTo(trace.lrs[step]!, 12)
     }
     for (const { spec, weight } of parameters.all) {
