@@ -60,6 +60,11 @@ describe.skipIf(path === undefined)('the page (needs chromium)', () => {
     await other.goto(address)
     await other.getByText('was used, or is too old').waitFor()
     await other.context().close()
+    // Who is signed in stays who they are, unless they say so.
+    await page.goto((await ropeway(['console', '-q'])).out.trim())
+    await page.getByText('You are signed in as owner@localhost').waitFor()
+    await page.getByRole('button', { name: 'Stay who you are' }).click()
+    await page.getByRole('heading', { name: 'default' }).waitFor()
   })
 
   test('a job file becomes a job, whose curves, log and checkpoint show', async () => {

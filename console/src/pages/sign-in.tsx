@@ -1,45 +1,68 @@
-import { useNavigate } from '@tanstack/react-router'
-import { type FormEvent, useEffect, useRef, useState } from 'react'
+import { Navigate, useNavigate } from '@tanstack/react-router'
+import { type FormEvent, useEffect, useState } from 'react'
 import { apiRoot } from '../../../src/api/control/endpoint.ts'
 import { viewOidc } from '../../../src/api/control/oidc.ts'
-import { logIn, useSignInCode } from '../../../src/api/control/people.ts'
+import { logIn, useSignInCode, whoAmI } from '../../../src/api/control/people.ts'
 import { Refused } from '../../../src/api/control/problem.ts'
 import { Problem } from '../parts/problem.tsx'
-import { service, useAnswer, useDeed } from '../service.ts'
+import { isSignedOut, service, useAnswer, useDeed } from '../service.ts'
 
 const everything = ['']
 
 export function SignIn() {
   const navigate = useNavigate()
   const enter = () => void navigate({ to: '/' })
+  const code = useCode()
+  const who = useAnswer(whoAmI, {})
   const byCode = useDeed((code: string) => service.call(useSignInCode, { body: { code } }), everything, enter)
   const { mutate } = byCode
-  const tried = useRef<string>(undefined)
+  const isNobody = isSignedOut(who.error)
   useEffect(() => {
-    const look = () => {
-      const code = location.hash.slice(1)
-      if (code === '' || code === tried.current) return
-      tried.current = code
-      // It must not stay in the history of the browser.
-      history.replaceState(null, '', location.pathname)
-      mutate(code)
-    }
-    look()
-    // An address with a code, opened where this page is open already.
-    window.addEventListener('hashchange', look)
-    return () => window.removeEventListener('hashchange', look)
-  }, [mutate])
+    if (code !== undefined && isNobody) mutate(code)
+  }, [code, isNobody, mutate])
   return (
     <main className="narrow">
       <h1>Ropeway</h1>
       <Problem error={byCode.error} />
-      {byCode.isPending ? <p className="quiet">Signing in ...</p> : <Ways enter={enter} />}
+      {byCode.isPending && <p className="quiet">Signing in ...</p>}
+      {who.data && code !== undefined && !byCode.isPending && (
+        // Somebody's link must not make this browser somebody else's.
+        <p className="row">
+          You are signed in as {who.data.person.email}. This address signs in as whoever made it.
+          <button type="button" className="main" onClick={enter}>
+            Stay who you are
+          </button>
+          <button type="button" onClick={() => mutate(code)}>
+            Sign in by it
+          </button>
+        </p>
+      )}
+      {isNobody && !byCode.isPending && <Ways enter={enter} />}
+      {who.data && code === undefined && <Navigate to="/" />}
       <p className="quiet">
         On the machine of the service, or wherever your command line is logged in,{' '}
         <code>ropeway console</code> prints an address that signs you in.
       </p>
     </main>
   )
+}
+
+/** What stands behind `#` in the address; it does not stay there, nor in the history of the browser. */
+function useCode(): string | undefined {
+  const [code, setCode] = useState<string>()
+  useEffect(() => {
+    const look = () => {
+      const given = location.hash.slice(1)
+      if (given === '') return
+      history.replaceState(null, '', location.pathname)
+      setCode(given)
+    }
+    look()
+    // An address with a code, opened where this page is open already.
+    window.addEventListener('hashchange', look)
+    return () => window.removeEventListener('hashchange', look)
+  }, [])
+  return code
 }
 
 function Ways({ enter }: { enter: () => void }) {
