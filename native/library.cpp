@@ -172,9 +172,9 @@ void* rw_op(const char* instructionSet, const char* name) {
 
 /// Bytes of a packed weight; `outputs` counts each of gate and up when they interleave.
 int64_t rw_packed_bytes(int format, int64_t outputs, int64_t inputs, int interleaved) {
-  int64_t panels = (outputs + panelOutputs - 1) / panelOutputs * (interleaved ? 2 : 1);
+  size_t panels = size_t((outputs + panelOutputs - 1) / panelOutputs * (interleaved ? 2 : 1));
   // Whole cache lines, so that the next tensor in a buffer begins at one too.
-  return int64_t(alignUp(panels * panelBytes(format, wholeGroups(inputs))));
+  return int64_t(alignUp(packedBytes(format, panels, wholeGroups(inputs))));
 }
 
 void rw_pack_rows(const char* instructionSet, int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows,

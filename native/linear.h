@@ -27,30 +27,27 @@ inline void normRow(const float* x, const float* weight, float epsilon, int inpu
     store(y + k, load(x + k, inputs - k) * factor * load(weight + k, inputs - k), inputs - k);
 }
 
-/// A pair of panels by `count` <= Self::rows rows, by a tile compiled for exactly so many.
+/// A pair of panels by `count` <= Self::rows rows, by a tile compiled for exactly so many; both panels at once for up to
+/// Self::pairedRows of them, for which there are registers.
 template <class Self>
 struct ByRegisters {
-  static constexpr bool compact = false, asksAhead = false, finishesBehind = false;
+  static constexpr bool compact = false, asksAhead = false, finishesBehind = false, zipped = false;
 
   void enter() const {}
   void exit() const {}
-
-  /// Two pairs of panels by `count` <= Self::fewRows rows, sums pair after pair: where nothing asks for what comes next, a
-  /// core gets more from its memory by four streams than by two, and few rows leave registers for them.
-  void quad(const char* panel, size_t stride, size_t row, int count, float* sums) const {
-    exactlyQuad<Self::fewRows>(panel, stride, row, count, sums);
-  }
 
   void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
     exactly<Self::rows>(panel, stride, panels, row, count, cold, sums);
   }
 
  private:
+  /// A last panel whose partner is empty.
   template <int T>
-  void exactlyQuad(const char* panel, size_t stride, size_t row, int count, float* sums) const {
-    if constexpr (T > 1)
-      if (count < T) return exactlyQuad<T - 1>(panel, stride, row, count, sums);
-    static_cast<const Self&>(*this).template tile<4, T>(panel, stride, row, true, sums);
+  void withoutPartner(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {
+    alignas(64) float both[T * 2 * panelOutputs];
+    static_cast<const Self&>(*this).template tile<2, T>(panel, stride, row, cold, both);
+    for (int t = 0; t < T; t++)
+      for (int o = 0; o < panelOutputs; o++) sums[t * panelOutputs + o] = both[t * 2 * panelOutputs + o];
   }
 
   template <int T>
@@ -58,10 +55,11 @@ struct ByRegisters {
     if constexpr (T > 1)
       if (count < T) return exactly<T - 1>(panel, stride, panels, row, count, cold, sums);
     const Self& self = static_cast<const Self&>(*this);
-    if constexpr (Self::panels == 2)
+    if constexpr (T <= Self::pairedRows)
       if (panels == 2) return self.template tile<2, T>(panel, stride, row, cold, sums);
+    if constexpr (Self::zipped) return withoutPartner<T>(panel, stride, row, cold, sums);
     // A last panel without a partner is rare: row by row there keeps the library small.
-    constexpr int step = Self::panels == 2 && Self::compact ? 1 : T;
+    constexpr int step = Self::pairedRows > 0 && Self::compact ? 1 : T;
     float one[step * panelOutputs];
     for (int p = 0; p < panels; p++)
       for (int first = 0; first < T; first += step) {
@@ -191,38 +189,13 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
   if constexpr (Product::finishesBehind) product.unfinished = nullptr;
 }
 
-template <class Product>
-inline void quadByRows(const Product& product, const char* packed, size_t stride, int64_t panel, size_t rows,
-                       const Epilogue& epilogue) {
-  alignas(64) float sums[Product::rows * 4 * panelOutputs];
-  product.quad(packed + panel * stride, stride, 0, int(rows), sums);
-  for (int pair = 0; pair < 2; pair++) {
-    float* own = sums + pair * rows * 2 * panelOutputs;
-    if (epilogue.adapted.slots) epilogue.adapted.raise(0, int(rows), panel + pair * 2, 2, false, own);
-    epilogue.finish(0, int(rows), panel + pair * 2, 2, own);
-  }
-}
-
-template <class Product>
-inline void multiplyQuads(Call* call, const Product& product, const char* packed, size_t stride, size_t rows,
-                          int64_t panels, const Epilogue& epilogue) {
-  for (int64_t panel; (panel = int64_t(takePiece(call)) * 4) < panels;) {
-    if (panels - panel >= 4) quadByRows(product, packed, stride, panel, rows, epilogue);
-    else
-      for (int64_t at = panel; at < panels; at += 2)
-        pairByRows(product, packed, stride, at, panels - at < 2 ? 1 : 2, 0, rows, false, -1, epilogue);
-  }
-}
-
-/// The product itself, in pieces of a pair of panels by some rows, or of two pairs when there are few rows.
+/// The product itself, in pieces of a pair of panels by some rows.
 template <class Product>
 inline void multiplyPieces(Call* call, const Product& product, const char* packed, size_t stride, size_t rows,
                            const Epilogue& epilogue) {
   constexpr size_t rowsPerPiece = 192;
   int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
-  if constexpr (Product::fewRows > 0)
-    if (rows <= size_t(Product::fewRows)) return multiplyQuads(call, product, packed, stride, rows, panels, epilogue);
   product.enter();
   bool asked = false;
   for (int64_t piece = takePiece(call); piece < pairs * blocks;) {

@@ -44,7 +44,7 @@ inline const char* spreadPanel(const char* panel, size_t groups) {
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   static constexpr bool asksAhead = false, finishesBehind = false;
-  static constexpr int rows = 64, fewRows = 0;
+  static constexpr int rows = 64;
   static constexpr int partInputs = groupInputs / Codes::parts;
 
   void enter() const { loadTileConfig(tileConfig(partInputs, partInputs / 4)); }
@@ -117,22 +117,22 @@ struct TileCodedProduct : CodedProduct<Codes> {
 
 /// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
 struct TilePairProduct : PairProduct {
-  static constexpr int rows = 32, fewRows = 0;  // one way of summing, whatever the number of rows
+  static constexpr int rows = 32;
 
   void enter() const { loadTileConfig(tileConfig(64, 16)); }
   void exit() const { releaseTiles(); }
 
-  void pair(const char* panel, size_t panelStride, int panels, size_t row, int count, bool, float* sums) const {
+  void pair(const char* panel, size_t, int panels, size_t row, int count, bool, float* sums) const {
     const Half* top = x + row * stride;
     const Half* bottom = top + tileRows * stride;
     bool two = panels == 2, more = count > tileRows;
     zeroTile<0>(), zeroTile<1>(), zeroTile<2>(), zeroTile<3>();
     for (size_t k = 0; k < inputs; k += 32) {
       loadTile<4>(top + k, stride * 2);
-      loadTile<6>(panel + k * 32, 64);
+      loadTile<6>(panel + k * 64, 128);
       multiplyPairs<0, 4, 6>();
       if (two) {
-        loadTile<7>(panel + panelStride + k * 32, 64);
+        loadTile<7>(panel + k * 64 + 64, 128);
         multiplyPairs<1, 4, 7>();
       }
       if (!more) continue;

@@ -8,13 +8,13 @@
 namespace {
 
 #if defined(__AVX512VNNI__)
-constexpr int rowsAtOnce = 6, panelsAtOnce = 2;
+constexpr int rowsAtOnce = 6, rowsPaired = 6;
 #elif defined(__AVX2__)
-constexpr int rowsAtOnce = 2, panelsAtOnce = 1;
+constexpr int rowsAtOnce = 2, rowsPaired = 0;
 #elif defined(ROPEWAY_NEON)
-constexpr int rowsAtOnce = 4, panelsAtOnce = 1;
+constexpr int rowsAtOnce = 4, rowsPaired = 0;
 #else
-constexpr int rowsAtOnce = 1, panelsAtOnce = 1;
+constexpr int rowsAtOnce = 1, rowsPaired = 0;
 #endif
 
 typedef int8_t LaneCodes __attribute__((vector_size(lanes)));
@@ -336,8 +336,7 @@ __attribute__((noinline)) inline void productTile(const char* panel, size_t stri
 /// Its sibling for floats is FloatProduct in linear_float.h.
 template <class Codes>
 struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
-  static constexpr int rows = rowsAtOnce, panels = panelsAtOnce;
-  static constexpr int fewRows = 0;
+  static constexpr int rows = rowsAtOnce, pairedRows = rowsPaired;
   static constexpr int packedFormat = Codes::format;
   static constexpr bool compact = true, asksAhead = lanes == 16, finishesBehind = blockSums;
   QuantisedRows x;

@@ -101,7 +101,7 @@ inline void packRows(int format, char* packed, int64_t inputs, int64_t firstRow,
   size_t padded = wholeGroups(inputs);
   for (int64_t r = 0; r < rows; r++) {
     size_t row = packedRow(size_t(firstRow + r), interleave);
-    char* panel = packed + row / panelOutputs * panelBytes(format, padded);
+    char* panel = packed + panelAt(format, row / panelOutputs, padded);
     for (size_t g = 0; g < padded / groupInputs; g++) {
       SourceGroup group;
       readGroup(source + r * sourceRowBytes, inputs, g, type, &group);
