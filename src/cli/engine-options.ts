@@ -2,9 +2,11 @@
 import { type Command, Option } from 'commander'
 import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
+import { pausesUntil } from '../base/pauses.ts'
 import type { EngineProcessClient } from '../serve/process/client.ts'
 import { startEngine } from '../serve/process/client.ts'
 import type { EngineSetup } from '../serve/process/protocol.ts'
+import { damageOfWeights } from '../train/checkpoint.ts'
 import { milliseconds, number, weightFormat, wholeNumber } from './options.ts'
 import { bytes, compact, note, ProgressLine } from './terminal.ts'
 import { loadTextModel, resolveModel } from './text-model.ts'
@@ -137,15 +139,33 @@ export function engineEntry(): URL {
   return new URL(`./engine-process${suffix}`, import.meta.url)
 }
 
-/** Starts the engine with its loading shown, and says what was loaded. */
+interface LaunchOptions {
+  quiet?: boolean
+  signal?: AbortSignal
+  /** Folders that it is going to load besides. */
+  adapters?: readonly string[]
+}
+
+/**
+ * Starts the engine with its loading shown, and says what was loaded. Meanwhile weights that were saved with their hashes
+ * are held to them: throws a UserError where one is not what was saved.
+ */
 export async function launchEngine(
   modelPath: string,
   flags: EngineFlags,
-  { quiet = false, signal }: { quiet?: boolean; signal?: AbortSignal } = {},
+  { quiet = false, signal, adapters = [] }: LaunchOptions = {},
 ): Promise<EngineProcessClient> {
   const progress = new ProgressLine()
+  const setup = engineSetup(modelPath, flags)
+  const isDamaged = new AbortController()
+  const signals = signal === undefined ? [isDamaged.signal] : [isDamaged.signal, signal]
+  const folders = [modelPath, ...(setup.draftPath === undefined ? [] : [setup.draftPath]), ...adapters]
+  const checking = damageIn(folders, signal).then((damage) => {
+    if (damage !== undefined) isDamaged.abort()
+    return damage
+  })
   const engine = await startEngine({
-    setup: engineSetup(modelPath, flags),
+    setup,
     entry: engineEntry(),
     onLoading: (share) => {
       if (!quiet) progress.update(share, 'loading weights')
@@ -154,12 +174,17 @@ export async function launchEngine(
       if (!quiet) progress.note(text)
     },
     onCrash: (message) => note(message),
-    ...(signal !== undefined && { signal }),
-  }).catch((error: unknown) => {
+    signal: AbortSignal.any(signals),
+  }).catch(async (error: unknown) => {
     progress.end()
-    throw error
+    throw (await checking) ?? error
   })
   progress.end()
+  const damage = await checking
+  if (damage !== undefined) {
+    await engine.close(0)
+    throw damage
+  }
   if (!quiet) {
     const { info } = engine
     note(
@@ -169,6 +194,29 @@ export async function launchEngine(
     )
   }
   return engine
+}
+
+/** The first of these folders whose weights are not what was saved there; undefined also where `signal` came first. */
+async function damageIn(
+  folders: readonly string[],
+  signal: AbortSignal | undefined,
+): Promise<UserError | undefined> {
+  const stopped = new UserError('It was stopped.')
+  const pause = pausesUntil(signal, () => stopped)
+  try {
+    for (const folder of folders) {
+      const reason = await damageOfWeights(folder, pause)
+      if (reason === undefined) continue
+      return new UserError(`${folder} is damaged: ${reason}.`, {
+        failure: 'conflict',
+        fix: 'Take another checkpoint of the run, in a folder beside it, or copy this one again.',
+      })
+    }
+    return undefined
+  } catch (error) {
+    if (error === stopped) return undefined
+    throw error
+  }
 }
 
 /** Refuses a --context beyond the model's, which would give text without meaning. */

@@ -9,7 +9,8 @@ import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf } from '../base/errors.ts'
-import { hashOfFile } from '../base/files.ts'
+import { hashOfFile, hashOfLargeFile } from '../base/files.ts'
+import type { Pause } from '../base/pauses.ts'
 import { openSafetensors } from '../formats/safetensors.ts'
 import type { Parameters } from './parameters.ts'
 import type { GuardState } from './step-guard.ts'
@@ -105,31 +106,65 @@ export function checkpointNames(root: string): string[] {
 export function damagedWeightsIn(folder: string): string | undefined {
   if (!existsSync(join(folder, manifestName))) return undefined
   try {
-    verified(folder, (name) => name.endsWith('.safetensors') && name !== 'optimizer.safetensors')
+    verified(folder, isWeights)
     return undefined
   } catch (error) {
     return messageOf(error)
   }
 }
 
+/** The same beside others: sizes at once, then contents piece by piece; rejects where `pause` does. */
+export async function damageOfWeights(folder: string, pause: Pause): Promise<string | undefined> {
+  if (!existsSync(join(folder, manifestName))) return undefined
+  let content: Found['content']
+  try {
+    content = found(folder, isWeights).content
+  } catch (error) {
+    return messageOf(error)
+  }
+  for (const { name, sha256 } of content) {
+    if ((await hashOfLargeFile(join(folder, name), pause)) !== sha256) return otherContent(name)
+  }
+  return undefined
+}
+
+const isWeights = (name: string) => name.endsWith('.safetensors') && name !== 'optimizer.safetensors'
+
 function verified(folder: string, concerns = (_name: string) => true): TrainerState {
+  const { state, content } = found(folder, concerns)
+  for (const { name, sha256 } of content) {
+    if (hashOfFile(join(folder, name)) !== sha256) throw new Error(otherContent(name))
+  }
+  return state
+}
+
+const otherContent = (name: string) => `${name} does not have the content that was saved`
+
+interface Found {
+  state: TrainerState
+  /** Files of the right size, and the hash that each is to have. */
+  content: { name: string; sha256: string }[]
+}
+
+function found(folder: string, concerns: (name: string) => boolean): Found {
   const { files, format, ...state } = readManifest(join(folder, manifestName))
   if (format !== 1)
     throw new Error(`${manifestName} has format ${String(format)}, which this version does not read`)
+  const content: Found['content'] = []
   for (const [name, { bytes, sha256 }] of Object.entries(files)) {
     if (!concerns(name)) continue
     const path = join(folder, name)
     if (!existsSync(path)) throw new Error(`${name} is missing`)
     if (statSync(path).size !== bytes)
       throw new Error(`${name} has ${statSync(path).size} bytes instead of ${bytes}`)
-    if (hashOfFile(path) !== sha256) throw new Error(`${name} does not have the content that was saved`)
+    content.push({ name, sha256 })
   }
-  return state
+  return { state, content }
 }
 
 function readManifest(path: string): Manifest {
   const { seal, ...manifest } = JSON.parse(readFileSync(path, 'utf8')) as Manifest & { seal: string }
-  if (seal !== sealOf(manifest)) throw new Error(`${manifestName} does not have the content that was saved`)
+  if (seal !== sealOf(manifest)) throw new Error(otherContent(manifestName))
   return manifest
 }
 

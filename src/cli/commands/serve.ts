@@ -82,7 +82,10 @@ export async function serveUntilStopped(
   const adapters = (flags.adapter ?? []).map((given) => adapterOf(given, name))
   const stop = shutdownSignal()
   const encoder = new EncoderThread(model.path)
-  const engine = await launchEngine(model.path, flags, { signal: stop.signal })
+  const engine = await launchEngine(model.path, flags, {
+    signal: stop.signal,
+    adapters: adapters.map(({ folder }) => folder),
+  })
   const usageLog =
     flags.usage === undefined ? undefined : new UsageLog(resolve(flags.usage), systemClock, { onFault: note })
   const server = createOpenAiServer({
