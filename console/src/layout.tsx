@@ -56,11 +56,14 @@ function ProjectLinks() {
       <Link to="/projects/$project" params={params} activeOptions={{ exact: true }}>
         Overview
       </Link>
-      <Link to="/projects/$project/deployments" params={params}>
-        Deployments
+      <Link to="/projects/$project/data" params={params}>
+        Data
       </Link>
       <Link to="/projects/$project/jobs" params={params}>
         Jobs
+      </Link>
+      <Link to="/projects/$project/deployments" params={params}>
+        Deployments
       </Link>
     </nav>
   )

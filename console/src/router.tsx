@@ -2,6 +2,8 @@
 import { createRootRoute, createRoute, createRouter, Outlet } from '@tanstack/react-router'
 import { Layout } from './layout.tsx'
 import { Account } from './pages/account.tsx'
+import { DatasetPage } from './pages/dataset.tsx'
+import { Datasets } from './pages/datasets.tsx'
 import { DeploymentPage } from './pages/deployment.tsx'
 import { Deployments } from './pages/deployments.tsx'
 import { FirstProject } from './pages/first-project.tsx'
@@ -23,6 +25,8 @@ const overview = createRoute({ ...under, path: '/', component: Overview })
 const jobs = createRoute({ ...under, path: '/jobs', component: Jobs })
 const newJob = createRoute({ ...under, path: '/new-job', component: NewJob })
 const job = createRoute({ ...under, path: '/jobs/$job', component: JobPage })
+const datasets = createRoute({ ...under, path: '/data', component: Datasets })
+const dataset = createRoute({ ...under, path: '/data/$dataset', component: DatasetPage })
 const deployments = createRoute({ ...under, path: '/deployments', component: Deployments })
 const deployment = createRoute({ ...under, path: '/deployments/$deployment', component: DeploymentPage })
 
@@ -33,7 +37,7 @@ export const router = createRouter({
     inside.addChildren([
       first,
       account,
-      project.addChildren([overview, jobs, newJob, job, deployments, deployment]),
+      project.addChildren([overview, datasets, dataset, jobs, newJob, job, deployments, deployment]),
     ]),
   ]),
 })

@@ -1,0 +1,127 @@
+/** Data of a project in the page: uploaded from a browser, looked at, linked. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import type { Browser, Page } from 'playwright-core'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { ropeway, type Workbench, workbench } from '../cli/command-line.ts'
+import { browserPath, complaintsOf, openBrowser } from './browser.ts'
+
+const path = browserPath()
+const records = [1, 2, 3].map((n) => JSON.stringify({ prompt: `question ${n}`, completion: `answer ${n}` }))
+const mebibyte = 1024 * 1024
+
+describe.skipIf(path === undefined)('data in the page (needs chromium)', () => {
+  let bench: Workbench
+  let browser: Browser
+  let page: Page
+  let complaints: string[]
+  beforeAll(async () => {
+    bench = await workbench()
+    mkdirSync(`${bench.folder}/reviews/more`, { recursive: true })
+    writeFileSync(`${bench.folder}/reviews/train.jsonl`, records.join('\n'))
+    writeFileSync(`${bench.folder}/reviews/more/notes.txt`, 'a note')
+    writeFileSync(`${bench.folder}/reviews/.hidden`, 'of the system')
+    // Three parts: that of the middle will fail once.
+    writeFileSync(`${bench.folder}/Large File.txt`, Buffer.alloc(17 * mebibyte, 'abcdefghijklmno\n'))
+    browser = await openBrowser(path!)
+    page = await (await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'] })).newPage()
+    page.setDefaultTimeout(20_000)
+    complaints = complaintsOf(page)
+    await page.goto((await ropeway(['console', '-q'])).out.trim())
+    await page.getByRole('link', { name: 'Data', exact: true }).click()
+  }, 60_000)
+  afterAll(async () => {
+    await browser?.close()
+    await bench?.[Symbol.asyncDispose]()
+  })
+
+  test('a chosen folder becomes a dataset: its records, files and statistics show', async () => {
+    await page.getByText('No data yet').waitFor()
+    await page.getByLabel('Choose a folder').setInputFiles(`${bench.folder}/reviews`)
+    await page.getByText('2 files').waitFor()
+    await page.getByLabel('Dataset, new').fill('reviews')
+    await page.getByRole('button', { name: 'Upload', exact: true }).click()
+    await page.getByRole('heading', { name: 'reviews', exact: true }).waitFor()
+    await page.getByLabel('Record at line 2').getByText('answer 2').waitFor()
+    await page.getByText('4 records in').waitFor()
+    await page.getByRole('button', { name: 'Copy line for a job file' }).click()
+    await page.getByText('Copied').waitFor()
+    expect(await page.evaluate('navigator.clipboard.readText()')).toBe(
+      'data: {train: dataset:reviews/train.jsonl, validation: 0.05}',
+    )
+    const files = await ropeway(['dataset', 'files', 'reviews', '--json'])
+    expect(files.json.map((file) => file.path)).toEqual(['more/notes.txt', 'train.jsonl'])
+  })
+
+  test('another upload is another version, and the one before can still be looked at', async () => {
+    await page.getByLabel('Choose files').setInputFiles({
+      ...{ name: 'train.jsonl', mimeType: 'application/jsonl' },
+      buffer: Buffer.from(records.slice(0, 1).join('\n')),
+    })
+    await page.getByLabel('What is new').fill('fewer of them')
+    await page.getByRole('button', { name: 'Upload a new version' }).click()
+    await page.getByText('2 records in').waitFor()
+    await page.getByRole('cell', { name: 'fewer of them' }).waitFor()
+    await page.getByRole('row', { name: /^1 2 / }).getByRole('link', { name: '1' }).click()
+    await page.getByText('version 1 of 2').waitFor()
+    await page.getByText('4 records in').waitFor()
+  })
+
+  test('an upload that fails goes on where it was: what arrived is not sent again', async () => {
+    await page.getByRole('link', { name: 'Data', exact: true }).click()
+    const sent: string[] = []
+    let refusals = 1
+    await page.route('**/uploads/*/parts/*', async (route) => {
+      const part = route.request().url().split('/').at(-1)!
+      if (part === '3' && refusals-- > 0) return await route.abort('failed')
+      sent.push(part)
+      await route.continue()
+    })
+    await page.getByLabel('Choose files').setInputFiles(`${bench.folder}/Large File.txt`)
+    expect(await page.getByLabel('Dataset, new').inputValue()).toBe('large-file')
+    await page.getByRole('button', { name: 'Upload', exact: true }).click()
+    await page.getByText('What arrived is kept').waitFor()
+    const before = new Set(sent)
+    await page.getByRole('button', { name: 'Go on' }).click()
+    await page.getByRole('heading', { name: 'large-file', exact: true }).waitFor()
+    expect(before.size).toBeGreaterThan(0)
+    expect(sent.toSorted()).toEqual(['1', '2', '3'])
+    await page.unroute('**/uploads/*/parts/*')
+  })
+
+  test('what is dropped is taken, and a name made of its own', async () => {
+    await page.getByRole('link', { name: 'Data', exact: true }).click()
+    const dropped = await page.evaluateHandle(`(() => {
+      const transfer = new DataTransfer()
+      transfer.items.add(new File(['one'], 'One.txt'))
+      return transfer
+    })()`)
+    await page.getByText('Drop files or a folder here').dispatchEvent('drop', { dataTransfer: dropped })
+    await page.getByText('One.txt, 3 B').waitFor()
+    expect(await page.getByLabel('Dataset, new').inputValue()).toBe('one')
+  })
+
+  test('a folder of the machine is linked, and one that may not be is refused with a reason', async () => {
+    await page.getByText('Link a bucket or a folder').click()
+    await page.getByLabel('Name of the dataset').fill('linked')
+    await page.getByLabel('Where it lies').fill('ftp://somewhere/else')
+    await page.getByRole('button', { name: 'Link', exact: true }).click()
+    await page.getByText('ftp:// cannot be linked.').waitFor()
+    await page.getByLabel('Where it lies').fill(`file://${bench.folder}/reviews`)
+    await page.getByRole('button', { name: 'Link', exact: true }).click()
+    await page.getByRole('heading', { name: 'linked', exact: true }).waitFor()
+    await page.getByRole('button', { name: 'Delete' }).click()
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
+    await page.getByRole('link', { name: 'reviews' }).waitFor()
+    expect(await page.getByRole('link', { name: 'linked' }).count()).toBe(0)
+    expect(complaints.filter((text) => !/status of 40[01]|ERR_FAILED/.test(text))).toEqual([])
+  })
+
+  test('a browser that cannot hash says so, and names the command', async () => {
+    const plain = await page.context().newPage()
+    await plain.addInitScript(() => Object.defineProperty(crypto, 'subtle', { value: undefined }))
+    await plain.goto(`${bench.service.url}/projects/default/data/reviews`)
+    await plain.getByText('ropeway dataset upload reviews FILE_OR_FOLDER').waitFor()
+    expect(await plain.getByLabel('Choose files').count()).toBe(0)
+    await plain.close()
+  })
+})
