@@ -241,6 +241,7 @@ async function compareDecode(
   say: (line: string) => void,
 ): Promise<Comparison[]> {
   const { sequences, context, cacheMiB, pairs } = wanted
+  const contexts = Array.from({ length: sequences }, () => context)
   const layerBytes = 2 * 2 * sequences * kvHeads * context * width
   const layers = Math.max(2, Math.ceil((cacheMiB * 2 ** 20) / layerBytes))
   using calls = new KernelContext(kernels)
@@ -256,7 +257,7 @@ async function compareDecode(
 
   const queries = noise(sequences * heads * width, 4)
   const layerCaches = Array.from({ length: layers }, (_, i) => [caches[2 * i]!, caches[2 * i + 1]!] as const)
-  const attending = (cacheFormat: number): Graph => {
+  const attending = (cacheFormat: number, blocks: Int32Array): Graph => {
     const graph = new Graph(device)
     const q = graph.input('F32', [sequences, heads, width], 'q')
     const words = batchTableWordsMax(sequences, sequences * Math.ceil(context / blockTokens))
@@ -266,12 +267,18 @@ async function compareDecode(
       graph.output(graph.ops.custom('attend', fn, 'F32', q.shape, [q, keys, values, table], userdata))
     graph.allocate()
     q.write(queries)
-    table.write(decodeTable(sequences, context))
+    table.write(blocks)
     return graph
   }
-  using ours = attending(cacheFormats.F16)
+  const even = decodeTable(contexts)
+  using ours = attending(cacheFormats.F16, even)
+  // The same blocks, nearly all of them with every other sequence: each costs what is its own, nobody the longest.
+  using uneven = attending(
+    cacheFormats.F16,
+    decodeTable(contexts.map((tokens, i) => (i % 2 === 0 ? 2 * tokens - blockTokens : blockTokens))),
+  )
   // The same bytes again, taken for bfloat16: what they mean is of no matter to the speed.
-  using ofBfloat = attending(cacheFormats.BF16)
+  using ofBfloat = attending(cacheFormats.BF16, even)
   using theirs = new Graph(device)
   const theirQ = theirs.input('F32', [sequences, heads, 1, width], 'q')
   using plain = new Graph(device)
@@ -284,7 +291,7 @@ async function compareDecode(
   theirs.allocate()
   plain.allocate()
   theirQ.write(queries)
-  for (const graph of [ours, ofBfloat, theirs, plain]) graph.compute()
+  for (const graph of [ours, uneven, ofBfloat, theirs, plain]) graph.compute()
   const bytes = caches.reduce((sum, cache) => sum + cache.bytes, 0)
   const compared = (format: string, graph: Graph, rivalName: string, rival: Graph) => {
     const figure = `decode${format}Heads${heads}Of${kvHeads}GigabytesPerSecond`
@@ -295,24 +302,26 @@ async function compareDecode(
     ...(await compared('', ours, 'ggml on dense caches', theirs)),
     ...(await compared('', ours, 'plain read', plain)),
     ...(await compared('Bf16', ofBfloat, 'plain read', plain)),
+    ...(await compared('Uneven', uneven, 'as many positions in even contexts', ours)),
   ]
 }
 
-function decodeTable(sequences: number, context: number): Int32Array {
-  const perSequence = Math.ceil(context / blockTokens)
+/** One token of each sequence behind its context, a multiple of the block's tokens; blocks in a scattered order. */
+function decodeTable(contexts: readonly number[]): Int32Array {
   const random = new Random(5)
-  const ids = Array.from({ length: sequences * perSequence }, (_, i) => i)
+  const blocks = contexts.map((tokens) => tokens / blockTokens)
+  const ids = Array.from({ length: blocks.reduce((sum, count) => sum + count, 0) }, (_, i) => i)
   for (let i = ids.length - 1; i > 0; i--) {
     const j = random.integer(i + 1)
     const moved = ids[i]!
     ids[i] = ids[j]!
     ids[j] = moved
   }
-  const words = new Int32Array(batchTableWordsMax(sequences, ids.length))
-  const batch = Array.from({ length: sequences }, (_, s) => ({
+  const words = new Int32Array(batchTableWordsMax(contexts.length, ids.length))
+  const batch = contexts.map((tokens, s) => ({
     count: 1,
-    start: context - 1,
-    blocks: ids.slice(s * perSequence, (s + 1) * perSequence),
+    start: tokens - 1,
+    blocks: ids.splice(0, blocks[s]!),
   }))
   writeBatchTable(words, batch, blockTokens)
   return words

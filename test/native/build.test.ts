@@ -362,4 +362,8 @@ test.skipIf(real.length === 0).each(real)('%s finds nothing to warn of', (comman
     })
     expect(stderr).toBe('')
   }
+  // Run by hand under the thread sanitiser; that it is still a program is seen here.
+  const outside = join(import.meta.dirname, '..', 'outside', 'pool.cpp')
+  const { stderr } = spawnSync(command, ['-std=c++20', ...warn, outside], { encoding: 'utf8' })
+  expect(stderr).toBe('')
 })

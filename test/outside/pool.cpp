@@ -1,5 +1,6 @@
 // The pool of native/pool.cpp as a stranger uses it, for -fsanitize=thread: more threads than cores, pools that come and
-// go, workers that fall asleep between ops, threads that the system refuses. It says "right", or what was wrong.
+// go, workers that fall asleep between ops and then use no processor, threads that the system refuses. It says "right",
+// or what was wrong.
 // By hand, in native/: F="-O1 -g -pthread -fsanitize=thread -w"; g++ $F -std=c++17 -c library.cpp -o /tmp/l.o;
 // for u in isa_*.cpp; do g++ $F -std=c++17 -DROPEWAY_LEFT_OUT -c $u -o /tmp/$u.o; done;
 // g++ $F -std=c++20 ../test/outside/pool.cpp pool.cpp /tmp/l.o /tmp/isa_*.o -o /tmp/pool && setarch -R /tmp/pool
@@ -34,11 +35,25 @@ static void op(ggml_tensor* dst, int, int nth, void* userdata) {
     publish(call);
   }
   int *shared = reinterpret_cast<int*>(call->workspace->memory), *out = static_cast<int*>(dst->data);
-  preparePhase(call, n, [&](int piece) { shared[piece] = piece * 3; });
+  preparePhase(call, n, 1 + n % 5, [&](int piece) { shared[piece] = piece * 3; });
   int first, count;
   while (takeRun(call, nth, n, 4, &first, &count))
     for (int i = first; i < first + count; i++) out[i] += shared[n - 1 - i] + 1;
   leave(call, nth);
+}
+
+static double processorSeconds() {
+  timespec time;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return double(time.tv_sec) + double(time.tv_nsec) * 1e-9;
+}
+
+/// Workers spin for a moment behind an op and then sleep: a fifth of a second costs all of them together next to nothing.
+static bool sleepsBetweenOps() {
+  double before = processorSeconds();
+  timespec nap{0, 200000000};
+  nanosleep(&nap, nullptr);
+  return processorSeconds() - before < 0.05;
 }
 
 static bool callsAreRight(Pool* pool, Workspace* workspace) {
@@ -69,6 +84,7 @@ int main(int count, char** most) {
       Pool* pool = rw_pool_new(threads);
       for (int c = 0; c < 3; c++)
         if (!callsAreRight(pool, workspace)) return printf("%d threads: wrong\n", threads), 1;
+      if (round == 0 && !sleepsBetweenOps()) return printf("%d threads: awake\n", threads), 1;
       rw_pool_free(pool);
       rw_workspace_free(workspace);
     }
