@@ -15,7 +15,7 @@ export interface Spoken {
   restMs: number
 }
 
-/** Streams the continuation of `prompt` through `write`; `signal` cancels it. */
+/** Streams the continuation of `prompt` through `write`; `signal` cancels it, and `ends` are tokens that end it beside the model's own. */
 export async function speak(
   engine: EngineClient,
   model: TextModel,
@@ -23,6 +23,7 @@ export async function speak(
   flags: SamplingFlags,
   write: (text: string) => void,
   signal?: AbortSignal,
+  ends: readonly number[] = [],
 ): Promise<Spoken> {
   const { tokenizer } = model
   const room = engine.info.contextMax - prompt.length
@@ -58,7 +59,7 @@ export async function speak(
       maxTokens: Math.min(flags.maxTokens ?? 512, room),
       minTokens: flags.minTokens ?? 0,
       ignoreEos: flags.ignoreEos ?? false,
-      stopTokens: tokenizer.eosTokens,
+      stopTokens: [...tokenizer.eosTokens, ...ends],
       tenant: 'terminal',
       priority: 0,
     }

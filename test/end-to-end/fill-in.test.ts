@@ -6,12 +6,15 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { resolveModel } from '../../src/cli/text-model.ts'
 import { parseTrainingJob } from '../../src/train/job.ts'
 import { runTrainingJob } from '../../src/train/run-job.ts'
+import { ropeway } from '../cli/command-line.ts'
 import { post } from '../openai/harness.ts'
+import { sharedData } from '../shared.ts'
 import { type Served, servedModel, serveReal } from './served.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'ropeway-fill-in-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 9 }))
 
+const run = join(folder, 'run')
 const letters = 'abcdefghij'
 const alphabet = (from: number, length: number) =>
   Array.from({ length }, (_, i) => letters[(from + i) % letters.length]).join('')
@@ -44,6 +47,22 @@ beforeAll(async () => {
   served = await serveReal(resolveModel(job.out))
 }, 60_000)
 afterAll(async () => served?.[Symbol.asyncDispose]())
+
+test('the command line fills a gap as the server does, and says where a model has no marks for one', async () => {
+  const wish = { model: servedModel, prompt: 'abc', suffix: 'fg', max_tokens: 8, temperature: 0 }
+  const answer = await post(`${served.url}/v1/completions`, wish)
+  const { choices } = (await answer.json()) as { choices: { text: string }[] }
+  const sampling = ['--max-tokens', '8', '--temperature', '0', '--threads', '1', '--device', 'cpu']
+  const asked = ['generate', run, '-p', 'abc', '--suffix', 'fg', ...sampling]
+  const whole = await ropeway(asked)
+  expect([whole.code, whole.out]).toEqual([0, `abc${choices[0]!.text}fg\n`])
+  const told = await ropeway([...asked, '--json'])
+  expect(told.json).toMatchObject([{ text: choices[0]!.text }])
+  const other = sharedData('models', 'stories260K', 'hf')
+  if (other === undefined) return
+  const refused = await ropeway(['generate', other, '-p', 'abc', '--suffix', 'fg', ...sampling])
+  expect([refused.code, refused.err]).toEqual([2, expect.stringContaining('no tokens that mark a gap')])
+})
 
 test('a model that learned from gaps fills them, and ends where the suffix begins', async () => {
   const gaps = Array.from({ length: 20 }, (_, i) => ({

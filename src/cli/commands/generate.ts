@@ -1,6 +1,9 @@
 import { readFileSync } from 'node:fs'
 import type { Command } from 'commander'
 import { UserError } from '../../base/errors.ts'
+import { fillInPrompt, fillInTokens } from '../../tokenizer/fill-in.ts'
+import { beginningOf, encodeInside, plainText } from '../../tokenizer/gap.ts'
+import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
 import { type Answered, askDeployed, type Deployed, deployedAs } from '../deployed.ts'
 import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
 import { type SamplingFlags, withSamplingOptions } from '../sampling-options.ts'
@@ -11,6 +14,7 @@ import { findModel, loadTextModel, resolveModel } from '../text-model.ts'
 
 interface GenerateFlags extends EngineFlags, SamplingFlags {
   prompt?: string
+  suffix?: string
   file?: string
   json?: boolean
   quiet?: boolean
@@ -22,6 +26,10 @@ export function generateCommand(program: Command): void {
     .description('continue a text in the terminal')
     .argument('<model>', 'folder, .gguf file, a name in the models folder, or a deployment')
     .option('-p, --prompt <text>', 'the text to continue; standard input when absent')
+    .option(
+      '--suffix <text>',
+      'write what stands between the text and this one, by a model that was trained for it',
+    )
     .option('-f, --file <path>', 'read the text to continue from a file')
     .option('--json', 'print one JSON object with text, counts and times')
     .option('-q, --quiet', 'print nothing but the text')
@@ -30,7 +38,10 @@ export function generateCommand(program: Command): void {
     if (deployed !== undefined) return await generateThere(deployed, flags)
     const model = loadTextModel(resolveModel(given))
     const text = promptText(flags)
-    const prompt = model.tokenizer.encode(text)
+    const { tokenizer } = model
+    const { suffix } = flags
+    const gap = suffix === undefined ? undefined : gapOf(text, suffix, tokenizer)
+    const prompt = gap?.prompt ?? tokenizer.encode(text)
     if (prompt.length === 0)
       throw new UserError('The prompt is empty.', { failure: 'usage', fix: 'Give -p TEXT.' })
     const stop = shutdownSignal()
@@ -42,7 +53,8 @@ export function generateCommand(program: Command): void {
       }
       if (!quiet) note('')
       if (flags.quiet !== true) write(text)
-      const spoken = await speak(engine, model, prompt, flags, write, stop.signal)
+      const spoken = await speak(engine, model, prompt, flags, write, stop.signal, gap?.ends)
+      if (flags.quiet !== true) write(suffix ?? '')
       const { finish, ...rest } = spoken
       report({ ...finish, ...rest }, flags, quiet)
       if (stop.signal.aborted) process.exitCode = 130
@@ -51,6 +63,28 @@ export function generateCommand(program: Command): void {
       stop.dispose()
     }
   })
+}
+
+/** The tokens that ask for what stands between `before` and `behind`, and those that end it. */
+function gapOf(
+  before: string,
+  behind: string,
+  tokenizer: Tokenizer,
+): { prompt: number[]; ends: readonly number[] } {
+  const { fillIn } = tokenizer
+  if (fillIn === undefined) {
+    throw new UserError(
+      'This model does not fill in before a suffix: its tokenizer has no tokens that mark a gap.',
+      {
+        failure: 'usage',
+        fix: 'Leave --suffix out, or take a model that was trained to fill in, as Qwen2.5-Coder or StarCoder.',
+      },
+    )
+  }
+  const options = plainText(fillIn)
+  const [left, right] = [tokenizer.encodeTyped(before, options), encodeInside(tokenizer, behind, options)]
+  const prompt = [...beginningOf(tokenizer), ...fillInPrompt(fillIn, [...left], [...right])]
+  return { prompt, ends: [...fillInTokens(fillIn)] }
 }
 
 /** By the service; engine flags are the deployment's there. */
@@ -62,8 +96,12 @@ async function generateThere(deployed: Deployed, flags: GenerateFlags): Promise<
     if (flags.json !== true) process.stdout.write(piece)
   }
   if (flags.quiet !== true) write(prompt)
+  const { suffix } = flags
+  const body = { prompt, ...(suffix !== undefined && { suffix }) }
   try {
-    report(await askDeployed(deployed, '/completions', { prompt }, flags, write, stop.signal), flags, quiet)
+    const answered = await askDeployed(deployed, '/completions', body, flags, write, stop.signal)
+    if (flags.quiet !== true) write(suffix ?? '')
+    report(answered, flags, quiet)
   } catch (error) {
     if (!stop.signal.aborted) throw error
     process.stdout.write('\n')
