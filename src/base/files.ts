@@ -15,7 +15,7 @@ import { open } from 'node:fs/promises'
 import { homedir, userInfo } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { messageOf, UserError } from './errors.ts'
-import type { Pause } from './pauses.ts'
+import { atOnce, type Pause, type Steps } from './pauses.ts'
 
 /**
  * Replaces `path` by `content` so that a crash at any moment leaves the old file or the new one, whole:
@@ -84,12 +84,19 @@ const pieceBytes = 1 << 20
 
 /** SHA-256 in hex, in one call. The file is read in pieces, however large it is. */
 export function hashOfFile(path: string): string {
+  return atOnce(hashing(path))
+}
+
+/** The same in steps of a piece each. */
+export function* hashing(path: string): Steps<string> {
   const hash = createHash('sha256')
   const piece = Buffer.allocUnsafe(pieceBytes)
   const file = openSync(path, 'r')
   try {
-    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece))
+    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece)) {
       hash.update(piece.subarray(0, read))
+      yield
+    }
   } finally {
     closeSync(file)
   }

@@ -39,9 +39,14 @@ export function atOnce<Result>(steps: Steps<Result>): Result {
 }
 
 export async function withPauses<Result>(steps: Steps<Result>, pause: Pause): Promise<Result> {
-  for (;;) {
-    const { done, value } = steps.next()
-    if (done === true) return value
-    await pause()
+  try {
+    for (;;) {
+      const { done, value } = steps.next()
+      if (done === true) return value
+      await pause()
+    }
+  } finally {
+    // What the work holds is given back when it is given up.
+    steps.return(undefined as never)
   }
 }

@@ -2,11 +2,11 @@
 import { type Command, Option } from 'commander'
 import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
-import { pausesUntil } from '../base/pauses.ts'
+import { pausesUntil, withPauses } from '../base/pauses.ts'
 import type { EngineProcessClient } from '../serve/process/client.ts'
 import { startEngine } from '../serve/process/client.ts'
 import type { EngineSetup } from '../serve/process/protocol.ts'
-import { damageOfWeights } from '../train/checkpoint.ts'
+import { findingDamage } from '../train/checkpoint.ts'
 import { milliseconds, number, weightFormat, wholeNumber } from './options.ts'
 import { bytes, compact, note, ProgressLine } from './terminal.ts'
 import { loadTextModel, resolveModel } from './text-model.ts'
@@ -205,7 +205,7 @@ async function damageIn(
   const pause = pausesUntil(signal, () => stopped)
   try {
     for (const folder of folders) {
-      const reason = await damageOfWeights(folder, pause)
+      const reason = await withPauses(findingDamage(folder), pause)
       if (reason === undefined) continue
       return new UserError(`${folder} is damaged: ${reason}.`, {
         failure: 'conflict',

@@ -5,6 +5,7 @@
 import { assert } from '../base/assert.ts'
 import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
+import { atOnce, type Steps } from '../base/pauses.ts'
 import type { TensorInfo } from '../formats/source.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
@@ -72,6 +73,11 @@ export class Weights implements Disposable {
 
 /** Loads every parameter that the architecture names. Throws a UserError for a missing or misshapen one. */
 export function loadWeights(model: OpenModel, device: Device, options: LoadOptions = {}): Weights {
+  return atOnce(loadingWeights(model, device, options))
+}
+
+/** The same in steps of a few megabytes, but for weights that are packed. */
+export function* loadingWeights(model: OpenModel, device: Device, options: LoadOptions = {}): Steps<Weights> {
   const { architecture, config } = model.definition
   const all = architecture.parameters(config)
   for (const spec of all) checkedInfo(model, spec)
@@ -81,6 +87,7 @@ export function loadWeights(model: OpenModel, device: Device, options: LoadOptio
   const elsewhere = packed?.parameterNames()
   const specs = all.filter(({ name }) => !elsewhere?.has(name))
   const arenas = new Map<Pointer, Arena>()
+  let loaded: Weights | undefined
   try {
     const tensors = place(model, device, specs, options, arenas)
     let bytes = packed?.bytes ?? 0
@@ -93,16 +100,18 @@ export function loadWeights(model: OpenModel, device: Device, options: LoadOptio
     const scratch = new RowScratch()
     for (const [index, spec] of specs.entries()) {
       const { tensor, bufferType } = tensors.get(spec.name)!
-      fill(model, spec, tensor, device, bufferType !== device.bufferType, scratch)
+      yield* fill(model, spec, tensor, device, bufferType !== device.bufferType, scratch)
       onProgress?.(packedShare + ((1 - packedShare) * (index + 1)) / specs.length)
     }
     tensors.get('rope_factors')?.tensor.write(ropeFactorsOf(model.definition.config)!)
     const byName = new Map([...tensors].map(([name, { tensor }]) => [name, tensor]))
-    return new Weights([...arenas.values()], byName, bytes, packed)
-  } catch (error) {
-    packed?.[Symbol.dispose]()
-    for (const arena of arenas.values()) arena.dispose()
-    throw error
+    loaded = new Weights([...arenas.values()], byName, bytes, packed)
+    return loaded
+  } finally {
+    if (loaded === undefined) {
+      packed?.[Symbol.dispose]()
+      for (const arena of arenas.values()) arena.dispose()
+    }
   }
 }
 
@@ -158,19 +167,20 @@ function dtypeOf(spec: ParameterSpec, info: TensorInfo, quantize: DType | undefi
 }
 
 /** `whole`: the memory rearranges what is written, which it can do only with all of it at once. */
-function fill(
+function* fill(
   model: OpenModel,
   spec: ParameterSpec,
   tensor: Tensor,
   device: Device,
   whole: boolean,
   scratch: RowScratch,
-): void {
+): Steps<void> {
   const info = model.info(spec.name)!
   const asItIs =
     info.dtype === tensor.dtype && !model.transposed(spec.name) && model.rowOrder(spec.name) === undefined
   if (asItIs && device.isHost && !whole) {
     model.read(spec.name, new Uint8Array(tensor.hostView()))
+    yield
     return
   }
   const all = whole ? new Uint8Array(tensor.bytes) : undefined
@@ -179,6 +189,7 @@ function fill(
     if (all === undefined) tensor.write(bytes, offset)
     else all.set(bytes, offset)
     offset += bytes.length
+    yield
   }
   if (all !== undefined) tensor.write(all)
 }

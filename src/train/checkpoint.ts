@@ -9,8 +9,8 @@ import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf } from '../base/errors.ts'
-import { hashOfFile, hashOfLargeFile } from '../base/files.ts'
-import type { Pause } from '../base/pauses.ts'
+import { hashing } from '../base/files.ts'
+import { atOnce, type Steps } from '../base/pauses.ts'
 import { openSafetensors } from '../formats/safetensors.ts'
 import type { Parameters } from './parameters.ts'
 import type { GuardState } from './step-guard.ts'
@@ -75,13 +75,22 @@ export interface FoundCheckpoint {
 export function newestCheckpoint(
   root: string,
   onDamaged: (folder: string, reason: string) => void,
-  before = Number.POSITIVE_INFINITY,
+  before?: number,
 ): FoundCheckpoint | undefined {
+  return atOnce(findingCheckpoint(root, onDamaged, before))
+}
+
+/** The same in steps of a megabyte. */
+export function* findingCheckpoint(
+  root: string,
+  onDamaged: (folder: string, reason: string) => void,
+  before = Number.POSITIVE_INFINITY,
+): Steps<FoundCheckpoint | undefined> {
   for (const name of checkpointNames(root).reverse()) {
     if (Number(namePattern.exec(name)![1]) >= before) continue
     const folder = join(root, name)
     try {
-      return { folder, state: verified(folder) }
+      return { folder, state: yield* verifying(folder) }
     } catch (error) {
       onDamaged(folder, messageOf(error))
     }
@@ -104,62 +113,41 @@ export function checkpointNames(root: string): string[] {
  * says what was: a model from elsewhere. Texts (a template, a default) are the user's to change.
  */
 export function damagedWeightsIn(folder: string): string | undefined {
+  return atOnce(findingDamage(folder))
+}
+
+/** The same in steps: sizes in the first one, then contents by the megabyte. */
+export function* findingDamage(folder: string): Steps<string | undefined> {
   if (!existsSync(join(folder, manifestName))) return undefined
   try {
-    verified(folder, isWeights)
+    yield* verifying(folder, isWeights)
     return undefined
   } catch (error) {
     return messageOf(error)
   }
 }
 
-/** The same beside others: sizes at once, then contents piece by piece; rejects where `pause` does. */
-export async function damageOfWeights(folder: string, pause: Pause): Promise<string | undefined> {
-  if (!existsSync(join(folder, manifestName))) return undefined
-  let content: Found['content']
-  try {
-    content = found(folder, isWeights).content
-  } catch (error) {
-    return messageOf(error)
-  }
-  for (const { name, sha256 } of content) {
-    if ((await hashOfLargeFile(join(folder, name), pause)) !== sha256) return otherContent(name)
-  }
-  return undefined
-}
-
 const isWeights = (name: string) => name.endsWith('.safetensors') && name !== 'optimizer.safetensors'
-
-function verified(folder: string, concerns = (_name: string) => true): TrainerState {
-  const { state, content } = found(folder, concerns)
-  for (const { name, sha256 } of content) {
-    if (hashOfFile(join(folder, name)) !== sha256) throw new Error(otherContent(name))
-  }
-  return state
-}
 
 const otherContent = (name: string) => `${name} does not have the content that was saved`
 
-interface Found {
-  state: TrainerState
-  /** Files of the right size, and the hash that each is to have. */
-  content: { name: string; sha256: string }[]
-}
-
-function found(folder: string, concerns: (name: string) => boolean): Found {
+function* verifying(folder: string, concerns = (_name: string) => true): Steps<TrainerState> {
   const { files, format, ...state } = readManifest(join(folder, manifestName))
   if (format !== 1)
     throw new Error(`${manifestName} has format ${String(format)}, which this version does not read`)
-  const content: Found['content'] = []
+  const hashes: [name: string, sha256: string][] = []
   for (const [name, { bytes, sha256 }] of Object.entries(files)) {
     if (!concerns(name)) continue
     const path = join(folder, name)
     if (!existsSync(path)) throw new Error(`${name} is missing`)
     if (statSync(path).size !== bytes)
       throw new Error(`${name} has ${statSync(path).size} bytes instead of ${bytes}`)
-    content.push({ name, sha256 })
+    hashes.push([name, sha256])
   }
-  return { state, content }
+  for (const [name, sha256] of hashes) {
+    if ((yield* hashing(join(folder, name))) !== sha256) throw new Error(otherContent(name))
+  }
+  return state
 }
 
 function readManifest(path: string): Manifest {
@@ -170,6 +158,11 @@ function readManifest(path: string): Manifest {
 
 /** Puts a checkpoint's weights and moments into `parameters` of the same model and method. */
 export function restore(folder: string, parameters: Parameters): void {
+  atOnce(restoring(folder, parameters))
+}
+
+/** The same in steps of a parameter. */
+export function* restoring(folder: string, parameters: Parameters): Steps<void> {
   using model = openSafetensors(join(folder, parameters.saved.weightsName))
   using moments = openSafetensors(join(folder, 'optimizer.safetensors'))
   for (const [index, parameter] of parameters.all.entries()) {
@@ -182,6 +175,7 @@ export function restore(folder: string, parameters: Parameters): void {
     const stored = read(model, spec.name)
     const [outputs, inputs] = spec.shape as [number, number]
     weight.write(spec.transposed ? turned(stored, inputs, outputs) : stored)
+    yield
     if (!parameters.ownsMoments(index)) continue
     parameter.mean.write(read(moments, `mean.${spec.name}`))
     parameter.square.write(read(moments, `square.${spec.name}`))

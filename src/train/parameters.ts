@@ -2,6 +2,7 @@
  * What training changes: weights in F32, and beside each its gradient and AdamW's two moments.
  */
 import { assert } from '../base/assert.ts'
+import { atOnce, type Steps } from '../base/pauses.ts'
 import { deriveSeed, Random } from '../base/random.ts'
 import type { Adapter } from '../models/adapter.ts'
 import type { LinearLayers, ParameterSpec } from '../models/architecture.ts'
@@ -9,7 +10,7 @@ import { openModel } from '../models/open.ts'
 import { type ParameterAccess, plainLayers } from '../models/plain-layers.ts'
 import { type Definition, defineModel } from '../models/registry.ts'
 import { ropeFactorsOf } from '../models/rope.ts'
-import { loadWeights, Weights } from '../models/weights.ts'
+import { loadingWeights, Weights } from '../models/weights.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
 import type { Pointer } from '../runtime/ffi.ts'
@@ -254,8 +255,12 @@ export function createModel(config: Record<string, unknown>, seed: number, devic
 
 /** The weights of a model on disk, in F32, to train on. */
 export function loadModel(path: string, device: Device): Parameters {
+  return atOnce(loadingModel(path, device))
+}
+
+export function* loadingModel(path: string, device: Device): Steps<Parameters> {
   using model = openModel(path)
-  return new Parameters(model.definition, loadWeights(model, device, { quantize: 'F32' }), device)
+  return new Parameters(model.definition, yield* loadingWeights(model, device, { quantize: 'F32' }), device)
 }
 
 /** Every parameter draws from a stream of its own, so adding a layer does not change the others. */

@@ -4,26 +4,27 @@ import { readdirSync, statSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
-import { hashOfFile } from '../base/files.ts'
+import { hashOfFile, hashOfLargeFile } from '../base/files.ts'
+import { atOnce, type Pause, type Steps } from '../base/pauses.ts'
 import { adaptableProducts, isAdapterFolder } from '../models/adapter.ts'
 import type { AdapterSettings } from '../models/adapter-config.ts'
 import { openModel } from '../models/open.ts'
 import type { Definition } from '../models/registry.ts'
-import { loadWeights } from '../models/weights.ts'
+import { loadingWeights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
 import type { TrainingJob } from './job.ts'
 import { AdapterPart, freshAdapter } from './methods/lora.ts'
 import type { LoraOptions } from './methods/method.ts'
 import { modelConfig, type SpecialTokens } from './model-config.ts'
-import { createModel, loadModel, Parameters, wholeModel } from './parameters.ts'
+import { createModel, loadingModel, Parameters, wholeModel } from './parameters.ts'
 
-/** For a model that {@link refuseUnfit} let pass. */
-export function prepareModel(job: TrainingJob, tokens: SpecialTokens, device: Device): Parameters {
+/** In steps of some milliseconds, for a model that {@link refuseUnfit} let pass. */
+export function* preparingModel(job: TrainingJob, tokens: SpecialTokens, device: Device): Steps<Parameters> {
   if (!('from' in job.model))
     return createModel(modelConfig(job.model, job.context, tokens), job.seed, device)
   const { from } = job.model
   const lora = job.method?.lora
-  return lora === undefined ? loadModel(from, device) : adaptedModel(from, lora, job.seed, device)
+  return yield* lora === undefined ? loadingModel(from, device) : adapting(from, lora, job.seed, device)
 }
 
 /** Throws UserErrors for a model that does not fit the job: before anything long is done with it. */
@@ -55,11 +56,15 @@ export function refuseUnfit(job: TrainingJob, tokens: Pick<SpecialTokens, 'vocab
 
 /** The model at `path`, frozen, with a new adapter to train. */
 export function adaptedModel(path: string, options: LoraOptions, seed: number, device: Device): Parameters {
+  return atOnce(adapting(path, options, seed, device))
+}
+
+function* adapting(path: string, options: LoraOptions, seed: number, device: Device): Steps<Parameters> {
   using model = openModel(path)
   const { definition } = model
   const settings = adapterSettings(options, definition, path)
   const quantize = options.quantize.toUpperCase() as DType
-  const frozen = loadWeights(model, device, { quantize, asEncoded: true })
+  const frozen = yield* loadingWeights(model, device, { quantize, asEncoded: true })
   const access = {
     weight: (name: string) => frozen.get(name),
     has: (name: string) => frozen.has(name),
@@ -69,9 +74,16 @@ export function adaptedModel(path: string, options: LoraOptions, seed: number, d
 }
 
 /** The model at `path` to read with, nothing of it trained. */
-export function frozenModel(path: string, quantize: LoraOptions['quantize'], device: Device): Parameters {
+export function* frozenModel(
+  path: string,
+  quantize: LoraOptions['quantize'],
+  device: Device,
+): Steps<Parameters> {
   using model = openModel(path)
-  const weights = loadWeights(model, device, { quantize: quantize.toUpperCase() as DType, asEncoded: true })
+  const weights = yield* loadingWeights(model, device, {
+    quantize: quantize.toUpperCase() as DType,
+    asEncoded: true,
+  })
   return new Parameters(model.definition, weights, device, {
     ...wholeModel(model.definition, weights),
     specs: [],
@@ -109,13 +121,29 @@ export interface BaseModel {
 }
 
 export function baseModelOf(path: string): BaseModel {
-  const files = statSync(path).isDirectory()
+  const files = contentFiles(path)
+  return sealed(path, files, files.map(hashOfFile))
+}
+
+/** The same beside others, ended by `pause`. */
+export async function awaitedBaseModel(path: string, pause: Pause): Promise<BaseModel> {
+  const files = contentFiles(path)
+  const hashes: string[] = []
+  for (const file of files) hashes.push(await hashOfLargeFile(file, pause))
+  return sealed(path, files, hashes)
+}
+
+function contentFiles(path: string): string[] {
+  return statSync(path).isDirectory()
     ? readdirSync(path)
         .filter((name) => name === 'config.json' || name.endsWith('.safetensors'))
         .sort()
         .map((name) => join(path, name))
     : [path]
+}
+
+function sealed(path: string, files: readonly string[], hashes: readonly string[]): BaseModel {
   const hash = createHash('sha256')
-  for (const file of files) hash.update(`${basename(file)} ${hashOfFile(file)}\n`)
+  for (const [i, file] of files.entries()) hash.update(`${basename(file)} ${hashes[i]}\n`)
   return { path, sha256: hash.digest('hex') }
 }

@@ -2,9 +2,10 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from '../base/errors.ts'
+import type { Pause } from '../base/pauses.ts'
 import { type FoundCheckpoint, stepFolderName, type TrainerState } from './checkpoint.ts'
 import { differences, recipeOf, type TrainingJob } from './job.ts'
-import { type BaseModel, baseModelOf } from './prepare-model.ts'
+import { awaitedBaseModel, type BaseModel } from './prepare-model.ts'
 
 export function refuseOtherRecipe(job: TrainingJob, found: FoundCheckpoint): void {
   const changed = differences(found.state.recipe, JSON.parse(JSON.stringify(recipeOf(job))))
@@ -28,9 +29,13 @@ export function refuseOtherData(found: FoundCheckpoint): never {
 }
 
 /** The model that stays as it is while an adapter is trained: the same in every life of the job. */
-export function frozenBase(job: TrainingJob, found: FoundCheckpoint | undefined): BaseModel | undefined {
+export async function frozenBase(
+  job: TrainingJob,
+  found: FoundCheckpoint | undefined,
+  pause: Pause,
+): Promise<BaseModel | undefined> {
   if (job.method?.lora === undefined || !('from' in job.model)) return undefined
-  const base = baseModelOf(job.model.from)
+  const base = await awaitedBaseModel(job.model.from, pause)
   if (found !== undefined && found.state.base?.sha256 !== base.sha256) {
     throw new UserError(`The model in ${base.path} is not the one that ${found.folder} was trained on.`, {
       failure: 'conflict',

@@ -6,14 +6,17 @@ import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { systemClock } from '../base/clock.ts'
 import { writeFileAtomic } from '../base/files.ts'
+import { withPauses } from '../base/pauses.ts'
 import { Device } from '../runtime/device.ts'
 import { kernelStatus, plainNote } from '../runtime/kernels.ts'
 import { kernelsNeedBuilding } from '../runtime/kernels-build.ts'
 import {
   type FoundCheckpoint,
+  findingCheckpoint,
   newestCheckpoint,
   removeLeftovers,
   restore,
+  restoring,
   type TrainerState,
 } from './checkpoint.ts'
 import { CheckpointWriter } from './checkpoint-writer.ts'
@@ -31,7 +34,7 @@ import { alone, type Channel, Team } from './parallel/team.ts'
 import type { Parameters } from './parameters.ts'
 import { dataCheckOf } from './preflight/data-check.ts'
 import { needsOf, refuseTooLarge } from './preflight/needs.ts'
-import { type BaseModel, prepareModel, refuseUnfit } from './prepare-model.ts'
+import { type BaseModel, preparingModel, refuseUnfit } from './prepare-model.ts'
 import { type Publisher, publisherOf } from './publish/publisher.ts'
 import { bestFolder, frozenBase, isStale, refuseOtherData, refuseOtherRecipe } from './resume-checks.ts'
 import type { JobCallbacks, JobResult, JobStart } from './run-callbacks.ts'
@@ -60,9 +63,10 @@ export async function runTrainingJob(
   const isFirst = channel.rank === 0
   if (isFirst) removeLeftovers(root)
   if (isFirst) rmSync(emergencyNote(job.out), { force: true })
-  const found = newestCheckpoint(root, (folder, reason) => {
+  const { pause } = preparing(() => undefined, signal)
+  const onDamaged = (folder: string, reason: string) =>
     callbacks.onNote?.(`The checkpoint ${folder} is damaged (${reason}); looking for an earlier one.`)
-  })
+  const found = await withPauses(findingCheckpoint(root, onDamaged), pause)
   if (found !== undefined) refuseOtherRecipe(job, found)
   if (found !== undefined && (found.state.stepsDone >= job.steps || isStale(job, found.state))) {
     const { stepsDone, best } = found.state
@@ -119,11 +123,11 @@ async function withRun<Result>(
   life: AbortSignal | 'replay',
   use: (run: JobRun, device: Device, data: JobData) => Promise<Result>,
 ): Promise<Result> {
-  const base = frozenBase(job, found)
   const preference = preferenceOf(job.method)
   const note = (text: string) => callbacks.onNote?.(text)
   const signal = life === 'replay' ? undefined : life
   const heard = preparing(note, signal)
+  const base = await frozenBase(job, found, heard.pause)
   const pairs = preference && (await preparePreferences(job, preference, found?.folder, heard))
   using data = pairs ?? (await prepareData(job, found?.folder, heard))
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
@@ -149,11 +153,15 @@ async function withRun<Result>(
       base,
       onNote: note,
       signal,
+      pause: heard.pause,
     })
   }
-  using parameters = prepareModel(job, { vocabularySize, bosToken, eosToken: eosTokens[0] }, device)
+  using parameters = await withPauses(
+    preparingModel(job, { vocabularySize, bosToken, eosToken: eosTokens[0] }, device),
+    heard.pause,
+  )
   const team = job.data_parallel ? new Team(channel, parameters) : undefined
-  if (found !== undefined) restore(found.folder, parameters)
+  if (found !== undefined) await withPauses(restoring(found.folder, parameters), heard.pause)
   using run = new JobRun(job, data, parameters, device, found?.state, base, callbacks, team)
   return await use(run, device, data)
 }

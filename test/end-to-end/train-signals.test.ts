@@ -95,6 +95,6 @@ test('SIGINT ends the preparation of data, however much there is, and says so', 
     ['train', jobFile('prepared', 'large.txt'), '--here', '--json'],
     ({ event }, send) => event === 'note' && send('SIGINT'),
   )
-  expect(errors).toMatch(/Stopped while the data was prepared, before the first step/)
+  expect(errors).toMatch(/Stopped while the run was prepared, before the first step/)
   expect([code, events.map(({ event }) => event)]).toEqual([130, ['note']])
 })

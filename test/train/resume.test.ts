@@ -13,13 +13,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type Steps, withPauses } from '../../src/base/pauses.ts'
 import { Random } from '../../src/base/random.ts'
 import { openModel } from '../../src/models/open.ts'
 import { Device } from '../../src/runtime/device.ts'
 import { loadTokenizer } from '../../src/tokenizer/tokenizer.ts'
-import { checkpointNames } from '../../src/train/checkpoint.ts'
+import { checkpointNames, findingCheckpoint, restoring } from '../../src/train/checkpoint.ts'
 import { saveStages } from '../../src/train/checkpoint-save.ts'
-import { loadModel } from '../../src/train/parameters.ts'
+import { loadingModel, loadModel } from '../../src/train/parameters.ts'
 import { emergencyNote, runTrainingJob } from '../../src/train/run-job.ts'
 import { hashOf, tinyJob } from './tiny-job.ts'
 
@@ -218,4 +219,32 @@ test('a checkpoint is a model folder: config, weights as the checkpoint format h
   using parameters = loadModel(folder, device)
   expect(parameters.all.every(({ weight }) => weight.toFloats().every(Number.isFinite))).toBe(true)
   expect(existsSync(join(folder, 'trainer.json'))).toBe(true)
+})
+
+test('finding, loading and restoring a checkpoint end between any two of their steps', async () => {
+  const checkpoints = join(root, 'whole', 'out', 'checkpoints')
+  const folder = join(checkpoints, 'step-000012')
+  using device = new Device({ device: 'cpu', threads: 1 })
+  using parameters = loadModel(folder, device)
+  const fail = (_: string, reason: string) => expect(reason).toBe('')
+  const works: [string, () => Steps<unknown>][] = [
+    ['finding', () => findingCheckpoint(checkpoints, fail)],
+    ['loading', () => loadingModel(folder, device)],
+    ['restoring', () => restoring(folder, parameters)],
+  ]
+  for (const [name, begin] of works) {
+    let steps = 0
+    const result = await withPauses(begin(), async () => void steps++)
+    if (name === 'loading') (result as Disposable)[Symbol.dispose]()
+    // A file of the checkpoint, or a parameter, a step at least.
+    expect([name, steps > 2]).toEqual([name, true])
+    for (const last of [1, steps >> 1, steps]) {
+      let count = 0
+      const pause = async () => {
+        if (++count === last) throw new Error('asked to end')
+      }
+      await expect(withPauses(begin(), pause)).rejects.toThrow('asked to end')
+      expect(count).toBe(last)
+    }
+  }
 })

@@ -10,7 +10,7 @@ export interface Preparing {
 /** Ends with a UserError soon after `signal` is aborted. */
 export function preparing(onNote: (text: string) => void, signal?: AbortSignal): Preparing {
   const interrupted = () =>
-    new UserError('Stopped while the data was prepared, before the first step.', {
+    new UserError('Stopped while the run was prepared, before the first step.', {
       failure: 'interrupted',
       fix: 'The same command begins there again: what was complete is in the cache, what was half made is gone.',
     })

@@ -16,9 +16,10 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from '../../base/errors.ts'
+import { type Pause, withPauses } from '../../base/pauses.ts'
 import type { Device } from '../../runtime/device.ts'
 import type { TrainingJob } from '../job.ts'
-import { type BaseModel, baseModelOf, frozenModel } from '../prepare-model.ts'
+import { awaitedBaseModel, type BaseModel, frozenModel } from '../prepare-model.ts'
 import type { PairBatches } from './pair-batches.ts'
 import type { PreferenceMethod } from './preference.ts'
 import type { PreferenceData } from './preference-data.ts'
@@ -33,6 +34,8 @@ interface ReferenceOptions {
   onNote: Note
   /** Ends it between two batches. */
   signal?: AbortSignal | undefined
+  /** Ends it while the model is hashed or loaded. */
+  pause: Pause
 }
 
 /** Throws a UserError when it is interrupted. `base` is what the job starts from, where that is known already. */
@@ -41,10 +44,10 @@ export async function fillReferences(
   method: PreferenceMethod,
   data: PreferenceData,
   device: Device,
-  { keeps, base, onNote, signal }: ReferenceOptions,
+  { keeps, base, onNote, signal, pause }: ReferenceOptions,
 ): Promise<void> {
   if (method.kind === 'orpo') return
-  const key = keeps ? keyOf(job, data, base) : ''
+  const key = keeps ? keyOf(job, data, base ?? (await awaitedBaseModel(fromOf(job), pause))) : ''
   const sides = Object.entries({ training: data.training, validation: data.validation }).flatMap(
     ([name, batches]) => {
       if (batches === undefined) return []
@@ -56,7 +59,7 @@ export async function fillReferences(
     const missing = sides.reduce((sum, { batches, done }) => sum + batches.pairs.length - done, 0)
     if (missing === 0) return
     onNote(`Asking the starting model about ${missing} pairs.`)
-    using model = frozenModel(fromOf(job), quantizedOf(job), device)
+    using model = await withPauses(frozenModel(fromOf(job), quantizedOf(job), device), pause)
     const shape = { sequences: job.batch, tokens: job.context }
     using graph = new PreferenceGraph(method, model, device, shape, 'evaluate')
     const progress = new Progress(missing, onNote)
@@ -74,7 +77,7 @@ export async function fillReferences(
 }
 
 /** Everything that decides what the starting model says. */
-function keyOf(job: TrainingJob, data: PreferenceData, base = baseModelOf(fromOf(job))): string {
+function keyOf(job: TrainingJob, data: PreferenceData, base: BaseModel): string {
   const decides = [base.sha256, quantizedOf(job), data.hash, job.batch, job.context, job.seed]
   return createHash('sha256').update(JSON.stringify(decides)).digest('hex')
 }
