@@ -62,8 +62,17 @@ function ProjectLinks() {
       <Link to="/projects/$project/jobs" params={params}>
         Jobs
       </Link>
+      <Link to="/projects/$project/models" params={params}>
+        Models
+      </Link>
       <Link to="/projects/$project/deployments" params={params}>
         Deployments
+      </Link>
+      <Link to="/projects/$project/usage" params={params}>
+        Usage
+      </Link>
+      <Link to="/projects/$project/keys" params={params}>
+        Keys
       </Link>
     </nav>
   )

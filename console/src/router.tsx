@@ -9,9 +9,13 @@ import { Deployments } from './pages/deployments.tsx'
 import { FirstProject } from './pages/first-project.tsx'
 import { JobPage } from './pages/job.tsx'
 import { Jobs } from './pages/jobs.tsx'
+import { Keys } from './pages/keys.tsx'
+import { ModelPage } from './pages/model.tsx'
+import { Models } from './pages/models.tsx'
 import { NewJob } from './pages/new-job.tsx'
 import { Overview } from './pages/overview.tsx'
 import { SignIn } from './pages/sign-in.tsx'
+import { Usage } from './pages/usage.tsx'
 import { Problem } from './parts/problem.tsx'
 
 const root = createRootRoute({ component: Outlet, notFoundComponent: NothingHere })
@@ -27,6 +31,10 @@ const newJob = createRoute({ ...under, path: '/new-job', component: NewJob })
 const job = createRoute({ ...under, path: '/jobs/$job', component: JobPage })
 const datasets = createRoute({ ...under, path: '/data', component: Datasets })
 const dataset = createRoute({ ...under, path: '/data/$dataset', component: DatasetPage })
+const models = createRoute({ ...under, path: '/models', component: Models })
+const model = createRoute({ ...under, path: '/models/$model', component: ModelPage })
+const usage = createRoute({ ...under, path: '/usage', component: Usage })
+const keys = createRoute({ ...under, path: '/keys', component: Keys })
 const deployments = createRoute({ ...under, path: '/deployments', component: Deployments })
 const deployment = createRoute({ ...under, path: '/deployments/$deployment', component: DeploymentPage })
 
@@ -37,7 +45,10 @@ export const router = createRouter({
     inside.addChildren([
       first,
       account,
-      project.addChildren([overview, datasets, dataset, jobs, newJob, job, deployments, deployment]),
+      project.addChildren([
+        ...[overview, datasets, dataset, jobs, newJob, job, models, model],
+        ...[deployments, deployment, usage, keys],
+      ]),
     ]),
   ]),
 })

@@ -105,10 +105,15 @@ function Sources({ project, wanted }: { project: string; wanted: string | undefi
   const models = useAnswer(listModels, { params: { project }, query: { limit: 200 } })
   const checkpoints = useAnswer(listCheckpoints, { params: { project }, query: { limit: 50 } })
   if (models.data === undefined || checkpoints.data === undefined) return null
+  // A version of a model, or what is older than those listed.
+  const isListed =
+    models.data.items.some(({ name }) => name === wanted) ||
+    checkpoints.data.items.some(({ id }) => id === wanted)
   return (
     <label>
       Model or checkpoint
       <select name="model" required defaultValue={wanted}>
+        {wanted !== undefined && !isListed && <option value={wanted}>{wanted}</option>}
         <optgroup label="Models">
           {models.data.items.map(({ id, name, latest }) => (
             <option key={id} value={name}>

@@ -1,5 +1,5 @@
 import { Tabs } from '@base-ui/react/tabs'
-import { Link, useNavigate, useParams } from '@tanstack/react-router'
+import { Link, useNavigate, useParams, useSearch } from '@tanstack/react-router'
 import {
   deleteJob,
   listJobEvents,
@@ -29,6 +29,7 @@ const atRest: readonly JobView['state'][] = ['success', 'failed', 'stopped']
 export function JobPage() {
   const project = useProject()
   const job = useParams({ strict: false, select: ({ job }) => job! })
+  const tab = useSearch({ strict: false, select: (search) => (search as { tab?: string }).tab })
   const { data, error } = useAnswer(viewJob, { params: { project, job } }, { every: often })
   if (error && data === undefined) return <Problem error={error} />
   if (data === undefined) return <p className="quiet">Loading ...</p>
@@ -45,7 +46,7 @@ export function JobPage() {
       <p>{data.message}</p>
       <JobProgress job={data} />
       <JobFacts job={data} />
-      <Tabs.Root defaultValue="curves">
+      <Tabs.Root defaultValue={tab ?? 'curves'}>
         <Tabs.List className="tabs">
           <Tabs.Tab value="curves">Curves</Tabs.Tab>
           <Tabs.Tab value="checkpoints">Checkpoints</Tabs.Tab>
@@ -152,9 +153,14 @@ function Checkpoints({ project, job }: { project: string; job: JobView }) {
         Size: ({ bytes }) => bytesText(bytes),
         Made: ({ created_at }) => <Ago at={created_at} />,
         '': ({ id }) => (
-          <Link to="/projects/$project/deployments" params={{ project }} search={{ model: id }}>
-            Deploy
-          </Link>
+          <span className="row">
+            <Link to="/projects/$project/deployments" params={{ project }} search={{ model: id }}>
+              Deploy
+            </Link>
+            <Link to="/projects/$project/models" params={{ project }} search={{ checkpoint: id }}>
+              Promote
+            </Link>
+          </span>
         ),
       }}
     />

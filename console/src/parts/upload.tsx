@@ -34,7 +34,8 @@ export function UploadPlace(props: UploadPlaceProps) {
   const pick = (found: readonly PickedFile[]) => {
     setFiles(found)
     const [first] = found
-    if (first !== undefined && name === '') setName(nameFrom(first.path.split('/').at(-1)!))
+    const [folder] = first?.file.webkitRelativePath.split('/') ?? []
+    if (first !== undefined && name === '') setName(nameFrom(folder || first.file.name))
   }
   return (
     <section className="upload">
