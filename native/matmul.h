@@ -3,8 +3,8 @@
 //
 // The right side is put into strips once (matmul_pack.h), by all threads. Then a thread takes a block of rows of the
 // left side, puts a chunk of its inputs into strips in the nearest cache, and multiplies that by every strip of the
-// right side. A left side that lies transposed is put into strips once, too: a block of it would be a few floats from
-// each of thousands of pages. Every output is one chain of sums in the order of inputs, however it is cut.
+// right side. Of a left side that lies transposed that is a piece of each of many rows of memory, asked for a chunk
+// ahead. Every output is one chain of sums in the order of inputs, however it is cut.
 //
 // Legend: T rows of a tile, S outputs of a strip, `steps` lanes along the inputs.
 #pragma once
@@ -23,16 +23,14 @@ constexpr size_t matmulRows = 6, matmulWidth = 16;
 constexpr size_t matmulRows = 2, matmulWidth = 16;
 #endif
 
-/// What a tile asks for while it is multiplied: so many bytes a step of what comes next of either side, every fourth
+/// What a tile asks for while it is multiplied: so many bytes a step of what comes next of the right side, every fourth
 /// step, because asking at every one took 4 % of the products that lie near anyway.
 struct TileAhead {
-  const char *left, *right;
-  size_t leftBytes, rightBytes;
+  const char* right;
+  size_t bytes;
 
   void ask(size_t step) const {
-    if (step % 4) return;
-    askForLine(left + step * leftBytes);
-    askForLine(right + step * rightBytes);
+    if (step % 4 == 0) askForLine(right + step * bytes);
   }
 };
 
@@ -196,7 +194,6 @@ struct MatmulPlan {
   size_t ownSteps;       // of the product itself; those behind belong to its tail
   size_t tiles, strips;  // of the left side, of the right side
   size_t tilesPerBlock, stripsPerBlock, stripBlocks;
-  bool leftAtOnce;
   bool leftByRows;  // multiplied where it lies
   bool far;  // more in strips than the nearer caches hold: a tile asks for what the next ones read
 
@@ -209,10 +206,8 @@ struct MatmulPlan {
     plan.chunks = quotientUp(plan.steps, chunkSteps);
     plan.tiles = quotientUp(a.rows, Tiles::rows);
     plan.strips = quotientUp(outputs, Tiles::width);
-    // A tail comes with each block's own chunks: a left side of one input, which lies either way, is no reason to leave it.
-    plan.leftAtOnce = tailInputs == 0 && a.rowsAreNeighbours();
     plan.leftByRows = Tiles::readsPairs && tailInputs == 0 && a.liesInPairs();
-    plan.far = (plan.strips * Tiles::width + (plan.leftAtOnce ? a.rows : 0)) * plan.steps * 4 > size_t(4) << 20;
+    plan.far = plan.strips * Tiles::width * plan.steps * 4 > size_t(4) << 20;
     // Sums of a block wait in a cache for the next chunk, so they must not be many.
     plan.stripsPerBlock = plan.chunks > 1 && plan.strips > widestBlock / Tiles::width ? widestBlock / Tiles::width : plan.strips;
     plan.stripBlocks = quotientUp(plan.strips, plan.stripsPerBlock);
@@ -270,9 +265,9 @@ struct WholeSide {
   }
 };
 
-/// Sides of a product in strips, and what a thread keeps of a block.
+/// The right side of a product in strips, and what a thread keeps of a block.
 struct MatmulMemory {
-  const float *left, *right;  // left: null where each block is put into strips by itself
+  const float* right;
   float *block, *sums;
 };
 
@@ -307,28 +302,44 @@ inline void packBlock(const Side& a, const MatmulTail& tail, const MatmulPlan& p
 
 /// What a tile reads.
 struct TileRead {
-  const float *left, *right;
+  const float* right;
   size_t steps;
   bool last;  // of the chunks
 };
 
-/// While the tiles of a strip are multiplied, the next strip comes nearer, a part with each; while the strips are, the next
-/// chunk of the tiles does.
+/// While the tiles of a strip are multiplied, the next strip comes nearer, a part with each.
 template <class Tiles>
-inline TileAhead aheadOf(const MatmulPlan& plan, const MatmulBlock& block, const MatmulMemory& memory, size_t tile, size_t strip,
-                         const TileRead& read) {
-  constexpr size_t leftStep = Tiles::rows * 4, rightStep = Tiles::width * 4;
-  size_t tiles = block.endTile - block.firstTile, strips = block.endStrip - block.firstStrip;
-  bool more = memory.left && !read.last;
-  size_t leftBytes = more ? quotientUp(leftStep, strips) : 0, rightBytes = quotientUp(rightStep, tiles);
-  const float* nextLeft = read.left + (more ? read.steps * Tiles::rows : 0);
+inline TileAhead aheadOf(const MatmulPlan& plan, const MatmulBlock& block, size_t tile, size_t strip, const TileRead& read) {
+  constexpr size_t rightStep = Tiles::width * 4;
+  size_t bytes = quotientUp(rightStep, block.endTile - block.firstTile);
   // Behind the last strip comes the first, of the next chunk.
   const float* first = read.right - (strip - block.firstStrip) * plan.steps * Tiles::width;
   const float* nextRight = strip + 1 < block.endStrip ? read.right + plan.steps * Tiles::width
                                                       : first + (read.last ? 0 : read.steps * Tiles::width);
-  return {reinterpret_cast<const char*>(nextLeft) + (strip - block.firstStrip) * leftBytes * read.steps,
-          reinterpret_cast<const char*>(nextRight) + (tile - block.firstTile) * rightBytes * read.steps, leftBytes, rightBytes};
+  return {reinterpret_cast<const char*>(nextRight) + (tile - block.firstTile) * bytes * read.steps, bytes};
 }
+
+/// Of a left side that lies transposed, what the next chunk of a block is going to put into strips: it comes nearer while
+/// this one is multiplied, a few rows of memory with each tile.
+struct ChunkAhead {
+  const char* data;
+  size_t count, apart, bytes, atOnce;  // rows of memory
+
+  static ChunkAhead of(const Side& a, size_t firstRow, size_t endRow, size_t firstInput, size_t endInput, size_t tiles) {
+    const ggml_tensor* from = a.tensor;
+    size_t rows = endRow < a.rows ? endRow : a.rows, inputs = endInput < a.inputs ? endInput : a.inputs;
+    if (!a.rowsAreNeighbours() || firstInput >= inputs) return {};
+    size_t count = inputs - firstInput;
+    return {static_cast<const char*>(from->data) + firstInput * from->nb[1] + firstRow * from->nb[0], count, size_t(from->nb[1]),
+            (rows - firstRow) * from->nb[0], quotientUp(count, tiles)};
+  }
+
+  /// With the nth tile.
+  void ask(size_t nth) const {
+    for (size_t row = nth * atOnce; row < (nth + 1) * atOnce && row < count; row++)
+      for (size_t byte = 0; byte < bytes; byte += 64) askForLine(data + row * apart + byte);
+  }
+};
 
 template <class Tiles>
 inline void multiplyBlock(const Side& a, const MatmulTail& tail, const MatmulPlan& plan, const MatmulBlock& taken,
@@ -340,18 +351,18 @@ inline void multiplyBlock(const Side& a, const MatmulTail& tail, const MatmulPla
   for (size_t chunk = 0; chunk < plan.chunks; chunk++) {
     size_t begin = plan.chunkBegin(chunk, unit), end = plan.chunkBegin(chunk + 1, unit);
     bool last = chunk + 1 == plan.chunks;
-    const float* left = memory.left + (firstTile * plan.steps + begin) * T;
-    size_t apart = memory.left ? plan.steps * T : (end - begin) * T;
+    const float* left = memory.block;
+    size_t apart = (end - begin) * T;
     // Of rows that are multiplied where they lie only those of a last, shorter tile.
     size_t firstPacked = plan.leftByRows ? a.rows / T > firstTile ? a.rows / T : firstTile : firstTile;
-    if (!memory.left) {
-      left = memory.block;
-      if (firstPacked < endTile)
-        packBlock<Tiles>(a, tail, plan,
-                         {firstPacked * T, endTile - firstPacked, begin, end, memory.block + (firstPacked - firstTile) * apart, apart});
-    }
+    if (firstPacked < endTile)
+      packBlock<Tiles>(a, tail, plan,
+                       {firstPacked * T, endTile - firstPacked, begin, end, memory.block + (firstPacked - firstTile) * apart, apart});
+    ChunkAhead ahead = ChunkAhead::of(a, firstTile * T, endTile * T, end * Tiles::inputs, plan.chunkBegin(chunk + 2, unit) * Tiles::inputs,
+                                      (endTile - firstTile) * (endStrip - firstStrip));
     for (size_t strip = firstStrip; strip < endStrip; strip++)
       for (size_t tile = firstTile; tile < endTile; tile++) {
+        ahead.ask((strip - firstStrip) * (endTile - firstTile) + tile - firstTile);
         const float* own = left + (tile - firstTile) * apart;
         const float* right = memory.right + (strip * plan.steps + begin) * S;
         float* sums = whole ? memory.sums : memory.sums + (tile - firstTile) * T * stride + (strip - firstStrip) * S;
@@ -363,7 +374,7 @@ inline void multiplyBlock(const Side& a, const MatmulTail& tail, const MatmulPla
             Tiles::template tile<true>(a.pairsOf(tile * T, begin), a.pairsApart(), right, end - begin, before, sums, stride);
         } else if (plan.far)
           Tiles::stripTile(own, right, end - begin, before, sums, stride,
-                           aheadOf<Tiles>(plan, taken, memory, tile, strip, {own, right, end - begin, last}));
+                           aheadOf<Tiles>(plan, taken, tile, strip, {right, end - begin, last}));
         else Tiles::stripTile(own, right, end - begin, before, sums, stride, NothingAhead());
         if (last) behind.finish(tile * T, rows, strip * S, S, sums, stride);
       }
@@ -382,27 +393,23 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   size_t tailInputs = MatmulTail::isThere(dst, call->params[2]) ? tail.left.inputs : 0;
   MatmulPlan plan = MatmulPlan::of<Tiles>(a, b.rows, tailInputs);
   size_t rightFloats = plan.strips * plan.steps * Tiles::width;
-  size_t leftFloats = plan.leftAtOnce ? plan.tiles * plan.steps * Tiles::rows : 0;
   if (arriveFirst(call)) {
-    rw_workspace_reserve(call->workspace, (rightFloats + leftFloats) * 4);
+    rw_workspace_reserve(call->workspace, rightFloats * 4);
     publish(call);
   }
   float* packed = reinterpret_cast<float*>(call->workspace->memory);
   WholeSide right{Tiles::width, plan.strips, plan.ownSteps, plan.steps, b.rowsAreNeighbours(), packed};
-  size_t leftSteps = plan.leftAtOnce ? plan.steps : 0;
-  WholeSide left{Tiles::rows, plan.leftAtOnce ? plan.tiles : 0, leftSteps, leftSteps, true, packed + rightFloats};
   size_t rightPieces = right.pieces(), tailPieces = tailInputs > 0 ? plan.strips : 0;
-  preparePhase(call, int32_t(rightPieces + tailPieces + left.pieces()), 1, [&](int32_t index) {
+  preparePhase(call, int32_t(rightPieces + tailPieces), 1, [&](int32_t index) {
     size_t piece = size_t(index);
     if (piece < rightPieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
-    else if (piece < rightPieces + tailPieces) tail.right.pack<Tiles, Tiles::width>(right.behind(piece - rightPieces));
-    else packLeft<Tiles>(a, left.piece(piece - rightPieces - tailPieces));
+    else tail.right.pack<Tiles, Tiles::width>(right.behind(piece - rightPieces));
   });
   size_t blockRows = plan.tilesPerBlock * Tiles::rows;
-  size_t blockFloats = plan.leftAtOnce ? 0 : blockRows * plan.chunkStepsMost(Tiles::stepsUnit);
+  size_t blockFloats = blockRows * plan.chunkStepsMost(Tiles::stepsUnit);
   size_t sumFloats = plan.chunks == 1 ? Tiles::rows * Tiles::width : blockRows * plan.stripsPerBlock * Tiles::width;
   float* block = reinterpret_cast<float*>(rw_thread_scratch((blockFloats + sumFloats) * 4 + 64));
-  MatmulMemory memory{plan.leftAtOnce ? left.packed : nullptr, packed, block, block + blockFloats};
+  MatmulMemory memory{packed, block, block + blockFloats};
   Tiles::enter();
   for (MatmulBlock taken; MatmulBlock::take(call, nth, plan, &taken);)
     multiplyBlock<Tiles>(a, tail, plan, taken, memory, behind);

@@ -154,25 +154,26 @@ struct Strips {
   size_t apart;  // floats from strip to strip
 };
 
-/// Rows lie side by side and strips are no whole vectors wide, so that they share lines from step to step: one strip after
-/// the other, because the same step of all strips meets in few sets of the nearest cache. The next step overwrites what a
-/// vector has too much.
+/// Rows lie side by side and strips are no whole vectors wide, so that they share lines from step to step: a few steps of one
+/// strip after the other, because the same step of all strips meets in few sets of the nearest cache. The next step
+/// overwrites what a vector has too much.
 template <class Lanes, size_t width, class From>
 inline void packAcrossByStrip(const From& from, const Strips& strips) {
-  constexpr size_t whole = (width + lanes - 1) / lanes * lanes;
-  for (size_t strip = 0; strip < strips.count; strip++) {
-    size_t row = strips.first + strip * width, left = row < from.rows ? from.rows - row : 0;
-    int rows = int(left < width ? left : width);
-    float* to = strips.to + strip * strips.apart;
-    size_t step = strips.begin;
-    if (left >= whole)
-      for (; step + 1 < strips.end; step++, to += width)
-        for (size_t column = 0; column < whole; column += lanes)
-          store(to + column, Lanes::across(from, row + column, step * Lanes::inputs, lanes));
-    for (; step < strips.end; step++, to += width)
-      for (int column = 0; column < int(width); column += lanes)
-        store(to + column, Lanes::across(from, row + column, step * Lanes::inputs, rows - column), int(width) - column);
-  }
+  constexpr size_t whole = (width + lanes - 1) / lanes * lanes, stretch = 16;
+  for (size_t begin = strips.begin; begin < strips.end; begin += stretch)
+    for (size_t strip = 0; strip < strips.count; strip++) {
+      size_t row = strips.first + strip * width, left = row < from.rows ? from.rows - row : 0;
+      size_t step = begin, end = begin + stretch < strips.end ? begin + stretch : strips.end;
+      int rows = int(left < width ? left : width);
+      float* to = strips.to + strip * strips.apart + (begin - strips.begin) * width;
+      if (left >= whole)
+        for (; step + 1 < end; step++, to += width)
+          for (size_t column = 0; column < whole; column += lanes)
+            store(to + column, Lanes::across(from, row + column, step * Lanes::inputs, lanes));
+      for (; step < end; step++, to += width)
+        for (int column = 0; column < int(width); column += lanes)
+          store(to + column, Lanes::across(from, row + column, step * Lanes::inputs, rows - column), int(width) - column);
+    }
 }
 
 /// Rows lie side by side: whole lines of memory are read, a step after the other.
