@@ -1,10 +1,10 @@
 /** Reading the YAML files that people write. */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { parse } from 'yaml'
 import { messageOf, UserError } from '../base/errors.ts'
 import { parseTrainingJob, type TrainingJob } from '../train/job.ts'
 import { cacheFolder } from './home.ts'
-import { findModel } from './text-model.ts'
+import { findModel, namedModel } from './text-model.ts'
 
 /** The fields of a job file, not checked yet. */
 export function readJobFile(file: string): Record<string, unknown> {
@@ -13,19 +13,24 @@ export function readJobFile(file: string): Record<string, unknown> {
 
 /**
  * The training job of these fields, whose relative paths start at `folder`. A model may be named as everywhere: the
- * folder of a run is its newest checkpoint, RUN@best its best one.
+ * folder of a run is its newest checkpoint, RUN@best its best one; what is no path is looked up in the models folder.
  */
 export function trainingJobOf(fields: Record<string, unknown>, folder: string): TrainingJob {
   const job = { ...parseTrainingJob(fields, folder), cacheFolder: cacheFolder() }
   if (!('from' in job.model)) return job
-  const from = findModel(job.model.from)
+  const given = (fields.model as { from: string }).from
+  const from = isThere(job.model.from) ? findModel(job.model.from) : namedModel(given)
   if (from === undefined) {
     throw new UserError(`The field model.from names ${job.model.from}, and there is no such model.`, {
       failure: 'not_found',
-      fix: 'Give a model folder, a .gguf file or the folder of a run; a relative path starts at the folder of the job file.',
+      fix: 'Give a model folder, a .gguf file, the folder of a run, or the name of a model in the models folder; a relative path starts at the folder of the job file.',
     })
   }
   return { ...job, model: { from } }
+}
+
+function isThere(path: string): boolean {
+  return existsSync(path) || existsSync(path.replace(/@best$/, ''))
 }
 
 /** The object in a file of YAML or JSON. `what` it must hold, for the refusal. */

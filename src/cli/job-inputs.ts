@@ -14,7 +14,7 @@ import { dataEndings } from '../train/data/records.ts'
 import { expanded } from '../train/data/source-files.ts'
 import { all, type Session } from './noun.ts'
 import { note } from './terminal.ts'
-import { findModel } from './text-model.ts'
+import { findModel, namedModel } from './text-model.ts'
 import { filesOf, type LocalFile, upload } from './uploading.ts'
 
 /** Buckets by their schemes, and which kind of credential reads them. */
@@ -38,7 +38,12 @@ export async function sendInputs(target: Target, file: JobFile, folder: string):
   const { model } = file
   const isFrom = typeof model === 'object' && model !== null && 'from' in model
   const from =
-    isFrom && (await mapped(model.from, (text) => sent(text, (path) => asCheckpoint(target, path))))
+    isFrom &&
+    (await mapped(model.from, async (text) => {
+      const named = existsSync(resolve(folder, text)) ? undefined : namedModel(text)
+      if (named !== undefined) return await asCheckpoint(target, named)
+      return await sent(text, (path) => asCheckpoint(target, path))
+    }))
   return { ...file, ...(data !== undefined && { data }), ...(isFrom && { model: { ...model, from } }) }
 }
 

@@ -84,6 +84,13 @@ export function findModel(given: string): string | undefined {
   return undefined
 }
 
+/** One by its name in the models folder and not by a path, NAME@best included; undefined where there is none. */
+export function namedModel(name: string): string | undefined {
+  if (/[\\/]/.test(name)) return undefined
+  const place = join(modelsFolder(), name)
+  return existsSync(place.replace(/@best$/, '')) ? findModel(place) : undefined
+}
+
 function newestCheckpoint(path: string): string | undefined {
   const checkpoints = join(path, 'checkpoints')
   if (!statSync(path).isDirectory() || existsSync(join(path, 'config.json')) || !existsSync(checkpoints))

@@ -1,7 +1,7 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { holdAlone } from '../../src/base/sole-user.ts'
 import { resolveModel } from '../../src/cli/text-model.ts'
 import { progressText, runShown } from '../../src/cli/training.ts'
@@ -42,6 +42,21 @@ test('a model may be named by the folder of the run that made it: its newest che
   const { code, err } = await train('adapter', { ...job, model: { from: 'base' } })
   expect(err).toContain('step-000004')
   expect(code).toBe(0)
+})
+
+test('a model may be named as it is in the models folder, where no path beside the job file has that name', async () => {
+  const home = join(folder, 'home')
+  cpSync(join(folder, 'base'), join(home, 'models', 'named'), { recursive: true })
+  vi.stubEnv('ROPEWAY_HOME', home)
+  onTestFinished(() => void vi.unstubAllEnvs())
+  const job = { ...base, tokenizer: undefined, method: { lora: { rank: 2 } } }
+  const { code, err } = await train('by-name', { ...job, model: { from: 'named' } })
+  expect([code, err]).toEqual([
+    0,
+    expect.stringContaining(join(home, 'models', 'named', 'checkpoints', 'step-000004')),
+  ])
+  const lost = await train('by-no-name', { ...job, model: { from: '../models/named' } })
+  expect([lost.code, lost.err]).toEqual([3, expect.stringContaining('there is no such model')])
 })
 
 test('a model that is not there, or not yet, is refused before any data is read', async () => {
