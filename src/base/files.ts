@@ -82,6 +82,15 @@ export function readJsonFile(path: string): Record<string, unknown> {
 /** Hashed in a fraction of a millisecond. */
 const pieceBytes = 1 << 20
 
+/** A file that someone named. Throws a UserError where it cannot be read. */
+export function readTextFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new UserError(`${path} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
+  }
+}
+
 /** SHA-256 in hex, in one call. The file is read in pieces, however large it is. */
 export function hashOfFile(path: string): string {
   return atOnce(hashing(path))

@@ -1,7 +1,8 @@
 /** Reading the YAML files that people write. */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { parse } from 'yaml'
 import { messageOf, UserError } from '../base/errors.ts'
+import { readTextFile } from '../base/files.ts'
 import { parseTrainingJob, type TrainingJob } from '../train/job.ts'
 import { cacheFolder } from './home.ts'
 import { findModel, namedModel } from './text-model.ts'
@@ -35,12 +36,7 @@ function isThere(path: string): boolean {
 
 /** The object in a file of YAML or JSON. `what` it must hold, for the refusal. */
 export function readObjectFile(file: string, what = 'an object'): Record<string, unknown> {
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch (error) {
-    throw new UserError(`${file} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
-  }
+  const text = readTextFile(file)
   let value: unknown
   try {
     value = parse(text)

@@ -104,6 +104,11 @@ export function loadTextModel(path: string): TextModel {
 }
 
 function fromFolder(path: string): TextModel {
+  if (!statSync(path).isDirectory())
+    throw new UserError(`${path} is no model.`, {
+      failure: 'usage',
+      fix: 'A model is a folder as Hugging Face has them, the folder of a run, or a file that ends in .gguf.',
+    })
   if (isAdapterFolder(path) && !existsSync(join(path, 'config.json')))
     throw new UserError(`${path} holds an adapter, not a whole model.`, {
       failure: 'usage',

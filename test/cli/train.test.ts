@@ -70,6 +70,13 @@ test('a model that is not there, or not yet, is refused before any data is read'
   expect([exported.code, exported.err]).toEqual([3, expect.stringContaining('make a file emergency-save')])
 })
 
+test('a file that is no model, and a text that is not there, are refused without a word of bugs', async () => {
+  const noModel = await ropeway(['generate', join(folder, 'text.txt'), '-p', 'hi'])
+  expect([noModel.code, noModel.err]).toEqual([2, expect.stringContaining('text.txt is no model.')])
+  const noText = await ropeway(['generate', join(folder, 'base'), '-f', join(folder, 'no.txt')])
+  expect([noText.code, noText.err]).toEqual([3, expect.stringContaining('no.txt cannot be read')])
+})
+
 test('the newest checkpoint of a run is the one of most steps, also beyond six digits', () => {
   const checkpoints = join(folder, 'long', 'checkpoints')
   for (const name of ['step-999999', 'step-1000000', 'step-000010'])

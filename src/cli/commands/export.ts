@@ -1,7 +1,6 @@
-import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { type Command, Option } from 'commander'
-import { messageOf, UserError } from '../../base/errors.ts'
+import { readTextFile } from '../../base/files.ts'
 import { Device } from '../../runtime/device.ts'
 import {
   type ExportForm,
@@ -40,21 +39,13 @@ export function exportCommand(program: Command): void {
           to: resolve(flags.to),
           form: flags.as,
           type: flags.type,
-          text: flags.text === undefined ? undefined : readText(flags.text),
+          text: flags.text === undefined ? undefined : readTextFile(flags.text),
         },
         device,
       )
       if (flags.json === true) process.stdout.write(`${JSON.stringify(report)}\n`)
       else note(describe(report))
     })
-}
-
-function readText(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch (error) {
-    throw new UserError(`${path} cannot be read: ${messageOf(error)}`, { failure: 'not_found', cause: error })
-  }
 }
 
 function describe(report: ExportReport): string {

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import type { Command } from 'commander'
 import { UserError } from '../../base/errors.ts'
+import { readTextFile } from '../../base/files.ts'
 import { fillInPrompt, fillInTokens } from '../../tokenizer/fill-in.ts'
 import { beginningOf, encodeInside, plainText } from '../../tokenizer/gap.ts'
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
@@ -113,7 +114,7 @@ async function generateThere(deployed: Deployed, flags: GenerateFlags): Promise<
 
 function promptText(flags: GenerateFlags): string {
   if (flags.prompt !== undefined) return flags.prompt
-  if (flags.file !== undefined) return readFileSync(flags.file, 'utf8')
+  if (flags.file !== undefined) return readTextFile(flags.file)
   if (process.stdin.isTTY)
     throw new UserError('There is no text to continue.', { failure: 'usage', fix: 'Give -p TEXT.' })
   return readFileSync(0, 'utf8')
