@@ -1,4 +1,4 @@
-/** Models, their lineage, usage and keys in the page. */
+/** Models, their lineage and keys in the page. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -7,7 +7,7 @@ import { browserPath, complaintsOf, openBrowser } from './browser.ts'
 
 const path = browserPath()
 
-describe.skipIf(path === undefined)('models, keys and usage in the page (needs chromium)', () => {
+describe.skipIf(path === undefined)('models and keys in the page (needs chromium)', () => {
   let bench: Workbench
   let browser: Browser
   let page: Page
@@ -84,32 +84,6 @@ describe.skipIf(path === undefined)('models, keys and usage in the page (needs c
     await page.reload()
     await page.getByRole('heading', { name: 'Keys', exact: true }).waitFor()
     expect(await page.getByText(key).count()).toBe(0)
-  })
-
-  test('usage shows tokens by day, and by key and model', async () => {
-    await page.getByRole('link', { name: 'Usage', exact: true }).click()
-    await page.getByText('Nobody asked a deployment').waitFor()
-    const day = { requests: 3, cached: 0, cost: 0.5 }
-    const rows: Record<string, unknown[]> = {
-      day: [
-        { day: '2026-11-24', ...day, prompt: 700, output: 300 },
-        { day: '2026-11-26', ...day, prompt: 70, output: 30 },
-      ],
-      'key,model': [{ key: 'key_gone', model: 'tales', ...day, prompt: 770, output: 330 }],
-    }
-    // The counting is tested with engines elsewhere (test/gateway): here only what is drawn of it.
-    await page.route('**/usage?*', async (route) => {
-      const asked = new URL(route.request().url()).searchParams
-      const tokens = asked.get('from') === '2026-11-01' ? rows[asked.get('by')!] : []
-      await route.fulfill({ json: { tokens, devices: [], cost: 1 } })
-    })
-    await page.getByLabel('From').fill('2026-11-01')
-    await page.getByRole('button', { name: 'Show' }).click()
-    const bars = page.getByRole('img', { name: 'Tokens by day (UTC): at most 1,000' })
-    await bars.waitFor()
-    // Days without any have a place too.
-    expect(await bars.locator('g').count()).toBe(14)
-    await page.getByRole('row', { name: 'key_gone tales 3 770 0 330' }).waitFor()
     expect(complaints.filter((text) => !/status of 40[01]/.test(text))).toEqual([])
   })
 })

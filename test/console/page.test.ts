@@ -104,7 +104,41 @@ describe.skipIf(path === undefined)('the page (needs chromium)', () => {
     expect(keys.json.map(({ scopes }) => scopes)).toContainEqual(['deployment:use'])
   })
 
+  test('what the answer took is in the usage of that day, by the key of the page', async () => {
+    const row = page.getByRole('row', { name: /^page \d+ tales 1 \d+ 0 5/ })
+    await page.getByRole('link', { name: 'Usage', exact: true }).click()
+    await page.getByRole('heading', { name: 'Usage' }).waitFor()
+    // Asking is what brings it into the database; the next look shows it.
+    await expect
+      .poll(
+        async () => {
+          await page.reload()
+          await page.getByRole('heading', { name: 'By key and model' }).waitFor()
+          return await row.or(page.getByText('Nobody asked')).first().textContent()
+        },
+        { timeout: 30_000, interval: 500 },
+      )
+      .toContain('tales')
+    await page.getByRole('img', { name: /^Tokens by day/ }).waitFor()
+  })
+
+  test('a checkpoint of the job becomes a model, whose lineage leads back to the data', async () => {
+    await page.getByRole('link', { name: 'Jobs', exact: true }).click()
+    await page.getByRole('link', { name: 'sailor' }).click()
+    await page.getByRole('tab', { name: 'Checkpoints' }).click()
+    await page.getByRole('row', { name: 'sailor-6' }).getByRole('link', { name: 'Promote' }).click()
+    await page.getByLabel('Model, new').fill('sailor')
+    await page.getByRole('button', { name: 'Promote' }).click()
+    for (const made of ['sea@1', 'sailor-6', 'sailor@1'])
+      await page.locator('.lineage li', { hasText: made }).first().waitFor()
+    await page.getByRole('row', { name: /^1 .*sailor-6/ }).waitFor()
+    await page.locator('.lineage').getByRole('link', { name: 'sea@1' }).click()
+    await page.getByRole('heading', { name: 'sea', exact: true }).waitFor()
+  })
+
   test('what is deleted is asked about first, and signing out ends the session', async () => {
+    await page.getByRole('link', { name: 'Deployments', exact: true }).click()
+    await page.getByRole('link', { name: 'tales' }).click()
     await page.getByRole('button', { name: 'Delete' }).click()
     await page.getByRole('alertdialog').getByRole('button', { name: 'Cancel' }).click()
     await page.getByRole('link', { name: 'Overview' }).click()
