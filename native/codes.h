@@ -4,7 +4,7 @@
 // `most` is the largest of the codes. A format cuts a group of 32 inputs into `parts` with a scale of their own. `bias` is what its codes have too
 // much, and `offset` whether something is added per group; both are multiplied by sums of activations.
 // `askedTwice` where one row or two are computed so quickly that the memory's queue is full and drops what is asked for: such codes
-// are asked for once more, nearer to their use. `stream` where one row goes by one panel after the other, every line
+// are asked for once more, nearer to their use. Groups that `share` a scale do so by blocks of `scaleGroups`. `stream` where one row goes by one panel after the other, every line
 // asked for `streamAhead` bytes before its use; a group takes `groupBytes` of it.
 #pragma once
 
@@ -68,14 +68,26 @@ struct SixBits {
   }
 };
 
+/// A scale per four groups, whose sums of codes are added up before they are scaled.
+struct Q8Codes : EightBits {
+  // Whole bytes are asked for mostly within the page, so that the hardware takes it for the stream that it follows itself; from
+  // 4 KiB on the two got in each other's way (0.6 of a plain read instead of 0.9).
+  static constexpr size_t groupBytes = pairScaleBytes / 8 + EightBits::bytes, streamAhead = 1024;
+  static constexpr int format = packedQ8, parts = 1, bias = codeBias;
+  static constexpr bool share = true, offset = false, negative = bias == 0, askedTwice = false, stream = true;
+  static const char* group(const char* panel, size_t g) { return panel + sharedCodesAt(g); }
+  static Vector scale(const char* panel, size_t g, int, int v) {
+    return loadHalf(reinterpret_cast<const Half*>(panel + sharedScalesAt(g)) + v * lanes);
+  }
+  static Vector shift(const char*, size_t, int) { return zero(); }
+};
+
 /// A scale per group, those of two groups before the codes of both.
 template <class Bits, int packed, int tooMuch>
 struct PairScaled : Bits {
-  // Whole bytes are asked for mostly within the page, so that the hardware takes it for the stream that it follows itself; from
-  // 4 KiB on the two got in each other's way (0.6 of a plain read instead of 0.9).
-  static constexpr size_t groupBytes = pairScaleBytes / 2 + Bits::bytes, streamAhead = Bits::most > 127 ? 1024 : 8192;
+  static constexpr size_t groupBytes = pairScaleBytes / 2 + Bits::bytes, streamAhead = 8192;
   static constexpr int format = packed, parts = 1, bias = tooMuch;
-  static constexpr bool offset = false, negative = Bits::most > 127 && bias == 0, askedTwice = false, stream = true;
+  static constexpr bool share = false, offset = false, negative = false, askedTwice = false, stream = true;
   static const char* group(const char* panel, size_t g) { return panel + pairCodesAt(g, Bits::bytes); }
   static Vector scale(const char* panel, size_t g, int, int v) {
     return loadHalf(reinterpret_cast<const Half*>(panel + pairScalesAt(g, Bits::bytes)) + g % 2 * panelOutputs + v * lanes);
@@ -83,7 +95,6 @@ struct PairScaled : Bits {
   static Vector shift(const char*, size_t, int) { return zero(); }
 };
 
-using Q8Codes = PairScaled<EightBits, packedQ8, codeBias>;
 using Q4SCodes = PairScaled<FourBits, packedQ4S, 8>;
 using Q5SCodes = PairScaled<FiveBits, packedQ5S, 16>;
 
@@ -91,7 +102,7 @@ using Q5SCodes = PairScaled<FiveBits, packedQ5S, 16>;
 template <class Bits, int packed>
 struct GroupScaled : Bits {
   static constexpr int format = packed, parts = 1, bias = 0;
-  static constexpr bool offset = true, negative = false, askedTwice = false, stream = false;
+  static constexpr bool share = false, offset = true, negative = false, askedTwice = false, stream = false;
   static const char* group(const char* panel, size_t g) { return panel + g * (Bits::bytes + 64); }
   static Vector scale(const char* panel, size_t g, int, int v) {
     return loadHalf(reinterpret_cast<const Half*>(group(panel, g) + Bits::bytes) + v * lanes);
@@ -125,7 +136,7 @@ template <class Bits, int packed>
 struct BlockScaled : InBlocks<Bits> {
   using Blocks = InBlocks<Bits>;
   static constexpr int format = packed, parts = 1, bias = 0;
-  static constexpr bool offset = true, negative = false, askedTwice = Bits::most > 15, stream = true;
+  static constexpr bool share = false, offset = true, negative = false, askedTwice = Bits::most > 15, stream = true;
   static Vector scale(const char* panel, size_t g, int, int v) {
     return loadUnsigned(Blocks::scales(panel, g) + v * lanes) * Blocks::ofBlock(panel, g, v);
   }
@@ -140,7 +151,7 @@ using Q5KCodes = BlockScaled<FiveBits, packedQ5K>;
 /// Two signed scales a group, multiplied by a number of the block; codes have 32 too much.
 struct Q6KCodes : InBlocks<SixBits> {
   static constexpr int format = packedQ6K, parts = 2, bias = 32;
-  static constexpr bool offset = false, negative = false, askedTwice = true, stream = true;
+  static constexpr bool share = false, offset = false, negative = false, askedTwice = true, stream = true;
   static Vector scale(const char* panel, size_t g, int part, int v) {
     return loadSigned(scales(panel, g) + part * 16 + v * lanes) * ofBlock(panel, g, v);
   }

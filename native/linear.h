@@ -31,7 +31,7 @@ inline void normRow(const float* x, const float* weight, float epsilon, int inpu
 /// Self::pairedRows of them, for which there are registers.
 template <class Self>
 struct ByRegisters {
-  static constexpr bool compact = false, asksAhead = false, finishesBehind = false, zipped = false;
+  static constexpr bool compact = false, asksAhead = false, zipped = false;
 
   void enter() const {}
   void exit() const {}
@@ -140,33 +140,13 @@ struct Epilogue {
   }
 };
 
-/// Sums of a tile that are finished row by row while the next tile is multiplied. Gated ones are not: their exponentials
-/// take turns with products all the same, and go quicker by six rows at once.
-struct Unfinished {
-  const Epilogue* epilogue;
-  const float* sums;
-  size_t row;
-  int64_t panel;
-  int panels, left;
-
-  /// Never inlined: a tile has its registers full.
-  __attribute__((noinline)) void finishOne() {
-    epilogue->finish(row++, 1, panel, panels, sums);
-    sums += panels * panelOutputs;
-    left--;
-  }
-};
-
 /// `asked` when the weights are on their way; `next` is the panel whose turn comes then with the same rows, or negative.
 template <class Product>
 inline void pairByRows(const Product& product, const char* packed, size_t stride, int64_t panel, int panels,
                        size_t first, size_t end, bool asked, int64_t next, const Epilogue& epilogue) {
   const char* from = packed + panel * stride;
-  alignas(64) float both[2][Product::rows * 2 * panelOutputs];
-  Unfinished unfinished{&epilogue, nullptr, 0, panel, panels, 0};
-  int side = 0;
+  alignas(64) float sums[Product::rows * 2 * panelOutputs];
   for (size_t row = first; row < end;) {
-    float* sums = both[side];
     // Two halves rather than a full tile and a thin one, which would wait for its few sums.
     size_t left = end - row, most = Product::rows;
     int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
@@ -175,18 +155,11 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
     bool ahead = Product::asksAhead && next >= 0;
     if constexpr (Product::asksAhead)
       if (epilogue.adapted.slots && ahead) product.comingUp(epilogue.adapted.comingUp(row, count, next, 2));
-    if constexpr (Product::finishesBehind) product.unfinished = &unfinished;
     product.pair(from, stride, panels, row, count, cold, sums);
-    while (unfinished.left > 0) unfinished.finishOne();
     if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, ahead, sums);
-    if (Product::finishesBehind && !epilogue.gated) {
-      unfinished.sums = sums, unfinished.row = row, unfinished.left = count;
-      side ^= 1;
-    } else epilogue.finish(row, count, panel, panels, sums);
+    epilogue.finish(row, count, panel, panels, sums);
     row += count;
   }
-  while (unfinished.left > 0) unfinished.finishOne();
-  if constexpr (Product::finishesBehind) product.unfinished = nullptr;
 }
 
 /// The product itself, in pieces of a pair of panels by some rows.

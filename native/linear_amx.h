@@ -43,7 +43,7 @@ inline const char* spreadPanel(const char* panel, size_t groups) {
 
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
-  static constexpr bool asksAhead = false, finishesBehind = false;
+  static constexpr bool asksAhead = false;
   static constexpr int rows = 64;
   static constexpr int partInputs = groupInputs / Codes::parts;
 
@@ -54,42 +54,53 @@ struct TileCodedProduct : CodedProduct<Codes> {
   template <int R>
   void tile(const char* panel, const char* codes, size_t row, float* sums, size_t sumsStride) const {
     const auto& x = this->x;
-    const size_t parts = x.groups * Codes::parts;
+    // What is scaled at once: part of a group, or the groups that share a scale.
+    constexpr size_t together = Codes::share ? scaleGroups : 1;
+    const size_t parts = x.groups * Codes::parts, steps = (parts + together - 1) / together;
     alignas(64) int32_t dot[2][tileRows][16];
     __m512 sum[R], block[R];
     for (int r = 0; r < R; r++) sum[r] = block[r] = _mm512_setzero_ps();
     auto codesAt = [&](size_t i) {
       return Codes::format == packedQ8 ? Codes::group(codes, i) : codes + i * partInputs * 16;
     };
-    // Two tiles in turns, so that one part is scaled while the next is multiplied.
-    auto multiply = [&](size_t i) {
-      const int8_t* a = x.codes + row * x.inputs + i * partInputs;
-      if (i % 2 == 0) {
-        zeroTile<0>();
-        loadTile<4>(a, x.inputs);
-        loadTile<6>(codesAt(i), 64);
-        multiplyBytes<0, 4, 6>();
-        storeTile<0>(dot[0], 64);
-      } else {
-        zeroTile<3>();
-        loadTile<5>(a, x.inputs);
-        loadTile<7>(codesAt(i), 64);
-        multiplyBytes<3, 5, 7>();
-        storeTile<3>(dot[1], 64);
+    // Two tiles in turns, so that one step is scaled while the next is multiplied.
+    auto multiply = [&](size_t step) {
+      if (step % 2 == 0) zeroTile<0>();
+      else zeroTile<3>();
+      for (size_t i = step * together; i < (step + 1) * together && i < parts; i++) {
+        const int8_t* a = x.codes + row * x.inputs + i * partInputs;
+        if (step % 2 == 0) {
+          loadTile<4>(a, x.inputs);
+          loadTile<6>(codesAt(i), 64);
+          multiplyBytes<0, 4, 6>();
+        } else {
+          loadTile<5>(a, x.inputs);
+          loadTile<7>(codesAt(i), 64);
+          multiplyBytes<3, 5, 7>();
+        }
       }
+      if (step % 2 == 0) storeTile<0>(dot[0], 64);
+      else storeTile<3>(dot[1], 64);
     };
     multiply(0);
-    for (size_t i = 0; i < parts; i++) {
-      if (i + 1 < parts) multiply(i + 1);
-      size_t g = i / Codes::parts;
-      __m512 scale = (__m512)Codes::scale(panel, g, int(i % Codes::parts), 0);
+    for (size_t step = 0; step < steps; step++) {
+      if (step + 1 < steps) multiply(step + 1);
+      size_t g = step * together / Codes::parts;
+      __m512 scale = (__m512)Codes::scale(panel, g, int(step % Codes::parts), 0);
+      auto sumOf = [&](int r) { return _mm512_cvtepi32_ps(_mm512_load_si512(dot[step % 2][r])); };
+      if constexpr (Codes::share) {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++)
+          sum[r] = _mm512_fmadd_ps(sumOf(r), _mm512_mul_ps(scale, _mm512_set1_ps(x.scale(g, row)[r])), sum[r]);
+        continue;
+      }
       __m512 shift = Codes::offset ? (__m512)Codes::shift(panel, g, 0) : scale;
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
-        block[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(dot[i % 2][r])), scale, block[r]);
+        block[r] = _mm512_fmadd_ps(sumOf(r), scale, block[r]);
         if (Codes::offset) block[r] = _mm512_fmadd_ps(shift, _mm512_set1_ps(x.sum(g, row)[r]), block[r]);
       }
-      if ((i + 1) % (scaleGroups * Codes::parts) != 0 && i + 1 < parts) continue;
+      if ((step + 1) % (scaleGroups * Codes::parts) != 0 && step + 1 < steps) continue;
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
         sum[r] = _mm512_fmadd_ps(block[r], _mm512_set1_ps(x.scale(g, row)[r]), sum[r]);

@@ -19,8 +19,6 @@ constexpr int rowsAtOnce = 1, rowsPaired = 0;
 
 typedef int8_t LaneCodes __attribute__((vector_size(lanes)));
 
-/// Groups of a block, whose activations share a scale: with one per group, a fifth of the multiplications were by scales.
-constexpr size_t scaleGroups = 4;
 /// Sums of a block are multiplied by the activations' scale once. Narrow registers are too few for sums of their own: there
 /// each group is multiplied by both scales.
 constexpr bool blockSums = lanes == 16;
@@ -31,7 +29,7 @@ struct QuantisedRows {
   int8_t* codes;   // [N][K]
   float* scales;   // [K/128][N]
   float* sums;     // [K/32][N] sum of codes, times their scale without block sums
-  int32_t* bias;   // [K/32][parts][N] -bias of the weights' codes * sum of codes
+  int32_t* bias;   // [K/32][parts][N] -bias of the weights' codes * sum of codes; of a block in its first group where groups share
   size_t inputs, groups, rows;
 
   float* scale(size_t g, size_t row) const { return scales + g / scaleGroups * rows + row; }
@@ -123,6 +121,10 @@ inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
       if (float factor = inverse[block / scaleGroups]; factor != 0) codesOf<partInputs>(x + begin, splat(factor), parts, codes, all);
       else __builtin_memset(codes, 0, parts * partInputs);
       if (!Codes::offset && Codes::bias == 0) continue;
+      if constexpr (Codes::share) {
+        *rows.biasOf<Codes>(first + block, 0, row) = -int32_t(Codes::bias) * sumLanes((all[0] + all[1]) + (all[2] + all[3]));
+        continue;
+      }
       alignas(16) int32_t sums[blockParts];
       for (int part = 0; part < blockParts; part += 4) sumFour(all + part, sums + part);
       for (size_t at = 0; at < parts; at++) {
@@ -262,6 +264,8 @@ struct Upcoming {
     factorLines = (ahead.lines() + groups - 1) / groups;
   }
   bool any() const { return step > 0 || factors.count > 0; }
+  /// At most a line a group: the lines of a block may be asked for at once. More than the memory's queue takes are dropped.
+  bool sparse() const { return step <= 64 && factors.count == 0; }
   void ask() {
     for (size_t at = 0; at < step; at += 64) askForLine(from + at);
     from += step;
@@ -285,52 +289,101 @@ struct Stream {
   }
 };
 
-/// sums[t][p * 16 + o] for P panels and T rows; four panels are two pairs, one after the other. A function of its own: within
-/// its caller g++ runs out of registers, and six rows take a quarter longer.
+/// What is asked for beside group g, whose codes lie at `group`.
 template <class Codes, int P, int T>
-__attribute__((noinline)) inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row, bool cold, Upcoming* upcoming,
-                        const Stream* stream, Unfinished* unfinished, float* sums) {
-  // Narrow registers hold the sums of one panel's codes at a time.
-  constexpr int together = lanes == 16 ? P : 1, V = together * panelVectors;
-  Vector sum[P / together][T][V];
-  for (int p = 0; p < P / together; p++)
+__attribute__((always_inline)) inline void askBeside(const char* const* group, const char* panel, size_t stride, size_t g,
+                                                     bool cold, const Stream* stream, Upcoming* upcoming) {
+  if constexpr (lanes == 16 && Codes::stream && P == 1) {
+    if (stream) stream->ask<Codes>(panel, g);
+  } else if constexpr (lanes == 16)
+    // Narrow registers take one panel after the other, a single stream that the hardware follows.
+    if (cold || (T <= 2 && Codes::askedTwice)) askAhead<Codes, P>(group, panel, stride);
+  if (upcoming->any()) upcoming->ask();
+}
+
+/// sums[t][p * 16 + o] for P panels and T rows. A function of its own: within its caller g++ runs out of registers, and six
+/// rows take a quarter longer.
+template <class Codes, int P, int T>
+__attribute__((noinline)) inline void productTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row,
+                                                  bool cold, const Stream* stream, Upcoming* upcoming, float* sums) {
+  constexpr int V = P * panelVectors;
+  Vector sum[T][V];
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++)
-      for (int v = 0; v < V; v++) sum[p][t][v] = zero();
-  auto addGroup = [&](size_t g, Vector (*to)[T][V]) __attribute__((always_inline)) {
+  for (int t = 0; t < T; t++)
+    for (int v = 0; v < V; v++) sum[t][v] = zero();
+  auto addGroup = [&](size_t g, Vector (*to)[V]) __attribute__((always_inline)) {
     const char* group[P];
     for (int p = 0; p < P; p++) group[p] = Codes::group(panel + p * stride, g);
-    // Narrow registers take one panel after the other, a single stream that the hardware follows.
-    if constexpr (lanes == 16 && Codes::stream && P == 1) {
-      if (stream) stream->ask<Codes>(panel, g);
-    } else if constexpr (lanes == 16)
-      if (cold || (T <= 2 && Codes::askedTwice)) askAhead<Codes, P>(group, panel, stride);
-    if (upcoming->any()) upcoming->ask();
-    for (int p = 0; p < P; p += together)
-      productGroup<Codes, together, T>(panel + p * stride, stride, x, row, g, group + p, to[p / together]);
+    askBeside<Codes, P, T>(group, panel, stride, g, cold, stream, upcoming);
+    productGroup<Codes, P, T>(panel, stride, x, row, g, group, to);
   };
   if constexpr (!blockSums)
     for (size_t g = 0; g < x.groups; g++) addGroup(g, sum);
   else
     for (size_t first = 0; first < x.groups; first += scaleGroups) {
-      Vector block[P / together][T][V];
-      for (int p = 0; p < P / together; p++)
+      Vector block[T][V];
 #pragma GCC unroll 8
-        for (int t = 0; t < T; t++)
-          for (int v = 0; v < V; v++) block[p][t][v] = zero();
+      for (int t = 0; t < T; t++)
+        for (int v = 0; v < V; v++) block[t][v] = zero();
       size_t end = first + scaleGroups < x.groups ? first + scaleGroups : x.groups;
       for (size_t g = first; g < end; g++) addGroup(g, block);
-      if (unfinished && unfinished->left > 0) unfinished->finishOne();
-      for (int p = 0; p < P / together; p++)
 #pragma GCC unroll 8
-        for (int t = 0; t < T; t++)
-          for (int v = 0; v < V; v++) sum[p][t][v] = fma(block[p][t][v], splat(x.scale(first, row)[t]), sum[p][t][v]);
+      for (int t = 0; t < T; t++)
+        for (int v = 0; v < V; v++) sum[t][v] = fma(block[t][v], splat(x.scale(first, row)[t]), sum[t][v]);
     }
-  constexpr int width = (P == 1 ? 1 : 2) * panelVectors;
 #pragma GCC unroll 8
   for (int t = 0; t < T; t++)
-    for (int v = 0; v < P * panelVectors; v++)
-      store(sums + ((v / width * T + t) * width + v % width) * lanes, sum[v / V][t][v % V]);
+    for (int v = 0; v < V; v++) store(sums + (t * V + v) * lanes, sum[t][v]);
+}
+
+/// The same where groups share their scales: a block's sums of codes are exact, and become numbers once.
+template <class Codes, int P, int T>
+__attribute__((noinline)) inline void sharedTile(const char* panel, size_t stride, const QuantisedRows& x, size_t row,
+                                                 bool cold, const Stream* stream, Upcoming* upcoming, float* sums) {
+  constexpr int V = P * panelVectors;
+  // A block of a whole tile is one stretch of code; with what it asks for between its groups it takes a twentieth longer.
+  const bool stretch = lanes == 16 && T == rowsAtOnce && !cold && upcoming->sparse();
+  Vector sum[T][V];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; t++)
+    for (int v = 0; v < V; v++) sum[t][v] = zero();
+  for (size_t first = 0; first < x.groups; first += scaleGroups) {
+    size_t groups = x.groups - first < scaleGroups ? x.groups - first : scaleGroups;
+    const char* block[P];
+    for (int p = 0; p < P; p++) block[p] = Codes::group(panel + p * stride, first);
+    const int8_t* codes = x.codes + row * x.inputs + first * groupInputs;
+    Vector scales[V];
+    for (int v = 0; v < V; v++) {
+      scales[v] = Codes::scale(panel + v / panelVectors * stride, first, 0, v % panelVectors);
+      // Read before the codes, as they lie: the hardware follows one row's stream only in order (0.7 of the pace).
+      if (T == 1) keepHere(scales[v]);
+    }
+    VectorInt dot[T][V];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++)
+      for (int v = 0; v < V; v++) dot[t][v] = Codes::bias == 0 ? VectorInt{} : x.biasOf<Codes>(first, 0, row)[t] - VectorInt{};
+    auto addGroup = [&](size_t g, bool asks) __attribute__((always_inline)) {
+      const char* group[P];
+      for (int p = 0; p < P; p++) group[p] = block[p] + g * Codes::bytes;
+      if (asks) askBeside<Codes, P, T>(group, panel, stride, first + g, cold, stream, upcoming);
+      dotGroup<Codes, P, T, 0>(group, codes + g * groupInputs, x.inputs, dot);
+    };
+    if (stretch && groups == scaleGroups) {
+      if (upcoming->any())
+        for (size_t g = 0; g < scaleGroups; g++) upcoming->ask();
+#pragma GCC unroll 4
+      for (size_t g = 0; g < scaleGroups; g++) addGroup(g, false);
+    } else
+      for (size_t g = 0; g < groups; g++) addGroup(g, true);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++)
+#pragma GCC unroll 8
+      for (int t = 0; t < T; t++)
+        sum[t][v] = fma(__builtin_convertvector(dot[t][v], Vector), scales[v] * splat(x.scale(first, row)[t]), sum[t][v]);
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; t++)
+    for (int v = 0; v < V; v++) store(sums + (t * V + v) * lanes, sum[t][v]);
 }
 
 /// Its sibling for floats is FloatProduct in linear_float.h.
@@ -338,11 +391,10 @@ template <class Codes>
 struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
   static constexpr int rows = rowsAtOnce, pairedRows = rowsPaired;
   static constexpr int packedFormat = Codes::format;
-  static constexpr bool compact = true, asksAhead = lanes == 16, finishesBehind = blockSums;
+  static constexpr bool compact = true, asksAhead = lanes == 16;
   QuantisedRows x;
   mutable Upcoming upcoming;
   mutable Stream stream;
-  mutable Unfinished* unfinished = nullptr;  // what the tile before has left to do
 
   /// `weights` come up behind the tiles of `count` rows; where there is one, its stream goes on there.
   void comingUp(const char* weights, size_t bytes, size_t count) const {
@@ -373,10 +425,16 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
   void tile(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {
     if constexpr (lanes == 16 && Codes::stream && P == 2 && T == 1) {
       stream.end = panel + 2 * stride;
-      for (int p = 0; p < 2; p++)
-        productTile<Codes, 1, 1>(panel + p * stride, stride, x, row, cold, &upcoming, &stream, nullptr, sums + p * panelOutputs);
+      for (int p = 0; p < 2; p++) byOne<1, 1>(panel + p * stride, stride, row, cold, &stream, sums + p * panelOutputs);
       stream.follows = nullptr;
-    } else productTile<Codes, P, T>(panel, stride, x, row, cold, &upcoming, nullptr, unfinished, sums);
+    } else byOne<P, T>(panel, stride, row, cold, nullptr, sums);
+  }
+
+ private:
+  template <int P, int T>
+  void byOne(const char* panel, size_t stride, size_t row, bool cold, const Stream* asks, float* sums) const {
+    if constexpr (Codes::share) sharedTile<Codes, P, T>(panel, stride, x, row, cold, asks, &upcoming, sums);
+    else productTile<Codes, P, T>(panel, stride, x, row, cold, asks, &upcoming, sums);
   }
 };
 

@@ -5,23 +5,44 @@
 
 namespace {
 
-/// 32 numbers as int8 codes and a scale: GGUF's Q8_0.
-inline Half quantiseGroup(const float* x, int8_t* codes) {
-  float inverse;
-  Half scale = codeScale(x, groupInputs, &inverse);
-  for (int i = 0; i < groupInputs; i++) codes[i] = codeOf(x[i], inverse);
-  return scale;
-}
-
 inline char* pairScaleAt(char* panel, int format, size_t group, int lane) {
   return panel + pairScalesAt(group, codeBytes(format)) + (group % 2 * panelOutputs + lane) * 2;
 }
 
-inline void packQ8Group(char* panel, size_t group, int lane, SourceGroup* source) {
-  if (!source->coded) source->scale = quantiseGroup(source->values, source->codes);
-  char* codes = panel + pairCodesAt(group, codeBytes(packedQ8)) + lane * 4;
-  for (int i = 0; i < groupInputs; i++) codes[i / 4 * 64 + i % 4] = char(uint8_t(source->codes[i]) + codeBias);
-  __builtin_memcpy(pairScaleAt(panel, packedQ8, group, lane), &source->scale, 2);
+/// Up to four groups of numbers as codes with one scale.
+inline Half quantise(SourceGroup* groups, size_t count) {
+  float values[scaleGroups * groupInputs], inverse;
+  for (size_t g = 0; g < count; g++) __builtin_memcpy(values + g * groupInputs, groups[g].values, sizeof groups[g].values);
+  Half scale = codeScale(values, int(count) * groupInputs, &inverse);
+  for (size_t g = 0; g < count; g++)
+    for (int i = 0; i < groupInputs; i++) groups[g].codes[i] = codeOf(values[g * groupInputs + i], inverse);
+  return scale;
+}
+
+/// Rounds codes with a scale of their own to the largest of the groups' scales: at most half a step of that is added to
+/// the half that they were rounded by when they were made.
+inline Half shareScale(SourceGroup* groups, size_t count) {
+  Half most = 0;
+  for (size_t g = 0; g < count; g++)
+    if ((groups[g].scale & 0x7fff) > (most & 0x7fff)) most = groups[g].scale;
+  // Zeros are what they were, and by a scale that is no number all codes are none.
+  if ((most & 0x7fff) == 0 || (most & 0x7fff) >= 0x7c00) return most;
+  for (size_t g = 0; g < count; g++) {
+    if (groups[g].scale == most) continue;
+    float ratio = halfToFloat(groups[g].scale) / halfToFloat(most);
+    for (int8_t& code : groups[g].codes) code = code == -128 && ratio < 0 ? 127 : codeOf(float(code), ratio);
+  }
+  return most;
+}
+
+/// Groups `first`.. of a lane, of which all but the panel's last are four.
+inline void packSharedGroups(char* panel, size_t first, size_t count, int lane, SourceGroup* groups) {
+  Half scale = groups->coded ? shareScale(groups, count) : quantise(groups, count);
+  for (size_t g = 0; g < count; g++) {
+    char* codes = panel + sharedCodesAt(first + g) + lane * 4;
+    for (int i = 0; i < groupInputs; i++) codes[i / 4 * 64 + i % 4] = char(uint8_t(groups[g].codes[i]) + codeBias);
+  }
+  __builtin_memcpy(panel + sharedScalesAt(first) + lane * 2, &scale, 2);
 }
 
 /// Upper bits stand before the nibbles; the second half of q6k's behind them.
@@ -82,7 +103,6 @@ inline void packFloatGroup(char* panel, size_t group, int lane, int format, cons
 
 inline void packGroup(char* panel, int format, size_t group, int lane, SourceGroup* source) {
   switch (format) {
-    case packedQ8: return packQ8Group(panel, group, lane, source);
     case packedQ4S:
     case packedQ5S: return packPairGroup(panel, format, group, lane, source);
     case packedQ4:
@@ -102,10 +122,13 @@ inline void packRows(int format, char* packed, int64_t inputs, int64_t firstRow,
   for (int64_t r = 0; r < rows; r++) {
     size_t row = packedRow(size_t(firstRow + r), interleave);
     char* panel = packed + panelAt(format, row / panelOutputs, padded);
-    for (size_t g = 0; g < padded / groupInputs; g++) {
-      SourceGroup group;
-      readGroup(source + r * sourceRowBytes, inputs, g, type, &group);
-      packGroup(panel, format, g, int(row % panelOutputs), &group);
+    const size_t step = format == packedQ8 ? scaleGroups : 1;
+    for (size_t first = 0; first < padded / groupInputs; first += step) {
+      SourceGroup groups[scaleGroups];
+      size_t left = padded / groupInputs - first, count = left < step ? left : step;
+      for (size_t g = 0; g < count; g++) readGroup(source + r * sourceRowBytes, inputs, first + g, type, groups + g);
+      if (format == packedQ8) packSharedGroups(panel, first, count, int(row % panelOutputs), groups);
+      else packGroup(panel, format, first, int(row % panelOutputs), groups);
     }
   }
 }
@@ -140,9 +163,9 @@ inline float packedNumber(int format, const char* panel, size_t k, int lane) {
   size_t group = k / groupInputs, i = k % groupInputs;
   switch (format) {
     case packedQ8: {
-      const char* from = panel + pairCodesAt(group, codeBytes(format));
+      const char* from = panel + sharedCodesAt(group);
       int code = int8_t(uint8_t(from[i / 4 * 64 + lane * 4 + i % 4]) - codeBias);
-      return float(code) * pairScale(panel, format, group, lane);
+      return float(code) * halfToFloat(readAs<Half>(panel + sharedScalesAt(group) + lane * 2));
     }
     case packedQ4S:
     case packedQ5S: {

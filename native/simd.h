@@ -68,6 +68,15 @@ inline void askToWrite(const void* line) {
   asm volatile("");
 }
 
+/// Holds a load at its place among the others, wherever its value is used.
+inline void keepHere(Vector& value) {
+#if defined(__AVX512F__)
+  asm volatile("" : "+v"(value));
+#else
+  (void)value;
+#endif
+}
+
 inline Vector zero() { return Vector{}; }
 inline Vector splat(float value) { return value - Vector{}; }
 /// `b` where one of them is no number.

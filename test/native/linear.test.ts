@@ -10,8 +10,8 @@ import {
   prepared,
   product,
   rounded,
-  roundedRows,
   runLinear,
+  stored,
 } from './products.ts'
 import {
   everyKernels,
@@ -77,8 +77,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
             [rows, inputs, outputs],
             packed(kernels, format, weight, inputs),
           )
-          const values =
-            format === 'q8' && dtype === 'F32' ? roundedRows(weight.values, inputs) : weight.values
+          const values = stored(format, weight, inputs)
           const expected = Array.from({ length: rows }, (_, r) => {
             const row = prepared(kernels, format, x.subarray(r * inputs, (r + 1) * inputs))
             return [...product(row, values, outputs)]
@@ -103,7 +102,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       )
       const x = activations(1, inputs)
       const y = runLinear(kernels, format, fakeTensor(x, [1, inputs]), [1, inputs, outputs], codes)
-      const values = format === 'q8' && dtype === 'F32' ? roundedRows(some.values, inputs) : some.values
+      const values = stored(format, some, inputs)
       const expected = product(prepared(kernels, format, x), values, period)
       const repeated = Float64Array.from({ length: outputs }, (_, o) => expected[o % period]!)
       expect(relativeError(y, repeated)).toBeLessThan(isCoded(format) ? 2e-3 : 1e-5)
@@ -121,11 +120,8 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         packed(kernels, 'q8', weight, inputs),
       )
       for (const row of [0, 5, 6, 191, 192, 199]) {
-        const expected = product(
-          rounded(x.subarray(row * inputs, (row + 1) * inputs), 128),
-          weight.values,
-          outputs,
-        )
+        const values = stored('q8', weight, inputs)
+        const expected = product(rounded(x.subarray(row * inputs, (row + 1) * inputs)), values, outputs)
         expect(relativeError(y.subarray(row * outputs, (row + 1) * outputs), expected)).toBeLessThan(2e-3)
       }
     })
@@ -172,6 +168,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         activations(rows, outputs, 8),
       ]
       const codes = packed(kernels, format, weight, inputs)
+      const values = stored(format, weight, inputs)
       const y = runLinear(kernels, format, fakeTensor(x, [rows, inputs]), [rows, inputs, outputs], codes, {
         norm,
         bias,
@@ -181,7 +178,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         const row = x.subarray(r * inputs, (r + 1) * inputs)
         const mean = row.reduce((sum, v) => sum + v * v, 0) / inputs
         const normal = row.map((v, k) => (v / Math.sqrt(mean + epsilon)) * norm[k]!)
-        return [...product(prepared(kernels, format, normal), weight.values, outputs)].map(
+        return [...product(prepared(kernels, format, normal), values, outputs)].map(
           (v, o) => v + bias[o]! + residual[r * outputs + o]!,
         )
       }).flat()
@@ -204,8 +201,10 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         })
         const expected = Array.from({ length: rows }, (_, r) => {
           const row = prepared(kernels, format, x.subarray(r * inputs, (r + 1) * inputs))
-          const right = product(row, up.values, outputs)
-          return [...product(row, gate.values, outputs)].map((v, o) => (v / (1 + Math.exp(-v))) * right[o]!)
+          const right = product(row, stored(format, up, inputs), outputs)
+          return [...product(row, stored(format, gate, inputs), outputs)].map(
+            (v, o) => (v / (1 + Math.exp(-v))) * right[o]!,
+          )
         }).flat()
         expect(relativeError(y, expected)).toBeLessThan(2 * toleranceOf(kernels, format))
       }
@@ -243,7 +242,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       for (const inputs of { 1: [64, 172], 32: [64], 256: [512] }[dtypes[dtype].block]!) {
         const outputs = 50
         const weight = randomWeight(dtype, outputs, inputs, 13)
-        const values = format === 'q8' && dtype === 'F32' ? roundedRows(weight.values, inputs) : weight.values
+        const values = stored(format, weight, inputs)
         const ids = Int32Array.of(0, 49, 17, 16, 17)
         const codes = packed(kernels, format, weight, inputs)
         const dst = fakeTensor(

@@ -1,15 +1,21 @@
 /** Products of packed weights run by hand, and what they are by definition. */
-import type { DType } from '../../src/base/dtype.ts'
+import { bytesOf, type DType } from '../../src/base/dtype.ts'
 import { Random } from '../../src/base/random.ts'
-import { KernelContext, type Kernels, linearOps, type PackedFormat } from '../../src/runtime/kernels.ts'
-import { type FakeTensor, fakeTensor, multipliesPairs, runOp } from './tensors.ts'
+import {
+  KernelContext,
+  type Kernels,
+  linearOps,
+  type PackedFormat,
+  type PackSource,
+} from '../../src/runtime/kernels.ts'
+import { type FakeTensor, fakeTensor, halfToNumber, multipliesPairs, runOp } from './tensors.ts'
 import type { Weight } from './weights.ts'
 
 // N rows, K inputs, M outputs.
 
 /** What a row of activations becomes on its way into the product. */
 export function prepared(kernels: Kernels, format: PackedFormat, row: Float32Array): Float64Array {
-  if (isCoded(format)) return rounded(row, 128)
+  if (isCoded(format)) return rounded(row)
   const pairs = format === 'bf16' && multipliesPairs(kernels)
   return Float64Array.from(row, (x) => (pairs ? toBfloat(x) : x))
 }
@@ -22,11 +28,14 @@ function toBfloat(x: number): number {
   return float.getFloat32(0)
 }
 
-/** What a row is after rounding to 127 steps per group: 128 activations, or 32 weights of Q8_0. */
-export function rounded(row: ArrayLike<number>, groupInputs: 128 | 32): Float64Array {
+/** Inputs that share a scale: activations, and weights of q8. */
+const shared = 128
+
+/** What a row is after rounding to 127 steps per 128 numbers. */
+export function rounded(row: ArrayLike<number>): Float64Array {
   const out = Float64Array.from(row)
-  for (let g = 0; g < row.length; g += groupInputs) {
-    const group = out.subarray(g, g + groupInputs)
+  for (let g = 0; g < row.length; g += shared) {
+    const group = out.subarray(g, g + shared)
     const scale = group.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127
     group.forEach((x, i) => {
       group[i] = scale > 0 ? Math.round(x / scale) * scale : 0
@@ -35,10 +44,37 @@ export function rounded(row: ArrayLike<number>, groupInputs: 128 | 32): Float64A
   return out
 }
 
-export function roundedRows(weights: Float64Array, inputs: number): Float64Array {
-  const out = new Float64Array(weights.length)
-  for (let at = 0; at < out.length; at += inputs) out.set(rounded(weights.subarray(at, at + inputs), 32), at)
+/** The numbers of a weight once it is packed: in q8 four groups are multiples of the largest of their scales. */
+export function stored(format: PackedFormat, { source, values }: Weight, inputs: number): Float64Array {
+  if (format !== 'q8') return values
+  const out = new Float64Array(values.length)
+  for (let row = 0; row < values.length; row += inputs) {
+    const end = row + inputs
+    if (source.dtype !== 'Q8_0') out.set(rounded(values.subarray(row, end)), row)
+    else
+      for (let at = row; at < end; at += shared)
+        shareScale(source, values, at, Math.min(at + shared, end), out)
+  }
   return out
+}
+
+function shareScale(
+  { data }: PackSource,
+  values: Float64Array,
+  from: number,
+  end: number,
+  out: Float64Array,
+): void {
+  const { buffer, byteOffset } = data as Uint8Array
+  const bytes = new DataView(buffer, byteOffset)
+  let scale = 0
+  for (let at = from; at < end; at += 32) {
+    scale = Math.max(scale, halfToNumber(bytes.getUint16((at / 32) * bytesOf('Q8_0', 32), true)))
+  }
+  for (let at = from; at < end; at++) {
+    const steps = values[at]! / scale
+    out[at] = Math.sign(steps) * Math.round(Math.abs(steps)) * scale
+  }
 }
 
 export function product(x: Float64Array, weight: Float64Array, outputs: number): Float64Array {
