@@ -132,6 +132,11 @@ describe.skipIf(path === undefined)('the page (needs chromium)', () => {
     for (const made of ['sea@1', 'sailor-6', 'sailor@1'])
       await page.locator('.lineage li', { hasText: made }).first().waitFor()
     await page.getByRole('row', { name: /^1 .*sailor-6/ }).waitFor()
+    // What is made of it later shows too; it serves nobody yet.
+    const idle = await ropeway(['deployment', 'create', 'idle', '--model', 'sailor@1', '--min', '0'])
+    expect(idle.code, idle.err).toBe(0)
+    await page.reload()
+    await page.locator('.lineage').getByRole('link', { name: 'idle' }).waitFor()
     await page.locator('.lineage').getByRole('link', { name: 'sea@1' }).click()
     await page.getByRole('heading', { name: 'sea', exact: true }).waitFor()
   })

@@ -11,7 +11,7 @@ const kinds = {
   job: 'Job',
   checkpoint: 'Checkpoint',
   release: 'Model',
-  deployment: 'Deployment',
+  dep: 'Deployment',
 } as const
 
 interface LineageProps {
@@ -69,7 +69,7 @@ function NodeLink({ project, node, edges }: { project: string; node: Node; edges
         {name}
       </Link>
     )
-  if (kind === 'deployment')
+  if (kind === 'dep')
     return (
       <Link to="/projects/$project/deployments/$deployment" params={{ project, deployment: name }}>
         {name}
