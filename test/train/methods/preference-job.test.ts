@@ -121,18 +121,24 @@ test('the starting model is asked once: a killed run goes on asking, a resumed o
     mkdirSync(join(root, name, 'out'), { recursive: true })
     return join(root, name, 'out', 'references-training.bin')
   }
-  const ask = (name: string, stop?: AbortController) => {
+  const ask = (name: string, stopAt?: RegExp) => {
+    const stop = new AbortController()
     const onNote = (text: string) => {
       notes.push(text)
-      if (/Asking/.test(text)) stop?.abort()
+      if (stopAt?.test(text)) stop.abort()
     }
-    return runTrainingJob(job(name, { dpo: {} }), { onNote }, stop?.signal)
+    return runTrainingJob(job(name, { dpo: {} }), { onNote }, stop.signal)
   }
   const asked = () => notes.splice(0).filter((text) => /Asking/.test(text))
-  await expect(ask('asked', new AbortController())).rejects.toThrow('Stopped with 6 pairs left')
-  asked()
+  // While the model is loaded, and between two batches of pairs.
+  await expect(ask('asked', /Asking/)).rejects.toThrow('Stopped while the run was prepared')
+  await expect(ask('asked', /of 6 pairs/)).rejects.toThrow('Stopped with 3 pairs left')
   const whole = await ask('asked')
-  expect(asked()).toEqual(['Asking the starting model about 6 pairs.'])
+  expect(asked()).toEqual([
+    'Asking the starting model about 6 pairs.',
+    'Asking the starting model about 6 pairs.',
+    'Asking the starting model about 3 pairs.',
+  ])
   // As a kill in the middle of a write leaves it: three pairs and a half.
   const bytes = readFileSync(fileOf('asked'))
   writeFileSync(fileOf('killed'), bytes.subarray(0, bytes.length - 20))
