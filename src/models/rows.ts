@@ -30,16 +30,21 @@ export interface RowPiece {
  * half as much as the model beside it.
  */
 export class RowScratch {
-  readonly #buffers = { read: new ArrayBuffer(0), floats: new ArrayBuffer(0), encoded: new ArrayBuffer(0) }
+  readonly #buffers = {
+    read: new ArrayBuffer(0),
+    floats: new ArrayBuffer(0),
+    turned: new ArrayBuffer(0),
+    encoded: new ArrayBuffer(0),
+  }
 
   /** The first `length` bytes; what was there before is gone. */
-  bytes(use: 'read' | 'floats' | 'encoded', length: number): Uint8Array<ArrayBuffer> {
+  bytes(use: 'read' | 'floats' | 'turned' | 'encoded', length: number): Uint8Array<ArrayBuffer> {
     if (this.#buffers[use].byteLength < length) this.#buffers[use] = new ArrayBuffer(length)
     return new Uint8Array(this.#buffers[use], 0, length)
   }
 
-  floats(count: number): Float32Array<ArrayBuffer> {
-    return new Float32Array(this.bytes('floats', 4 * count).buffer, 0, count)
+  floats(count: number, use: 'floats' | 'turned' = 'floats'): Float32Array<ArrayBuffer> {
+    return new Float32Array(this.bytes(use, 4 * count).buffer, 0, count)
   }
 }
 
@@ -54,8 +59,9 @@ export function* rowsOf(
   const info = model.info(name)!
   if (model.transposed(name)) {
     const [inputs, outputs] = info.shape as [number, number]
-    const turned = transposedFloats(model, ggml, name, inputs, outputs)
-    yield { row: 0, rows: outputs, bytes: encodeRows(ggml, turned, dtype, outputs, inputs) }
+    const turned = transposedFloats(model, ggml, name, inputs, outputs, scratch)
+    const into = scratch.bytes('encoded', dtype === 'F32' ? 0 : bytesOf(dtype, inputs * outputs))
+    yield { row: 0, rows: outputs, bytes: encodeRows(ggml, turned, dtype, outputs, inputs, into) }
     return
   }
   // A vector is rows of one element, because a file's row order may touch a bias too.
@@ -111,12 +117,17 @@ function transposedFloats(
   name: string,
   inputs: number,
   outputs: number,
+  scratch: RowScratch,
 ): Float32Array {
   const info = model.info(name)!
-  const bytes = new Uint8Array(info.bytes)
+  const count = inputs * outputs
+  const bytes = scratch.bytes('read', info.bytes)
   model.read(name, bytes)
-  const stored = toFloats(ggml, bytes, info.dtype, inputs * outputs) //                     [inputs, outputs]
-  const turned = new Float32Array(inputs * outputs)
+  const stored =
+    info.dtype === 'F32'
+      ? new Float32Array(bytes.buffer, 0, count)
+      : toFloats(ggml, bytes, info.dtype, count, scratch.floats(count)) //                  [inputs, outputs]
+  const turned = scratch.floats(count, 'turned')
   for (let i = 0; i < inputs; i++) {
     for (let o = 0; o < outputs; o++) turned[o * inputs + i] = stored[i * outputs + o]!
   }

@@ -53,7 +53,8 @@ test('a model may be named as it is in the models folder, where no path beside t
   const { code, err } = await train('by-name', { ...job, model: { from: 'named' } })
   expect([code, err]).toEqual([
     0,
-    expect.stringContaining(join(home, 'models', 'named', 'checkpoints', 'step-000004')),
+    // Named from the current folder where that is shorter.
+    expect.stringContaining(join('home', 'models', 'named', 'checkpoints', 'step-000004')),
   ])
   const lost = await train('by-no-name', { ...job, model: { from: '../models/named' } })
   expect([lost.code, lost.err]).toEqual([3, expect.stringContaining('there is no such model')])
