@@ -2,6 +2,7 @@
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { type Browser, chromium, type Page } from 'playwright-core'
+import { ropeway } from '../cli/command-line.ts'
 
 const names = ['chromium', 'chromium-browser', 'google-chrome'] as const
 
@@ -34,4 +35,14 @@ export function complaintsOf(page: Page): string[] {
     if (message.type() === 'error') complaints.push(`${message.text()} ${message.location().url}`)
   })
   return complaints
+}
+
+/** The service's page as somebody sees it whom an address of `ropeway console` signed in, and what it complains about. */
+export async function signedInPage(browser: Browser): Promise<{ page: Page; complaints: string[] }> {
+  const context = await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'] })
+  const page = await context.newPage()
+  page.setDefaultTimeout(20_000)
+  const complaints = complaintsOf(page)
+  await page.goto((await ropeway(['console', '-q'])).out.trim())
+  return { page, complaints }
 }

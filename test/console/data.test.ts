@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ropeway, type Workbench, workbench } from '../cli/command-line.ts'
-import { browserPath, complaintsOf, openBrowser } from './browser.ts'
+import { browserPath, openBrowser, signedInPage } from './browser.ts'
 
 const path = browserPath()
 const records = [1, 2, 3].map((n) => JSON.stringify({ prompt: `question ${n}`, completion: `answer ${n}` }))
@@ -23,10 +23,7 @@ describe.skipIf(path === undefined)('data in the page (needs chromium)', () => {
     // Three parts: that of the middle will fail once.
     writeFileSync(`${bench.folder}/Large File.txt`, Buffer.alloc(17 * mebibyte, 'abcdefghijklmno\n'))
     browser = await openBrowser(path!)
-    page = await (await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'] })).newPage()
-    page.setDefaultTimeout(20_000)
-    complaints = complaintsOf(page)
-    await page.goto((await ropeway(['console', '-q'])).out.trim())
+    ;({ page, complaints } = await signedInPage(browser))
     await page.getByRole('link', { name: 'Data', exact: true }).click()
   }, 60_000)
   afterAll(async () => {

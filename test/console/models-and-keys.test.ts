@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ropeway, type Workbench, workbench } from '../cli/command-line.ts'
-import { browserPath, complaintsOf, openBrowser } from './browser.ts'
+import { browserPath, openBrowser, signedInPage } from './browser.ts'
 
 const path = browserPath()
 
@@ -21,10 +21,7 @@ describe.skipIf(path === undefined)('models and keys in the page (needs chromium
       expect(made.code, made.err).toBe(0)
     }
     browser = await openBrowser(path!)
-    page = await (await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'] })).newPage()
-    page.setDefaultTimeout(20_000)
-    complaints = complaintsOf(page)
-    await page.goto((await ropeway(['console', '-q'])).out.trim())
+    ;({ page, complaints } = await signedInPage(browser))
     await page.getByRole('link', { name: 'Models', exact: true }).click()
   }, 60_000)
   afterAll(async () => {
