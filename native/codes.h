@@ -186,6 +186,13 @@ inline VectorInt dotBytes(VectorInt sum, Bytes codes, VectorInt activations) {
   int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(a))), high = vpaddlq_s16(vmull_high_s8(w, a));
   return sum + (VectorInt)vpaddq_s32(low, high);
 #endif
+#elif defined(__SSE2__)
+  // Bytes at even places and at odd ones as 16 bits each: the products of an output stay in its lane.
+  typedef int16_t Signed __attribute__((vector_size(lanes * 4)));
+  Signed a = (Signed)activations, even = (Signed)((Shorts)codes & 255), odd = (Signed)((Shorts)codes >> 8);
+  if constexpr (negative) even = (Signed)((Shorts)codes << 8) >> 8, odd = (Signed)codes >> 8;
+  sum += (VectorInt)_mm_madd_epi16((__m128i)even, (__m128i)((Signed)((Shorts)a << 8) >> 8));
+  return sum + (VectorInt)_mm_madd_epi16((__m128i)odd, (__m128i)(a >> 8));
 #else
   int8_t a[lanes * 4];
   __builtin_memcpy(a, &activations, sizeof a);

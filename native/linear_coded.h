@@ -13,6 +13,8 @@ constexpr int rowsAtOnce = 6, rowsPaired = 6;
 constexpr int rowsAtOnce = 2, rowsPaired = 0;
 #elif defined(ROPEWAY_NEON)
 constexpr int rowsAtOnce = 4, rowsPaired = 0;
+#elif defined(__SSE2__)
+constexpr int rowsAtOnce = 2, rowsPaired = 0;
 #else
 constexpr int rowsAtOnce = 1, rowsPaired = 0;
 #endif
