@@ -3,6 +3,7 @@
 #include "kernels.h"
 #if !defined(ROPEWAY_LEFT_OUT)
 #include "linear_amx.h"
+#include "matmul_amx.h"
 #endif
 
 #if defined(ROPEWAY_EMULATE_TILES)
