@@ -88,7 +88,7 @@ inline Span spanOf(const AttentionShape& shape, const Sequence& sequence, const 
 /// others do in their place.
 inline Tile tileAt(const Attention& op, const Sequence& sequence, int head, int base, Span span) {
   const CacheShape& cache = op.shape.cache;
-  const size_t element = cache.format == cacheQ8 ? 1 : 2, groups = cache.width / cache.groupWidth();
+  const size_t element = cache.format == cacheQ8 ? 1 : 2, groups = cache.groups();
   // Pairs of dimensions lie together in the keys of bfloat16.
   const size_t keyBytes = cache.format == cacheBF16 ? 4 : element, codeBytes = cache.codeBytes();
   constexpr int parts = tilePositions / subPositions;

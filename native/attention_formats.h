@@ -71,9 +71,8 @@ struct CodedCache : FloatFactors {
     return loadHalf(reinterpret_cast<const Half*>(tile.at(tile.keyScales, p, 2)) + size_t(group) * cache.blockTokens);
   }
   static Vector value(Vector codes, const Tile& tile, const CacheShape& cache, int p, int d, bool) {
-    int group = cache.groupWidth();
-    const char* scales = tile.at(tile.valueScales, p, size_t(cache.width / group) * 2);
-    return codes * splat(halfToFloat(reinterpret_cast<const Half*>(scales)[d / group]));
+    const char* scales = tile.at(tile.valueScales, p, size_t(cache.groups()) * 2);
+    return codes * splat(halfToFloat(reinterpret_cast<const Half*>(scales)[cache.groupOf(d)]));
   }
 };
 

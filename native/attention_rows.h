@@ -66,7 +66,7 @@ __attribute__((noinline)) void tileScores(const float* q, const Tile& tile, cons
       for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++)
-          sum[r][v] = fma(part[r][v], Cache::keyScale(tile, cache, p + v * lanes, first / group), sum[r][v]);
+          sum[r][v] = fma(part[r][v], Cache::keyScale(tile, cache, p + v * lanes, cache.groupOf(first)), sum[r][v]);
     }
   }
 #pragma GCC unroll 8

@@ -89,7 +89,7 @@ inline void storeKey(const CacheShape& cache, char* part, int inside, const floa
   if (cache.format == cacheQ8) {
     int group = cache.groupWidth();
     Half* scales = reinterpret_cast<Half*>(part + cache.codeBytes());
-    for (int g = 0; g < width / group; g++) {
+    for (int g = 0; g < cache.groups(); g++) {
       float inverse;
       scales[g * tokens + inside] = codeScale(head + g * group, group, &inverse);
       for (int d = g * group; d < (g + 1) * group; d++) part[size_t(d) * tokens + inside] = char(codeOf(head[d], inverse));
@@ -107,8 +107,8 @@ inline void storeValue(const CacheShape& cache, char* part, int inside, const fl
   int width = cache.width;
   if (cache.format == cacheQ8) {
     int group = cache.groupWidth();
-    Half* scales = reinterpret_cast<Half*>(part + cache.codeBytes()) + size_t(inside) * (width / group);
-    for (int g = 0; g < width / group; g++) {
+    Half* scales = reinterpret_cast<Half*>(part + cache.codeBytes()) + size_t(inside) * cache.groups();
+    for (int g = 0; g < cache.groups(); g++) {
       float inverse;
       scales[g] = codeScale(head + g * group, group, &inverse);
       for (int d = g * group; d < (g + 1) * group; d++) part[size_t(inside) * width + d] = char(codeOf(head[d], inverse));
