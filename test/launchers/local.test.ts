@@ -1,15 +1,11 @@
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { isOver } from '../../src/control/launchers/launcher.ts'
-import {
-  identify,
-  isAlive,
-  labelled,
-  processIdentity,
-} from '../../src/control/launchers/local/process-identity.ts'
+import { labelled } from '../../src/control/launchers/local/member-processes.ts'
+import { identify, isAlive, processIdentity } from '../../src/control/launchers/local/process-identity.ts'
 import {
   memberFolder,
   names,
@@ -137,6 +133,15 @@ test('arguments reach the program as they are, whatever a shell would make of th
   const { lines } = await run.launcher.logs('a', { member: 0, bytesMax: 1000 })
   expect(lines.map(({ text }) => text)).toEqual(nasty)
   expect(() => readFileSync(join(run.folder, 'stolen'))).toThrow()
+})
+
+test('what a server that was killed left half made or half removed is cleared by the next one', async () => {
+  await using run = await openLocal()
+  const dead = spawnSync('true').pid
+  const [theirs, made, removed] = [`.a.${process.ppid}.new`, `.b.${dead}.new`, `.c.${dead}.gone`]
+  for (const name of [theirs, made, removed]) mkdirSync(join(run.root, name, 'members'), { recursive: true })
+  run.restarted()
+  expect(readdirSync(run.root)).toEqual([theirs])
 })
 
 test('a path is no run id', async () => {

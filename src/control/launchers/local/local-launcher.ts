@@ -6,7 +6,7 @@
  * that no command is started twice, not which devices each gets.
  */
 import { spawn } from 'node:child_process'
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync } from 'node:fs'
 import { isAbsolute, join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { assert } from '../../../base/assert.ts'
@@ -31,12 +31,14 @@ import { readLog } from './log-files.ts'
 import { observeMember, readCancel, wrapperOf } from './member.ts'
 import { memberLabel, runLabel, sendSignal } from './process-identity.ts'
 import {
+  clearLeftovers,
   createFolderOnce,
   memberDevices,
   memberFolder,
   memberIndices,
   names,
   readStored,
+  removeFolder,
   type StoredRequest,
   storedRequest,
   writeSecret,
@@ -65,6 +67,7 @@ export class LocalLauncher implements Launcher {
   constructor({ root, devices, wrapper, engine, clock = systemClock }: LocalLauncherOptions) {
     assert(isAbsolute(root), 'the folder of runs is absolute')
     mkdirSync(root, { recursive: true, mode: 0o700 })
+    clearLeftovers(root)
     this.#root = root
     this.#devices = devices
     this.#wrapper = wrapper
@@ -126,8 +129,7 @@ export class LocalLauncher implements Launcher {
     const before = readCancel(folder)
     const isEarlier = before === undefined || this.#clock.unixMs() + graceMs < before.atMs + before.graceMs
     if (isEarlier) writeFileAtomic(join(folder, names.cancel), note)
-    // Sent again each time: a wrapper that was told takes it for a reminder to read the note.
-    for (const index of memberIndices(folder)) this.#remind(folder, index)
+    for (const index of memberIndices(folder)) this.#remind(id, index)
   }
 
   async scale(id: string, members: number, graceMs: number): Promise<Submission> {
@@ -146,7 +148,7 @@ export class LocalLauncher implements Launcher {
         join(memberFolder(folder, index), names.cancel),
         JSON.stringify({ graceMs, atMs: this.#clock.unixMs() }),
       )
-      this.#remind(folder, index)
+      this.#remind(id, index)
     }
     const assigned = this.#assign(request.devices, Math.max(0, members - staying.length))
     if (assigned === undefined) return refuse('no_devices')
@@ -169,7 +171,7 @@ export class LocalLauncher implements Launcher {
     if (!known) return true
     const isLive = members.some(({ state }) => state === 'starting' || state === 'running')
     if (isLive || (members.length === 0 && !cancelled)) return false
-    rmSync(this.#folder(id), { recursive: true, force: true })
+    removeFolder(this.#folder(id))
     return true
   }
 
@@ -239,9 +241,15 @@ export class LocalLauncher implements Launcher {
     wrapper.unref()
   }
 
-  #remind(folder: string, index: number): void {
+  /**
+   * Has the member's wrapper read the note of a cancel; one that read it takes a second reminder as well. Where the
+   * wrapper is gone, a look ends what it left.
+   */
+  #remind(id: string, index: number): void {
+    const folder = this.#folder(id)
     const wrapper = wrapperOf(memberFolder(folder, index))
     if (wrapper !== undefined) sendSignal(wrapper.pid, 'SIGTERM')
+    else observeMember(id, folder, index, this.#clock)
   }
 }
 

@@ -1,9 +1,11 @@
 /** What became of one member, from its folder and from the processes that are there. */
+import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Clock } from '../../../base/clock.ts'
 import type { MemberObservation } from '../launcher.ts'
 import { engine, removeContainer } from './containers.ts'
-import { isAlive, labelled, type ProcessIdentity, processIdentity, sendSignal } from './process-identity.ts'
+import { killMember } from './member-processes.ts'
+import { isAlive, type ProcessIdentity, processIdentity, signalProcess } from './process-identity.ts'
 import {
   type CancelNote,
   cancelNote,
@@ -19,6 +21,9 @@ import {
 } from './run-folder.ts'
 
 const addressCharactersMax = 300
+/** After the end of a cancel's grace: then the launcher ends the command itself, and then the wrapper. */
+const commandLateMs = 1_000
+export const wrapperLateMs = 60_000
 
 export function readCancel(folder: string): CancelNote | undefined {
   return readStored(cancelNote, join(folder, names.cancel))
@@ -53,7 +58,11 @@ export function observeMember(
         }
       : { index, state: 'starting', devices }
   }
-  if (wrapperOf(folder) !== undefined) return live(index, devices, folder)
+  const wrapper = wrapperOf(folder)
+  if (wrapper !== undefined) {
+    endOverdue(run, runFolder, index, wrapper, clock)
+    return live(index, devices, folder)
+  }
   // The wrapper may have written its result and left since the first look.
   const late = readStored(memberResult, join(folder, names.result))
   return late === undefined ? orphaned(run, index, devices, folder, clock) : ended(index, devices, late)
@@ -73,6 +82,33 @@ function live(index: number, devices: readonly number[], folder: string): Member
 }
 
 /**
+ * A wrapper that is alive ends its command when a cancel's grace is over. One that stands still (stopped, or waiting for
+ * a disk that does not answer) is done without: its command is ended from here, and later the wrapper too.
+ */
+function endOverdue(
+  run: string,
+  runFolder: string,
+  index: number,
+  wrapper: ProcessIdentity,
+  clock: Clock,
+): void {
+  const folder = memberFolder(runFolder, index)
+  const endsMs = [readCancel(runFolder), readCancel(folder)].flatMap((note) =>
+    note === undefined ? [] : [note.atMs + note.graceMs],
+  )
+  const lateMs = clock.unixMs() - Math.min(...endsMs)
+  if (lateMs < commandLateMs) return
+  const started = readStored(startedProcess, join(folder, names.process))
+  killMember({
+    ...{ run, member: index, command: started?.process, asParent: false },
+    except: wrapper.pid,
+  })
+  // A container that its engine does not remove is waited for there, and not here, where all wait.
+  const isContainer = existsSync(join(runFolder, names.engine))
+  if (lateMs >= wrapperLateMs && !isContainer) signalProcess(wrapper, 'SIGKILL')
+}
+
+/**
  * The wrapper is dead and wrote no result, so nobody watches the command. It is killed, and lost when it is gone:
  * a command whose end nobody would see must not go on beside its own next attempt.
  */
@@ -85,13 +121,10 @@ function orphaned(
 ): MemberObservation {
   const message = 'Its wrapper process died; the command was stopped.'
   const started = readStored(startedProcess, join(folder, names.process))
-  const left = labelled(run, index)
-  const isCommandAlive = started !== undefined && isAlive(started.process)
-  if (isCommandAlive) sendSignal(-started.process.pid, 'SIGKILL')
-  for (const pid of left) sendSignal(pid, 'SIGKILL')
+  const left = killMember({ run, member: index, command: started?.process, asParent: false })
   const container = readStored(engine, join(dirname(dirname(folder)), names.engine))
   const stays = container && removeContainer(container, run, index, process.env)
-  if (isCommandAlive || left.length > 0 || stays !== undefined)
+  if (left > 0 || stays !== undefined)
     return {
       ...{ index, state: 'running', devices, message: stays ?? message },
       ...(started && { startedMs: started.startedMs }),

@@ -3,7 +3,7 @@
  * that process started and with the boot of the machine.
  */
 import { spawnSync } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { z } from 'zod'
 
 export const processIdentity = z.object({ pid: z.int().min(2), started: z.string(), boot: z.string() })
@@ -13,7 +13,7 @@ export type ProcessIdentity = z.output<typeof processIdentity>
 export const runLabel = 'ROPEWAY_RUN'
 export const memberLabel = 'ROPEWAY_MEMBER'
 
-const onLinux = process.platform === 'linux'
+export const onLinux = process.platform === 'linux'
 /** "The process is not there" in the words of /proc and of kill. */
 const goneCodes = new Set(['ENOENT', 'ESRCH'])
 
@@ -22,71 +22,90 @@ export function identify(pid: number): ProcessIdentity | undefined {
   return started === undefined ? undefined : { pid, started, boot: bootOf() }
 }
 
+/** Who a child is that its parent has not seen end: a zombie too, for its process group may live. */
+export function identifyChild(pid: number): ProcessIdentity | undefined {
+  const started = onLinux ? statOf(pid)?.started : startedElsewhere(pid)
+  return started === undefined ? undefined : { pid, started, boot: bootOf() }
+}
+
 export function isAlive(identity: ProcessIdentity): boolean {
   if (identity.boot !== bootOf()) return false
   return identify(identity.pid)?.started === identity.started
 }
 
-/** Sends `signal` to the process (or, with `group`, to its process group) unless the id means another one by now. */
-export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals, group = false): void {
-  if (!isAlive(identity)) return
-  sendSignal(group ? -identity.pid : identity.pid, signal)
+/** Sends `signal` to the process unless its id means another one by now. */
+export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals): void {
+  if (isAlive(identity)) sendSignal(identity.pid, signal)
 }
 
-/** A negative id names a process group. One that is gone is what was wanted. */
+/**
+ * A negative id names a process group. One that is gone is what was wanted; one that became another user's (a program
+ * with rights of its own) cannot be signalled, and whoever waits for its end sees that it lives.
+ */
 export function sendSignal(pid: number, signal: NodeJS.Signals): void {
   try {
     process.kill(pid, signal)
   } catch (error) {
-    if (!isGone(error)) throw error
+    if (!isGone(error) && (error as NodeJS.ErrnoException).code !== 'EPERM') throw error
   }
 }
 
-/** Clock ticks between boot and the start of the process; undefined for the dead and for zombies. proc(5), stat. */
+/** Undefined for the dead and for zombies. */
 function startedLinux(pid: number): string | undefined {
+  const stat = statOf(pid)
+  return stat?.isLive === true ? stat.started : undefined
+}
+
+export interface Stat {
+  readonly isLive: boolean
+  readonly group: number
+  /** Clock ticks between boot and its start. */
+  readonly started: string
+  /** It has a program, and that program was given variables, or is just being loaded (execve). */
+  readonly hasVariables: boolean
+}
+
+/** Flags of processes that have no program: PF_KTHREAD, and PF_EXITING, which ends and runs nothing any more. */
+const withoutProgram = 0x20_00_00 | 0x4
+
+/** From proc(5), stat. Undefined when there is no such process. */
+export function statOf(pid: number): Stat | undefined {
   const stat = readIfThere(`/proc/${pid}/stat`)
   if (stat === undefined) return undefined
   // The name in parentheses may hold anything, parentheses too; the fields begin behind the last one.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  const [state] = fields
-  return state === 'Z' || state === 'X' ? undefined : fields[19]
+  const [state, group, flags, threads, started] = [0, 2, 6, 17, 19].map((field) => fields[field] ?? '')
+  const [first, end] = fields.slice(47, 49)
+  // A process whose first thread has ended looks like a zombie while its other threads live.
+  const isLive = state === 'Z' ? Number(threads) > 1 : state !== 'X'
+  const hasVariables = (first !== end || end === '0') && (Number(flags) & withoutProgram) === 0
+  return { isLive, group: Number(group), started: started!, hasVariables }
 }
 
-function startedElsewhere(pid: number): string | undefined {
+export function startedElsewhere(pid: number): string | undefined {
   const { stdout } = spawnSync('ps', ['-o', 'stat=,lstart=', '-p', String(pid)], { encoding: 'utf8' })
   const match = /^\s*(\S+)\s+(.+?)\s*$/.exec(stdout ?? '')
   return match === null || match[1]!.startsWith('Z') ? undefined : match[2]
 }
 
 let boot: string | undefined
-function bootOf(): string {
+export function bootOf(): string {
   boot ??= (onLinux ? readIfThere('/proc/sys/kernel/random/boot_id')?.trim() : undefined) ?? 'unknown'
   return boot
-}
-
-/** Process ids of everything on this machine that carries the labels; empty where /proc is missing. */
-export function labelled(run: string, member: number): number[] {
-  if (!onLinux) return []
-  const wanted = [`${runLabel}=${run}`, `${memberLabel}=${member}`]
-  return readdirSync('/proc').flatMap((name) => {
-    if (!/^\d+$/.test(name) || Number(name) === process.pid) return []
-    const variables = readIfThere(`/proc/${name}/environ`)?.split('\0') ?? []
-    if (!wanted.every((label) => variables.includes(label))) return []
-    return identify(Number(name)) === undefined ? [] : [Number(name)]
-  })
 }
 
 function isGone(error: unknown): boolean {
   return goneCodes.has((error as NodeJS.ErrnoException).code ?? '')
 }
 
-/** Undefined for what is gone and for what belongs to somebody else: neither is ours. */
-function readIfThere(path: string): string | undefined {
+/** `gone` for what is gone; undefined for what belongs to somebody else: neither is ours. */
+export function readIfThere(path: string, gone?: string): string | undefined {
   try {
     return readFileSync(path, 'utf8')
   } catch (error) {
+    if (isGone(error)) return gone
     const { code } = error as NodeJS.ErrnoException
-    if (isGone(error) || code === 'EACCES' || code === 'EPERM') return undefined
+    if (code === 'EACCES' || code === 'EPERM') return undefined
     throw error
   }
 }

@@ -25,8 +25,8 @@ import {
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
-import { syncFolder, writeFileAtomic } from '../../../base/files.ts'
-import { processIdentity } from './process-identity.ts'
+import { syncFolder } from '../../../base/files.ts'
+import { identify, processIdentity } from './process-identity.ts'
 
 const environment = z.record(z.string(), z.string())
 
@@ -100,15 +100,20 @@ export function readIfThere(path: string): string | undefined {
   }
 }
 
-/** Creates `path` with `content`, whole, unless it is there already: true for the one who created it. */
+/**
+ * Creates `path` with `content`, whole, unless it is there already: true for the one who created it. False too when
+ * its folder is gone, which is never made again: what was removed must not come back.
+ */
 export function createOnce(path: string, content: string): boolean {
   const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.once`)
-  writeFileAtomic(temporary, content)
   try {
+    writeFileSync(temporary, content, { mode: 0o600, flush: true })
     linkSync(temporary, path)
+    syncFolder(dirname(path))
     return true
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST' || code === 'ENOENT') return false
     throw error
   } finally {
     rmSync(temporary, { force: true })
@@ -133,6 +138,29 @@ export function createFolderOnce(path: string, fill: (folder: string) => void): 
     // A rename never replaces a folder that holds something (rename(2)).
     if (code === 'ENOTEMPTY' || code === 'EEXIST') return false
     throw error
+  }
+}
+
+/** Removes the folder in one step first, so that nobody finds a part of it, and what is in it then. */
+export function removeFolder(path: string): void {
+  const gone = join(dirname(path), `.${basename(path)}.${process.pid}.gone`)
+  rmSync(gone, { recursive: true, force: true })
+  try {
+    renameSync(path, gone)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
+    throw error
+  }
+  rmSync(gone, { recursive: true, force: true })
+}
+
+/** Removes what {@link createFolderOnce} and {@link removeFolder} left in `root` when their process was killed. */
+export function clearLeftovers(root: string): void {
+  for (const name of readdirSync(root)) {
+    const pid = /^\..*\.(\d+)\.(?:new|gone)$/.exec(name)?.[1]
+    // Both are done in one go, so none of this process is under way.
+    if (pid !== undefined && (Number(pid) === process.pid || identify(Number(pid)) === undefined))
+      rmSync(join(root, name), { recursive: true, force: true })
   }
 }
 

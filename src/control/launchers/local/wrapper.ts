@@ -1,19 +1,22 @@
 /**
  * The parent of one member's command: a process of its own, so that the command survives the server and its end is
  * written down though nobody was there. It claims the member (whoever comes second leaves), starts the command in a
- * process group, keeps its log, carries out a cancel, and writes the result when nothing of the group is left.
+ * process group, keeps its log, carries out a cancel, and writes the result when nothing of the member is left: not
+ * when it was killed, but when it is gone.
  */
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { setTimeout as delay } from 'node:timers/promises'
 import { assert } from '../../../base/assert.ts'
 import { type Clock, systemClock } from '../../../base/clock.ts'
 import { messageOf } from '../../../base/errors.ts'
 import { writeFileAtomic } from '../../../base/files.ts'
 import { containerCommand, containerUser, engine, giveMounts, removeContainer } from './containers.ts'
 import { LineCutter, LogWriter, logBytesDefault } from './log-files.ts'
-import { identify, labelled, memberLabel, runLabel, sendSignal } from './process-identity.ts'
+import { killMember } from './member-processes.ts'
+import { identify, identifyChild, memberLabel, runLabel, sendSignal } from './process-identity.ts'
 import {
   type CancelNote,
   cancelNote,
@@ -30,27 +33,35 @@ type Command = ChildProcessByStdio<null, Readable, Readable>
 
 /** Output that grandchildren hold open is waited for so long after the command itself ended. */
 const drainMs = 2_000
+/** What is not gone yet is looked at again after so long. */
+const againMsMin = 5
+const againMsMax = 5_000
 
 /** Runs the member in `folder` to its end. Resolves when its result is written, or at once when it is another's. */
 export async function runWrapper(folder: string, clock: Clock = systemClock): Promise<void> {
   const runFolder = dirname(dirname(folder))
   const request = readStored(storedRequest, join(runFolder, names.request))
-  assert(request, 'a run has its request before its members')
+  // Removed before this process got so far.
+  if (request === undefined) return
   // A cancel that comes between the claim and the command must find somebody listening.
   const listener = new CancelListener(runFolder, folder, clock)
   process.on('SIGTERM', () => listener.heed())
   for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, () => undefined)
+  // Of an error here (a full disk, for one): without its parent, nobody would see the command's end.
+  process.on('exit', () => listener.kill())
   const own = identify(process.pid)
   assert(own, 'this process is alive')
   if (!createOnce(join(folder, names.claim), JSON.stringify(own))) return
-  const result =
-    listener.note() === undefined
-      ? await runCommand(request, folder, listener, clock)
-      : {
-          endedMs: clock.unixMs(),
-          message: 'It was cancelled before it started.',
-          neverStarted: 'cancelled' as const,
-        }
+  const isCancelled = listener.note() !== undefined
+  // A run that was cancelled may be removed with its note, between the claim and the look at the note.
+  if (!isCancelled && !existsSync(join(folder, names.claim))) return
+  const result = !isCancelled
+    ? await runCommand(request, folder, listener, clock)
+    : {
+        endedMs: clock.unixMs(),
+        message: 'It was cancelled before it started.',
+        neverStarted: 'cancelled' as const,
+      }
   createOnce(join(folder, names.result), JSON.stringify(result))
   listener.end()
 }
@@ -72,6 +83,7 @@ async function runCommand(
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
   })
+  const command = child.pid === undefined ? undefined : identifyChild(child.pid)
   let lastError = ''
   keepLog(child, log, (text) => {
     lastError = text
@@ -85,19 +97,18 @@ async function runCommand(
       resolve(exitCode === null ? { startedMs, signal: signal ?? 'unknown' } : { startedMs, exitCode }),
     )
     if (child.pid !== undefined) {
-      const identity = identify(child.pid)
-      if (identity !== undefined)
-        writeFileAtomic(join(folder, names.process), JSON.stringify({ process: identity, startedMs }))
       listener.watch(child.pid)
+      if (command !== undefined)
+        writeFileAtomic(join(folder, names.process), JSON.stringify({ process: command, startedMs }))
     }
   })
   await drained(child)
-  const left = inContainer?.remove()
-  if (left !== undefined) log.line('err', left)
-  if (child.pid !== undefined) {
-    sendSignal(-child.pid, 'SIGKILL')
-    killStrays(request.id, Number(basename(folder)))
-  }
+  const all = { run: request.id, member: Number(basename(folder)), command, asParent: true }
+  await untilNothingIsLeft(
+    () => inContainer?.remove(),
+    () => killMember(all),
+    log,
+  )
   log.close()
   // What both engines end with when the container could not be made, for want of its image for example.
   const isOfEngine = inContainer !== undefined && end.exitCode === 125
@@ -129,9 +140,23 @@ function containerOf(request: StoredRequest, folder: string) {
   return { command: arguments_, remove: () => removeContainer(found, id, member, process.env) }
 }
 
-/** What left the process group would go on using the member's devices. */
-function killStrays(run: string, member: number): void {
-  for (const pid of labelled(run, member)) sendSignal(pid, 'SIGKILL')
+/**
+ * What left the process group, or a container that its engine does not remove now, would go on using the member's
+ * devices beside the next attempt; so the member has not ended before.
+ */
+async function untilNothingIsLeft(
+  removeContainer: () => string | undefined,
+  kill: () => number,
+  log: LogWriter,
+): Promise<void> {
+  let said: string | undefined
+  for (let pauseMs = againMsMin; ; pauseMs = Math.min(againMsMax, 2 * pauseMs)) {
+    const container = removeContainer()
+    if (container !== undefined && container !== said) log.line('err', container)
+    said = container
+    if (kill() === 0 && container === undefined) return
+    await delay(pauseMs)
+  }
 }
 
 function keepLog(child: Command, log: LogWriter, onError: (text: string) => void): void {
@@ -196,6 +221,10 @@ class CancelListener {
     clearTimeout(this.#timer)
     const leftMs = Math.max(0, note.atMs + note.graceMs - this.#clock.unixMs())
     this.#timer = setTimeout(() => sendSignal(-group, 'SIGKILL'), leftMs)
+  }
+
+  kill(): void {
+    if (this.#group !== undefined) sendSignal(-this.#group, 'SIGKILL')
   }
 
   end(): void {
