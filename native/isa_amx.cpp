@@ -4,6 +4,7 @@
 #if !defined(ROPEWAY_LEFT_OUT)
 #include "linear_amx.h"
 #include "matmul_amx.h"
+#include "train_attention_amx.h"
 #endif
 
 #if defined(ROPEWAY_EMULATE_TILES)
@@ -32,6 +33,8 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"linear_bf16", linear<TilePairProduct>},
         {"embed", embed},
         {"matmul_bf16", matmul<MatmulTiles>},
+        {"causal_attention", causalAttentionTiles},
+        {"causal_attention_back", causalAttentionBackTiles},
     },
     packRows,
 #endif

@@ -39,12 +39,17 @@ struct Head {
 
   Head other() const { return {data, inputs, rows, stride, narrow, !turned}; }
 
+  /// Calls `use` with the matrix that it is.
+  template <class Use>
+  void as(Use use) const {
+    size_t step = stride / 4;
+    if (narrow) use(FrozenMatrix<FrozenBF16>{data, rows, inputs, stride, turned});
+    else use(Matrix{reinterpret_cast<const float*>(data), rows, inputs, turned ? 1 : step, turned ? step : 1});
+  }
+
   template <class Lanes, size_t width>
   void pack(size_t steps, float* to) const {
-    Strips strips{0, quotientUp(rows, width), 0, steps, to, steps * width};
-    size_t step = stride / 4;
-    if (narrow) packStrips<Lanes, width>(FrozenMatrix<FrozenBF16>{data, rows, inputs, stride, turned}, strips);
-    else packStrips<Lanes, width>(Matrix{reinterpret_cast<const float*>(data), rows, inputs, turned ? 1 : step, turned ? step : 1}, strips);
+    as([&](const auto& matrix) { packStrips<Lanes, width>(matrix, {0, quotientUp(rows, width), 0, steps, to, steps * width}); });
   }
 };
 
@@ -275,15 +280,19 @@ inline void attend(ggml_tensor* dst, Call* call, int nth) {
   leave(call, nth);
 }
 
+/// The result's gradient [N, H D] as [N, H, D].
+inline ggml_tensor asHeads(ggml_tensor slope, size_t width) {
+  slope.nb[2] = slope.nb[1];
+  slope.nb[1] = width * slope.nb[0];
+  slope.ne[0] = width;
+  return slope;
+}
+
 template <class Tiles>
 inline void attendBack(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
   TrainShape shape = trainShape(call, q, k);
-  // The result's gradient, as heads.
-  ggml_tensor slope = *dst->src[4];
-  slope.nb[2] = slope.nb[1];
-  slope.nb[1] = shape.width * slope.nb[0];
-  slope.ne[0] = shape.width;
+  ggml_tensor slope = asHeads(*dst->src[4], shape.width);
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
   HeadWork<Tiles> work(shape, true);
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {

@@ -13,6 +13,8 @@ interface Shape {
   width: number
   /** Tokens of a document; the whole sequence by default. */
   document?: number
+  /** Tokens that one sees at most; all before it by default. */
+  window?: number
 }
 
 interface Sides {
@@ -21,8 +23,10 @@ interface Sides {
   v: Float64Array
 }
 
-function firstsOf({ sequences, tokens, document = tokens }: Shape): Int32Array {
-  return Int32Array.from({ length: sequences * tokens }, (_, row) => row - ((row % tokens) % document))
+function firstsOf({ sequences, tokens, document = tokens, window = tokens }: Shape): Int32Array {
+  return Int32Array.from({ length: sequences * tokens }, (_, row) =>
+    Math.max(row - ((row % tokens) % document), row - window + 1),
+  )
 }
 
 /** Result [N, H*D] of attention by its definition, in double precision. */
@@ -57,6 +61,7 @@ const shapes: readonly Shape[] = [
   { sequences: 1, tokens: 65, heads: 2, groups: 2, width: 64, document: 9 },
   { sequences: 3, tokens: 8, heads: 1, groups: 1, width: 80 },
   { sequences: 1, tokens: 1, heads: 3, groups: 1, width: 8 },
+  { sequences: 1, tokens: 290, heads: 2, groups: 1, width: 8, document: 270, window: 45 },
 ]
 
 function sources(shape: Shape) {
