@@ -15,6 +15,7 @@ import { assert } from '../../base/assert.ts'
 import type { Clock } from '../../base/clock.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import { syncFolder, writeFileAtomic } from '../../base/files.ts'
+import { isRunning } from '../../base/processes.ts'
 import { dayOf, noTokens, type Tokens, type UsageRow, UsageSums } from './usage-sums.ts'
 
 /** Bytes of a segment after which a new one begins. */
@@ -226,22 +227,13 @@ const lockName = 'ledger.pid'
 function takeLock(folder: string): void {
   const path = join(folder, lockName)
   const owner = existsSync(path) ? Number(readFileSync(path, 'utf8')) : undefined
-  if (owner !== undefined && owner !== process.pid && isAlive(owner)) {
+  if (owner !== undefined && owner !== process.pid && isRunning(owner)) {
     throw new UserError(`The usage ledger ${folder} is in use by process ${owner}.`, {
       failure: 'conflict',
       fix: 'Give this gateway a folder of its own with --usage FOLDER.',
     })
   }
   writeFileAtomic(path, String(process.pid))
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
 }
 
 function nameOf(segment: number): string {

@@ -2,10 +2,11 @@
  * Writes a model or an adapter in a form that others load, opens it again, and lets it read a text beside its
  * source. What differs beyond its bound is removed: an export is there and right, or not there.
  */
-import { existsSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { assert } from '../../base/assert.ts'
 import { UserError } from '../../base/errors.ts'
+import { isRunning } from '../../base/processes.ts'
 import { openGguf } from '../../formats/gguf.ts'
 import type { Device } from '../../runtime/device.ts'
 import {
@@ -75,9 +76,11 @@ export function exportModel(request: ExportRequest, device: Device): ExportRepor
   refuseDamaged(from)
   using source = openExportSource(from)
   checkForm(source, form)
-  const temporary = join(dirname(to), `.${basename(to)}.exporting`)
-  rmSync(temporary, { recursive: true, force: true })
   mkdirSync(dirname(to), { recursive: true })
+  clearInterrupted(dirname(to))
+  const hidden = join(dirname(to), `.${basename(to)}.${process.pid}.exporting`)
+  mkdirSync(hidden)
+  const temporary = join(hidden, basename(to))
   try {
     const texts = textSide(source)
     write(temporary, source, request, type, texts)
@@ -89,9 +92,17 @@ export function exportModel(request: ExportRequest, device: Device): ExportRepor
     renameSync(temporary, to)
     const bytes = form === 'gguf' ? statSync(to).size : statSync(join(to, weightsOf(form))).size
     return { ...comparison, path: to, form, type, bytes, template: texts.template !== undefined }
-  } catch (error) {
-    rmSync(temporary, { recursive: true, force: true })
-    throw error
+  } finally {
+    rmSync(hidden, { recursive: true, force: true })
+  }
+}
+
+/** What exports of any name left in this folder when their process was killed; others may be under way. */
+function clearInterrupted(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const pid = /^\..*\.(\d+)\.exporting$/.exec(name)?.[1]
+    if (pid !== undefined && (Number(pid) === process.pid || !isRunning(Number(pid))))
+      rmSync(join(folder, name), { recursive: true, force: true })
   }
 }
 

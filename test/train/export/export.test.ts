@@ -1,4 +1,5 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -128,6 +129,14 @@ describe('refused', () => {
     expect(
       readdirSync(join(root, 'exports')).filter((name) => name.startsWith('.') || name.startsWith('char')),
     ).toEqual([])
+  })
+
+  test('nothing stays of an export that was killed, whatever is exported next; one that is under way does', () => {
+    const dead = spawnSync('true').pid
+    const [killed, underWay] = [`.killed.${dead}.exporting`, `.other.${process.ppid}.exporting`]
+    for (const name of [killed, underWay]) mkdirSync(join(root, 'beside', name, 'model'), { recursive: true })
+    exportModel({ from: models.get('llama')!, to: join(root, 'beside', 'next'), form: 'safetensors' }, device)
+    expect(readdirSync(join(root, 'beside')).sort()).toEqual([underWay, 'next'])
   })
 
   test('a checkpoint whose weights changed on the disk, not one whose texts did', async () => {
