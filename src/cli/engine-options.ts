@@ -197,9 +197,9 @@ export async function launchEngine(
 }
 
 /** The first of these folders whose weights are not what was saved there; undefined also where `signal` came first. */
-async function damageIn(
+export async function damageIn(
   folders: readonly string[],
-  signal: AbortSignal | undefined,
+  signal?: AbortSignal,
 ): Promise<UserError | undefined> {
   const stopped = new UserError('It was stopped.')
   const pause = pausesUntil(signal, () => stopped)

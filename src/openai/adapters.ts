@@ -18,6 +18,8 @@ const publication = z.object({
 export interface AdapterAccess {
   /** Folders below which adapters may be loaded over HTTP; without any, nothing may be changed. */
   roots: readonly string[]
+  /** Why what lies in a folder is not what was saved there, if it is so. */
+  damage: ((folder: string) => Promise<UserError | undefined>) | undefined
   /** Whether requests carry keys; without keys only this machine may change anything. */
   keyed: boolean
 }
@@ -51,7 +53,12 @@ export function adapterRoutes(endpoint: Endpoint, access: AdapterAccess): readon
         if (endpoint.models.some(({ id }) => id === name))
           throw new Problem(409, 'name_taken', `'${name}' is the model's own name.`, { param: 'name' })
         const folder = within(path, access.roots)
-        exchange.json(201, describe(await answered(() => desk.publish(name, folder))))
+        const publish = async () => {
+          const damage = await access.damage?.(folder)
+          if (damage !== undefined) throw damage
+          return await desk.publish(name, folder)
+        }
+        exchange.json(201, describe(await answered(publish)))
       },
     },
     {

@@ -1,6 +1,7 @@
 import type { Server } from 'node:http'
 import { requestLimits } from '../api/limits.ts'
 import { type Clock, systemClock } from '../base/clock.ts'
+import type { UserError } from '../base/errors.ts'
 import { createLogger, type Logger } from '../base/log.ts'
 import type { Exchange } from '../http/exchange.ts'
 import { httpLimits } from '../http/limits.ts'
@@ -54,6 +55,8 @@ export interface OpenAiServerOptions {
   pooling?: Pooling
   /** Folders below which adapters may be loaded over HTTP; without any they change in-process only. */
   adapterRoots?: readonly string[]
+  /** Looks before an adapter is loaded over HTTP whether it is what was saved: refuses with what this finds. */
+  adapterDamage?: (folder: string) => Promise<UserError | undefined>
   /** Web pages of these origins may use the server; '*' is all. */
   origins?: readonly string[]
   /** Where the usage of every request is written down; it stays open, for it is the caller's. */
@@ -106,6 +109,7 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
     state,
     adapters: {
       roots: options.adapterRoots ?? [],
+      damage: options.adapterDamage,
       keyed: options.apiKeys !== undefined || (options.gatewayKeys ?? []).length > 0,
     },
     authentication,

@@ -1,9 +1,12 @@
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { hashOfFile } from '../../src/base/files.ts'
 import { Random } from '../../src/base/random.ts'
+import { damageIn } from '../../src/cli/engine-options.ts'
 import { type AdapterLayer, adaptableProducts, writeAdapter } from '../../src/models/adapter.ts'
 import { openModel } from '../../src/models/open.ts'
+import { sealed } from '../../src/train/checkpoint.ts'
 import { TemporaryFolder } from '../formats/folders.ts'
 import { sharedData } from '../shared.ts'
 import { type Served, servedModel, serveReal } from './served.ts'
@@ -25,7 +28,8 @@ describe.skipIf(model === undefined)('adapters of a running engine', () => {
   beforeAll(async () => {
     for (const seed of [1, 2, 3]) writeRandomAdapter(folder.file(`v${seed}`), seed)
     writeRandomAdapter(folder.file('strange'), 4, 'model.layers.0.self_attn.x_proj')
-    served = await serveReal(model!, {}, { adapterRoots: [folder.path] })
+    const adapterDamage = (path: string) => damageIn([path])
+    served = await serveReal(model!, {}, { adapterRoots: [folder.path], adapterDamage })
   })
   afterAll(async () => {
     await served[Symbol.asyncDispose]()
@@ -94,6 +98,25 @@ describe.skipIf(model === undefined)('adapters of a running engine', () => {
     process.kill(pid!, 'SIGKILL')
     expect((await flying).body.choices[0]!.text).toBe(whole)
     expect(served.engine.pid).not.toBe(pid)
+    expect(await textOf('poet')).toBe(before)
+  })
+
+  test('an adapter that is not what was saved is refused, and the version before goes on', async () => {
+    await publish('v1')
+    const before = await textOf('poet')
+    writeRandomAdapter(folder.file('saved'), 5)
+    const path = join(folder.path, 'saved', 'adapter_model.safetensors')
+    const bytes = readFileSync(path)
+    const files = { 'adapter_model.safetensors': { bytes: bytes.length, sha256: hashOfFile(path) } }
+    const manifest = sealed({ format: 1, stepsDone: 1, recipe: {}, dataHash: '', best: undefined, files })
+    writeFileSync(join(folder.path, 'saved', 'trainer.json'), manifest)
+    expect((await publish('saved')).status).toBe(201)
+    bytes[bytes.length - 3]! ^= 4
+    writeFileSync(path, bytes)
+    const refused = await publish('saved')
+    expect(refused.status).toBe(409)
+    expect(refused.body.error.message).toContain('adapter_model.safetensors does not have the content')
+    expect((await post('/v1/adapters/poet/rollback', {})).status).toBe(200)
     expect(await textOf('poet')).toBe(before)
   })
 

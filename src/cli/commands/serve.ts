@@ -8,7 +8,7 @@ import { createOpenAiServer } from '../../openai/server.ts'
 import { UsageLog } from '../../openai/usage-log.ts'
 import type { Pooling } from '../../serve/request.ts'
 import { EncoderThread } from '../encoder.ts'
-import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
+import { damageIn, type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
 import { type ListenFlags, listen, refuseOpenDoor, withListenOptions } from '../listening.ts'
 import { collect } from '../options.ts'
 import { shutdownSignal } from '../shutdown.ts'
@@ -98,6 +98,7 @@ export async function serveUntilStopped(
     ...(apiKeys.length > 0 && { apiKeys }),
     ...(gatewayKeys.length > 0 && { gatewayKeys }),
     ...(flags.adapterRoot !== undefined && { adapterRoots: flags.adapterRoot }),
+    adapterDamage: (folder) => damageIn([folder]),
     ...(flags.origin !== undefined && { origins: flags.origin }),
     defaults: model.defaults,
     pooling: flags.pooling ?? model.pooling ?? 'mean',
