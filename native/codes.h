@@ -68,13 +68,24 @@ struct SixBits {
   }
 };
 
+// Where tiles take the signed codes of q8, vectors beside them still multiply codes without a sign.
+#if defined(ROPEWAY_TILES)
+constexpr uint8_t signBias = 128;
+#else
+constexpr uint8_t signBias = 0;
+#endif
+
 /// A scale per four groups, whose sums of codes are added up before they are scaled.
 struct Q8Codes : EightBits {
   // Whole bytes are asked for mostly within the page, so that the hardware takes it for the stream that it follows itself; from
   // 4 KiB on the two got in each other's way (0.6 of a plain read instead of 0.9).
   static constexpr size_t groupBytes = pairScaleBytes / 8 + EightBits::bytes, streamAhead = 1024;
-  static constexpr int format = packedQ8, parts = 1, bias = codeBias;
+  static constexpr int format = packedQ8, parts = 1, bias = codeBias + signBias;
   static constexpr bool share = true, offset = false, negative = bias == 0, askedTwice = false, stream = true;
+  template <int j>
+  static Bytes at(const char* group, int v) {
+    return EightBits::at<j>(group, v) ^ signBias;
+  }
   static const char* group(const char* panel, size_t g) { return panel + sharedCodesAt(g); }
   static Vector scale(const char* panel, size_t g, int, int v) {
     return loadHalf(reinterpret_cast<const Half*>(panel + sharedScalesAt(g)) + v * lanes);

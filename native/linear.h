@@ -33,6 +33,9 @@ template <class Self>
 struct ByRegisters {
   static constexpr bool compact = false, asksAhead = false, zipped = false;
 
+  /// Kernels may read, but not use, rows up to a whole number of tiles.
+  static size_t placed(size_t count) { return (count + Self::rows - 1) / Self::rows * Self::rows; }
+
   void enter() const {}
   void exit() const {}
 
@@ -190,12 +193,6 @@ inline void multiplyPieces(Call* call, const Product& product, const char* packe
   product.exit();
 }
 
-template <class Product>
-inline size_t rowsPlaced(size_t rows) {
-  // Kernels may read, but not use, rows up to a whole number of tiles.
-  return (rows + Product::rows - 1) / Product::rows * Product::rows;
-}
-
 /// dst F32 [N, M]. Sources: x F32 [N, K] (rows may be strided), packed weights, then those present of: norm
 /// weight [K], bias [M], residual [N, M], adapters: I32 [N] slot of each row, then their addresses by slot.
 /// Params: normed, biased, residual, gated, adapted (0/1 each), epsilon as float bits. Gated weights interleave gate
@@ -220,7 +217,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   size_t width = x->ne[0], inputs = wholeGroups(width), rows = x->ne[1];
   size_t stride = panelBytes(Product::packedFormat, inputs);
 
-  size_t placed = rowsPlaced<Product>(rows), placedBytes = alignUp(placed * Product::rowBytes(inputs));
+  size_t placed = Product::placed(rows), placedBytes = alignUp(placed * Product::rowBytes(inputs));
   if (adapted.slots) adapted.stride = adapted.ranksMost(rows), adapted.inputs = inputs;
 
   if (arriveFirst(call)) {

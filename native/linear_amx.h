@@ -13,11 +13,11 @@ namespace {
 
 constexpr int tileRows = 16;
 
-inline TileConfig tileConfig(int activationBytes, int weightRows) {
+inline TileConfig tileConfig(int activationRows, int activationBytes, int weightRows) {
   TileConfig config;
   for (int t = 0; t < 8; t++) {
     config.bytesPerRow[t] = t == 4 || t == 5 ? activationBytes : 64;
-    config.rows[t] = t >= 6 ? weightRows : tileRows;
+    config.rows[t] = t >= 6 ? weightRows : activationRows;
   }
   return config;
 }
@@ -31,113 +31,218 @@ inline void spreadGroup(const char* group, char* to) {
   }
 }
 
-/// The codes of a panel as signed bytes [groups][8][16][4], once for all rows of a pass.
-template <class Codes>
-inline const char* spreadPanel(const char* panel, size_t groups) {
-  if (Codes::format == packedQ8) return panel;
-  char* spread = rw_thread_scratch(groups * 512);
-  for (size_t g = 0; g < groups; g++) spreadGroup<Codes>(Codes::group(panel, g), spread + g * 512);
-  return spread;
-}
-
+/// Coded weights by int8 activations: 32 rows by two panels in four tiles of sums, so that no product waits for the one
+/// before it (16 cycles of work, 52 until its sums are there). While a block of 128 inputs is multiplied, the sums of the
+/// block before it are scaled by vectors. Up to `few` rows are multiplied by the vectors alone, which is as quick as memory.
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
-  static constexpr bool asksAhead = false;
-  static constexpr int rows = 64;
-  static constexpr int partInputs = groupInputs / Codes::parts;
+  using Vectors = CodedProduct<Codes>;
+  static constexpr int rows = 64, few = rowsAtOnce;
+  /// What one tile product takes: inputs that share a scale, or as many as go into a tile.
+  static constexpr int stepInputs = Codes::share ? 64 : groupInputs / Codes::parts;
+  /// Tile products of a block that are scaled one by one.
+  static constexpr int sumsOfBlock = Codes::share ? 1 : int(scaleGroups) * Codes::parts;
+  /// Integer sums of 32 rows by two panels.
+  using Sums = int32_t[2 * tileRows][2][16];
 
-  void enter() const { loadTileConfig(tileConfig(partInputs, partInputs / 4)); }
-  void exit() const { releaseTiles(); }
+  static size_t placed(size_t count) {
+    return count <= size_t(few) ? size_t(few) : (count + rows - 1) / rows * rows;
+  }
+  bool byVectors() const { return this->x.rows <= size_t(few); }
 
-  /// 16 rows by one panel, of which R rows are wanted; `sums` rows lie `sumsStride` floats apart.
-  template <int R>
-  void tile(const char* panel, const char* codes, size_t row, float* sums, size_t sumsStride) const {
-    const auto& x = this->x;
-    // What is scaled at once: part of a group, or the groups that share a scale.
-    constexpr size_t together = Codes::share ? scaleGroups : 1;
-    const size_t parts = x.groups * Codes::parts, steps = (parts + together - 1) / together;
-    alignas(64) int32_t dot[2][tileRows][16];
-    __m512 sum[R], block[R];
-    for (int r = 0; r < R; r++) sum[r] = block[r] = _mm512_setzero_ps();
-    auto codesAt = [&](size_t i) {
-      return Codes::format == packedQ8 ? Codes::group(codes, i) : codes + i * partInputs * 16;
-    };
-    // Two tiles in turns, so that one step is scaled while the next is multiplied.
-    auto multiply = [&](size_t step) {
-      if (step % 2 == 0) zeroTile<0>();
-      else zeroTile<3>();
-      for (size_t i = step * together; i < (step + 1) * together && i < parts; i++) {
-        const int8_t* a = x.codes + row * x.inputs + i * partInputs;
-        if (step % 2 == 0) {
-          loadTile<4>(a, x.inputs);
-          loadTile<6>(codesAt(i), 64);
-          multiplyBytes<0, 4, 6>();
-        } else {
-          loadTile<5>(a, x.inputs);
-          loadTile<7>(codesAt(i), 64);
-          multiplyBytes<3, 5, 7>();
-        }
-      }
-      if (step % 2 == 0) storeTile<0>(dot[0], 64);
-      else storeTile<3>(dot[1], 64);
-    };
-    multiply(0);
-    for (size_t step = 0; step < steps; step++) {
-      if (step + 1 < steps) multiply(step + 1);
-      size_t g = step * together / Codes::parts;
-      __m512 scale = (__m512)Codes::scale(panel, g, int(step % Codes::parts), 0);
-      auto sumOf = [&](int r) { return _mm512_cvtepi32_ps(_mm512_load_si512(dot[step % 2][r])); };
-      if constexpr (Codes::share) {
-#pragma GCC unroll 16
-        for (int r = 0; r < R; r++)
-          sum[r] = _mm512_fmadd_ps(sumOf(r), _mm512_mul_ps(scale, _mm512_set1_ps(x.scale(g, row)[r])), sum[r]);
-        continue;
-      }
-      __m512 shift = Codes::offset ? (__m512)Codes::shift(panel, g, 0) : scale;
-#pragma GCC unroll 16
-      for (int r = 0; r < R; r++) {
-        block[r] = _mm512_fmadd_ps(sumOf(r), scale, block[r]);
-        if (Codes::offset) block[r] = _mm512_fmadd_ps(shift, _mm512_set1_ps(x.sum(g, row)[r]), block[r]);
-      }
-      if ((step + 1) % (scaleGroups * Codes::parts) != 0 && step + 1 < steps) continue;
-#pragma GCC unroll 16
-      for (int r = 0; r < R; r++) {
-        sum[r] = _mm512_fmadd_ps(block[r], _mm512_set1_ps(x.scale(g, row)[r]), sum[r]);
-        block[r] = _mm512_setzero_ps();
-      }
-    }
-    for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + r * sumsStride, sum[r]);
+  void enter() const {
+    if (!byVectors()) loadTileConfig(tileConfig(tileRows, stepInputs, stepInputs / 4));
+  }
+  void exit() const {
+    if (!byVectors()) releaseTiles();
   }
 
-  void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool, float* sums) const {
-    size_t sumsStride = size_t(panels) * panelOutputs;
-    for (int p = 0; p < panels; p++) {
-      const char* from = panel + p * stride;
-      const char* codes = spreadPanel<Codes>(from, this->x.groups);
-      for (int first = 0; first < count; first += tileRows) {
-        float* to = sums + first * sumsStride + p * panelOutputs;
-        int wanted = count - first;
-        if (wanted > 4) tile<tileRows>(from, codes, row + first, to, sumsStride);
-        else if (wanted > 1) tile<4>(from, codes, row + first, to, sumsStride);
-        else tile<1>(from, codes, row + first, to, sumsStride);
+  void comingUp(const char* weights, size_t bytes, size_t count) const {
+    if (byVectors()) Vectors::comingUp(weights, bytes, count);
+    else this->upcoming.begin(weights, bytes, (count + 2 * tileRows - 1) / (2 * tileRows) * blocks());
+  }
+  void comingUp(const FactorsAhead& factors) const {
+    if (byVectors()) Vectors::comingUp(factors);
+    else this->upcoming.begin(factors, blocks());
+  }
+
+  void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
+    if (count <= few) return Vectors::pair(panel, stride, panels, row, count, cold, sums);
+    Weights weights{{panel, panel + stride}, {}, {}};
+    if (panels < 2) weights.scales[1] = panel;
+    char* scratch = Codes::format == packedQ8 ? nullptr : rw_thread_scratch(this->x.groups * 1024);
+    alignas(64) char tails[2][1024];
+    for (int p = 0; p < panels; p++) spread(weights, p, scratch ? scratch + p * this->x.groups * 512 : nullptr, tails[p]);
+    for (int first = 0; first < count; first += 2 * tileRows) {
+      float* to = sums + size_t(first) * panels * panelOutputs;
+      int wanted = count - first < 2 * tileRows ? count - first : 2 * tileRows;
+      if (panels == 1) columns<2, 1>(weights, row + first, wanted, to);
+      else if (wanted > tileRows) columns<2, 2>(weights, row + first, wanted, to);
+      else columns<1, 2>(weights, row + first, wanted, to);
+    }
+  }
+
+ private:
+  /// Two panels: where their scales stand, their codes as signed bytes, and those of a last step that is not whole.
+  struct Weights {
+    const char* scales[2];
+    const char* codes[2];
+    const char* tail[2];
+  };
+
+  size_t blocks() const { return (this->x.groups + scaleGroups - 1) / scaleGroups; }
+
+  /// Codes of panel p as tiles want them, [groups][8][16][4]; those of q8 lie so already.
+  void spread(Weights& weights, int p, char* room, char* tail) const {
+    const char* panel = weights.scales[p];
+    const size_t groups = this->x.groups;
+    weights.codes[p] = room ? room : panel;
+    weights.tail[p] = tail;
+    if (room)
+      for (size_t g = 0; g < groups; g++) spreadGroup<Codes>(Codes::group(panel, g), room + g * 512);
+    if (!Codes::share || groups % 2 == 0) return;
+    __builtin_memcpy(tail, Codes::group(panel, groups - 1), 512);
+    __builtin_memset(tail + 512, 0, 512);
+  }
+
+  const char* codesAt(const Weights& weights, int p, size_t step) const {
+    if (Codes::share && 2 * step + 1 == this->x.groups) return weights.tail[p];
+    if (Codes::format == packedQ8) return Codes::group(weights.codes[p], 2 * step);
+    return weights.codes[p] + step * stepInputs * 16;
+  }
+
+  /// 16 or 32 rows by P panels.
+  template <int halves, int P>
+  void columns(const Weights& weights, size_t row, int wanted, float* sums) const {
+    alignas(64) Sums dots[2][sumsOfBlock];
+    const size_t all = blocks();
+    multiply<halves, P>(weights, row, 0, dots[0]);
+    if (Codes::share) storeSums<halves, P>(dots[0][0]);
+    for (size_t block = 0; block < all; block++) {
+      if (block + 1 < all) multiply<halves, P>(weights, row, block + 1, dots[(block + 1) % 2]);
+      if (this->upcoming.any()) this->upcoming.ask();
+      scaleBlock<P>(weights, row, block, wanted, dots[block % 2], sums);
+      // Sums of the next block are fetched only now, when they are there.
+      if (Codes::share && block + 1 < all) storeSums<halves, P>(dots[(block + 1) % 2][0]);
+    }
+  }
+
+  template <int halves, int P>
+  void multiply(const Weights& weights, size_t row, size_t block, Sums* dots) const {
+    const auto& x = this->x;
+    constexpr size_t stepsOfBlock = scaleGroups * groupInputs / stepInputs;
+    const size_t steps = (x.inputs + stepInputs - 1) / stepInputs;
+    for (size_t i = 0; i < stepsOfBlock; i++) {
+      size_t step = block * stepsOfBlock + i;
+      if (step >= steps) break;
+      if (i == 0 || !Codes::share) {
+        zeroTile<0>();
+        if (P > 1) zeroTile<1>();
+        if (halves > 1) zeroTile<2>();
+        if (halves > 1 && P > 1) zeroTile<3>();
+      }
+      const int8_t* a = x.codes + row * x.inputs + step * stepInputs;
+      loadTile<4>(a, x.inputs);
+      loadTile<6>(codesAt(weights, 0, step), 64);
+      multiplyBytes<0, 4, 6>();
+      if constexpr (P > 1) {
+        loadTile<7>(codesAt(weights, 1, step), 64);
+        multiplyBytes<1, 4, 7>();
+      }
+      if constexpr (halves > 1) {
+        loadTile<5>(a + tileRows * x.inputs, x.inputs);
+        multiplyBytes<2, 5, 6>();
+        if constexpr (P > 1) multiplyBytes<3, 5, 7>();
+      }
+      if (!Codes::share) storeSums<halves, P>(dots[i]);
+    }
+  }
+
+  template <int halves, int P>
+  static void storeSums(Sums& to) {
+    storeTile<0>(to[0][0], 128);
+    if constexpr (P > 1) storeTile<1>(to[0][1], 128);
+    if constexpr (halves > 1) {
+      storeTile<2>(to[tileRows][0], 128);
+      if constexpr (P > 1) storeTile<3>(to[tileRows][1], 128);
+    }
+  }
+
+  /// Adds a block's sums, scaled in the order of groups as the vectors do, to those of the wanted rows.
+  template <int P>
+  void scaleBlock(const Weights& weights, size_t row, size_t block, int wanted, const Sums* dots, float* sums) const {
+    const auto& x = this->x;
+    const size_t first = block * scaleGroups;
+    const float* rowScales = x.scale(first, row);
+    __m512 scales[sumsOfBlock][P], shifts[Codes::offset ? sumsOfBlock : 1][P];
+    int steps = 1;
+    if (!Codes::share) {
+      size_t left = x.groups - first;
+      steps = int(left < scaleGroups ? left : scaleGroups) * Codes::parts;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < sumsOfBlock; i++)
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) {
+        // What lies behind the last group is not read.
+        size_t g = first + (i < steps ? i : 0) / Codes::parts;
+        scales[i][p] = i < steps ? (__m512)Codes::scale(weights.scales[p], g, i % Codes::parts, 0) : _mm512_setzero_ps();
+        if (Codes::offset) shifts[i][p] = i < steps ? (__m512)Codes::shift(weights.scales[p], g, 0) : _mm512_setzero_ps();
+      }
+    for (int r = 0; r < wanted; r++) {
+      __m512 rowScale = _mm512_set1_ps(rowScales[r]);
+      float* to = sums + size_t(r) * P * panelOutputs;
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) {
+        __m512 sum = block == 0 ? _mm512_setzero_ps() : _mm512_load_ps(to + p * panelOutputs);
+        auto numbers = [&](int i) { return _mm512_cvtepi32_ps(_mm512_load_si512(dots[i][r][p])); };
+        if constexpr (Codes::share) sum = _mm512_fmadd_ps(numbers(0), _mm512_mul_ps(scales[0][p], rowScale), sum);
+        else {
+          __m512 part = _mm512_setzero_ps();
+          if (steps == sumsOfBlock) {
+#pragma GCC unroll 8
+            for (int i = 0; i < sumsOfBlock; i++) part = scaled(numbers(i), scales[i][p], shifts, i, p, row + r, first, part);
+          } else
+            for (int i = 0; i < steps; i++) part = scaled(numbers(i), scales[i][p], shifts, i, p, row + r, first, part);
+          sum = _mm512_fmadd_ps(part, rowScale, sum);
+        }
+        _mm512_store_ps(to + p * panelOutputs, sum);
       }
     }
+  }
+
+  template <class Shifts>
+  __attribute__((always_inline)) __m512 scaled(__m512 number, __m512 scale, const Shifts& shifts, int i, int p, size_t row,
+                                               size_t first, __m512 part) const {
+    part = _mm512_fmadd_ps(number, scale, part);
+    if (!Codes::offset) return part;
+    return _mm512_fmadd_ps(shifts[i][p], _mm512_set1_ps(*this->x.sum(first + size_t(i) / Codes::parts, row)), part);
   }
 };
 
 /// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
 struct TilePairProduct : PairProduct {
   static constexpr int rows = 32;
+  /// Rows of a tile of activations: fewer are loaded and multiplied sooner, with the same bits.
+  int tall = tileRows;
 
-  void enter() const { loadTileConfig(tileConfig(64, 16)); }
+  static size_t placed(size_t count) { return count <= tileRows ? count : (count + rows - 1) / rows * rows; }
+  void place(char* memory, size_t count, size_t width) {
+    PairProduct::place(memory, count, width);
+    if (count < tileRows) tall = int(count);
+  }
+  void enter() const { loadTileConfig(tileConfig(tall, 64, 16)); }
   void exit() const { releaseTiles(); }
 
-  void pair(const char* panel, size_t, int panels, size_t row, int count, bool, float* sums) const {
+  void pair(const char* panel, size_t, int panels, size_t row, int count, bool cold, float* sums) const {
     const Half* top = x + row * stride;
     const Half* bottom = top + tileRows * stride;
     bool two = panels == 2, more = count > tileRows;
     zeroTile<0>(), zeroTile<1>(), zeroTile<2>(), zeroTile<3>();
     for (size_t k = 0; k < inputs; k += 32) {
+      // A tile's lines come all at once: too many for the hardware to follow by itself.
+      if (cold)
+        for (int line = 0; line < 32; line++) askForLine(panel + k * 64 + 8192 + line * 64);
       loadTile<4>(top + k, stride * 2);
       loadTile<6>(panel + k * 64, 128);
       multiplyPairs<0, 4, 6>();

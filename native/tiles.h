@@ -89,8 +89,22 @@ inline void multiplyPairs() {
 
 #else
 
-inline void loadTileConfig(const TileConfig& config) { _tile_loadconfig(&config); }
-inline void releaseTiles() { _tile_release(); }
+/// What the calling thread had before: another library may have configured tiles once for all (ggml does), and would meet
+/// none, which ends the process.
+inline TileConfig* configBefore() {
+  static thread_local TileConfig before;
+  return &before;
+}
+
+inline void loadTileConfig(const TileConfig& config) {
+  _tile_storeconfig(configBefore());
+  _tile_loadconfig(&config);
+}
+
+inline void releaseTiles() {
+  if (configBefore()->palette != 0) _tile_loadconfig(configBefore());
+  else _tile_release();
+}
 
 // Tile numbers are part of the instruction, hence templates; macros of the compiler's header want literals.
 #define ROPEWAY_TILE(t)                                                                              \
