@@ -34,11 +34,15 @@ const weights = [
 
 const rowCounts = [1, 4, 16, 128, 512] as const
 
-async function run(wanted: Values<typeof parameters>, { say }: Surroundings): Promise<Findings> {
-  const found = await compareKernels(openKernels('avx2'), wanted, { weights, rowCounts }, say)
-  return { ...found, chosen: { kernels: 'avx2', ggml: process.env.ROPEWAY_GGML_CPU ?? 'the best here' } }
+/** One set of ours beside the build of ggml that `ROPEWAY_GGML_CPU` names. */
+export function benchOfSet(set: 'avx2' | 'portable'): Bench<typeof parameters> {
+  const run = async (wanted: Values<typeof parameters>, { say }: Surroundings): Promise<Findings> => {
+    const found = await compareKernels(openKernels(set), wanted, { weights, rowCounts }, say)
+    return { ...found, chosen: { kernels: set, ggml: process.env.ROPEWAY_GGML_CPU ?? 'the best here' } }
+  }
+  return { name: set, parameters, run }
 }
 
-export const avx2Bench: Bench<typeof parameters> = { name: 'avx2', parameters, run }
+export const avx2Bench = benchOfSet('avx2')
 
 await runFromCommandLine(import.meta.url, avx2Bench)

@@ -164,7 +164,8 @@ export const iterationsBench: Bench<typeof parameters> = {
     comparisons.push(
       ...(await interleave(wanted.pairs, lone, read.side(wanted, 'decode1TokensPerSecond'), say)),
     )
-    return { figures: {}, comparisons, chosen: { kernels: ours.executor.kernelSet } }
+    const ggml = process.env.ROPEWAY_GGML_CPU ?? 'the best here'
+    return { figures: {}, comparisons, chosen: { kernels: ours.executor.kernelSet, ggml } }
   },
 }
 

@@ -5,11 +5,16 @@ import { valuesOf } from '../../bench/harness/bench.ts'
 import { kernelsBench } from '../../bench/kernels.ts'
 import { OwnProduct } from '../../bench/onednn.ts'
 import { perplexityBench } from '../../bench/perplexity.ts'
+import { portableBench } from '../../bench/portable.ts'
 import { Device } from '../../src/runtime/device.ts'
+import { loadKernels } from '../../src/runtime/kernels.ts'
 import { sharedData } from '../shared.ts'
 import { everyKernels } from './tensors.ts'
 
-test.skipIf(everyKernels.length === 0)(
+// What serves here: none by ROPEWAY_KERNELS=ggml.
+const kernels = loadKernels()
+
+test.skipIf(kernels === undefined)(
   'the bench of the kernels measures every figure on both sides',
   async () => {
     const small = valuesOf(kernelsBench.parameters, 'small')
@@ -20,11 +25,13 @@ test.skipIf(everyKernels.length === 0)(
   },
 )
 
-test.skipIf(!everyKernels.some(({ instructionSet }) => instructionSet === 'avx2'))(
-  'the bench beside ggml on AVX2 alone measures every figure on both sides',
-  async () => {
-    const small = valuesOf(avx2Bench.parameters, 'small')
-    const { comparisons } = await avx2Bench.run(small, { modelPath: 'none', say: () => undefined })
+test
+  .skipIf(!everyKernels.some(({ instructionSet }) => instructionSet === 'avx2'))
+  .each([avx2Bench, portableBench])(
+  'the bench of $name beside ggml measures every figure on both sides',
+  async (bench) => {
+    const small = valuesOf(bench.parameters, 'small')
+    const { comparisons } = await bench.run(small, { modelPath: 'none', say: () => undefined })
     expect(comparisons.length).toBeGreaterThan(30)
     for (const { values } of comparisons)
       for (const pair of values) expect(Math.min(...pair)).toBeGreaterThan(0)
@@ -42,7 +49,7 @@ test.skipIf(everyKernels.length === 0).each(['bf16', 'q8'] as const)(
 )
 
 const stories = sharedData('text', 'tinystories-val.txt')
-test.skipIf(everyKernels.length === 0 || stories === undefined)(
+test.skipIf(kernels === undefined || stories === undefined)(
   'the bench of perplexities finds bfloat16 and int8 near F32',
   async () => {
     const small = valuesOf(perplexityBench.parameters, 'small')
