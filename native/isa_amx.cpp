@@ -32,7 +32,7 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"linear_q6k", linear<TileCodedProduct<Q6KCodes>>},
         {"linear_bf16", linear<TilePairProduct>},
         {"embed", embed},
-        {"matmul_bf16", matmul<MatmulTiles>},
+        {"matmul_bf16", matmulByTiles},
         {"causal_attention", causalAttentionTiles},
         {"causal_attention_back", causalAttentionBackTiles},
     },
