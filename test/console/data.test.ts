@@ -97,6 +97,48 @@ describe.skipIf(path === undefined)('data in the page (needs chromium)', () => {
     expect(await page.getByLabel('Dataset, new').inputValue()).toBe('one')
   })
 
+  test('a folder that is dropped is taken with all that lies in it, but what begins with a dot', async () => {
+    await page.reload()
+    const session = await page.context().newCDPSession(page)
+    const zone = page.getByText('Drop files or a folder here')
+    const { x, y } = (await zone.boundingBox())!
+    const data = { items: [], files: [`${bench.folder}/reviews`], dragOperationsMask: 1 }
+    for (const type of ['dragEnter', 'dragOver', 'drop'] as const)
+      await session.send('Input.dispatchDragEvent', { type, x: x + 5, y: y + 5, data })
+    await page.getByText('2 files').waitFor()
+    await page.getByText('more/notes.txt').waitFor()
+    expect(await page.getByText('.hidden').count()).toBe(0)
+  })
+
+  test('an upload that is stopped sends nothing more, and goes on when it is asked to', async () => {
+    await page.getByRole('link', { name: 'Data', exact: true }).click()
+    await page.reload()
+    let open = () => {}
+    const gate = new Promise<void>((resolve) => {
+      open = resolve
+    })
+    const sent: string[] = []
+    await page.route('**/uploads/*/parts/*', async (route) => {
+      sent.push(route.request().url().split('/').at(-1)!)
+      await gate
+      // What the page has given up cannot go on.
+      await route.continue().catch(() => undefined)
+    })
+    writeFileSync(`${bench.folder}/Slow File.txt`, Buffer.alloc(33 * mebibyte, 'zyxwvutsrqponml\n'))
+    await page.getByLabel('Choose files').setInputFiles(`${bench.folder}/Slow File.txt`)
+    await page.getByRole('button', { name: 'Upload', exact: true }).click()
+    await expect.poll(() => sent.length).toBe(2)
+    await page.getByRole('button', { name: 'Stop' }).click()
+    await page.getByText('It was stopped.').waitFor()
+    open()
+    expect(sent.length).toBe(2)
+    await page.getByRole('button', { name: 'Go on' }).click()
+    await page.getByRole('heading', { name: 'slow-file', exact: true }).waitFor()
+    expect(new Set(sent).size).toBe(5)
+    await page.unroute('**/uploads/*/parts/*')
+    await page.getByRole('link', { name: 'Data', exact: true }).click()
+  })
+
   test('a folder of the machine is linked, and one that may not be is refused with a reason', async () => {
     await page.getByText('Link a bucket or a folder').click()
     await page.getByLabel('Name of the dataset').fill('linked')

@@ -167,11 +167,12 @@ function UploadForm({ project, dataset, known = [], files, name, onName, onDone 
           </label>
         )}
         {upload.progress === undefined ? (
-          <button type="submit" className="main">
+          // Another element than Stop: a click on one that becomes this one meanwhile would send the form.
+          <button key="begin" type="submit" className="main">
             {upload.error ? 'Go on' : isThere ? 'Upload a new version' : 'Upload'}
           </button>
         ) : (
-          <button type="button" onClick={upload.stop}>
+          <button key="stop" type="button" onClick={upload.stop}>
             Stop
           </button>
         )}
