@@ -18,6 +18,7 @@ import { Problem } from '../parts/problem.tsx'
 import { Table } from '../parts/table.tsx'
 import { Ago } from '../parts/time.tsx'
 import { UploadPlace } from '../parts/upload.tsx'
+import { Waiting } from '../parts/waiting.tsx'
 import { useProject } from '../project.ts'
 import { service, useAnswer, useDeed } from '../service.ts'
 import { bytesText, numberText } from '../text.ts'
@@ -32,7 +33,7 @@ export function DatasetPage() {
   const asked = useSearch({ strict: false, select: (search) => (search as { version?: number }).version })
   const reference = asked === undefined ? name : `${name}@${asked}`
   const { data, error } = useAnswer(viewDataset, { params: { project, dataset: reference } })
-  if (data === undefined) return error ? <Problem error={error} /> : <p className="quiet">Loading ...</p>
+  if (data === undefined) return <Waiting error={error} />
   const { version } = data
   return (
     <>

@@ -18,6 +18,7 @@ import { Problem } from '../parts/problem.tsx'
 import { State } from '../parts/state.tsx'
 import { Table } from '../parts/table.tsx'
 import { Ago } from '../parts/time.tsx'
+import { Waiting } from '../parts/waiting.tsx'
 import { useProject } from '../project.ts'
 import { often, seldom, service, useAnswer, useDeed } from '../service.ts'
 import { timeText } from '../text.ts'
@@ -28,8 +29,7 @@ export function DeploymentPage() {
   const deployment = useParams({ strict: false, select: ({ deployment }) => deployment! })
   const params = { project, deployment }
   const { data, error } = useAnswer(showDeployment, { params }, { every: often })
-  if (error && data === undefined) return <Problem error={error} />
-  if (data === undefined) return <p className="quiet">Loading ...</p>
+  if (data === undefined) return <Waiting error={error} />
   return (
     <>
       <div className="heading">

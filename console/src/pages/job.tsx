@@ -19,6 +19,7 @@ import { Problem } from '../parts/problem.tsx'
 import { State } from '../parts/state.tsx'
 import { Table } from '../parts/table.tsx'
 import { Ago } from '../parts/time.tsx'
+import { Waiting } from '../parts/waiting.tsx'
 import { useProject } from '../project.ts'
 import { often, seldom, service, useAnswer, useDeed } from '../service.ts'
 import { bytesText, durationText, numberText, timeText } from '../text.ts'
@@ -31,8 +32,7 @@ export function JobPage() {
   const job = useParams({ strict: false, select: ({ job }) => job! })
   const tab = useSearch({ strict: false, select: (search) => (search as { tab?: string }).tab })
   const { data, error } = useAnswer(viewJob, { params: { project, job } }, { every: often })
-  if (error && data === undefined) return <Problem error={error} />
-  if (data === undefined) return <p className="quiet">Loading ...</p>
+  if (data === undefined) return <Waiting error={error} />
   const isLive = !atRest.includes(data.state)
   return (
     <>

@@ -16,6 +16,7 @@ import { Problem } from '../parts/problem.tsx'
 import { Table } from '../parts/table.tsx'
 import { Ago } from '../parts/time.tsx'
 import { namePattern } from '../parts/upload.tsx'
+import { Waiting } from '../parts/waiting.tsx'
 import { useProject } from '../project.ts'
 import { seldom, service, useAnswer, useDeed } from '../service.ts'
 import { bytesText, numberText } from '../text.ts'
@@ -28,7 +29,7 @@ export function ModelPage() {
   const params = { project, model: name }
   const { data, error } = useAnswer(viewModel, { params }, { every: seldom })
   const lineage = useAnswer(modelLineage, { params }, { every: seldom })
-  if (data === undefined) return error ? <Problem error={error} /> : <p className="quiet">Loading ...</p>
+  if (data === undefined) return <Waiting error={error} />
   const { checkpoint, version } = data
   return (
     <>

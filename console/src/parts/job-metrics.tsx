@@ -4,6 +4,7 @@ import { listJobMetrics, readJobMetric } from '../../../src/api/control/job-endp
 import { keyOf, seldom, service, useAnswer } from '../service.ts'
 import { Chart, type Curve } from './chart.tsx'
 import { Problem } from './problem.tsx'
+import { Waiting } from './waiting.tsx'
 
 interface Point {
   readonly step: number
@@ -31,8 +32,7 @@ export function JobMetrics({ project, job, isLive }: OfJob) {
     // What it reported last came behind the last look.
     if (!isLive) void refetch().then(() => refetchPoints())
   }, [isLive, refetch, refetchPoints])
-  if (error) return <Problem error={error} />
-  if (data === undefined) return <p className="quiet">Loading ...</p>
+  if (error || data === undefined) return <Waiting error={error} />
   if (names.length === 0) return <p className="empty">It has reported nothing yet.</p>
   const curves = names.map((name) => curveOf(name, points.data?.get(name) ?? []))
   const losses = curves.filter(({ name, points }) => isLoss(name) && points.length > 0)

@@ -1,4 +1,5 @@
 import type { ReactNode } from 'react'
+import { Waiting } from './waiting.tsx'
 
 interface TableProps<Row> {
   readonly rows: readonly Row[] | undefined
@@ -10,7 +11,7 @@ interface TableProps<Row> {
 }
 
 export function Table<Row>({ rows, columns, keyOf, empty }: TableProps<Row>) {
-  if (rows === undefined) return <p className="quiet">Loading ...</p>
+  if (rows === undefined) return <Waiting />
   if (rows.length === 0) return <div className="empty">{empty}</div>
   const entries = Object.entries(columns)
   return (
