@@ -10,6 +10,7 @@ import { FirstProject } from './pages/first-project.tsx'
 import { JobPage } from './pages/job.tsx'
 import { Jobs } from './pages/jobs.tsx'
 import { Keys } from './pages/keys.tsx'
+import { Members } from './pages/members.tsx'
 import { ModelPage } from './pages/model.tsx'
 import { Models } from './pages/models.tsx'
 import { NewJob } from './pages/new-job.tsx'
@@ -35,6 +36,7 @@ const models = createRoute({ ...under, path: '/models', component: Models })
 const model = createRoute({ ...under, path: '/models/$model', component: ModelPage })
 const usage = createRoute({ ...under, path: '/usage', component: Usage })
 const keys = createRoute({ ...under, path: '/keys', component: Keys })
+const members = createRoute({ ...under, path: '/members', component: Members })
 const deployments = createRoute({ ...under, path: '/deployments', component: Deployments })
 const deployment = createRoute({ ...under, path: '/deployments/$deployment', component: DeploymentPage })
 
@@ -47,7 +49,7 @@ export const router = createRouter({
       account,
       project.addChildren([
         ...[overview, datasets, dataset, jobs, newJob, job, models, model],
-        ...[deployments, deployment, usage, keys],
+        ...[deployments, deployment, usage, keys, members],
       ]),
     ]),
   ]),

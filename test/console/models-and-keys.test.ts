@@ -1,7 +1,9 @@
-/** Models, their lineage and keys in the page. */
+/** Models, their lineage, keys, budgets and members in the page. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { Client } from '../../src/api/control/client.ts'
+import { signUp } from '../../src/api/control/people.ts'
 import { ropeway, type Workbench, workbench } from '../cli/command-line.ts'
 import { browserPath, openBrowser, signedInPage } from './browser.ts'
 
@@ -81,6 +83,63 @@ describe.skipIf(path === undefined)('models and keys in the page (needs chromium
     await page.reload()
     await page.getByRole('heading', { name: 'Keys', exact: true }).waitFor()
     expect(await page.getByText(key).count()).toBe(0)
-    expect(complaints.filter((text) => !/status of 40[01]/.test(text))).toEqual([])
+  })
+
+  test('a budget of the project or of a key is set, shown and removed', async () => {
+    await page.getByLabel('Name').fill('robot')
+    await page.getByRole('button', { name: 'Make a key' }).click()
+    await page.getByRole('row', { name: 'robot' }).waitFor()
+    await page.getByRole('link', { name: 'Usage', exact: true }).click()
+    await page.getByText('Nothing is bounded.').waitFor()
+    await page.getByRole('button', { name: 'Set' }).click()
+    await page.getByText('bounds tokens, cost').waitFor()
+    await page.getByLabel('Tokens at most').fill('5000')
+    await page.getByLabel('Hours of devices at most').fill('2.5')
+    await page.getByRole('button', { name: 'Set' }).click()
+    await page.getByRole('row', { name: 'the project a month 5,000 2.5' }).waitFor()
+    await page.getByLabel('Hours of devices at most').fill('')
+    await page.getByLabel('Budget of').selectOption('key robot')
+    await page.getByLabel('In each').selectOption('day')
+    await page.getByRole('button', { name: 'Set' }).click()
+    await page.getByRole('row', { name: 'key robot a day 5,000' }).waitFor()
+    const listed = await ropeway(['usage', 'budgets', '--json'])
+    expect(listed.json.map(({ per, tokens }) => [per, tokens])).toContainEqual(['day', 5000])
+    for (const left of [1, 0]) {
+      await page.getByRole('button', { name: 'Remove' }).first().click()
+      await expect.poll(() => page.getByRole('button', { name: 'Remove' }).count()).toBe(left)
+    }
+  })
+
+  test('who is invited joins as what was said, gets another role, and is taken out', async () => {
+    await page.getByRole('link', { name: 'Members', exact: true }).click()
+    await page.getByText('Nobody is invited.').waitFor()
+    await page.getByLabel('Address to add').fill('stranger@example.org')
+    await page.getByRole('button', { name: 'Add' }).click()
+    await page.getByRole('alert').first().waitFor()
+    await page.getByLabel('Address to invite').fill('new@example.org')
+    await page.getByLabel('As').last().selectOption('guest')
+    await page.getByRole('button', { name: 'Invite' }).click()
+    await page.getByRole('row', { name: 'new@example.org default guest' }).waitFor()
+    await page.getByRole('button', { name: 'Copy the invitation' }).click()
+    await page.getByText('Copied').waitFor()
+    const line = String(await page.evaluate('navigator.clipboard.readText()'))
+    expect(line).toMatch(/^ropeway signup http:.* --email new@example.org --invitation \S+$/)
+    const body = {
+      ...{ email: 'new@example.org', name: 'New', password: 'a long enough passphrase', client: 'test' },
+      invitation: line.split(' ').at(-1)!,
+    }
+    await new Client({ url: bench.service.url }).call(signUp, { body })
+    await page.reload()
+    const role = page.getByLabel('Role of new@example.org')
+    await role.waitFor()
+    expect(await role.inputValue()).toBe('guest')
+    await role.selectOption('maintain')
+    const members = async () => (await ropeway(['project', 'members', '--json'])).json
+    await expect.poll(async () => (await members()).map((one) => one.role)).toContain('maintain')
+    const row = page.getByRole('row', { name: 'new@example.org' })
+    await row.getByRole('button', { name: 'Take out' }).click()
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Take out' }).click()
+    await row.waitFor({ state: 'detached' })
+    expect(complaints.filter((text) => !/status of 40[0134]/.test(text))).toEqual([])
   })
 })

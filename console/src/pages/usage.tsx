@@ -1,6 +1,7 @@
 import { type FormEvent, useState } from 'react'
 import { listKeys } from '../../../src/api/control/keys.ts'
 import { showUsage, type TokensUsage } from '../../../src/api/control/usage.ts'
+import { Budgets } from '../parts/budgets.tsx'
 import { DayBars } from '../parts/day-bars.tsx'
 import { Facts } from '../parts/facts.tsx'
 import { Problem } from '../parts/problem.tsx'
@@ -23,6 +24,7 @@ export function Usage() {
   const ask = (by: string) => ({ params: { project }, query: { ...span, by } })
   const days = useAnswer(showUsage, ask('day'), { every: everyMs })
   const whose = useAnswer(showUsage, ask('key,model'), { every: everyMs })
+  const keys = useAnswer(listKeys, { params: { project }, query: { limit: 500 } }).data?.items ?? []
   const rows = days.data?.tokens ?? []
   const sum = (of: (row: TokensUsage) => number) => rows.reduce((total, row) => total + of(row), 0)
   return (
@@ -58,7 +60,7 @@ export function Usage() {
         </div>
       )}
       <h2>By key and model</h2>
-      <ByKey project={project} rows={whose.data?.tokens} />
+      <ByKey keys={keys} rows={whose.data?.tokens} />
       <h2>Devices of jobs and deployments</h2>
       <Table
         rows={days.data?.devices}
@@ -72,6 +74,7 @@ export function Usage() {
           Cost: ({ cost }) => costText(cost),
         }}
       />
+      <Budgets project={project} keys={keys} />
     </>
   )
 }
@@ -101,9 +104,13 @@ function SpanForm({ onChange }: { onChange(span: Span): void }) {
   )
 }
 
-function ByKey({ project, rows }: { project: string; rows: readonly TokensUsage[] | undefined }) {
-  const keys = useAnswer(listKeys, { params: { project }, query: { limit: 500 } })
-  const names = new Map(keys.data?.items.map(({ id, name }) => [id, name]))
+interface ByKeyProps {
+  readonly keys: readonly { readonly id: string; readonly name: string }[]
+  readonly rows: readonly TokensUsage[] | undefined
+}
+
+function ByKey({ keys, rows }: ByKeyProps) {
+  const names = new Map(keys.map(({ id, name }) => [id, name]))
   return (
     <Table
       rows={rows}
