@@ -78,7 +78,9 @@ export function statOf(pid: number): Stat | undefined {
   const [first, end] = fields.slice(47, 49)
   // A process whose first thread has ended looks like a zombie while its other threads live.
   const isLive = state === 'Z' ? Number(threads) > 1 : state !== 'X'
-  const hasVariables = (first !== end || end === '0') && (Number(flags) & withoutProgram) === 0
+  // Where a kernel never says where they lie, a process that has arguments is not being loaded.
+  const isBeingLoaded = end === '0' && readIfThere(`/proc/${pid}/cmdline`) === ''
+  const hasVariables = (first !== end || isBeingLoaded) && (Number(flags) & withoutProgram) === 0
   return { isLive, group: Number(group), started: started!, hasVariables }
 }
 
