@@ -32,8 +32,8 @@ inline void spreadGroup(const char* group, char* to) {
 }
 
 /// Coded weights by int8 activations: 32 rows by two panels in four tiles of sums, so that no product waits for the one
-/// before it (16 cycles of work, 52 until its sums are there). While a block of 128 inputs is multiplied, the sums of the
-/// block before it are scaled by vectors. Up to `few` rows are multiplied by the vectors alone, which is as quick as memory.
+/// before it (16 cycles of work, 52 until its sums are there). While blocks of 128 inputs are multiplied, the sums of those
+/// before them are scaled by vectors. Up to `few` rows are multiplied by the vectors alone, which is as quick as memory.
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   using Vectors = CodedProduct<Codes>;
@@ -42,6 +42,8 @@ struct TileCodedProduct : CodedProduct<Codes> {
   static constexpr int stepInputs = Codes::share ? 64 : groupInputs / Codes::parts;
   /// Tile products of a block that are scaled one by one.
   static constexpr int sumsOfBlock = Codes::share ? 1 : int(scaleGroups) * Codes::parts;
+  /// Blocks that are scaled at once.
+  static constexpr int turnBlocks = 4;
   /// Integer sums of 32 rows by two panels.
   using Sums = int32_t[2 * tileRows][2][16];
 
@@ -114,16 +116,73 @@ struct TileCodedProduct : CodedProduct<Codes> {
   /// 16 or 32 rows by P panels.
   template <int halves, int P>
   void columns(const Weights& weights, size_t row, int wanted, float* sums) const {
+    if constexpr (Codes::share) return sharedColumns<halves, P>(weights, row, wanted, sums);
     alignas(64) Sums dots[2][sumsOfBlock];
     const size_t all = blocks();
     multiply<halves, P>(weights, row, 0, dots[0]);
-    if (Codes::share) storeSums<halves, P>(dots[0][0]);
     for (size_t block = 0; block < all; block++) {
       if (block + 1 < all) multiply<halves, P>(weights, row, block + 1, dots[(block + 1) % 2]);
       if (this->upcoming.any()) this->upcoming.ask();
       scaleBlock<P>(weights, row, block, wanted, dots[block % 2], sums);
-      // Sums of the next block are fetched only now, when they are there.
-      if (Codes::share && block + 1 < all) storeSums<halves, P>(dots[(block + 1) % 2][0]);
+    }
+  }
+
+  /// The same where a block is one sum: a few blocks are multiplied while those before them are scaled, a share of the rows
+  /// beside each, so that sums in floats are read and written once for all of them.
+  template <int halves, int P>
+  void sharedColumns(const Weights& weights, size_t row, int wanted, float* sums) const {
+    alignas(64) Sums dots[2][turnBlocks];
+    const size_t all = blocks();
+    const int share = (wanted + turnBlocks - 1) / turnBlocks;
+    for (size_t block = 0; block < turnBlocks && block < all; block++) {
+      multiply<halves, P>(weights, row, block, nullptr);
+      storeSums<halves, P>(dots[0][block]);
+    }
+    for (size_t first = 0; first < all; first += turnBlocks) {
+      const size_t turn = first / turnBlocks;
+      for (int i = 0; i < turnBlocks; i++) {
+        const size_t block = first + turnBlocks + i;
+        if (block < all) multiply<halves, P>(weights, row, block, nullptr);
+        if (this->upcoming.any() && first + i < all) this->upcoming.ask();
+        int end = (i + 1) * share < wanted ? (i + 1) * share : wanted;
+        scaleTurn<P>(weights, row, first, i * share, end, dots[turn % 2], sums);
+        // Sums of the next blocks are fetched only now, when they are there.
+        if (block < all) storeSums<halves, P>(dots[(turn + 1) % 2][i]);
+      }
+    }
+  }
+
+  /// Blocks from `first` on, of rows `begin` to `end`.
+  template <int P>
+  void scaleTurn(const Weights& weights, size_t row, size_t first, int begin, int end, const Sums* dots, float* sums) const {
+    const auto& x = this->x;
+    const size_t left = blocks() - first;
+    const int count = left < turnBlocks ? int(left) : turnBlocks;
+    __m512 scales[turnBlocks][P];
+#pragma GCC unroll 4
+    for (int i = 0; i < turnBlocks; i++)
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++)  // what lies behind the last block is not read
+        scales[i][p] = (__m512)Codes::scale(weights.scales[p], (first + (i < count ? i : 0)) * scaleGroups, 0, 0);
+    const float* rowScales = x.scale(first * scaleGroups, row);
+    auto add = [&](int r, int i, __m512 (&sum)[P]) __attribute__((always_inline)) {
+      __m512 rowScale = _mm512_set1_ps(rowScales[size_t(i) * x.rows + r]);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) {
+        __m512 numbers = _mm512_cvtepi32_ps(_mm512_load_si512(dots[i][r][p]));
+        sum[p] = _mm512_fmadd_ps(numbers, _mm512_mul_ps(scales[i][p], rowScale), sum[p]);
+      }
+    };
+    for (int r = begin; r < end; r++) {
+      float* to = sums + size_t(r) * P * panelOutputs;
+      __m512 sum[P];
+      for (int p = 0; p < P; p++) sum[p] = first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(to + p * panelOutputs);
+      if (count == turnBlocks) {
+#pragma GCC unroll 4
+        for (int i = 0; i < turnBlocks; i++) add(r, i, sum);
+      } else
+        for (int i = 0; i < count; i++) add(r, i, sum);
+      for (int p = 0; p < P; p++) _mm512_store_ps(to + p * panelOutputs, sum[p]);
     }
   }
 
@@ -175,11 +234,8 @@ struct TileCodedProduct : CodedProduct<Codes> {
     const size_t first = block * scaleGroups;
     const float* rowScales = x.scale(first, row);
     __m512 scales[sumsOfBlock][P], shifts[Codes::offset ? sumsOfBlock : 1][P];
-    int steps = 1;
-    if (!Codes::share) {
-      size_t left = x.groups - first;
-      steps = int(left < scaleGroups ? left : scaleGroups) * Codes::parts;
-    }
+    const size_t left = x.groups - first;
+    const int steps = int(left < scaleGroups ? left : scaleGroups) * Codes::parts;
 #pragma GCC unroll 8
     for (int i = 0; i < sumsOfBlock; i++)
 #pragma GCC unroll 2
@@ -196,17 +252,13 @@ struct TileCodedProduct : CodedProduct<Codes> {
       for (int p = 0; p < P; p++) {
         __m512 sum = block == 0 ? _mm512_setzero_ps() : _mm512_load_ps(to + p * panelOutputs);
         auto numbers = [&](int i) { return _mm512_cvtepi32_ps(_mm512_load_si512(dots[i][r][p])); };
-        if constexpr (Codes::share) sum = _mm512_fmadd_ps(numbers(0), _mm512_mul_ps(scales[0][p], rowScale), sum);
-        else {
-          __m512 part = _mm512_setzero_ps();
-          if (steps == sumsOfBlock) {
+        __m512 part = _mm512_setzero_ps();
+        if (steps == sumsOfBlock) {
 #pragma GCC unroll 8
-            for (int i = 0; i < sumsOfBlock; i++) part = scaled(numbers(i), scales[i][p], shifts, i, p, row + r, first, part);
-          } else
-            for (int i = 0; i < steps; i++) part = scaled(numbers(i), scales[i][p], shifts, i, p, row + r, first, part);
-          sum = _mm512_fmadd_ps(part, rowScale, sum);
-        }
-        _mm512_store_ps(to + p * panelOutputs, sum);
+          for (int i = 0; i < sumsOfBlock; i++) part = scaled(numbers(i), scales[i][p], shifts, i, p, row + r, first, part);
+        } else
+          for (int i = 0; i < steps; i++) part = scaled(numbers(i), scales[i][p], shifts, i, p, row + r, first, part);
+        _mm512_store_ps(to + p * panelOutputs, _mm512_fmadd_ps(part, rowScale, sum));
       }
     }
   }
@@ -222,11 +274,15 @@ struct TileCodedProduct : CodedProduct<Codes> {
 
 /// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
 struct TilePairProduct : PairProduct {
-  static constexpr int rows = 32;
+  /// Two blocks of 32: the sums of the first have left the tiles when they are read, and those of the second soon after.
+  static constexpr int rows = 64;
   /// Rows of a tile of activations: fewer are loaded and multiplied sooner, with the same bits.
   int tall = tileRows;
 
-  static size_t placed(size_t count) { return count <= tileRows ? count : (count + rows - 1) / rows * rows; }
+  static size_t placed(size_t count) {
+    constexpr size_t block = 2 * tileRows;
+    return count <= tileRows ? count : (count + block - 1) / block * block;
+  }
   void place(char* memory, size_t count, size_t width) {
     PairProduct::place(memory, count, width);
     if (count < tileRows) tall = int(count);
@@ -235,9 +291,16 @@ struct TilePairProduct : PairProduct {
   void exit() const { releaseTiles(); }
 
   void pair(const char* panel, size_t, int panels, size_t row, int count, bool cold, float* sums) const {
+    for (int first = 0; first < count; first += 2 * tileRows)
+      block(panel, panels, row + first, count - first > tileRows, cold && first == 0, sums + size_t(first) * panels * panelOutputs);
+  }
+
+ private:
+  /// 16 rows, or 32 where there are `more`.
+  void block(const char* panel, int panels, size_t row, bool more, bool cold, float* sums) const {
     const Half* top = x + row * stride;
     const Half* bottom = top + tileRows * stride;
-    bool two = panels == 2, more = count > tileRows;
+    bool two = panels == 2;
     zeroTile<0>(), zeroTile<1>(), zeroTile<2>(), zeroTile<3>();
     for (size_t k = 0; k < inputs; k += 32) {
       // A tile's lines come all at once: too many for the hardware to follow by itself.
