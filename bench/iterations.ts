@@ -38,13 +38,21 @@ const blockTokens = 16
 /** One way to compute the model. */
 export class Way implements Disposable {
   readonly name: string
+  readonly description: string
   readonly executor: ModelExecutor
   readonly #device: Device
   readonly weights: Weights
 
-  constructor(name: string, model: OpenModel, wanted: Sized, kernels: ReturnType<typeof loadKernels>) {
+  constructor(
+    name: string,
+    model: OpenModel,
+    wanted: Sized,
+    kernels: ReturnType<typeof loadKernels>,
+    device = 'cpu',
+  ) {
     this.name = name
-    this.#device = new Device({ device: 'cpu', threads: wanted.threads })
+    this.#device = new Device({ device, threads: wanted.threads })
+    this.description = this.#device.description
     this.weights = loadWeights(model, this.#device, { kernels })
     const perSequence = Math.ceil((wanted.context + 1) / blockTokens) * blockTokens
     const cacheTokens = Math.max(wanted.sequences * perSequence, wanted.promptTokens + blockTokens)
@@ -55,7 +63,7 @@ export class Way implements Disposable {
     })
   }
 
-  side(wanted: Wanted, figure: string, sequences: readonly SequenceWork[]): Side {
+  side(wanted: Timed, figure: string, sequences: readonly SequenceWork[]): Side {
     const tokens = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
     return quickest(this.name, wanted, figure, tokens, () => this.executor.execute({ sequences }))
   }

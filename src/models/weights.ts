@@ -133,10 +133,14 @@ function place(
   for (const spec of specs) {
     const dtype = dtypeOf(spec, model.info(spec.name)!, quantize)
     const [rows, inputs] = spec.shape as [number, number]
-    const bufferType =
+    let bufferType =
       spec.role === 'product' && asEncoded !== true
         ? device.productBufferType(dtype, rows, inputs)
         : device.bufferType
+    if (!device.holds(dtype, spec.shape)) {
+      bufferType = device.cpuBufferType
+      device.sharesWithCpu = true
+    }
     add(spec.name, dtype, spec.shape, bufferType)
   }
   if (factors !== undefined) add('rope_factors', 'F32', [factors.length], device.bufferType)

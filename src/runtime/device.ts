@@ -5,6 +5,7 @@ import { UserError } from '../base/errors.ts'
 import { Arena } from './arena.ts'
 import { type Ggml, loadGgml, type Pointer } from './ffi.ts'
 import { KernelPool, type Kernels } from './kernels.ts'
+import type { Shape } from './tensor.ts'
 
 /** ggml's device types (ggml-backend.h). */
 const deviceTypes = ['cpu', 'gpu', 'igpu', 'accelerator'] as const
@@ -63,6 +64,8 @@ export class Device implements Disposable {
   /** The CPU backend, which is `backend` itself on a CPU device. */
   readonly cpuBackend: Pointer
   readonly cpuBufferType: Pointer
+  /** Set where tensors that graphs read lie in the CPU's memory: such graphs are split between the two. */
+  sharesWithCpu = false
   #keepsThreads = false
   #pool: Pointer | undefined
   #kernelPool: KernelPool | undefined
@@ -148,6 +151,13 @@ export class Device implements Disposable {
     return found?.pointer ?? this.bufferType
   }
 
+  /** False for a tensor that is too large for one binding of a GPU (Vulkan's maxStorageBufferRange); the CPU holds it then. */
+  holds(dtype: DType, shape: Shape): boolean {
+    if (this.isHost) return true
+    using arena = new Arena(1)
+    return this.ggml.deviceSupportsOp(this.devicePointer, arena.leaf(dtype, shape).pointer)
+  }
+
   #multiplies(bufferType: Pointer, dtype: DType, rows: number, inputs: number): boolean {
     using arena = new Arena(4)
     const weight = arena.leaf(dtype, [rows, inputs])
@@ -195,8 +205,13 @@ function chooseDevice(ggml: Ggml, pointers: Pointer[], cpu: Pointer, wanted: str
   const found = match ?? byType
   if (found !== undefined) return found
   const offered = pointers.map((pointer) => ggml.deviceName(pointer)).join(', ')
-  throw new UserError(`There is no device '${wanted}' here; there is: ${offered}.`, {
+  const problem = ggml.gpuProblems.find(({ variant }) => wish === 'gpu' || wish.startsWith(variant))
+  const why = problem && ` The ${problem.variant} package is installed, but ${problem.reason}.`
+  const fix = problem
+    ? problem.fix
+    : 'For a GPU, install its package, for example: npm install @node-llama-cpp/linux-x64-cuda@3.22.1'
+  throw new UserError(`There is no device '${wanted}' here; there is: ${offered}.${why ?? ''}`, {
     failure: 'usage',
-    fix: 'For a GPU, install its package, for example: npm install @node-llama-cpp/linux-x64-cuda',
+    ...(fix !== undefined && { fix }),
   })
 }

@@ -2,13 +2,14 @@
  * Every native symbol that Ropeway calls, typed, and nothing else.
  *
  * ggml's shared libraries come from npm (`@node-llama-cpp/<platform>`); a GPU sibling of that package is
- * used when it is installed. A pointer is a bigint; 0n never leaves this file as a valid one.
+ * used when it is installed (gpu-packages.ts says which library). A pointer is a bigint; 0n never leaves this file as a valid one.
  */
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import koffi, { type LibraryHandle, type TypeObject } from 'koffi'
 import { messageOf, UserError } from '../base/errors.ts'
+import { findGpuLibrary, type GpuProblem } from './gpu-packages.ts'
 
 export type Pointer = bigint
 
@@ -21,6 +22,8 @@ export interface Ggml {
   version: string
   /** Names of the packages whose backends were loaded. */
   packages: readonly string[]
+  /** GPU packages that are installed and of no use here, and why. */
+  gpuProblems: readonly GpuProblem[]
   init(params: { mem_size: number; mem_buffer: null; no_alloc: boolean }): Pointer
   free(context: Pointer): void
   tensorOverhead(): bigint | number
@@ -34,6 +37,7 @@ export interface Ggml {
   newGraphCustom(ctx: Pointer, size: number, grads: boolean): Pointer
   buildForwardExpand(graph: Pointer, tensor: Pointer): void
   graphNodes(graph: Pointer): number
+  graphNode(graph: Pointer, index: number): Pointer
   add(ctx: Pointer, a: Pointer, b: Pointer): Pointer
   sub(ctx: Pointer, a: Pointer, b: Pointer): Pointer
   mul(ctx: Pointer, a: Pointer, b: Pointer): Pointer
@@ -175,6 +179,8 @@ export interface Ggml {
   threadPoolFree(device: Pointer, pool: Pointer): void
   /** Makes a tensor without memory belong to a buffer, as far as questions about it go. */
   pretendBuffer(tensor: Pointer, buffer: Pointer): void
+  /** Changes what a view's bits are taken for, and so its lengths; `strides` in bytes, innermost first like the lengths. */
+  retype(tensor: Pointer, type: number, lengths: readonly number[], strides: readonly number[]): void
   /** A view over native memory; valid as long as that memory is. */
   view(pointer: Pointer, bytes: number): ArrayBuffer
 }
@@ -217,6 +223,7 @@ const baseSymbols: Symbols = {
   newGraphCustom: `${T} ggml_new_graph_custom(${T} ctx, size_t size, bool grads)`,
   buildForwardExpand: `void ggml_build_forward_expand(${T} graph, ${T} t)`,
   graphNodes: `int ggml_graph_n_nodes(${T} graph)`,
+  graphNode: `${T} ggml_graph_node(${T} graph, int i)`,
   add: binary('add'),
   sub: binary('sub'),
   mul: binary('mul'),
@@ -358,19 +365,21 @@ function bind(folder: string, platform: string): Ggml {
   const variant = process.env.ROPEWAY_GGML_CPU
   if (variant === undefined) registry.func('void ggml_backend_load_all_from_path(const char* path)')(folder)
   else loadVariant(registry, join(folder, `libggml-cpu-${variant}${suffix}`), variant)
-  const packages = [platform]
-  for (const variant of gpuVariants) {
-    const extra = packageBinaries(`${platform}-${variant}`)
-    if (extra === undefined) continue
-    registry.func('void* ggml_backend_load(const char* path)')(join(extra, `libggml-${variant}${suffix}`))
-    packages.push(`${platform}-${variant}`)
-  }
-  ggml.packages = packages
+  const { packages, problems } = loadGpuPackages(registry, platform, suffix)
+  ggml.packages = [platform, ...packages]
+  ggml.gpuProblems = problems
   ggml.graphComputeAsync = promised(functions.graphCompute!)
   ggml.schedComputeAsync = promised(functions.schedCompute!)
   ggml.pretendBuffer = (tensor, buffer) => {
     // struct ggml_tensor: int32 type, then the buffer's pointer at the next multiple of eight.
     new DataView(koffi.view(tensor, 16)).setBigUint64(8, buffer, true)
+  }
+  ggml.retype = (tensor, type, lengths, strides) => {
+    // struct ggml_tensor: int32 type, the buffer's pointer, then four lengths (ne) and four strides (nb) of 64 bits.
+    const struct = new DataView(koffi.view(tensor, 80))
+    struct.setInt32(0, type, true)
+    for (const [i, length] of lengths.entries()) struct.setBigInt64(16 + 8 * i, BigInt(length), true)
+    for (const [i, stride] of strides.entries()) struct.setBigInt64(48 + 8 * i, BigInt(stride), true)
   }
   ggml.view = (pointer, bytes) => koffi.view(pointer, bytes)
   ggml.extraBufferTypes = (device) => extraBufferTypes(ggml, device)
@@ -380,6 +389,21 @@ function bind(folder: string, platform: string): Ggml {
   }
   bindThreadPools(ggml, base)
   return ggml
+}
+
+/** Backends of GPU packages that are installed; each finds libggml-base by its name, as it is loaded already. */
+function loadGpuPackages(registry: LibraryHandle, platform: string, suffix: string) {
+  const backendLoad = registry.func('void* ggml_backend_load(const char* path)')
+  const packages: string[] = []
+  const problems: GpuProblem[] = []
+  for (const variant of gpuVariants) {
+    const found = findGpuLibrary(platform, variant, suffix, packageBinaries)
+    if (found === undefined) continue
+    if ('reason' in found) problems.push(found)
+    else if (backendLoad(found.path)) packages.push(found.package)
+    else problems.push({ variant, reason: `ggml refused the library of ${found.package}` })
+  }
+  return { packages, problems }
 }
 
 /** ROPEWAY_GGML_CPU=haswell: ggml as another processor would run it, instead of its best here. */
@@ -476,7 +500,12 @@ function platformPackage(): string {
 function packageBinaries(name: string): string | undefined {
   try {
     const entry = createRequire(import.meta.url).resolve(name)
-    const folder = join(dirname(entry), '..', 'bins', name.replace('@node-llama-cpp/', ''))
+    const folder = join(
+      dirname(entry),
+      '..',
+      'bins',
+      name.replace('@node-llama-cpp/', '').replace(/-ext$/, ''),
+    )
     return existsSync(folder) ? folder : undefined
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND') return undefined

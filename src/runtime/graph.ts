@@ -124,7 +124,7 @@ export class Graph implements Disposable {
     const { device } = this
     if (this.#inputCount > 0) this.#inputs.allocate(device.bufferType)
     let ok: boolean
-    if (device.isHost) {
+    if (device.isHost || this.#computesHere()) {
       this.#memory = this.#shared ?? new GraphMemory(device)
       ok = this.#memory.allocate(this.#native)
       this.#generation = this.#memory.generation
@@ -140,6 +140,16 @@ export class Graph implements Disposable {
       })
     }
     this.#ready = true
+  }
+
+  /** True when the device has every op, so that the graph needs no scheduler to split it, and its memory can be shared. */
+  #computesHere(): boolean {
+    if (this.device.sharesWithCpu) return false
+    const { ggml } = this.#arena
+    const count = ggml.graphNodes(this.#native)
+    for (let i = 0; i < count; i++)
+      if (!ggml.deviceSupportsOp(this.device.devicePointer, ggml.graphNode(this.#native, i))) return false
+    return true
   }
 
   /** False once the shared memory that this graph was planned into has moved. */

@@ -4,7 +4,7 @@ import { type DType, dtypes } from '../base/dtype.ts'
 import type { Pointer } from './ffi.ts'
 import type { OpAttributes } from './op-attributes.ts'
 import { broadcasts, OpMaker } from './op-maker.ts'
-import { ggmlLengths, type Shape, type Tensor } from './tensor.ts'
+import { contiguousStrides, ggmlLengths, type Shape, type Tensor } from './tensor.ts'
 
 export class ViewOps extends OpMaker {
   /** A tensor of x's shape that holds `value` everywhere; x must be contiguous. */
@@ -105,6 +105,17 @@ export class ViewOps extends OpMaker {
   window(x: Tensor, shape: Shape, strides: readonly number[], offset: number) {
     const pointer = this.#view(x, shape, strides, offset)
     return this.make('window', pointer, shape, [x], { offset }, x.dtype, strides)
+  }
+
+  /** The bits of a contiguous x as numbers of another format in another shape. Has no gradient. */
+  retyped(x: Tensor, dtype: DType, shape: Shape) {
+    const strides = contiguousStrides(dtype, shape)
+    assert(x.contiguous && strides[0]! * shape[0]! === x.bytes, 'the same bits make the other tensor')
+    const pointer = this.#view(x, x.shape, x.strides, 0)
+    const lengths = ggmlLengths(shape)
+    const native = lengths.map((_, i) => (i < shape.length ? strides[shape.length - 1 - i]! : x.bytes))
+    this.arena.ggml.retype(pointer, dtypes[dtype].ggml, lengths, native)
+    return this.make('window', pointer, shape, [x], { offset: 0 }, dtype)
   }
 
   #view(x: Tensor, shape: Shape, strides: readonly number[], offset: number): Pointer {

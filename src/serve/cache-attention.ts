@@ -4,13 +4,14 @@
  * S sequences of a group, T tokens each, P cached positions looked at (padded), H heads, G key/value heads,
  * D head width, N tokens of the batch.
  */
-import { type DType, dtypes } from '../base/dtype.ts'
+import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
 import type { ForwardPass, ModelConfig } from '../models/architecture.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
 import type { Graph } from '../runtime/graph.ts'
 import { type CacheFormat, cacheHeadBytes } from '../runtime/kernels.ts'
+import { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { SequenceWork } from './executor.ts'
 
@@ -128,12 +129,14 @@ export class GatherAttention implements CacheAttention {
   readonly #cache: BlockCache
   readonly #config: ModelConfig
   readonly #exact: boolean
+  readonly #copiesBits: boolean
 
   /** With `exact` a request's bits do not depend on its company. */
-  constructor(cache: BlockCache, config: ModelConfig, exact: boolean) {
+  constructor(cache: BlockCache, config: ModelConfig, device: Device, exact: boolean) {
     this.#cache = cache
     this.#config = config
     this.#exact = exact
+    this.#copiesBits = !device.isHost && attendsIn(device, cache.format, config)
   }
 
   parts(sequences: readonly SequenceWork[]): readonly SequenceWork[] {
@@ -205,10 +208,17 @@ export class GatherAttention implements CacheAttention {
     graph.expand(keys)
     graph.expand(values)
     const gather = (cache: Tensor, group: Group & { blocks: Tensor }) => {
-      const { blockTokens, blockCount } = this.#cache
-      const blocks = ops.reshape(cache, [blockCount + 1, blockTokens * width])
-      const copied = ops.rows(blocks, group.blocks) //                             [S*P/block, block*G*D]
-      const split = ops.reshape(copied, [group.sequences, group.positions, keyValueHeads, headWidth])
+      const { blockTokens, blockCount, format } = this.#cache
+      const rows = blockTokens * width
+      const shape = [group.sequences, group.positions, keyValueHeads, headWidth]
+      const copy = (table: Tensor) => ops.rows(table, group.blocks) //             [S*P/block, block*G*D]
+      const split = this.#copiesBits
+        ? ops.retyped(
+            copy(ops.retyped(cache, 'I32', [blockCount + 1, bytesOf(format, rows) / 4])),
+            format,
+            shape,
+          )
+        : ops.reshape(copy(ops.reshape(cache, [blockCount + 1, rows])), shape)
       return ops.permute(split, [0, 2, 1, 3]) //                                   [S, G, P, D]
     }
     let first = 0
@@ -257,6 +267,26 @@ export class GatherAttention implements CacheAttention {
       group.mask.write(mask)
     }
   }
+}
+
+/**
+ * True where a device reads keys and values as the cache has them, so that blocks are copied as they are: as integers,
+ * for copies of rows of anything else come out in F32, of twice the bytes.
+ */
+function attendsIn(device: Device, format: DType, { heads, headWidth, keyValueHeads }: ModelConfig): boolean {
+  if (headWidth % dtypes[format].block !== 0) return false
+  using arena = new Arena(16)
+  const ops = new Ops(arena)
+  const positions = 64
+  const table = arena.leaf('I32', [4, 64])
+  const copied = ops.rows(table, arena.leaf('I32', [2]))
+  const past = () => ops.permute(arena.leaf(format, [1, positions, keyValueHeads, headWidth]), [0, 2, 1, 3])
+  const query = arena.leaf('F32', [1, heads, 1, headWidth])
+  const mask = arena.leaf('F16', [1, 1, 1, positions])
+  const attended = ops.attention(query, past(), past(), mask, 1)
+  return [copied, attended].every(({ pointer }) =>
+    device.ggml.deviceSupportsOp(device.devicePointer, pointer),
+  )
 }
 
 /** Consecutive parts of at most `tokensMax` tokens: all keys and values of a layer are written before any is read. */

@@ -126,7 +126,7 @@ export class ModelExecutor implements Executor {
     this.attention =
       this.#kernels !== undefined && paged
         ? new PagedAttention(this.cache, config, this.#kernels)
-        : new GatherAttention(this.cache, config, exact)
+        : new GatherAttention(this.cache, config, device, exact)
     this.shape = {
       vocabularySize: config.vocabularySize,
       contextMax: Math.min(options.contextMax ?? config.contextMax, config.contextMax),

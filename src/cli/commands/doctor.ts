@@ -53,6 +53,12 @@ function examine(): Finding[] {
     { ok: true, subject: 'memory', found: `${bytes(freemem())} free of ${bytes(totalmem())}` },
     { ok: true, subject: 'ggml', found: `${ggml.version} from ${ggml.packages.join(', ')}` },
     { ok: true, subject: 'devices', found: devices.join(', ') },
+    ...ggml.gpuProblems.map(({ variant, reason, fix }) => ({
+      ok: false,
+      subject: variant,
+      found: `the package is installed, but ${reason}`,
+      ...(fix !== undefined && { fix }),
+    })),
     kernelFinding(kernelStatus()),
     {
       ok: true,
