@@ -9,7 +9,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import koffi, { type LibraryHandle, type TypeObject } from 'koffi'
 import { messageOf, UserError } from '../base/errors.ts'
-import { findGpuLibrary, type GpuProblem } from './gpu-packages.ts'
+import { findGpuLibrary, type GpuProblem, refusal } from './gpu-packages.ts'
 
 export type Pointer = bigint
 
@@ -365,7 +365,7 @@ function bind(folder: string, platform: string): Ggml {
   const variant = process.env.ROPEWAY_GGML_CPU
   if (variant === undefined) registry.func('void ggml_backend_load_all_from_path(const char* path)')(folder)
   else loadVariant(registry, join(folder, `libggml-cpu-${variant}${suffix}`), variant)
-  const { packages, problems } = loadGpuPackages(registry, platform, suffix)
+  const { packages, problems } = loadGpuPackages(registry, platform, suffix, () => Number(ggml.deviceCount()))
   ggml.packages = [platform, ...packages]
   ggml.gpuProblems = problems
   ggml.graphComputeAsync = promised(functions.graphCompute!)
@@ -392,7 +392,12 @@ function bind(folder: string, platform: string): Ggml {
 }
 
 /** Backends of GPU packages that are installed; each finds libggml-base by its name, as it is loaded already. */
-function loadGpuPackages(registry: LibraryHandle, platform: string, suffix: string) {
+function loadGpuPackages(
+  registry: LibraryHandle,
+  platform: string,
+  suffix: string,
+  countDevices: () => number,
+) {
   const backendLoad = registry.func('void* ggml_backend_load(const char* path)')
   const packages: string[] = []
   const problems: GpuProblem[] = []
@@ -400,8 +405,12 @@ function loadGpuPackages(registry: LibraryHandle, platform: string, suffix: stri
     const found = findGpuLibrary(platform, variant, suffix, packageBinaries)
     if (found === undefined) continue
     if ('reason' in found) problems.push(found)
-    else if (backendLoad(found.path)) packages.push(found.package)
-    else problems.push({ variant, reason: `ggml refused the library of ${found.package}` })
+    else {
+      const before = countDevices()
+      // With no device beside those before, the package is of no use.
+      if (backendLoad(found.path) && countDevices() > before) packages.push(found.package)
+      else problems.push(refusal(found, variant))
+    }
   }
   return { packages, problems }
 }

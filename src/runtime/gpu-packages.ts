@@ -25,7 +25,7 @@ export interface GpuProblem {
 }
 
 /** What NVIDIA's driver says of its first GPU. */
-interface Nvidia {
+export interface Nvidia {
   /** The newest CUDA that it runs: 13000 is 13.0. */
   cuda: number
   /** 90 is 9.0. */
@@ -53,23 +53,30 @@ export function findGpuLibrary(
   })
   if (candidates.length === 0) return undefined
   if (variant === 'vulkan') return firstThatLoads(variant, candidates, [])
-  const nvidia = askNvidia()
+  const fitting = fittingLibraries(platform, candidates, askNvidia())
+  return 'reason' in fitting ? fitting : firstThatLoads(variant, fitting, cudaFolders())
+}
+
+/** Those of CUDA's libraries that have code for what the driver says of itself and its GPU; it is undefined without one. */
+export function fittingLibraries(
+  platform: string,
+  candidates: readonly GpuLibrary[],
+  nvidia: Nvidia | undefined,
+): readonly GpuLibrary[] | GpuProblem {
   if (nvidia === undefined) {
     return {
-      variant,
+      variant: 'cuda',
       reason: 'no NVIDIA driver that sees a GPU was found (libcuda.so.1)',
       fix: 'Install NVIDIA’s driver; in a container, give it the GPUs (for example podman run --device nvidia.com/gpu=all).',
     }
   }
   const fitting = candidates.filter(({ package: name }) => name.endsWith('-ext') || runsNewest(nvidia))
-  if (fitting.length === 0) {
-    return {
-      variant,
-      reason: `it has no code that this GPU's driver takes (compute capability ${(nvidia.capability / 10).toFixed(1)}, driver for CUDA ${shownVersion(nvidia.cuda)})`,
-      fix: `Install the package for older drivers and GPUs, with CUDA 12's runtime and cuBLAS: npm install ${platform}-cuda-ext@3.22.1. Or a driver for CUDA 13.1 (590 or newer), for GPUs from 7.5 on.`,
-    }
+  if (fitting.length > 0) return fitting
+  return {
+    variant: 'cuda',
+    reason: `it has no code that this GPU's driver takes (compute capability ${(nvidia.capability / 10).toFixed(1)}, driver for CUDA ${shownVersion(nvidia.cuda)})`,
+    fix: `Install the package for older drivers and GPUs, with CUDA 12's runtime and cuBLAS: npm install ${platform}-cuda-ext@3.22.1. Or a driver for CUDA 13.1 (590 or newer), for GPUs from 7.5 on.`,
   }
-  return firstThatLoads(variant, fitting, cudaFolders())
 }
 
 /** Machine code runs on GPUs of the same generation that are no older. */
@@ -120,6 +127,45 @@ function loadWithNeeds(path: string, folders: readonly string[]): string | undef
     if (nested !== undefined) return nested
   }
   return 'it needs too many libraries'
+}
+
+/** VkResult of a loader that found no driver. */
+const incompatibleDriver = -9
+
+/** Why ggml took a library that loads and made no backend of it, or one without a device. */
+export function refusal({ package: name }: GpuLibrary, variant: string): GpuProblem {
+  const result = variant === 'vulkan' ? vulkanResult() : undefined
+  if (result === undefined || result === 0) {
+    const fix =
+      'Vulkan’s drivers that compute on the CPU (llvmpipe) count only where GGML_VK_VISIBLE_DEVICES=0 asks for them.'
+    const reason = `ggml found no GPU through the library of ${name}`
+    return { variant, reason, ...(variant === 'vulkan' && { fix }) }
+  }
+  const what = result === incompatibleDriver ? 'finds no driver for a GPU' : `failed (VkResult ${result})`
+  return {
+    variant,
+    reason: `Vulkan's loader ${what}`,
+    fix: 'Install the GPU’s Vulkan driver (mesa-vulkan-drivers; NVIDIA’s with its graphics libraries, in a container NVIDIA_DRIVER_CAPABILITIES=all). VK_DRIVER_FILES names its .json where it lies elsewhere. vulkaninfo shows what the loader sees.',
+  }
+}
+
+/** What vkCreateInstance answers; undefined where it cannot be asked. */
+function vulkanResult(): number | undefined {
+  try {
+    const loader = koffi.load(process.platform === 'win32' ? 'vulkan-1.dll' : 'libvulkan.so.1')
+    // VkInstanceCreateInfo: its type is 1, everything else may be zero; 64 bytes where pointers have eight.
+    const information = new Int32Array(16)
+    information[0] = 1
+    const instance = new BigUint64Array(1)
+    const create = 'int vkCreateInstance(void* information, void* allocator, void* instance)'
+    const result = loader.func(create)(information, null, instance) as number
+    if (result === 0)
+      loader.func('void vkDestroyInstance(uint64_t instance, void* allocator)')(instance[0]!, null)
+    return result
+  } catch {
+    // Without a loader the library would not have loaded: on another system it has another name.
+    return undefined
+  }
 }
 
 function loads(path: string): string | undefined {

@@ -14,6 +14,7 @@ import { type CacheFormat, cacheHeadBytes } from '../runtime/kernels.ts'
 import { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { SequenceWork } from './executor.ts'
+import { roundedUp } from './turns.ts'
 
 /** How a cache lies in memory: as tensors [slots, G*D] of a number format, or as our kernels have it (native/batch.h). */
 export type CacheLayout = 'tensors' | 'paged'
@@ -119,6 +120,11 @@ interface GroupInputs extends Group {
 const tileTokens = 64
 /** ggml splits the past of a query that is alone in its node among threads from so many positions on. */
 const splitPositions = 512
+/** On a GPU the past that is looked at comes in steps of about so many positions. */
+const turnPositions = 256
+
+const keyOf = (groups: readonly Group[]) =>
+  groups.map(({ sequences, tokens, positions }) => `${sequences}x${tokens}@${positions}`).join()
 
 /**
  * Plain ggml: copies each group's blocks together and runs flash attention on the copy. Sequences with
@@ -130,12 +136,14 @@ export class GatherAttention implements CacheAttention {
   readonly #config: ModelConfig
   readonly #exact: boolean
   readonly #copiesBits: boolean
+  readonly #isHost: boolean
 
   /** With `exact` a request's bits do not depend on its company. */
   constructor(cache: BlockCache, config: ModelConfig, device: Device, exact: boolean) {
     this.#cache = cache
     this.#config = config
     this.#exact = exact
+    this.#isHost = device.isHost
     this.#copiesBits = !device.isHost && attendsIn(device, cache.format, config)
   }
 
@@ -146,10 +154,10 @@ export class GatherAttention implements CacheAttention {
 
   arrange(sequences: readonly SequenceWork[]): { order: readonly number[]; key: string } {
     const order = sequences.map((_, i) => i)
+    if (!this.#isHost) return { order, key: keyOf(this.#groups(sequences)) }
     const sortKey = (i: number) => sequences[i]!.tokens.length * 1e7 + this.#positionsOf(sequences[i]!)
     order.sort((a, b) => sortKey(a) - sortKey(b) || a - b)
-    const groups = this.#groups(order.map((i) => sequences[i]!))
-    return { order, key: groups.map((g) => `${g.sequences}x${g.tokens}@${g.positions}`).join() }
+    return { order, key: keyOf(this.#groups(order.map((i) => sequences[i]!))) }
   }
 
   #positionsOf(sequence: SequenceWork): number {
@@ -159,6 +167,7 @@ export class GatherAttention implements CacheAttention {
   }
 
   #groups(sequences: readonly SequenceWork[]): Group[] {
+    if (!this.#isHost) return [this.#turn(sequences)]
     const groups: Group[] = []
     for (const sequence of sequences) {
       const last = groups.at(-1)
@@ -167,6 +176,15 @@ export class GatherAttention implements CacheAttention {
       else groups.push({ sequences: 1, tokens: sequence.tokens.length, positions })
     }
     return groups
+  }
+
+  /** On a GPU all have equally many tokens, and as many positions are looked at as the longest needs. */
+  #turn(sequences: readonly SequenceWork[]): Group {
+    const [{ tokens }] = sequences as [SequenceWork]
+    const longest = Math.max(...sequences.map((one) => one.start + one.tokens.length - (one.padding ?? 0)))
+    const step = Math.ceil(turnPositions / this.#cache.blockTokens) * this.#cache.blockTokens
+    const positions = roundedUp(Math.ceil(longest / step)) * step
+    return { sequences: sequences.length, tokens: tokens.length, positions }
   }
 
   build(graph: Graph, sequences: readonly SequenceWork[]): BuiltAttention {
@@ -254,9 +272,11 @@ export class GatherAttention implements CacheAttention {
         const sequence = sequences[index++]!
         const used = Math.min(perSequence, sequence.blocks.length)
         for (let b = 0; b < used; b++) blocks[s * perSequence + b] = sequence.blocks[b]!
+        const real = group.tokens - (sequence.padding ?? 0)
         for (let t = 0; t < group.tokens; t++) {
           const row = (s * group.tokens + t) * group.positions
-          const end = sequence.start + t
+          // What is nobody's looks at one position too: without any, a softmax is no number.
+          const end = t < real ? sequence.start + t : 0
           const window = this.#config.slidingWindow
           const begin = window === undefined ? 0 : Math.max(0, end - window + 1)
           mask.fill(0, row + begin, row + end + 1)
@@ -311,7 +331,11 @@ export function slotsOf(cache: BlockCache, sequences: readonly SequenceWork[], c
   const slots = new Int32Array(count)
   let n = 0
   for (const sequence of sequences) {
-    for (let t = 0; t < sequence.tokens.length; t++) slots[n++] = cache.slotOf(sequence, sequence.start + t)
+    const real = sequence.tokens.length - (sequence.padding ?? 0)
+    for (let t = 0; t < sequence.tokens.length; t++) {
+      const spare = cache.spareBlock * cache.blockTokens + (t % cache.blockTokens)
+      slots[n++] = t < real ? cache.slotOf(sequence, sequence.start + t) : spare
+    }
   }
   return slots
 }

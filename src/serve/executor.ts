@@ -14,6 +14,8 @@ export interface SequenceWork {
   tokens: readonly number[]
   /** How many of the last tokens need logits: 0 inside a prompt, 1 when a token is due, more to verify guesses. */
   outputs: number
+  /** So many of the last tokens are nobody's: they fill a shape (turns.ts) and write where nobody reads. */
+  padding?: number
   /** Its outputs are states instead of logits. */
   states?: boolean
   /** The adapter that computes it, by the id under which it was loaded; the model alone when absent. */

@@ -28,6 +28,7 @@ import { AdapterBank, type AdapterLayers } from './adapters.ts'
 import { BlockCache, type BuiltAttention, type CacheAttention, GatherAttention } from './cache-attention.ts'
 import type { Executor, ExecutorShape, IterationBatch, IterationOutput, SequenceWork } from './executor.ts'
 import { PagedAttention } from './paged-attention.ts'
+import { inTurns, roundedUp } from './turns.ts'
 
 export interface ModelExecutorOptions {
   /** Cache size in tokens, over all requests. */
@@ -70,8 +71,11 @@ interface Arranged {
   slots: BatchSlots | undefined
 }
 
-/** Each graph keeps only its description and small inputs; the big memory between is shared. */
-const graphsMax = 48
+/** Each graph keeps only its description and small inputs; the big memory between is shared. A GPU's shapes are few more. */
+const graphsMax = { host: 48, gpu: 128 }
+
+/** Rows of logits for which memory is kept, of as many floats as the vocabulary has tokens. */
+const rowMemoriesMax = 64
 
 export class ModelExecutor implements Executor {
   readonly shape: ExecutorShape
@@ -92,6 +96,9 @@ export class ModelExecutor implements Executor {
   /** Products of float weights round differently for one row than for several; two rows make every batch alike. */
   readonly #rowsMin: number
   readonly #exact: boolean
+  /** Where rows of logits go that were read from a GPU in this iteration, and how many. */
+  readonly #rowMemories: Float32Array[] = []
+  #rowsRead = 0
 
   constructor(definition: Definition, weights: Weights, device: Device, options: ModelExecutorOptions) {
     const blockTokens = options.blockTokens ?? 16
@@ -148,13 +155,19 @@ export class ModelExecutor implements Executor {
   }
 
   async execute(batch: IterationBatch): Promise<IterationOutput> {
+    if (this.#device.isHost) return this.#compute(batch.sequences)
+    this.#rowsRead = 0
+    return inTurns(batch, this.cache.spareBlock, (sequences) => this.#compute(sequences))
+  }
+
+  async #compute(wantedWork: readonly SequenceWork[]): Promise<IterationOutput> {
     const started = performance.now()
-    const padded = this.#pad(this.attention.parts(batch.sequences))
+    const padded = this.#pad(this.attention.parts(wantedWork))
     const { order, key } = this.attention.arrange(padded)
     const sequences = order.map((i) => padded[i]!)
     const wanted = outputRowsOf(padded, order)
     const rows = [...wanted].sort((a, b) => a - b)
-    const rowsPadded = Math.max(rows.length, this.#rowsMin)
+    const rowsPadded = this.#device.isHost ? Math.max(rows.length, this.#rowsMin) : roundedUp(rows.length)
     const slots = slotsOf(this.adapters, sequences, rows, rowsPadded)
     const rowCount = slots?.outputs.length ?? rowsPadded
     const wants = wantsOf(sequences)
@@ -191,7 +204,7 @@ export class ModelExecutor implements Executor {
     known?.graph.dispose()
     const built = this.#build(arranged)
     for (const [oldest, { graph }] of this.#graphs) {
-      if (this.#graphs.size < graphsMax) break
+      if (this.#graphs.size < graphsMax[this.#device.isHost ? 'host' : 'gpu']) break
       graph.dispose()
       this.#graphs.delete(oldest)
     }
@@ -269,9 +282,10 @@ export class ModelExecutor implements Executor {
     const positions = new Int32Array(built.tokens.size)
     let n = 0
     for (const sequence of sequences) {
+      const real = sequence.tokens.length - (sequence.padding ?? 0)
       for (let t = 0; t < sequence.tokens.length; t++) {
         tokens[n] = sequence.tokens[t]!
-        positions[n++] = sequence.start + t
+        positions[n++] = t < real ? sequence.start + t : 0
       }
     }
     const outputRows = new Int32Array(built.outputRows.size)
@@ -310,11 +324,19 @@ export class ModelExecutor implements Executor {
           built.host ??= new Float32Array(logits.hostView())
           return built.host.subarray(row * vocabularySize, (row + 1) * vocabularySize)
         }
-        const copied = new Float32Array(vocabularySize)
+        // Kept from one iteration to the next: new memory of this size takes longer than the copy.
+        const copied = this.#rowMemory()
         logits.read(copied, row * vocabularySize * 4)
         return copied
       },
     }
+  }
+
+  #rowMemory(): Float32Array {
+    const memory = this.#rowMemories[this.#rowsRead] ?? new Float32Array(this.shape.vocabularySize)
+    if (this.#rowsRead < rowMemoriesMax) this.#rowMemories[this.#rowsRead] = memory
+    this.#rowsRead++
+    return memory
   }
 
   hasAdapter(id: string): boolean {
@@ -370,8 +392,8 @@ function outputRowsOf(sequences: readonly SequenceWork[], order: readonly number
     n += sequences[index]!.tokens.length
   }
   const rows: number[] = []
-  for (const [index, { tokens, outputs }] of sequences.entries()) {
-    const end = firstRow[index]! + tokens.length
+  for (const [index, { tokens, outputs, padding }] of sequences.entries()) {
+    const end = firstRow[index]! + tokens.length - (padding ?? 0)
     for (let row = end - outputs; row < end; row++) rows.push(row)
   }
   return rows

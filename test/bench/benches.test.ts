@@ -9,6 +9,7 @@ import { busyNeighbour } from '../../bench/busy-neighbour.ts'
 import { constrainBench } from '../../bench/constrain.ts'
 import { eventLoop } from '../../bench/event-loop.ts'
 import { gatewayBench } from '../../bench/gateway.ts'
+import { gpuBench } from '../../bench/gpu.ts'
 import {
   type Bench,
   type BenchRecord,
@@ -154,6 +155,13 @@ describe('a bench at its small size gives a complete record', () => {
       ]),
       ['decode1TokensPerSecond', 'ropeway', 'plain read of the weights'],
     ])
+  })
+
+  test('gpu, here with the CPU by plain ggml in the place of a GPU', async () => {
+    const record = recordSchema.parse(await smallRecord(gpuBench))
+    expect(record.comparisons.map(({ figure, sides }) => [figure, ...sides])).toEqual(
+      ['prompt24', 'decode3', 'decode1'].map((name) => [`${name}TokensPerSecond`, 'gpu', 'cpu']),
+    )
   })
 
   test.skipIf(loadKernels() === undefined)('profile', async () => {
