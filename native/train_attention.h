@@ -1,57 +1,15 @@
 // Causal attention over whole sequences for training, forward and backward, without a matrix of all scores: one kv
 // head of one sequence at a time, a few rows of scores at a time. The backward pass computes them again.
 //
-// All products are the tiles of matmul.h, over floats or pairs of bfloat16; softmax is in floats.
+// Here over pairs of bfloat16, by the tiles of matmul.h; softmax is in floats. Over floats: train_attention_float.h.
 //
 // Legend: B sequences of J tokens, N = B J, H heads, G kv heads, D head width, T rows of a tile, S outputs of a strip,
 // R rows of a block. "along": a strip's inputs are those of a row; "across": they are rows.
 #pragma once
 
-#include "call.h"
-#include "matmul.h"
+#include "train_attention_float.h"
 
 namespace {
-
-inline size_t padTo(size_t count, size_t step) { return (count + step - 1) / step * step; }
-
-struct TrainShape {
-  size_t sequences, tokens, heads, kvHeads, width;
-  float scale;
-
-  size_t perKv() const { return heads / kvHeads; }
-};
-
-inline TrainShape trainShape(const Call* call, const ggml_tensor* q, const ggml_tensor* k) {
-  size_t sequences = size_t(call->params[0]);
-  return {sequences, size_t(q->ne[2]) / sequences, size_t(q->ne[1]), size_t(k->ne[1]), size_t(q->ne[0]), floatParam(call, 1)};
-}
-
-/// Tokens [first, first + count) of one head of x [N, heads, D] as a matrix [count, D], wherever rows of x lie; or turned.
-struct Head {
-  const char* data;
-  size_t rows, inputs, stride;
-  bool narrow, turned;
-
-  static Head of(const ggml_tensor* x, size_t head, size_t first, size_t count) {
-    const char* at = static_cast<const char*>(x->data) + first * x->nb[2] + head * x->nb[1];
-    return {at, count, size_t(x->ne[0]), x->nb[2], x->type == sourceBF16, false};
-  }
-
-  Head other() const { return {data, inputs, rows, stride, narrow, !turned}; }
-
-  /// Calls `use` with the matrix that it is.
-  template <class Use>
-  void as(Use use) const {
-    size_t step = stride / 4;
-    if (narrow) use(FrozenMatrix<FrozenBF16>{data, rows, inputs, stride, turned});
-    else use(Matrix{reinterpret_cast<const float*>(data), rows, inputs, turned ? 1 : step, turned ? step : 1});
-  }
-
-  template <class Lanes, size_t width>
-  void pack(size_t steps, float* to) const {
-    as([&](const auto& matrix) { packStrips<Lanes, width>(matrix, {0, quotientUp(rows, width), 0, steps, to, steps * width}); });
-  }
-};
 
 /// Keys that some row of a tile or block sees, counted within the sequence.
 struct Keys {
@@ -73,7 +31,7 @@ struct HeadWork {
   float *queries, *slopes;                       // [R / T][D lanes][T]
   float *queriesAcross, *slopesAcross;           // [D / S][R lanes][S]
   float *shares, *shareSlopes;                   // [R][J]
-  float *rowLanes, *shareLanes, *slopeLanes;     // [R][J lanes]; [R lanes][J] twice; pairs only
+  float *rowLanes, *shareLanes, *slopeLanes;     // [R][J lanes]; [R lanes][J] twice
   float *keySlopes, *valueSlopes, *mixed;        // [J][D], [J][D], [T][D]
   float factor[T];                               // what makes shares of a tile's row
 
@@ -97,16 +55,14 @@ struct HeadWork {
     (back ? keysAcross : valuesAcross) = take(padded * keySteps);
     queries = take(blockRows * widthSteps);
     shares = take(blockRows * wide);
-    rowLanes = in > 1 ? take(blockRows * keySteps) : back ? nullptr : shares;
+    rowLanes = take(blockRows * keySteps);
     mixed = take(T * padded);
     if (!back) return at;
     valuesAlong = take(wide * widthSteps);
     slopes = take(blockRows * widthSteps);
     queriesAcross = take(padded * blockRows / in), slopesAcross = take(padded * blockRows / in);
     shareSlopes = take(blockRows * wide);
-    shareLanes = in > 1 ? take(blockRows / in * wide) : shares;
-    slopeLanes = in > 1 ? take(blockRows / in * wide) : shareSlopes;
-    if (in == 1) rowLanes = shareSlopes;
+    shareLanes = take(blockRows / in * wide), slopeLanes = take(blockRows / in * wide);
     keySlopes = take(wide * padded), valueSlopes = take(wide * padded);
     return at;
   }
@@ -191,18 +147,16 @@ struct HeadWork {
 
   /// Rows [T][J] as lanes along the keys that they see.
   void laneRows(const float* rows, size_t tile, const Keys& keys) const {
-    if constexpr (in > 1)
-      for (size_t t = tile * T; t < (tile + 1) * T; t++)
-        for (size_t j = keys.firstStrip(S) * S; j < keys.endStrip(S) * S; j += in * lanes)
-          store(rowLanes + t * keySteps + j / in, Tiles::along(load(rows + t * wide + j), load(rows + t * wide + j + lanes)));
+    for (size_t t = tile * T; t < (tile + 1) * T; t++)
+      for (size_t j = keys.firstStrip(S) * S; j < keys.endStrip(S) * S; j += in * lanes)
+        store(rowLanes + t * keySteps + j / in, Tiles::along(load(rows + t * wide + j), load(rows + t * wide + j + lanes)));
   }
 
   /// The first `count` rows of a block as lanes of two rows each.
   void laneColumns(const float* rows, size_t count, const Keys& block, float* to) const {
-    if constexpr (in > 1)
-      for (size_t r = 0; r < count; r += in)
-        for (size_t j = block.from / T * T / lanes * lanes; j < block.endStrip(S) * S; j += lanes)
-          store(to + r / in * wide + j, Tiles::across(load(rows + r * wide + j), load(rows + (r + 1) * wide + j)));
+    for (size_t r = 0; r < count; r += in)
+      for (size_t j = block.from / T * T / lanes * lanes; j < block.endStrip(S) * S; j += lanes)
+        store(to + r / in * wide + j, Tiles::across(load(rows + r * wide + j), load(rows + (r + 1) * wide + j)));
   }
 };
 
@@ -280,14 +234,6 @@ inline void attend(ggml_tensor* dst, Call* call, int nth) {
   leave(call, nth);
 }
 
-/// The result's gradient [N, H D] as [N, H, D].
-inline ggml_tensor asHeads(ggml_tensor slope, size_t width) {
-  slope.nb[2] = slope.nb[1];
-  slope.nb[1] = width * slope.nb[0];
-  slope.ne[0] = width;
-  return slope;
-}
-
 template <class Tiles>
 inline void attendBack(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
@@ -320,7 +266,7 @@ inline void causalAttention(ggml_tensor* dst, int, int nth, void* userdata) {
 #if defined(__AVX512F__)
   if (call->params[2] && multipliesPairs()) return attend<PairTiles>(dst, call, nth);
 #endif
-  attend<FloatTiles<FloatLanes>>(dst, call, nth);
+  attendFloats(dst, call, nth);
 }
 
 /// dst [N, (H + 2 G) D]: gradients of q, k and v side by side. Sources: those of causal_attention, then the
@@ -330,7 +276,7 @@ inline void causalAttentionBack(ggml_tensor* dst, int, int nth, void* userdata) 
 #if defined(__AVX512F__)
   if (call->params[2] && multipliesPairs()) return attendBack<PairTiles>(dst, call, nth);
 #endif
-  attendBack<FloatTiles<FloatLanes>>(dst, call, nth);
+  attendBackFloats(dst, call, nth);
 }
 
 }  // namespace

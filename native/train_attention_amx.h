@@ -402,13 +402,13 @@ inline void attendBackTiles(ggml_tensor* dst, Call* call, int nth) {
 inline void causalAttentionTiles(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   if (call->params[2]) attendTiles(dst, call, nth);
-  else attend<FloatTiles<FloatLanes>>(dst, call, nth);
+  else attendFloats(dst, call, nth);
 }
 
 inline void causalAttentionBackTiles(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   if (call->params[2]) attendBackTiles(dst, call, nth);
-  else attendBack<FloatTiles<FloatLanes>>(dst, call, nth);
+  else attendBackFloats(dst, call, nth);
 }
 
 }  // namespace
