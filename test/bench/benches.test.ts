@@ -10,6 +10,7 @@ import { constrainBench } from '../../bench/constrain.ts'
 import { eventLoop } from '../../bench/event-loop.ts'
 import { gatewayBench } from '../../bench/gateway.ts'
 import { gpuBench } from '../../bench/gpu.ts'
+import { gpuServeBench } from '../../bench/gpu-serve.ts'
 import {
   type Bench,
   type BenchRecord,
@@ -162,6 +163,11 @@ describe('a bench at its small size gives a complete record', () => {
     expect(record.comparisons.map(({ figure, sides }) => [figure, ...sides])).toEqual(
       ['prompt24', 'decode3', 'decode1'].map((name) => [`${name}TokensPerSecond`, 'gpu', 'cpu']),
     )
+  })
+
+  test('gpu-serve', async () => {
+    const record = recordSchema.parse(await smallRecord(gpuServeBench))
+    expect(record.figures['outputTokensPerSecond@3']).toBeGreaterThan(0)
   })
 
   test.skipIf(loadKernels() === undefined)('profile', async () => {
