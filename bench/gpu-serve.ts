@@ -24,7 +24,9 @@ export const gpuServeBench: Bench<typeof parameters> = {
   parameters,
   run: async (wanted, { modelPath, say }): Promise<Findings> => {
     const device = process.env.ROPEWAY_DEVICE ?? 'auto'
-    await using ropeway = await Ropeway.start({ modelPath, threads: 0, setup: { device } })
+    // Room for all at their longest: what is measured is computing, not waiting for places.
+    const cacheTokens = wanted.many * (wanted.promptMax + wanted.outputMax)
+    await using ropeway = await Ropeway.start({ modelPath, threads: 0, setup: { device, cacheTokens } })
     const figures: Record<string, number> = {}
     for (const concurrency of [wanted.few, wanted.many]) {
       const speeds: number[] = []

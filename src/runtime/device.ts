@@ -1,4 +1,4 @@
-import { availableParallelism } from 'node:os'
+import { availableParallelism, freemem } from 'node:os'
 import { assert } from '../base/assert.ts'
 import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
@@ -149,6 +149,14 @@ export class Device implements Disposable {
     const safe = this.extraBufferTypes().filter(({ name }) => name !== 'AMX' || rows % 32 === 0)
     const found = safe.find(({ pointer }) => this.#multiplies(pointer, dtype, rows, inputs))
     return found?.pointer ?? this.bufferType
+  }
+
+  /** Bytes that are free where this device's tensors lie, as far as its driver says. */
+  get freeBytes(): number {
+    if (this.isHost) return freemem()
+    const free = new BigUint64Array(1)
+    this.ggml.deviceMemory(this.devicePointer, free, new BigUint64Array(1))
+    return Number(free[0]!)
   }
 
   /** False for a tensor that is too large for one binding of a GPU (Vulkan's maxStorageBufferRange); the CPU holds it then. */

@@ -1,7 +1,6 @@
 /**
  * The child's side of the engine process: loads the model once, then runs the loop and answers messages.
  */
-import { freemem } from 'node:os'
 import { systemClock } from '../../base/clock.ts'
 import { bytesOf } from '../../base/dtype.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
@@ -107,7 +106,7 @@ async function serve(
     onProgress: (share) => send({ type: 'loading', share }),
   })
   const { definition } = model
-  const cacheTokens = setup.cacheTokens ?? cacheTokensFor(definition, setup)
+  const cacheTokens = setup.cacheTokens ?? cacheTokensFor(definition, setup, device)
   const executor = new ModelExecutor(definition, weights, device, {
     cacheTokens,
     ...(setup.cacheDtype !== undefined && { cacheDtype: setup.cacheDtype }),
@@ -177,10 +176,14 @@ function infoOf(
 }
 
 /** Room for eight whole contexts, if a quarter of the free memory holds them. */
-function cacheTokensFor({ config }: Definition, { contextMax, cacheDtype }: EngineSetup): number {
+function cacheTokensFor(
+  { config }: Definition,
+  { contextMax, cacheDtype }: EngineSetup,
+  device: Device,
+): number {
   const perLayer = bytesOf(cacheDtype ?? 'F16', config.keyValueHeads * config.headWidth)
   const tokenBytes = config.layers * perLayer * 2
-  const affordable = Math.floor((freemem() * cacheMemoryShare) / tokenBytes)
+  const affordable = Math.floor((device.freeBytes * cacheMemoryShare) / tokenBytes)
   const context = Math.min(contextMax ?? config.contextMax, config.contextMax)
   return Math.max(1024, Math.min(cacheTokensMax, 8 * context, affordable))
 }
