@@ -70,14 +70,18 @@ inline void publish(Call* call) { __atomic_store_n(&call->ready, 1, __ATOMIC_REL
 inline int32_t takePiece(Call* call) { return __atomic_fetch_add(&call->next, 1, __ATOMIC_RELAXED); }
 
 /// Takes a run of neighbouring units: `most` while there are many, fewer and fewer towards the end, so that threads end
-/// together. False when none is left.
-inline bool takeRun(Call* call, int nth, int32_t units, int32_t most, int32_t* first, int32_t* count) {
+/// together; the last ones in parts of a unit. False when none is left. In parts: whole units, or within one.
+inline bool takeRun(Call* call, int nth, int32_t units, int32_t most, int32_t parts, int32_t* first, int32_t* count) {
   int32_t threads = call->poolThreads ? call->poolThreads : nth;
+  units *= parts, most *= parts;
   int32_t next = __atomic_load_n(&call->next, __ATOMIC_RELAXED);
   for (;;) {
     int32_t wanted = (units - next) / (2 * threads);
     int32_t run = wanted > most ? most : wanted < 1 ? 1 : wanted;
     if (next >= units) return false;
+    int32_t rest = parts - next % parts;
+    if (rest < parts || run < parts) run = run < rest ? run : rest;
+    else run -= run % parts;
     if (__atomic_compare_exchange_n(&call->next, &next, next + run, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
       *first = next, *count = run;
       return true;

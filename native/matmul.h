@@ -194,12 +194,13 @@ struct MatmulPlan {
   size_t ownSteps;       // of the product itself; those behind belong to its tail
   size_t tiles, strips;  // of the left side, of the right side
   size_t tilesPerBlock, stripsPerBlock, stripBlocks;
+  size_t parts;  // that a tile's strips are cut into towards the end of the product
   bool leftByRows;  // multiplied where it lies
   bool far;  // more in strips than the nearer caches hold: a tile asks for what the next ones read
 
   template <class Tiles>
   static MatmulPlan of(const Side& a, size_t outputs, size_t tailInputs) {
-    constexpr size_t chunkSteps = 192, blockRows = 96, widestBlock = 512, piecesWanted = 12;
+    constexpr size_t chunkSteps = 192, blockRows = 96, widestBlock = 512, piecesWanted = 12, longTile = 2048, mostParts = 4;
     MatmulPlan plan;
     plan.ownSteps = wholeSteps<Tiles>(a.inputs);
     plan.steps = plan.ownSteps + wholeSteps<Tiles>(tailInputs);
@@ -212,6 +213,8 @@ struct MatmulPlan {
     plan.stripsPerBlock = plan.chunks > 1 && plan.strips > widestBlock / Tiles::width ? widestBlock / Tiles::width : plan.strips;
     plan.stripBlocks = quotientUp(plan.strips, plan.stripsPerBlock);
     plan.tilesPerBlock = blockRows / Tiles::rows;
+    // A tile that takes some ten microseconds would keep the other threads waiting at the end.
+    plan.parts = plan.strips < 4 || plan.strips * plan.steps < longTile ? 1 : plan.strips / 2 < mostParts ? plan.strips / 2 : mostParts;
     // Blocks of all strips are taken in runs that get shorter towards the end.
     while (plan.stripBlocks > 1 && plan.tilesPerBlock > 2 && plan.tileBlocks() * plan.stripBlocks < piecesWanted)
       plan.tilesPerBlock /= 2;
@@ -231,8 +234,11 @@ struct MatmulBlock {
   static bool take(Call* call, int nth, const MatmulPlan& plan, MatmulBlock* block) {
     int32_t first, count;
     if (plan.stripBlocks == 1) {
-      if (!takeRun(call, nth, int32_t(plan.tiles), int32_t(plan.tilesPerBlock), &first, &count)) return false;
-      *block = {size_t(first), size_t(first + count), 0, plan.strips};
+      int32_t parts = int32_t(plan.parts);
+      if (!takeRun(call, nth, int32_t(plan.tiles), int32_t(plan.tilesPerBlock), parts, &first, &count)) return false;
+      size_t tile = size_t(first / parts), part = size_t(first % parts), tiles = size_t(count / parts);
+      if (tiles > 0) *block = {tile, tile + tiles, 0, plan.strips};
+      else *block = {tile, tile + 1, plan.strips * part / plan.parts, plan.strips * (part + size_t(count)) / plan.parts};
       return true;
     }
     size_t piece = size_t(takePiece(call));

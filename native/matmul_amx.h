@@ -165,7 +165,7 @@ struct TilePlan {
   bool take(Call* call, int nth, MatmulBlock* block) const {
     if (stripBlocks() == 1) {
       int32_t first, count;
-      if (!takeRun(call, nth, int32_t(tiles), int32_t(tilesPerBlock), &first, &count)) return false;
+      if (!takeRun(call, nth, int32_t(tiles), int32_t(tilesPerBlock), 1, &first, &count)) return false;
       *block = {size_t(first), size_t(first + count), 0, strips};
       return true;
     }

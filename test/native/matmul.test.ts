@@ -56,6 +56,8 @@ const shapes = [
   [200, 64, 96],
   // More inputs than one chunk, more outputs than sums of a block may wait.
   [26, 900, 600],
+  // Few and long tiles, which threads share towards the end.
+  [26, 900, 140],
 ] as const
 
 describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
