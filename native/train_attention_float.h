@@ -152,6 +152,13 @@ struct FloatHeadWork {
   }
 };
 
+/// Rows of results lie apart, and further away than the nearer caches.
+inline void askToWriteRows(const Numbers& to, size_t index, size_t width, size_t rows, size_t stride) {
+  constexpr size_t line = 64;
+  for (size_t r = 0; r < rows; r++)
+    for (size_t byte = 0; byte < width * to.bytes(); byte += line) askToWrite(to.at(index + r * stride) + byte);
+}
+
 inline void attendFloatBlock(FloatHeadWork& work, ggml_tensor* dst, size_t row, size_t head, size_t token) {
   constexpr size_t T = FloatHeadWork::T;
   const TrainShape& shape = work.shape;
@@ -183,16 +190,19 @@ inline void attendBackFloatBlock(FloatHeadWork& work, ggml_tensor* dst, const gg
   work.packStrips(queries, work.queries), work.packStrips(slopes, work.slopes);
   work.along(work.keys, work.queries, firsts, row, token, count, work.shares);
   work.along(work.values, work.slopes, firsts, row, token, count, work.shareSlopes);
-  work.weighBlock<true>(firsts, row, token, count);
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
+  askToWriteRows(Numbers(dst), (row + token) * stride + head * shape.width, shape.width, count, stride);
+  work.weighBlock<true>(firsts, row, token, count);
   for (size_t at = 0; at < count; at += T) {
     size_t rows = count - at < T ? count - at : T;
     work.overKeys(work.shareSlopes + at, work.keysAcross, work.firstSeen(firsts, row, token + at), token + at + rows);
     for (size_t t = 0; t < rows; t++)
       Numbers(dst).storeRow((row + token + at + t) * stride + head * shape.width, work.mixed + t * work.padded, shape.width);
   }
+  bool grows = head % shape.perKv() > 0, last = (head + 1) % shape.perKv() == 0 && token + count == shape.tokens;
+  for (size_t group = shape.heads + head / shape.perKv(); last && group < stride / shape.width; group += shape.kvHeads)
+    askToWriteRows(Numbers(dst), row * stride + group * shape.width, shape.width, shape.tokens, stride);
   work.packAcross(queries, work.queriesAcross), work.packAcross(slopes, work.slopesAcross);
-  bool grows = head % shape.perKv() > 0;
   size_t begin = work.firstSeen(firsts, row, token);
   work.overRows(work.shares, work.slopesAcross, begin, token, count, grows, work.valueSlopes);
   work.overRows(work.shareSlopes, work.queriesAcross, begin, token, count, grows, work.keySlopes);
