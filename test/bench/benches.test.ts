@@ -237,6 +237,7 @@ test('every committed result of these benches is complete and was measured on th
       eventLoop,
       busyNeighbour,
       gatewayBench,
+      gpuServeBench,
     ],
   ].map(({ name }) => name)
   const files = existsSync(folder) ? readdirSync(folder) : []
