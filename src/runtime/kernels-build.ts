@@ -18,6 +18,7 @@ import { basename, dirname, join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { messageOf, UserError } from '../base/errors.ts'
 import { hashOfFile, ownFile, userCacheFolder } from '../base/files.ts'
+import { isRunning } from '../base/processes.ts'
 
 const compilers = ['g++', 'clang++', 'c++'] as const
 const compileLimitMs = 300_000
@@ -157,6 +158,10 @@ function buildBy(compiler: Compiler, source: string, cacheFolder: string): Kerne
   if (found) return { ...by, cached: true, tookMs: 0, ...found }
   const startMs = performance.now()
   try {
+    mkdirSync(cacheFolder, { recursive: true })
+    using _turn = turnFor(folder)
+    const others = wholeIn(folder)
+    if (others) return { ...by, cached: true, tookMs: performance.now() - startMs, ...others }
     const made = compileInto(folder, source, compiler)
     if (typeof made === 'string') return { ok: false, reason: made, fix: fixOf(made) }
     return { ...by, cached: false, tookMs: performance.now() - startMs, ...made }
@@ -217,6 +222,45 @@ export function buildName(source: string, compiler: Compiler): string {
         .update(readFileSync(join(source, name)))
   }
   return hash.digest('hex').slice(0, 24)
+}
+
+/** How often is looked whether another process is through. */
+const turnPauseMs = 200
+
+/**
+ * Waits while another process of this machine compiles the same library: eight that start together would each take eight
+ * times as long. A note beside the folder names who compiles; one that ended, or takes too long, is passed over.
+ */
+function turnFor(folder: string): Disposable {
+  const note = `${folder}.turn`
+  const deadlineMs = performance.now() + compileLimitMs
+  const pause = new Int32Array(new SharedArrayBuffer(4))
+  while (!tookTurn(note)) {
+    const who = Number(readOr(note, '0'))
+    // In a container that began anew, who left it may have had this process's number.
+    const ended = who === process.pid || !isRunning(who)
+    if (ended || performance.now() > deadlineMs) rmSync(note, { force: true })
+    else Atomics.wait(pause, 0, 0, turnPauseMs)
+  }
+  return { [Symbol.dispose]: () => rmSync(note, { force: true }) }
+}
+
+function tookTurn(note: string): boolean {
+  try {
+    writeFileSync(note, `${process.pid}`, { flag: 'wx' })
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    throw error
+  }
+}
+
+function readOr(file: string, other: string): string {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    return other // its process was through meanwhile
+  }
 }
 
 /** Compiles beside `folder` and moves the whole result there; the text of a failure, or what was made. */

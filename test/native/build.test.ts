@@ -255,7 +255,18 @@ describe.skipIf(everyKernels.length === 0)('the cache of compiled kernels', () =
     expect(abandoned.map((left) => existsSync(left))).toEqual([false, true])
   })
 
-  test('two processes that build at once both end with a whole library', async () => {
+  test('a note of a process that ended, or had the same number, holds nobody up', () => {
+    process.env.CXX = readyCompiler()
+    const { path } = built(buildKernels(cache))
+    for (const pid of [spawnSync('true').pid, process.pid]) {
+      rmSync(path)
+      writeFileSync(`${dirname(path)}.turn`, `${pid}`)
+      expect(built(buildKernels(cache)).cached).toBe(false)
+      expect(readdirSync(cache)).toHaveLength(1)
+    }
+  })
+
+  test('of two processes that build at once one compiles, and both end with a whole library', async () => {
     process.env.CXX = readyCompiler()
     const module = fileURLToPath(new URL('../../src/runtime/kernels-build.ts', import.meta.url))
     const program = `import { buildKernels } from ${JSON.stringify(module)}
@@ -276,6 +287,7 @@ describe.skipIf(everyKernels.length === 0)('the cache of compiled kernels', () =
     )
     const [one, two] = outputs.map((text) => built(JSON.parse(text)))
     expect(one!.path).toBe(two!.path)
+    expect([one!.cached, two!.cached].sort()).toEqual([false, true])
     expect(readdirSync(cache)).toHaveLength(1)
     expect(built(buildKernels(cache)).cached).toBe(true)
   })
