@@ -116,7 +116,13 @@ struct TileCodedProduct : CodedProduct<Codes> {
   /// 16 or 32 rows by P panels.
   template <int halves, int P>
   void columns(const Weights& weights, size_t row, int wanted, float* sums) const {
-    if constexpr (Codes::share) return sharedColumns<halves, P>(weights, row, wanted, sums);
+    if constexpr (Codes::share) sharedColumns<halves, P>(weights, row, wanted, sums);
+    else apartColumns<halves, P>(weights, row, wanted, sums);
+  }
+
+  /// Where groups or parts of them have scales of their own.
+  template <int halves, int P>
+  void apartColumns(const Weights& weights, size_t row, int wanted, float* sums) const {
     alignas(64) Sums dots[2][sumsOfBlock];
     const size_t all = blocks();
     multiply<halves, P>(weights, row, 0, dots[0]);

@@ -44,9 +44,6 @@ struct FloatTiles : Packing {
   static constexpr size_t rows = matmulRows, width = matmulWidth, stepsUnit = 1;
   static constexpr bool readsPairs = false;  // of rows where they lie
 
-  static void enter() {}
-  static void exit() {}
-
   template <class From>
   static void packLeft(const From& from, const Strips& strips) { packStrips<Packing, rows>(from, strips); }
 
@@ -387,6 +384,24 @@ inline void multiplyBlock(const Side& a, const MatmulTail& tail, const MatmulPla
   }
 }
 
+/// All strips of the right side, packed in the workspace by all threads together, the tail's behind them.
+template <class Tiles, class Plan>
+inline float* packRightSide(Call* call, const Side& b, const MatmulTail& tail, size_t tailInputs, const Plan& plan) {
+  if (arriveFirst(call)) {
+    rw_workspace_reserve(call->workspace, plan.strips * plan.steps * Tiles::width * 4);
+    publish(call);
+  }
+  float* packed = reinterpret_cast<float*>(call->workspace->memory);
+  WholeSide right{Tiles::width, plan.strips, plan.ownSteps, plan.steps, b.rowsAreNeighbours(), packed};
+  size_t pieces = right.pieces(), tailPieces = tailInputs > 0 ? plan.strips : 0;
+  preparePhase(call, int32_t(pieces + tailPieces), 1, [&](int32_t index) {
+    size_t piece = size_t(index);
+    if (piece < pieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
+    else tail.right.pack<Tiles, Tiles::width>(right.behind(piece - pieces));
+  });
+  return packed;
+}
+
 /// dst F32 [N, M] = a b^T. Sources: a [N, K] or, transposed, [K, N]; b [M, K] or, transposed, [K, M]; F32, rows may be
 /// strided, b also as a frozen weight (frozen.h); a third if something comes behind. Params: a transposed, b transposed
 /// (0/1), MatmulBehind. Two more sources are a tail: left [N, R] and right [M, R], transposed if b is; then a is not.
@@ -398,28 +413,14 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   MatmulTail tail = MatmulTail::of(dst, call->params[2], call->params[1] != 0);
   size_t tailInputs = MatmulTail::isThere(dst, call->params[2]) ? tail.left.inputs : 0;
   MatmulPlan plan = MatmulPlan::of<Tiles>(a, b.rows, tailInputs);
-  size_t rightFloats = plan.strips * plan.steps * Tiles::width;
-  if (arriveFirst(call)) {
-    rw_workspace_reserve(call->workspace, rightFloats * 4);
-    publish(call);
-  }
-  float* packed = reinterpret_cast<float*>(call->workspace->memory);
-  WholeSide right{Tiles::width, plan.strips, plan.ownSteps, plan.steps, b.rowsAreNeighbours(), packed};
-  size_t rightPieces = right.pieces(), tailPieces = tailInputs > 0 ? plan.strips : 0;
-  preparePhase(call, int32_t(rightPieces + tailPieces), 1, [&](int32_t index) {
-    size_t piece = size_t(index);
-    if (piece < rightPieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
-    else tail.right.pack<Tiles, Tiles::width>(right.behind(piece - rightPieces));
-  });
+  float* packed = packRightSide<Tiles>(call, b, tail, tailInputs, plan);
   size_t blockRows = plan.tilesPerBlock * Tiles::rows;
   size_t blockFloats = blockRows * plan.chunkStepsMost(Tiles::stepsUnit);
   size_t sumFloats = plan.chunks == 1 ? Tiles::rows * Tiles::width : blockRows * plan.stripsPerBlock * Tiles::width;
   float* block = reinterpret_cast<float*>(rw_thread_scratch((blockFloats + sumFloats) * 4 + 64));
   MatmulMemory memory{packed, block, block + blockFloats};
-  Tiles::enter();
   for (MatmulBlock taken; MatmulBlock::take(call, nth, plan, &taken);)
     multiplyBlock<Tiles>(a, tail, plan, taken, memory, behind);
-  Tiles::exit();
   if (behind.passing) finishPast();
   leave(call, nth);
 }

@@ -315,21 +315,7 @@ inline void matmulByTiles(ggml_tensor* dst, int, int nth, void* userdata) {
   size_t tailInputs = MatmulTail::isThere(dst, call->params[2]) ? tail.left.inputs : 0;
   TilePlan plan = TilePlan::of(a, b, tailInputs, size_t(call->poolThreads ? call->poolThreads : nth));
   TileProduct product{a, b, tail, plan, Behind(dst, call->params[2]), nullptr, nullptr, nullptr, nullptr};
-  if (plan.shared) {
-    if (arriveFirst(call)) {
-      rw_workspace_reserve(call->workspace, plan.strips * plan.steps * TilePlan::side * 4);
-      publish(call);
-    }
-    float* packed = reinterpret_cast<float*>(call->workspace->memory);
-    WholeSide right{TilePlan::side, plan.strips, plan.ownSteps, plan.steps, b.rowsAreNeighbours(), packed};
-    size_t pieces = right.pieces(), tailPieces = tailInputs > 0 ? plan.strips : 0;
-    preparePhase(call, int32_t(pieces + tailPieces), 1, [&](int32_t index) {
-      size_t piece = size_t(index);
-      if (piece < pieces) b.pack<MatmulTiles, TilePlan::side>(right.piece(piece));
-      else tail.right.pack<MatmulTiles, TilePlan::side>(right.behind(piece - pieces));
-    });
-    product.strips = packed;
-  }
+  if (plan.shared) product.strips = packRightSide<MatmulTiles>(call, b, tail, tailInputs, plan);
   product.place(reinterpret_cast<float*>(rw_thread_scratch(TileProduct::floats(plan) * 4)));
   MatmulTiles::enter();
   MatmulBlock block, next;
