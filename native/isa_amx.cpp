@@ -29,7 +29,6 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"linear_q5s", linear<TileCodedProduct<Q5SCodes>>},
         {"linear_q4k", linear<TileCodedProduct<Q4KCodes>>},
         {"linear_q5k", linear<TileCodedProduct<Q5KCodes>>},
-        {"linear_q6k", linear<TileCodedProduct<Q6KCodes>>},
         {"linear_bf16", linear<TilePairProduct>},
         {"embed", embed},
         {"matmul_bf16", matmulByTiles},

@@ -31,13 +31,10 @@ inline void normRow(const float* x, const float* weight, float epsilon, int inpu
 /// Self::pairedRows of them, for which there are registers.
 template <class Self>
 struct ByRegisters {
-  static constexpr bool compact = false, asksAhead = false, zipped = false;
+  static constexpr bool compact = false, asksAhead = false, zipped = false, tiled = false;
 
   /// Kernels may read, but not use, rows up to a whole number of tiles.
   static size_t placed(size_t count) { return (count + Self::rows - 1) / Self::rows * Self::rows; }
-
-  void enter() const {}
-  void exit() const {}
 
   void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
     exactly<Self::rows>(panel, stride, panels, row, count, cold, sums);
@@ -172,7 +169,6 @@ inline void multiplyPieces(Call* call, const Product& product, const char* packe
   constexpr size_t rowsPerPiece = 192;
   int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
-  product.enter();
   bool asked = false;
   for (int64_t piece = takePiece(call); piece < pairs * blocks;) {
     int64_t panel = piece / blocks * 2, next = 0;
@@ -190,7 +186,6 @@ inline void multiplyPieces(Call* call, const Product& product, const char* packe
     asked = asks || next / blocks * 2 == panel;
     piece = Product::asksAhead ? next : takePiece(call);
   }
-  product.exit();
 }
 
 /// dst F32 [N, M]. Sources: x F32 [N, K] (rows may be strided), packed weights, then those present of: norm
@@ -241,7 +236,8 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
     product.prepare(from, row);
     if (adapted.slots) adapted.lower(from, row);
   });
-  multiplyPieces(call, product, packed, stride, rows, epilogue);
+  if constexpr (Product::tiled) product.multiply(call, nth, packed, stride, rows, epilogue);
+  else multiplyPieces(call, product, packed, stride, rows, epilogue);
   leave(call, nth);
 }
 

@@ -1,13 +1,13 @@
-// Products by AMX tiles. Rows are computed 16 at a time, padded with whatever lies behind the last one:
-// rows of a tile do not mix, so a row's bits are the same alone and in company.
+// Products by AMX tiles of packed weights and activations, a unit of rows and panels at a time; linear_tiles.h says in
+// which order. Units are padded with whatever lies behind the last row: rows of a tile do not mix, so a row's bits are
+// the same alone and in company.
 //
 // Int8 sums of a group are exact, and scales are applied in the same order as by the AVX-512 kernels: the
 // results of coded weights are theirs to the bit.
 #pragma once
 
-#include "linear_coded.h"
 #include "linear_float.h"
-#include "tiles.h"
+#include "linear_tiles.h"
 
 namespace {
 
@@ -31,307 +31,351 @@ inline void spreadGroup(const char* group, char* to) {
   }
 }
 
-/// Coded weights by int8 activations: 32 rows by two panels in four tiles of sums, so that no product waits for the one
-/// before it (16 cycles of work, 52 until its sums are there). While blocks of 128 inputs are multiplied, the sums of those
-/// before them are scaled by vectors. Up to `few` rows are multiplied by the vectors alone, which is as quick as memory.
+/// Coded weights by int8 activations: 16 rows by two pairs of panels. Sums leave their tiles for every block of 128 inputs,
+/// to be scaled by vectors: those of one pair while the other is multiplied. Up to `few` rows are multiplied by vectors
+/// alone, which is as quick as memory.
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
+  static_assert(Codes::parts == 1);
   using Vectors = CodedProduct<Codes>;
-  static constexpr int rows = 64, few = rowsAtOnce;
+  static constexpr bool tiled = true, streams = false;
+  static constexpr size_t few = rowsAtOnce;
+  static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
+  static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
+  static constexpr bool rowsInside = false;
   /// What one tile product takes: inputs that share a scale, or as many as go into a tile.
-  static constexpr int stepInputs = Codes::share ? 64 : groupInputs / Codes::parts;
-  /// Tile products of a block that are scaled one by one.
-  static constexpr int sumsOfBlock = Codes::share ? 1 : int(scaleGroups) * Codes::parts;
-  /// Blocks that are scaled at once.
-  static constexpr int turnBlocks = 4;
-  /// Integer sums of 32 rows by two panels.
-  using Sums = int32_t[2 * tileRows][2][16];
+  static constexpr size_t stepInputs = Codes::share ? 64 : groupInputs, stepBytes = stepInputs * panelOutputs;
+  static constexpr size_t stepsOfBlock = blockInputs / stepInputs;
+  /// Sums of a block that are scaled one by one.
+  static constexpr int sumsOfBlock = Codes::share ? 1 : int(stepsOfBlock);
+  /// Integer sums of a pair of panels.
+  using Dots = int32_t[sumsOfBlock][2][tileRows][16];
 
-  static size_t placed(size_t count) {
-    return count <= size_t(few) ? size_t(few) : (count + rows - 1) / rows * rows;
-  }
-  bool byVectors() const { return this->x.rows <= size_t(few); }
+  static size_t placed(size_t count) { return count <= few ? few : (count + tileRows - 1) / tileRows * tileRows; }
 
-  void enter() const {
-    if (!byVectors()) loadTileConfig(tileConfig(tileRows, stepInputs, stepInputs / 4));
-  }
-  void exit() const {
-    if (!byVectors()) releaseTiles();
+  void multiply(Call* call, int nth, const char* packed, size_t stride, size_t rows, const Epilogue& epilogue) const {
+    if (rows <= few) multiplyPieces(call, static_cast<const Vectors&>(*this), packed, stride, rows, epilogue);
+    else TiledLinear<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
   }
 
-  void comingUp(const char* weights, size_t bytes, size_t count) const {
-    if (byVectors()) Vectors::comingUp(weights, bytes, count);
-    else this->upcoming.begin(weights, bytes, (count + 2 * tileRows - 1) / (2 * tileRows) * blocks());
-  }
-  void comingUp(const FactorsAhead& factors) const {
-    if (byVectors()) Vectors::comingUp(factors);
-    else this->upcoming.begin(factors, blocks());
-  }
-
-  void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
-    if (count <= few) return Vectors::pair(panel, stride, panels, row, count, cold, sums);
-    Weights weights{{panel, panel + stride}, {}, {}};
-    if (panels < 2) weights.scales[1] = panel;
-    char* scratch = Codes::format == packedQ8 ? nullptr : rw_thread_scratch(this->x.groups * 1024);
-    alignas(64) char tails[2][1024];
-    for (int p = 0; p < panels; p++) spread(weights, p, scratch ? scratch + p * this->x.groups * 512 : nullptr, tails[p]);
-    for (int first = 0; first < count; first += 2 * tileRows) {
-      float* to = sums + size_t(first) * panels * panelOutputs;
-      int wanted = count - first < 2 * tileRows ? count - first : 2 * tileRows;
-      if (panels == 1) columns<2, 1>(weights, row + first, wanted, to);
-      else if (wanted > tileRows) columns<2, 2>(weights, row + first, wanted, to);
-      else columns<1, 2>(weights, row + first, wanted, to);
-    }
-  }
-
- private:
-  /// Two panels: where their scales stand, their codes as signed bytes, and those of a last step that is not whole.
-  struct Weights {
-    const char* scales[2];
-    const char* codes[2];
-    const char* tail[2];
-  };
+  void enter() const { loadTileConfig(tileConfig(tileRows, int(stepInputs), int(stepInputs / 4))); }
+  void exit() const { releaseTiles(); }
 
   size_t blocks() const { return (this->x.groups + scaleGroups - 1) / scaleGroups; }
 
-  /// Codes of panel p as tiles want them, [groups][8][16][4]; those of q8 lie so already.
-  void spread(Weights& weights, int p, char* room, char* tail) const {
-    const char* panel = weights.scales[p];
-    const size_t groups = this->x.groups;
-    weights.codes[p] = room ? room : panel;
-    weights.tail[p] = tail;
-    if (room)
-      for (size_t g = 0; g < groups; g++) spreadGroup<Codes>(Codes::group(panel, g), room + g * 512);
-    if (!Codes::share || groups % 2 == 0) return;
-    __builtin_memcpy(tail, Codes::group(panel, groups - 1), 512);
-    __builtin_memset(tail + 512, 0, 512);
+  /// Of a unit's codes as signed bytes, [4 panels][groups][8][16][4]. Those of q8 lie so in the panel; of them only the last
+  /// step is copied, where it is not whole.
+  size_t spreadBytes(size_t blockCount) const {
+    if (!Codes::share) return unitPanels * blockCount * blockInputs * panelOutputs;
+    return this->x.groups % 2 == 0 ? 0 : unitPanels * stepBytes;
   }
-
-  const char* codesAt(const Weights& weights, int p, size_t step) const {
-    if (Codes::share && 2 * step + 1 == this->x.groups) return weights.tail[p];
-    if (Codes::format == packedQ8) return Codes::group(weights.codes[p], 2 * step);
-    return weights.codes[p] + step * stepInputs * 16;
-  }
-
-  /// 16 or 32 rows by P panels.
-  template <int halves, int P>
-  void columns(const Weights& weights, size_t row, int wanted, float* sums) const {
-    if constexpr (Codes::share) sharedColumns<halves, P>(weights, row, wanted, sums);
-    else apartColumns<halves, P>(weights, row, wanted, sums);
-  }
-
-  /// Where groups or parts of them have scales of their own.
-  template <int halves, int P>
-  void apartColumns(const Weights& weights, size_t row, int wanted, float* sums) const {
-    alignas(64) Sums dots[2][sumsOfBlock];
-    const size_t all = blocks();
-    multiply<halves, P>(weights, row, 0, dots[0]);
-    for (size_t block = 0; block < all; block++) {
-      if (block + 1 < all) multiply<halves, P>(weights, row, block + 1, dots[(block + 1) % 2]);
-      if (this->upcoming.any()) this->upcoming.ask();
-      scaleBlock<P>(weights, row, block, wanted, dots[block % 2], sums);
-    }
-  }
-
-  /// The same where a block is one sum: a few blocks are multiplied while those before them are scaled, a share of the rows
-  /// beside each, so that sums in floats are read and written once for all of them.
-  template <int halves, int P>
-  void sharedColumns(const Weights& weights, size_t row, int wanted, float* sums) const {
-    alignas(64) Sums dots[2][turnBlocks];
-    const size_t all = blocks();
-    const int share = (wanted + turnBlocks - 1) / turnBlocks;
-    for (size_t block = 0; block < turnBlocks && block < all; block++) {
-      multiply<halves, P>(weights, row, block, nullptr);
-      storeSums<halves, P>(dots[0][block]);
-    }
-    for (size_t first = 0; first < all; first += turnBlocks) {
-      const size_t turn = first / turnBlocks;
-      for (int i = 0; i < turnBlocks; i++) {
-        const size_t block = first + turnBlocks + i;
-        if (block < all) multiply<halves, P>(weights, row, block, nullptr);
-        if (this->upcoming.any() && first + i < all) this->upcoming.ask();
-        int end = (i + 1) * share < wanted ? (i + 1) * share : wanted;
-        scaleTurn<P>(weights, row, first, i * share, end, dots[turn % 2], sums);
-        // Sums of the next blocks are fetched only now, when they are there.
-        if (block < all) storeSums<halves, P>(dots[(turn + 1) % 2][i]);
+  void spread(const char* panel, size_t stride, int panels, size_t begin, size_t end, char* to) const {
+    const size_t groups = this->x.groups, first = begin * scaleGroups, last = end * scaleGroups < groups ? end * scaleGroups : groups;
+    for (int p = 0; p < panels; p++, panel += stride)
+      if constexpr (Codes::share) {
+        char* tail = to + p * stepBytes;
+        __builtin_memcpy(tail, Codes::group(panel, groups - 1), stepBytes / 2);
+        __builtin_memset(tail + stepBytes / 2, 0, stepBytes / 2);
+      } else {
+        char* codes = to + p * (end - begin) * blockInputs * panelOutputs;
+        for (size_t g = first; g < last; g++) spreadGroup<Codes>(Codes::group(panel, g), codes + (g - first) * stepBytes);
       }
+  }
+
+  /// Four panels and 16 rows.
+  struct Unit {
+    const char *panels[4], *spreads[4];
+    size_t begin, row;
+  };
+
+  /// The last block of the unit before, whose sums of codes are still to be scaled.
+  struct Inside {
+    bool waits = false;
+    Unit unit;
+    size_t block;
+    float* sums;
+    alignas(64) Dots dots[2];
+  };
+
+  /// Blocks `begin` to `end` into sums [2][16][2][16], or onto them behind the first. They are all there when `before` is
+  /// called in the next unit, or after `drain`.
+  template <class Beside, class Before>
+  void unit(const char* panel, size_t stride, int panels, const char* spreads, size_t row, int, size_t begin, size_t end, bool,
+            float* sums, Inside* inside, Beside& beside, const Before& before) const {
+    Unit unit{{}, {}, begin, row};
+    for (int p = 0; p < int(unitPanels); p++) {
+      const int own = p < panels ? p : 0;  // those that are not there are another's once more
+      unit.panels[p] = panel + own * stride;
+      unit.spreads[p] = spreads + own * (Codes::share ? stepBytes : (end - begin) * blockInputs * panelOutputs);
     }
-  }
-
-  /// Blocks from `first` on, of rows `begin` to `end`.
-  template <int P>
-  void scaleTurn(const Weights& weights, size_t row, size_t first, int begin, int end, const Sums* dots, float* sums) const {
-    const auto& x = this->x;
-    const size_t left = blocks() - first;
-    const int count = left < turnBlocks ? int(left) : turnBlocks;
-    __m512 scales[turnBlocks][P];
-#pragma GCC unroll 4
-    for (int i = 0; i < turnBlocks; i++)
-#pragma GCC unroll 2
-      for (int p = 0; p < P; p++)  // what lies behind the last block is not read
-        scales[i][p] = (__m512)Codes::scale(weights.scales[p], (first + (i < count ? i : 0)) * scaleGroups, 0, 0);
-    const float* rowScales = x.scale(first * scaleGroups, row);
-    auto add = [&](int r, int i, __m512 (&sum)[P]) __attribute__((always_inline)) {
-      __m512 rowScale = _mm512_set1_ps(rowScales[size_t(i) * x.rows + r]);
-#pragma GCC unroll 2
-      for (int p = 0; p < P; p++) {
-        __m512 numbers = _mm512_cvtepi32_ps(_mm512_load_si512(dots[i][r][p]));
-        sum[p] = _mm512_fmadd_ps(numbers, _mm512_mul_ps(scales[i][p], rowScale), sum[p]);
-      }
-    };
-    for (int r = begin; r < end; r++) {
-      float* to = sums + size_t(r) * P * panelOutputs;
-      __m512 sum[P];
-      for (int p = 0; p < P; p++) sum[p] = first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(to + p * panelOutputs);
-      if (count == turnBlocks) {
-#pragma GCC unroll 4
-        for (int i = 0; i < turnBlocks; i++) add(r, i, sum);
-      } else
-        for (int i = 0; i < count; i++) add(r, i, sum);
-      for (int p = 0; p < P; p++) _mm512_store_ps(to + p * panelOutputs, sum[p]);
+    if (inside->waits) both<true>(unit, begin, inside->unit, inside->block, inside->sums, sums, inside->dots, before);
+    else both<false>(unit, begin, unit, begin, sums, sums, inside->dots, [] {});
+    beside();
+    for (size_t block = begin + 1; block < end; block++) {
+      both<true>(unit, block, unit, block - 1, sums, sums, inside->dots, [] {});
+      beside();
     }
+    inside->waits = true, inside->unit = unit, inside->block = end - 1, inside->sums = sums;
   }
 
-  template <int halves, int P>
-  void multiply(const Weights& weights, size_t row, size_t block, Sums* dots) const {
-    const auto& x = this->x;
-    constexpr size_t stepsOfBlock = scaleGroups * groupInputs / stepInputs;
-    const size_t steps = (x.inputs + stepInputs - 1) / stepInputs;
-    for (size_t i = 0; i < stepsOfBlock; i++) {
-      size_t step = block * stepsOfBlock + i;
-      if (step >= steps) break;
-      if (i == 0 || !Codes::share) {
-        zeroTile<0>();
-        if (P > 1) zeroTile<1>();
-        if (halves > 1) zeroTile<2>();
-        if (halves > 1 && P > 1) zeroTile<3>();
-      }
-      const int8_t* a = x.codes + row * x.inputs + step * stepInputs;
-      loadTile<4>(a, x.inputs);
-      loadTile<6>(codesAt(weights, 0, step), 64);
-      multiplyBytes<0, 4, 6>();
-      if constexpr (P > 1) {
-        loadTile<7>(codesAt(weights, 1, step), 64);
-        multiplyBytes<1, 4, 7>();
-      }
-      if constexpr (halves > 1) {
-        loadTile<5>(a + tileRows * x.inputs, x.inputs);
-        multiplyBytes<2, 5, 6>();
-        if constexpr (P > 1) multiplyBytes<3, 5, 7>();
-      }
-      if (!Codes::share) storeSums<halves, P>(dots[i]);
+  void drain(Inside* inside) const {
+    if (!inside->waits) return;
+    if constexpr (Codes::share) {
+      store<1>(inside->dots[1][0]);
+      Scaling<0>(*this, inside->unit, inside->block, inside->dots[0], inside->sums).all();
     }
-  }
-
-  template <int halves, int P>
-  static void storeSums(Sums& to) {
-    storeTile<0>(to[0][0], 128);
-    if constexpr (P > 1) storeTile<1>(to[0][1], 128);
-    if constexpr (halves > 1) {
-      storeTile<2>(to[tileRows][0], 128);
-      if constexpr (P > 1) storeTile<3>(to[tileRows][1], 128);
-    }
-  }
-
-  /// Adds a block's sums, scaled in the order of groups as the vectors do, to those of the wanted rows.
-  template <int P>
-  void scaleBlock(const Weights& weights, size_t row, size_t block, int wanted, const Sums* dots, float* sums) const {
-    const auto& x = this->x;
-    const size_t first = block * scaleGroups;
-    const float* rowScales = x.scale(first, row);
-    __m512 scales[sumsOfBlock][P], shifts[Codes::offset ? sumsOfBlock : 1][P];
-    const size_t left = x.groups - first;
-    const int steps = int(left < scaleGroups ? left : scaleGroups) * Codes::parts;
-#pragma GCC unroll 8
-    for (int i = 0; i < sumsOfBlock; i++)
-#pragma GCC unroll 2
-      for (int p = 0; p < P; p++) {
-        // What lies behind the last group is not read.
-        size_t g = first + (i < steps ? i : 0) / Codes::parts;
-        scales[i][p] = i < steps ? (__m512)Codes::scale(weights.scales[p], g, i % Codes::parts, 0) : _mm512_setzero_ps();
-        if (Codes::offset) shifts[i][p] = i < steps ? (__m512)Codes::shift(weights.scales[p], g, 0) : _mm512_setzero_ps();
-      }
-    for (int r = 0; r < wanted; r++) {
-      __m512 rowScale = _mm512_set1_ps(rowScales[r]);
-      float* to = sums + size_t(r) * P * panelOutputs;
-#pragma GCC unroll 2
-      for (int p = 0; p < P; p++) {
-        __m512 sum = block == 0 ? _mm512_setzero_ps() : _mm512_load_ps(to + p * panelOutputs);
-        auto numbers = [&](int i) { return _mm512_cvtepi32_ps(_mm512_load_si512(dots[i][r][p])); };
-        __m512 part = _mm512_setzero_ps();
-        if (steps == sumsOfBlock) {
-#pragma GCC unroll 8
-          for (int i = 0; i < sumsOfBlock; i++) part = scaled(numbers(i), scales[i][p], shifts, i, p, row + r, first, part);
-        } else
-          for (int i = 0; i < steps; i++) part = scaled(numbers(i), scales[i][p], shifts, i, p, row + r, first, part);
-        _mm512_store_ps(to + p * panelOutputs, _mm512_fmadd_ps(part, rowScale, sum));
-      }
-    }
-  }
-
-  template <class Shifts>
-  __attribute__((always_inline)) __m512 scaled(__m512 number, __m512 scale, const Shifts& shifts, int i, int p, size_t row,
-                                               size_t first, __m512 part) const {
-    part = _mm512_fmadd_ps(number, scale, part);
-    if (!Codes::offset) return part;
-    return _mm512_fmadd_ps(shifts[i][p], _mm512_set1_ps(*this->x.sum(first + size_t(i) / Codes::parts, row)), part);
-  }
-};
-
-/// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
-struct TilePairProduct : PairProduct {
-  /// Two blocks of 32: the sums of the first have left the tiles when they are read, and those of the second soon after.
-  static constexpr int rows = 64;
-  /// Rows of a tile of activations: fewer are loaded and multiplied sooner, with the same bits.
-  int tall = tileRows;
-
-  static size_t placed(size_t count) {
-    constexpr size_t block = 2 * tileRows;
-    return count <= tileRows ? count : (count + block - 1) / block * block;
-  }
-  void place(char* memory, size_t count, size_t width) {
-    PairProduct::place(memory, count, width);
-    if (count < tileRows) tall = int(count);
-  }
-  void enter() const { loadTileConfig(tileConfig(tall, 64, 16)); }
-  void exit() const { releaseTiles(); }
-
-  void pair(const char* panel, size_t, int panels, size_t row, int count, bool cold, float* sums) const {
-    for (int first = 0; first < count; first += 2 * tileRows)
-      block(panel, panels, row + first, count - first > tileRows, cold && first == 0, sums + size_t(first) * panels * panelOutputs);
+    Scaling<1>(*this, inside->unit, inside->block, inside->dots[1], inside->sums).all();
   }
 
  private:
-  /// 16 rows, or 32 where there are `more`.
-  void block(const char* panel, int panels, size_t row, bool more, bool cold, float* sums) const {
-    const Half* top = x + row * stride;
-    const Half* bottom = top + tileRows * stride;
-    bool two = panels == 2;
+  /// A block by both pairs, beside which sums of the block before are scaled: a pair's while the other is multiplied. Where
+  /// groups share scales, sums leave their tiles only then, and are scaled a turn later. `complete` is called when the
+  /// block before is.
+  template <bool follows, class Complete>
+  __attribute__((always_inline)) void both(const Unit& unit, size_t block, const Unit& unitBefore, size_t blockBefore,
+                                           float* sumsBefore, float* sums, Dots* dots, const Complete& complete) const {
+    auto nothing = [](int) {};
+    if constexpr (Codes::share) {
+      if constexpr (follows) {
+        multiplyPair<0>(unit, block, true, dots, Scaling<0>(*this, unitBefore, blockBefore, dots[0], sumsBefore));
+        multiplyPair<1>(unit, block, true, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
+      } else {
+        multiplyPair<0>(unit, block, false, dots, nothing);
+        multiplyPair<1>(unit, block, true, dots, nothing);
+      }
+      complete();
+    } else {
+      if constexpr (follows) multiplyPair<0>(unit, block, true, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
+      else multiplyPair<0>(unit, block, false, dots, nothing);
+      complete();
+      multiplyPair<1>(unit, block, true, dots, Scaling<0>(*this, unit, block, dots[0], sums));
+    }
+  }
+
+  /// A pair's sums are scaled in so many turns, one behind each tile product of the other pair.
+  static constexpr int turns = 2 * int(stepsOfBlock), rowsOfTurn = tileRows / turns;
+
+  const char* codesAt(const Unit& unit, int p, size_t step) const {
+    if (!Codes::share) return unit.spreads[p] + (step - unit.begin * stepsOfBlock) * stepBytes;
+    return 2 * step + 1 == this->x.groups ? unit.spreads[p] : Codes::group(unit.panels[p], 2 * step);
+  }
+
+  template <int t>
+  static void store(int32_t (&to)[2][tileRows][16]) {
+    storeTile<2 * t>(to[0], 64);
+    storeTile<2 * t + 1>(to[1], 64);
+  }
+
+  /// Products of a block by a pair; `beside(n)` is called behind the nth.
+  template <int pair, class F>
+  __attribute__((always_inline)) void multiplyPair(const Unit& unit, size_t block, bool follows, Dots* dots, const F& beside) const {
+    if constexpr (Codes::share) multiplyShared<pair>(unit, block, follows, dots, beside);
+    else multiplyApart<pair>(unit, block, dots[pair], beside);
+  }
+
+  /// Sums of both steps in the pair's two tiles. They are stored when those of the other pair are on their way: `follows`
+  /// says that the other's are waiting.
+  template <int pair, class F>
+  __attribute__((always_inline)) void multiplyShared(const Unit& unit, size_t block, bool follows, Dots* dots, const F& beside) const {
+    constexpr int s = 2 * pair;
+    const size_t step = block * stepsOfBlock;
+    const int8_t* a = this->x.codes + unit.row * this->x.inputs + block * blockInputs;
+    zeroTile<s>(), zeroTile<s + 1>();
+    if (pair == 0) loadTile<4>(a, this->x.inputs);
+    loadTile<6>(codesAt(unit, s, step), 64);
+    multiplyBytes<s, 4, 6>();
+    beside(0);
+    loadTile<7>(codesAt(unit, s + 1, step), 64);
+    multiplyBytes<s + 1, 4, 7>();
+    beside(1);
+    if ((step + 1) * stepInputs < this->x.inputs) {
+      if (pair == 0) loadTile<5>(a + stepInputs, this->x.inputs);
+      loadTile<6>(codesAt(unit, s, step + 1), 64);
+      multiplyBytes<s, 5, 6>();
+      beside(2);
+      loadTile<7>(codesAt(unit, s + 1, step + 1), 64);
+      multiplyBytes<s + 1, 5, 7>();
+    } else beside(2);
+    if (follows) store<1 - pair>(dots[1 - pair][0]);
+    beside(3);
+  }
+
+  /// Sums of each step apart, in two tiles and then the two others.
+  template <int pair, int i = 0, class F>
+  __attribute__((always_inline)) void multiplyApart(const Unit& unit, size_t block, Dots& dots, const F& beside) const {
+    constexpr int t = i % 2, s = 2 * t;
+    const size_t step = block * stepsOfBlock + i;
+    const bool there = step < this->x.groups;
+    if (there) {
+      zeroTile<s>(), zeroTile<s + 1>();
+      loadTile<4 + t>(this->x.codes + unit.row * this->x.inputs + step * stepInputs, this->x.inputs);
+      loadTile<6>(codesAt(unit, 2 * pair, step), 64);
+      multiplyBytes<s, 4 + t, 6>();
+      loadTile<7>(codesAt(unit, 2 * pair + 1, step), 64);
+      multiplyBytes<s + 1, 4 + t, 7>();
+    }
+    if constexpr (i > 0)
+      if (step <= this->x.groups) store<1 - t>(dots[i - 1]);
+    beside(2 * i), beside(2 * i + 1);
+    if constexpr (i + 1 < int(stepsOfBlock)) multiplyApart<pair, i + 1>(unit, block, dots, beside);
+    else if (there) store<t>(dots[i]);
+  }
+
+  /// Adds a block's sums of a pair, scaled in the order of groups as the vectors do it, some rows a turn.
+  template <int pair>
+  struct Scaling {
+    const QuantisedRows& x;
+    const Dots& dots;
+    size_t row, first;
+    bool whole, onto;
+    int steps;
+    float* sums;
+    const float* rowScales;
+    __m512 scales[sumsOfBlock][2], shifts[Codes::offset ? sumsOfBlock : 1][2];
+
+    __attribute__((always_inline)) Scaling(const TileCodedProduct& by, const Unit& unit, size_t block, const Dots& of, float* to)
+        : x(by.x), dots(of), row(unit.row), first(block * scaleGroups), onto(block > 0), sums(to + pair * tileRows * 2 * panelOutputs) {
+      rowScales = x.scale(first, row);
+      steps = Codes::share ? 1 : x.groups - first < scaleGroups ? int(x.groups - first) : int(scaleGroups);
+      whole = steps == sumsOfBlock;
+#pragma GCC unroll 4
+      for (int i = 0; i < sumsOfBlock; i++)
+#pragma GCC unroll 2
+        for (int p = 0; p < 2; p++) {
+          // What lies behind the last group is not read.
+          const size_t g = first + (i < steps ? i : 0);
+          scales[i][p] = (__m512)Codes::scale(unit.panels[2 * pair + p], g, 0, 0);
+          if (Codes::offset) shifts[i][p] = (__m512)Codes::shift(unit.panels[2 * pair + p], g, 0);
+        }
+    }
+
+    __attribute__((always_inline)) void operator()(int turn) const {
+#pragma GCC unroll 4
+      for (int r = turn * rowsOfTurn; r < (turn + 1) * rowsOfTurn; r++) {
+        const __m512 rowScale = _mm512_set1_ps(rowScales[r]);
+#pragma GCC unroll 2
+        for (int p = 0; p < 2; p++) {
+          float* to = sums + (r * 2 + p) * panelOutputs;
+          const __m512 sum = onto ? _mm512_load_ps(to) : _mm512_setzero_ps();
+          _mm512_store_ps(to, scaled(r, p, rowScale, sum));
+        }
+      }
+    }
+
+    void all() const {
+      for (int turn = 0; turn < turns; turn++) (*this)(turn);
+    }
+
+   private:
+    __m512 numbers(int i, int r, int p) const { return _mm512_cvtepi32_ps(_mm512_load_si512(dots[i][p][r])); }
+
+    __attribute__((always_inline)) __m512 scaled(int r, int p, __m512 rowScale, __m512 sum) const {
+      if constexpr (Codes::share) return _mm512_fmadd_ps(numbers(0, r, p), _mm512_mul_ps(scales[0][p], rowScale), sum);
+      __m512 part = _mm512_setzero_ps();
+      auto add = [&](int i) __attribute__((always_inline)) {
+        part = _mm512_fmadd_ps(numbers(i, r, p), scales[i][p], part);
+        if (Codes::offset) part = _mm512_fmadd_ps(shifts[i][p], _mm512_set1_ps(*x.sum(first + i, row + r)), part);
+      };
+      if (whole) {
+#pragma GCC unroll 4
+        for (int i = 0; i < sumsOfBlock; i++) add(i);
+      } else
+        for (int i = 0; i < steps; i++) add(i);
+      return _mm512_fmadd_ps(part, rowScale, sum);
+    }
+  };
+};
+
+/// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
+struct TilePairProduct {
+  /// Few rows ask for weights where they use them.
+  static constexpr bool tiled = true, streams = true;
+  static constexpr int packedFormat = packedBF16;
+  static constexpr size_t unitRows = 2 * tileRows, unitPanels = 2, blockInputs = 32;
+  static constexpr size_t rowsMost = 128, panelsMost = 8, chunkInputs = 2048;
+  static constexpr bool rowsInside = true;
+  static constexpr size_t stepHalves = unitRows * blockInputs;
+
+  /// [N / 32][K / 32][32][32], so that a tile lies in one piece; up to 16 rows as they are, [N][rowStride].
+  Half* x;
+  size_t inputs;
+  size_t rowApart, stepApart;  // of a tile, in elements
+  /// Rows of a tile: fewer are loaded and multiplied sooner, with the same bits.
+  int tall = tileRows;
+
+  static size_t placed(size_t count) { return count <= tileRows ? count : (count + unitRows - 1) / unitRows * unitRows; }
+  static size_t rowBytes(size_t inputs) { return rowStride(inputs, 2) * 2; }
+
+  void place(char* memory, size_t count, size_t width) {
+    x = reinterpret_cast<Half*>(memory);
+    inputs = width;
+    const bool few = count <= tileRows;
+    rowApart = few ? rowStride(width, 2) : blockInputs, stepApart = few ? blockInputs : stepHalves;
+    if (count < tileRows) tall = int(count);
+  }
+
+  void prepare(const float* from, size_t row) const {
+    Half* to = unitAt(row) + row % unitRows * rowApart;
+    for (size_t k = 0; k < inputs; k += blockInputs, to += stepApart) roundToPairs(from + k, blockInputs, to);
+  }
+
+  void multiply(Call* call, int nth, const char* packed, size_t stride, size_t rows, const Epilogue& epilogue) const {
+    TiledLinear<TilePairProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
+  }
+
+  void enter() const { loadTileConfig(tileConfig(tall, 64, 16)); }
+  void exit() const { releaseTiles(); }
+
+  size_t blocks() const { return inputs / blockInputs; }
+  struct Inside {};
+  static void drain(Inside*) {}
+  static size_t spreadBytes(size_t) { return 0; }
+  static void spread(const char*, size_t, int, size_t, size_t, char*) {}
+
+  /// Blocks `begin` to `end` into sums [32][2][16], or onto them behind the first. `cold` weights come from memory: a
+  /// tile's lines come all at once, too many for the hardware to follow by itself.
+  template <class Beside, class Before>
+  void unit(const char* panel, size_t, int panels, const char*, size_t row, int count, size_t begin, size_t end, bool cold,
+            float* sums, Inside*, Beside& beside, const Before& before) const {
+    constexpr size_t sumsStride = 2 * panelOutputs * 4, half = tileRows * sumsStride;
+    const bool two = panels == 2, more = count > tileRows;
+    const Half* top = unitAt(row) + begin * stepApart;
+    char* to = reinterpret_cast<char*>(sums);
     zeroTile<0>(), zeroTile<1>(), zeroTile<2>(), zeroTile<3>();
-    for (size_t k = 0; k < inputs; k += 32) {
-      // A tile's lines come all at once: too many for the hardware to follow by itself.
+    if (begin > 0) {
+      loadTile<0>(to, sumsStride);
+      if (two) loadTile<1>(to + 64, sumsStride);
+      if (more) loadTile<2>(to + half, sumsStride);
+      if (more && two) loadTile<3>(to + half + 64, sumsStride);
+    }
+    for (size_t block = begin; block < end; block++, top += stepApart) {
+      const char* weights = panel + block * blockInputs * 64;
       if (cold)
-        for (int line = 0; line < 32; line++) askForLine(panel + k * 64 + 8192 + line * 64);
-      loadTile<4>(top + k, stride * 2);
-      loadTile<6>(panel + k * 64, 128);
+        for (int line = 0; line < 32; line++) askForLine(weights + 8192 + line * 64);
+      loadTile<4>(top, rowApart * 2);
+      loadTile<6>(weights, 128);
       multiplyPairs<0, 4, 6>();
       if (two) {
-        loadTile<7>(panel + k * 64 + 64, 128);
+        loadTile<7>(weights + 64, 128);
         multiplyPairs<1, 4, 7>();
       }
-      if (!more) continue;
-      loadTile<5>(bottom + k, stride * 2);
-      multiplyPairs<2, 5, 6>();
-      if (two) multiplyPairs<3, 5, 7>();
+      if (more) {
+        loadTile<5>(top + tileRows * rowApart, rowApart * 2);
+        multiplyPairs<2, 5, 6>();
+        if (two) multiplyPairs<3, 5, 7>();
+      }
+      // The unit before may have its sums at the same place.
+      if (block == begin) before();
+      beside();
     }
-    size_t sumsStride = size_t(panels) * panelOutputs * 4;
-    char* to = reinterpret_cast<char*>(sums);
     storeTile<0>(to, sumsStride);
     if (two) storeTile<1>(to + 64, sumsStride);
-    if (!more) return;
-    storeTile<2>(to + tileRows * sumsStride, sumsStride);
-    if (two) storeTile<3>(to + tileRows * sumsStride + 64, sumsStride);
+    if (more) storeTile<2>(to + half, sumsStride);
+    if (more && two) storeTile<3>(to + half + 64, sumsStride);
   }
+
+ private:
+  Half* unitAt(size_t row) const { return x + row / unitRows * unitRows * inputs; }
 };
 
 }  // namespace

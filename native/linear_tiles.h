@@ -1,0 +1,191 @@
+// How a product of packed weights is cut for AMX tiles.
+//
+// A thread takes a group of panels and multiplies all rows by it, a block of rows after the other: the group stays in its
+// second cache. Inputs are cut into chunks, so that the activations of a unit of rows stay in the first cache while the
+// group's panels pass by. What the next group reads is asked for evenly meanwhile, and so are the lines that results go to.
+#pragma once
+
+#include "linear_coded.h"
+#include "tiles.h"
+
+namespace {
+
+/// Done beside a unit, once a block of its inputs.
+struct BesideUnit {
+  const Epilogue& epilogue;
+  Upcoming& upcoming;
+  size_t row, end;  // of the unit's rows, whose results go to memory; none until the last chunk
+  int64_t panel;
+  int panels;
+  size_t rowsAtOnce;
+
+  void operator()() {
+    size_t last = end - row < rowsAtOnce ? end : row + rowsAtOnce;
+    for (; row < last; row++)
+      for (int p = 0; p < panels; p += 2) epilogue.comingUp(row, panel + p, panels - p < 2 ? 1 : 2);
+    if (upcoming.any()) upcoming.ask();
+  }
+};
+
+/// A unit whose sums are not yet results.
+struct WaitingUnit {
+  size_t row = 0;
+  int count = 0;  // of rows; 0 when there is nothing to do
+  int64_t panel = 0;
+  int panels = 0;
+  float* sums = nullptr;
+};
+
+/// A Product multiplies a unit of `unitRows` rows by `unitPanels` panels, over blocks of `blockInputs` inputs. It ends a unit
+/// while it begins the next.
+template <class Product>
+struct TiledLinear {
+  static constexpr size_t unitRows = Product::unitRows, unitPanels = Product::unitPanels;
+  static constexpr size_t pairFloats = unitRows * 2 * panelOutputs, unitFloats = unitRows * unitPanels * panelOutputs;
+  /// With fewer rows weights come from memory as fast as they are used: a group is one unit, so that they come evenly.
+  static constexpr size_t rowsMany = 64;
+
+  /// Units of panels, and blocks of rows.
+  struct Block {
+    size_t firstUnit, endUnit, firstRows, endRows;
+    size_t units() const { return endUnit - firstUnit; }
+  };
+
+  const Product& product;
+  const char* packed;
+  size_t stride, rows;
+  const Epilogue& epilogue;
+  int64_t panels;
+  size_t rowUnits, panelUnits, rowBlocks, chunks, unitsMost;
+  char* room;
+  float* sums;
+
+  TiledLinear(const Product& by, const char* weights, size_t apart, size_t count, const Epilogue& behind)
+      : product(by), packed(weights), stride(apart), rows(count), epilogue(behind) {
+    panels = (behind.dst->ne[0] + panelOutputs - 1) / panelOutputs * (behind.gated ? 2 : 1);
+    rowUnits = quotient(rows, unitRows), panelUnits = quotient(size_t(panels), unitPanels);
+    rowBlocks = quotient(rowUnits, Product::rowsMost / unitRows);
+    chunks = rows < rowsMany ? 1 : quotient(product.blocks(), Product::chunkInputs / Product::blockInputs);
+    unitsMost = rows < rowsMany ? 1 : Product::panelsMost / unitPanels;
+    size_t places = chunks == 1 ? 1 : quotient(rowUnits, rowBlocks) * unitsMost;
+    size_t spread = alignUp(product.spreadBytes(quotient(product.blocks(), chunks))) * unitsMost;
+    room = rw_thread_scratch(spread + places * unitFloats * 4);
+    sums = reinterpret_cast<float*>(room + spread);
+  }
+
+  void run(Call* call, int nth) const {
+    product.enter();
+    State state;
+    Block block, next;
+    bool asked = false;
+    for (bool more = take(call, nth, &block); more; block = next)
+      asked = multiply(block, asked, &state, [&] {
+        more = take(call, nth, &next);
+        if (!more) next = {};
+        return next;
+      });
+    product.drain(&state.inside);
+    finish(state.waiting);
+    product.exit();
+  }
+
+ private:
+  struct State {
+    WaitingUnit waiting;
+    typename Product::Inside inside;
+  };
+
+  static size_t quotient(size_t a, size_t b) { return (a + b - 1) / b; }
+
+  /// Fewer and fewer towards the end, and then single blocks of rows.
+  bool take(Call* call, int nth, Block* block) const {
+    int32_t first, count, parts = int32_t(rowBlocks);
+    if (!takeRun(call, nth, int32_t(panelUnits), int32_t(unitsMost), parts, &first, &count)) return false;
+    bool whole = count >= parts;
+    size_t unit = size_t(first / parts), rest = size_t(first % parts);
+    *block = {unit, whole ? unit + size_t(count / parts) : unit + 1, rest, whole ? rowBlocks : rest + size_t(count)};
+    return true;
+  }
+
+  size_t chunkBegin(size_t chunk) const { return product.blocks() * chunk / chunks; }
+
+  int panelsOf(size_t unit) const {
+    int64_t left = panels - int64_t(unit * unitPanels);
+    return left < int64_t(unitPanels) ? int(left) : int(unitPanels);
+  }
+
+  /// True when what the next block begins with was asked for; `asked` when this one's was.
+  template <class TakeNext>
+  bool multiply(const Block& block, bool asked, State* state, TakeNext takeNext) const {
+    Upcoming upcoming;
+    bool asks = false;
+    for (size_t rowBlock = block.firstRows; rowBlock < block.endRows; rowBlock++) {
+      const size_t firstRows = rowUnits * rowBlock / rowBlocks, endRows = rowUnits * (rowBlock + 1) / rowBlocks;
+      for (size_t chunk = 0; chunk < chunks; chunk++) {
+        const bool first = rowBlock == block.firstRows && chunk == 0;
+        if (first || chunks > 1) spread(block, chunkBegin(chunk), chunkBegin(chunk + 1));
+        if (rowBlock + 1 == block.endRows && chunk == 0)
+          asks = askFor(block, takeNext(), (endRows - firstRows) * block.units() * product.blocks(), &upcoming);
+        const bool cold = first && !asked;
+        auto one = [&](size_t r, size_t u) {
+          float* to = chunks == 1 ? sums : sums + ((r - firstRows) * block.units() + u - block.firstUnit) * unitFloats;
+          unit(block, r, u, chunk, cold && (r == firstRows), to, state, &upcoming);
+        };
+        if (Product::rowsInside)
+          for (size_t u = block.firstUnit; u < block.endUnit; u++)
+            for (size_t r = firstRows; r < endRows; r++) one(r, u);
+        else
+          for (size_t r = firstRows; r < endRows; r++)
+            for (size_t u = block.firstUnit; u < block.endUnit; u++) one(r, u);
+      }
+    }
+    return asks;
+  }
+
+  void spread(const Block& block, size_t begin, size_t end) const {
+    size_t bytes = alignUp(product.spreadBytes(quotient(product.blocks(), chunks)));
+    if (bytes > 0)
+      for (size_t u = block.firstUnit; u < block.endUnit; u++)
+        product.spread(packed + u * unitPanels * stride, stride, panelsOf(u), begin, end, room + (u - block.firstUnit) * bytes);
+  }
+
+  /// Asks for what the next block begins with, in so many parts; false where units find it by themselves.
+  bool askFor(const Block& block, const Block& next, size_t parts, Upcoming* upcoming) const {
+    if (next.units() == 0) return false;
+    if (next.firstUnit < block.endUnit) return true;  // other rows of the same panels
+    if (Product::streams && rows < rowsMany) return false;
+    size_t end = next.endUnit * unitPanels < size_t(panels) ? next.endUnit * unitPanels : size_t(panels);
+    upcoming->begin(packed + next.firstUnit * unitPanels * stride, (end - next.firstUnit * unitPanels) * stride, parts);
+    return true;
+  }
+
+  void unit(const Block& block, size_t rowUnit, size_t u, size_t chunk, bool cold, float* to, State* state, Upcoming* upcoming) const {
+    const size_t row = rowUnit * unitRows, count = rows - row < unitRows ? rows - row : unitRows;
+    const size_t begin = chunkBegin(chunk), end = chunkBegin(chunk + 1);
+    const bool last = chunk + 1 == chunks;
+    const int64_t panel = int64_t(u * unitPanels);
+    const int wide = panelsOf(u);
+    const AdaptedRows& adapted = epilogue.adapted;
+    if (last && adapted.slots) upcoming->begin(adapted.comingUp(row, int(count), panel, wide), end - begin);
+    BesideUnit beside{epilogue, *upcoming, row, last ? row + count : row, panel, wide, quotient(count, end - begin)};
+    size_t bytes = alignUp(product.spreadBytes(quotient(product.blocks(), chunks)));
+    product.unit(packed + panel * stride, stride, wide, room + (u - block.firstUnit) * bytes, row, int(count), begin, end, cold, to,
+                 &state->inside, beside, [&] { finish(state->waiting); });
+    state->waiting = {row, last ? int(count) : 0, panel, wide, to};
+  }
+
+  /// A unit's sums are [pairs of panels][rows][2][16].
+  void finish(const WaitingUnit& unit) const {
+    float* from = unit.sums;
+    if (unit.count == 0) return;
+    for (int p = 0; p < unit.panels; p += 2, from += pairFloats) {
+      const int two = unit.panels - p < 2 ? 1 : 2;
+      if (two == 1)
+        for (int t = 1; t < unit.count; t++) __builtin_memmove(from + t * panelOutputs, from + t * 2 * panelOutputs, panelOutputs * 4);
+      if (epilogue.adapted.slots) epilogue.adapted.raise(unit.row, unit.count, unit.panel + p, two, true, from);
+      epilogue.finish(unit.row, unit.count, unit.panel + p, two, from);
+    }
+  }
+};
+
+}  // namespace
