@@ -8,6 +8,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   truncateSync,
   utimesSync,
   writeFileSync,
@@ -373,6 +374,15 @@ test.skipIf(tiles === undefined).each(hotLoops)(
     expect(loop).toMatchObject({ counted: 96 })
     expect(loop!.instructions).toBeLessThanOrEqual(instructionsMax)
     expect(loop!.spilled).toBeLessThanOrEqual(spilledMax)
+  },
+)
+
+// Compiling takes as long as there is code, some 20 KB a second of processor time; a limit on time would hang on what else
+// the machine does.
+test.skipIf(tiles === undefined)(
+  'g++ 12 makes no more code of the kernels than it makes in a minute on two cores',
+  () => {
+    expect(statSync(library!).size).toBeLessThanOrEqual(2_450_000)
   },
 )
 
