@@ -158,30 +158,36 @@ export const bars: readonly Bar[] = [
   },
 ]
 
-/** The widest instruction set of a record's machine, which decides its figures. */
-function setOf({ setting }: BenchRecord): string {
+/** Of processors whose figures say nothing about one another's, in the order of the page. */
+const kinds = ['AMX', 'AVX-512', 'less'] as const
+
+/** The widest instruction set of a record's machine, which decides its figures, and which of the kinds that is. */
+function setOf({ setting }: BenchRecord): { kind: (typeof kinds)[number]; set: string } {
   const sets = setting.machine.instructionSets
-  return sets.some((name) => name.startsWith('amx')) ? 'AMX' : (sets.at(-1) ?? 'none')
+  if (sets.some((name) => name.startsWith('amx'))) return { kind: 'AMX', set: 'AMX' }
+  const wide = sets.findLast((name) => name.startsWith('avx512'))
+  if (wide !== undefined) return { kind: 'AVX-512', set: wide }
+  return { kind: 'less', set: sets.includes('avx2') ? 'avx2' : 'none' }
 }
 
-/** A bar beside the newest records that say anything about it: with AMX, and without. */
+/** A bar beside the newest records that say anything about it, one of each kind of processor that has any. */
 export function readings({ what, file, read, bar, is, beside }: Bar) {
   const lines = readFileSync(join(resultsFolder, `${file}.jsonl`), 'utf8')
     .trim()
     .split('\n')
-  const found = new Map<boolean, Found>()
+  const found = new Map<(typeof kinds)[number], Found>()
   for (const line of lines.reverse()) {
     const record: BenchRecord = JSON.parse(line)
     const values = [...read(record)].sort((a, b) => (is === 'at least' ? a[1] - b[1] : b[1] - a[1]))
     const [worst] = values
-    const set = setOf(record)
-    if (worst === undefined || found.has(set === 'AMX')) continue
+    const { kind, set } = setOf(record)
+    if (worst === undefined || found.has(kind)) continue
     const met = values.filter(([, value]) => (is === 'at least' ? value >= bar : value <= bar)).length
     const second = beside === undefined ? undefined : secondSides(record, beside.figure)
-    found.set(set === 'AMX', { set, worst, best: values.at(-1)!, met, of: values.length, record, second })
+    found.set(kind, { set, worst, best: values.at(-1)!, met, of: values.length, record, second })
   }
   assert(found.size > 0, `no record in bench/results/${file}.jsonl says anything about: ${what}`)
-  return [...found.values()].sort((a, b) => Number(b.set === 'AMX') - Number(a.set === 'AMX'))
+  return kinds.flatMap((kind) => found.get(kind) ?? [])
 }
 
 /** From the least to the most that plain reads gave beside these figures. */
@@ -212,8 +218,8 @@ export function page(): string {
   return `# Bars and where they stand
 
 Written by \`npm run bench:bars\` from the records beside this file; never by hand. The issue states every bar for a
-processor with AMX: its newest record comes first where there is one, then that of a machine without. What keeps a bar from
-being met, with the profile that says so, is in [decisions](../../docs/decisions.md).
+processor with AMX: its newest record comes first where there is one, then that of a machine with AVX-512 alone, then that of
+one with AVX2 alone. What keeps a bar from being met, with the profile that says so, is in [decisions](../../docs/decisions.md).
 
 | what | bar | set | worst to best median | met | worst figure | measured |
 |---|---|---|---|---|---|---|

@@ -41,7 +41,13 @@ inline void multiplyBytes(ggml_tensor* dst, int, int nth, void* userdata) {
   for (int32_t piece; (piece = takePiece(call)) < call->params[0];)
     for (int i = 0; i < pieceProducts / pieceChains / (lanes * 4); i++)
 #pragma GCC unroll 12
-      for (int c = 0; c < pieceChains; c++) sum[c] = dotBytes<false>(sum[c], codes, activations);
+      for (int c = 0; c < pieceChains; c++) {
+#if defined(__SSE2__) && !defined(__AVX512VNNI__)
+        // Where products and sums are instructions of their own, compilers would multiply once and add that up.
+        asm("" : "+x"(codes));
+#endif
+        sum[c] = dotBytes<false>(sum[c], codes, activations);
+      }
   int32_t all = 0;
   for (int c = 0; c < pieceChains; c++)
     for (int l = 0; l < lanes; l++) all ^= sum[c][l];

@@ -9,3 +9,11 @@ test('every bar of speed has a record, and the page of them is up to date', () =
   const committed = readFileSync(join(import.meta.dirname, '../../bench/results/bars.md'), 'utf8')
   expect(committed, 'bench/results/bars.md is old: npm run bench:bars').toBe(page())
 })
+
+test('a record of a processor with AVX2 alone stands beside those with more, and hides none', () => {
+  const [bar] = bars.filter(({ what }) => what === 'on AVX2 alone, products against ggml')
+  const sets = readings(bar!).map(({ set }) => set)
+  expect(sets.length).toBeGreaterThan(1)
+  expect(sets.at(-1)).toBe('avx2')
+  expect(sets.at(-2)).toMatch(/^avx512/)
+})
