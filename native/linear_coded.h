@@ -139,13 +139,18 @@ __attribute__((noinline)) void quantiseRow(const float* x, const QuantisedRows& 
   }
 }
 
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
-
-/// Else g++ makes all products of a group first and keeps them in memory until they are added up.
+/// Where products and their sums are instructions of their own, g++ else makes all products of a group first and keeps
+/// them in memory until they are added up.
 template <class Sums>
 inline void keepOrder(Sums& sums) {
+#if defined(__SSE2__) && !defined(__AVX512VNNI__)
   asm("" : "+x"(sums));
+#else
+  (void)sums;
+#endif
 }
+
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
 
 /// Sums of pairs of products stay within 16 bits for so many steps, which then share one widening.
 template <class Codes>
@@ -210,7 +215,10 @@ __attribute__((always_inline)) inline void dotGroup(const char* const* group, co
       const int8_t* from = codes + t * inputs + (part * steps + j) * 4;
       VectorInt a = readAs<int32_t>(reinterpret_cast<const char*>(from)) - VectorInt{};
 #pragma GCC unroll 4
-      for (int v = 0; v < V; v++) dot[t][v] = dotBytes<Codes::negative>(dot[t][v], w[v], a);
+      for (int v = 0; v < V; v++) {
+        dot[t][v] = dotBytes<Codes::negative>(dot[t][v], w[v], a);
+        keepOrder(dot[t][v]);
+      }
     }
     dotGroup<Codes, P, T, part, j + 1>(group, codes, inputs, dot);
   }
