@@ -34,13 +34,13 @@ inline void spreadGroup(const char* group, char* to) {
 
 /// Coded weights by int8 activations: 16 rows by two pairs of panels. Sums leave their tiles for every block of 128 inputs,
 /// to be scaled by vectors: those of one pair while the other is multiplied. Up to `few` rows are multiplied by vectors
-/// alone, which is as quick as memory.
+/// alone: a unit takes as long for one row as for 16.
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   static_assert(Codes::parts == 1);
   using Vectors = CodedProduct<Codes>;
   static constexpr bool tiled = true, streams = false;
-  static constexpr size_t few = rowsAtOnce;
+  static constexpr size_t few = Codes::share ? 8 : 10;
   static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
   static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
   static constexpr bool rowsInside = false;
@@ -52,7 +52,9 @@ struct TileCodedProduct : CodedProduct<Codes> {
   /// Integer sums of a pair of panels.
   using Dots = int32_t[sumsOfBlock][2][tileRows][16];
 
-  static size_t placed(size_t count) { return count <= few ? few : (count + tileRows - 1) / tileRows * tileRows; }
+  static size_t placed(size_t count) {
+    return count <= few ? Vectors::placed(count) : (count + tileRows - 1) / tileRows * tileRows;
+  }
 
   void multiply(Call* call, int nth, const char* packed, size_t stride, size_t rows, const Epilogue& epilogue) const {
     const Vectors& byVectors = *this;
