@@ -61,6 +61,37 @@ export const units: Readonly<Record<string, readonly string[]>> = {
   'library.cpp': [],
 }
 
+const avx2Needs = ['avx2', 'fma', 'f16c']
+const avx512Needs = [...avx2Needs, 'avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni']
+
+/** What a processor has that runs a unit, by Linux's names. Emulated tiles are for tests alone. */
+const needs: Readonly<Record<string, readonly string[]>> = {
+  'isa_avx2.cpp': avx2Needs,
+  'isa_avx512.cpp': avx512Needs,
+  'isa_amx.cpp': [...avx512Needs, 'amx_tile', 'amx_int8', 'amx_bf16'],
+  'isa_amx_emulated.cpp': ['emulated tiles'],
+}
+
+export const everyUnit: readonly string[] = Object.keys(units)
+
+/** The units that a processor with these features runs; where they are not known, all but emulated tiles. */
+export function unitsFor(features: ReadonlySet<string> | undefined): string[] {
+  return everyUnit.filter((unit) =>
+    features === undefined
+      ? unit !== 'isa_amx_emulated.cpp'
+      : (needs[unit] ?? []).every((feature) => features.has(feature)),
+  )
+}
+
+function featuresHere(): ReadonlySet<string> | undefined {
+  try {
+    const line = /^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]
+    return line === undefined ? undefined : new Set(line.trim().split(/\s+/))
+  } catch {
+    return undefined // another system
+  }
+}
+
 export type KernelBuild =
   | {
       ok: true
@@ -119,7 +150,7 @@ export function kernelsNeedBuilding(): boolean {
   const compiler = process.env.ROPEWAY_KERNELS === 'ggml' ? undefined : findCompiler()
   if (source === undefined || compiler === undefined) return false
   try {
-    return wholeIn(join(kernelCacheFolder(), buildName(source, compiler))) === undefined
+    return foundIn(kernelCacheFolder(), source, compiler, unitsFor(featuresHere())) === undefined
   } catch {
     return false // no folder to keep them in, as buildKernels says
   }
@@ -129,8 +160,14 @@ export function kernelCacheFolder(): string {
   return join(userCacheFolder(), 'kernels')
 }
 
-/** The library's path, compiled now if this source and compiler have not met before, or what they left is not whole. */
-export function buildKernels(cacheFolder?: string): KernelBuild {
+/**
+ * The library's path, compiled now if this source and compiler have not met before, or what they left is not whole. Of the
+ * instruction sets only those are compiled that this processor has, or those of `chosen` units.
+ */
+export function buildKernels(
+  cacheFolder?: string,
+  chosen: readonly string[] = unitsFor(featuresHere()),
+): KernelBuild {
   const source = nativeFolder()
   if (source === undefined) {
     return { ok: false, reason: 'the folder native/ is missing', fix: 'Reinstall the ropeway package.' }
@@ -145,18 +182,23 @@ export function buildKernels(cacheFolder?: string): KernelBuild {
     }
   }
   try {
-    return buildBy(compiler, source, cacheFolder ?? kernelCacheFolder())
+    return buildBy(compiler, source, cacheFolder ?? kernelCacheFolder(), chosen)
   } catch (error) {
     if (!(error instanceof UserError)) throw error
     return { ok: false, reason: `compiled kernels cannot be kept: ${error.message}`, fix: error.fix ?? '' }
   }
 }
 
-function buildBy(compiler: Compiler, source: string, cacheFolder: string): KernelBuild {
-  const folder = join(cacheFolder, buildName(source, compiler))
+function buildBy(
+  compiler: Compiler,
+  source: string,
+  cacheFolder: string,
+  chosen: readonly string[],
+): KernelBuild {
+  const folder = join(cacheFolder, buildName(source, compiler, chosen))
   const path = join(folder, libraryName())
   const by = { ok: true, path, compiler: compiler.version, passedOver: compiler.passedOver } as const
-  const found = wholeIn(folder)
+  const found = foundIn(cacheFolder, source, compiler, chosen)
   if (found) return { ...by, cached: true, tookMs: 0, ...found }
   const startMs = performance.now()
   try {
@@ -164,7 +206,7 @@ function buildBy(compiler: Compiler, source: string, cacheFolder: string): Kerne
     using _turn = turnFor(folder)
     const others = wholeIn(folder)
     if (others) return { ...by, cached: true, tookMs: performance.now() - startMs, ...others }
-    const made = compileInto(folder, source, compiler)
+    const made = compileInto(folder, source, compiler, chosen)
     if (typeof made === 'string') return { ok: false, reason: made, fix: fixOf(made) }
     return { ...by, cached: false, tookMs: performance.now() - startMs, ...made }
   } catch (error) {
@@ -180,6 +222,16 @@ function fixOf(failure: string): string {
   return /no space left/i.test(failure)
     ? 'Free some space (some 100 MB while it compiles), or set TMPDIR and XDG_CACHE_HOME to folders that have it.'
     : 'Set CXX to another compiler, or ROPEWAY_KERNELS=ggml.'
+}
+
+/** A library of these units, or of all. */
+function foundIn(cacheFolder: string, source: string, compiler: Compiler, chosen: readonly string[]) {
+  for (const some of [chosen, everyUnit]) {
+    const folder = join(cacheFolder, buildName(source, compiler, some))
+    const made = wholeIn(folder)
+    if (made) return { path: join(folder, libraryName()), ...made }
+  }
+  return undefined
 }
 
 /** What is written beside a library once it is whole. */
@@ -210,11 +262,11 @@ export function flagsOf(unit: string): readonly string[] {
   return [...commonFlags, ...units[unit]!]
 }
 
-/** The name of the library that this compiler makes of the sources in a folder. */
-export function buildName(source: string, compiler: Compiler): string {
+/** The name of the library that this compiler makes of units in a folder of sources. */
+export function buildName(source: string, compiler: Compiler, chosen: readonly string[] = everyUnit): string {
   const hash = createHash('sha256')
   const parts = [process.platform, process.arch, compiler.command, ...compiler.leading, compiler.version]
-  for (const unit of Object.keys(units)) parts.push(unit, ...flagsOf(unit))
+  for (const unit of chosen) parts.push(unit, ...flagsOf(unit))
   for (const part of parts) hash.update(part).update('\0')
   for (const name of readdirSync(source).sort()) {
     if (/\.(h|cpp)$/.test(name))
@@ -266,16 +318,21 @@ function readOr(file: string, other: string): string {
 }
 
 /** Compiles beside `folder` and moves the whole result there; the text of a failure, or what was made. */
-function compileInto(folder: string, source: string, compiler: Compiler): string | Made {
+function compileInto(
+  folder: string,
+  source: string,
+  compiler: Compiler,
+  chosen: readonly string[],
+): string | Made {
   mkdirSync(dirname(folder), { recursive: true })
   const temporary = mkdtempSync(`${folder}.`)
   try {
     removeAbandoned(temporary)
-    const names = Object.keys(units)
-    const leftOut = names.filter((unit) => !knowsFlags(compiler, units[unit]!))
-    const objects = names.map((unit) => join(temporary, unit.replace('.cpp', '.o')))
-    const compile = names.map((unit, i) => {
-      const flags = leftOut.includes(unit) ? [...commonFlags, '-DROPEWAY_LEFT_OUT'] : flagsOf(unit)
+    const leftOut = chosen.filter((unit) => !knowsFlags(compiler, units[unit]!))
+    const objects = everyUnit.map((unit) => join(temporary, unit.replace('.cpp', '.o')))
+    const compile = everyUnit.map((unit, i) => {
+      const compiled = chosen.includes(unit) && !leftOut.includes(unit)
+      const flags = compiled ? flagsOf(unit) : [...commonFlags, '-DROPEWAY_LEFT_OUT']
       return [...flags, '-c', join(source, unit), '-o', objects[i]!]
     })
     const library = join(temporary, libraryName())

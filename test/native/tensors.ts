@@ -4,7 +4,7 @@ import { bytesOf, type DType, dtypes } from '../../src/base/dtype.ts'
 import { Random } from '../../src/base/random.ts'
 import type { KernelOp, KernelParams } from '../../src/runtime/kernel-ops.ts'
 import { type KernelCall, KernelContext, Kernels } from '../../src/runtime/kernels.ts'
-import { buildKernels, findCompiler } from '../../src/runtime/kernels-build.ts'
+import { buildKernels, everyUnit, findCompiler } from '../../src/runtime/kernels-build.ts'
 
 /**
  * Tensors as ggml lays them out, made by hand, so that ops are tested without ggml. Lengths are given as in
@@ -90,7 +90,7 @@ export function runOp(kernels: Kernels, call: KernelCall, dst: FakeTensor, threa
   kernels.run(call, dst.struct, threads)
 }
 
-const build = buildKernels()
+const build = buildKernels(undefined, everyUnit)
 // A machine without a compiler skips; sources that do not compile are a failure.
 if (!build.ok && findCompiler() !== undefined) throw new Error(build.reason)
 if (!build.ok) console.warn(`skipped: native kernels, because ${build.reason}`)
