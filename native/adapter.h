@@ -190,7 +190,7 @@ struct AdaptedRows {
     return size_t(most);
   }
 
-  __attribute__((noinline)) void lower(const float* x, size_t row) const {
+  void lower(const float* x, size_t row) const {
     const Adapter* adapter = of(row);
     if (!adapter) return;
     float* to = lowered + row * stride;
@@ -214,7 +214,7 @@ struct AdaptedRows {
 
   /// Adds to the sums [count][panels * 16] of neighbouring rows and panels; rows with one adapter go together. `asked`
   /// when what comes up next was asked for with `comingUp`.
-  __attribute__((noinline)) void raise(size_t row, int count, int64_t panel, int panels, bool asked, float* sums) const {
+  void raise(size_t row, int count, int64_t panel, int panels, bool asked, float* sums) const {
     eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
       float* own = sums + first * panels * panelOutputs;
 #if defined(__AVX512F__)
@@ -226,7 +226,7 @@ struct AdaptedRows {
   }
 
   /// What `raise` of these rows and panels is going to read.
-  __attribute__((noinline)) FactorsAhead comingUp(size_t row, int count, int64_t panel, int panels) const {
+  FactorsAhead comingUp(size_t row, int count, int64_t panel, int panels) const {
     FactorsAhead ahead;
     eachRun(row, count, [&](const Adapter& adapter, int, int) {
       for (int p = 0; p < panels; p++) {

@@ -50,8 +50,8 @@ inline void maximumOfRow(Rows& rows, int row, int base, int first, int end) {
 }
 
 /// Turns scores into weights 2^(score - best) and moves the running sums; all rows of a unit.
-template <class Factors>
-__attribute__((noinline)) void softmaxRows(Rows& rows) {
+template <class Cache>
+inline void softmaxRows(Rows& rows) {
   for (int r = 0; r < rows.count; r += lanes) store(rows.keep + r, exp2(load(rows.keep + r)));
   for (int r = 0; r < rows.count; r++) {
     float* scores = rows.scores + r * tilePositions;
@@ -60,26 +60,12 @@ __attribute__((noinline)) void softmaxRows(Rows& rows) {
     Vector sum = load(rows.weight + r * lanes) * rows.keep[r];
     for (int v = 0; v < tileVectors; v++) sum = sum + weight[v];
     store(rows.weight + r * lanes, sum);
-    Factors::storeWeights(scores, weight);
+    Cache::storeWeights(scores, weight);
   }
 }
 
-/// What differs by format of the cache. All around it is compiled once for all of them.
-struct FormatCode {
-  void (*query)(const float* from, float factor, int width, int stride, float* to);
-  void (*scores)(const float* query, const Tile& tile, const CacheShape& cache, int rows, float* scores, Ahead& ahead);
-  void (*softmax)(Rows& rows);
-  void (*values)(const float* weights, const float* keep, const Tile& tile, const CacheShape& cache, int rows, float* out,
-                 int outStride, Ahead& ahead);
-};
-
-/// `Factors` is what queries and weights are multiplied as.
-template <class Cache, class Factors>
-constexpr FormatCode codeOfFormat = {Factors::query, scoresOf<Cache>, softmaxRows<Factors>, valuesOf<Cache>};
-
 /// What one op works on.
 struct Attention {
-  const FormatCode* code;
   AttentionShape shape;
   Batch batch;
   const char* keys;
@@ -167,6 +153,7 @@ inline void askForFirst(Asked& asked, const Attention& op, const Unit& unit) {
 }
 
 /// One tile for all rows of a unit; `next` is the unit that this thread takes up behind it, or null.
+template <class Cache>
 inline void attendTile(const Attention& op, const Sequence& sequence, const Unit& unit, int base, Span span, bool last,
                        const Unit* next, Rows& rows, Asked& asked) {
   const AttentionShape& shape = op.shape;
@@ -178,8 +165,8 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
     tile.head = h * shape.cache.headBytes();
-    op.code->scores(rows.query + row * shape.cache.width, tile, shape.cache, rows.perHead, rows.scores + row * tilePositions,
-                    asked.ahead);
+    byRegisterRows(rows.perHead, ScoreBody<Cache>{rows.query + row * shape.cache.width, tile, shape.cache,
+                                                  rows.scores + row * tilePositions, asked.ahead});
   }
   asked.finish();
   for (int r = 0; r < rows.count; r++) {
@@ -187,20 +174,21 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
     int seen = shape.window > 0 && own >= shape.window ? own - shape.window + 1 : 0;
     maximumOfRow(rows, r, base, seen, own + 1);
   }
-  op.code->softmax(rows);
+  softmaxRows<Cache>(rows);
   asked.begin(headTile);
   if (!last) askFor(asked, op, op.keys, unit, base + tilePositions, span);
   else if (next) askForFirst(asked, op, *next);
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
     tile.head = h * shape.cache.headBytes();
-    op.code->values(rows.scores + row * tilePositions, rows.keep + row, tile, shape.cache, rows.perHead,
-                    rows.out + row * shape.widthPadded, shape.widthPadded, asked.ahead);
+    byRegisterRows(rows.perHead, ValueBody<Cache>{rows.scores + row * tilePositions, rows.keep + row, tile, shape.cache,
+                                                  rows.out + row * shape.widthPadded, shape.widthPadded, asked.ahead});
   }
   asked.finish();
 }
 
 /// One chunk for all rows of a unit, from an empty softmax.
+template <class Cache>
 inline void attendChunk(const Attention& op, const Sequence& sequence, const Unit& unit, int chunk, const Unit* next,
                         Rows& rows, Asked& asked) {
   const AttentionShape& shape = op.shape;
@@ -213,7 +201,7 @@ inline void attendChunk(const Attention& op, const Sequence& sequence, const Uni
   int end = (chunk + 1) * chunkPositions < span.end ? (chunk + 1) * chunkPositions : span.end;
   for (int base = firstTileBase(span, chunk); base < end; base += tilePositions) {
     bool more = base + tilePositions < end || (chunk + 1 < unit.chunk + unit.chunks && end < span.end);
-    attendTile(op, sequence, unit, base, span, !more, next, rows, asked);
+    attendTile<Cache>(op, sequence, unit, base, span, !more, next, rows, asked);
   }
 }
 
@@ -271,15 +259,15 @@ inline void forEachRow(const AttentionShape& shape, const Unit& unit, Visit visi
 inline bool isWhole(const Unit& unit) { return unit.group < 0 && unit.chunks == 1; }
 
 /// The queries of a unit, and nothing attended to yet.
-inline void startRows(const Attention& op, const ggml_tensor* q, const Unit& unit, int token, Rows& rows) {
-  const AttentionShape& shape = op.shape;
+template <class Cache>
+inline void startRows(const AttentionShape& shape, const ggml_tensor* q, const Unit& unit, int token, Rows& rows) {
   rows.perHead = unit.tokens * shape.perKv;
   rows.count = unit.heads * rows.perHead;
   const int width = shape.cache.width, first = unit.head * shape.perKv;
   forEachRow(shape, unit, [&](int r, int h, int t, int head) {
     int stride;
     float* to = queryAt(rows.query + h * rows.perHead * width, r - h * rows.perHead, rows.perHead, width, &stride);
-    op.code->query(queryRow(q, token + t, first + head), shape.scale * log2e, width, stride, to);
+    Cache::query(queryRow(q, token + t, first + head), shape.scale * log2e, width, stride, to);
     if (isWhole(unit)) return;
     float* total = rows.total + r * partialFloats(shape);
     total[0] = nothingYet;
@@ -308,15 +296,16 @@ inline void endChunk(const Attention& op, const Unit& unit, int chunk, Rows& row
   }
 }
 
+template <class Cache>
 inline void runUnit(const Attention& op, const Unit& unit, const Unit* next, ggml_tensor* dst, Rows& rows,
                     Asked& asked) {
   const AttentionShape& shape = op.shape;
   Sequence sequence = op.batch.sequence(unit.sequence);
   int token = sequence.row + unit.token;
   size_t floats = partialFloats(shape);
-  startRows(op, dst->src[0], unit, token, rows);
+  startRows<Cache>(shape, dst->src[0], unit, token, rows);
   for (int c = unit.chunk; c < unit.chunk + unit.chunks; c++) {
-    attendChunk(op, sequence, unit, c, next, rows, asked);
+    attendChunk<Cache>(op, sequence, unit, c, next, rows, asked);
     if (!isWhole(unit)) endChunk(op, unit, c, rows);
   }
   if (unit.group >= 0) {
@@ -337,6 +326,7 @@ inline void runUnit(const Attention& op, const Unit& unit, const Unit* next, ggm
   });
 }
 
+template <class Cache>
 inline void attendUnits(Call* call, const Attention& op, ggml_tensor* dst) {
   size_t bytes;
   rowsIn(op.shape, nullptr, &bytes);
@@ -349,18 +339,16 @@ inline void attendUnits(Call* call, const Attention& op, ggml_tensor* dst) {
   while (piece < op.plan.units) {
     int next = takePiece(call);
     const Unit* following = next < op.plan.units ? op.plan.unit + next : nullptr;
-    runUnit(op, op.plan.unit[piece], following, dst, rows, asked);
+    runUnit<Cache>(op, op.plan.unit[piece], following, dst, rows, asked);
     piece = next;
   }
 }
 
-inline const FormatCode* codeOf(int format) {
-  if (format == cacheF16) return &codeOfFormat<HalfCache, FloatFactors>;
-  if (format == cacheQ8) return &codeOfFormat<CodedCache, FloatFactors>;
+inline void attendPairs(Call* call, const Attention& op, ggml_tensor* dst) {
 #if defined(__AVX512F__)
-  if (multipliesPairs()) return &codeOfFormat<PairCache, PairCache>;
+  if (multipliesPairs()) return attendUnits<PairCache>(call, op, dst);
 #endif
-  return &codeOfFormat<BfloatCache, FloatFactors>;
+  attendUnits<BfloatCache>(call, op, dst);
 }
 
 /// dst F32 [N, heads, D]. Sources: q F32 [N, heads, D] (rows may be strided), keys, values, batch table.
@@ -387,8 +375,11 @@ inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
     publish(call);
   }
   op.plan = *reinterpret_cast<const Plan*>(call->workspace->memory);
-  op.code = codeOf(shape.cache.format);
-  attendUnits(call, op, dst);
+  switch (shape.cache.format) {
+    case cacheF16: attendUnits<HalfCache>(call, op, dst); break;
+    case cacheBF16: attendPairs(call, op, dst); break;
+    case cacheQ8: attendUnits<CodedCache>(call, op, dst); break;
+  }
   leave(call, nth);
 }
 

@@ -86,6 +86,10 @@ struct BfloatCache {
   static constexpr bool scaled = false;
   using Numbers = VectorInt;
 
+  static void query(const float* from, float factor, int width, int stride, float* to) {
+    FloatFactors::query(from, factor, width, stride, to);
+  }
+  static void storeWeights(float* to, const Vector (&weight)[tileVectors]) { FloatFactors::storeWeights(to, weight); }
   static VectorInt load(const char* from) { return (VectorInt)::load(reinterpret_cast<const float*>(from)); }
   static VectorInt load(const char* from, int count) {
     return (VectorInt)::load(reinterpret_cast<const float*>(from), count);

@@ -174,37 +174,21 @@ struct ValueBody {
     constexpr int V = vectorsFor<R>;
     int d = 0;
     for (; d + V * lanes <= cache.width; d += V * lanes) pass<R, V, false>(row, d, 0);
-    if (V > 2 && d + 2 * lanes <= cache.width) pass<R, 2, false>(row, d, 0), d += 2 * lanes;
-    if (d + lanes <= cache.width) pass<R, 1, false>(row, d, 0), d += lanes;
-    if (d < cache.width) few<R>(row, d, cache.width - d);
+    for (; d < cache.width; d += 2 * lanes) {
+      int left = cache.width - d;
+      if (left >= 2 * lanes) pass<R, 2, false>(row, d, 0);
+      else if (left > lanes) pass<R, 2, true>(row, d, left - lanes);
+      else if (left == lanes) pass<R, 1, false>(row, d, 0);
+      else pass<R, 1, true>(row, d, left);
+    }
   }
 
  private:
-  /// Less than a vector of dimensions, which few widths end in: where that reads by masks, by 8, 4, 2 and 1 rows, which
-  /// keeps the library small.
-  template <int R>
-  void few(int row, int d, int last) const {
-    constexpr int first = lanes < 16 || R >= 8 ? R : R >= 4 ? 4 : R >= 2 ? 2 : 1;
-    pass<first, 1, true>(row, d, last);
-    if constexpr (R > first) few<R - first>(row + first, d, last);
-  }
-
   template <int R, int V, bool Partial>
   void pass(int row, int d, int last) const {
     tileValues<Cache, R, V, Partial>(weights + row * tilePositions, keep + row, tile, cache, d, last, out + row * outStride,
                                      outStride, ahead);
   }
 };
-
-template <class Cache>
-void scoresOf(const float* query, const Tile& tile, const CacheShape& cache, int rows, float* scores, Ahead& ahead) {
-  byRegisterRows(rows, ScoreBody<Cache>{query, tile, cache, scores, ahead});
-}
-
-template <class Cache>
-void valuesOf(const float* weights, const float* keep, const Tile& tile, const CacheShape& cache, int rows, float* out,
-              int outStride, Ahead& ahead) {
-  byRegisterRows(rows, ValueBody<Cache>{weights, keep, tile, cache, out, outStride, ahead});
-}
 
 }  // namespace

@@ -116,13 +116,6 @@ struct Side {
     }
   }
 
-  /// The same for a side that is no frozen weight.
-  template <class Use>
-  void asChanging(Use use) const {
-    if (tensor->type == sourceBF16) use(FrozenMatrix<FrozenBF16>::of(tensor, transposed));
-    else use(Matrix::of(tensor, transposed));
-  }
-
   template <class Lanes, size_t width>
   void pack(const Strips& strips) const {
     as([&](const auto& matrix) { packStrips<Lanes, width>(matrix, strips); });

@@ -7,17 +7,6 @@
 #include "train_attention_amx.h"
 #endif
 
-#if !defined(ROPEWAY_LEFT_OUT)
-namespace {
-
-void packRowsForTiles(int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows, int type, const char* source,
-                      int64_t sourceRowBytes, int interleave) {
-  vectorCode.packRowsWith(codeBias, format, packed, inputs, firstRow, rows, type, source, sourceRowBytes, interleave);
-}
-
-}  // namespace
-#endif
-
 #if defined(ROPEWAY_EMULATE_TILES)
 #define ROPEWAY_VARIABLE kernelsAmxEmulated
 #define ROPEWAY_NAME "amx-emulated"
@@ -46,7 +35,7 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"causal_attention", causalAttentionTiles},
         {"causal_attention_back", causalAttentionBackTiles},
     },
-    packRowsForTiles,
+    packRows,
 #endif
 };
 #endif

@@ -27,44 +27,47 @@ inline void normRow(const float* x, const float* weight, float epsilon, int inpu
     store(y + k, load(x + k, inputs - k) * factor * load(weight + k, inputs - k), inputs - k);
 }
 
-/// A pair of panels by `count` <= Self::rows rows, by a tile compiled for exactly so many: of both panels at once where
-/// they are `paired`, for which there are registers, or of one after the other.
+/// A pair of panels by `count` <= Self::rows rows, by a tile compiled for exactly so many; both panels at once for up to
+/// Self::pairedRows of them, for which there are registers.
 template <class Self>
 struct ByRegisters {
-  static constexpr bool asksAhead = false, tiled = false;
+  static constexpr bool compact = false, asksAhead = false, zipped = false, tiled = false;
 
   /// Kernels may read, but not use, rows up to a whole number of tiles.
   static size_t placed(size_t count) { return (count + Self::rows - 1) / Self::rows * Self::rows; }
 
   void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
-    if (Self::paired && panels == 1) self().alone(panel, stride, row, count, cold, sums);
-    else exactly<Self::rows>(panel, stride, panels, row, count, cold, sums);
-  }
-
- protected:
-  const Self& self() const { return static_cast<const Self&>(*this); }
-
-  /// A last panel that has no partner, and gets what lies `stride` behind it for one. Rare, so that what keeps the library
-  /// small is good enough.
-  void withAnyPartner(const char* panel, size_t stride, size_t row, int count, bool cold, float* sums) const {
-    alignas(64) float both[Self::rows * 2 * panelOutputs];
-    exactly<Self::rows>(panel, stride, 2, row, count, cold, both);
-    for (int t = 0; t < count; t++)
-      for (int o = 0; o < panelOutputs; o++) sums[t * panelOutputs + o] = both[t * 2 * panelOutputs + o];
+    exactly<Self::rows>(panel, stride, panels, row, count, cold, sums);
   }
 
  private:
+  /// A last panel whose partner is empty.
+  template <int T>
+  void withoutPartner(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {
+    alignas(64) float both[T * 2 * panelOutputs];
+    static_cast<const Self&>(*this).template tile<2, T>(panel, stride, row, cold, both);
+    for (int t = 0; t < T; t++)
+      for (int o = 0; o < panelOutputs; o++) sums[t * panelOutputs + o] = both[t * 2 * panelOutputs + o];
+  }
+
   template <int T>
   void exactly(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
     if constexpr (T > 1)
       if (count < T) return exactly<T - 1>(panel, stride, panels, row, count, cold, sums);
-    if constexpr (Self::paired) return self().template tile<2, T>(panel, stride, row, cold, sums);
-    float one[T * panelOutputs];
-    for (int p = 0; p < panels; p++) {
-      self().template tile<1, T>(panel + p * stride, stride, row, cold, one);
-      for (int t = 0; t < T; t++)
-        for (int o = 0; o < panelOutputs; o++) sums[(t * panels + p) * panelOutputs + o] = one[t * panelOutputs + o];
-    }
+    const Self& self = static_cast<const Self&>(*this);
+    if constexpr (T <= Self::pairedRows)
+      if (panels == 2) return self.template tile<2, T>(panel, stride, row, cold, sums);
+    if constexpr (Self::zipped) return withoutPartner<T>(panel, stride, row, cold, sums);
+    // A last panel without a partner is rare: row by row there keeps the library small.
+    constexpr int step = Self::pairedRows > 0 && Self::compact ? 1 : T;
+    float one[step * panelOutputs];
+    for (int p = 0; p < panels; p++)
+      for (int first = 0; first < T; first += step) {
+        self.template tile<1, step>(panel + p * stride, stride, row + first, cold, one);
+        for (int t = 0; t < step; t++)
+          for (int o = 0; o < panelOutputs; o++)
+            sums[((first + t) * panels + p) * panelOutputs + o] = one[t * panelOutputs + o];
+      }
   }
 };
 
@@ -76,20 +79,18 @@ struct Epilogue {
   bool gated;
   AdaptedRows adapted;
 
-  /// Asks for the lines of `count` rows that `finish` writes and adds to, while the sums are still made.
-  __attribute__((noinline)) void comingUp(size_t row, int count, int64_t panel, int panels) const {
+  /// Asks for the lines that `finish` writes and adds to, while the sums are still made.
+  void comingUp(size_t row, int64_t panel, int panels) const {
     int64_t first = (gated ? panel / 2 : panel) * panelOutputs;
-    for (size_t end = row + size_t(count); row < end; row++) {
-      const char* to = reinterpret_cast<const char*>(static_cast<float*>(dst->data) + row * dst->ne[0] + first);
-      for (int line = 0; line < (gated ? 1 : panels); line++) askToWrite(to + line * 64);
-      if (!residual) continue;
+    const char* to = reinterpret_cast<const char*>(static_cast<float*>(dst->data) + row * dst->ne[0] + first);
+    for (int line = 0; line < (gated ? 1 : panels); line++) askToWrite(to + line * 64);
+    if (residual)
       for (int line = 0; line < panels; line++)
         askForLine(static_cast<const char*>(residual->data) + row * residual->nb[1] + first * 4 + line * 64);
-    }
   }
 
   /// `sums` holds `panels` panels side by side of each of `count` rows.
-  __attribute__((noinline)) void finish(size_t row, int count, int64_t panel, int panels, const float* sums) const {
+  void finish(size_t row, int count, int64_t panel, int panels, const float* sums) const {
     int64_t first = (gated ? panel / 2 : panel) * panelOutputs;
     bool whole = panels == 2 && first + (gated ? 1 : 2) * panelOutputs <= dst->ne[0];
     if (whole && gated) finishPairs<true>(row, count, first, sums);
@@ -150,7 +151,7 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
     size_t left = end - row, most = Product::rows;
     int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
     bool cold = row == first && !asked;  // the weights of this pair come from memory, later from a cache
-    epilogue.comingUp(row, count, panel, panels);
+    for (int t = 0; t < count; t++) epilogue.comingUp(row + t, panel, panels);
     bool ahead = Product::asksAhead && next >= 0;
     if constexpr (Product::asksAhead)
       if (epilogue.adapted.slots && ahead) product.comingUp(epilogue.adapted.comingUp(row, count, next, 2));
@@ -187,41 +188,6 @@ inline void multiplyPieces(Call* call, const Product& product, const char* packe
   }
 }
 
-/// What an op is asked for.
-struct LinearSources {
-  const ggml_tensor* x;
-  const char* packed;
-  const float* norm = nullptr;
-  float epsilon;
-  size_t width, inputs, rows;  // K, K in whole groups, N
-  Epilogue epilogue;
-
-  __attribute__((noinline)) LinearSources(ggml_tensor* dst, const Call* call)
-      : x(dst->src[0]), packed(static_cast<const char*>(dst->src[1]->data)), epsilon(floatParam(call, 5)), width(x->ne[0]),
-        inputs(wholeGroups(width)), rows(x->ne[1]), epilogue{dst, nullptr, nullptr, call->params[3] != 0, {}} {
-    ggml_tensor* const* extra = dst->src + 2;
-    if (call->params[0]) norm = static_cast<const float*>((*extra++)->data);
-    if (call->params[1]) epilogue.bias = static_cast<const float*>((*extra++)->data);
-    if (call->params[2]) epilogue.residual = *extra++;
-    if (!call->params[4]) return;
-    AdaptedRows& adapted = epilogue.adapted;
-    adapted.slots = static_cast<const int32_t*>((*extra++)->data);
-    adapted.adapters = static_cast<const Adapter* const*>((*extra++)->data);
-    adapted.stride = adapted.ranksMost(rows), adapted.inputs = inputs;
-  }
-
-  /// A row as it is multiplied, normed and with zeros up to whole groups.
-  __attribute__((noinline)) const float* row(int32_t index) const {
-    const float* from = reinterpret_cast<const float*>(static_cast<const char*>(x->data) + index * x->nb[1]);
-    if (!norm && inputs == width) return from;
-    float* own = reinterpret_cast<float*>(rw_thread_scratch(alignUp(inputs * 4)));
-    if (norm) normRow(from, norm, epsilon, int(width), own);
-    else __builtin_memcpy(own, from, width * 4);
-    for (size_t k = width; k < inputs; k++) own[k] = 0.0f;
-    return own;
-  }
-};
-
 /// dst F32 [N, M]. Sources: x F32 [N, K] (rows may be strided), packed weights, then those present of: norm
 /// weight [K], bias [M], residual [N, M], adapters: I32 [N] slot of each row, then their addresses by slot.
 /// Params: normed, biased, residual, gated, adapted (0/1 each), epsilon as float bits. Gated weights interleave gate
@@ -229,26 +195,49 @@ struct LinearSources {
 template <class Product>
 inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
-  LinearSources from(dst, call);
-  AdaptedRows& adapted = from.epilogue.adapted;
-  size_t placed = Product::placed(from.rows), placedBytes = alignUp(placed * Product::rowBytes(from.inputs));
+  const ggml_tensor* x = dst->src[0];
+  const char* packed = static_cast<const char*>(dst->src[1]->data);
+  ggml_tensor* const* extra = dst->src + 2;
+  bool normed = call->params[0] != 0;
+  const float* norm = normed ? static_cast<const float*>((*extra++)->data) : nullptr;
+  Epilogue epilogue{dst, nullptr, nullptr, call->params[3] != 0};
+  if (call->params[1]) epilogue.bias = static_cast<const float*>((*extra++)->data);
+  if (call->params[2]) epilogue.residual = *extra++;
+  AdaptedRows& adapted = epilogue.adapted;
+  if (call->params[4]) {
+    adapted.slots = static_cast<const int32_t*>((*extra++)->data);
+    adapted.adapters = static_cast<const Adapter* const*>((*extra++)->data);
+  }
+  float epsilon = floatParam(call, 5);
+  size_t width = x->ne[0], inputs = wholeGroups(width), rows = x->ne[1];
+  size_t stride = panelBytes(Product::packedFormat, inputs);
+
+  size_t placed = Product::placed(rows), placedBytes = alignUp(placed * Product::rowBytes(inputs));
+  if (adapted.slots) adapted.stride = adapted.ranksMost(rows), adapted.inputs = inputs;
+
   if (arriveFirst(call)) {
-    rw_workspace_reserve(call->workspace, placedBytes + adapted.placedBytes(from.rows) + 64);
+    rw_workspace_reserve(call->workspace, placedBytes + adapted.placedBytes(rows) + 64);
     publish(call);
   }
   Product product;
-  product.place(call->workspace->memory, placed, from.inputs);
-  adapted.place(call->workspace->memory + placedBytes, from.rows);
+  product.place(call->workspace->memory, placed, inputs);
+  adapted.place(call->workspace->memory + placedBytes, rows);
   // Neighbouring rows share lines of scales, and what is asked for behind a row is the next one.
-  const int32_t run = from.rows >= 128 ? 16 : from.rows >= 32 ? 4 : 1;
-  preparePhase(call, int32_t(from.rows), run, [&](int32_t index) {
-    const float* row = from.row(index);
-    product.prepare(row, index);
-    if (adapted.slots) adapted.lower(row, index);
+  const int32_t run = rows >= 128 ? 16 : rows >= 32 ? 4 : 1;
+  preparePhase(call, int32_t(rows), run, [&](int32_t row) {
+    const float* from = reinterpret_cast<const float*>(static_cast<const char*>(x->data) + row * x->nb[1]);
+    if (normed || inputs > width) {
+      float* own = reinterpret_cast<float*>(rw_thread_scratch(alignUp(inputs * 4)));
+      if (normed) normRow(from, norm, epsilon, int(width), own);
+      else __builtin_memcpy(own, from, width * 4);
+      for (size_t k = width; k < inputs; k++) own[k] = 0.0f;
+      from = own;
+    }
+    product.prepare(from, row);
+    if (adapted.slots) adapted.lower(from, row);
   });
-  const size_t stride = panelBytes(Product::packedFormat, from.inputs);
-  if constexpr (Product::tiled) product.multiply(call, nth, from.packed, stride, from.rows, from.epilogue);
-  else multiplyPieces(call, product, from.packed, stride, from.rows, from.epilogue);
+  if constexpr (Product::tiled) product.multiply(call, nth, packed, stride, rows, epilogue);
+  else multiplyPieces(call, product, packed, stride, rows, epilogue);
   leave(call, nth);
 }
 

@@ -8,7 +8,6 @@
 
 #include "linear_float.h"
 #include "linear_tiles.h"
-#include "vectors.h"
 
 namespace {
 
@@ -57,10 +56,8 @@ struct TileCodedProduct : CodedProduct<Codes> {
   }
 
   void multiply(Call* call, int nth, const char* packed, size_t stride, size_t rows, const Epilogue& epilogue) const {
-    const Vectors& byVectors = *this;
-    if (rows > few) TiledLinear<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
-    else if constexpr (Codes::format == packedQ8) multiplyPieces(call, byVectors, packed, stride, rows, epilogue);
-    else vectorCode.pieces[Codes::format](call, &byVectors, packed, stride, rows, &epilogue);
+    if (rows <= few) multiplyPieces(call, static_cast<const Vectors&>(*this), packed, stride, rows, epilogue);
+    else TiledLinear<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
   }
 
   void enter() const { loadTileConfig(tileConfig(tileRows, int(stepInputs), int(stepInputs / 4))); }
@@ -113,18 +110,11 @@ struct TileCodedProduct : CodedProduct<Codes> {
       unit.panels[p] = panel + own * stride;
       unit.spreads[p] = spreads + own * (Codes::share ? stepBytes : (end - begin) * blockInputs * panelOutputs);
     }
-    size_t block = begin;
-    if (!inside->waits) {
-      both<false>(unit, block++, unit, begin, sums, sums, inside->dots, [] {});
-      beside();
-    }
-    // One copy of the code for a unit's first block and for the others: it is large.
-    for (; block < end; block++) {
-      const bool first = block == begin;
-      both<true>(unit, block, first ? inside->unit : unit, first ? inside->block : block - 1, first ? inside->sums : sums, sums,
-                 inside->dots, [&] {
-                   if (first) before();
-                 });
+    if (inside->waits) both<true>(unit, begin, inside->unit, inside->block, inside->sums, sums, inside->dots, before);
+    else both<false>(unit, begin, unit, begin, sums, sums, inside->dots, [] {});
+    beside();
+    for (size_t block = begin + 1; block < end; block++) {
+      both<true>(unit, block, unit, block - 1, sums, sums, inside->dots, [] {});
       beside();
     }
     inside->waits = true, inside->unit = unit, inside->block = end - 1, inside->sums = sums;
@@ -157,15 +147,10 @@ struct TileCodedProduct : CodedProduct<Codes> {
       }
       complete();
     } else {
-      if constexpr (follows) {
-        multiplyPair<0>(unit, block, true, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
-        complete();
-        multiplyPair<1>(unit, block, true, dots, Scaling<0>(*this, unit, block, dots[0], sums));
-      } else {
-        multiplyPair<0>(unit, block, false, dots, nothing);
-        multiplyPair<1>(unit, block, true, dots, nothing);
-        Scaling<0>(*this, unit, block, dots[0], sums).all();  // once a thread: apart it is little code
-      }
+      if constexpr (follows) multiplyPair<0>(unit, block, true, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
+      else multiplyPair<0>(unit, block, false, dots, nothing);
+      complete();
+      multiplyPair<1>(unit, block, true, dots, Scaling<0>(*this, unit, block, dots[0], sums));
     }
   }
 
@@ -279,8 +264,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
       }
     }
 
-    __attribute__((noinline)) void all() const {
-#pragma GCC unroll 1
+    void all() const {
       for (int turn = 0; turn < turns; turn++) (*this)(turn);
     }
 

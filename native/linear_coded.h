@@ -8,15 +8,15 @@
 namespace {
 
 #if defined(__AVX512VNNI__)
-constexpr int rowsAtOnce = 6;
+constexpr int rowsAtOnce = 6, rowsPaired = 6;
 #elif defined(__AVX2__)
-constexpr int rowsAtOnce = 4;
+constexpr int rowsAtOnce = 4, rowsPaired = 0;
 #elif defined(ROPEWAY_NEON)
-constexpr int rowsAtOnce = 4;
+constexpr int rowsAtOnce = 4, rowsPaired = 0;
 #elif defined(__SSE2__)
-constexpr int rowsAtOnce = 2;
+constexpr int rowsAtOnce = 2, rowsPaired = 0;
 #else
-constexpr int rowsAtOnce = 1;
+constexpr int rowsAtOnce = 1, rowsPaired = 0;
 #endif
 
 typedef int8_t LaneCodes __attribute__((vector_size(lanes)));
@@ -36,9 +36,9 @@ struct QuantisedRows {
 
   float* scale(size_t g, size_t row) const { return scales + g / scaleGroups * rows + row; }
   float* sum(size_t g, size_t row) const { return sums + g * rows + row; }
-  template <int parts>
+  template <class Codes>
   int32_t* biasOf(size_t g, int part, size_t row) const {
-    return bias + (g * parts + part) * rows + row;
+    return bias + (g * Codes::parts + part) * rows + row;
   }
 };
 
@@ -68,7 +68,7 @@ inline void askForInputs(const float* x, size_t count, size_t second) {
 
 /// Scales of up to `blocksAtOnce` blocks of a row, and by what their activations are multiplied to become codes. A block
 /// with a NaN has that for its scale, so that its products are none.
-__attribute__((noinline)) inline void scalesOf(const float* x, const QuantisedRows& rows, size_t row, size_t first, size_t groups, float* inverse) {
+inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t first, size_t groups, float* inverse) {
   alignas(64) int32_t most[16] = {};
   alignas(64) float scales[16];
   for (size_t g = 0; g < groups; g += scaleGroups) {
@@ -106,34 +106,33 @@ inline void codesOf(const float* x, Vector factor, size_t parts, int8_t* codes, 
   }
 }
 
-/// A row as codes, for weights whose codes have `bias` too much, in so many parts a group, with offsets or shared scales.
-template <int groupParts, bool offset, bool share>
-__attribute__((noinline)) void quantiseRow(const float* x, const QuantisedRows& rows, size_t row, int32_t bias) {
-  constexpr int partInputs = groupInputs / groupParts, blockParts = scaleGroups * groupParts;
+template <class Codes>
+inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
+  constexpr int partInputs = groupInputs / Codes::parts, blockParts = scaleGroups * Codes::parts;
   for (size_t first = 0; first < rows.groups; first += blocksAtOnce * scaleGroups) {
     size_t left = rows.groups - first, groups = left < blocksAtOnce * scaleGroups ? left : blocksAtOnce * scaleGroups;
     alignas(64) float inverse[16];
     scalesOf(x, rows, row, first, groups, inverse);
     for (size_t block = 0; block < groups; block += scaleGroups) {
       VectorInt all[blockParts] = {};
-      size_t parts = (groups - block < scaleGroups ? groups - block : scaleGroups) * groupParts;
+      size_t parts = (groups - block < scaleGroups ? groups - block : scaleGroups) * Codes::parts;
       size_t begin = (first + block) * groupInputs;
       int8_t* codes = rows.codes + row * rows.inputs + begin;
       askForInputs(x + begin, parts * partInputs, 1);
       // Zeros, or what is no number: then the scale says so, and codes of it would be any.
       if (float factor = inverse[block / scaleGroups]; factor != 0) codesOf<partInputs>(x + begin, splat(factor), parts, codes, all);
       else __builtin_memset(codes, 0, parts * partInputs);
-      if (!offset && bias == 0) continue;
-      if constexpr (share) {
-        *rows.biasOf<groupParts>(first + block, 0, row) = -bias * sumLanes((all[0] + all[1]) + (all[2] + all[3]));
+      if (!Codes::offset && Codes::bias == 0) continue;
+      if constexpr (Codes::share) {
+        *rows.biasOf<Codes>(first + block, 0, row) = -int32_t(Codes::bias) * sumLanes((all[0] + all[1]) + (all[2] + all[3]));
         continue;
       }
       alignas(16) int32_t sums[blockParts];
       for (int part = 0; part < blockParts; part += 4) sumFour(all + part, sums + part);
       for (size_t at = 0; at < parts; at++) {
-        size_t g = first + block + at / groupParts;
-        if (offset) *rows.sum(g, row) = blockSums ? float(sums[at]) : *rows.scale(g, row) * float(sums[at]);
-        if (bias) *rows.biasOf<groupParts>(g, int(at % groupParts), row) = -bias * sums[at];
+        size_t g = first + block + at / Codes::parts;
+        if (Codes::offset) *rows.sum(g, row) = blockSums ? float(sums[at]) : *rows.scale(g, row) * float(sums[at]);
+        if (Codes::bias) *rows.biasOf<Codes>(g, int(at % Codes::parts), row) = -int32_t(Codes::bias) * sums[at];
       }
     }
   }
@@ -237,7 +236,7 @@ __attribute__((always_inline)) inline void productGroup(const char* panel, size_
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++)
       for (int v = 0; v < V; v++)
-        dot[t][v] = Codes::bias == 0 ? VectorInt{} : x.biasOf<Codes::parts>(g, part, row)[t] - VectorInt{};
+        dot[t][v] = Codes::bias == 0 ? VectorInt{} : x.biasOf<Codes>(g, part, row)[t] - VectorInt{};
     dotGroup<Codes, P, T, part>(group, x.codes + row * x.inputs + g * groupInputs, x.inputs, dot);
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
@@ -386,7 +385,7 @@ __attribute__((noinline)) inline void sharedTile(const char* panel, size_t strid
     VectorInt dot[T][V];
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++)
-      for (int v = 0; v < V; v++) dot[t][v] = Codes::bias == 0 ? VectorInt{} : x.biasOf<Codes::parts>(first, 0, row)[t] - VectorInt{};
+      for (int v = 0; v < V; v++) dot[t][v] = Codes::bias == 0 ? VectorInt{} : x.biasOf<Codes>(first, 0, row)[t] - VectorInt{};
     auto addGroup = [&](size_t g, bool asks) __attribute__((always_inline)) {
       const char* group[P];
       for (int p = 0; p < P; p++) group[p] = block[p] + g * Codes::bytes;
@@ -414,9 +413,9 @@ __attribute__((noinline)) inline void sharedTile(const char* panel, size_t strid
 /// Its sibling for floats is FloatProduct in linear_float.h.
 template <class Codes>
 struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
-  static constexpr int rows = rowsAtOnce;
+  static constexpr int rows = rowsAtOnce, pairedRows = rowsPaired;
   static constexpr int packedFormat = Codes::format;
-  static constexpr bool paired = lanes == 16, asksAhead = lanes == 16;
+  static constexpr bool compact = true, asksAhead = lanes == 16;
   QuantisedRows x;
   mutable Upcoming upcoming;
   mutable Stream stream;
@@ -444,18 +443,13 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
   }
 
   /// `from` has a multiple of 32 elements.
-  void prepare(const float* from, size_t row) const { quantiseRow<Codes::parts, Codes::offset, Codes::share>(from, x, row, Codes::bias); }
-
-  /// A last panel without a partner, row by row: rare.
-  void alone(const char* panel, size_t stride, size_t row, int count, bool cold, float* sums) const {
-    for (int t = 0; t < count; t++) tile<1, 1>(panel, stride, row + t, cold, sums + t * panelOutputs);
-  }
+  void prepare(const float* from, size_t row) const { quantiseRow<Codes>(from, x, row); }
 
   template <int P, int T>
   void tile(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {
-    if constexpr (lanes == 16 && Codes::stream && T == 1) {
-      stream.end = panel + P * stride;
-      for (int p = 0; p < P; p++) byOne<1, 1>(panel + p * stride, stride, row, cold, &stream, sums + p * panelOutputs);
+    if constexpr (lanes == 16 && Codes::stream && P == 2 && T == 1) {
+      stream.end = panel + 2 * stride;
+      for (int p = 0; p < 2; p++) byOne<1, 1>(panel + p * stride, stride, row, cold, &stream, sums + p * panelOutputs);
       stream.follows = nullptr;
     } else byOne<P, T>(panel, stride, row, cold, nullptr, sums);
   }

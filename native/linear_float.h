@@ -47,9 +47,9 @@ struct BF16Weights {
 
 template <class Weights>
 struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
-  static constexpr int rows = floatRowsAtOnce;
+  static constexpr int rows = floatRowsAtOnce, pairedRows = rows;
   static constexpr int packedFormat = Weights::format;
-  static constexpr bool paired = true, zipped = isZipped(packedFormat);
+  static constexpr bool zipped = isZipped(packedFormat);
   float* x;  // [N][K], `stride` apart
   size_t inputs, stride;
 
@@ -63,11 +63,6 @@ struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
 
   void prepare(const float* from, size_t row) const {
     for (size_t k = 0; k < inputs; k++) x[row * stride + k] = from[k];
-  }
-
-  /// A last panel without a partner: with an empty one, or with itself.
-  void alone(const char* panel, size_t panelStride, size_t row, int count, bool cold, float* sums) const {
-    this->withAnyPartner(panel, zipped ? panelStride : 0, row, count, cold, sums);
   }
 
   /// Two panels by T rows: at once where there are registers for all sums, or else in turns, of panels that are zipped by so
@@ -147,8 +142,8 @@ struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
 
 /// Pairs of bfloat16 by pairs of bfloat16, for CPUs that have the instruction.
 struct PairProduct : ByRegisters<PairProduct> {
-  static constexpr int rows = floatRowsAtOnce;
-  static constexpr bool paired = true;
+  static constexpr int rows = floatRowsAtOnce, pairedRows = rows;
+  static constexpr bool zipped = true;
   static constexpr int packedFormat = packedBF16;
   Half* x;  // [N][K], `stride` apart
   size_t inputs, stride;
@@ -163,10 +158,6 @@ struct PairProduct : ByRegisters<PairProduct> {
 
   void prepare(const float* from, size_t row) const {
     roundToPairs(from, inputs, x + row * stride);
-  }
-
-  void alone(const char* panel, size_t stride, size_t row, int count, bool cold, float* sums) const {
-    withAnyPartner(panel, stride, row, count, cold, sums);
   }
 
   template <int P, int T>

@@ -21,9 +21,8 @@ struct BesideUnit {
 
   void operator()() {
     size_t last = end - row < rowsAtOnce ? end : row + rowsAtOnce;
-    for (int p = 0; p < panels && row < last; p += 2)
-      epilogue.comingUp(row, int(last - row), panel + p, panels - p < 2 ? 1 : 2);
-    row = last;
+    for (; row < last; row++)
+      for (int p = 0; p < panels; p += 2) epilogue.comingUp(row, panel + p, panels - p < 2 ? 1 : 2);
     if (upcoming.any()) upcoming.ask();
   }
 };

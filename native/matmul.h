@@ -41,7 +41,6 @@ struct NothingAhead {
 /// A tile of T rows by S outputs in registers, over floats.
 template <class Packing>
 struct FloatTiles : Packing {
-  using Lanes = Packing;
   static constexpr size_t rows = matmulRows, width = matmulWidth, stepsUnit = 1;
   static constexpr bool readsPairs = false;  // of rows where they lie
 
@@ -290,7 +289,7 @@ struct MatmulTail {
 
 template <class Tiles>
 inline void packLeft(const Side& from, const Strips& strips) {
-  from.asChanging([&](const auto& matrix) { Tiles::packLeft(matrix, strips); });
+  from.as([&](const auto& matrix) { Tiles::packLeft(matrix, strips); });
 }
 
 /// Rows of a block of the left side and of its tail, for the steps of a chunk.
@@ -397,8 +396,8 @@ inline float* packRightSide(Call* call, const Side& b, const MatmulTail& tail, s
   size_t pieces = right.pieces(), tailPieces = tailInputs > 0 ? plan.strips : 0;
   preparePhase(call, int32_t(pieces + tailPieces), 1, [&](int32_t index) {
     size_t piece = size_t(index);
-    if (piece < pieces) b.pack<typename Tiles::Lanes, Tiles::width>(right.piece(piece));
-    else tail.right.pack<typename Tiles::Lanes, Tiles::width>(right.behind(piece - pieces));
+    if (piece < pieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
+    else tail.right.pack<Tiles, Tiles::width>(right.behind(piece - pieces));
   });
   return packed;
 }

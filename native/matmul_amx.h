@@ -25,7 +25,6 @@ inline TileConfig wholeTiles() {
 
 /// A strip of the left side is [steps / 16][32 rows][16 lanes], as tiles want it.
 struct MatmulTiles : PairLanes {
-  using Lanes = PairLanes;
   static constexpr size_t rows = 32, width = 32, stepsUnit = 16;
   static constexpr int tileRows = 16;
   static constexpr bool readsPairs = false;
@@ -271,7 +270,7 @@ struct TileProduct {
       packLeft<MatmulTiles>(tail.left, {row, count, tailBegin - plan.ownSteps, end - plan.ownSteps,
                                         left + (tailBegin - begin) * TilePlan::side, plan.apart()});
     if (!plan.shared)
-      b.pack<PairLanes, TilePlan::side>({block.firstStrip * TilePlan::side, block.endStrip - block.firstStrip, begin, end, right, plan.apart()});
+      b.pack<MatmulTiles, TilePlan::side>({block.firstStrip * TilePlan::side, block.endStrip - block.firstStrip, begin, end, right, plan.apart()});
   }
 
   /// All of a block; `takeNext` gives what this thread does next, which is asked for only where little is left of this.

@@ -10,7 +10,7 @@
 
 namespace {
 
-/// An F32 matrix of rows whose numbers lie side by side, along its rows or across them.
+/// An F32 matrix of rows, whichever way it lies in memory.
 struct Matrix {
   static constexpr bool holdsPairs = false;
   const float* data;
@@ -25,15 +25,25 @@ struct Matrix {
 
   bool rowsAreNeighbours() const { return rowStride == 1; }
 
-  /// One input of `count` neighbouring rows, then zeros; zeros behind the last input. Where rows are neighbours.
+  /// One input of `count` neighbouring rows, then zeros; zeros behind the last input.
   Vector across(size_t row, size_t k, int count) const {
-    return k >= inputs || count <= 0 ? zero() : load(data + row + k * inputStride, count);
+    if (k >= inputs || count <= 0) return zero();
+    const float* at = data + row * rowStride + k * inputStride;
+    if (rowStride == 1) return load(at, count);
+    Vector result = zero();
+    for (int i = 0; i < count && i < lanes; i++) result[i] = at[i * rowStride];
+    return result;
   }
 
-  /// Neighbouring inputs of one row, then zeros. Where rows are no neighbours.
+  /// Neighbouring inputs of one row, then zeros.
   Vector along(size_t row, size_t k) const {
     if (k >= inputs) return zero();
-    return load(data + row * rowStride + k, inputs - k < size_t(lanes) ? int(inputs - k) : lanes);
+    const float* at = data + row * rowStride + k * inputStride;
+    int count = inputs - k < size_t(lanes) ? int(inputs - k) : lanes;
+    if (inputStride == 1) return load(at, count);
+    Vector result = zero();
+    for (int i = 0; i < count; i++) result[i] = at[i * inputStride];
+    return result;
   }
 };
 
@@ -122,27 +132,6 @@ inline void turn(Vector (&m)[lanes]) {
   }
 }
 
-#elif defined(__AVX2__)
-
-/// Rows become columns.
-inline void turn(Vector (&m)[lanes]) {
-  __m256 a[8], b[8];
-  for (int i = 0; i < 8; i += 2) {
-    a[i] = _mm256_unpacklo_ps(m[i], m[i + 1]);
-    a[i + 1] = _mm256_unpackhi_ps(m[i], m[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4)
-    for (int j = 0; j < 2; j++) {
-      __m256d low = (__m256d)a[i + j], high = (__m256d)a[i + j + 2];
-      b[i + 2 * j] = (__m256)_mm256_unpacklo_pd(low, high);
-      b[i + 2 * j + 1] = (__m256)_mm256_unpackhi_pd(low, high);
-    }
-  for (int j = 0; j < 4; j++) {
-    m[j] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x20);
-    m[j + 4] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x31);
-  }
-}
-
 #else
 
 /// Rows become columns.
@@ -222,7 +211,7 @@ inline void packAlong(const From& from, const Strips& strips) {
 
 /// Zeros stand behind the last row and the last input.
 template <class Lanes, size_t width, class From>
-__attribute__((noinline)) inline void packStrips(const From& from, const Strips& strips) {
+inline void packStrips(const From& from, const Strips& strips) {
   constexpr bool shareLines = width % lanes != 0;
   if (from.rowsAreNeighbours() && shareLines) packAcrossByStrip<Lanes, width>(from, strips);
   else if (from.rowsAreNeighbours()) packAcross<Lanes, width>(from, strips);

@@ -36,11 +36,11 @@ inline Half shareScale(SourceGroup* groups, size_t count) {
 }
 
 /// Groups `first`.. of a lane, of which all but the panel's last are four.
-inline void packSharedGroups(char* panel, size_t first, size_t count, int lane, SourceGroup* groups, uint8_t bias) {
+inline void packSharedGroups(char* panel, size_t first, size_t count, int lane, SourceGroup* groups) {
   Half scale = groups->coded ? shareScale(groups, count) : quantise(groups, count);
   for (size_t g = 0; g < count; g++) {
     char* codes = panel + sharedCodesAt(first + g) + lane * 4;
-    for (int i = 0; i < groupInputs; i++) codes[i / 4 * 64 + i % 4] = char(uint8_t(groups[g].codes[i]) + bias);
+    for (int i = 0; i < groupInputs; i++) codes[i / 4 * 64 + i % 4] = char(uint8_t(groups[g].codes[i]) + codeBias);
   }
   __builtin_memcpy(panel + sharedScalesAt(first) + lane * 2, &scale, 2);
 }
@@ -114,11 +114,10 @@ inline void packGroup(char* panel, int format, size_t group, int lane, SourceGro
   }
 }
 
-/// Puts `rows` rows of a weight, [rows, inputs] of a source type, at `firstRow` of a packed weight. q8 codes get `bias`.
+/// Puts `rows` rows of a weight, [rows, inputs] of a source type, at `firstRow` of a packed weight.
 /// Lanes behind the last row keep what was there: nothing reads their sums.
-__attribute__((noinline)) inline void packRowsWith(uint8_t bias, int format, char* packed, int64_t inputs, int64_t firstRow,
-                                                   int64_t rows, int type, const char* source, int64_t sourceRowBytes,
-                                                   int interleave) {
+inline void packRows(int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows, int type,
+                     const char* source, int64_t sourceRowBytes, int interleave) {
   size_t padded = wholeGroups(inputs);
   for (int64_t r = 0; r < rows; r++) {
     size_t row = packedRow(size_t(firstRow + r), interleave);
@@ -128,15 +127,10 @@ __attribute__((noinline)) inline void packRowsWith(uint8_t bias, int format, cha
       SourceGroup groups[scaleGroups];
       size_t left = padded / groupInputs - first, count = left < step ? left : step;
       for (size_t g = 0; g < count; g++) readGroup(source + r * sourceRowBytes, inputs, first + g, type, groups + g);
-      if (format == packedQ8) packSharedGroups(panel, first, count, int(row % panelOutputs), groups, bias);
+      if (format == packedQ8) packSharedGroups(panel, first, count, int(row % panelOutputs), groups);
       else packGroup(panel, format, first, int(row % panelOutputs), groups);
     }
   }
-}
-
-inline void packRows(int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows, int type, const char* source,
-                     int64_t sourceRowBytes, int interleave) {
-  packRowsWith(codeBias, format, packed, inputs, firstRow, rows, type, source, sourceRowBytes, interleave);
 }
 
 /// Code of input i of a group, of formats with four to six bits.

@@ -7,10 +7,8 @@
 #pragma once
 
 #include <cstdint>
-#if defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
-#elif defined(__x86_64__)
-#include <emmintrin.h>
 #endif
 // Every arm64 machine has NEON, so the compiler's own macro is there for the portable kernels too.
 #if defined(__aarch64__) && !defined(ROPEWAY_PORTABLE)
@@ -333,13 +331,10 @@ inline Vector load(const float* from, int count) {
   if (count >= lanes) return load(from);
 #if defined(__AVX512F__)
   return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
-#elif defined(__AVX2__)
-  return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
-#else
+#endif
   Vector result = zero();
   for (int i = 0; i < count; i++) result[i] = from[i];
   return result;
-#endif
 }
 
 inline void store(float* to, Vector value, int count) {

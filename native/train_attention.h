@@ -68,9 +68,9 @@ struct HeadWork {
   }
 
   /// Right sides whose strips are tokens, or dimensions.
-  void packRight(const Head& rows, size_t steps, float* to) const { rows.pack<typename Tiles::Lanes, S>(steps, to); }
+  void packRight(const Head& rows, size_t steps, float* to) const { rows.pack<Tiles, S>(steps, to); }
 
-  void packLeft(const Head& rows, float* to) const { rows.pack<typename Tiles::Lanes, T>(widthSteps, to); }
+  void packLeft(const Head& rows, float* to) const { rows.pack<Tiles, T>(widthSteps, to); }
 
   /// Products of a tile's rows with keys or values: [T][J].
   void alongKeys(const float* left, const float* right, const Keys& keys, float* to) const {

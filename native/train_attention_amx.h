@@ -11,8 +11,7 @@
 #pragma once
 
 #include "matmul_amx.h"
-#include "train_attention_heads.h"
-#include "vectors.h"
+#include "train_attention.h"
 
 namespace {
 
@@ -400,16 +399,16 @@ inline void attendBackTiles(ggml_tensor* dst, Call* call, int nth) {
   leave(call, nth);
 }
 
-inline void causalAttentionTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
+inline void causalAttentionTiles(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   if (call->params[2]) attendTiles(dst, call, nth);
-  else vectorCode.causalAttention(dst, ith, nth, userdata);
+  else attendFloats(dst, call, nth);
 }
 
-inline void causalAttentionBackTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
+inline void causalAttentionBackTiles(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   if (call->params[2]) attendBackTiles(dst, call, nth);
-  else vectorCode.causalAttentionBack(dst, ith, nth, userdata);
+  else attendBackFloats(dst, call, nth);
 }
 
 }  // namespace
