@@ -41,6 +41,22 @@ test('a deployment gets its replicas, serves when one is ready, and replaces one
   ])
 })
 
+test('a replica whose wrapper died before it claimed anything is submitted again, not replaced', async () => {
+  await using w = await world({ program: () => ({ claimedBy: 2 }) })
+  const id = await w.create()
+  await w.pass(startMs + 10_000)
+  expect(w.machine.lives()).toMatchObject([{ run: `${id}.1`, startMs: undefined }])
+  await w.pass(startMs + 10_000)
+  expect(w.ready('v1')).toEqual([`${id}.1`])
+  expect(await kinds(w, id)).toEqual([
+    'created',
+    'rollout_began',
+    'replica_starting',
+    'replica_ready',
+    'serving',
+  ])
+})
+
 test('the new version serves when it is ready, and a rollback takes one look because the old one was kept', async () => {
   await using w = await world()
   const id = await w.create()

@@ -21,6 +21,8 @@ import { freeDevices } from '../../src/control/launchers/local/devices.ts'
 /** How a command behaves once it was given to the machine. */
 export interface FakeProgram {
   startMs: number
+  /** The submit whose wrapper lives until it has claimed the member; those of earlier ones die before. The first if absent. */
+  claimedBy?: number
   /** Until it ends by itself. */
   durationMs: number
   exitCode: number
@@ -34,6 +36,7 @@ interface FakeMember {
   index: number
   program: FakeProgram
   submittedMs: number
+  submits: number
   cancel?: { atMs: number; endsMs: number }
   lostMs?: number
   /** It ended by itself before its time. */
@@ -119,7 +122,12 @@ export class FakeMachine {
     if (known?.cancel !== undefined) return refuse('cancelled')
     if (known !== undefined) {
       const isSame = JSON.stringify(known.request) === JSON.stringify(request)
-      return isSame ? { ok: true } : refuse('id_taken')
+      if (!isSame) return refuse('id_taken')
+      for (const member of known.members.filter((one) => !isClaimed(one))) {
+        member.submits++
+        member.submittedMs = this.clock.nowMs()
+      }
+      return { ok: true }
     }
     const assigned = this.#assign(request, request.members)
     if (assigned === undefined) return refuse('no_devices')
@@ -129,7 +137,8 @@ export class FakeMachine {
   }
 
   #member(request: RunRequest, index: number, devices: readonly number[]): FakeMember {
-    return { index, devices, submittedMs: this.clock.nowMs(), program: this.#programOf(request, index) }
+    const submittedMs = this.clock.nowMs()
+    return { index, devices, submittedMs, submits: 1, program: this.#programOf(request, index) }
   }
 
   #assign(request: RunRequest, members: number): number[][] | undefined {
@@ -221,12 +230,16 @@ function earlier(
   }
 }
 
+function isClaimed({ submits, program }: FakeMember): boolean {
+  return submits >= (program.claimedBy ?? 1)
+}
+
 type Moment = ReturnType<typeof lifeOf>
 
 /** Everything about a member follows from what happened to it and when. */
 function lifeOf(member: FakeMember, nowMs: number) {
   const { program, cancel, submittedMs, lostMs, own } = member
-  const startMs = submittedMs + program.startMs
+  const startMs = isClaimed(member) ? submittedMs + program.startMs : Number.POSITIVE_INFINITY
   if (cancel !== undefined && cancel.atMs < startMs)
     return {
       state: 'ended' as const,

@@ -3,6 +3,7 @@
  * so that every course of events can be played through.
  */
 import type { DeploymentState } from '../../api/control/deployments.ts'
+import { startAgainMs } from '../launchers/launcher.ts'
 import { advance, type RolloutView } from './rollout.ts'
 import type { DeploymentEvent, DeploymentSpec, DeploymentStatus, ReplicaEntry } from './rows.ts'
 import { wantedReplicas } from './scaling.ts'
@@ -14,6 +15,8 @@ export interface Seen {
   readonly isKnown: boolean
   /** Nothing of it runs, and nothing of it ever will. */
   readonly isOver: boolean
+  /** Its launcher has it, and nothing of it has begun. */
+  readonly isStarting?: boolean
   /** How it ended, for people. */
   readonly end?: string
   readonly url?: string
@@ -101,7 +104,7 @@ class Deciding {
       status: { ...this.#status, message },
       state,
       events: this.#events,
-      start: all.filter((entry) => entry.phase === 'starting' && !this.#isKnown(entry)),
+      start: all.filter((entry) => entry.phase === 'starting' && this.#isToSubmit(entry)),
       stop: all.filter(({ phase }) => phase === 'draining').map(({ id }) => id),
       forget: this.#forget,
       ...(ask !== undefined && { ask }),
@@ -110,6 +113,12 @@ class Deciding {
 
   #isKnown({ id }: ReplicaEntry): boolean {
     return this.#sight.seen.get(id)?.isKnown === true
+  }
+
+  #isToSubmit(entry: ReplicaEntry): boolean {
+    if (!this.#isKnown(entry)) return true
+    const isStarting = this.#sight.seen.get(entry.id)?.isStarting === true
+    return isStarting && this.#sight.nowMs - entry.sinceMs > startAgainMs
   }
 
   /** The replica as it is now; none when it has ended. */

@@ -181,6 +181,7 @@ async function sightOf({ launcher, probe, requests }: DeploymentLoopOptions, id:
   const over = isOver(observation) && observation.known
   const sight = { isKnown: observation.known, isOver: over }
   if (over) return { ...sight, end: endOf(observation, member) }
+  if (member?.state === 'starting') return { ...sight, isStarting: true }
   if (member?.state !== 'running' || member.address === undefined) return sight
   const url = member.address.trim()
   const answer = await probe(url, requests.keyOf(id))

@@ -5,7 +5,7 @@
  * in which the ones before it died. One rule carries the rest: an attempt is left only when nothing of it runs and
  * nothing of it ever will. So no two attempts of a job run at the same time.
  */
-import { isOver, type MemberObservation, type Observation } from '../launchers/launcher.ts'
+import { isOver, type MemberObservation, type Observation, startAgainMs } from '../launchers/launcher.ts'
 import { type JobState, type Reason, reasons } from './states.ts'
 
 export interface AttemptView {
@@ -62,8 +62,6 @@ export interface Move {
   retryStep?: number
 }
 
-/** A member that is starting for longer than this is submitted again: its wrapper may have died before its claim. */
-export const startAgainMs = 15_000
 /** A cluster that refused a job is asked again after so long. */
 export const refusedAgainMs = 15_000
 const backoffMsMin = 10_000

@@ -90,6 +90,9 @@ export interface Observation {
   readonly members: readonly MemberObservation[]
 }
 
+/** A member that is starting for longer than this is submitted again: its wrapper may have died before its claim. */
+export const startAgainMs = 15_000
+
 export type MemberState = 'starting' | 'running' | 'ended' | 'lost'
 
 export interface MemberObservation {
