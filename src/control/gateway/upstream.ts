@@ -66,15 +66,10 @@ export class Upstreams {
     body: Buffer,
     options: { headers: Readonly<Record<string, string>>; signal: AbortSignal; whole: boolean },
   ): Promise<IncomingMessage> {
-    try {
-      return await this.#send(replica, path, body, options)
-    } catch (error) {
-      // A kept connection may have been closed by the other side just when it was taken up again.
-      if (!(error instanceof StaleConnection)) throw error
-      return await this.#send(replica, path, body, options)
-    }
+    return await this.#send(replica, path, body, options)
   }
 
+  /** Throws {@link ReplicaLost}. */
   async get(replica: Replica, path: string, signal: AbortSignal): Promise<string> {
     const response = await this.#send(replica, path, undefined, { headers: {}, signal, whole: false })
     const text = await this.text(response)
@@ -121,7 +116,7 @@ export class Upstreams {
       return response.statusCode === 200
     } catch (error) {
       // It is gone, knows nothing of such calls, or the time is over: the connection is cut, which says the same.
-      if (error instanceof ReplicaLost || error instanceof StaleConnection) return false
+      if (error instanceof ReplicaLost) return false
       throw error
     }
   }
@@ -192,16 +187,31 @@ export class Upstreams {
     this.#https.destroy()
   }
 
-  #send(
+  /**
+   * A kept connection may have been closed by the other side just when it was taken up again, as all of them are when a
+   * replica dies: each such attempt uses up one, until a new one is made. Throws {@link ReplicaLost}.
+   */
+  async #send(
     replica: Replica,
     path: string,
     body: Buffer | undefined,
-    options: {
-      method?: 'DELETE'
-      headers: Readonly<Record<string, string>>
-      signal: AbortSignal
-      whole: boolean
-    },
+    options: SendOptions,
+  ): Promise<IncomingMessage> {
+    for (let left = this.#limits.idleConnectionsMax; left > 0; left--) {
+      try {
+        return await this.#attempt(replica, path, body, options)
+      } catch (error) {
+        if (!(error instanceof StaleConnection)) throw error
+      }
+    }
+    throw new ReplicaLost('it closed every connection', false)
+  }
+
+  #attempt(
+    replica: Replica,
+    path: string,
+    body: Buffer | undefined,
+    options: SendOptions,
   ): Promise<IncomingMessage> {
     const url = new URL(replica.url + path)
     const secure = url.protocol === 'https:'
@@ -228,6 +238,13 @@ export class Upstreams {
       request.end(body)
     })
   }
+}
+
+interface SendOptions {
+  method?: 'DELETE'
+  headers: Readonly<Record<string, string>>
+  signal: AbortSignal
+  whole: boolean
 }
 
 class StaleConnection extends Error {}
