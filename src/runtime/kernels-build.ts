@@ -48,7 +48,7 @@ export const units: Readonly<Record<string, readonly string[]>> = {
   ...(process.arch === 'x64' && {
     'isa_avx512.cpp': avx512Flags,
     'isa_amx.cpp': [...avx512Flags, '-mamx-tile', '-mamx-int8', '-mamx-bf16'],
-    // For tests alone: a third of the time to compile, and the same bits.
+    // For tests alone: they need no speed, and the bits are the same.
     'isa_amx_emulated.cpp': [...avx512Flags, '-O1'],
     'isa_avx2.cpp': avx2Flags,
   }),
@@ -64,23 +64,20 @@ export const units: Readonly<Record<string, readonly string[]>> = {
 const avx2Needs = ['avx2', 'fma', 'f16c']
 const avx512Needs = [...avx2Needs, 'avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni']
 
-/** What a processor has that runs a unit, by Linux's names. Emulated tiles are for tests alone. */
+/** What a processor has that runs a unit, by Linux's names. */
 const needs: Readonly<Record<string, readonly string[]>> = {
   'isa_avx2.cpp': avx2Needs,
   'isa_avx512.cpp': avx512Needs,
   'isa_amx.cpp': [...avx512Needs, 'amx_tile', 'amx_int8', 'amx_bf16'],
-  'isa_amx_emulated.cpp': ['emulated tiles'],
 }
 
 export const everyUnit: readonly string[] = Object.keys(units)
 
-/** The units that a processor with these features runs; where they are not known, all but emulated tiles. */
+/** The units that a processor with these features runs, or all where they are not known; emulated tiles are for tests alone. */
 export function unitsFor(features: ReadonlySet<string> | undefined): string[] {
-  return everyUnit.filter((unit) =>
-    features === undefined
-      ? unit !== 'isa_amx_emulated.cpp'
-      : (needs[unit] ?? []).every((feature) => features.has(feature)),
-  )
+  const runs = (unit: string) =>
+    features === undefined || (needs[unit] ?? []).every((feature) => features.has(feature))
+  return everyUnit.filter((unit) => unit !== 'isa_amx_emulated.cpp' && runs(unit))
 }
 
 function featuresHere(): ReadonlySet<string> | undefined {

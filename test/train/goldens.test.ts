@@ -1,6 +1,7 @@
 /** Training traces that transformers and PyTorch made; `gen.py` beside them says exactly what was computed. */
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { loadKernels } from '../../src/runtime/kernels.ts'
 import { loadModel } from '../../src/train/parameters.ts'
 import { sharedData } from '../shared.ts'
 import {
@@ -31,15 +32,18 @@ interface Case {
   own: boolean
 }
 
+const kernels = loadKernels()
+const byNarrow = kernels !== undefined && !/^(avx512|amx)/.test(kernels.instructionSet)
+
 /**
- * Products in bfloat16 came to 5.1e-3 of the loss in `llama_gqa`, to 1.6e-3 at most in the others of that line. Where a CPU
- * multiplies no pairs of bfloat16, 7.9e-3 in `gpt2` (what its first layer norm makes of a difference of 3.8e-6, by AVX2 and by
- * SSE2 alike) and 2.6e-3 in `qwen2`.
+ * Products in bfloat16 came to 5.1e-3 of the loss in `llama_gqa`, to 1.6e-3 at most in the others of that line. Without
+ * AVX-512, 7.9e-3 in `gpt2` (what its first layer norm makes of a difference of 3.8e-6, by AVX2 and by SSE2 alike) and 2.6e-3
+ * in `qwen2`.
  */
 const cases = [
-  { name: 'gpt2', lossTolerance: 1e-4, bf16Tolerance: 1e-2, own: false },
+  { name: 'gpt2', lossTolerance: 1e-4, bf16Tolerance: byNarrow ? 1e-2 : 2e-3, own: false },
   { name: 'llama_gqa', lossTolerance: 2e-5, bf16Tolerance: 6e-3, own: false },
-  { name: 'qwen2', lossTolerance: 2e-5, bf16Tolerance: 4e-3, own: false },
+  { name: 'qwen2', lossTolerance: 2e-5, bf16Tolerance: byNarrow ? 4e-3 : 2e-3, own: false },
   ...['llama_tied_sched_mask', 'llama_gqa_accum2', 'llama_packed'].map(
     (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-3, own: false }),
   ),
@@ -63,7 +67,8 @@ describe.each(cases)('$name', ({ name, lossTolerance, bf16Tolerance, own }) => {
       // Its float64 run: PyTorch's float32 run of GPT-2 misses that by up to 1.1e-4, ours by AVX2 in the same steps by as much,
       // plain ggml by 7e-5.
       const norm = golden.float64.grad_norms[step]!
-      const normTolerance = Math.max(5e-5, 1.2 * Math.abs(trace.grad_norms[step]! / norm - 1))
+      const theirs = Math.abs(trace.grad_norms[step]! / norm - 1)
+      const normTolerance = kernels === undefined ? 1e-4 : byNarrow ? Math.max(5e-5, 1.2 * theirs) : 5e-5
       expect(Math.abs(report.gradientNorm / norm - 1), `norm of step ${step}`).toBeLessThan(normTolerance)
       expect(report.learningRate).toBeCloseTo(trace.lrs[step]!, 12)
     }
