@@ -14,13 +14,25 @@ inline Vector sigmoid(Vector x) {
 /// GELU's 2u = x (linear + cubic x^2) in the tanh form: gelu(x) = x sigmoid(2u).
 constexpr float geluLinear = 1.5957691216057308f, geluCubic = 0.07135481627362134f;
 
-inline Vector gelu(Vector x) { return x * sigmoid(x * fma(splat(geluCubic) * x, x, splat(geluLinear))); }
+struct TwoVectors {
+  Vector first, second;
+};
 
-inline Vector geluSlope(Vector x) {
+/// GELU and its slope, which share the sigmoid.
+inline TwoVectors gelu(Vector x) {
   Vector square = x * x;
   Vector gate = sigmoid(x * fma(splat(geluCubic), square, splat(geluLinear)));
-  Vector inner = fma(splat(3 * geluCubic), square, splat(geluLinear));
-  return fma(x * gate * (splat(1.0f) - gate), inner, gate);
+  Vector value = x * gate, inner = fma(splat(3 * geluCubic), square, splat(geluLinear));
+  return {value, fma(value * (splat(1.0f) - gate), inner, gate)};
+}
+
+/// silu(gate) * up.
+inline Vector siluMul(Vector gate, Vector up) { return gate * sigmoid(gate) * up; }
+
+/// dy times the slopes of silu(gate) * up along the gate and along up.
+inline TwoVectors siluMulBack(Vector dy, Vector gate, Vector up) {
+  Vector open = sigmoid(gate), value = gate * open;
+  return {dy * (fma(value, splat(1.0f) - open, open) * up), dy * value};
 }
 
 }  // namespace

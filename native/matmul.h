@@ -120,62 +120,102 @@ struct PairTiles : FloatTiles<PairLanes> {
 
 #endif
 
-/// What becomes of a product before it is stored; all but the first read a third source.
+/// What becomes of a product p before it is stored. Sources are [N, M], F32 or BF16; one that is added also a row for
+/// all. What is said to be two is [2, N, M], one behind the other.
 enum MatmulBehind {
   behindNothing = 0,
-  behindAdds = 1,      // source [N, M], or one row for all
-  behindAddsInto = 2,  // the source itself grows by the product; the op's own result is nothing
-  behindGeluSlope = 3, // times gelu'(source): what a product hands back through a GELU
+  behindAdds = 1,         // p + source
+  behindAddsInto = 2,     // the source itself grows by p; the op's own result is nothing
+  behindTimes = 3,        // p * source
+  behindGelu = 4,         // two: GELU of p, and its slope there
+  behindAddsGelu = 5,     // the same of p + source
+  behindSiluMul = 6,      // two: silu(source) * p, and p
+  behindSiluMulBack = 7,  // two: p times the slope of silu(source) * second source along either
 };
 
 struct Behind {
   MatmulBehind kind;
-  const ggml_tensor *target, *source;
+  const ggml_tensor *target, *source, *second;
   Numbers results;
   bool passing;  // more than a cache keeps until somebody reads it: stored past the caches
   bool far;      // more than the nearer caches hold: asked for before it is used
 
+  static int sourceCount(int kind) {
+    return kind == behindNothing || kind == behindGelu ? 0 : kind == behindSiluMulBack ? 2 : 1;
+  }
+
   Behind(const ggml_tensor* dst, int kind)
-      : kind(MatmulBehind(kind)), target(kind == behindAddsInto ? dst->src[2] : dst), source(kind ? dst->src[2] : nullptr), results(target) {
+      : kind(MatmulBehind(kind)), target(kind == behindAddsInto ? dst->src[2] : dst),
+        source(sourceCount(kind) > 0 ? dst->src[2] : nullptr), second(sourceCount(kind) > 1 ? dst->src[3] : nullptr), results(target) {
     constexpr size_t cacheBytes = size_t(8) << 20, nearBytes = size_t(3) << 19;
     bool aligned = reinterpret_cast<uintptr_t>(target->data) % 64 == 0 && target->ne[0] % (2 * lanes) == 0;
-    size_t bytes = size_t(target->ne[0]) * target->ne[1] * results.bytes();
+    size_t bytes = size_t(target->ne[0]) * target->ne[1] * target->ne[2] * results.bytes();
     passing = aligned && kind != behindAddsInto && bytes > cacheBytes;
     far = bytes > nearBytes;
   }
 
-  const float* sourceAt(size_t row, size_t column) const {
-    if (!source) return nullptr;
-    size_t at = source->ne[1] == 1 ? 0 : row * source->nb[1];
-    return reinterpret_cast<const float*>(static_cast<const char*>(source->data) + at) + column;
-  }
-
   /// Asks for what `finish` is going to touch, which comes while the tile is multiplied.
   void ask(size_t row, size_t rows, size_t column, size_t width) const {
-    constexpr size_t line = 16;
     if (!far) return;
-    for (size_t t = 0; t < rows; t++)
-      for (size_t i = 0; i < width; i += line) {
-        if (source && (t == 0 || source->ne[1] != 1)) askForLine(sourceAt(row + t, column) + i);
-        if (!passing && target != source) askToWrite(results.at((row + t) * target->ne[0] + column + i));
-      }
+    for (size_t t = 0; t < rows; t++) {
+      size_t at = (row + t) * target->ne[0] + column;
+      if (source && (t == 0 || source->ne[1] != 1)) askFor(source, source->ne[1] == 1 ? column : at, width, askForLine);
+      if (second) askFor(second, at, width, askForLine);
+      if (passing || target == source) continue;
+      askFor(target, at, width, askToWrite);
+      if (target->ne[2] > 1) askFor(target, at + secondAt(), width, askToWrite);
+    }
   }
 
-  void finish(size_t row, size_t rows, size_t column, size_t width, const float* sums, size_t stride) const {
-    size_t outputs = target->ne[0], count = outputs - column < width ? outputs - column : width;
+  /// Stores a part of the product, [rows][width] that are `stride` apart.
+  __attribute__((noinline)) void finish(size_t row, size_t rows, size_t column, size_t width, const float* sums, size_t stride) const {
+    Numbers own(source ? source : target), other(second ? second : target);
+    size_t count = target->ne[0] - column < width ? target->ne[0] - column : width;
     for (size_t t = 0; t < rows; t++) {
-      size_t to = (row + t) * outputs + column;
-      const float* own = sourceAt(row + t, column);
-      auto value = [&](size_t i) {
-        Vector product = load(sums + t * stride + i);
-        if (kind == behindGeluSlope) return product * geluSlope(load(own + i, int(count - i)));
-        return own ? product + load(own + i, int(count - i)) : product;
-      };
-      for (size_t i = 0; i < count; i += 2 * lanes) {
-        Vector first = value(i), second = i + lanes < count ? value(i + lanes) : zero();
-        if (passing) results.storePast(to + i, first, second);
-        else results.store(to + i, first, second, int(count - i));
+      size_t to = (row + t) * target->ne[0] + column, from = source && source->ne[1] == 1 ? column : to;
+      const float* product = sums + t * stride;
+      auto of = [&](size_t i) { return own.load(from + i, int(count - i)); };
+      switch (kind) {
+        case behindNothing: one(to, product, count, [&](Vector p, size_t) { return p; }); break;
+        case behindAdds:
+        case behindAddsInto: one(to, product, count, [&](Vector p, size_t i) { return p + of(i); }); break;
+        case behindTimes: one(to, product, count, [&](Vector p, size_t i) { return p * of(i); }); break;
+        case behindGelu: two(to, product, count, [&](Vector p, size_t) { return gelu(p); }); break;
+        case behindAddsGelu: two(to, product, count, [&](Vector p, size_t i) { return gelu(p + of(i)); }); break;
+        case behindSiluMul: two(to, product, count, [&](Vector p, size_t i) { return TwoVectors{siluMul(of(i), p), p}; }); break;
+        case behindSiluMulBack:
+          two(to, product, count, [&](Vector p, size_t i) { return siluMulBack(p, of(i), other.load(to + i, int(count - i))); });
       }
+    }
+  }
+
+ private:
+  size_t secondAt() const { return size_t(target->ne[0]) * target->ne[1]; }
+
+  static void askFor(const ggml_tensor* x, size_t index, size_t count, void (*ask)(const void*)) {
+    Numbers numbers(x);
+    for (const char *line = numbers.at(index), *end = numbers.at(index + count); line < end; line += 64) ask(line);
+  }
+
+  void put(size_t index, Vector first, Vector next, int count) const {
+    if (passing) results.storePast(index, first, next);
+    else results.store(index, first, next, count);
+  }
+
+  template <class Make>
+  void one(size_t to, const float* product, size_t count, Make make) const {
+    for (size_t i = 0; i < count; i += 2 * lanes) {
+      Vector first = make(load(product + i), i), next = i + lanes < count ? make(load(product + i + lanes), i + lanes) : zero();
+      put(to + i, first, next, int(count - i));
+    }
+  }
+
+  template <class Make>
+  void two(size_t to, const float* product, size_t count, Make make) const {
+    for (size_t i = 0; i < count; i += 2 * lanes) {
+      TwoVectors first = make(load(product + i), i), next = i + lanes < count ? make(load(product + i + lanes), i + lanes) : TwoVectors{};
+      put(to + i, first.first, next.first, int(count - i));
+      put(to + secondAt() + i, first.second, next.second, int(count - i));
     }
   }
 };
@@ -278,13 +318,16 @@ struct MatmulMemory {
 struct MatmulTail {
   Side left, right;
 
-  static bool isThere(const ggml_tensor* dst, int kind) { return dst->src[kind == behindNothing ? 2 : 3] != nullptr; }
+  static bool isThere(const ggml_tensor* dst, int kind) { return dst->src[first(kind)] != nullptr; }
 
   /// Of a product that has none, the first itself, of which nothing is read.
   static MatmulTail of(const ggml_tensor* dst, int kind, bool bTransposed) {
-    const ggml_tensor* const* from = dst->src + (isThere(dst, kind) ? (kind == behindNothing ? 2 : 3) : 0);
+    const ggml_tensor* const* from = dst->src + (isThere(dst, kind) ? first(kind) : 0);
     return {Side(from[0], false), Side(from[1], bTransposed)};
   }
+
+ private:
+  static int first(int kind) { return 2 + Behind::sourceCount(kind); }
 };
 
 template <class Tiles>
@@ -402,7 +445,7 @@ inline float* packRightSide(Call* call, const Side& b, const MatmulTail& tail, s
   return packed;
 }
 
-/// dst F32 [N, M] = a b^T. Sources: a [N, K] or, transposed, [K, N]; b [M, K] or, transposed, [K, M]; F32, rows may be
+/// dst [N, M] = a b^T, F32 or BF16. Sources: a [N, K] or, transposed, [K, N]; b [M, K] or, transposed, [K, M]; F32, rows may be
 /// strided, b also as a frozen weight (frozen.h); a third if something comes behind. Params: a transposed, b transposed
 /// (0/1), MatmulBehind. Two more sources are a tail: left [N, R] and right [M, R], transposed if b is; then a is not.
 template <class Tiles>

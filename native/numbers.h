@@ -42,6 +42,10 @@ struct Numbers {
   size_t bytes() const { return narrow ? 2 : 4; }
   char* at(size_t index) const { return data + index * bytes(); }
 
+  Vector load(size_t index, int count) const {
+    return narrow ? loadBfloat(reinterpret_cast<const Half*>(at(index)), count) : ::load(reinterpret_cast<const float*>(at(index)), count);
+  }
+
   void store(size_t index, Vector value, int count) const {
     if (narrow) storeBfloat(reinterpret_cast<Half*>(at(index)), value, count, byInstruction);
     else ::store(reinterpret_cast<float*>(at(index)), value, count);
@@ -69,7 +73,7 @@ struct Numbers {
   void storeRow(size_t index, const float* from, size_t count) const {
     if (!narrow) __builtin_memcpy(at(index), from, count * 4);
     else
-      for (size_t i = 0; i < count; i += lanes) store(index + i, load(from + i, int(count - i)), int(count - i));
+      for (size_t i = 0; i < count; i += lanes) store(index + i, ::load(from + i, int(count - i)), int(count - i));
   }
 };
 

@@ -80,8 +80,7 @@ inline void siluMulRows(ggml_tensor* dst, int, int nth, void* userdata) {
   const float *gate = floatsOf(dst->src[0]), *up = floatsOf(dst->src[1]);
   Numbers to(dst);
   byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
-    Vector g = load(gate + at, count);
-    to.store(at, g * sigmoid(g) * load(up + at, count), count);
+    to.store(at, siluMul(load(gate + at, count), load(up + at, count)), count);
   });
 }
 

@@ -25,7 +25,7 @@ inline void geluRows(ggml_tensor* dst, int, int nth, void* userdata) {
   const float* x = floatsOf(dst->src[0]);
   Numbers to(dst);
   byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
-    to.store(at, gelu(load(x + at, count)), count);
+    to.store(at, gelu(load(x + at, count)).first, count);
   });
 }
 
@@ -34,7 +34,7 @@ inline void geluBack(ggml_tensor* dst, int, int nth, void* userdata) {
   const float *dy = floatsOf(dst->src[0]), *x = floatsOf(dst->src[1]);
   Numbers to(dst);
   byPieces(dst, static_cast<Call*>(userdata), nth, [&](size_t at, int count) {
-    to.store(at, load(dy + at, count) * geluSlope(load(x + at, count)), count);
+    to.store(at, load(dy + at, count) * gelu(load(x + at, count)).second, count);
   });
 }
 
@@ -45,9 +45,8 @@ inline void siluMulBack(ggml_tensor* dst, int, int nth, void* userdata) {
   bool ofUp = call->params[0] != 0;
   Numbers to(dst);
   byPieces(dst, call, nth, [&](size_t at, int count) {
-    Vector g = load(gate + at, count), open = sigmoid(g), slope = load(dy + at, count);
-    Vector factor = ofUp ? g * open : fma(g * open, splat(1.0f) - open, open) * load(up + at, count);
-    to.store(at, slope * factor, count);
+    TwoVectors both = siluMulBack(load(dy + at, count), load(gate + at, count), load(up + at, count));
+    to.store(at, ofUp ? both.second : both.first, count);
   });
 }
 

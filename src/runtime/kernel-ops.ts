@@ -75,7 +75,16 @@ export type KernelOp = keyof typeof kernelOps
 export type KernelParams<Op extends KernelOp> = { [Name in keyof (typeof kernelOps)[Op]]: number }
 
 /** What becomes of a product of two changing matrices before it is stored (native/matmul.h). */
-export const matmulBehind = { nothing: 0, adds: 1, addsInto: 2, geluSlope: 3 } as const
+export const matmulBehind = {
+  nothing: 0,
+  adds: 1,
+  addsInto: 2,
+  times: 3,
+  gelu: 4,
+  addsGelu: 5,
+  siluMul: 6,
+  siluMulBack: 7,
+} as const
 
 /** What is done with two tensors element by element (native/train_elements.h). */
 export const elementwiseKinds = { add: 0, sub: 1, mul: 2, div: 3 } as const

@@ -7,7 +7,7 @@
 import { assert } from '../base/assert.ts'
 import type { Pointer } from './ffi.ts'
 import { matmulBehind } from './kernel-ops.ts'
-import type { OpAttributes, RopeAttributes } from './op-attributes.ts'
+import type { OpAttributes, OpName, RopeAttributes } from './op-attributes.ts'
 import type { Shape, Tensor } from './tensor.ts'
 import { sameShape, TrainingOps } from './training-ops.ts'
 
@@ -27,12 +27,25 @@ interface Sum {
   aside: boolean
   tail?: Factors | undefined
   source?: Tensor | undefined
+  second?: Tensor | undefined
+}
+
+const roundsSources: ReadonlySet<BehindKind> = new Set<BehindKind>(['times', 'siluMul', 'siluMulBack'])
+
+/** Looks at the two results of one product. */
+interface Halves {
+  first: Tensor
+  second: Tensor
 }
 
 export class Ops extends TrainingOps {
   #productBytes = 0
   /** How sums that are one op were made. */
   readonly #sums = new WeakMap<Tensor, Sum>()
+  /** What activations are that a product stored two results of: looks at both of these. */
+  readonly #activated = new WeakMap<Tensor, Halves>()
+  /** Gradients of both inputs of {@link siluMul} by that of its result, of which a product stored both. */
+  readonly #gateGradients = new WeakMap<Tensor, Halves>()
 
   /** Bytes that the largest of our own products puts its factors in order in, about. */
   get productBytes(): number {
@@ -157,11 +170,29 @@ export class Ops extends TrainingOps {
    * The same function is x sigmoid(2u) = silu(x p) / p with p = 2u/x, whose steps are exact and vectorised.
    */
   gelu(x: Tensor) {
+    const sum = this.#sumOf(x)
+    const both = sum && this.#twoResults(sum, x.shape, sum.source ? 'addsGelu' : 'gelu')
+    if (both !== undefined)
+      return this.#activation(this.make('gelu', both.first.pointer, x.shape, [x], {}), both)
     const own = x.contiguous ? this.kernelOp('gelu', {}, x.shape, [x]) : undefined
     if (own !== undefined) return this.make('gelu', own, x.shape, [x], {})
     const p = this.affine(this.sqr(x), geluSlope.cubic, geluSlope.linear)
     const y = this.div(this.silu(this.mul(x, p)), p)
     return this.make('gelu', y.pointer, x.shape, [x], {})
+  }
+
+  /** A product that stores two results of its shape: the product itself is then nobody's, and is never stored. */
+  #twoResults(sum: Sum, shape: Shape, kind: BehindKind, second?: Tensor): Halves | undefined {
+    const pointer = this.#kernelProduct({ ...sum, second }, [2, ...shape], kind)
+    if (pointer === undefined) return undefined
+    const both = this.make('custom', pointer, [2, ...shape], [], { name: kind })
+    const half = (index: number) => this.reshape(this.slice(both, 0, index, 1), shape)
+    return { first: half(0), second: half(1) }
+  }
+
+  #activation<Op extends OpName>(y: Tensor<Op>, both: Halves): Tensor<Op> {
+    this.#activated.set(y, both)
+    return y
   }
 
   tanh(x: Tensor) {
@@ -179,12 +210,43 @@ export class Ops extends TrainingOps {
     return this.make('sumRows', pointer, [...x.shape.slice(0, -1), 1], [x], {})
   }
 
-  /** silu(gate) * up, fused. */
+  /** silu(gate) * up; in the pass of the product that up is, if it is one. */
   siluMul(gate: Tensor, up: Tensor) {
+    const sum = isSource(gate) ? this.#bareSum(up, gate) : undefined
+    const both = sum && this.#twoResults({ ...sum, source: gate }, up.shape, 'siluMul')
+    if (both !== undefined)
+      return this.#activation(this.make('siluMul', both.first.pointer, gate.shape, [gate, up], {}), both)
     const pointer =
       this.ownPass('silu_mul', [gate, up]) ??
       this.arena.ggml.swigluSplit(this.arena.context, gate.pointer, up.pointer)
     return this.make('siluMul', pointer, gate.shape, [gate, up], {})
+  }
+
+  /** Gradient of one input of y, a {@link siluMul}; of both in the pass of the product that dy comes from, if it does. */
+  siluMulBack(dy: Tensor, y: Tensor<'siluMul'>, of: 'gate' | 'up') {
+    const [gate, up] = y.inputs as [Tensor, Tensor]
+    const kept = this.#activated.get(y)
+    // Where a product stored up beside the result, nobody else has it.
+    const both = kept && this.#siluMulGradients(dy, gate, kept.second)
+    if (both === undefined) return this.ownSiluMulBack(dy, gate, kept?.second ?? up, of)
+    const half = of === 'gate' ? both.first : both.second
+    const gradient = this.make('siluMulBack', half.pointer, dy.shape, [dy, gate, up], {})
+    return this.#activation(gradient, { first: half, second: half })
+  }
+
+  #siluMulGradients(dy: Tensor, gate: Tensor, up: Tensor): Halves | undefined {
+    const known = this.#gateGradients.get(dy)
+    if (known !== undefined) return known
+    const sum = this.#bareSum(dy, gate)
+    const both = sum && this.#twoResults({ ...sum, source: gate }, dy.shape, 'siluMulBack', up)
+    if (both !== undefined) this.#gateGradients.set(dy, both)
+    return both
+  }
+
+  /** The product of ours that x is, of the shape of `other`, where nothing comes behind it yet. */
+  #bareSum(x: Tensor, other: Tensor): Sum | undefined {
+    const sum = this.#sumOf(x)
+    return sum !== undefined && sum.source === undefined && sameShape(x, other) ? sum : undefined
   }
 
   siluBack(dy: Tensor, x: Tensor) {
@@ -233,7 +295,7 @@ export class Ops extends TrainingOps {
   }
 
   #kernelProduct(
-    { product, tail, source }: Sum,
+    { product, tail, source, second }: Sum,
     shape: Shape,
     kind: BehindKind = 'nothing',
   ): Pointer | undefined {
@@ -247,7 +309,9 @@ export class Ops extends TrainingOps {
       behind: matmulBehind[kind],
     }
     const [a, b, ...behind] = [left, right, ...(tail?.map(stored) ?? [])].map((x) => this.factor(x))
-    const sources = [a!, b!, ...(source ? [source] : []), ...behind]
+    // What is added keeps all of its digits; what activations read is rounded as factors are.
+    const read = (x: Tensor) => (roundsSources.has(kind) ? this.factor(x) : x)
+    const sources = [a!, b!, ...[source, second].flatMap((x) => (x ? [read(x)] : [])), ...behind]
     return this.kernelOp(op, params, kind === 'addsInto' ? [4] : shape, sources)
   }
 
@@ -255,18 +319,27 @@ export class Ops extends TrainingOps {
    * The product that x is, made again with something behind it: what x alone would be is then nobody's, and is never
    * computed. Undefined where x is no product of ours, or already has something behind it.
    */
-  #productAnd(kind: 'addsInto' | 'geluSlope', x: Tensor, source: Tensor): Pointer | undefined {
+  #productAnd(kind: 'addsInto' | 'times', x: Tensor, source: Tensor): Pointer | undefined {
     const sum = this.#sumOf(x)
     if (sum === undefined || sum.source !== undefined || !isSource(source)) return undefined
     return this.#kernelProduct({ ...sum, source }, x.shape, kind)
   }
 
-  /** Gradient of {@link gelu}; in the pass of the product that dy comes from, if it does. */
-  override geluBack(dy: Tensor, x: Tensor) {
-    const pointer = sameShape(dy, x) ? this.#productAnd('geluSlope', dy, x) : undefined
-    return pointer === undefined
-      ? super.geluBack(dy, x)
-      : this.make('geluBack', pointer, x.shape, [dy, x], {})
+  /** Gradient of the x that y is the {@link gelu} of; in the pass of the product that dy comes from, if it does. */
+  geluBack(dy: Tensor, y: Tensor<'gelu'>) {
+    const x = y.inputs[0]!
+    const slope = this.#activated.get(y)?.second
+    if (slope === undefined) return this.ownGeluBack(dy, x)
+    const pointer = sameShape(dy, x) ? this.#productAnd('times', dy, slope) : undefined
+    return pointer === undefined ? this.mul(dy, slope) : this.make('geluBack', pointer, x.shape, [dy, x], {})
+  }
+
+  /** One of a product's two results is seen as a part of both. */
+  protected override factor(x: Tensor): Tensor {
+    const half = this.#activated.get(x)?.first
+    if (half === undefined) return super.factor(x)
+    const narrow = super.factor(half)
+    return narrow === half ? x : narrow
   }
 
   /**

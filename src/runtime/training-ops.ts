@@ -76,14 +76,15 @@ export class TrainingOps extends ViewOps {
     return { ...attributes, pairs: this.precision === 'bf16' ? 1 : 0 }
   }
 
-  geluBack(dy: Tensor, x: Tensor) {
+  /** Gradient of GELU in a pass of its own. */
+  protected ownGeluBack(dy: Tensor, x: Tensor) {
     if (!x.contiguous || !dy.contiguous) return undefined
     const pointer = this.kernelOp('gelu_back', {}, x.shape, [dy, x])
     return pointer === undefined ? undefined : this.make('geluBack', pointer, x.shape, [dy, x], {})
   }
 
-  /** Gradient of silu(gate) * up with respect to one of the two. */
-  siluMulBack(dy: Tensor, gate: Tensor, up: Tensor, of: 'gate' | 'up') {
+  /** Gradient of silu(gate) * up with respect to one of the two, in a pass of its own. */
+  protected ownSiluMulBack(dy: Tensor, gate: Tensor, up: Tensor, of: 'gate' | 'up') {
     const inputs = [dy, gate, up]
     if (!inputs.every((x) => x.contiguous)) return undefined
     const pointer = this.kernelOp('silu_mul_back', { ofUp: of === 'up' ? 1 : 0 }, dy.shape, inputs)

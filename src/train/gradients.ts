@@ -62,15 +62,16 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   siluBack: 'none',
   gelu: ({ ops }, y, dy) => {
     const x = y.inputs[0]!
-    return [() => ops.geluBack(dy, x) ?? ops.mul(dy, geluSlopeAt(ops, x, y))]
+    return [() => ops.geluBack(dy, y) ?? ops.mul(dy, geluSlopeAt(ops, x, y))]
   },
   geluBack: 'none',
   tanh: ({ ops }, y, dy) => [() => ops.mul(dy, ops.affine(ops.sqr(y), -1, 1))],
-  siluMul: ({ ops }, { inputs: [gate, up] }, dy) => {
+  siluMul: ({ ops }, y, dy) => {
+    const [gate, up] = y.inputs
     const slope = () => siluSlope(ops, gate!, ops.silu(gate!))
     return [
-      () => ops.siluMulBack(dy, gate!, up!, 'gate') ?? ops.mul(ops.mul(dy, up!), slope()),
-      () => ops.siluMulBack(dy, gate!, up!, 'up') ?? ops.mul(dy, ops.silu(gate!)),
+      () => ops.siluMulBack(dy, y, 'gate') ?? ops.mul(ops.mul(dy, up!), slope()),
+      () => ops.siluMulBack(dy, y, 'up') ?? ops.mul(dy, ops.silu(gate!)),
     ]
   },
   siluMulBack: 'none',

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { Random } from '../../src/base/random.ts'
-import { matmulBehind } from '../../src/runtime/kernel-ops.ts'
+import { type KernelOp, type KernelParams, matmulBehind } from '../../src/runtime/kernel-ops.ts'
 import { KernelContext, type Kernels } from '../../src/runtime/kernels.ts'
 import { everyKernels, type FakeTensor, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
 
@@ -105,8 +105,11 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         const plain = multiply(kernels, op, [n, k, m], sides)
         using context = new KernelContext(kernels)
         const factors = [fakeTensor(a, [n, k]), fakeTensor(b, [m, k])]
-        const behind = (kind: keyof typeof matmulBehind, shape: number[], last: FakeTensor) => {
-          const dst = fakeTensor(new Float32Array(shape.reduce((x, y) => x * y)), shape, [...factors, last])
+        const behind = (kind: keyof typeof matmulBehind, shape: number[], ...last: FakeTensor[]) => {
+          const dst = fakeTensor(new Float32Array(shape.reduce((x, y) => x * y)), shape, [
+            ...factors,
+            ...last,
+          ])
           runOp(
             kernels,
             context.call(op, { aTransposed: 0, bTransposed: 0, behind: matmulBehind[kind] }),
@@ -123,16 +126,60 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         const row = source.slice(0, m)
         const everyRow = plain.map((value, i) => value + row[i % m]!)
         expect(sameBits(behind('adds', [n, m], fakeTensor(row, [m])), everyRow)).toBe(true)
-        const slopes = fakeTensor(
-          new Float32Array(n * m),
-          [n, m],
-          [fakeTensor(plain, [n, m]), fakeTensor(source, [n, m])],
-        )
-        runOp(kernels, context.call('gelu_back', {}), slopes)
-        const fused = behind('geluSlope', [n, m], fakeTensor(source, [n, m]))
-        expect(sameBits(fused, slopes.data as Float32Array)).toBe(true)
+        const times = plain.map((value, i) => value * source[i]!)
+        expect(sameBits(behind('times', [n, m], fakeTensor(source, [n, m])), times)).toBe(true)
+        const pass = <Op extends KernelOp>(op: Op, params: KernelParams<Op>, ...sources: Float32Array[]) => {
+          const tensors = sources.map((data) => fakeTensor(data, [n, m]))
+          const dst = fakeTensor(new Float32Array(n * m), [n, m], tensors)
+          runOp(kernels, context.call(op, params), dst)
+          return dst.data as Float32Array
+        }
+        const ones = new Float32Array(n * m).fill(1)
+        for (const [x, both] of [
+          [plain, behind('gelu', [2, n, m])],
+          [everyRow, behind('addsGelu', [2, n, m], fakeTensor(row, [m]))],
+          [sum, behind('addsGelu', [2, n, m], fakeTensor(source, [n, m]))],
+        ] as const) {
+          expect(sameBits(both.subarray(0, n * m), pass('gelu', {}, x))).toBe(true)
+          expect(sameBits(both.subarray(n * m), pass('gelu_back', {}, ones, x))).toBe(true)
+        }
+        const [gate, up] = [source, noise(n * m, 8)]
+        const gated = behind('siluMul', [2, n, m], fakeTensor(gate, [n, m]))
+        expect(sameBits(gated.subarray(0, n * m), pass('silu_mul', {}, gate, plain))).toBe(true)
+        expect(sameBits(gated.subarray(n * m), plain)).toBe(true)
+        const back = behind('siluMulBack', [2, n, m], fakeTensor(gate, [n, m]), fakeTensor(up, [n, m]))
+        for (const ofUp of [0, 1])
+          expect(
+            sameBits(
+              back.subarray(ofUp * n * m, (ofUp + 1) * n * m),
+              pass('silu_mul_back', { ofUp }, plain, gate, up),
+            ),
+          ).toBe(true)
       },
     )
+
+    test('an activated product too large for a cache is stored past it, the same', () => {
+      // Both halves together more than 8 MiB.
+      const [n, k, m] = [730, 2, 1504]
+      const sides = { a: noise(n * k, 8), b: noise(m * k, 9), aTransposed: false, bTransposed: false }
+      const plain = multiply(kernels, 'matmul_f32', [n, k, m], sides)
+      using context = new KernelContext(kernels)
+      const factors = [fakeTensor(sides.a, [n, k]), fakeTensor(sides.b, [m, k])]
+      const both = fakeTensor(new Float32Array(2 * n * m), [2, n, m], factors)
+      const params = { aTransposed: 0, bTransposed: 0, behind: matmulBehind.gelu }
+      runOp(kernels, context.call('matmul_f32', params), both, 2)
+      const found = both.data as Float32Array
+      const cube = (x: number) => x + 0.044715 * x ** 3
+      const gelu = Float64Array.from(
+        plain,
+        (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * cube(x))),
+      )
+      expect(relativeError(found.subarray(0, n * m), gelu)).toBeLessThan(1e-6)
+      const ones = fakeTensor(new Float32Array(n * m).fill(1), [n, m])
+      const slopes = fakeTensor(new Float32Array(n * m), [n, m], [ones, fakeTensor(plain, [n, m])])
+      runOp(kernels, context.call('gelu_back', {}), slopes)
+      expect(sameBits(found.subarray(n * m), slopes.data as Float32Array)).toBe(true)
+    })
 
     test('a product too large for a cache is stored past it, the same', () => {
       // More than 8 MiB.

@@ -65,15 +65,27 @@ describe.each(everyKernels.map((kernels) => ({ set: kernels.instructionSet, kern
         ] as const) {
           const a = both(aTransposed ? [k, n] : [n, k], 1)
           const b = both(bTransposed ? [k, m] : [m, k], 2)
-          const source = fakeTensor(normals(n * m, 3), [n, m])
-          for (const kind of ['nothing', 'adds', 'geluSlope'] as const) {
+          const sources = [both([n, m], 3), both([n, m], 4)]
+          for (const [kind, results, count] of [
+            ['nothing', 1, 0],
+            ['adds', 1, 1],
+            ['times', 1, 1],
+            ['gelu', 2, 0],
+            ['addsGelu', 2, 1],
+            ['siluMul', 2, 1],
+            ['siluMulBack', 2, 2],
+          ] as const) {
             const params = { aTransposed, bTransposed, behind: matmulBehind[kind] }
-            const behind = kind === 'nothing' ? [] : [source]
-            const plain = wideResult('matmul_bf16', params, [n, m], [a.wide, b.wide, ...behind])
-            const read = wideResult('matmul_bf16', params, [n, m], [a.narrow, b.narrow, ...behind])
+            const shape = results === 2 ? [2, n, m] : [n, m]
+            const behind = sources.slice(0, count).map(({ wide }) => wide)
+            const plain = wideResult('matmul_bf16', params, shape, [a.wide, b.wide, ...behind])
+            const read = wideResult('matmul_bf16', params, shape, [a.narrow, b.narrow, ...behind])
             expect(sameBits(read, plain)).toBe(true)
-            const mixed = narrowResult('matmul_bf16', params, [n, m], [a.narrow, b.wide, ...behind], 3)
+            const mixed = narrowResult('matmul_bf16', params, shape, [a.narrow, b.wide, ...behind], 3)
             expect(sameBits(mixed, narrowed(plain))).toBe(true)
+            const halves = sources.slice(0, count).map(({ narrow }) => narrow)
+            const fromHalves = wideResult('matmul_bf16', params, shape, [a.wide, b.wide, ...halves])
+            expect(sameBits(fromHalves, plain)).toBe(true)
           }
         }
       },

@@ -9,6 +9,7 @@ import { cases, estimated, ropeway as trainedInLittle, writeBase } from '../../b
 import { profileTraining } from '../../bench/profile-training.ts'
 import { trainOnce } from '../../bench/shakespeare.ts'
 import { shapes, TrainingSide } from '../../bench/train-vs-pytorch.ts'
+import { matmulBehind } from '../../src/runtime/kernel-ops.ts'
 import { loadKernels } from '../../src/runtime/kernels.ts'
 
 test('our side of train-vs-pytorch measures a speed in wall and in processor time', async () => {
@@ -37,6 +38,23 @@ test.skipIf(loadKernels() === undefined)(
     }
   },
 )
+
+test.skipIf(loadKernels() === undefined).each([
+  { architecture: 'gpt2', behind: [matmulBehind.gelu, matmulBehind.times] },
+  { architecture: 'llama', behind: [matmulBehind.siluMul, matmulBehind.siluMulBack] },
+] as const)('activations of $architecture take no pass of their own, either way', async (wanted) => {
+  for (const precision of ['bf16', 'f32'] as const) {
+    using side = new TrainingSide({ ...shapes.small!, architecture: wanted.architecture }, 1, precision)
+    await side.trainer.step()
+    const computed = side.trainer.opTimes().filter(({ ms }) => ms > 0)
+    expect(computed.map(({ op }) => op).filter((op) => /gelu|silu/.test(op))).toEqual([])
+    const behind = new Set(computed.map(({ params }) => params.behind))
+    for (const kind of wanted.behind) expect(behind).toContain(kind)
+    // Each of a step's products is computed once: a layer's three forward, and for each of them two gradients.
+    const products = computed.filter(({ op }) => op.startsWith('matmul_'))
+    expect(products).toHaveLength(3 * (wanted.architecture === 'gpt2' ? 5 : 8))
+  }
+})
 
 test('our side of the memory bench measures speed and peak in a process of its own', () => {
   const base = mkdtempSync(join(tmpdir(), 'ropeway-bench-'))
