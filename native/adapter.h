@@ -7,8 +7,7 @@
 // F32, but where the CPU multiplies pairs of bfloat16 (AVX-512 BF16) and the factors are bfloat16: rounded to them.
 #pragma once
 
-#include "packed.h"
-#include "simd.h"
+#include "adapter_coded.h"
 
 namespace {
 
@@ -20,22 +19,26 @@ constexpr int adapterRows = lanes == 16 ? 8 : lanes == 8 ? 4 : 2;
 /// The factors of one product of those that a packed weight joins; src/models/packed-adapters.ts writes them.
 struct AdapterMember {
   int32_t firstPanel, step, panels;  // its panels of the packed weight: first, first + step (1 or 2), ...
-  int32_t rank, firstRank;           // its ranks among those of all members, both even
+  int32_t rank, firstRank;           // its ranks among those of all members, both even, of codes multiples of 4
   float scale;
   int64_t b;  // where B [panels][rank][16] begins, in bytes from the adapter's own first
   int64_t factor;  // where F32 [panels][16] begin that outputs are multiplied by; 0 for none
 };
 
+enum FactorFormat { factorsF32 = 0, factorsBF16 = 1, factorsCoded = 2 };
+
 /// Factors of one adapter for one packed weight, followed by its members, then A and every B. Factors in bfloat16 lie
-/// in pairs: A [ranks / 16][inputs / 2][16][2], B [panels][rank / 2][16][2].
+/// in pairs: A [ranks / 16][inputs / 2][16][2], B [panels][rank / 2][16][2]. Where codes lie says adapter_coded.h.
 struct Adapter {
-  int32_t bf16;     // 1: factors are bfloat16, 0: F32
+  int32_t format;   // of its factors
   int32_t ranks;    // of all members, up to a multiple of 16
   int32_t members;
-  int32_t inputs;   // even
+  int32_t inputs;   // even, of codes a multiple of 32
   int64_t a;        // where A [ranks / 16][inputs][16] begins
   int64_t unused;
 
+  bool bf16() const { return format == factorsBF16; }
+  bool coded() const { return format == factorsCoded; }
   const AdapterMember* member(int index) const { return reinterpret_cast<const AdapterMember*>(this + 1) + index; }
   const char* at(int64_t offset) const { return reinterpret_cast<const char*>(this) + offset; }
 };
@@ -165,7 +168,7 @@ struct FactorsAhead {
 struct AdaptedRows {
   const int32_t* slots = nullptr;            // of each row, negative for none; null when no row has one
   const Adapter* const* adapters = nullptr;  // by slot; null where an adapter leaves this product alone
-  float* lowered = nullptr;                  // [N][stride], scaled; of pairs each row begins with its bfloat16
+  float* lowered = nullptr;                  // [N][stride], scaled; of pairs each row begins with its bfloat16, or with its codes
   size_t stride = 0;
   Half* rounded = nullptr;  // [N][inputs], where pairs are multiplied
   size_t inputs = 0;        // a multiple of 32
@@ -181,27 +184,31 @@ struct AdaptedRows {
 
   const Adapter* of(size_t row) const { return slots[row] < 0 ? nullptr : adapters[slots[row]]; }
 
-  /// Ranks that a row may have at most.
-  size_t ranksMost(size_t rows) const {
+  /// What a lowered row takes at most: its ranks, of codes once more before they are some.
+  size_t floatsMost(size_t rows) const {
     int32_t most = 0;
     for (size_t row = 0; row < rows; row++)
-      if (const Adapter* adapter = of(row))
-        if (adapter->ranks > most) most = adapter->ranks;
+      if (const Adapter* adapter = of(row)) {
+        int32_t floats = adapter->coded() ? 2 * adapter->ranks : adapter->ranks;
+        if (floats > most) most = floats;
+      }
     return size_t(most);
   }
 
-  void lower(const float* x, size_t row) const {
+  /// `codes` of the same row, which factors in codes are multiplied by.
+  void lower(const float* x, const RowCodes& codes, size_t row) const {
     const Adapter* adapter = of(row);
     if (!adapter) return;
+    if (adapter->coded()) return lowerCoded(*adapter, codes, row);
     float* to = lowered + row * stride;
 #if defined(__AVX512F__)
-    bool pairs = adapter->bf16 && multipliesPairs();
+    bool pairs = adapter->bf16() && multipliesPairs();
     if (pairs) {
       roundToPairs(x, inputs, rounded + row * inputs);
       lowerPairs(*adapter, rounded + row * inputs, to);
     } else
 #endif
-    if (adapter->bf16) lowerRow<true>(*adapter, x, to);
+    if (adapter->bf16()) lowerRow<true>(*adapter, x, to);
     else lowerRow<false>(*adapter, x, to);
     for (int m = 0; m < adapter->members; m++) {
       const AdapterMember* member = adapter->member(m);
@@ -232,8 +239,8 @@ struct AdaptedRows {
       for (int p = 0; p < panels; p++) {
         int64_t index;
         if (const AdapterMember* member = memberAt(adapter, panel + p, &index)) {
-          int64_t bytes = panelFactors(adapter, *member);
-          ahead.add(adapter.at(member->b + index * bytes), bytes);
+          Stretch b = panelOf(adapter, *member, index);
+          ahead.add(b.from, b.bytes);
         }
       }
     });
@@ -252,8 +259,35 @@ struct AdaptedRows {
     }
   }
 
-  static int64_t panelFactors(const Adapter& adapter, const AdapterMember& member) {
-    return int64_t(member.rank) * 16 * (adapter.bf16 ? 2 : 4);
+  LoweredCodes loweredCodes(const Adapter& adapter) const {
+    return {lowered, stride, size_t(adapter.ranks), size_t(adapter.members)};
+  }
+
+  void lowerCoded(const Adapter& adapter, const RowCodes& codes, size_t row) const {
+    float* sums = lowered + row * stride + adapter.ranks;
+    lowerCodes(adapter.at(adapter.a), adapter.inputs, adapter.ranks, codes, sums);
+    const LoweredCodes to = loweredCodes(adapter);
+    for (int m = 0; m < adapter.members; m++) {
+      const AdapterMember* member = adapter.member(m);
+      float scale = codesOfLowered(sums + member->firstRank, member->rank, to.codes(row) + member->firstRank, to.bias(row, m));
+      *to.scale(row, m) = scale * member->scale;
+    }
+  }
+
+  /// A panel's factors; scales of two panels of codes lie before the first of them.
+  struct Stretch {
+    const char* from;
+    int64_t bytes;
+  };
+  static Stretch panelOf(const Adapter& adapter, const AdapterMember& member, int64_t index) {
+    const char* b = adapter.at(member.b);
+    if (adapter.coded()) {
+      PanelCodes panel(b, member.rank, index);
+      const char* from = index % 2 ? panel.codes : panel.scales;
+      return {from, panel.codes + member.rank * panelOutputs - from};
+    }
+    int64_t bytes = int64_t(member.rank) * panelOutputs * (adapter.bf16() ? 2 : 4);
+    return {b + index * bytes, bytes};
   }
 
   /// Who changes a panel, and the how many-th of its own that is; null for nobody.
@@ -268,25 +302,24 @@ struct AdaptedRows {
   }
 
   /// Several adapters are more streams than the hardware follows; what lies behind the last panel is only asked for.
-  static void askFor(const char* b, int64_t bytes, const AdapterMember& member) {
-    for (int64_t line = 0; line < bytes; line += 64)
-      __builtin_prefetch(b + (panelsAhead >> (member.step - 1)) * bytes + line);
+  static void askFor(const Adapter& adapter, const AdapterMember& member, int64_t index) {
+    Stretch b = panelOf(adapter, member, index + (panelsAhead >> (member.step - 1)));
+    for (int64_t line = 0; line < b.bytes; line += 64) askForLine(b.from + line);
   }
 
 #if defined(__AVX512F__)
   /// Two panels at once, where pairs are multiplied and both are of one rank; false where they are not.
   bool raiseTwo(const Adapter& adapter, size_t row, int count, int64_t panel, bool asked, float* sums) const {
-    if (!adapter.bf16 || !multipliesPairs()) return false;
+    if (!adapter.bf16() || !multipliesPairs()) return false;
     int64_t index[2];
     const AdapterMember* members[2] = {memberAt(adapter, panel, index), memberAt(adapter, panel + 1, index + 1)};
     if (!members[0] || !members[1] || members[0]->rank != members[1]->rank) return false;
     const char* b[2];
     const Half* own[2];
-    int64_t bytes = panelFactors(adapter, *members[0]);
     for (int p = 0; p < 2; p++) {
-      b[p] = adapter.at(members[p]->b + index[p] * bytes);
+      b[p] = panelOf(adapter, *members[p], index[p]).from;
       own[p] = reinterpret_cast<const Half*>(lowered + row * stride) + members[p]->firstRank;
-      if (!asked) askFor(b[p], bytes, *members[p]);
+      if (!asked) askFor(adapter, *members[p], index[p]);
     }
     for (int t = 0; t < count; t += adapterRows) {
       const Half* rows[2] = {own[0] + t * stride * 2, own[1] + t * stride * 2};
@@ -311,11 +344,9 @@ struct AdaptedRows {
     int64_t index;
     const AdapterMember* member = memberAt(adapter, panel, &index);
     if (!member) return;
-    int64_t bytes = panelFactors(adapter, *member);
-    const char* b = adapter.at(member->b + index * bytes);
-    if (!asked) askFor(b, bytes, *member);
+    if (!asked) askFor(adapter, *member, index);
     for (int t = 0; t < count; t += adapterRows)
-      exactly<adapterRows>(adapter, b, *member, row + t, count - t, sums + t * sumsStride, sumsStride);
+      exactly<adapterRows>(adapter, *member, index, row + t, count - t, sums + t * sumsStride, sumsStride);
     if (member->factor) multiplyOutputs(adapter.at(member->factor) + index * 64, count, sums, sumsStride);
   }
 
@@ -328,18 +359,22 @@ struct AdaptedRows {
   }
 
   template <int T>
-  void exactly(const Adapter& adapter, const char* b, const AdapterMember& member, size_t row, int count, float* sums,
+  void exactly(const Adapter& adapter, const AdapterMember& member, int64_t index, size_t row, int count, float* sums,
                int sumsStride) const {
     if constexpr (T > 1)
-      if (count < T) return exactly<T - 1>(adapter, b, member, row, count, sums, sumsStride);
+      if (count < T) return exactly<T - 1>(adapter, member, index, row, count, sums, sumsStride);
+    if (adapter.coded())
+      return raiseCodes<T>({adapter.at(member.b), member.rank, index}, member.rank, member.firstRank, loweredCodes(adapter),
+                           size_t(&member - adapter.member(0)), row, sums, sumsStride);
+    const char* b = panelOf(adapter, member, index).from;
     const float* own = lowered + row * stride;
 #if defined(__AVX512F__)
-    if (adapter.bf16 && multipliesPairs()) {
+    if (adapter.bf16() && multipliesPairs()) {
       const Half* pairs = reinterpret_cast<const Half*>(own) + member.firstRank;
       return raisePairs<1, T>(&b, member.rank, &pairs, stride * 2, sums, sumsStride);
     }
 #endif
-    if (adapter.bf16) raiseRows<true, T>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
+    if (adapter.bf16()) raiseRows<true, T>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
     else raiseRows<false, T>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
   }
 };

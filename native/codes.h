@@ -15,6 +15,7 @@ namespace {
 
 typedef uint8_t Bytes __attribute__((vector_size(lanes * 4)));
 typedef uint16_t Shorts __attribute__((vector_size(lanes * 4)));
+typedef int8_t LaneCodes __attribute__((vector_size(lanes)));
 
 inline Bytes loadBytes(const char* from) {
   Bytes bytes;

@@ -36,6 +36,9 @@ struct ByRegisters {
   /// Kernels may read, but not use, rows up to a whole number of tiles.
   static size_t placed(size_t count) { return (count + Self::rows - 1) / Self::rows * Self::rows; }
 
+  /// Of a prepared row, where a product makes some.
+  RowCodes codes(size_t) const { return {}; }
+
   void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
     exactly<Self::rows>(panel, stride, panels, row, count, cold, sums);
   }
@@ -213,7 +216,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   size_t stride = panelBytes(Product::packedFormat, inputs);
 
   size_t placed = Product::placed(rows), placedBytes = alignUp(placed * Product::rowBytes(inputs));
-  if (adapted.slots) adapted.stride = adapted.ranksMost(rows), adapted.inputs = inputs;
+  if (adapted.slots) adapted.stride = adapted.floatsMost(rows), adapted.inputs = inputs;
 
   if (arriveFirst(call)) {
     rw_workspace_reserve(call->workspace, placedBytes + adapted.placedBytes(rows) + 64);
@@ -234,7 +237,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
       from = own;
     }
     product.prepare(from, row);
-    if (adapted.slots) adapted.lower(from, row);
+    if (adapted.slots) adapted.lower(from, product.codes(row), row);
   });
   if constexpr (Product::tiled) product.multiply(call, nth, packed, stride, rows, epilogue);
   else multiplyPieces(call, product, packed, stride, rows, epilogue);

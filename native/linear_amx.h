@@ -306,6 +306,7 @@ struct TilePairProduct {
   int tall = tileRows;
 
   static size_t placed(size_t count) { return count <= tileRows ? count : (count + unitRows - 1) / unitRows * unitRows; }
+  RowCodes codes(size_t) const { return {}; }
   static size_t rowBytes(size_t inputs) { return rowStride(inputs, 2) * 2; }
 
   void place(char* memory, size_t count, size_t width) {

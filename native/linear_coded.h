@@ -19,8 +19,6 @@ constexpr int rowsAtOnce = 2, rowsPaired = 0;
 constexpr int rowsAtOnce = 1, rowsPaired = 0;
 #endif
 
-typedef int8_t LaneCodes __attribute__((vector_size(lanes)));
-
 /// Sums of a block are multiplied by the activations' scale once. Narrow registers are too few for sums of their own: there
 /// each group is multiplied by both scales.
 constexpr bool blockSums = lanes == 16;
@@ -444,6 +442,7 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
 
   /// `from` has a multiple of 32 elements.
   void prepare(const float* from, size_t row) const { quantiseRow<Codes>(from, x, row); }
+  RowCodes codes(size_t row) const { return {x.codes + row * x.inputs, x.scale(0, row), x.rows}; }
 
   template <int P, int T>
   void tile(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {

@@ -265,6 +265,20 @@ inline Vector loadHalf(const Half* from) {
 #endif
 }
 
+/// Numbers in bfloat16.
+inline Vector loadBfloat(const Half* from) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16);
+#elif defined(__AVX2__)
+  return (Vector)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))), 16);
+#else
+  typedef Half Halves __attribute__((vector_size(lanes * 2)));
+  Halves halves;
+  __builtin_memcpy(&halves, from, sizeof halves);
+  return (Vector)(__builtin_convertvector(halves, VectorUnsigned) << 16);
+#endif
+}
+
 /// Bytes without and with a sign, as floats.
 inline Vector loadUnsigned(const char* from) {
 #if defined(__AVX512F__)

@@ -2,10 +2,11 @@
  * Low-rank changes of packed products in the layout that the kernels read (native/adapter.h): one piece of
  * memory per adapter and packed product, and per product a table of these by slot.
  *
- * K inputs (even), R ranks of all members of a product (up to whole 16), r ranks of one member (even); where K or r were
- * odd there is a zero more. Numbers in bfloat16 lie in pairs of inputs, and of ranks.
+ * K inputs, R ranks of all members of a product (up to whole 16), r ranks of one member. K and r are even, of codes
+ * multiples of 32 and 4: where they were not there are zeros more. Numbers in bfloat16 lie in pairs of inputs, and of ranks.
  */
 import { assert } from '../base/assert.ts'
+import { codeSizes, placeCodes, upTo } from './adapter-codes.ts'
 import type { ProductGroup } from './architecture.ts'
 
 /** What an adapter adds to one product: scale * x aᵀ bᵀ (LoRA, Hu 2021); the sum may get a factor per output. */
@@ -29,12 +30,16 @@ export interface MemberPlaces {
   members: readonly { name: string; first: number; outputs: number }[]
 }
 
-export type FactorFormat = 'F32' | 'BF16'
+/** I8: codes of 8 bits, for products whose weights are codes. */
+export type FactorFormat = 'F32' | 'BF16' | 'I8'
 
 const headerBytes = 32
 const memberBytes = 40
 /** Outputs of a panel, and ranks that are lowered together. */
 const lanes = 16
+
+/** As in native/adapter.h. */
+const formatWords: Readonly<Record<FactorFormat, number>> = { F32: 0, BF16: 1, I8: 2 }
 
 interface Placed {
   factors: AdapterFactors
@@ -43,7 +48,7 @@ interface Placed {
   panels: number
   rank: number
   firstRank: number
-  /** Where B begins, in numbers behind the first of A. */
+  /** Where B begins, in bytes from the adapter's first. */
   b: number
   /** Where the factors of outputs begin, in bytes from the adapter's first; 0 for none. */
   factor: number
@@ -55,6 +60,7 @@ export function packAdapter(
   layers: ReadonlyMap<string, AdapterFactors>,
   format: FactorFormat,
 ): Uint8Array | undefined {
+  const { step, inputsOf, aBytes, bBytes } = format === 'I8' ? codeSizes : numberSizes(format)
   const placed: Placed[] = []
   let ranks = 0
   for (const [index, { name, first, outputs }] of places.members.entries()) {
@@ -62,40 +68,39 @@ export function packAdapter(
     if (factors === undefined) continue
     assert(factors.inputs === places.inputs && factors.outputs === outputs, `the adapter of ${name} fits it`)
     const gated = places.group.kind === 'gated'
+    const rank = upTo(step, factors.rank)
     placed.push({
       factors,
       firstPanel: gated ? index : first / lanes,
       step: gated ? 2 : 1,
       panels: Math.ceil(outputs / lanes),
-      rank: even(factors.rank),
+      rank,
       firstRank: ranks,
       b: 0,
       factor: 0,
     })
-    ranks += even(factors.rank)
+    ranks += rank
   }
   if (placed.length === 0) return undefined
-  ranks = Math.ceil(ranks / lanes) * lanes
-  const inputs = even(places.inputs)
-  let count = ranks * inputs
+  ranks = upTo(lanes, ranks)
+  const inputs = inputsOf(places.inputs)
+  const start = upTo(64, headerBytes + memberBytes * placed.length)
+  let end = start + aBytes(ranks, inputs)
   for (const one of placed) {
-    one.b = count
-    count += one.panels * one.rank * lanes
+    one.b = end
+    end += bBytes(one.panels, one.rank)
   }
-  const numberBytes = format === 'F32' ? 4 : 2
-  const start = Math.ceil((headerBytes + memberBytes * placed.length) / 64) * 64
-  let end = Math.ceil((start + count * numberBytes) / 64) * 64
+  const factorsEnd = end
+  end = upTo(64, end)
   for (const one of placed) {
     if (one.factors.factor === undefined) continue
     one.factor = end
     end += one.panels * lanes * 4
   }
   const bytes = new Uint8Array(end)
-  writeHeader(new DataView(bytes.buffer), placed, ranks, inputs, start, numberBytes)
-  const numbers = new Float32Array(count)
-  for (const one of placed) placeFactors(numbers, one, inputs, format === 'BF16' ? 2 : 1)
-  if (format === 'F32') new Float32Array(bytes.buffer, start, count).set(numbers)
-  else roundToBfloat(numbers, new Uint16Array(bytes.buffer, start, count))
+  writeHeader(new DataView(bytes.buffer), placed, ranks, inputs, start, format)
+  if (format === 'I8') for (const one of placed) placeCodes(bytes, start, one, inputs)
+  else placeNumbers(bytes, [start, factorsEnd], placed, inputs, format)
   for (const { factors, factor } of placed)
     if (factors.factor !== undefined) new Float32Array(bytes.buffer, factor).set(factors.factor)
   return bytes
@@ -107,9 +112,9 @@ function writeHeader(
   ranks: number,
   inputs: number,
   start: number,
-  numberBytes: number,
+  format: FactorFormat,
 ): void {
-  const words = [numberBytes === 2 ? 1 : 0, ranks, placed.length, inputs]
+  const words = [formatWords[format], ranks, placed.length, inputs]
   words.forEach((word, i) => {
     view.setInt32(4 * i, word, true)
   })
@@ -119,15 +124,42 @@ function writeHeader(
     for (const [i, word] of [firstPanel, step, panels, rank, firstRank].entries())
       view.setInt32(at + 4 * i, word, true)
     view.setFloat32(at + 20, factors.scale, true)
-    view.setBigInt64(at + 24, BigInt(start + b * numberBytes), true)
+    view.setBigInt64(at + 24, BigInt(b), true)
     view.setBigInt64(at + 32, BigInt(factor), true)
   }
 }
 
-/** `together`: how many inputs of A, and ranks of B, lie side by side. */
+/** What ranks of a member are rounded up to, and how much factors take. */
+function numberSizes(format: 'F32' | 'BF16') {
+  const bytes = format === 'F32' ? 4 : 2
+  return {
+    step: 2,
+    inputsOf: (inputs: number) => upTo(2, inputs),
+    aBytes: (ranks: number, inputs: number) => ranks * inputs * bytes,
+    bBytes: (panels: number, rank: number) => panels * lanes * rank * bytes,
+  }
+}
+
+/** Numbers as they are or in bfloat16, from `start` to `end`. */
+function placeNumbers(
+  bytes: Uint8Array,
+  [start, end]: readonly [number, number],
+  placed: readonly Placed[],
+  inputs: number,
+  format: 'F32' | 'BF16',
+): void {
+  const numberBytes = format === 'F32' ? 4 : 2
+  const numbers = new Float32Array((end - start) / numberBytes)
+  for (const one of placed) placeFactors(numbers, one, (one.b - start) / numberBytes, inputs, 4 / numberBytes)
+  if (format === 'F32') new Float32Array(bytes.buffer, start, numbers.length).set(numbers)
+  else roundToBfloat(numbers, new Uint16Array(bytes.buffer, start, numbers.length))
+}
+
+/** B from `b` on; `together`: how many inputs of A, and ranks of B, lie side by side. */
 function placeFactors(
   into: Float32Array,
-  { factors, rank: ranks, firstRank, b }: Placed,
+  { factors, rank: ranks, firstRank }: Placed,
+  b: number,
   inputs: number,
   together: number,
 ): void {
@@ -144,10 +176,6 @@ function placeFactors(
     const from = b + Math.floor(o / lanes) * ranks * lanes
     for (let r = 0; r < rank; r++) into[from + at(r, o % lanes)] = factors.b[o * rank + r]!
   }
-}
-
-function even(count: number): number {
-  return count + (count % 2)
 }
 
 /** Nearest, ties to even; factors are finite. */

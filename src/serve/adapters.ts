@@ -5,7 +5,7 @@
 import { assert } from '../base/assert.ts'
 import { UserError } from '../base/errors.ts'
 import type { AdapterRun, FactorTensors } from '../models/adapter-layers.ts'
-import { type AdapterFactors, packAdapter } from '../models/packed-adapters.ts'
+import { type AdapterFactors, type FactorFormat, packAdapter } from '../models/packed-adapters.ts'
 import type { PackedProduct } from '../models/packed-weights.ts'
 import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
@@ -117,9 +117,7 @@ export class AdapterBank implements Disposable {
       const whole = await this.#withFactors(layers)
       const pieces: { table: Tensor; bytes: Uint8Array }[] = []
       for (const { product, table } of this.#groups) {
-        // Beside rounded weights nothing is lost by it, and half the memory is read.
-        const format = product.dtype === 'F32' ? 'F32' : 'BF16'
-        const bytes = packAdapter(product, whole, format)
+        const bytes = packAdapter(product, whole, factorsBeside(product))
         if (bytes !== undefined) pieces.push({ table, bytes })
         await breath()
       }
@@ -222,6 +220,12 @@ export class AdapterBank implements Disposable {
     this.#loaded.clear()
     this.#tables.dispose()
   }
+}
+
+/** Factors are kept as exactly as what they change: all of it is read once an iteration, which is what adapters cost. */
+export function factorsBeside({ format }: PackedProduct): FactorFormat {
+  if (format === 'f32') return 'F32'
+  return format === 'f16' || format === 'bf16' ? 'BF16' : 'I8'
 }
 
 /** Runs of equal slots, in order. */

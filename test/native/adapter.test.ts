@@ -4,6 +4,7 @@ import { Random } from '../../src/base/random.ts'
 import { quantize } from '../../src/formats/convert.ts'
 import { type AdapterFactors, type FactorFormat, packAdapter } from '../../src/models/packed-adapters.ts'
 import { KernelContext, type Kernels, linearOps, type PackedFormat } from '../../src/runtime/kernels.ts'
+import { rounded } from './products.ts'
 import { everyKernels, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
 
 // N rows, K inputs, M outputs, r ranks.
@@ -30,6 +31,29 @@ function randomFactors(inputs: number, outputs: number, rank: number, seed: numb
     a: numbers(rank * inputs, seed),
     b: numbers(outputs * rank, seed + 1),
   }
+}
+
+function inCodes(numbers: ArrayLike<number>, scale: number): Float64Array {
+  return Float64Array.from(numbers, (x) => (scale > 0 ? Math.round(x / scale) * scale : 0))
+}
+
+/** Numbers as codes of 8 bits, those of each `count` with one scale: the smallest in bfloat16 that none is 127 times above. */
+function eightBits(numbers: Float32Array, count: number): Float64Array {
+  const out = new Float64Array(numbers.length)
+  for (let at = 0; at < numbers.length; at += count) {
+    const group = numbers.subarray(at, at + count)
+    const exact = group.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127
+    const unit = 2 ** (Math.floor(Math.log2(exact)) - 7)
+    out.set(inCodes(group, exact > 0 ? Math.ceil(exact / unit) * unit : 0), at)
+  }
+  return out
+}
+
+function codedFactors({ inputs, rank, a, b }: AdapterFactors): [Float64Array, Float64Array] {
+  const coded = new Float64Array(a.length)
+  for (let r = 0; r < rank; r++)
+    coded.set(eightBits(a.subarray(r * inputs, (r + 1) * inputs), 128), r * inputs)
+  return [coded, eightBits(b, rank)]
 }
 
 /** A packed weight of several members and adapters of it, in every slot but those that are left out. */
@@ -63,7 +87,7 @@ class Adapted {
     this.#columns = gated ? outputs[0]! : columns
     this.#packed = new Uint8Array(kernels.packedBytes(format, this.#columns, inputs, gated))
     for (const [i, rows] of outputs.entries()) {
-      const dtype = format === 'q8' ? 'Q8_0' : 'F32'
+      const dtype = format === 'q8' && inputs % 32 === 0 ? 'Q8_0' : 'F32'
       const data = quantize(dtype, numbers(rows * inputs, 100 + i))
       const interleave = gated ? (['gate', 'up'] as const)[i]! : 'whole'
       const first = gated ? 0 : this.#firsts[i]!
@@ -108,18 +132,25 @@ class Adapted {
     return dst.data as Float32Array
   }
 
-  /** What the adapter in `slot` adds to one row, in the columns of the result; plain loops in double precision. */
-  change(x: Float32Array, slot: number): Float64Array {
+  /**
+   * What the adapter in `slot` adds to one row, in the columns of the result; plain loops in double precision. With
+   * `coded` as codes make it.
+   */
+  change(x: ArrayLike<number>, slot: number, coded = false): Float64Array {
     const out = new Float64Array(this.#columns)
     for (const [i, first] of this.#firsts.entries()) {
       const factors = slot < 0 ? undefined : this.adapters[slot]?.get(`m${i}`)
       if (factors === undefined) continue
-      const { rank, inputs, outputs, scale, a, b } = factors
-      for (let r = 0; r < rank; r++) {
-        let lowered = 0
-        for (let k = 0; k < inputs; k++) lowered += x[k]! * a[r * inputs + k]!
-        for (let o = 0; o < outputs; o++) out[first + o]! += scale * lowered * b[o * rank + r]!
-      }
+      const { rank, inputs, outputs, scale } = factors
+      const [a, b] = coded ? codedFactors(factors) : [factors.a, factors.b]
+      let lowered: Float64Array = Float64Array.from({ length: rank }, (_, r) => {
+        let sum = 0
+        for (let k = 0; k < inputs; k++) sum += x[k]! * a[r * inputs + k]!
+        return sum
+      })
+      if (coded) lowered = inCodes(lowered, lowered.reduce((most, y) => Math.max(most, Math.abs(y)), 0) / 127)
+      for (let o = 0; o < outputs; o++)
+        for (let r = 0; r < rank; r++) out[first + o]! += scale * lowered[r]! * b[o * rank + r]!
     }
     return out
   }
@@ -129,6 +160,14 @@ const shapes: readonly Shape[] = [
   { rows: 1, inputs: 32, outputs: [1] },
   { rows: 3, inputs: 64, outputs: [33] },
   { rows: 21, inputs: 96, outputs: [48, 17, 30] },
+]
+
+/** Multiples of nothing. */
+const oddShapes: readonly Shape[] = [
+  { rows: 1, inputs: 5, outputs: [3] },
+  { rows: 9, inputs: 77, outputs: [50, 33] },
+  { rows: 14, inputs: 301, outputs: [19, 48, 31, 16] },
+  { rows: 6, inputs: 130, outputs: [39, 39], gated: true },
 ]
 
 /** One adapter of one rank, one that leaves members out, one of many ranks, none. */
@@ -179,6 +218,113 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       expect(error).toBeLessThan(8e-3)
     })
 
+    test('factors in codes give the change of the codes, in shapes that are multiples of nothing', () => {
+      for (const shape of [...shapes, ...oddShapes.filter(({ gated }) => !gated)]) {
+        const adapted = new Adapted(kernels, shape, 'q8', 'I8', adaptersFor(shape))
+        const { rows, inputs } = shape
+        const x = numbers(rows * inputs, 12)
+        const slots = Int32Array.from({ length: rows }, (_, row) => slotOfRow(row))
+        const plain = adapted.run(x, undefined)
+        const changed = adapted.run(x, slots)
+        const columns = plain.length / rows
+        for (let row = 0; row < rows; row++) {
+          const own = plain.subarray(row * columns, (row + 1) * columns)
+          const found = changed.subarray(row * columns, (row + 1) * columns)
+          const change = adapted.change(
+            rounded(x.subarray(row * inputs, (row + 1) * inputs)),
+            slots[row]!,
+            true,
+          )
+          expect(
+            relativeError(
+              found,
+              own.map((value, o) => value + change[o]!),
+            ),
+          ).toBeLessThan(1e-5)
+          if (slots[row] === -1 || slots[row] === 1) expect(sameBits(found, own)).toBe(true)
+        }
+      }
+    })
+
+    test('what codes of factors lose is far less than what the codes of the base lose', () => {
+      const shape: Shape = { rows: 12, inputs: 896, outputs: [256] }
+      const [rank, [outputs]] = [16, shape.outputs as [number]]
+      // What an adapter adds is a third of what it is added to.
+      const factors = { ...randomFactors(shape.inputs, outputs, rank, 3), scale: 1 / 3 / Math.sqrt(rank) }
+      const layers = [new Map([['m0', factors]])]
+      const x = numbers(shape.rows * shape.inputs, 13)
+      const slots = new Int32Array(shape.rows)
+      const of = (base: PackedFormat, format: FactorFormat, with_ = true) =>
+        new Adapted(kernels, shape, base, format, layers).run(x, with_ ? slots : undefined)
+      const distance = (a: Float32Array, b: Float32Array) =>
+        Math.sqrt(a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0))
+      const ofBase = distance(of('q8', 'F32', false), of('f32', 'F32', false))
+      const ofCodes = distance(of('q8', 'I8'), of('q8', 'F32'))
+      expect(ofCodes).toBeGreaterThan(0)
+      expect(ofCodes).toBeLessThan(0.6 * ofBase)
+      // All of it together is hardly further from exact numbers than with exact factors.
+      const exact = of('f32', 'F32')
+      expect(distance(of('q8', 'I8'), exact)).toBeLessThan(1.15 * distance(of('q8', 'F32'), exact))
+    })
+
+    test('factors in codes may be as small as floats are', () => {
+      const shape: Shape = { rows: 3, inputs: 96, outputs: [48] }
+      const factors = randomFactors(96, 48, 6, 5)
+      const small = {
+        ...factors,
+        scale: 2 ** 60,
+        a: factors.a.map((v) => v * 2 ** -40),
+        b: factors.b.map((v) => v * 2 ** -20),
+      }
+      const [one, other] = [factors, small].map((own) => {
+        const scaled = own === factors ? { ...own, scale: 1 } : own
+        return new Adapted(kernels, shape, 'q8', 'I8', [new Map([['m0', scaled]])])
+      })
+      const x = numbers(3 * 96, 14)
+      const slots = new Int32Array(3)
+      expect(sameBits(one!.run(x, slots), other!.run(x, slots))).toBe(true)
+    })
+
+    test('a factor that is no number leaves none, and other rows keep their bits', () => {
+      const shape: Shape = { rows: 7, inputs: 130, outputs: [33, 20] }
+      const adapters = adaptersFor(shape)
+      const x = numbers(7 * 130, 15)
+      const slots = Int32Array.of(0, 2, 3, 2, -1, 0, 2)
+      const clean = new Adapted(kernels, shape, 'q8', 'I8', adapters).run(x, slots)
+      const columns = clean.length / 7
+      for (const poison of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])
+        for (const side of ['a', 'b'] as const) {
+          const broken = adapters[2]!.get('m0')!
+          const values = broken[side].slice()
+          values[5 * (side === 'a' ? 130 : 8) + 7] = poison
+          const mixed = [...adapters]
+          mixed[2] = new Map([['m0', { ...broken, [side]: values }]])
+          const found = new Adapted(kernels, shape, 'q8', 'I8', mixed).run(x, slots)
+          for (let row = 0; row < 7; row++) {
+            const of = (y: Float32Array) => y.subarray(row * columns, (row + 1) * columns)
+            if (slots[row] !== 2) expect(sameBits(of(found), of(clean))).toBe(true)
+            else if (side === 'a') expect(of(found).subarray(0, 33).some(Number.isFinite)).toBe(false)
+            else
+              for (let o = 0; o < 33; o++) expect(Number.isFinite(of(found)[o]!), `output ${o}`).toBe(o !== 5)
+          }
+        }
+    })
+
+    test('a row that is no number stays none beside an adapter in codes', () => {
+      const shape: Shape = { rows: 5, inputs: 130, outputs: [33] }
+      const adapted = new Adapted(kernels, shape, 'q8', 'I8', adaptersFor({ ...shape, outputs: [33] }))
+      const slots = Int32Array.of(0, 3, 3, -1, 0)
+      const x = numbers(5 * 130, 16)
+      const clean = adapted.run(x, slots)
+      const broken = x.slice()
+      broken[130 + 77] = Number.NaN
+      const found = adapted.run(broken, slots)
+      const columns = clean.length / 5
+      expect(found.subarray(columns, columns + 33).some(Number.isFinite)).toBe(false)
+      expect(sameBits(found.subarray(2 * columns), clean.subarray(2 * columns))).toBe(true)
+      expect(sameBits(found.subarray(0, columns), clean.subarray(0, columns))).toBe(true)
+    })
+
     test('a gated layer changes both sides before it gates', () => {
       const shape: Shape = { rows: 5, inputs: 64, outputs: [48, 48], gated: true }
       const adapters = adaptersFor({ ...shape, outputs: [48, 48] })
@@ -196,8 +342,12 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
 
     test('a row has the same bits whatever adapters the rows beside it have', () => {
       const shape: Shape = { rows: 40, inputs: 96, outputs: [48, 17, 30] }
-      for (const format of ['q8', 'bf16'] as const) {
-        const adapted = new Adapted(kernels, shape, format, 'BF16', adaptersFor(shape))
+      for (const [format, factors] of [
+        ['q8', 'BF16'],
+        ['q8', 'I8'],
+        ['bf16', 'BF16'],
+      ] as const) {
+        const adapted = new Adapted(kernels, shape, format, factors, adaptersFor(shape))
         const { rows, inputs } = shape
         const x = numbers(rows * inputs, 10)
         const columns = 48 + 32 + 32

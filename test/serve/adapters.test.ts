@@ -159,6 +159,28 @@ describe.skipIf(folder === undefined).each(sides)('on $set', ({ kernels }) => {
     },
   )
 
+  test.skipIf(kernels === undefined)(
+    'factors are kept as exactly as what they change: a byte beside codes, two beside halves, four beside F32',
+    async () => {
+      using model = openModel(folder!)
+      const layers = randomAdapter(model.definition, 64, 1)
+      const bytes: number[] = []
+      for (const format of ['F32', 'BF16', 'F16', 'Q8_0'] as const) {
+        using one = open(model, format, kernels)
+        await one.executor.addAdapter('a@1', layers)
+        bytes.push(one.executor.adapters.bytes)
+      }
+      const [whole, ...others] = bytes as [number, number, number, number]
+      const [bf16, f16, codes] = others.map((count) => whole - count) as [number, number, number]
+      // One product of this model stays F32 in all. Halves save two bytes a factor, codes three but what scales take,
+      // which with 64 inputs is more than in a real model.
+      expect(bf16).toBeGreaterThan(0.25 * whole)
+      expect(f16).toBe(bf16)
+      expect(codes / bf16).toBeGreaterThan(1.25)
+      expect(codes / bf16).toBeLessThan(1.5)
+    },
+  )
+
   test('a slot that an adapter left serves the next one, and slots are not more than there are', async () => {
     using model = openModel(folder!)
     using one = open(model, 'F32', kernels)
