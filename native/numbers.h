@@ -20,14 +20,17 @@ inline void storeBfloat(Half* to, Vector value, int count, [[maybe_unused]] bool
 #else
   typedef Half Halves __attribute__((vector_size(lanes * 2)));
   Halves halves = __builtin_convertvector((VectorUnsigned)bfloatBits(value) >> 16, Halves);
-  __builtin_memcpy(to, &halves, count >= lanes ? sizeof halves : count * sizeof(Half));
+  // A copy of a length that is not known would be a call.
+  if (count >= lanes) __builtin_memcpy(to, &halves, sizeof halves);
+  else __builtin_memcpy(to, &halves, count * sizeof(Half));
 #endif
 }
 
 inline Vector loadBfloat(const Half* from, int count) {
+  if (count >= lanes) return loadBfloat(from);
   typedef Half Halves __attribute__((vector_size(lanes * 2)));
   Halves halves = {};
-  __builtin_memcpy(&halves, from, count >= lanes ? sizeof halves : count * sizeof(Half));
+  __builtin_memcpy(&halves, from, count * sizeof(Half));
   return (Vector)(__builtin_convertvector(halves, VectorInt) << 16);
 }
 
