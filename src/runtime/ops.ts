@@ -44,8 +44,8 @@ export class Ops extends TrainingOps {
   readonly #sums = new WeakMap<Tensor, Sum>()
   /** What activations are that a product stored two results of: looks at both of these. */
   readonly #activated = new WeakMap<Tensor, Halves>()
-  /** Gradients of both inputs of {@link siluMul} by that of its result, of which a product stored both. */
-  readonly #gateGradients = new WeakMap<Tensor, Halves>()
+  /** Gradients of both inputs of a {@link siluMul}, which one product stored, and what they were made from. */
+  readonly #gateGradients = new WeakMap<Tensor, Halves & { dy: Tensor }>()
 
   /** Bytes that the largest of our own products puts its factors in order in, about. */
   get productBytes(): number {
@@ -227,19 +227,20 @@ export class Ops extends TrainingOps {
     const [gate, up] = y.inputs as [Tensor, Tensor]
     const kept = this.#activated.get(y)
     // Where a product stored up beside the result, nobody else has it.
-    const both = kept && this.#siluMulGradients(dy, gate, kept.second)
+    const both = kept && this.#siluMulGradients(dy, y, kept.second)
     if (both === undefined) return this.ownSiluMulBack(dy, gate, kept?.second ?? up, of)
     const half = of === 'gate' ? both.first : both.second
     const gradient = this.make('siluMulBack', half.pointer, dy.shape, [dy, gate, up], {})
     return this.#activation(gradient, { first: half, second: half })
   }
 
-  #siluMulGradients(dy: Tensor, gate: Tensor, up: Tensor): Halves | undefined {
-    const known = this.#gateGradients.get(dy)
-    if (known !== undefined) return known
+  #siluMulGradients(dy: Tensor, y: Tensor<'siluMul'>, up: Tensor): Halves | undefined {
+    const known = this.#gateGradients.get(y)
+    if (known?.dy === dy) return known
+    const gate = y.inputs[0]!
     const sum = this.#bareSum(dy, gate)
     const both = sum && this.#twoResults({ ...sum, source: gate }, dy.shape, 'siluMulBack', up)
-    if (both !== undefined) this.#gateGradients.set(dy, both)
+    if (both !== undefined) this.#gateGradients.set(y, { ...both, dy })
     return both
   }
 

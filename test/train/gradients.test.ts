@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { Device } from '../../src/runtime/device.ts'
 import { Graph } from '../../src/runtime/graph.ts'
+import { KernelContext, loadKernels } from '../../src/runtime/kernels.ts'
 import type { RopeAttributes } from '../../src/runtime/op-attributes.ts'
 import type { Ops } from '../../src/runtime/ops.ts'
 import type { Tensor } from '../../src/runtime/tensor.ts'
@@ -385,8 +386,89 @@ describe.each([
   })
 })
 
-function run(entry: Case, inputs: NumberArray[], viewed: boolean) {
-  using graph = new Graph(device, 512)
+/** Activations that our kernels compute in the pass of a product, and what hands their gradients back. */
+const mix = (a: NumberArray, b: NumberArray, f: (x: number, y: number) => number) => elementwise(a, b, f)
+const gated = (ops: Ops, gate: Tensor, up: Tensor) => ops.siluMul(gate, up)
+const plainGated = (gate: NumberArray, up: NumberArray) => mix(gate, up, (x, y) => x * sigmoid(x) * y)
+const fused: Case[] = [
+  {
+    name: 'gelu between products',
+    shapes: [
+      [5, 7],
+      [9, 7],
+      [6, 9],
+    ],
+    build: (ops, [x, w, v]) => ops.matmul(ops.gelu(ops.matmul(x!, w!)), v!),
+    plain: ([x, w, v]) => product(map(product(x!, w!), gelu), v!),
+  },
+  {
+    name: 'gelu of a product with a bias, used twice',
+    shapes: [[5, 7], [9, 7], [9], [6, 9]],
+    build: (ops, [x, w, bias, v]) => {
+      const y = ops.gelu(ops.add(ops.matmul(x!, w!), bias!))
+      return ops.matmul(ops.add(ops.scale(y, 0.5), y), v!)
+    },
+    plain: ([x, w, bias, v]) => {
+      const y = map(
+        mix(product(x!, w!), bias!, (a, b) => a + b),
+        gelu,
+      )
+      return product(
+        map(y, (value) => 1.5 * value),
+        v!,
+      )
+    },
+  },
+  {
+    name: 'a gated unit between products',
+    shapes: [
+      [5, 7],
+      [9, 7],
+      [9, 7],
+      [6, 9],
+    ],
+    build: (ops, [x, g, u, v]) => ops.matmul(gated(ops, ops.matmul(x!, g!), ops.matmul(x!, u!)), v!),
+    plain: ([x, g, u, v]) => product(plainGated(product(x!, g!), product(x!, u!)), v!),
+  },
+  {
+    name: 'two gated units that one gradient is handed back to',
+    shapes: [
+      [5, 7],
+      [9, 7],
+      [9, 7],
+      [6, 9],
+    ],
+    build: (ops, [x, g, u, v]) => {
+      const [a, b] = [ops.matmul(x!, g!), ops.matmul(x!, u!)]
+      const [c, d] = [ops.matmul(x!, g!), ops.matmul(x!, u!)]
+      return ops.matmul(ops.add(gated(ops, a, b), gated(ops, d, c)), v!)
+    },
+    plain: ([x, g, u, v]) => {
+      const [a, b] = [product(x!, g!), product(x!, u!)]
+      return product(
+        mix(plainGated(a, b), plainGated(b, a), (p, q) => p + q),
+        v!,
+      )
+    },
+  },
+]
+
+const kernels = loadKernels()
+
+test.skipIf(kernels === undefined).each(fused.map((entry) => [entry.name, entry] as const))(
+  'by our kernels the gradient equals finite differences, %s',
+  (_, entry) => {
+    using own = new KernelContext(kernels!)
+    const inputs = entry.shapes.map((shape, i) => randomArray(shape, 7 + i))
+    const outcome = run(entry, inputs, false, own)
+    expectClose(outcome.value, entry.plain(inputs))
+    for (const [index, gradient] of outcome.gradients.entries())
+      expectClose(gradient!, differences(entry, inputs, index, outcome.dy))
+  },
+)
+
+function run(entry: Case, inputs: NumberArray[], viewed: boolean, kernels?: KernelContext) {
+  using graph = new Graph(device, 512, 64, kernels ? { kernels } : {})
   const tensors = entry.shapes.map((shape, i) => graph.input('F32', shape, `x${i}`))
   const integers = graph.input('I32', [Math.max(1, entry.integers?.length ?? 0)], 'integers')
   const constants = (entry.constants ?? []).map((c, i) => graph.input('F32', c.shape, `c${i}`))
