@@ -69,8 +69,8 @@ inline void normRows(ggml_tensor* dst, int, int nth, void* userdata) {
   });
 }
 
-/// dst = gradient of x through a norm, by rows, plus another [N, W] where one is. Sources: dy, also BF16, x, [weight [W]],
-/// [added]; contiguous. Params: centred, epsilon as float bits, weighted, added.
+/// dst = gradient of x through a norm, by rows, plus another [N, W] where one is. Sources: dy, x, [weight [W]], [added];
+/// contiguous. Params: centred, epsilon as float bits, weighted, added.
 inline void normBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   bool centred = call->params[0] != 0;
@@ -78,15 +78,14 @@ inline void normBack(ggml_tensor* dst, int, int nth, void* userdata) {
   const float* weight = call->params[2] ? floatsOf(dst->src[2]) : nullptr;
   const float* added = call->params[3] ? floatsOf(dst->src[weight ? 3 : 2]) : nullptr;
   float* slopes = reinterpret_cast<float*>(rw_thread_scratch(alignUp(size_t(width) * 4)));
-  Numbers dy(dst->src[0]);
   byRows(dst, call, nth, [&](size_t first, size_t end) {
     for (size_t row = first; row < end; row++) {
-      const float* x = floatsOf(dst->src[1]) + row * width;
+      const float *dy = floatsOf(dst->src[0]) + row * width, *x = floatsOf(dst->src[1]) + row * width;
       float* to = static_cast<float*>(dst->data) + row * width;
       RowNorm norm = RowNorm::of(x, width, centred, floatParam(call, 1));
       Vector sum = zero(), along = zero();
       for (int i = 0; i < width; i += lanes) {
-        Vector slope = dy.load(row * width + i, width - i);
+        Vector slope = load(dy + i, width - i);
         if (weight) slope = slope * load(weight + i, width - i);
         store(slopes + i, slope, width - i);
         sum = sum + slope;
@@ -130,30 +129,28 @@ inline void sumRowBlocks(ggml_tensor* dst, size_t rows, Call* call, int nth, Pre
   leave(call, nth);
 }
 
-/// dst [W] = sum over rows of a * b, or of a alone. Sources: a, also BF16, [b], contiguous [N, W]. Params: product (0/1).
+/// dst [W] = sum over rows of a * b, or of a alone. Sources: a, [b], contiguous [N, W]. Params: product (0/1).
 inline void sumOverRows(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor* x = dst->src[0];
   size_t width = x->ne[0], rows = size_t(x->ne[1]) * x->ne[2] * x->ne[3];
-  const float* b = call->params[0] ? floatsOf(dst->src[1]) : nullptr;
-  Numbers a(x);
+  const float *a = floatsOf(x), *b = call->params[0] ? floatsOf(dst->src[1]) : nullptr;
   sumRowBlocks(dst, rows, call, nth, [](size_t) { return 0; }, [&](int, size_t row, size_t i, int count) {
-    Vector value = a.load(row * width + i, count);
+    Vector value = load(a + row * width + i, count);
     return b ? value * load(b + row * width + i, count) : value;
   });
 }
 
-/// dst [W] = gradient of a norm's weight: sum over rows of dy * norm(x). Sources: dy, also BF16, x, contiguous [N, W]. Params:
+/// dst [W] = gradient of a norm's weight: sum over rows of dy * norm(x). Sources: dy, x, contiguous [N, W]. Params:
 /// centred, epsilon as float bits.
 inline void normWeightBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor* tensor = dst->src[1];
   size_t width = tensor->ne[0], rows = size_t(tensor->ne[1]) * tensor->ne[2] * tensor->ne[3];
-  const float* x = floatsOf(tensor);
-  Numbers dy(dst->src[0]);
+  const float *dy = floatsOf(dst->src[0]), *x = floatsOf(tensor);
   auto prepare = [&](size_t row) { return RowNorm::of(x + row * width, int(width), call->params[0] != 0, floatParam(call, 1)); };
   sumRowBlocks(dst, rows, call, nth, prepare, [&](const RowNorm& norm, size_t row, size_t i, int count) {
-    return dy.load(row * width + i, count) * norm.at(x + row * width + i, count);
+    return load(dy + row * width + i, count) * norm.at(x + row * width + i, count);
   });
 }
 

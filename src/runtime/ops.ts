@@ -30,8 +30,6 @@ interface Sum {
   second?: Tensor | undefined
 }
 
-const roundsSources: ReadonlySet<BehindKind> = new Set<BehindKind>(['times', 'siluMul', 'siluMulBack'])
-
 /** Looks at the two results of one product. */
 interface Halves {
   first: Tensor
@@ -310,9 +308,10 @@ export class Ops extends TrainingOps {
       behind: matmulBehind[kind],
     }
     const [a, b, ...behind] = [left, right, ...(tail?.map(stored) ?? [])].map((x) => this.factor(x))
-    // What is added keeps all of its digits; what activations read is rounded as factors are.
-    const read = (x: Tensor) => (roundsSources.has(kind) ? this.factor(x) : x)
-    const sources = [a!, b!, ...[source, second].flatMap((x) => (x ? [read(x)] : [])), ...behind]
+    // Sources keep all of their digits, but for what a product stored beside an activation, which is rounded like that.
+    const kept = kind === 'times' ? [source] : [second]
+    const read = (x: Tensor | undefined) => (x === undefined ? [] : kept.includes(x) ? [this.factor(x)] : [x])
+    const sources = [a!, b!, ...read(source), ...read(second), ...behind]
     return this.kernelOp(op, params, kind === 'addsInto' ? [4] : shape, sources)
   }
 

@@ -110,7 +110,7 @@ export class TrainingOps extends ViewOps {
     if (!sources.every((source) => source.contiguous && source.dtype === 'F32')) return undefined
     if (added !== undefined && !sameShape(added, x)) return undefined
     const params = { centred, epsilon, weighted: weight ? 1 : 0, added: added ? 1 : 0 }
-    return this.kernelOp('norm_back', params, x.shape, [this.factor(slope), ...sources.slice(1)])
+    return this.kernelOp('norm_back', params, x.shape, sources)
   }
 
   /** The gradient that y is, through a norm, made again with something added. */
@@ -140,13 +140,12 @@ export class TrainingOps extends ViewOps {
     const shape = [a.shape.at(-1)!]
     const inputs = b === undefined ? [a] : [a, b]
     const norm = b && normOf(b)
-    const rows = this.factor(a)
     const pointer = norm
       ? this.kernelOp('norm_weight_back', { centred: norm.centred, epsilon: norm.epsilon }, shape, [
-          rows,
+          a,
           norm.x,
         ])
-      : this.kernelOp('sum_over_rows', { product: inputs.length - 1 }, shape, b ? [rows, b] : [rows])
+      : this.kernelOp('sum_over_rows', { product: inputs.length - 1 }, shape, inputs)
     return pointer === undefined ? undefined : this.make('sumOverRows', pointer, shape, inputs, {})
   }
 

@@ -29,11 +29,10 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   leaf: 'none',
   add: ({ ops }, { inputs: [, b] }, dy) => [() => dy, () => reduced(ops, dy, b!)],
   sub: ({ ops }, { inputs: [, b] }, dy) => [() => dy, () => reduced(ops, ops.scale(dy, -1), b!)],
-  mul: ({ ops }, { inputs: [a, b] }, dy) => {
-    // First, because of a norm it says in which numbers dy is read: the product with the norm's weight is then nobody's.
-    const rows = overRows(ops, b!, dy, a!)
-    return [() => ops.mul(dy, b!), () => rows ?? reduced(ops, ops.mul(dy, a!), b!)]
-  },
+  mul: ({ ops }, { inputs: [a, b] }, dy) => [
+    () => ops.mul(dy, b!),
+    () => overRows(ops, b!, dy, a!) ?? reduced(ops, ops.mul(dy, a!), b!),
+  ],
   div: ({ ops }, y, dy) => {
     const b = y.inputs[1]!
     return [() => ops.div(dy, b), () => reduced(ops, ops.scale(ops.mul(ops.div(dy, b), y), -1), b)]

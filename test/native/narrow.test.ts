@@ -131,35 +131,6 @@ describe.each(everyKernels.map((kernels) => ({ set: kernels.instructionSet, kern
       }
     })
 
-    test('gradients that norms, their weights and biases read in bfloat16 give the bits of those in F32', () => {
-      const same = <Op extends KernelOp>(
-        op: Op,
-        params: KernelParams<Op>,
-        shape: number[],
-        [n, w]: readonly [number, number],
-        ...rest: FakeTensor[]
-      ) => {
-        const dy = both([n, w], 1)
-        const plain = wideResult(op, params, shape, [dy.wide, ...rest])
-        expect(sameBits(wideResult(op, params, shape, [dy.narrow, ...rest]), plain), op).toBe(true)
-      }
-      for (const size of [
-        [1, 1],
-        [19, 37],
-        [300, 96],
-      ] as const) {
-        const [n, w] = size
-        const [x, added] = [fakeTensor(normals(n * w, 2), [n, w]), fakeTensor(normals(n * w, 3), [n, w])]
-        const weight = fakeTensor(normals(w, 4), [w])
-        const norm = { centred: 1, epsilon: 1e-5 }
-        same('norm_back', { ...norm, weighted: 0, added: 0 }, [n, w], size, x)
-        same('norm_back', { ...norm, centred: 0, weighted: 1, added: 1 }, [n, w], size, x, weight, added)
-        same('norm_weight_back', norm, [w], size, x)
-        same('sum_over_rows', { product: 0 }, [w], size)
-        same('sum_over_rows', { product: 1 }, [w], size, x)
-      }
-    })
-
     test('what stands between products rounds its result once when it stores it in bfloat16', () => {
       const same = <Op extends KernelOp>(
         op: Op,

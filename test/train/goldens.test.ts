@@ -2,13 +2,11 @@
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { loadKernels } from '../../src/runtime/kernels.ts'
-import type { Precision } from '../../src/runtime/op-maker.ts'
 import { loadModel } from '../../src/train/parameters.ts'
 import { sharedData } from '../shared.ts'
 import {
   countedModel,
   device,
-  goldenSeed,
   ownGoldens,
   readGolden,
   sequences,
@@ -28,6 +26,8 @@ interface Case {
   name: string
   /** Largest difference of a loss: 2e-5, but for GPT-2, whose first layer norm meets rows of nearly equal numbers. */
   lossTolerance: number
+  /** Relative difference of a loss where products are bfloat16; PyTorch's own autocast is 0.9 % away on qwen3. */
+  bf16Tolerance: number
   /** Not of the shared data. */
   own: boolean
 }
@@ -35,15 +35,24 @@ interface Case {
 const kernels = loadKernels()
 const byNarrow = kernels !== undefined && !/^(avx512|amx)/.test(kernels.instructionSet)
 
+/**
+ * Products in bfloat16 came to 5.1e-3 of the loss in `llama_gqa`, to 1.6e-3 at most in the others of that line. Without
+ * AVX-512, 7.9e-3 in `gpt2` (what its first layer norm makes of a difference of 3.8e-6, by AVX2 and by SSE2 alike) and 2.6e-3
+ * in `qwen2`.
+ */
 const cases = [
-  { name: 'gpt2', lossTolerance: 1e-4, own: false },
-  ...['llama_gqa', 'qwen2', 'llama_tied_sched_mask', 'llama_gqa_accum2', 'llama_packed'].map(
-    (name): Case => ({ name, lossTolerance: 2e-5, own: false }),
+  { name: 'gpt2', lossTolerance: 1e-4, bf16Tolerance: byNarrow ? 1e-2 : 2e-3, own: false },
+  { name: 'llama_gqa', lossTolerance: 2e-5, bf16Tolerance: 6e-3, own: false },
+  { name: 'qwen2', lossTolerance: 2e-5, bf16Tolerance: byNarrow ? 4e-3 : 2e-3, own: false },
+  ...['llama_tied_sched_mask', 'llama_gqa_accum2', 'llama_packed'].map(
+    (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-3, own: false }),
   ),
-  ...['qwen3', 'mistral'].map((name): Case => ({ name, lossTolerance: 2e-5, own: true })),
+  ...['qwen3', 'mistral'].map(
+    (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-2, own: true }),
+  ),
 ].filter(({ own }) => own || shared !== undefined)
 
-describe.each(cases)('$name', ({ name, lossTolerance, own }) => {
+describe.each(cases)('$name', ({ name, lossTolerance, bf16Tolerance, own }) => {
   const golden = readGolden(join(own ? ownGoldens : shared!, `${name}.json`))
   const { opt, float32: trace } = golden
   const open = () =>
@@ -109,23 +118,12 @@ describe.each(cases)('$name', ({ name, lossTolerance, own }) => {
   })
 
   test('products in bfloat16 learn at nearly the same pace', async () => {
-    const lossesOf = async (seed: number, precision: Precision) => {
-      using parameters = open()
-      using trainer = trainerOf(parameters, opt, { precision }, seed)
-      const losses: number[] = []
-      for (let step = 0; step < steps; step++) losses.push((await trainer.step()).loss)
-      return losses
+    using parameters = open()
+    using trainer = trainerOf(parameters, opt, { precision: 'bf16' })
+    for (let step = 0; step < steps; step++) {
+      const report = await trainer.step()
+      const miss = Math.abs(report.loss / trace.losses[step]! - 1)
+      expect(miss, `loss of step ${step}`).toBeLessThan(bf16Tolerance)
     }
-    // What rounding makes of a run that learns 96 tokens by heart is mostly luck, so one seed says little. Over 40 the
-    // largest difference of a loss had medians of 1e-3 (gpt2) to 3.3e-3 and was 2e-2 at most.
-    const worst: number[] = []
-    for (let seed = goldenSeed; seed < goldenSeed + 9; seed++) {
-      const [exact, rounded] = [await lossesOf(seed, 'f32'), await lossesOf(seed, 'bf16')]
-      worst.push(Math.max(...exact.map((loss, step) => Math.abs(rounded[step]! / loss - 1))))
-    }
-    worst.sort((a, b) => a - b)
-    // As near as PyTorch's own autocast comes to its float32 on qwen3's first seed.
-    expect(worst[4]).toBeLessThan(9e-3)
-    expect(worst[8]).toBeLessThan(3e-2)
   })
 })
