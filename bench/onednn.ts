@@ -2,8 +2,8 @@
  * Our products in bf16 and int8 against oneDNN's, which PyTorch brings, both sides in turns:
  * `npx tsx bench/onednn.ts --python PATH [--pairs 5] [--out FILE]`. PyTorch comes from outside.
  */
-import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
-import { appendFileSync } from 'node:fs'
+import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from 'node:child_process'
+import { appendFileSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
@@ -82,6 +82,10 @@ class Rival implements Disposable {
     this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]()
   }
 
+  get pid(): number | undefined {
+    return this.#child.pid
+  }
+
   async quickestMs({ kind, rows, inputs, outputs, threads }: Product): Promise<number> {
     this.#child.stdin.write(`${kind} ${rows} ${inputs} ${outputs} ${threads}\n`)
     const { value, done } = await this.#lines.next()
@@ -92,6 +96,30 @@ class Rival implements Disposable {
   [Symbol.dispose](): void {
     this.#child.stdin.end()
   }
+}
+
+/** The processors that this process may use; none where the system does not say. */
+function processorsHere(): number[] {
+  try {
+    const list = /^Cpus_allowed_list:\s*(.*)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? ''
+    return list.split(',').flatMap((range) => {
+      const [first, last = first] = range.split('-').map(Number)
+      return Array.from({ length: last! - first! + 1 }, (_, i) => first! + i)
+    })
+  } catch {
+    return []
+  }
+}
+
+/**
+ * Both sides on the same processors from now on: of neighbours one may run at half of the other's pace for seconds. False
+ * where there is no taskset.
+ */
+function hold(pids: readonly (number | undefined)[], processors: readonly number[]): boolean {
+  if (processors.length === 0) return false
+  return pids.every(
+    (pid) => spawnSync('taskset', ['-a', '-p', '-c', processors.join(','), `${pid}`]).status === 0,
+  )
 }
 
 async function main(): Promise<void> {
@@ -110,7 +138,10 @@ async function main(): Promise<void> {
   const pairs = Number(values.pairs)
   using rival = new Rival(values.python)
   const comparisons: Comparison[] = []
+  const processors = processorsHere()
+  let held = true
   for (const threads of [1, 2]) {
+    held = hold([process.pid, rival.pid], processors.slice(0, threads)) && held
     using device = new Device({ device: 'cpu', threads })
     device.setThreads(1)
     for (const { inputs, outputs } of weights)
@@ -137,7 +168,7 @@ async function main(): Promise<void> {
     parameters: { pairs },
     figures: {},
     comparisons,
-    chosen: { kernels: status.kernels.instructionSet },
+    chosen: { kernels: status.kernels.instructionSet, processors: held ? 'the same for both sides' : 'any' },
     setting: setting.end({ compiler: status.compiler }),
   }
   const line = `${JSON.stringify(record)}\n`
