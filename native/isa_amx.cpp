@@ -23,12 +23,12 @@ extern const Kernels ROPEWAY_VARIABLE = {
 #else
     {
         {"linear_q8", linear<TileCodedProduct<Q8Codes>>},
-        {"linear_q4", linear<TileCodedProduct<Q4Codes>>},
-        {"linear_q5", linear<TileCodedProduct<Q5Codes>>},
-        {"linear_q4s", linear<TileCodedProduct<Q4SCodes>>},
-        {"linear_q5s", linear<TileCodedProduct<Q5SCodes>>},
-        {"linear_q4k", linear<TileCodedProduct<Q4KCodes>>},
-        {"linear_q5k", linear<TileCodedProduct<Q5KCodes>>},
+        {"linear_q4", linearByTiles<Q4Codes>},
+        {"linear_q5", linearByTiles<Q5Codes>},
+        {"linear_q4s", linearByTiles<Q4SCodes>},
+        {"linear_q5s", linearByTiles<Q5SCodes>},
+        {"linear_q4k", linearByTiles<Q4KCodes>},
+        {"linear_q5k", linearByTiles<Q5KCodes>},
         {"linear_bf16", linear<TilePairProduct>},
         {"embed", embed},
         {"matmul_bf16", matmulByTiles},

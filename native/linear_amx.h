@@ -32,8 +32,8 @@ inline void spreadGroup(const char* group, char* to) {
 }
 
 /// Coded weights by int8 activations: 16 rows by two pairs of panels. Sums leave their tiles for every block of 128 inputs,
-/// to be scaled by vectors: those of one pair while the other is multiplied. Up to `few` rows are multiplied by vectors
-/// alone: a unit takes as long for one row as for 16.
+/// to be scaled by vectors: those of one pair while the other is multiplied. Up to `few` rows go to the vectors alone: a
+/// unit takes as long for one row as for 16. AVX-512 has packed all codes but those of q8 in the same way.
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   static_assert(Codes::parts == 1);
@@ -52,12 +52,13 @@ struct TileCodedProduct : CodedProduct<Codes> {
   using Dots = int32_t[sumsOfBlock][2][tileRows][16];
 
   static size_t placed(size_t count) {
-    return count <= few ? Vectors::placed(count) : (count + tileRows - 1) / tileRows * tileRows;
+    return Codes::share && count <= few ? Vectors::placed(count) : (count + tileRows - 1) / tileRows * tileRows;
   }
 
   void multiply(Call* call, int nth, const char* packed, size_t stride, size_t rows, const Epilogue& epilogue) const {
-    if (rows <= few) multiplyPieces(call, static_cast<const Vectors&>(*this), packed, stride, rows, epilogue);
-    else TiledLinear<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
+    if constexpr (Codes::share)
+      if (rows <= few) return multiplyPieces(call, static_cast<const Vectors&>(*this), packed, stride, rows, epilogue);
+    TiledLinear<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
   }
 
   void enter() const { loadTileConfig(tileConfig(tileRows, int(stepInputs), int(stepInputs / 4))); }
@@ -90,13 +91,15 @@ struct TileCodedProduct : CodedProduct<Codes> {
     size_t begin, row;
   };
 
-  /// The last block of the unit before, whose sums of codes are still to be scaled.
+  /// The last block of the unit before, whose sums of codes are still to be scaled. Before the first unit that is any block,
+  /// and its sums go nowhere.
   struct Inside {
     bool waits = false;
     Unit unit;
     size_t block;
     float* sums;
-    alignas(64) Dots dots[2];
+    alignas(64) Dots dots[2] = {};
+    alignas(64) float nowhere[unitRows * unitPanels * panelOutputs];
   };
 
   /// Blocks `begin` to `end` into sums [2][16][2][16], or onto them behind the first. They are all there when `before` is
@@ -110,12 +113,15 @@ struct TileCodedProduct : CodedProduct<Codes> {
       unit.panels[p] = panel + own * stride;
       unit.spreads[p] = spreads + own * (Codes::share ? stepBytes : (end - begin) * blockInputs * panelOutputs);
     }
-    if (inside->waits) both<true>(unit, begin, inside->unit, inside->block, inside->sums, sums, inside->dots, before);
-    else both<false>(unit, begin, unit, begin, sums, sums, inside->dots, [] {});
-    beside();
-    for (size_t block = begin + 1; block < end; block++) {
-      both<true>(unit, block, unit, block - 1, sums, sums, inside->dots, [] {});
+    const Unit* unitBefore = inside->waits ? &inside->unit : &unit;
+    size_t blockBefore = inside->waits ? inside->block : begin;
+    float* sumsBefore = inside->waits ? inside->sums : inside->nowhere;
+    for (size_t block = begin; block < end; block++) {
+      both(unit, block, *unitBefore, blockBefore, sumsBefore, sums, inside->dots, [&] {
+        if (block == begin) before();
+      });
       beside();
+      unitBefore = &unit, blockBefore = block, sumsBefore = sums;
     }
     inside->waits = true, inside->unit = unit, inside->block = end - 1, inside->sums = sums;
   }
@@ -133,24 +139,17 @@ struct TileCodedProduct : CodedProduct<Codes> {
   /// A block by both pairs, beside which sums of the block before are scaled: a pair's while the other is multiplied. Where
   /// groups share scales, sums leave their tiles only then, and are scaled a turn later. `complete` is called when the
   /// block before is.
-  template <bool follows, class Complete>
+  template <class Complete>
   __attribute__((always_inline)) void both(const Unit& unit, size_t block, const Unit& unitBefore, size_t blockBefore,
                                            float* sumsBefore, float* sums, Dots* dots, const Complete& complete) const {
-    auto nothing = [](int) {};
     if constexpr (Codes::share) {
-      if constexpr (follows) {
-        multiplyPair<0>(unit, block, true, dots, Scaling<0>(*this, unitBefore, blockBefore, dots[0], sumsBefore));
-        multiplyPair<1>(unit, block, true, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
-      } else {
-        multiplyPair<0>(unit, block, false, dots, nothing);
-        multiplyPair<1>(unit, block, true, dots, nothing);
-      }
+      multiplyPair<0>(unit, block, dots, Scaling<0>(*this, unitBefore, blockBefore, dots[0], sumsBefore));
+      multiplyPair<1>(unit, block, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
       complete();
     } else {
-      if constexpr (follows) multiplyPair<0>(unit, block, true, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
-      else multiplyPair<0>(unit, block, false, dots, nothing);
+      multiplyPair<0>(unit, block, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
       complete();
-      multiplyPair<1>(unit, block, true, dots, Scaling<0>(*this, unit, block, dots[0], sums));
+      multiplyPair<1>(unit, block, dots, Scaling<0>(*this, unit, block, dots[0], sums));
     }
   }
 
@@ -170,15 +169,14 @@ struct TileCodedProduct : CodedProduct<Codes> {
 
   /// Products of a block by a pair; `beside(n)` is called behind the nth.
   template <int pair, class F>
-  __attribute__((always_inline)) void multiplyPair(const Unit& unit, size_t block, bool follows, Dots* dots, const F& beside) const {
-    if constexpr (Codes::share) multiplyShared<pair>(unit, block, follows, dots, beside);
+  __attribute__((always_inline)) void multiplyPair(const Unit& unit, size_t block, Dots* dots, const F& beside) const {
+    if constexpr (Codes::share) multiplyShared<pair>(unit, block, dots, beside);
     else multiplyApart<pair>(unit, block, dots[pair], beside);
   }
 
-  /// Sums of both steps in the pair's two tiles. They are stored when those of the other pair are on their way: `follows`
-  /// says that the other's are waiting.
+  /// Sums of both steps in the pair's two tiles. They are stored when those of the other pair are on their way.
   template <int pair, class F>
-  __attribute__((always_inline)) void multiplyShared(const Unit& unit, size_t block, bool follows, Dots* dots, const F& beside) const {
+  __attribute__((always_inline)) void multiplyShared(const Unit& unit, size_t block, Dots* dots, const F& beside) const {
     constexpr int s = 2 * pair;
     const size_t step = block * stepsOfBlock;
     const int8_t* a = this->x.codes + unit.row * this->x.inputs + block * blockInputs;
@@ -198,7 +196,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
       loadTile<7>(codesAt(unit, s + 1, step + 1), 64);
       multiplyBytes<s + 1, 5, 7>();
     } else beside(2);
-    if (follows) store<1 - pair>(dots[1 - pair][0]);
+    store<1 - pair>(dots[1 - pair][0]);
     beside(3);
   }
 
@@ -229,26 +227,29 @@ struct TileCodedProduct : CodedProduct<Codes> {
     const QuantisedRows& x;
     const Dots& dots;
     size_t row, first;
-    bool whole, onto;
-    int steps;
+    bool onto;
     float* sums;
     const float* rowScales;
+    const float* groupSums[Codes::offset ? sumsOfBlock : 1];
     __m512 scales[sumsOfBlock][2], shifts[Codes::offset ? sumsOfBlock : 1][2];
 
     __attribute__((always_inline)) Scaling(const TileCodedProduct& by, const Unit& unit, size_t block, const Dots& of, float* to)
         : x(by.x), dots(of), row(unit.row), first(block * scaleGroups), onto(block > 0), sums(to + pair * tileRows * 2 * panelOutputs) {
       rowScales = x.scale(first, row);
-      steps = Codes::share ? 1 : x.groups - first < scaleGroups ? int(x.groups - first) : int(scaleGroups);
-      whole = steps == sumsOfBlock;
+      const size_t groups = Codes::share || x.groups - first > scaleGroups ? scaleGroups : x.groups - first;
 #pragma GCC unroll 4
-      for (int i = 0; i < sumsOfBlock; i++)
+      for (int i = 0; i < sumsOfBlock; i++) {
+        // Behind the last group stands nothing: another one's sums, times zero.
+        const bool there = size_t(i) < groups;
+        const size_t g = there ? first + i : first;
+        if (Codes::offset) groupSums[i] = x.sum(g, row);
 #pragma GCC unroll 2
         for (int p = 0; p < 2; p++) {
-          // What lies behind the last group is not read.
-          const size_t g = first + (i < steps ? i : 0);
-          scales[i][p] = (__m512)Codes::scale(unit.panels[2 * pair + p], g, 0, 0);
-          if (Codes::offset) shifts[i][p] = (__m512)Codes::shift(unit.panels[2 * pair + p], g, 0);
+          const char* panel = unit.panels[2 * pair + p];
+          scales[i][p] = there ? (__m512)Codes::scale(panel, g, 0, 0) : _mm512_setzero_ps();
+          if (Codes::offset) shifts[i][p] = there ? (__m512)Codes::shift(panel, g, 0) : _mm512_setzero_ps();
         }
+      }
     }
 
     __attribute__((always_inline)) void operator()(int turn) const {
@@ -274,19 +275,35 @@ struct TileCodedProduct : CodedProduct<Codes> {
     __attribute__((always_inline)) __m512 scaled(int r, int p, __m512 rowScale, __m512 sum) const {
       if constexpr (Codes::share) return _mm512_fmadd_ps(numbers(0, r, p), _mm512_mul_ps(scales[0][p], rowScale), sum);
       __m512 part = _mm512_setzero_ps();
-      auto add = [&](int i) __attribute__((always_inline)) {
-        part = _mm512_fmadd_ps(numbers(i, r, p), scales[i][p], part);
-        if (Codes::offset) part = _mm512_fmadd_ps(shifts[i][p], _mm512_set1_ps(*x.sum(first + i, row + r)), part);
-      };
-      if (whole) {
 #pragma GCC unroll 4
-        for (int i = 0; i < sumsOfBlock; i++) add(i);
-      } else
-        for (int i = 0; i < steps; i++) add(i);
+      for (int i = 0; i < sumsOfBlock; i++) {
+        part = _mm512_fmadd_ps(numbers(i, r, p), scales[i][p], part);
+        if (Codes::offset) part = _mm512_fmadd_ps(shifts[i][p], _mm512_set1_ps(groupSums[i][r]), part);
+      }
       return _mm512_fmadd_ps(part, rowScale, sum);
     }
   };
 };
+
+constexpr const char* opOf(int format) {
+  switch (format) {
+    case packedQ4: return "linear_q4";
+    case packedQ5: return "linear_q5";
+    case packedQ4S: return "linear_q4s";
+    case packedQ5S: return "linear_q5s";
+    case packedQ4K: return "linear_q4k";
+    default: return "linear_q5k";
+  }
+}
+
+/// The op of codes that lie as AVX-512 wants them: few rows are left to it.
+template <class Codes>
+inline void linearByTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
+  using Product = TileCodedProduct<Codes>;
+  static const CustomOp vectors = byVectors(opOf(Product::packedFormat));
+  if (size_t(dst->src[0]->ne[1]) <= Product::few) vectors(dst, ith, nth, userdata);
+  else linear<Product>(dst, ith, nth, userdata);
+}
 
 /// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
 struct TilePairProduct {

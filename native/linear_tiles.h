@@ -174,8 +174,8 @@ struct TiledLinear {
     state->waiting = {row, last ? int(count) : 0, panel, wide, to};
   }
 
-  /// A unit's sums are [pairs of panels][rows][2][16].
-  void finish(const WaitingUnit& unit) const {
+  /// A unit's sums are [pairs of panels][rows][2][16]. Not inlined: units are few, and it is as long as they are.
+  __attribute__((noinline)) void finish(const WaitingUnit& unit) const {
     float* from = unit.sums;
     if (unit.count == 0) return;
     for (int p = 0; p < unit.panels; p += 2, from += pairFloats) {

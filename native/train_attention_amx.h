@@ -399,16 +399,18 @@ inline void attendBackTiles(ggml_tensor* dst, Call* call, int nth) {
   leave(call, nth);
 }
 
-inline void causalAttentionTiles(ggml_tensor* dst, int, int nth, void* userdata) {
+inline void causalAttentionTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
+  static const CustomOp floats = byVectors("causal_attention");
   Call* call = static_cast<Call*>(userdata);
   if (call->params[2]) attendTiles(dst, call, nth);
-  else attendFloats(dst, call, nth);
+  else floats(dst, ith, nth, userdata);
 }
 
-inline void causalAttentionBackTiles(ggml_tensor* dst, int, int nth, void* userdata) {
+inline void causalAttentionBackTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
+  static const CustomOp floats = byVectors("causal_attention_back");
   Call* call = static_cast<Call*>(userdata);
   if (call->params[2]) attendBackTiles(dst, call, nth);
-  else attendBackFloats(dst, call, nth);
+  else floats(dst, ith, nth, userdata);
 }
 
 }  // namespace
