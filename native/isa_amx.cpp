@@ -20,6 +20,7 @@ extern const Kernels ROPEWAY_VARIABLE = {
 #if defined(ROPEWAY_LEFT_OUT)
     {},
     nullptr,
+    nullptr,
 #else
     {
         {"linear_q8", linear<TileCodedProduct<Q8Codes>>},
@@ -35,6 +36,7 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"causal_attention", causalAttentionTiles},
         {"causal_attention_back", causalAttentionBackTiles},
     },
+    nullptr,
     packRows,
 #endif
 };

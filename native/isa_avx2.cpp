@@ -1,4 +1,4 @@
 #if defined(__x86_64__)
 #include "isa.h"
-ROPEWAY_TABLE(kernelsAvx2, "avx2");
+ROPEWAY_TABLE(kernelsAvx2, "avx2", &trainingAvx2);
 #endif

@@ -1,4 +1,4 @@
 #if defined(__x86_64__)
 #include "isa.h"
-ROPEWAY_TABLE(kernelsAvx512, "avx512");
+ROPEWAY_TABLE(kernelsAvx512, "avx512", &trainingAvx512);
 #endif

@@ -1,4 +1,4 @@
 #if defined(__aarch64__)
 #include "isa.h"
-ROPEWAY_TABLE(kernelsNeon, "neon");
+ROPEWAY_TABLE(kernelsNeon, "neon", &trainingNeon);
 #endif

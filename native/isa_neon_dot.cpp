@@ -1,4 +1,4 @@
 #if defined(__aarch64__)
 #include "isa.h"
-ROPEWAY_TABLE(kernelsNeonDot, "neon");
+ROPEWAY_TABLE(kernelsNeonDot, "neon", &trainingNeonDot);
 #endif

@@ -1,3 +1,3 @@
 #define ROPEWAY_PORTABLE
 #include "isa.h"
-ROPEWAY_TABLE(kernelsPortable, "portable");
+ROPEWAY_TABLE(kernelsPortable, "portable", &trainingPortable);

@@ -1,5 +1,5 @@
 // The ops of one instruction set. Each isa_*.cpp compiles the same headers with its own flags and exports
-// one table; library.cpp picks a table at run time.
+// one table, in two files so that both are compiled at once; library.cpp picks a table at run time.
 #pragma once
 
 #include "call.h"
@@ -10,9 +10,14 @@ struct NamedOp {
   CustomOp op;
 };
 
+struct TrainingOps {
+  NamedOp ops[32];
+};
+
 struct Kernels {
   const char* name;
-  NamedOp ops[56];
+  NamedOp ops[24];
+  const TrainingOps* training;  // null where `ops` has them
   /// See packed.h.
   void (*packRows)(int format, char* packed, int64_t inputs, int64_t firstRow, int64_t rows, int type,
                    const char* source, int64_t sourceRowBytes, int interleave);
@@ -28,3 +33,19 @@ extern const Kernels kernelsAvx512;
 extern const Kernels kernelsNeon;
 // The same to the bit, by instructions for products of bytes (ARMv8.2 and later).
 extern const Kernels kernelsNeonDot;
+
+extern const TrainingOps trainingPortable;
+extern const TrainingOps trainingAvx2;
+extern const TrainingOps trainingAvx512;
+extern const TrainingOps trainingNeon;
+extern const TrainingOps trainingNeonDot;
+
+/// The op of that name, or null.
+static inline CustomOp opNamed(const Kernels& kernels, const char* name) {
+  for (const NamedOp& entry : kernels.ops)
+    if (entry.name && __builtin_strcmp(entry.name, name) == 0) return entry.op;
+  if (kernels.training)
+    for (const NamedOp& entry : kernels.training->ops)
+      if (entry.name && __builtin_strcmp(entry.name, name) == 0) return entry.op;
+  return nullptr;
+}

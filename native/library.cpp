@@ -123,12 +123,11 @@ const Kernels* find(const char* instructionSet) {
 }
 
 CustomOp opOf(const Kernels* kernels, const char* name) {
-  for (const NamedOp& entry : kernels->ops)
-    if (entry.name && strcmp(entry.name, name) == 0) return entry.op;
+  CustomOp op = opNamed(*kernels, name);
 #if defined(__x86_64__)
-  if (kernels == &kernelsAmx || kernels == &kernelsAmxEmulated) return opOf(&kernelsAvx512, name);
+  if (!op && (kernels == &kernelsAmx || kernels == &kernelsAmxEmulated)) return opNamed(kernelsAvx512, name);
 #endif
-  return nullptr;
+  return op;
 }
 
 }  // namespace

@@ -300,7 +300,7 @@ constexpr const char* opOf(int format) {
 template <class Codes>
 inline void linearByTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
   using Product = TileCodedProduct<Codes>;
-  static const CustomOp vectors = byVectors(opOf(Product::packedFormat));
+  static const CustomOp vectors = opNamed(kernelsAvx512, opOf(Product::packedFormat));
   if (size_t(dst->src[0]->ne[1]) <= Product::few) vectors(dst, ith, nth, userdata);
   else linear<Product>(dst, ith, nth, userdata);
 }

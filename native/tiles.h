@@ -9,16 +9,7 @@
 #include <cstdint>
 #include <immintrin.h>
 
-#include "kernels.h"
-
 namespace {
-
-/// AVX-512's op of that name, for what tiles do not serve: compiled once.
-inline CustomOp byVectors(const char* name) {
-  for (const NamedOp& entry : kernelsAvx512.ops)
-    if (entry.name && __builtin_strcmp(entry.name, name) == 0) return entry.op;
-  __builtin_trap();
-}
 
 // Tiles 0 to 3 hold sums, 4 and 5 rows of activations, 6 and 7 weights.
 struct alignas(64) TileConfig {

@@ -400,14 +400,14 @@ inline void attendBackTiles(ggml_tensor* dst, Call* call, int nth) {
 }
 
 inline void causalAttentionTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
-  static const CustomOp floats = byVectors("causal_attention");
+  static const CustomOp floats = opNamed(kernelsAvx512, "causal_attention");
   Call* call = static_cast<Call*>(userdata);
   if (call->params[2]) attendTiles(dst, call, nth);
   else floats(dst, ith, nth, userdata);
 }
 
 inline void causalAttentionBackTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
-  static const CustomOp floats = byVectors("causal_attention_back");
+  static const CustomOp floats = opNamed(kernelsAvx512, "causal_attention_back");
   Call* call = static_cast<Call*>(userdata);
   if (call->params[2]) attendBackTiles(dst, call, nth);
   else floats(dst, ith, nth, userdata);

@@ -20,74 +20,18 @@ import { Worker } from 'node:worker_threads'
 import { messageOf, UserError } from '../base/errors.ts'
 import { hashOfFile, ownFile, userCacheFolder } from '../base/files.ts'
 import { isRunning } from '../base/processes.ts'
+import {
+  everyUnit,
+  featuresHere,
+  flagsOf,
+  instructionSets,
+  units,
+  unitsFor,
+  unitsKnown,
+} from './instruction-sets.ts'
 
 const compilers = ['g++', 'clang++', 'c++'] as const
 const compileLimitMs = 300_000
-
-// Contraction off: a fused multiply-add is written where it is meant, so that bits do not depend on how the
-// compiler unrolls. No -march=native: the library picks an instruction set at run time.
-const commonFlags = [
-  '-O3',
-  '-std=c++17',
-  '-fPIC',
-  '-pthread',
-  '-ffp-contract=off',
-  '-fno-math-errno',
-  '-fno-trapping-math',
-  '-w',
-]
-
-const avx2Flags = ['-mavx2', '-mfma', '-mf16c']
-const avx512Flags = [
-  ...avx2Flags,
-  ...['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mavx512vnni', '-mprefer-vector-width=512'],
-]
-
-/** The translation units and what each may use beyond the platform's oldest machine. Those that take longest come first. */
-export const units: Readonly<Record<string, readonly string[]>> = {
-  ...(process.arch === 'x64' && {
-    'isa_avx512.cpp': avx512Flags,
-    'isa_amx.cpp': [...avx512Flags, '-mamx-tile', '-mamx-int8', '-mamx-bf16'],
-    // For tests alone: they need no speed, and the bits are the same.
-    'isa_amx_emulated.cpp': [...avx512Flags, '-O1'],
-    'isa_avx2.cpp': avx2Flags,
-  }),
-  ...(process.arch === 'arm64' && {
-    'isa_neon.cpp': [],
-    'isa_neon_dot.cpp': ['-march=armv8.2-a+dotprod'],
-  }),
-  'isa_portable.cpp': [],
-  'pool.cpp': ['-std=c++20'],
-  'library.cpp': [],
-}
-
-const avx2Needs = ['avx2', 'fma', 'f16c']
-const avx512Needs = [...avx2Needs, 'avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni']
-
-/** What a processor has that runs a unit, by Linux's names. */
-const needs: Readonly<Record<string, readonly string[]>> = {
-  'isa_avx2.cpp': avx2Needs,
-  'isa_avx512.cpp': avx512Needs,
-  'isa_amx.cpp': [...avx512Needs, 'amx_tile', 'amx_int8', 'amx_bf16'],
-}
-
-export const everyUnit: readonly string[] = Object.keys(units)
-
-/** The units that a processor with these features runs, or all where they are not known; emulated tiles are for tests alone. */
-export function unitsFor(features: ReadonlySet<string> | undefined): string[] {
-  const runs = (unit: string) =>
-    features === undefined || (needs[unit] ?? []).every((feature) => features.has(feature))
-  return everyUnit.filter((unit) => unit !== 'isa_amx_emulated.cpp' && runs(unit))
-}
-
-function featuresHere(): ReadonlySet<string> | undefined {
-  try {
-    const line = /^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]
-    return line === undefined ? undefined : new Set(line.trim().split(/\s+/))
-  } catch {
-    return undefined // another system
-  }
-}
 
 export type KernelBuild =
   | {
@@ -144,10 +88,15 @@ export function nativeFolder(): string | undefined {
 /** True when the next {@link buildKernels} has to compile, which takes a while. */
 export function kernelsNeedBuilding(): boolean {
   const source = nativeFolder()
-  const compiler = process.env.ROPEWAY_KERNELS === 'ggml' ? undefined : findCompiler()
+  const wanted = process.env.ROPEWAY_KERNELS
+  const compiler = wanted === 'ggml' ? undefined : findCompiler()
   if (source === undefined || compiler === undefined) return false
+  const chosen = unitsFor(
+    featuresHere(),
+    instructionSets.find((set) => set === wanted),
+  )
   try {
-    return foundIn(kernelCacheFolder(), source, compiler, unitsFor(featuresHere())) === undefined
+    return foundIn(kernelCacheFolder(), source, compiler, chosen) === undefined
   } catch {
     return false // no folder to keep them in, as buildKernels says
   }
@@ -159,7 +108,7 @@ export function kernelCacheFolder(): string {
 
 /**
  * The library's path, compiled now if this source and compiler have not met before, or what they left is not whole. Of the
- * instruction sets only those are compiled that this processor has, or those of `chosen` units.
+ * instruction sets only the best is compiled that this processor has, or those of `chosen` units.
  */
 export function buildKernels(
   cacheFolder?: string,
@@ -221,9 +170,10 @@ function fixOf(failure: string): string {
     : 'Set CXX to another compiler, or ROPEWAY_KERNELS=ggml.'
 }
 
-/** A library of these units, or of all. */
+/** A library of these units, or one that has more: the processor's best set, or all. */
 function foundIn(cacheFolder: string, source: string, compiler: Compiler, chosen: readonly string[]) {
-  for (const some of [chosen, everyUnit]) {
+  for (const some of [chosen, unitsFor(featuresHere()), everyUnit]) {
+    if (!chosen.every((unit) => some.includes(unit))) continue
     const folder = join(cacheFolder, buildName(source, compiler, some))
     const made = wholeIn(folder)
     if (made) return { path: join(folder, libraryName()), ...made }
@@ -253,10 +203,6 @@ function wholeIn(folder: string): Made | undefined {
 
 function libraryName(): string {
   return process.platform === 'darwin' ? 'libropeway.dylib' : 'libropeway.so'
-}
-
-export function flagsOf(unit: string): readonly string[] {
-  return [...commonFlags, ...units[unit]!]
 }
 
 /** The name of the library that this compiler makes of units in a folder of sources. */
@@ -325,11 +271,12 @@ function compileInto(
   const temporary = mkdtempSync(`${folder}.`)
   try {
     removeAbandoned(temporary)
-    const leftOut = chosen.filter((unit) => !knowsFlags(compiler, units[unit]!))
+    const knows = (unit: string) => knowsFlags(compiler, units[unit]!)
+    const compiled = unitsKnown(chosen, knows)
+    const leftOut = chosen.filter((unit) => !compiled.includes(unit))
     const objects = everyUnit.map((unit) => join(temporary, unit.replace('.cpp', '.o')))
     const compile = everyUnit.map((unit, i) => {
-      const compiled = chosen.includes(unit) && !leftOut.includes(unit)
-      const flags = compiled ? flagsOf(unit) : [...commonFlags, '-DROPEWAY_LEFT_OUT']
+      const flags = flagsOf(unit, !compiled.includes(unit))
       return [...flags, '-c', join(source, unit), '-o', objects[i]!]
     })
     const library = join(temporary, libraryName())

@@ -8,14 +8,13 @@ import koffi from 'koffi'
 import { assert } from '../base/assert.ts'
 import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { messageOf, UserError } from '../base/errors.ts'
+import { featuresHere, type InstructionSet, instructionSets, setsFor, unitsFor } from './instruction-sets.ts'
 import { type KernelOp, type KernelParams, kernelOps } from './kernel-ops.ts'
 import { buildKernels } from './kernels-build.ts'
 import type { Tensor } from './tensor.ts'
 
 type Pointer = bigint
 
-export const instructionSets = ['portable', 'neon', 'avx2', 'avx512', 'amx'] as const
-export type InstructionSet = (typeof instructionSets)[number]
 /** The AMX kernels on tiles made of plain arrays, for tests on machines with AVX-512 alone. */
 export type EmulatedSet = 'amx-emulated'
 
@@ -248,7 +247,7 @@ const declarations: { [Name in keyof Symbols]: string } = {
 export class Kernels {
   readonly symbols: Symbols
   readonly instructionSet: InstructionSet | EmulatedSet
-  /** Everything that this machine runs, best first. */
+  /** What this library has that this machine runs, best first. */
   readonly available: readonly InstructionSet[]
   readonly path: string
 
@@ -257,12 +256,7 @@ export class Kernels {
     this.symbols = bind(path)
     this.available = setsThatRunHere(this.symbols)
     const chosen = wanted ?? this.available[0]
-    if (chosen === undefined || !this.symbols.op(chosen, 'linear_q8')) {
-      throw new UserError(`This machine does not run the ${chosen} kernels.`, {
-        failure: 'usage',
-        fix: `Set ROPEWAY_KERNELS to one of: ${['ggml', ...this.available].join(', ')}.`,
-      })
-    }
+    if (chosen === undefined || !this.symbols.op(chosen, 'linear_q8')) throw notHere(chosen, this.available)
     this.instructionSet = chosen
   }
 
@@ -320,6 +314,13 @@ export class Kernels {
   run(call: KernelCall, dst: Uint8Array, threads: number): void {
     this.symbols.run(call.fn, dst, threads, call.userdata)
   }
+}
+
+function notHere(set: string | undefined, available: readonly string[]): UserError {
+  return new UserError(`This machine does not run the ${set ?? 'compiled'} kernels.`, {
+    failure: 'usage',
+    fix: `Set ROPEWAY_KERNELS to one of: ${['ggml', ...available].join(', ')}.`,
+  })
 }
 
 function bind(path: string): Symbols {
@@ -383,7 +384,10 @@ export function openKernels(wanted: string | undefined, cacheFolder?: string): K
       fix: `Use one of: ggml, ${instructionSets.join(', ')}.`,
     })
   }
-  const build = buildKernels(cacheFolder)
+  const features = featuresHere()
+  const here = setsFor(features)
+  if (set !== undefined && here !== undefined && !here.includes(set)) throw notHere(set, here)
+  const build = buildKernels(cacheFolder, unitsFor(features, set))
   if (!build.ok) {
     if (set === undefined) return { kernels: undefined, reason: build.reason, fix: build.fix }
     // Who forces a set wants no other.

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { featuresHere, setsFor } from '../../src/runtime/instruction-sets.ts'
 import { kernelStatus } from '../../src/runtime/kernels.ts'
 import { ropeway } from './command-line.ts'
 
@@ -6,7 +7,7 @@ const { kernels, ...rest } = kernelStatus()
 
 test('kernels build says which set was built by whom or why none was, and doctor says the same', async () => {
   const found = kernels
-    ? `${kernels.instructionSet} of ${kernels.available.join(', ')}`
+    ? `${kernels.instructionSet} of ${(setsFor(featuresHere()) ?? kernels.available).join(', ')}`
     : `plain ggml: ${'reason' in rest ? rest.reason : ''}`
   const build = await ropeway(['kernels', 'build'])
   expect(build.code).toBe(kernels ? 0 : 1)

@@ -17,16 +17,22 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { kernelFinding } from '../../src/cli/commands/doctor.ts'
-import { instructionSets, Kernels, openKernels, plainNote } from '../../src/runtime/kernels.ts'
+import {
+  everyUnit,
+  flagsOf,
+  instructionSets,
+  setsFor,
+  setsOf,
+  unitsFor,
+  unitsKnown,
+} from '../../src/runtime/instruction-sets.ts'
+import { Kernels, openKernels, plainNote } from '../../src/runtime/kernels.ts'
 import {
   buildKernels,
   buildName,
-  everyUnit,
   findCompiler,
-  flagsOf,
   type KernelBuild,
   nativeFolder,
-  unitsFor,
 } from '../../src/runtime/kernels-build.ts'
 import { functionsWith, loopsWith } from './machine-code.ts'
 import { everyKernels } from './tensors.ts'
@@ -316,21 +322,35 @@ describe('a processor gets the sets of instructions that it runs', () => {
   const zen3 = new Set(['avx2', 'fma', 'f16c'])
   const zen4 = new Set([...zen3, 'avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni', 'avx512_bf16'])
   const sapphireRapids = new Set([...zen4, 'amx_tile', 'amx_int8', 'amx_bf16'])
-  const sets = (features?: ReadonlySet<string>) =>
-    unitsFor(features)
-      .filter((unit) => unit.startsWith('isa_'))
-      .toSorted()
+  const tables = (units: readonly string[]) => units.filter((unit) => unit.startsWith('isa_')).toSorted()
 
-  test.skipIf(process.arch !== 'x64')('by what the processor says', () => {
-    expect(sets(new Set())).toEqual(['isa_portable.cpp'])
-    expect(sets(zen3)).toEqual(['isa_avx2.cpp', 'isa_portable.cpp'])
-    expect(sets(zen4)).toEqual(['isa_avx2.cpp', 'isa_avx512.cpp', 'isa_portable.cpp'])
-    const all = ['isa_amx.cpp', 'isa_avx2.cpp', 'isa_avx512.cpp', 'isa_portable.cpp']
-    expect(sets(sapphireRapids)).toEqual(all)
-    expect(sets(undefined)).toEqual(all)
+  test.skipIf(process.arch !== 'x64')('the best that the processor says it has, or the wanted one', () => {
+    const portable = ['isa_portable.cpp', 'isa_portable_training.cpp']
+    const avx2 = ['isa_avx2.cpp', 'isa_avx2_training.cpp']
+    const avx512 = ['isa_avx512.cpp', 'isa_avx512_training.cpp']
+    const amx = ['isa_amx.cpp', ...avx512]
+    expect(tables(unitsFor(new Set()))).toEqual(portable)
+    expect(tables(unitsFor(zen3))).toEqual(avx2)
+    expect(tables(unitsFor(zen4))).toEqual(avx512)
+    expect(tables(unitsFor(sapphireRapids))).toEqual(amx)
+    expect(tables(unitsFor(sapphireRapids, 'avx2'))).toEqual(avx2)
+    expect(tables(unitsFor(undefined))).toEqual([...amx, ...avx2, ...portable].toSorted())
+    expect(setsFor(sapphireRapids)).toEqual(['amx', 'avx512', 'avx2', 'portable'])
+    expect(setsFor(zen3)).toEqual(['avx2', 'portable'])
+    expect(setsFor(undefined)).toBeUndefined()
+    expect(setsOf(everyUnit)).toEqual(['amx', 'avx512', 'avx2', 'portable'])
   })
 
-  test.skipIf(process.arch !== 'x64')('in a library of its own, or in one of all that is there', () => {
+  test.skipIf(process.arch !== 'x64')('the next best, where the compiler is too old for it', () => {
+    const old = (unit: string) => !/avx512|amx/.test(unit)
+    expect(tables(unitsKnown(unitsFor(zen4), old))).toEqual(['isa_avx2.cpp', 'isa_avx2_training.cpp'])
+    expect(tables(unitsKnown(unitsFor(zen3), old))).toEqual(['isa_avx2.cpp', 'isa_avx2_training.cpp'])
+    const noTiles = (unit: string) => !/amx/.test(unit)
+    expect(tables(unitsKnown(unitsFor(sapphireRapids), noTiles))).toEqual(tables(unitsFor(zen4)))
+    expect(unitsKnown(everyUnit, () => true)).toEqual(everyUnit)
+  })
+
+  test.skipIf(process.arch !== 'x64')('in a library of its own, or in one that has more', () => {
     const log = join(scratch, 'chosen.log')
     process.env.CXX = compilerOf(
       'chosen-cxx',
@@ -338,12 +358,13 @@ describe('a processor gets the sets of instructions that it runs', () => {
       `echo "$@" >> ${log}\nfor last; do :; done\necho library > "$last"`,
     )
     const small = built(buildKernels(cache, unitsFor(zen3)))
-    const compiled = readFileSync(log, 'utf8').split('\n')
-    const leftOut = compiled.filter((line) => line.includes('-DROPEWAY_LEFT_OUT'))
-    expect(leftOut.map((line) => /isa_\w+\.cpp/.exec(line)?.[0]).toSorted()).toEqual([
-      'isa_amx.cpp',
-      'isa_amx_emulated.cpp',
-      'isa_avx512.cpp',
+    const lines = readFileSync(log, 'utf8').split('\n')
+    const compiled = lines.filter((line) => line.includes('-c ') && !line.includes('-DROPEWAY_LEFT_OUT'))
+    expect(compiled.map((line) => /\w+\.cpp/.exec(line)?.[0]).toSorted()).toEqual([
+      'isa_avx2.cpp',
+      'isa_avx2_training.cpp',
+      'library.cpp',
+      'pool.cpp',
     ])
     expect(small.leftOut).toEqual([])
     const larger = built(buildKernels(cache, unitsFor(zen4)))
@@ -363,14 +384,19 @@ test.skipIf(findCompiler() === undefined || process.arch !== 'x64')(
     const refuse = 'case "$*" in *-mavx512*|*-mamx*) echo "unknown option" >&2; exit 1;; esac'
     process.env.CXX = compilerOf('old-cxx', 'old 1.0', `${refuse}\nexec ${findCompiler()!.command} "$@" -O0`)
     const { leftOut, path } = built(buildKernels(cache, everyUnit))
-    expect(leftOut).toEqual(['isa_avx512.cpp', 'isa_amx.cpp', 'isa_amx_emulated.cpp'])
+    expect(leftOut.toSorted()).toEqual([
+      'isa_amx.cpp',
+      'isa_amx_emulated.cpp',
+      'isa_avx512.cpp',
+      'isa_avx512_training.cpp',
+    ])
     expect(new Kernels(path).available).toEqual(
       everyKernels[0]!.available.filter((set) => set === 'avx2' || set === 'portable'),
     )
     const again = openKernels(undefined, cache)
     expect(kernelFinding(again)).toMatchObject({
       ok: true,
-      fix: expect.stringMatching(/too old for avx512, amx:/),
+      fix: expect.stringMatching(/too old for amx, avx512:/),
     })
   },
 )

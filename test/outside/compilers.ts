@@ -4,13 +4,13 @@
  * npx tsx test/outside/compilers.ts [set] [part of a name]
  */
 import { Random } from '../../src/base/random.ts'
+import { type InstructionSet, unitsFor } from '../../src/runtime/instruction-sets.ts'
 import type { KernelOp } from '../../src/runtime/kernel-ops.ts'
 import {
   batchTableWordsMax,
   type CacheFormat,
   cacheFormats,
   cacheHeadBytes,
-  type InstructionSet,
   KernelContext,
   Kernels,
   linearOps,
@@ -201,7 +201,7 @@ function compare(task: Task, libraries: readonly Kernels[]): number[] {
 
 function libraryOf(compiler: string): string {
   process.env.CXX = compiler
-  const build = buildKernels()
+  const build = buildKernels(undefined, unitsFor(undefined))
   if (!build.ok) throw new Error(build.reason)
   console.log(build.compiler)
   return build.path

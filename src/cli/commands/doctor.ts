@@ -3,6 +3,7 @@ import { cpus, freemem, totalmem } from 'node:os'
 import type { Command } from 'commander'
 import { defaultThreads, listDevices } from '../../runtime/device.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
+import { featuresHere, setsFor, setsOf } from '../../runtime/instruction-sets.ts'
 import { type KernelStatus, kernelStatus } from '../../runtime/kernels.ts'
 import { modelsFolder, ropewayHome } from '../home.ts'
 import { bytes, green, red } from '../terminal.ts'
@@ -74,7 +75,7 @@ export function kernelFinding(status: KernelStatus): Finding {
     return { ok: false, subject: 'kernels', found: `plain ggml: ${status.reason}`, fix }
   }
   const { kernels, compiler, leftOut, passedOver } = status
-  const { instructionSet, available } = kernels
+  const runs = setsFor(featuresHere()) ?? kernels.available
   const fixes = [
     ...(passedOver === undefined
       ? []
@@ -82,18 +83,13 @@ export function kernelFinding(status: KernelStatus): Finding {
     ...(leftOut.length === 0
       ? []
       : [
-          `This compiler is too old for ${setsOf(leftOut)}: a newer g++ or clang++ brings the faster kernels of CPUs that have them.`,
+          `This compiler is too old for ${setsOf(leftOut).join(', ')}: a newer g++ or clang++ brings the faster kernels of CPUs that have them.`,
         ]),
   ]
   return {
     ok: true,
     subject: 'kernels',
-    found: `${instructionSet} of ${available.join(', ')} (${compiler})`,
+    found: `${kernels.instructionSet} of ${runs.join(', ')} (${compiler})`,
     ...(fixes.length > 0 && { fix: fixes.join(' ') }),
   }
-}
-
-function setsOf(units: readonly string[]): string {
-  const names = units.map((unit) => unit.replace(/^isa_|(_emulated)?\.cpp$/g, ''))
-  return [...new Set(names)].join(', ')
 }

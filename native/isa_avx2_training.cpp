@@ -1,0 +1,4 @@
+#if defined(__x86_64__)
+#include "isa_training.h"
+ROPEWAY_TRAINING_TABLE(trainingAvx2);
+#endif

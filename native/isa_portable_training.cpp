@@ -1,0 +1,3 @@
+#define ROPEWAY_PORTABLE
+#include "isa_training.h"
+ROPEWAY_TRAINING_TABLE(trainingPortable);
