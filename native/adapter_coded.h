@@ -20,7 +20,7 @@ struct RowCodes {
 };
 
 /// What is added to signed codes where one side of byte products has no sign.
-#if defined(__AVX512VNNI__)
+#if defined(ROPEWAY_SUMS_OF_BYTES)
 constexpr uint8_t unsignedBias = 128;
 #else
 constexpr uint8_t unsignedBias = 0;
@@ -28,7 +28,7 @@ constexpr uint8_t unsignedBias = 0;
 
 /// sum[o] += codes[4 o + c] * activations[c], both signed and above -128, and with `unsignedBias` times the activations more.
 inline VectorInt dotSigned(VectorInt sum, Bytes codes, VectorInt activations) {
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if defined(__AVX2__) && !defined(ROPEWAY_SUMS_OF_BYTES)
   // The sign moves to the code: then magnitudes of activations serve several vectors.
   __m256i a = (__m256i)activations;
   __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8((__m256i)codes, a));

@@ -171,7 +171,7 @@ struct Q6KCodes : InBlocks<SixBits> {
   static Vector shift(const char*, size_t, int) { return zero(); }
 };
 
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if defined(__AVX2__) && !defined(ROPEWAY_SUMS_OF_BYTES)
 
 /// Products of codes and activations, summed by two in 16 bits.
 template <bool negative>
@@ -188,6 +188,8 @@ template <bool negative>
 inline VectorInt dotBytes(VectorInt sum, Bytes codes, VectorInt activations) {
 #if defined(__AVX512VNNI__)
   return (VectorInt)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, (__m512i)activations);
+#elif defined(__AVXVNNI__)
+  return (VectorInt)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)codes, (__m256i)activations);
 #elif defined(__AVX2__)
   return sum + (VectorInt)_mm256_madd_epi16(pairsOfBytes<negative>(codes, activations), _mm256_set1_epi16(1));
 #elif defined(ROPEWAY_NEON)

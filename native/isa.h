@@ -12,7 +12,7 @@
 
 #if defined(ROPEWAY_LEFT_OUT)
 // The compiler does not know these instructions, or nobody asked for them: the table is there, but offers nothing.
-#define ROPEWAY_TABLE(variable, text, training) extern const Kernels variable = {text, {}, training, nullptr}
+#define ROPEWAY_TABLE(variable, text, training) extern const Kernels variable = {text, {}, nullptr, training, nullptr}
 #else
 #define ROPEWAY_TABLE(variable, text, training)              \
   extern const Kernels variable = {                          \
@@ -37,6 +37,7 @@
           {"read_bytes", readBytes},                         \
           {"multiply_bytes", multiplyBytes},                 \
       },                                                     \
+      nullptr,                                               \
       training,                                              \
       packRows,                                              \
   }

@@ -19,6 +19,7 @@ extern const Kernels ROPEWAY_VARIABLE = {
     ROPEWAY_NAME,
 #if defined(ROPEWAY_LEFT_OUT)
     {},
+    &kernelsAvx512,
     nullptr,
     nullptr,
 #else
@@ -36,6 +37,7 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"causal_attention", causalAttentionTiles},
         {"causal_attention_back", causalAttentionBackTiles},
     },
+    &kernelsAvx512,
     nullptr,
     packRows,
 #endif

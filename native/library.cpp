@@ -28,6 +28,7 @@ const Kernels* const everyKernels[] = {
 #if defined(__x86_64__)
     &kernelsAmx,
     &kernelsAvx512,
+    &kernelsAvxVnni,
     &kernelsAvx2,
 #elif defined(__aarch64__)
     &kernelsNeonDot,
@@ -37,6 +38,12 @@ const Kernels* const everyKernels[] = {
 };
 
 #if defined(__x86_64__)
+
+/// AVX-VNNI, which compilers learnt to ask for later than to use.
+bool sumsBytes() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4) != 0;
+}
 
 /// Asks the kernel for the tile registers, which a process does not have from the start.
 bool tilesAllowed() {
@@ -75,6 +82,7 @@ bool runsHere(const Kernels* kernels) {
                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                 __builtin_cpu_supports("avx512vnni");
   if (kernels == &kernelsAvx2) return avx2;
+  if (kernels == &kernelsAvxVnni) return avx2 && kernelsAvx2.packRows && sumsBytes();
   if (kernels == &kernelsAvx512 || kernels == &kernelsAmxEmulated) return avx512;
   static const bool tiles = avx512 && tilesAllowed();
   if (kernels == &kernelsAmx) return tiles;
@@ -122,14 +130,6 @@ const Kernels* find(const char* instructionSet) {
   return nullptr;
 }
 
-CustomOp opOf(const Kernels* kernels, const char* name) {
-  CustomOp op = opNamed(*kernels, name);
-#if defined(__x86_64__)
-  if (!op && (kernels == &kernelsAmx || kernels == &kernelsAmxEmulated)) return opNamed(kernelsAvx512, name);
-#endif
-  return op;
-}
-
 }  // namespace
 
 extern "C" {
@@ -166,7 +166,7 @@ const char* rw_instruction_set(int index) {
 /// Address of an op for ggml_custom_4d; null when there is no such set or op.
 void* rw_op(const char* instructionSet, const char* name) {
   const Kernels* kernels = find(instructionSet);
-  return kernels ? reinterpret_cast<void*>(opOf(kernels, name)) : nullptr;
+  return kernels ? reinterpret_cast<void*>(opNamed(*kernels, name)) : nullptr;
 }
 
 /// Bytes of a packed weight; `outputs` counts each of gate and up when they interleave.

@@ -9,6 +9,8 @@ namespace {
 
 #if defined(__AVX512VNNI__)
 constexpr int rowsAtOnce = 6, rowsPaired = 6;
+#elif defined(__AVXVNNI__)
+constexpr int rowsAtOnce = 6, rowsPaired = 0;
 #elif defined(__AVX2__)
 constexpr int rowsAtOnce = 4, rowsPaired = 0;
 #elif defined(ROPEWAY_NEON)
@@ -140,14 +142,14 @@ inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
 /// them in memory until they are added up.
 template <class Sums>
 inline void keepOrder(Sums& sums) {
-#if defined(__SSE2__) && !defined(__AVX512VNNI__)
+#if defined(__SSE2__) && !defined(ROPEWAY_SUMS_OF_BYTES)
   asm("" : "+x"(sums));
 #else
   (void)sums;
 #endif
 }
 
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if defined(__AVX2__) && !defined(ROPEWAY_SUMS_OF_BYTES)
 
 /// Sums of pairs of products stay within 16 bits for so many steps, which then share one widening.
 template <class Codes>

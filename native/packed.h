@@ -24,7 +24,7 @@
 // So products read a panel line by line, from its first byte to its last, which is what the hardware follows by itself.
 // Where scales lay in a stretch of their own behind the codes, one row of q8 got 0.7 of a plain read on AVX2, now 0.95.
 // K is the number of inputs up to a whole group; a weight's own tail is packed as zeros.
-// The AVX-512 kernels multiply unsigned weights by signed activations, so their q8 codes are biased by 128; tiles take both signed.
+// VNNI multiplies unsigned weights by signed activations, so its q8 codes are biased by 128; tiles take both signed.
 #pragma once
 
 #include <cstddef>
@@ -40,7 +40,7 @@ constexpr int groupInputs = 32;
 constexpr size_t scaleGroups = 4;
 constexpr int panelVectors = panelOutputs / lanes;
 
-#if defined(__AVX512VNNI__) && !defined(ROPEWAY_TILES)
+#if defined(ROPEWAY_SUMS_OF_BYTES) && !defined(ROPEWAY_TILES)
 constexpr uint8_t codeBias = 128;
 #else
 constexpr uint8_t codeBias = 0;

@@ -42,7 +42,7 @@ inline void multiplyBytes(ggml_tensor* dst, int, int nth, void* userdata) {
     for (int i = 0; i < pieceProducts / pieceChains / (lanes * 4); i++)
 #pragma GCC unroll 12
       for (int c = 0; c < pieceChains; c++) {
-#if defined(__SSE2__) && !defined(__AVX512VNNI__)
+#if defined(__SSE2__) && !defined(ROPEWAY_SUMS_OF_BYTES)
         // Where products and sums are instructions of their own, compilers would multiply once and add that up.
         asm("" : "+x"(codes));
 #endif

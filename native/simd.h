@@ -16,6 +16,11 @@
 #include <arm_neon.h>
 #endif
 
+// One instruction multiplies bytes without a sign by bytes with one and adds four of them up.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define ROPEWAY_SUMS_OF_BYTES
+#endif
+
 #if defined(__AVX512F__)
 /// Whether the CPU multiplies pairs of bfloat16 (AVX-512 BF16): Cascade Lake and Ice Lake do not. Of library.cpp.
 extern "C" bool rw_pairs_here;

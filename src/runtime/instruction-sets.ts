@@ -1,7 +1,7 @@
 /** What a processor runs of our kernels, and which files of native/ make that. */
 import { readFileSync } from 'node:fs'
 
-export const instructionSets = ['portable', 'neon', 'avx2', 'avx512', 'amx'] as const
+export const instructionSets = ['portable', 'neon', 'avx2', 'avxvnni', 'avx512', 'amx'] as const
 export type InstructionSet = (typeof instructionSets)[number]
 
 // Contraction off: a fused multiply-add is written where it is meant, so that bits do not depend on how the
@@ -30,6 +30,7 @@ export const units: Readonly<Record<string, readonly string[]>> = {
     'isa_amx.cpp': [...avx512Flags, '-mamx-tile', '-mamx-int8', '-mamx-bf16'],
     'isa_avx2.cpp': avx2Flags,
     'isa_avx512_training.cpp': avx512Flags,
+    'isa_avxvnni.cpp': [...avx2Flags, '-mavxvnni'],
     // For tests alone: they need no speed, and the bits are the same.
     'isa_amx_emulated.cpp': [...avx512Flags, '-O1'],
     'isa_avx2_training.cpp': avx2Flags,
@@ -61,6 +62,7 @@ interface OneSet {
 
 const avx2Needs = ['avx2', 'fma', 'f16c']
 const avx512Needs = [...avx2Needs, 'avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni']
+const avx2Units = ['isa_avx2.cpp', 'isa_avx2_training.cpp']
 const avx512Units = ['isa_avx512.cpp', 'isa_avx512_training.cpp']
 
 /** Best first. */
@@ -74,7 +76,9 @@ const sets: readonly OneSet[] = [
           needs: [...avx512Needs, 'amx_tile', 'amx_int8', 'amx_bf16'],
         },
         { set: 'avx512', units: avx512Units, needs: avx512Needs },
-        { set: 'avx2', units: ['isa_avx2.cpp', 'isa_avx2_training.cpp'], needs: avx2Needs },
+        // Processors with AVX2 alone, but for products of bytes: Intel's for laptops since 2021.
+        { set: 'avxvnni', units: ['isa_avxvnni.cpp', ...avx2Units], needs: [...avx2Needs, 'avx_vnni'] },
+        { set: 'avx2', units: avx2Units, needs: avx2Needs },
       ] as const)
     : []),
   ...(process.arch === 'arm64'

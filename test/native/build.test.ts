@@ -320,8 +320,9 @@ describe.skipIf(everyKernels.length === 0)('the cache of compiled kernels', () =
 
 describe('a processor gets the sets of instructions that it runs', () => {
   const zen3 = new Set(['avx2', 'fma', 'f16c'])
+  const alderLake = new Set([...zen3, 'avx_vnni'])
   const zen4 = new Set([...zen3, 'avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni', 'avx512_bf16'])
-  const sapphireRapids = new Set([...zen4, 'amx_tile', 'amx_int8', 'amx_bf16'])
+  const sapphireRapids = new Set([...zen4, 'avx_vnni', 'amx_tile', 'amx_int8', 'amx_bf16'])
   const tables = (units: readonly string[]) => units.filter((unit) => unit.startsWith('isa_')).toSorted()
 
   test.skipIf(process.arch !== 'x64')('the best that the processor says it has, or the wanted one', () => {
@@ -331,18 +332,19 @@ describe('a processor gets the sets of instructions that it runs', () => {
     const amx = ['isa_amx.cpp', ...avx512]
     expect(tables(unitsFor(new Set()))).toEqual(portable)
     expect(tables(unitsFor(zen3))).toEqual(avx2)
+    expect(tables(unitsFor(alderLake))).toEqual([...avx2, 'isa_avxvnni.cpp'])
     expect(tables(unitsFor(zen4))).toEqual(avx512)
     expect(tables(unitsFor(sapphireRapids))).toEqual(amx)
     expect(tables(unitsFor(sapphireRapids, 'avx2'))).toEqual(avx2)
-    expect(tables(unitsFor(undefined))).toEqual([...amx, ...avx2, ...portable].toSorted())
-    expect(setsFor(sapphireRapids)).toEqual(['amx', 'avx512', 'avx2', 'portable'])
+    expect(tables(unitsFor(undefined))).toEqual([...amx, ...avx2, 'isa_avxvnni.cpp', ...portable].toSorted())
+    expect(setsFor(sapphireRapids)).toEqual(['amx', 'avx512', 'avxvnni', 'avx2', 'portable'])
     expect(setsFor(zen3)).toEqual(['avx2', 'portable'])
     expect(setsFor(undefined)).toBeUndefined()
-    expect(setsOf(everyUnit)).toEqual(['amx', 'avx512', 'avx2', 'portable'])
+    expect(setsOf(everyUnit)).toEqual(['amx', 'avx512', 'avxvnni', 'avx2', 'portable'])
   })
 
   test.skipIf(process.arch !== 'x64')('the next best, where the compiler is too old for it', () => {
-    const old = (unit: string) => !/avx512|amx/.test(unit)
+    const old = (unit: string) => !/avx512|amx|avxvnni/.test(unit)
     expect(tables(unitsKnown(unitsFor(zen4), old))).toEqual(['isa_avx2.cpp', 'isa_avx2_training.cpp'])
     expect(tables(unitsKnown(unitsFor(zen3), old))).toEqual(['isa_avx2.cpp', 'isa_avx2_training.cpp'])
     const noTiles = (unit: string) => !/amx/.test(unit)
@@ -381,7 +383,7 @@ const real = ['g++', 'clang++'].filter((command) => spawnSync(command, ['--versi
 test.skipIf(findCompiler() === undefined || process.arch !== 'x64')(
   'a compiler that knows neither AVX-512 nor AMX builds the rest, and doctor says so',
   () => {
-    const refuse = 'case "$*" in *-mavx512*|*-mamx*) echo "unknown option" >&2; exit 1;; esac'
+    const refuse = 'case "$*" in *-mavx512*|*-mamx*|*-mavxvnni*) echo "unknown option" >&2; exit 1;; esac'
     process.env.CXX = compilerOf('old-cxx', 'old 1.0', `${refuse}\nexec ${findCompiler()!.command} "$@" -O0`)
     const { leftOut, path } = built(buildKernels(cache, everyUnit))
     expect(leftOut.toSorted()).toEqual([
@@ -389,6 +391,7 @@ test.skipIf(findCompiler() === undefined || process.arch !== 'x64')(
       'isa_amx_emulated.cpp',
       'isa_avx512.cpp',
       'isa_avx512_training.cpp',
+      'isa_avxvnni.cpp',
     ])
     expect(new Kernels(path).available).toEqual(
       everyKernels[0]!.available.filter((set) => set === 'avx2' || set === 'portable'),
@@ -396,7 +399,7 @@ test.skipIf(findCompiler() === undefined || process.arch !== 'x64')(
     const again = openKernels(undefined, cache)
     expect(kernelFinding(again)).toMatchObject({
       ok: true,
-      fix: expect.stringMatching(/too old for amx, avx512:/),
+      fix: expect.stringMatching(/too old for amx, avx512, avxvnni:/),
     })
   },
 )

@@ -263,11 +263,13 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
   },
 )
 
-const [vectors, tiles] = ['avx512', 'amx-emulated'].map((set) =>
-  everyKernels.find((kernels) => kernels.instructionSet === set),
-)
-describe.skipIf(vectors === undefined || tiles === undefined)('tiles and vectors', () => {
-  test.each([
+/** Sets whose products of codes are one another's to the bit. */
+describe.each([
+  ['avx512', 'amx-emulated'],
+  ['avx2', 'avxvnni'],
+] as const)('%s and %s', (...names) => {
+  const [one, other] = names.map((set) => everyKernels.find((kernels) => kernels.instructionSet === set))
+  test.skipIf(one === undefined || other === undefined).each([
     ['q8', 'Q8_0'],
     ['q4', 'Q4_1'],
     ['q5', 'Q5_1'],
@@ -280,7 +282,7 @@ describe.skipIf(vectors === undefined || tiles === undefined)('tiles and vectors
     const [rows, inputs, outputs] = [37, dtypes[dtype].block === 256 ? 512 : 160, 50]
     const weight = randomWeight(dtype, outputs, inputs, 14)
     const x = activations(rows, inputs)
-    const [a, b] = [vectors!, tiles!].map((kernels) => {
+    const [a, b] = [one!, other!].map((kernels) => {
       const codes = packed(kernels, format, weight, inputs)
       return runLinear(kernels, format, fakeTensor(x, [rows, inputs]), [rows, inputs, outputs], codes)
     })
