@@ -14,7 +14,13 @@ namespace {
 /// How far ahead of a panel's B the next ones are asked for: threads take pairs of panels in turns.
 constexpr int panelsAhead = 8;
 /// Rows whose sums stay in registers while one panel of B goes by.
-constexpr int adapterRows = lanes == 16 ? 8 : lanes == 8 ? 4 : 2;
+constexpr int adapterRows = lanes == 16 ? 8 : lanes == 8 ? 6 : 2;
+/// The same of codes, also while one of A does. Where their products are not added up by themselves they take registers.
+constexpr int codedRows = lanes == 8 && unsignedBias == 0 ? 4 : adapterRows;
+/// Neighbouring rows that are lowered before others are prepared.
+constexpr size_t loweredTogether = 8;
+/// Steps of A, a line each or half of one, that stay in the first cache while so many rows go by.
+constexpr size_t loweredSteps = 128;
 
 /// The factors of one product of those that a packed weight joins; src/models/packed-adapters.ts writes them.
 struct AdapterMember {
@@ -51,34 +57,95 @@ inline Vector factorsAt(const char* from, size_t k, int v) {
   return (Vector)(k % 2 ? pair & int32_t(0xffff0000) : pair << 16);
 }
 
-/// to[r] = sum over k of x[k] A[k][r], in four chains by k modulo 4 that are joined in one order.
+/// A as numbers, a step an input.
 template <bool bf16>
-inline void lowerRow(const Adapter& adapter, const float* x, float* to) {
-  size_t inputs = adapter.inputs;
-  for (int block = 0; block < adapter.ranks / 16; block++) {
-    const char* a = adapter.at(adapter.a + int64_t(block * inputs * 16 * (bf16 ? 2 : 4)));
-    Vector sum[4][panelVectors];
-    for (int c = 0; c < 4; c++)
-      for (int v = 0; v < panelVectors; v++) sum[c][v] = zero();
-    size_t k = 0;
-    for (; k + 4 <= inputs; k += 4)
+struct NumbersOfA {
+  static constexpr size_t chains = 4, inputs = 1, bytes = bf16 ? 32 : 64;  // of a step
+  static Vector at(const char* a, size_t k, int v) { return factorsAt<bf16>(a, k, v); }
+  static Vector add(const float* x, Vector w, Vector sum) { return fmaSpread(x, w, sum); }
+  static Vector join(const Vector (*sum)[panelVectors], int v) { return (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]); }
+};
+
+#if defined(__AVX512F__)
+
+/// A as pairs of bfloat16, a step a pair of inputs: in eight chains, which is what their product takes to keep its pipe full.
+struct PairsOfA {
+  static constexpr size_t chains = 8, inputs = 2, bytes = 64;
+  static Vector at(const char* a, size_t k, int) { return load(reinterpret_cast<const float*>(a) + k * 16); }
+  static Vector add(const float* x, Vector w, Vector sum) { return pairsSpread(x, (VectorInt)w, sum); }
+  static Vector join(const Vector (*sum)[1], int) {
+    return ((sum[0][0] + sum[4][0]) + (sum[2][0] + sum[6][0])) + ((sum[1][0] + sum[5][0]) + (sum[3][0] + sum[7][0]));
+  }
+};
+
+#endif
+
+/// Adds steps `begin` .. to chains `first` .. of T rows; step k is in chain k modulo their number.
+template <class A, int T, int C>
+inline void lowerStretch(const char* a, const float* const* x, size_t begin, size_t end, size_t first,
+                         Vector (*sums)[A::chains][panelVectors]) {
+  Vector sum[T][C][panelVectors];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; t++)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++)
 #pragma GCC unroll 4
-      for (int c = 0; c < 4; c++)
+      for (int v = 0; v < panelVectors; v++) sum[t][c][v] = sums[t][first + c][v];
+  size_t k = begin + first;
+  for (; k + C <= end; k += A::chains)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++) {
+      Vector w[panelVectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < panelVectors; v++)
-          sum[c][v] = fmaSpread(x + k + c, factorsAt<bf16>(a, k + c, v), sum[c][v]);
-    for (; k < inputs; k++)
-      for (int v = 0; v < panelVectors; v++)
-        sum[k % 4][v] = fma(splat(x[k]), factorsAt<bf16>(a, k, v), sum[k % 4][v]);
-    for (int v = 0; v < panelVectors; v++)
-      store(to + block * 16 + v * lanes, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
+      for (int v = 0; v < panelVectors; v++) w[v] = A::at(a, k + c, v);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; t++)
+#pragma GCC unroll 4
+        for (int v = 0; v < panelVectors; v++) sum[t][c][v] = A::add(x[t] + k + c, w[v], sum[t][c][v]);
+    }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; t++)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++)
+#pragma GCC unroll 4
+      for (int v = 0; v < panelVectors; v++) {
+        if (k + c < end) sum[t][c][v] = A::add(x[t] + k + c, A::at(a, k + c, v), sum[t][c][v]);
+        sums[t][first + c][v] = sum[t][c][v];
+      }
+}
+
+/// Rows whose chains are in registers together, so many of their chains at once.
+constexpr int chainedRows = lanes == 16 ? 8 : lanes == 8 ? 4 : 2, chainsAtOnce = lanes == 16 ? 2 : 1;
+
+/// to[t][r] = sum over steps k of x[t][k] A[k][r] for up to `loweredTogether` rows, in chains that are joined in one order. A
+/// stretch of A goes by all rows from the first cache.
+template <class A>
+inline void lowerRows(const char* a, size_t steps, size_t ranks, const float* const* x, int count, float* to, size_t stride) {
+  for (size_t first = 0; first < ranks; first += 16, to += 16) {
+    Vector sums[loweredTogether][A::chains][panelVectors];
+    for (int t = 0; t < count; t++)
+      for (size_t c = 0; c < A::chains; c++)
+        for (int v = 0; v < panelVectors; v++) sums[t][c][v] = zero();
+    for (size_t begin = 0; begin < steps; begin += loweredSteps) {
+      size_t end = begin + loweredSteps < steps ? begin + loweredSteps : steps;
+      int t = 0;
+      for (; t + chainedRows <= count; t += chainedRows)
+        for (size_t c = 0; c < A::chains; c += chainsAtOnce)
+          lowerStretch<A, chainedRows, chainsAtOnce>(a, x + t, begin, end, c, sums + t);
+      for (; t < count; t++) lowerStretch<A, 1, A::chains>(a, x + t, begin, end, 0, sums + t);
+    }
+    for (int t = 0; t < count; t++)
+      for (int v = 0; v < panelVectors; v++) store(to + t * stride + v * lanes, A::join(sums[t], v));
+    a += steps * A::bytes;
   }
 }
 
 /// sums[t] += sum over r of lowered[t][r] B[r] for T rows and one panel, in the order of r.
 template <bool bf16, int T>
-inline void raiseRows(const char* b, int rank, const float* lowered, size_t stride, float* sums, int sumsStride) {
+__attribute__((noinline)) inline void raiseRows(const char* b, int rank, const float* lowered, size_t stride, float* sums,
+                                                size_t sumsStride) {
   Vector sum[T][panelVectors];
+#pragma GCC unroll 8
   for (int t = 0; t < T; t++)
     for (int v = 0; v < panelVectors; v++) sum[t][v] = load(sums + t * sumsStride + v * lanes);
   for (int r = 0; r < rank; r += 2)
@@ -90,30 +157,12 @@ inline void raiseRows(const char* b, int rank, const float* lowered, size_t stri
       for (int t = 0; t < T; t++)
         for (int v = 0; v < panelVectors; v++) sum[t][v] = fmaSpread(lowered + t * stride + r + odd, w[v], sum[t][v]);
     }
+#pragma GCC unroll 8
   for (int t = 0; t < T; t++)
     for (int v = 0; v < panelVectors; v++) store(sums + t * sumsStride + v * lanes, sum[t][v]);
 }
 
 #if defined(__AVX512F__)
-
-/// The same sums from pairs: in eight chains, which is what the product of pairs takes to keep its pipe full.
-inline void lowerPairs(const Adapter& adapter, const Half* x, float* to) {
-  constexpr int chains = 8;
-  size_t pairs = adapter.inputs / 2;
-  const float* from = reinterpret_cast<const float*>(x);
-  for (int block = 0; block < adapter.ranks / 16; block++) {
-    const float* a = reinterpret_cast<const float*>(adapter.at(adapter.a)) + block * pairs * 16;
-    Vector sum[chains] = {};
-    size_t k = 0;
-    for (; k + chains <= pairs; k += chains)
-#pragma GCC unroll 8
-      for (int c = 0; c < chains; c++) sum[c] = pairsSpread(from + k + c, (VectorInt)load(a + (k + c) * 16), sum[c]);
-    for (; k < pairs; k++) sum[k % chains] = pairsSpread(from + k, (VectorInt)load(a + k * 16), sum[k % chains]);
-    for (int width = chains / 2; width > 0; width /= 2)
-      for (int c = 0; c < width; c++) sum[c] = sum[c] + sum[c + width];
-    store(to + block * 16, sum[0]);
-  }
-}
 
 /// P neighbouring panels of T rows, each with factors and lowered sums of its own: a row that is alone with its adapter
 /// is in and out for two panels at once.
@@ -195,35 +244,24 @@ struct AdaptedRows {
     return size_t(most);
   }
 
-  /// `codes` of the same row, which factors in codes are multiplied by.
-  void lower(const float* x, const RowCodes& codes, size_t row) const {
-    const Adapter* adapter = of(row);
-    if (!adapter) return;
-    if (adapter->coded()) return lowerCoded(*adapter, codes, row);
-    float* to = lowered + row * stride;
+  /// `count` <= loweredTogether neighbours from `row` on; `codes` of the same rows, which factors in codes are multiplied by.
+  void lower(const float* const* x, const RowCodes& codes, size_t row, int count) const {
+    eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
+      if (adapter.coded()) lowerCoded(adapter, codes.from(first), row + first, rows);
 #if defined(__AVX512F__)
-    bool pairs = adapter->bf16() && multipliesPairs();
-    if (pairs) {
-      roundToPairs(x, inputs, rounded + row * inputs);
-      lowerPairs(*adapter, rounded + row * inputs, to);
-    } else
+      else if (adapter.bf16() && multipliesPairs()) lowerByPairs(adapter, x + first, row + first, rows);
 #endif
-    if (adapter->bf16()) lowerRow<true>(*adapter, x, to);
-    else lowerRow<false>(*adapter, x, to);
-    for (int m = 0; m < adapter->members; m++) {
-      const AdapterMember* member = adapter->member(m);
-      for (int r = 0; r < member->rank; r++) to[member->firstRank + r] *= member->scale;
-    }
-#if defined(__AVX512F__)
-    if (pairs) roundToPairs(to, adapter->ranks, reinterpret_cast<Half*>(to));
-#endif
+      else if (adapter.bf16()) lowerNumbers<NumbersOfA<true>>(adapter, x + first, row + first, rows);
+      else lowerNumbers<NumbersOfA<false>>(adapter, x + first, row + first, rows);
+    });
   }
 
   /// Adds to the sums [count][panels * 16] of neighbouring rows and panels; rows with one adapter go together. `asked`
-  /// when what comes up next was asked for with `comingUp`.
-  void raise(size_t row, int count, int64_t panel, int panels, bool asked, float* sums) const {
+  /// when what comes up next was asked for with `comingUp`, or for the row before.
+  void raise(size_t row, int count, int64_t panel, int panels, bool ahead, float* sums) const {
     eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
       float* own = sums + first * panels * panelOutputs;
+      const bool asked = ahead || (row + first > 0 && slots[row + first] == slots[row + first - 1]);
 #if defined(__AVX512F__)
       if (panels == 2 && raiseTwo(adapter, row + first, rows, panel, asked, own)) return;
 #endif
@@ -259,19 +297,54 @@ struct AdaptedRows {
     }
   }
 
+  template <class A>
+  void lowerNumbers(const Adapter& adapter, const float* const* x, size_t row, int rows) const {
+    float* to = lowered + row * stride;
+    lowerRows<A>(adapter.at(adapter.a), size_t(adapter.inputs) / A::inputs, size_t(adapter.ranks), x, rows, to, stride);
+    for (int t = 0; t < rows; t++, to += stride)
+      for (int m = 0; m < adapter.members; m++) {
+        const AdapterMember* member = adapter.member(m);
+        for (int r = 0; r < member->rank; r++) to[member->firstRank + r] *= member->scale;
+      }
+  }
+
+#if defined(__AVX512F__)
+  void lowerByPairs(const Adapter& adapter, const float* const* x, size_t row, int rows) const {
+    const float* pairs[loweredTogether];
+    for (int t = 0; t < rows; t++) {
+      Half* own = rounded + (row + t) * inputs;
+      roundToPairs(x[t], inputs, own);
+      pairs[t] = reinterpret_cast<const float*>(own);
+    }
+    lowerNumbers<PairsOfA>(adapter, pairs, row, rows);
+    for (int t = 0; t < rows; t++) {
+      float* own = lowered + (row + t) * stride;
+      roundToPairs(own, adapter.ranks, reinterpret_cast<Half*>(own));
+    }
+  }
+#endif
+
   LoweredCodes loweredCodes(const Adapter& adapter) const {
     return {lowered, stride, size_t(adapter.ranks), size_t(adapter.members)};
   }
 
-  void lowerCoded(const Adapter& adapter, const RowCodes& codes, size_t row) const {
+  template <int T = codedRows>
+  void sumsOfCodes(const Adapter& adapter, const RowCodes& codes, int rows, float* sums) const {
+    if constexpr (T > 1)
+      if (rows < T) return sumsOfCodes<T - 1>(adapter, codes, rows, sums);
+    lowerCodes<T>(adapter.at(adapter.a), adapter.ranks, codes, sums, stride);
+  }
+
+  void lowerCoded(const Adapter& adapter, const RowCodes& codes, size_t row, int rows) const {
     float* sums = lowered + row * stride + adapter.ranks;
-    lowerCodes(adapter.at(adapter.a), adapter.inputs, adapter.ranks, codes, sums);
+    for (int t = 0; t < rows; t += codedRows) sumsOfCodes(adapter, codes.from(t), rows - t, sums + t * stride);
     const LoweredCodes to = loweredCodes(adapter);
-    for (int m = 0; m < adapter.members; m++) {
-      const AdapterMember* member = adapter.member(m);
-      float scale = codesOfLowered(sums + member->firstRank, member->rank, to.codes(row) + member->firstRank, to.bias(row, m));
-      *to.scale(row, m) = scale * member->scale;
-    }
+    for (int t = 0; t < rows; t++, row++, sums += stride)
+      for (int m = 0; m < adapter.members; m++) {
+        const AdapterMember* member = adapter.member(m);
+        float scale = codesOfLowered(sums + member->firstRank, member->rank, to.codes(row) + member->firstRank, to.bias(row, m));
+        *to.scale(row, m) = scale * member->scale;
+      }
   }
 
   /// A panel's factors; scales of two panels of codes lie before the first of them.
@@ -345,9 +418,23 @@ struct AdaptedRows {
     const AdapterMember* member = memberAt(adapter, panel, &index);
     if (!member) return;
     if (!asked) askFor(adapter, *member, index);
-    for (int t = 0; t < count; t += adapterRows)
-      exactly<adapterRows>(adapter, *member, index, row + t, count - t, sums + t * sumsStride, sumsStride);
+    if (adapter.coded()) {
+      const PanelCodes b(adapter.at(member->b), member->rank, index);
+      const LoweredCodes rows = loweredCodes(adapter);
+      for (int t = 0; t < count; t += codedRows)
+        exactlyCoded(b, member->rank, rows.of(row + t, size_t(member - adapter.member(0)), member->firstRank), count - t,
+                     sums + t * sumsStride, sumsStride);
+    } else
+      for (int t = 0; t < count; t += adapterRows)
+        exactly<adapterRows>(adapter, *member, index, row + t, count - t, sums + t * sumsStride, sumsStride);
     if (member->factor) multiplyOutputs(adapter.at(member->factor) + index * 64, count, sums, sumsStride);
+  }
+
+  template <int T = codedRows>
+  void exactlyCoded(const PanelCodes& b, int rank, const MemberCodes& rows, int count, float* sums, int sumsStride) const {
+    if constexpr (T > 1)
+      if (count < T) return exactlyCoded<T - 1>(b, rank, rows, count, sums, sumsStride);
+    raiseCodes<T>(b, rank, rows, stride, sums, size_t(sumsStride));
   }
 
   static void multiplyOutputs(const char* factors, int count, float* sums, int sumsStride) {
@@ -363,9 +450,6 @@ struct AdaptedRows {
                int sumsStride) const {
     if constexpr (T > 1)
       if (count < T) return exactly<T - 1>(adapter, member, index, row, count, sums, sumsStride);
-    if (adapter.coded())
-      return raiseCodes<T>({adapter.at(member.b), member.rank, index}, member.rank, member.firstRank, loweredCodes(adapter),
-                           size_t(&member - adapter.member(0)), row, sums, sumsStride);
     const char* b = panelOf(adapter, member, index).from;
     const float* own = lowered + row * stride;
 #if defined(__AVX512F__)

@@ -10,13 +10,14 @@
 
 namespace {
 
-/// One row of activations: its codes, and a scale for each block of 128 of them.
+/// Neighbouring rows of activations: their codes, and a scale for each block of 128 of them.
 struct RowCodes {
-  const int8_t* codes = nullptr;
-  const float* scales = nullptr;
-  size_t apart = 0;  // from one scale to the next
+  const int8_t* codes = nullptr;  // [rows][inputs]
+  const float* scales = nullptr;  // [blocks][apart]
+  size_t inputs = 0, apart = 0;
 
-  float scale(size_t block) const { return scales[block * apart]; }
+  float scale(size_t block, size_t row) const { return scales[block * apart + row]; }
+  RowCodes from(size_t row) const { return {codes + row * inputs, scales + row, inputs, apart}; }
 };
 
 /// What is added to signed codes where one side of byte products has no sign.
@@ -40,35 +41,56 @@ inline VectorInt dotSigned(VectorInt sum, Bytes codes, VectorInt activations) {
 
 inline VectorInt fourCodes(const int8_t* codes) { return readAs<int32_t>(reinterpret_cast<const char*>(codes)) - VectorInt{}; }
 
-/// to[r] = sum over inputs of A[r] and the row: one chain over blocks of inputs.
-inline void lowerCodes(const char* a, size_t inputs, size_t ranks, const RowCodes& row, float* to) {
-  const size_t groups = inputs / groupInputs;
-  for (size_t first = 0; first < ranks; first += panelOutputs, a += panelBytes(packedQ8, inputs)) {
-    Vector sum[panelVectors] = {};
-    for (size_t g = 0; g < groups; g += scaleGroups) {
-      const size_t steps = (groups - g < scaleGroups ? groups - g : scaleGroups) * groupInputs / 4;
-      const int8_t* codes = row.codes + g * groupInputs;
-      const char* from = a + sharedCodesAt(g);
-      VectorInt dot[panelVectors] = {};
+/// What takes from sums over `count` codes what `unsignedBias` adds to them; a multiple of 32.
+inline int32_t biasOf(const int8_t* codes, size_t count) {
+  if (unsignedBias == 0) return 0;
+  VectorInt all = {};
+  for (size_t j = 0; j < count; j += sizeof all) {
+    VectorInt some = {};
+    if (count - j >= sizeof some) __builtin_memcpy(&some, codes + j, sizeof some);
+    else __builtin_memcpy(&some, codes + j, 32 < sizeof some ? 32 : sizeof some);
+    all = dotBytes<false>(all, Bytes{} + 1, some);
+  }
+  return -int32_t(unsignedBias) * sumLanes(all);
+}
+
+/// to[t][r] = sum over inputs of A[r] and row t: one chain over blocks of inputs. Each load of A serves T rows. `to` holds the
+/// sums of the blocks before.
+template <int T>
+__attribute__((noinline)) inline void lowerCodes(const char* a, size_t ranks, const RowCodes& rows, float* to, size_t stride) {
+  const size_t groups = rows.inputs / groupInputs, panelStride = panelBytes(packedQ8, rows.inputs);
+  for (size_t g = 0; g < groups; g += scaleGroups) {
+    const size_t steps = (groups - g < scaleGroups ? groups - g : scaleGroups) * groupInputs / 4;
+    const int8_t* codes = rows.codes + g * groupInputs;
+    int32_t bias[T];
+    for (int t = 0; t < T; t++) bias[t] = biasOf(codes + t * rows.inputs, steps * 4);
+    const char* panel = a;
+    for (size_t first = 0; first < ranks; first += panelOutputs, panel += panelStride) {
+      const char* from = panel + sharedCodesAt(g);
+      VectorInt dot[T][panelVectors];
+#pragma GCC unroll 8
+      for (int t = 0; t < T; t++)
+        for (int v = 0; v < panelVectors; v++) dot[t][v] = VectorInt{} + bias[t];
       for (size_t j = 0; j < steps; j++) {
-        VectorInt four = fourCodes(codes + 4 * j);
-        for (int v = 0; v < panelVectors; v++) dot[v] = dotSigned(dot[v], loadBytes(from + 64 * j + lanes * 4 * v), four);
-      }
-      if (unsignedBias) {
-        VectorInt all = {};
-        for (size_t j = 0; j < steps * 4; j += lanes) {
-          LaneCodes some;
-          __builtin_memcpy(&some, codes + j, sizeof some);
-          all += __builtin_convertvector(some, VectorInt);
+        Bytes w[panelVectors];
+        for (int v = 0; v < panelVectors; v++) w[v] = loadBytes(from + 64 * j + lanes * 4 * v);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++) {
+          VectorInt four = fourCodes(codes + t * rows.inputs + 4 * j);
+          for (int v = 0; v < panelVectors; v++) dot[t][v] = dotSigned(dot[t][v], w[v], four);
         }
-        int32_t bias = -int32_t(unsignedBias) * sumLanes(all);
-        for (int v = 0; v < panelVectors; v++) dot[v] += bias;
       }
-      const Half* scales = reinterpret_cast<const Half*>(a + sharedScalesAt(g));
-      for (int v = 0; v < panelVectors; v++)
-        sum[v] = fma(__builtin_convertvector(dot[v], Vector), loadBfloat(scales + v * lanes) * splat(row.scale(g / scaleGroups)), sum[v]);
+      const Half* scales = reinterpret_cast<const Half*>(panel + sharedScalesAt(g));
+      for (int v = 0; v < panelVectors; v++) {
+        Vector scale = loadBfloat(scales + v * lanes);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++) {
+          float* sum = to + t * stride + first + v * lanes;
+          Vector before = g == 0 ? zero() : load(sum);
+          store(sum, fma(__builtin_convertvector(dot[t][v], Vector), scale * splat(rows.scale(g / scaleGroups, t)), before));
+        }
+      }
     }
-    for (int v = 0; v < panelVectors; v++) store(to + first + v * lanes, sum[v]);
   }
 }
 
@@ -93,6 +115,13 @@ inline float codesOfLowered(const float* x, int count, int8_t* codes, int32_t* b
   return scale;
 }
 
+/// A row lowered to one member.
+struct MemberCodes {
+  const int8_t* codes;
+  const float* scale;
+  const int32_t* bias;
+};
+
 /// Lowered rows of one adapter, `stride` floats apart. A row holds its codes [ranks], then a scale for each member, then
 /// what it adds to a member's sums of codes.
 struct LoweredCodes {
@@ -102,6 +131,9 @@ struct LoweredCodes {
   int8_t* codes(size_t row) const { return reinterpret_cast<int8_t*>(rows + row * stride); }
   float* scale(size_t row, size_t member) const { return rows + row * stride + ranks / 4 + member; }
   int32_t* bias(size_t row, size_t member) const { return reinterpret_cast<int32_t*>(scale(row, members + member)); }
+  MemberCodes of(size_t row, size_t member, int firstRank) const {
+    return {codes(row) + firstRank, scale(row, member), bias(row, member)};
+  }
 };
 
 /// Where panel `index` of a member's B begins: its scales, and its codes.
@@ -116,33 +148,32 @@ struct PanelCodes {
   static int64_t pairBytes(int rank) { return int64_t(pairScaleBytes) + 2 * rank * panelOutputs; }
 };
 
-/// sums[t] += B by T rows from `row` on, one panel.
+/// sums[t] += B by T rows, `stride` floats apart, of which `row` is the first; one panel. A function of its own: within its
+/// caller g++ prepares some fifty addresses, which takes longer than few ranks do.
 template <int T>
-inline void raiseCodes(const PanelCodes& b, int rank, int firstRank, const LoweredCodes& lowered, size_t member, size_t row,
-                       float* sums, int sumsStride) {
+__attribute__((noinline)) inline void raiseCodes(const PanelCodes& b, int rank, const MemberCodes& row, size_t stride,
+                                                 float* sums, size_t sumsStride) {
   VectorInt dot[T][panelVectors];
-  const int8_t* own[T];
 #pragma GCC unroll 8
-  for (int t = 0; t < T; t++) {
-    own[t] = lowered.codes(row + t) + firstRank;
-    for (int v = 0; v < panelVectors; v++) dot[t][v] = VectorInt{} + *lowered.bias(row + t, member);
-  }
+  for (int t = 0; t < T; t++)
+    for (int v = 0; v < panelVectors; v++) dot[t][v] = unsignedBias ? VectorInt{} + row.bias[t * stride] : VectorInt{};
   for (int r = 0; r < rank; r += 4) {
     Bytes w[panelVectors];
     for (int v = 0; v < panelVectors; v++) w[v] = loadBytes(b.codes + r * panelOutputs + lanes * 4 * v);
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
-      VectorInt four = fourCodes(own[t] + r);
+      VectorInt four = fourCodes(row.codes + t * stride * 4 + r);
       for (int v = 0; v < panelVectors; v++) dot[t][v] = dotSigned(dot[t][v], w[v], four);
     }
   }
+  for (int v = 0; v < panelVectors; v++) {
+    Vector scale = loadBfloat(reinterpret_cast<const Half*>(b.scales) + v * lanes);
 #pragma GCC unroll 8
-  for (int t = 0; t < T; t++)
-    for (int v = 0; v < panelVectors; v++) {
+    for (int t = 0; t < T; t++) {
       float* to = sums + t * sumsStride + v * lanes;
-      Vector scale = loadBfloat(reinterpret_cast<const Half*>(b.scales) + v * lanes) * splat(*lowered.scale(row + t, member));
-      store(to, fma(__builtin_convertvector(dot[t][v], Vector), scale, load(to)));
+      store(to, fma(__builtin_convertvector(dot[t][v], Vector), scale * splat(row.scale[t * stride]), load(to)));
     }
+  }
 }
 
 }  // namespace

@@ -90,15 +90,14 @@ inline bool takeRun(Call* call, int nth, int32_t units, int32_t most, int32_t pa
 }
 
 /// Runs `work(piece)` for the pieces of a phase whose results all threads need, and returns when every
-/// piece is finished, whoever had it. A thread takes `run` neighbours at once.
+/// piece is finished, whoever had it.
 template <class Work>
-inline void preparePhase(Call* call, int32_t pieces, int32_t run, Work work) {
+inline void preparePhase(Call* call, int32_t pieces, Work work) {
   for (;;) {
-    int32_t first = __atomic_fetch_add(&call->nextPrepare, run, __ATOMIC_RELAXED);
-    if (first >= pieces) break;
-    int32_t end = first + run < pieces ? first + run : pieces;
-    for (int32_t piece = first; piece < end; piece++) work(piece);
-    __atomic_fetch_add(&call->prepared, end - first, __ATOMIC_ACQ_REL);
+    int32_t piece = __atomic_fetch_add(&call->nextPrepare, 1, __ATOMIC_RELAXED);
+    if (piece >= pieces) break;
+    work(piece);
+    __atomic_fetch_add(&call->prepared, 1, __ATOMIC_ACQ_REL);
   }
   waitUntilAtLeast(&call->prepared, pieces);
 }

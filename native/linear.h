@@ -27,6 +27,14 @@ inline void normRow(const float* x, const float* weight, float epsilon, int inpu
     store(y + k, load(x + k, inputs - k) * factor * load(weight + k, inputs - k), inputs - k);
 }
 
+/// A row of x with zeros behind it, normed where there is a weight for that; in `to`.
+inline const float* paddedRow(const float* x, const float* norm, float epsilon, size_t width, size_t inputs, float* to) {
+  if (norm) normRow(x, norm, epsilon, int(width), to);
+  else __builtin_memcpy(to, x, width * 4);
+  for (size_t k = width; k < inputs; k++) to[k] = 0.0f;
+  return to;
+}
+
 /// A pair of panels by `count` <= Self::rows rows, by a tile compiled for exactly so many; both panels at once for up to
 /// Self::pairedRows of them, for which there are registers.
 template <class Self>
@@ -36,7 +44,7 @@ struct ByRegisters {
   /// Kernels may read, but not use, rows up to a whole number of tiles.
   static size_t placed(size_t count) { return (count + Self::rows - 1) / Self::rows * Self::rows; }
 
-  /// Of a prepared row, where a product makes some.
+  /// Of prepared rows from this one on, where a product makes some.
   RowCodes codes(size_t) const { return {}; }
 
   void pair(const char* panel, size_t stride, int panels, size_t row, int count, bool cold, float* sums) const {
@@ -191,6 +199,30 @@ inline void multiplyPieces(Call* call, const Product& product, const char* packe
   }
 }
 
+/// Rows of x as the product reads them, and lowered where they have adapters: neighbours of one run together.
+template <class Product>
+inline void prepareRows(Call* call, const Product& product, const ggml_tensor* x, const float* norm, float epsilon,
+                        size_t inputs, const AdaptedRows& adapted) {
+  const size_t width = x->ne[0], rows = x->ne[1], rowBytes = alignUp(inputs * 4);
+  // Neighbouring rows share lines of scales, and what is asked for behind a row is the next one.
+  const size_t run = rows >= 128 ? 16 : rows >= 32 ? 4 : 1;
+  const size_t together = !adapted.slots ? 1 : run < loweredTogether ? run : loweredTogether;
+  preparePhase(call, int32_t((rows + run - 1) / run), [&](int32_t piece) {
+    const size_t begin = piece * run, end = begin + run < rows ? begin + run : rows;
+    for (size_t row = begin; row < end; row += together) {
+      const int count = int(end - row < together ? end - row : together);
+      char* own = norm || inputs > width ? rw_thread_scratch(together * rowBytes) : nullptr;
+      const float* from[loweredTogether];
+      for (int t = 0; t < count; t++) {
+        from[t] = reinterpret_cast<const float*>(static_cast<const char*>(x->data) + (row + t) * x->nb[1]);
+        if (own) from[t] = paddedRow(from[t], norm, epsilon, width, inputs, reinterpret_cast<float*>(own + t * rowBytes));
+        product.prepare(from[t], row + t);
+      }
+      if (adapted.slots) adapted.lower(from, product.codes(row), row, count);
+    }
+  });
+}
+
 /// dst F32 [N, M]. Sources: x F32 [N, K] (rows may be strided), packed weights, then those present of: norm
 /// weight [K], bias [M], residual [N, M], adapters: I32 [N] slot of each row, then their addresses by slot.
 /// Params: normed, biased, residual, gated, adapted (0/1 each), epsilon as float bits. Gated weights interleave gate
@@ -201,8 +233,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   const ggml_tensor* x = dst->src[0];
   const char* packed = static_cast<const char*>(dst->src[1]->data);
   ggml_tensor* const* extra = dst->src + 2;
-  bool normed = call->params[0] != 0;
-  const float* norm = normed ? static_cast<const float*>((*extra++)->data) : nullptr;
+  const float* norm = call->params[0] ? static_cast<const float*>((*extra++)->data) : nullptr;
   Epilogue epilogue{dst, nullptr, nullptr, call->params[3] != 0};
   if (call->params[1]) epilogue.bias = static_cast<const float*>((*extra++)->data);
   if (call->params[2]) epilogue.residual = *extra++;
@@ -225,20 +256,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   Product product;
   product.place(call->workspace->memory, placed, inputs);
   adapted.place(call->workspace->memory + placedBytes, rows);
-  // Neighbouring rows share lines of scales, and what is asked for behind a row is the next one.
-  const int32_t run = rows >= 128 ? 16 : rows >= 32 ? 4 : 1;
-  preparePhase(call, int32_t(rows), run, [&](int32_t row) {
-    const float* from = reinterpret_cast<const float*>(static_cast<const char*>(x->data) + row * x->nb[1]);
-    if (normed || inputs > width) {
-      float* own = reinterpret_cast<float*>(rw_thread_scratch(alignUp(inputs * 4)));
-      if (normed) normRow(from, norm, epsilon, int(width), own);
-      else __builtin_memcpy(own, from, width * 4);
-      for (size_t k = width; k < inputs; k++) own[k] = 0.0f;
-      from = own;
-    }
-    product.prepare(from, row);
-    if (adapted.slots) adapted.lower(from, product.codes(row), row);
-  });
+  prepareRows(call, product, x, norm, epsilon, inputs, adapted);
   if constexpr (Product::tiled) product.multiply(call, nth, packed, stride, rows, epilogue);
   else multiplyPieces(call, product, packed, stride, rows, epilogue);
   leave(call, nth);

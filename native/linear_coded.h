@@ -444,7 +444,7 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
 
   /// `from` has a multiple of 32 elements.
   void prepare(const float* from, size_t row) const { quantiseRow<Codes>(from, x, row); }
-  RowCodes codes(size_t row) const { return {x.codes + row * x.inputs, x.scale(0, row), x.rows}; }
+  RowCodes codes(size_t row) const { return {x.codes + row * x.inputs, x.scale(0, row), x.inputs, x.rows}; }
 
   template <int P, int T>
   void tile(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {

@@ -437,7 +437,7 @@ inline float* packRightSide(Call* call, const Side& b, const MatmulTail& tail, s
   float* packed = reinterpret_cast<float*>(call->workspace->memory);
   WholeSide right{Tiles::width, plan.strips, plan.ownSteps, plan.steps, b.rowsAreNeighbours(), packed};
   size_t pieces = right.pieces(), tailPieces = tailInputs > 0 ? plan.strips : 0;
-  preparePhase(call, int32_t(pieces + tailPieces), 1, [&](int32_t index) {
+  preparePhase(call, int32_t(pieces + tailPieces), [&](int32_t index) {
     size_t piece = size_t(index);
     if (piece < pieces) b.pack<Tiles, Tiles::width>(right.piece(piece));
     else tail.right.pack<Tiles, Tiles::width>(right.behind(piece - pieces));

@@ -112,7 +112,7 @@ inline void sumRowBlocks(ggml_tensor* dst, size_t rows, Call* call, int nth, Pre
     publish(call);
   }
   float* sums = reinterpret_cast<float*>(call->workspace->memory);
-  preparePhase(call, int32_t(blocks), 1, [&](int32_t block) {
+  preparePhase(call, int32_t(blocks), [&](int32_t block) {
     float* own = sums + block * stride;
     for (size_t i = 0; i < stride; i += lanes) store(own + i, zero());
     for (size_t row = block * blockRows; row < rows && row < (block + 1) * blockRows; row++) {
