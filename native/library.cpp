@@ -85,7 +85,7 @@ bool runsHere(const Kernels* kernels) {
   if (kernels == &kernelsAvxVnni) return avx2 && kernelsAvx2.packRows && sumsBytes();
   if (kernels == &kernelsAvx512 || kernels == &kernelsAmxEmulated) return avx512;
   static const bool tiles = avx512 && tilesAllowed();
-  if (kernels == &kernelsAmx) return tiles;
+  if (kernels == &kernelsAmx) return tiles && kernelsAvx512.packRows;
 #elif defined(__aarch64__)
   if (kernels == &kernelsNeonDot) return multipliesBytes();
   if (kernels == &kernelsNeon) return !multipliesBytes();

@@ -6,6 +6,7 @@
 // results of coded weights are theirs to the bit.
 #pragma once
 
+#include "kernels.h"
 #include "linear_float.h"
 #include "linear_tiles.h"
 

@@ -10,6 +10,7 @@
 // lanes of two numbers.
 #pragma once
 
+#include "kernels.h"
 #include "matmul_amx.h"
 #include "train_attention.h"
 

@@ -31,7 +31,7 @@ export const units: Readonly<Record<string, readonly string[]>> = {
     // One row of codes is a short loop: at an unlucky place it took a fifth longer.
     'isa_avx2.cpp': [...avx2Flags, '-falign-loops=32'],
     'isa_avx512_training.cpp': avx512Flags,
-    'isa_avxvnni.cpp': [...avx2Flags, '-mavxvnni'],
+    'isa_avxvnni.cpp': [...avx2Flags, '-mavxvnni', '-falign-loops=32'],
     // For tests alone: they need no speed, and the bits are the same.
     'isa_amx_emulated.cpp': [...avx512Flags, '-O1'],
     'isa_avx2_training.cpp': avx2Flags,
@@ -98,10 +98,15 @@ const sets: readonly OneSet[] = [
 /** Linux's names for what a processor has. */
 export type Features = ReadonlySet<string>
 
+/** The sets that there are for this architecture. */
+export const setsOfArchitecture: readonly InstructionSet[] = sets.map(({ set }) => set)
+
 /** Undefined on systems that do not say. */
 export function featuresHere(): Features | undefined {
   try {
-    const line = /^(?:flags|Features)\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]
+    // Under an emulator the file may tell of the processor beneath, which calls it by another name.
+    const name = process.arch === 'arm64' ? 'Features' : 'flags'
+    const line = new RegExp(`^${name}\\s*:(.*)$`, 'm').exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]
     return line === undefined ? undefined : new Set(line.trim().split(/\s+/))
   } catch {
     return undefined // another system
@@ -125,15 +130,18 @@ export function unitsFor(features: Features | undefined, wanted?: InstructionSet
 }
 
 /**
- * What to compile of `chosen` by a compiler that knows only some of it: where no set is left whole, those of the next
+ * What to compile of `chosen` by a compiler that knows only some of it: whole sets alone, and where none is left, the next
  * best that it knows.
  */
 export function unitsKnown(chosen: readonly string[], knows: (unit: string) => boolean): string[] {
-  const known = chosen.filter(knows)
-  if (sets.some(({ units }) => units.every((unit) => known.includes(unit)))) return known
-  const highest = sets.findIndex(({ units }) => units.some((unit) => chosen.includes(unit)))
-  const next = sets.find(({ units }, at) => at > highest && units.every(knows))
-  return [...known, ...(next?.units ?? [])]
+  const highest = sets.findIndex(({ units }) => units.every((unit) => chosen.includes(unit)))
+  const known = sets.filter(({ units }, at) => at >= highest && units.every(knows))
+  const wanted = known.filter(({ units }) => units.every((unit) => chosen.includes(unit)))
+  const kept = (wanted.length > 0 ? wanted : known.slice(0, 1)).flatMap(({ units }) => units)
+  const ofSets = sets.flatMap(({ units }) => units)
+  return everyUnit.filter((unit) =>
+    ofSets.includes(unit) ? kept.includes(unit) : chosen.includes(unit) && knows(unit),
+  )
 }
 
 /** The sets that units belong to, best first. */

@@ -271,8 +271,12 @@ function compileInto(
   const temporary = mkdtempSync(`${folder}.`)
   try {
     removeAbandoned(temporary)
-    const knows = (unit: string) => knowsFlags(compiler, units[unit]!)
-    const compiled = unitsKnown(chosen, knows)
+    const known = new Map(everyUnit.map((unit) => [unit, undefined as boolean | undefined]))
+    const compiled = unitsKnown(chosen, (unit) => {
+      const answer = known.get(unit) ?? knowsInstructions(compiler, unit, temporary)
+      known.set(unit, answer)
+      return answer
+    })
     const leftOut = chosen.filter((unit) => !compiled.includes(unit))
     const objects = everyUnit.map((unit) => join(temporary, unit.replace('.cpp', '.o')))
     const compile = everyUnit.map((unit, i) => {
@@ -305,11 +309,30 @@ function removeAbandoned(own: string): void {
   }
 }
 
-/** Old compilers do not know young instructions; the other units serve without them. */
-function knowsFlags(compiler: Compiler, flags: readonly string[]): boolean {
+/** The youngest instruction that each set's code holds: assemblers learn them apart from compilers. */
+const instructions = `
+#if defined(__AMX_INT8__)
+asm("tdpbssd %tmm0, %tmm1, %tmm2");
+#elif defined(__AVX512VNNI__)
+asm("vpdpbusd %zmm0, %zmm1, %zmm2");
+#elif defined(__AVXVNNI__)
+asm("{vex} vpdpbusd %ymm0, %ymm1, %ymm2");
+#elif defined(__AVX2__)
+asm("vpmaddubsw %ymm0, %ymm1, %ymm2");
+#endif
+`
+
+/** Old compilers and assemblers do not know young instructions; the other units serve without them. */
+function knowsInstructions(compiler: Compiler, unit: string, folder: string): boolean {
+  const flags = units[unit]!
   if (!flags.some((flag) => flag.startsWith('-m'))) return true
-  const probe = [...compiler.leading, ...flags, '-fsyntax-only', '-x', 'c++', '/dev/null']
-  return spawnSync(compiler.command, probe, { timeout: 10_000 }).status === 0
+  const [program, object] = [join(folder, 'probe.cpp'), join(folder, 'probe.o')]
+  writeFileSync(program, instructions)
+  const probe = [...compiler.leading, ...flags, '-c', program, '-o', object]
+  const { status } = spawnSync(compiler.command, probe, { timeout: 30_000 })
+  rmSync(program)
+  rmSync(object, { force: true })
+  return status === 0
 }
 
 /** Another process may have built the same library meanwhile; its copy is as good as ours. A broken one gives way. */

@@ -8,9 +8,17 @@ import koffi from 'koffi'
 import { assert } from '../base/assert.ts'
 import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { messageOf, UserError } from '../base/errors.ts'
-import { featuresHere, type InstructionSet, instructionSets, setsFor, unitsFor } from './instruction-sets.ts'
+import {
+  featuresHere,
+  type InstructionSet,
+  instructionSets,
+  setsFor,
+  setsOf,
+  setsOfArchitecture,
+  unitsFor,
+} from './instruction-sets.ts'
 import { type KernelOp, type KernelParams, kernelOps } from './kernel-ops.ts'
-import { buildKernels } from './kernels-build.ts'
+import { buildKernels, type KernelBuild } from './kernels-build.ts'
 import type { Tensor } from './tensor.ts'
 
 type Pointer = bigint
@@ -385,9 +393,18 @@ export function openKernels(wanted: string | undefined, cacheFolder?: string): K
     })
   }
   const features = featuresHere()
-  const here = setsFor(features)
-  if (set !== undefined && here !== undefined && !here.includes(set)) throw notHere(set, here)
-  const build = buildKernels(cacheFolder, unitsFor(features, set))
+  const here = setsFor(features) ?? setsOfArchitecture
+  if (set !== undefined && !here.includes(set)) throw notHere(set, here)
+  const status = openFrom(buildKernels(cacheFolder, unitsFor(features, set)), set)
+  if (status !== undefined) return status
+  // The system told of more than the processor does: then whatever it does.
+  const some = openFrom(buildKernels(cacheFolder, unitsFor(undefined)), set)
+  assert(some, 'every processor runs the portable kernels')
+  return some
+}
+
+/** Undefined where the library has no set that this machine runs, and none was asked for. */
+function openFrom(build: KernelBuild, set: InstructionSet | undefined): KernelStatus | undefined {
   if (!build.ok) {
     if (set === undefined) return { kernels: undefined, reason: build.reason, fix: build.fix }
     // Who forces a set wants no other.
@@ -396,10 +413,18 @@ export function openKernels(wanted: string | undefined, cacheFolder?: string): K
     })
   }
   const { compiler, tookMs, leftOut, passedOver } = build
+  if (set !== undefined && setsOf(leftOut).includes(set)) {
+    throw new UserError(`This compiler is too old for the ${set} kernels: ${compiler}.`, {
+      fix: 'Install a newer g++ or clang++, or unset ROPEWAY_KERNELS.',
+    })
+  }
   try {
     return { kernels: new Kernels(build.path, set), compiler, tookMs, leftOut, passedOver }
   } catch (error) {
-    if (error instanceof UserError) throw error
+    if (error instanceof UserError) {
+      if (set === undefined) return undefined
+      throw error
+    }
     const reason = `the compiled kernels cannot be loaded: ${messageOf(error)}`
     const fix = `Delete ${build.path} and try again, or set XDG_CACHE_HOME to a folder from which programs may run.`
     return { kernels: undefined, reason, fix }

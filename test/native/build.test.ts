@@ -19,6 +19,7 @@ import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { kernelFinding } from '../../src/cli/commands/doctor.ts'
 import {
   everyUnit,
+  featuresHere,
   flagsOf,
   instructionSets,
   setsFor,
@@ -350,6 +351,13 @@ describe('a processor gets the sets of instructions that it runs', () => {
     const noTiles = (unit: string) => !/amx/.test(unit)
     expect(tables(unitsKnown(unitsFor(sapphireRapids), noTiles))).toEqual(tables(unitsFor(zen4)))
     expect(unitsKnown(everyUnit, () => true)).toEqual(everyUnit)
+    // Half a set is none.
+    const noTraining = (unit: string) => unit !== 'isa_avx512_training.cpp'
+    expect(tables(unitsKnown(unitsFor(sapphireRapids), noTraining))).toEqual([
+      'isa_avx2.cpp',
+      'isa_avx2_training.cpp',
+      'isa_avxvnni.cpp',
+    ])
   })
 
   test.skipIf(process.arch !== 'x64')('in a library of its own, or in one that has more', () => {
@@ -361,7 +369,9 @@ describe('a processor gets the sets of instructions that it runs', () => {
     )
     const small = built(buildKernels(cache, unitsFor(zen3)))
     const lines = readFileSync(log, 'utf8').split('\n')
-    const compiled = lines.filter((line) => line.includes('-c ') && !line.includes('-DROPEWAY_LEFT_OUT'))
+    const compiled = lines.filter(
+      (line) => /-c .*\/(isa_|library|pool)/.test(line) && !line.includes('-DROPEWAY_LEFT_OUT'),
+    )
     expect(compiled.map((line) => /\w+\.cpp/.exec(line)?.[0]).toSorted()).toEqual([
       'isa_avx2.cpp',
       'isa_avx2_training.cpp',
@@ -395,6 +405,10 @@ test.skipIf(findCompiler() === undefined || process.arch !== 'x64')(
     ])
     expect(new Kernels(path).available).toEqual(
       everyKernels[0]!.available.filter((set) => set === 'avx2' || set === 'portable'),
+    )
+    const runs512 = setsFor(featuresHere())?.includes('avx512') === true
+    expect(() => openKernels('avx512', cache)).toThrow(
+      runs512 ? /^This compiler is too old for the avx512 kernels: old 1\.0/ : /does not run the avx512/,
     )
     const again = openKernels(undefined, cache)
     expect(kernelFinding(again)).toMatchObject({

@@ -288,4 +288,18 @@ describe.each([
     })
     expect(sameBits(a!, b!)).toBe(true)
   })
+
+  test.skipIf(one === undefined || other === undefined).each([
+    ['q8', 'Q8_0'],
+    ['q4', 'Q4_1'],
+  ] as const)('give the same bits for %s where inputs are cut into chunks', (format, dtype) => {
+    const [rows, inputs, outputs] = [70, 2400, 33]
+    const weight = randomWeight(dtype, outputs, inputs, 15)
+    const x = activations(rows, inputs)
+    const [a, b] = [one!, other!].map((kernels) => {
+      const codes = packed(kernels, format, weight, inputs)
+      return runLinear(kernels, format, fakeTensor(x, [rows, inputs]), [rows, inputs, outputs], codes)
+    })
+    expect(sameBits(a!, b!)).toBe(true)
+  })
 })

@@ -24,7 +24,7 @@ export function functionsWith(library: string, part: string): Map<string, [numbe
     if (name?.includes(part) !== true) continue
     const first = Number.parseInt(from!, 16)
     const plain = name.replaceAll('(anonymous namespace)::', '')
-    // Sets are linked in order: AVX-512 before the tiles, which have vectors of their own for few rows.
+    // Sets are linked in order: AVX-512 before the tiles, which have vectors of their own for few rows of q8.
     if (!found.has(plain)) found.set(plain, [first, first + Number.parseInt(size!, 16)])
   }
   return found
