@@ -173,29 +173,38 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
   }
 }
 
-/// The product itself, in pieces of a pair of panels by some rows.
+/// The product itself, in pieces of a pair of panels by some rows; several neighbours at once where nothing is asked ahead.
 template <class Product>
-inline void multiplyPieces(Call* call, const Product& product, const char* packed, size_t stride, size_t rows,
+inline void multiplyPieces(Call* call, int nth, const Product& product, const char* packed, size_t stride, size_t rows,
                            const Epilogue& epilogue) {
   constexpr size_t rowsPerPiece = 192;
   int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
+  auto multiply = [&](int64_t piece, bool asked, int64_t follows) __attribute__((always_inline)) {
+    int64_t panel = piece / blocks * 2;
+    size_t first = piece % blocks * rowsPerPiece, end = first + rowsPerPiece < rows ? first + rowsPerPiece : rows;
+    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, follows, epilogue);
+  };
+  if constexpr (!Product::asksAhead) {
+    // Neighbours in memory: at the end of a run the hardware has fetched what another thread is going to read.
+    constexpr size_t runBytes = size_t(1) << 18;
+    int32_t most = int32_t(runBytes / (2 * stride)) * int32_t(blocks), first, count;
+    while (takeRun(call, nth, int32_t(pairs * blocks), most < 1 ? 1 : most, 1, &first, &count))
+      for (int32_t piece = first; piece < first + count; piece++) multiply(piece, false, -1);
+    return;
+  }
   bool asked = false;
   for (int64_t piece = takePiece(call); piece < pairs * blocks;) {
-    int64_t panel = piece / blocks * 2, next = 0;
-    size_t first = piece % blocks * rowsPerPiece, end = first + rowsPerPiece < rows ? first + rowsPerPiece : rows;
-    bool asks = false;
+    const int64_t panel = piece / blocks * 2, next = takePiece(call), from = next / blocks * 2;
+    // Other rows of the same panels find them in a cache.
+    const bool asks = from != panel && next < pairs * blocks && from + 2 <= panels;
     if constexpr (Product::asksAhead) {
-      next = takePiece(call);
-      int64_t from = next / blocks * 2;
-      // Other rows of the same panels find them in a cache.
-      asks = from != panel && next < pairs * blocks && from + 2 <= panels;
-      if (asks) product.comingUp(packed + from * stride, 2 * stride, end - first);
+      const size_t first = piece % blocks * rowsPerPiece, left = rows - first;
+      if (asks) product.comingUp(packed + from * stride, 2 * stride, left < rowsPerPiece ? left : rowsPerPiece);
     }
-    int64_t follows = asks && blocks == 1 ? next * 2 : -1;
-    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, follows, epilogue);
-    asked = asks || next / blocks * 2 == panel;
-    piece = Product::asksAhead ? next : takePiece(call);
+    multiply(piece, asked, asks && blocks == 1 ? next * 2 : -1);
+    asked = asks || from == panel;
+    piece = next;
   }
 }
 
@@ -258,7 +267,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   adapted.place(call->workspace->memory + placedBytes, rows);
   prepareRows(call, product, x, norm, epsilon, inputs, adapted);
   if constexpr (Product::tiled) product.multiply(call, nth, packed, stride, rows, epilogue);
-  else multiplyPieces(call, product, packed, stride, rows, epilogue);
+  else multiplyPieces(call, nth, product, packed, stride, rows, epilogue);
   leave(call, nth);
 }
 

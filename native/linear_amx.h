@@ -58,7 +58,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
 
   void multiply(Call* call, int nth, const char* packed, size_t stride, size_t rows, const Epilogue& epilogue) const {
     if constexpr (Codes::share)
-      if (rows <= few) return multiplyPieces(call, static_cast<const Vectors&>(*this), packed, stride, rows, epilogue);
+      if (rows <= few) return multiplyPieces(call, nth, static_cast<const Vectors&>(*this), packed, stride, rows, epilogue);
     TiledLinear<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
   }
 
