@@ -191,20 +191,18 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
     int32_t most = int32_t(runBytes / (2 * stride)) * int32_t(blocks), first, count;
     while (takeRun(call, nth, int32_t(pairs * blocks), most < 1 ? 1 : most, 1, &first, &count))
       for (int32_t piece = first; piece < first + count; piece++) multiply(piece, false, -1);
-    return;
-  }
-  bool asked = false;
-  for (int64_t piece = takePiece(call); piece < pairs * blocks;) {
-    const int64_t panel = piece / blocks * 2, next = takePiece(call), from = next / blocks * 2;
-    // Other rows of the same panels find them in a cache.
-    const bool asks = from != panel && next < pairs * blocks && from + 2 <= panels;
-    if constexpr (Product::asksAhead) {
-      const size_t first = piece % blocks * rowsPerPiece, left = rows - first;
+  } else {
+    bool asked = false;
+    for (int64_t piece = takePiece(call); piece < pairs * blocks;) {
+      const int64_t panel = piece / blocks * 2, next = takePiece(call), from = next / blocks * 2;
+      // Other rows of the same panels find them in a cache.
+      const bool asks = from != panel && next < pairs * blocks && from + 2 <= panels;
+      const size_t left = rows - piece % blocks * rowsPerPiece;
       if (asks) product.comingUp(packed + from * stride, 2 * stride, left < rowsPerPiece ? left : rowsPerPiece);
+      multiply(piece, asked, asks && blocks == 1 ? next * 2 : -1);
+      asked = asks || from == panel;
+      piece = next;
     }
-    multiply(piece, asked, asks && blocks == 1 ? next * 2 : -1);
-    asked = asks || from == panel;
-    piece = next;
   }
 }
 

@@ -271,10 +271,12 @@ function compileInto(
   const temporary = mkdtempSync(`${folder}.`)
   try {
     removeAbandoned(temporary)
-    const known = new Map(everyUnit.map((unit) => [unit, undefined as boolean | undefined]))
+    // By flags, which units share.
+    const answers = new Map<string, boolean>()
     const compiled = unitsKnown(chosen, (unit) => {
-      const answer = known.get(unit) ?? knowsInstructions(compiler, unit, temporary)
-      known.set(unit, answer)
+      const flags = units[unit]!
+      const answer = answers.get(flags.join()) ?? knowsInstructions(compiler, flags, temporary)
+      answers.set(flags.join(), answer)
       return answer
     })
     const leftOut = chosen.filter((unit) => !compiled.includes(unit))
@@ -323,8 +325,7 @@ asm("vpmaddubsw %ymm0, %ymm1, %ymm2");
 `
 
 /** Old compilers and assemblers do not know young instructions; the other units serve without them. */
-function knowsInstructions(compiler: Compiler, unit: string, folder: string): boolean {
-  const flags = units[unit]!
+function knowsInstructions(compiler: Compiler, flags: readonly string[], folder: string): boolean {
   if (!flags.some((flag) => flag.startsWith('-m'))) return true
   const [program, object] = [join(folder, 'probe.cpp'), join(folder, 'probe.o')]
   writeFileSync(program, instructions)
