@@ -74,6 +74,9 @@ function ProjectLinks() {
       <Link to="/projects/$project/keys" params={params}>
         Keys
       </Link>
+      <Link to="/projects/$project/credentials" params={params}>
+        Credentials
+      </Link>
       <Link to="/projects/$project/members" params={params}>
         Members
       </Link>

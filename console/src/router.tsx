@@ -2,6 +2,7 @@
 import { createRootRoute, createRoute, createRouter, Outlet } from '@tanstack/react-router'
 import { Layout } from './layout.tsx'
 import { Account } from './pages/account.tsx'
+import { Credentials } from './pages/credentials.tsx'
 import { DatasetPage } from './pages/dataset.tsx'
 import { Datasets } from './pages/datasets.tsx'
 import { DeploymentPage } from './pages/deployment.tsx'
@@ -36,6 +37,7 @@ const models = createRoute({ ...under, path: '/models', component: Models })
 const model = createRoute({ ...under, path: '/models/$model', component: ModelPage })
 const usage = createRoute({ ...under, path: '/usage', component: Usage })
 const keys = createRoute({ ...under, path: '/keys', component: Keys })
+const credentials = createRoute({ ...under, path: '/credentials', component: Credentials })
 const members = createRoute({ ...under, path: '/members', component: Members })
 const deployments = createRoute({ ...under, path: '/deployments', component: Deployments })
 const deployment = createRoute({ ...under, path: '/deployments/$deployment', component: DeploymentPage })
@@ -49,7 +51,7 @@ export const router = createRouter({
       account,
       project.addChildren([
         ...[overview, datasets, dataset, jobs, newJob, job, models, model],
-        ...[deployments, deployment, usage, keys, members],
+        ...[deployments, deployment, usage, keys, credentials, members],
       ]),
     ]),
   ]),

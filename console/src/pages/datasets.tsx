@@ -77,8 +77,11 @@ function LinkForm({ project, onDone }: LinkFormProps) {
       <p className="quiet">
         <code>s3://BUCKET/PREFIX</code>, <code>gs://BUCKET/PREFIX</code>, <code>az://CONTAINER/PREFIX</code>,{' '}
         <code>hf://datasets/ORG/NAME</code>, or <code>file:///FOLDER</code> of the machine of the service,
-        where <code>ropeway up --link-folder</code> allows it. A credential is stored by{' '}
-        <code>ropeway credential create</code>.
+        where <code>ropeway up --link-folder</code> allows it. A credential is stored under{' '}
+        <Link to="/projects/$project/credentials" params={{ project }}>
+          Credentials
+        </Link>
+        .
       </p>
       <div className="row">
         <label>

@@ -2,7 +2,8 @@ import { z } from 'zod'
 import { endpoint } from './endpoint.ts'
 import { nounId, nounName, pageOf, pageQuery, storableText, time } from './fields.ts'
 
-const secret = z.string().min(1).max(100_000)
+export const secretCharactersMax = 100_000
+const secret = z.string().min(1).max(secretCharactersMax)
 const text = storableText(1000, 1)
 const url = z.url({ protocol: /^https?$/ }).max(2000)
 
@@ -56,6 +57,38 @@ export type CredentialValues = z.output<typeof credentialValues>
 export type CredentialKind = CredentialValues['kind']
 
 export const credentialKinds = credentialValues.options.map(({ shape }) => shape.kind.value)
+
+type FieldName = { [Kind in CredentialKind]: Exclude<keyof ValuesOf<Kind>, 'kind'> }[CredentialKind]
+type ValuesOf<Kind extends CredentialKind> = Extract<CredentialValues, { kind: Kind }>
+
+/** How a person gives a field: in view, unseen, or as the file that it lies in, whose lines must stay. */
+type FieldInput = 'text' | 'url' | 'secret' | 'file'
+
+const inputs: { readonly [Name in FieldName]: FieldInput } = {
+  ...{ access_key_id: 'text', secret_access_key: 'secret', session_token: 'secret', region: 'text' },
+  ...{ account: 'text', key: 'secret', sas_token: 'secret', service_account: 'file' },
+  ...{ endpoint: 'url', host: 'url', registry: 'text', context: 'text' },
+  ...{ user: 'text', username: 'text', password: 'secret', token: 'secret', api_key: 'secret' },
+  // Who knows it can write there.
+  webhook_url: 'secret',
+  ...{ kubeconfig: 'file', private_key: 'file', passphrase: 'secret' },
+}
+
+export interface CredentialField {
+  readonly name: FieldName
+  readonly input: FieldInput
+  readonly isNeeded: boolean
+}
+
+/** What a person is asked for who makes a credential of this kind, in this order. */
+export function credentialFields(kind: CredentialKind): CredentialField[] {
+  const { shape } = credentialValues.options.find((option) => option.shape.kind.value === kind)!
+  return Object.entries(shape).flatMap(([name, schema]) => {
+    if (name === 'kind') return []
+    const field = name as FieldName
+    return [{ name: field, input: inputs[field], isNeeded: !(schema instanceof z.ZodOptional) }]
+  })
+}
 
 export const credential = z.object({
   id: nounId,

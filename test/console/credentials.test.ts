@@ -1,0 +1,144 @@
+/** Credentials in the page: stored, replaced and forgotten, by those who may, and never shown. */
+import type { Browser, Page } from 'playwright-core'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { CredentialKind } from '../../src/api/control/credentials.ts'
+import { viewProject } from '../../src/api/control/projects.ts'
+import { openCredential } from '../../src/control/credentials/credentials.ts'
+import { ropeway, type Workbench, workbench } from '../cli/command-line.ts'
+import { addMember } from '../service/running.ts'
+import { browserPath, complaintsOf, openBrowser, signedInPage } from './browser.ts'
+
+const path = browserPath()
+const privateKey = '-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n'
+
+describe.skipIf(path === undefined)('credentials in the page (needs chromium)', () => {
+  let bench: Workbench
+  let browser: Browser
+  let page: Page
+  let complaints: string[]
+  beforeAll(async () => {
+    bench = await workbench()
+    browser = await openBrowser(path!)
+    ;({ page, complaints } = await signedInPage(browser))
+    await page.getByRole('link', { name: 'Credentials', exact: true }).click()
+  }, 60_000)
+  afterAll(async () => {
+    await browser?.close()
+    await bench?.[Symbol.asyncDispose]()
+  })
+
+  /** What jobs and links would find. */
+  const held = async (name: string, kind: CredentialKind) => {
+    const { id } = await bench.service.owner.call(viewProject, { params: { project: 'default' } })
+    return await openCredential(bench.parts.context, id, name, kind)
+  }
+  /** All that the page has in it, typed or written. */
+  const everything = async () =>
+    String(
+      await page.evaluate(
+        'document.documentElement.outerHTML + [...document.querySelectorAll("input")].map((one) => one.value)',
+      ),
+    )
+
+  test('a credential is stored with the fields of its kind, and its form forgets it', async () => {
+    await page.getByText('No credentials yet.').waitFor()
+    await page.getByLabel('Name').fill('bucket')
+    await page.getByLabel('Kind').selectOption('s3')
+    await page.getByLabel('Access key ID').fill(' AKIA ')
+    const secret = page.getByLabel('Secret access key')
+    expect(await secret.getAttribute('type')).toBe('password')
+    await secret.fill('geheim 1234 ')
+    await page.getByRole('button', { name: 'Store' }).click()
+    await page.getByText('bucket is stored.').waitFor()
+    await page.getByRole('row', { name: /^bucket s3 access key id, secret access key links of s3/ }).waitFor()
+    expect(await secret.inputValue()).toBe('')
+    expect(await held('bucket', 's3')).toEqual({
+      ...{ kind: 's3', access_key_id: 'AKIA', secret_access_key: 'geheim 1234 ' },
+    })
+    await page.reload()
+    await page.getByRole('row', { name: 'bucket' }).waitFor()
+    expect(await everything()).not.toContain('geheim')
+  })
+
+  test('a secret of several lines comes as the file that it lies in, and keeps them', async () => {
+    await page.getByLabel('Name').fill('machine')
+    await page.getByLabel('Kind').selectOption('ssh')
+    const file = { name: 'id_ed25519', mimeType: 'text/plain', buffer: Buffer.from(privateKey) }
+    await page.getByLabel('Private key').setInputFiles({ ...file, buffer: Buffer.alloc(100_001, 'x') })
+    await page.getByRole('button', { name: 'Store' }).click()
+    await page.getByText('id_ed25519 is too large').waitFor()
+    await page.getByLabel('Private key').setInputFiles(file)
+    await page.getByRole('button', { name: 'Store' }).click()
+    await page.getByRole('row', { name: 'machine ssh private key' }).waitFor()
+    expect(await held('machine', 'ssh')).toEqual({ kind: 'ssh', private_key: privateKey })
+  })
+
+  test('what the service refuses stays in the form, to be mended', async () => {
+    await page.getByLabel('Name').fill('bucket')
+    await page.getByLabel('Kind').selectOption('huggingface')
+    await page.getByLabel('Token').fill('hf_1')
+    await page.getByRole('button', { name: 'Store' }).click()
+    await page.getByText('There is already a credential bucket.').waitFor()
+    await page.getByLabel('Name').fill('hub')
+    await page.getByRole('button', { name: 'Store' }).click()
+    await page.getByRole('row', { name: 'hub huggingface token' }).waitFor()
+    expect(await held('hub', 'huggingface')).toEqual({ kind: 'huggingface', token: 'hf_1' })
+    // Another kind has fields of its own, and those of the same name begin empty.
+    await page.getByLabel('Token').fill('hf_2')
+    await page.getByLabel('Kind').selectOption('mlflow')
+    await page.getByText('Either a token, or a name and a password.').waitFor()
+    expect(await page.getByLabel('Token').inputValue()).toBe('')
+  })
+
+  test('other values are put into one, which keeps its name', async () => {
+    await page.getByRole('row', { name: 'hub' }).getByRole('button', { name: 'Replace' }).click()
+    await page.getByRole('heading', { name: 'Other values for hub' }).waitFor()
+    expect(await page.getByLabel('Kind').inputValue()).toBe('huggingface')
+    await page.getByLabel('Token').fill('hf_3')
+    await page.getByLabel('Endpoint').fill('https://mirror.example.org')
+    await page.getByRole('button', { name: 'Put them in' }).click()
+    await page.getByRole('row', { name: 'hub huggingface token, endpoint' }).waitFor()
+    expect(await held('hub', 'huggingface')).toEqual({
+      ...{ kind: 'huggingface', token: 'hf_3', endpoint: 'https://mirror.example.org' },
+    })
+    await page.getByRole('heading', { name: 'Another one' }).waitFor()
+    expect(await everything()).not.toContain('hf_3')
+  })
+
+  test('one is forgotten when that was confirmed, and not before', async () => {
+    const names = async () => (await ropeway(['credential', 'list', '--json'])).json.map(({ name }) => name)
+    const row = page.getByRole('row', { name: 'hub' })
+    await row.getByRole('button', { name: 'Delete' }).click()
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Cancel' }).click()
+    expect(await names()).toContain('hub')
+    await row.getByRole('button', { name: 'Delete' }).click()
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
+    await row.waitFor({ state: 'detached' })
+    expect(await names()).toEqual(['bucket', 'machine'])
+    expect(complaints.filter((text) => !/status of 40[19]/.test(text))).toEqual([])
+  })
+
+  test('roles that may not store them, or not see them, are told which role may', async () => {
+    const pageOf = async (name: string, role: 'develop' | 'guest') => {
+      const { email, password } = await addMember(bench.service, name, role)
+      const other = await (await browser.newContext()).newPage()
+      other.setDefaultTimeout(20_000)
+      const refused = complaintsOf(other)
+      await other.goto(`${bench.service.url}/sign-in`)
+      await other.getByLabel('Address').fill(email)
+      await other.getByLabel('Password').fill(password)
+      await other.getByRole('button', { name: 'Sign in', exact: true }).click()
+      await other.getByRole('link', { name: 'Credentials', exact: true }).click()
+      return { other, refused }
+    }
+    const { other: developer } = await pageOf('dev', 'develop')
+    await developer.getByRole('row', { name: 'bucket' }).waitFor()
+    await developer.getByText('It takes maintain to store, replace and delete credentials').waitFor()
+    for (const verb of ['Store', 'Replace', 'Delete'])
+      expect(await developer.getByRole('button', { name: verb }).count()).toBe(0)
+    const { other: guest, refused } = await pageOf('guest', 'guest')
+    await guest.getByText('You are guest in default. It takes develop to see which').waitFor()
+    // Nothing was asked that would be refused, after the signing in.
+    expect(refused.filter((text) => !/status of 401/.test(text))).toEqual([])
+  })
+})
