@@ -17,6 +17,7 @@ import { Models } from './pages/models.tsx'
 import { NewJob } from './pages/new-job.tsx'
 import { Overview } from './pages/overview.tsx'
 import { SignIn } from './pages/sign-in.tsx'
+import { Templates } from './pages/templates.tsx'
 import { Usage } from './pages/usage.tsx'
 import { Problem } from './parts/problem.tsx'
 
@@ -30,6 +31,7 @@ const under = { getParentRoute: () => project } as const
 const overview = createRoute({ ...under, path: '/', component: Overview })
 const jobs = createRoute({ ...under, path: '/jobs', component: Jobs })
 const newJob = createRoute({ ...under, path: '/new-job', component: NewJob })
+const templates = createRoute({ ...under, path: '/templates', component: Templates })
 const job = createRoute({ ...under, path: '/jobs/$job', component: JobPage })
 const datasets = createRoute({ ...under, path: '/data', component: Datasets })
 const dataset = createRoute({ ...under, path: '/data/$dataset', component: DatasetPage })
@@ -50,7 +52,7 @@ export const router = createRouter({
       first,
       account,
       project.addChildren([
-        ...[overview, datasets, dataset, jobs, newJob, job, models, model],
+        ...[overview, datasets, dataset, jobs, newJob, job, templates, models, model],
         ...[deployments, deployment, usage, keys, credentials, members],
       ]),
     ]),

@@ -17,6 +17,9 @@ export function Jobs() {
       <div className="heading">
         <h1>Jobs</h1>
         <span className="space" />
+        <Link className="button" to="/projects/$project/templates" params={{ project }}>
+          Templates
+        </Link>
         <Link className="button main" to="/projects/$project/new-job" params={{ project }}>
           New job
         </Link>

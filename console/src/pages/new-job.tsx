@@ -1,11 +1,15 @@
-import { useNavigate } from '@tanstack/react-router'
-import { type FormEvent, useState } from 'react'
-import { parse } from 'yaml'
+import { useNavigate, useSearch } from '@tanstack/react-router'
+import { type FormEvent, useEffect, useState } from 'react'
+import { parse, stringify } from 'yaml'
 import { createJobEndpoint } from '../../../src/api/control/job-endpoints.ts'
+import { saveTemplate, viewTemplate } from '../../../src/api/control/job-templates.ts'
+import type { CreateJob } from '../../../src/api/control/jobs.ts'
 import { UserError } from '../../../src/base/errors.ts'
+import { May } from '../parts/may.tsx'
 import { Problem } from '../parts/problem.tsx'
+import { Waiting } from '../parts/waiting.tsx'
 import { useProject } from '../project.ts'
-import { service, useDeed } from '../service.ts'
+import { service, useAnswer, useDeed } from '../service.ts'
 
 const example = `name: whale
 model: {architecture: llama, layers: 4, width: 192, heads: 6, key_value_heads: 2, tied: true}
@@ -19,40 +23,112 @@ evaluate: {every: 50}
 checkpoint: {every: 50, keep: 2}
 `
 
-/** A job file, written or pasted, becomes a job. */
+/** Where a job file comes from that is about to be run. */
+interface Origin {
+  readonly text: string
+  readonly template?: string
+  /** The folder that came with it. */
+  readonly workspace?: string
+}
+
+/** A job file, written, pasted or from a template, becomes a job. */
 export function NewJob() {
   const project = useProject()
-  const navigate = useNavigate()
-  const [text, setText] = useState(example)
-  const create = useDeed(
-    (typed: string) =>
-      service.call(createJobEndpoint, { params: { project }, body: { file: fileOf(typed) } }),
-    ['jobs.list'],
-    ({ id }) => void navigate({ to: '/projects/$project/jobs/$job', params: { project, job: id } }),
-  )
-  const send = (event: FormEvent) => {
-    event.preventDefault()
-    create.mutate(text)
-  }
+  const template = useSearch({
+    strict: false,
+    select: (search) => (search as { template?: string }).template,
+  })
   return (
-    <form onSubmit={send}>
+    <>
       <h1>New job</h1>
       <p>
         A job file, as <code>ropeway train FILE</code> takes it. Data is named <code>dataset:NAME/PATH</code>.
       </p>
-      <textarea
-        aria-label="Job file"
-        rows={18}
-        spellCheck={false}
-        value={text}
-        onChange={({ target }) => setText(target.value)}
-      />
-      <Problem error={create.error} />
-      <button type="submit" className="main" disabled={create.isPending}>
-        Run it
-      </button>
-    </form>
+      <May permission="job:create" what="run jobs">
+        {template === undefined ? (
+          <JobForm project={project} origin={{ text: example }} />
+        ) : (
+          <FromTemplate key={template} project={project} template={template} />
+        )}
+      </May>
+    </>
   )
+}
+
+function FromTemplate({ project, template }: { project: string; template: string }) {
+  const { data, error, isFetching } = useAnswer(viewTemplate, { params: { project, template } })
+  const [origin, setOrigin] = useState<Origin>()
+  useEffect(() => {
+    if (data === undefined || isFetching) return
+    const { file, workspace } = data
+    const given = { template, text: stringify(file), ...(workspace !== null && { workspace }) }
+    // What somebody saves meanwhile must not take the place of what is being written here.
+    setOrigin((known) => known ?? given)
+  }, [template, data, isFetching])
+  return origin === undefined ? <Waiting error={error} /> : <JobForm project={project} origin={origin} />
+}
+
+function JobForm({ project, origin }: { project: string; origin: Origin }) {
+  const navigate = useNavigate()
+  const [text, setText] = useState(origin.text)
+  const run = useDeed(
+    (typed: string) => service.call(createJobEndpoint, { params: { project }, body: bodyOf(typed, origin) }),
+    ['jobs.list'],
+    ({ id }) => void navigate({ to: '/projects/$project/jobs/$job', params: { project, job: id } }),
+  )
+  const save = useDeed(
+    ({ template, typed }: { template: string; typed: string }) =>
+      service.call(saveTemplate, { params: { project, template }, body: bodyOf(typed, origin) }),
+    ['job-templates.'],
+    () => void navigate({ to: '/projects/$project/templates', params: { project } }),
+  )
+  const sendRun = (event: FormEvent) => {
+    event.preventDefault()
+    run.mutate(text)
+  }
+  const sendSave = (event: FormEvent<HTMLFormElement>) => {
+    event.preventDefault()
+    save.mutate({ template: String(new FormData(event.currentTarget).get('template')), typed: text })
+  }
+  return (
+    <>
+      <form onSubmit={sendRun}>
+        <textarea
+          aria-label="Job file"
+          rows={18}
+          spellCheck={false}
+          value={text}
+          onChange={({ target }) => setText(target.value)}
+        />
+        {origin.workspace && <p className="quiet">The folder that the template was saved with goes along.</p>}
+        <Problem error={run.error} />
+        <button type="submit" className="main" disabled={run.isPending}>
+          Run it
+        </button>
+      </form>
+      <h2>Keep it as a template</h2>
+      <form onSubmit={sendSave} className="row">
+        <label>
+          Template, new or one that there is
+          <input
+            name="template"
+            required
+            maxLength={63}
+            pattern="[A-Za-z0-9][A-Za-z0-9._\-]*"
+            defaultValue={origin.template}
+          />
+        </label>
+        <button type="submit" disabled={save.isPending}>
+          Keep
+        </button>
+      </form>
+      <Problem error={save.error} />
+    </>
+  )
+}
+
+function bodyOf(text: string, { workspace }: Origin): CreateJob {
+  return { file: fileOf(text), ...(workspace !== undefined && { workspace }) }
 }
 
 function fileOf(text: string): Record<string, unknown> {
