@@ -6,7 +6,7 @@
  *   rsLoRA            the same with scale = alpha / sqrt(rank) (Kalajdzievski 2023)
  *   DoRA (Liu 2024)   magnitude / |W + scale * B A| * (W x + scale * B (A x)), one length per output row
  */
-import { statSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from '../base/errors.ts'
 import { readJsonFile, writeFileAtomic } from '../base/files.ts'
@@ -44,7 +44,7 @@ export interface Adapter {
 
 /** True for a folder that holds an adapter rather than a whole model. */
 export function isAdapterFolder(path: string): boolean {
-  return statSync(join(path, adapterConfigName), { throwIfNoEntry: false })?.isFile() === true
+  return existsSync(join(path, adapterConfigName))
 }
 
 /** The products that an adapter may change, with their sizes; the head is not among them. */

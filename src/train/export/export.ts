@@ -8,6 +8,7 @@ import { assert } from '../../base/assert.ts'
 import { UserError } from '../../base/errors.ts'
 import { isRunning } from '../../base/processes.ts'
 import { openGguf } from '../../formats/gguf.ts'
+import type { GgufEntry } from '../../formats/gguf-values.ts'
 import type { Device } from '../../runtime/device.ts'
 import {
   type ChatTemplate,
@@ -133,7 +134,13 @@ function refuseDamaged(from: string): void {
   })
 }
 
-function checkForm({ path, adapter }: ExportSource, form: ExportForm): void {
+function checkForm(source: ExportSource, form: ExportForm): void {
+  const { path, adapter } = source
+  if (form !== 'gguf' && textFolder(source).endsWith('.gguf'))
+    throw new UserError(`${path} has its tokenizer as GGUF writes it: it goes into a GGUF file only.`, {
+      failure: 'usage',
+      fix: 'Export it --as gguf, or export the folder that the file was made of.',
+    })
   if (form === 'peft' && adapter === undefined)
     throw new UserError(`${path} holds a whole model, no adapter.`, {
       failure: 'usage',
@@ -185,8 +192,15 @@ function write(
   const ggufType = ({ f32: 'F32', f16: 'F16', bf16: 'BF16', q8_0: 'Q8_0', q4_k: 'Q4_K' } as const)[type]
   const { vocabularySize } = source.model.definition.config
   const folder = textFolder(source)
-  const metadata = ggufTokenizer(folder, texts.tokenizer, vocabularySize, texts.template?.sources)
+  const metadata = folder.endsWith('.gguf')
+    ? tokenizerEntries(folder)
+    : ggufTokenizer(folder, texts.tokenizer, vocabularySize, texts.template?.sources)
   writeGgufFile(to, source, ggufType, basename(from), metadata)
+}
+
+function tokenizerEntries(path: string): Map<string, GgufEntry> {
+  using file = openGguf(path)
+  return new Map([...file.entries].filter(([name]) => name.startsWith('tokenizer.')))
 }
 
 const probes = ['Hello, world! 안녕하세요 — 12,345 tokens?\n\n\tIndented', passage.slice(0, 300)]

@@ -110,6 +110,30 @@ describe('an adapter', () => {
   })
 })
 
+describe('of a GGUF file', () => {
+  const from = place('file', 'gguf')
+  beforeAll(() => void exported(models.get('llama')!, 'file', 'gguf', 'f32'))
+
+  test('another is made with its tokenizer and template; a folder is refused', () => {
+    const report = exported(from, 'file-again', 'gguf', 'q8_0')
+    expect(report).toMatchObject({ template: true, type: 'q8_0' })
+    using again = openGguf(place('file-again', 'gguf'))
+    using first = openGguf(from)
+    for (const [name, value] of first.metadata)
+      if (name.startsWith('tokenizer.')) expect(again.metadata.get(name)).toEqual(value)
+    expect(refusalOf(() => exported(from, 'file-folder', 'safetensors'))).toMatch(/into a GGUF file only/)
+  })
+
+  test('an adapter is trained, and merged into a folder', async () => {
+    const job = tinyJob(join(root, 'adapter-of-file'), {
+      ...{ model: { from }, tokenizer: { from: models.get('llama')! }, steps: 2, context: 64 },
+      method: { lora: { rank: 4 } },
+    })
+    const report = exported((await runTrainingJob(job)).folder, 'merged-file', 'merged')
+    expect(report.perplexityAfter).toBeCloseTo(report.perplexityBefore, 4)
+  })
+})
+
 describe('refused', () => {
   test.each([
     { what: 'a model as an adapter', form: 'peft', type: undefined, pattern: /whole model/ },
