@@ -2,9 +2,13 @@
 import { dirname, join } from 'node:path'
 import { ownFile } from '../base/files.ts'
 import { consoleSurface } from '../control/console/surface.ts'
+import { credentialUseRoutes } from '../control/credentials/uses.ts'
+import { credentialsOfDatasets } from '../control/datasets/credential-uses.ts'
 import { deploymentMigrations } from '../control/deployments/migration.ts'
-import { usesOfDeployments } from '../control/deployments/uses.ts'
+import { credentialsOfDeployments, usesOfDeployments } from '../control/deployments/uses.ts'
+import { credentialsOfJobs, credentialsOfTemplates } from '../control/jobs/credential-uses.ts'
 import { jobMigrations } from '../control/jobs/migration.ts'
+import { credentialsOfCheckpoints } from '../control/models/credential-uses.ts'
 import type { ObjectStore } from '../control/objects/store.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import type { Loop } from '../control/service/loop.ts'
@@ -48,7 +52,15 @@ export const migrations: readonly Migration[] = [
 ]
 
 export function routesOf(parts: Parts): readonly RouteModule[] {
-  return [...baseRoutes, ...dataRoutesOf(dataOf(parts)), ...jobRoom(parts).routes, ...servingOf(parts).routes]
+  const { store } = parts.context
+  const uses = [credentialsOfDatasets, credentialsOfCheckpoints, credentialsOfTemplates, credentialsOfJobs]
+  return [
+    ...baseRoutes,
+    credentialUseRoutes([...uses, credentialsOfDeployments].map((usesIn) => usesIn(store))),
+    ...dataRoutesOf(dataOf(parts)),
+    ...jobRoom(parts).routes,
+    ...servingOf(parts).routes,
+  ]
 }
 
 /** Answers of other shapes than the service's own. */

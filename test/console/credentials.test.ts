@@ -1,4 +1,5 @@
 /** Credentials in the page: stored, replaced and forgotten, by those who may, and never shown. */
+import { mkdirSync, writeFileSync } from 'node:fs'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { CredentialKind } from '../../src/api/control/credentials.ts'
@@ -50,7 +51,7 @@ describe.skipIf(path === undefined)('credentials in the page (needs chromium)', 
     await secret.fill('geheim 1234 ')
     await page.getByRole('button', { name: 'Store' }).click()
     await page.getByText('bucket is stored.').waitFor()
-    await page.getByRole('row', { name: /^bucket s3 access key id, secret access key links of s3/ }).waitFor()
+    await page.getByRole('row', { name: /^bucket s3 access key id, secret access key / }).waitFor()
     expect(await secret.inputValue()).toBe('')
     expect(await held('bucket', 's3')).toEqual({
       ...{ kind: 's3', access_key_id: 'AKIA', secret_access_key: 'geheim 1234 ' },
@@ -103,6 +104,21 @@ describe.skipIf(path === undefined)('credentials in the page (needs chromium)', 
     })
     await page.getByRole('heading', { name: 'Another one' }).waitFor()
     expect(await everything()).not.toContain('hf_3')
+  })
+
+  test('what names a credential stands beside it, and leads there', async () => {
+    mkdirSync(`${bench.folder}/logs`)
+    writeFileSync(`${bench.folder}/logs/a.txt`, 'a line')
+    const line = ['dataset', 'link', 'logs', `file://${bench.folder}/logs`, '--credential', 'bucket']
+    const linked = await ropeway(line)
+    expect(linked.code, linked.err).toBe(0)
+    await page.reload()
+    const row = page.getByRole('row', { name: 'bucket' })
+    await row.getByText('dataset logs').waitFor()
+    expect((await ropeway(['credential', 'list'])).out).toMatch(/^bucket .* dataset logs /m)
+    await row.getByRole('link', { name: 'logs' }).click()
+    await page.getByRole('heading', { name: 'logs', exact: true }).waitFor()
+    await page.getByRole('link', { name: 'Credentials', exact: true }).click()
   })
 
   test('one is forgotten when that was confirmed, and not before', async () => {

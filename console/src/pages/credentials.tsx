@@ -1,8 +1,10 @@
+import { Link } from '@tanstack/react-router'
 import { useState } from 'react'
 import {
-  type CredentialKind,
+  type CredentialUse,
   deleteCredential,
   listCredentials,
+  listCredentialUses,
 } from '../../../src/api/control/credentials.ts'
 import { Confirm } from '../parts/confirm.tsx'
 import { CredentialForm } from '../parts/credential-form.tsx'
@@ -14,20 +16,6 @@ import { useProject } from '../project.ts'
 import { seldom, service, useAnswer, useDeed } from '../service.ts'
 
 const credentialsShown = 200
-
-/** What takes credentials of each kind. */
-const uses: { readonly [Kind in CredentialKind]: string } = {
-  s3: 'links of s3://, jobs',
-  'azure-blob': 'links of az://, jobs',
-  gcs: 'links of gs://',
-  huggingface: 'links of hf://, jobs',
-  docker: 'jobs with an image (registry)',
-  slack: 'messages of jobs and deployments, jobs',
-  wandb: 'fine-tuning jobs, jobs',
-  mlflow: 'jobs',
-  kubernetes: 'nothing yet',
-  ssh: 'nothing yet',
-}
 
 interface Stored {
   readonly name: string
@@ -92,13 +80,15 @@ function CredentialTable({ project, onReplace }: CredentialTableProps) {
   const mayChange = useMay('credential:delete')
   const query = { limit: credentialsShown }
   const { data, error } = useAnswer(listCredentials, { params: { project }, query }, { every: seldom })
+  const named = useAnswer(listCredentialUses, { params: { project } }, { every: seldom })
+  const uses = named.data?.items ?? []
   const remove = useDeed(
     (credential: string) => service.call(deleteCredential, { params: { project, credential } }),
     ['credentials.'],
   )
   return (
     <>
-      <Problem error={error ?? remove.error} />
+      <Problem error={error ?? named.error ?? remove.error} />
       <Table
         rows={data?.items}
         keyOf={({ id }) => id}
@@ -107,7 +97,9 @@ function CredentialTable({ project, onReplace }: CredentialTableProps) {
           Name: ({ name }) => name,
           Kind: ({ kind }) => kind,
           Holds: ({ fields }) => fields.map((field) => field.replaceAll('_', ' ')).join(', '),
-          'Is for': ({ kind }) => uses[kind as CredentialKind],
+          'Used by': ({ name }) => (
+            <Users project={project} uses={uses.filter(({ credential }) => credential === name)} />
+          ),
           Made: ({ created_at }) => <Ago at={created_at} />,
           Changed: ({ created_at, updated_at }) => updated_at !== created_at && <Ago at={updated_at} />,
           '': ({ id, name, kind }) =>
@@ -134,4 +126,52 @@ function CredentialTable({ project, onReplace }: CredentialTableProps) {
       )}
     </>
   )
+}
+
+interface UsersProps {
+  readonly project: string
+  readonly uses: readonly CredentialUse[]
+}
+
+function Users({ project, uses }: UsersProps) {
+  return (
+    <ul className="plain">
+      {uses.map((use) => (
+        <li key={use.id}>
+          {use.by} <User project={project} use={use} />
+        </li>
+      ))}
+    </ul>
+  )
+}
+
+function User({ project, use: { by, id, name } }: { project: string; use: CredentialUse }) {
+  switch (by) {
+    case 'dataset':
+      return (
+        <Link to="/projects/$project/data/$dataset" params={{ project, dataset: name }}>
+          {name}
+        </Link>
+      )
+    case 'job':
+      return (
+        <Link to="/projects/$project/jobs/$job" params={{ project, job: id }}>
+          {name}
+        </Link>
+      )
+    case 'template':
+      return (
+        <Link to="/projects/$project/new-job" params={{ project }} search={{ template: name }}>
+          {name}
+        </Link>
+      )
+    case 'deployment':
+      return (
+        <Link to="/projects/$project/deployments/$deployment" params={{ project, deployment: name }}>
+          {name}
+        </Link>
+      )
+    case 'checkpoint':
+      return name
+  }
 }

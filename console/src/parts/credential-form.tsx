@@ -21,6 +21,20 @@ const hints: { readonly [Kind in CredentialKind]?: string } = {
   mlflow: 'Either a token, or a name and a password.',
 }
 
+/** What takes those of each kind. */
+const uses: { readonly [Kind in CredentialKind]: string } = {
+  s3: 'For links of s3:// and for jobs.',
+  'azure-blob': 'For links of az:// and for jobs.',
+  gcs: 'For links of gs://.',
+  huggingface: 'For links of hf:// and for jobs.',
+  docker: 'For the registry of jobs with an image.',
+  slack: 'For messages of jobs and deployments (notify), and for jobs.',
+  wandb: 'For jobs, those of fine-tuning too.',
+  mlflow: 'For jobs.',
+  kubernetes: 'Nothing takes it yet.',
+  ssh: 'Nothing takes it yet.',
+}
+
 interface CredentialFormProps {
   readonly project: string
   /** The one that gets other values; a new one without it. */
@@ -73,7 +87,9 @@ export function CredentialForm({ project, replaced, onStored }: CredentialFormPr
           </select>
         </label>
       </div>
-      {hints[kind] && <p className="quiet">{hints[kind]}</p>}
+      <p className="quiet">
+        {uses[kind]} {hints[kind]}
+      </p>
       {/* Of another kind: what was typed into fields of the same name is not carried over. */}
       <div className="row" key={kind}>
         {credentialFields(kind).map((field) => (

@@ -110,6 +110,25 @@ export const listCredentials = endpoint({
   answer: pageOf(credential),
 })
 
+/** What names a credential; jobs while they wait or run, and of datasets the newest version. */
+export const credentialUse = z.object({
+  /** By name: a use of one that is gone shows what cannot work. */
+  credential: z.string(),
+  by: z.enum(['dataset', 'checkpoint', 'template', 'job', 'deployment']),
+  id: nounId,
+  name: z.string(),
+})
+export type CredentialUse = z.output<typeof credentialUse>
+
+export const listCredentialUses = endpoint({
+  name: 'credentials.uses',
+  method: 'GET',
+  path: '/projects/:project/credential-uses',
+  summary: 'What names which credential: links, templates, jobs that wait or run, deployments.',
+  access: 'credential:view',
+  answer: z.object({ items: z.array(credentialUse) }),
+})
+
 export const createCredential = endpoint({
   name: 'credentials.create',
   method: 'POST',

@@ -87,10 +87,16 @@ function objectOf(text: string): object {
 }
 
 async function runList({ client, out, project }: Session): Promise<void> {
-  out.list(await all(client.items(api.listCredentials, { params: { project } })), {
+  const rows = await all(client.items(api.listCredentials, { params: { project } }))
+  const { items } = await client.call(api.listCredentialUses, { params: { project } })
+  const usesOf = (name: string) =>
+    items.filter(({ credential }) => credential === name).map(({ by, name: user }) => `${by} ${user}`)
+  const shown = rows.map((row) => ({ ...row, used_by: usesOf(row.name) }))
+  out.list(shown, {
     NAME: ({ name }) => name,
     KIND: ({ kind }) => kind,
     FIELDS: ({ fields }) => fields.join(' '),
+    'USED BY': ({ used_by }) => used_by.join(', '),
     CHANGED: ({ updated_at }) => timeText(updated_at),
   })
 }

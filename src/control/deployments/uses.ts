@@ -1,9 +1,9 @@
 /** What deployments need of checkpoints and models, read from their rows whenever somebody asks. */
+import type { CredentialUsesIn } from '../credentials/uses.ts'
 import type { UsesIn } from '../models/uses.ts'
+import type { Condition } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
 import { type DeploymentRow, deploymentNouns, type Source } from './rows.ts'
-
-const rowsMax = 500
 
 /** Versions that answer, are to answer, or are a rollback away. */
 export function versionsInUse({ spec, status }: Pick<DeploymentRow, 'spec' | 'status'>): Set<string> {
@@ -23,7 +23,7 @@ function sourcesInUse(row: DeploymentRow): Source[] {
 
 export function usesOfDeployments(store: Store): UsesIn {
   return async (project) => {
-    const rows = await liveRows(store, { project })
+    const rows = await deploymentNouns(store).all({ project })
     return rows.flatMap((row) =>
       sourcesInUse(row).map(({ checkpoint, model }) => ({
         ...{ by: `the deployment ${row.name}`, checkpoint },
@@ -35,19 +35,15 @@ export function usesOfDeployments(store: Store): UsesIn {
 
 /** Checkpoints that deployments of a cluster need there. */
 export async function checkpointsUsedOn(store: Store, cluster: string): Promise<Set<string>> {
-  const rows = await liveRows(store, { where: (is) => is.and([is('cluster', '=', cluster)]) })
+  const where: Condition = (is) => is.and([is('cluster', '=', cluster)])
+  const rows = await deploymentNouns(store).all({ where })
   return new Set(rows.flatMap((row) => sourcesInUse(row).map(({ checkpoint }) => checkpoint)))
 }
 
-type Query = Pick<Parameters<ReturnType<typeof deploymentNouns>['list']>[0], 'project' | 'where'>
-
-async function liveRows(store: Store, query: Query): Promise<DeploymentRow[]> {
-  const rows: DeploymentRow[] = []
-  for (let cursor: string | undefined; ; ) {
-    const next = cursor === undefined ? {} : { cursor }
-    const page = await deploymentNouns(store).list({ ...query, limit: rowsMax, ...next })
-    rows.push(...page.rows)
-    if (page.next === undefined) return rows
-    cursor = page.next
-  }
+/** Messages about deployments go through credentials. */
+export function credentialsOfDeployments(store: Store): CredentialUsesIn {
+  return async (project) =>
+    (await deploymentNouns(store).all({ project })).flatMap(({ id, name, spec }) =>
+      spec.notify == null ? [] : [{ credential: spec.notify.slack, by: 'deployment', id, name }],
+    )
 }

@@ -17,16 +17,16 @@ export const templatesMigration: Migration = {
   },
 }
 
-function templates(store: Store): Nouns<TemplateRow> {
+export function templateNouns(store: Store): Nouns<TemplateRow> {
   return new Nouns<TemplateRow>(store, 'job_templates', 'tpl')
 }
 
 export function listTemplates(store: Store, project: string, page: PageQuery): Promise<Page<TemplateRow>> {
-  return templates(store).list({ project, ...page })
+  return templateNouns(store).list({ project, ...page })
 }
 
 export async function findTemplate(store: Store, project: string, name: string): Promise<TemplateRow> {
-  const row = await templates(store).named(project, name)
+  const row = await templateNouns(store).named(project, name)
   if (row !== undefined) return row
   throw new UserError(`The project has no template ${name}.`, {
     failure: 'not_found',
@@ -42,15 +42,15 @@ export async function saveTemplate(
   spec: TemplateRow['spec'],
 ): Promise<TemplateRow> {
   return await store.transaction(async () => {
-    const made = await templates(store).insert({ project_id: project, name, spec, status: {} })
+    const made = await templateNouns(store).insert({ project_id: project, name, spec, status: {} })
     if (made !== undefined) return made
     const known = await findTemplate(store, project, name)
-    return (await templates(store).change(known.id, () => ({ spec })))!
+    return (await templateNouns(store).change(known.id, () => ({ spec })))!
   })
 }
 
 export async function deleteTemplate(store: Store, project: string, name: string): Promise<string> {
   const { id } = await findTemplate(store, project, name)
-  await templates(store).change(id, () => ({ deleted_at: store.clock.unixMs() }))
+  await templateNouns(store).change(id, () => ({ deleted_at: store.clock.unixMs() }))
   return id
 }

@@ -1,7 +1,7 @@
 import { type ExpressionBuilder, type Kysely, sql } from 'kysely'
 import { assert } from '../../base/assert.ts'
 import type { Migration } from './migrations.ts'
-import { type Page, type PageQuery, readPage } from './pages.ts'
+import { type Page, type PageQuery, pageRowsMax, readPage } from './pages.ts'
 import type { Store } from './store.ts'
 
 /** What the row of every noun has. */
@@ -115,6 +115,17 @@ export class Nouns<Row extends NounRow> {
     if (project !== undefined) query = query.where('project_id', '=', project)
     if (where !== undefined) query = query.where(where)
     return (await readPage(query as never, page)) as Page<Row>
+  }
+
+  /** All rows of a list, read page by page. */
+  async all(query: Omit<NounQuery, 'limit' | 'cursor'>): Promise<Row[]> {
+    const rows: Row[] = []
+    for (let cursor: string | undefined; ; ) {
+      const page = await this.list({ ...query, limit: pageRowsMax, ...(cursor !== undefined && { cursor }) })
+      rows.push(...page.rows)
+      if (page.next === undefined) return rows
+      cursor = page.next
+    }
   }
 
   /** Writes over the row that was read; undefined when somebody has written since, and nothing changes. */
