@@ -77,6 +77,9 @@ function ProjectLinks() {
       <Link to="/projects/$project/credentials" params={params}>
         Credentials
       </Link>
+      <Link to="/projects/$project/machines" params={params}>
+        Machines
+      </Link>
       <Link to="/projects/$project/members" params={params}>
         Members
       </Link>

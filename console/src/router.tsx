@@ -11,6 +11,7 @@ import { FirstProject } from './pages/first-project.tsx'
 import { JobPage } from './pages/job.tsx'
 import { Jobs } from './pages/jobs.tsx'
 import { Keys } from './pages/keys.tsx'
+import { Machines } from './pages/machines.tsx'
 import { Members } from './pages/members.tsx'
 import { ModelPage } from './pages/model.tsx'
 import { Models } from './pages/models.tsx'
@@ -40,6 +41,7 @@ const model = createRoute({ ...under, path: '/models/$model', component: ModelPa
 const usage = createRoute({ ...under, path: '/usage', component: Usage })
 const keys = createRoute({ ...under, path: '/keys', component: Keys })
 const credentials = createRoute({ ...under, path: '/credentials', component: Credentials })
+const machines = createRoute({ ...under, path: '/machines', component: Machines })
 const members = createRoute({ ...under, path: '/members', component: Members })
 const deployments = createRoute({ ...under, path: '/deployments', component: Deployments })
 const deployment = createRoute({ ...under, path: '/deployments/$deployment', component: DeploymentPage })
@@ -53,7 +55,7 @@ export const router = createRouter({
       account,
       project.addChildren([
         ...[overview, datasets, dataset, jobs, newJob, job, templates, models, model],
-        ...[deployments, deployment, usage, keys, credentials, members],
+        ...[deployments, deployment, usage, keys, credentials, machines, members],
       ]),
     ]),
   ]),

@@ -37,6 +37,22 @@ export function complaintsOf(page: Page): string[] {
   return complaints
 }
 
+/** The page as somebody sees it who has signed in with a password. */
+export async function signIn(
+  browser: Browser,
+  url: string,
+  { email, password }: { email: string; password: string },
+): Promise<Page> {
+  const page = await (await browser.newContext()).newPage()
+  page.setDefaultTimeout(20_000)
+  await page.goto(`${url}/sign-in`)
+  await page.getByLabel('Address').fill(email)
+  await page.getByLabel('Password').fill(password)
+  await page.getByRole('button', { name: 'Sign in', exact: true }).click()
+  await page.getByRole('link', { name: 'Overview' }).waitFor()
+  return page
+}
+
 /** The service's page as somebody sees it whom an address of `ropeway console` signed in, and what it complains about. */
 export async function signedInPage(browser: Browser): Promise<{ page: Page; complaints: string[] }> {
   const context = await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'] })
