@@ -1,5 +1,6 @@
 /** Checkpoints of fine-tuning jobs as models by name, answered by real replicas behind the gateway. */
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { createDeployment } from '../../src/api/control/deployments.ts'
 import { dataOf } from '../../src/cli/service-parts.ts'
 import { deploymentNouns } from '../../src/control/deployments/rows.ts'
 import { chats, type TuningService, tuningService, upload } from './harness.ts'
@@ -76,4 +77,17 @@ test('a job that trained all weights answers by a deployment that wakes for it',
   const row = await checkpoints.jobStep(job.id.replace('ftjob-', 'job_'), 999_999)
   expect(row).toBeUndefined()
   expect(rows.filter(({ spec }) => spec.scaling.min === 0)).toHaveLength(rows.length)
+})
+
+test('a base is marked where a deployment answers under its name, too', async () => {
+  const { client, bench } = service
+  const params = { project: 'default' }
+  const body = { name: 'tiny', version: { model: 'tiny' }, scaling: { min: 0 } }
+  await bench.service.owner.call(createDeployment, { params, body })
+  const marks = async () => {
+    const named = (await client.models.list()).data.filter(({ id }) => id === 'tiny')
+    return named.map((model) => ({ ...model, created: 0 }))
+  }
+  const both = { id: 'tiny', object: 'model', created: 0, owned_by: 'ropeway', fine_tunable: true }
+  await expect.poll(marks).toEqual([both])
 })

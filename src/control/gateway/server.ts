@@ -253,7 +253,11 @@ export class Gateway {
       .filter((deployment) => this.#mayAsk(caller, deployment))
       .flatMap((deployment) => modelNames(deployment).map((id) => describe(id, deployment)))
     const late = caller === undefined ? [] : ((await this.#options.late?.list(caller.project)) ?? [])
-    const data = [...made, ...late.filter(({ id }) => !made.some((one) => one.id === id))]
+    // A deployment often has the name of the model that it serves: one entry, which says what is known of both.
+    const others = new Map(late.map((model) => [model.id, model]))
+    const named = made.map((model) => ({ ...others.get(model.id), ...model }))
+    for (const { id } of made) others.delete(id)
+    const data = [...named, ...others.values()]
     exchange.json(200, { object: 'list', data } satisfies ModelList)
   }
 
