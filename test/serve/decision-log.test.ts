@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
@@ -6,6 +6,7 @@ import { ManualClock } from '../../src/base/clock.ts'
 import { type Decision, replay } from '../../src/serve/decision-log.ts'
 import { Engine } from '../../src/serve/engine.ts'
 import { LineFile } from '../../src/serve/trace.ts'
+import { refusalOf } from '../formats/folders.ts'
 import { FakeDevice } from './fake-device.ts'
 import { request } from './requests.ts'
 
@@ -59,4 +60,20 @@ test('a line file keeps the order of lines across its buffer', () => {
   file.close()
   const lines = readFileSync(path, 'utf8').trimEnd().split('\n')
   expect(lines.map((line) => JSON.parse(line).i)).toEqual([...Array(3000).keys()])
+})
+
+test.skipIf(!existsSync('/dev/full'))('on a full disk it ends, says so once, and nothing fails', () => {
+  const faults: string[] = []
+  const file = new LineFile('/dev/full', { onFault: (message) => faults.push(message) })
+  for (let i = 0; i < 3; i++) {
+    file.write({ i })
+    file.flush()
+  }
+  file.close()
+  expect(faults).toEqual([expect.stringMatching(/^\/dev\/full ends here, .* no space left/)])
+})
+
+test('a file that cannot be opened is a refusal that names it', () => {
+  const path = join(folder, 'nowhere', 'trace.ndjson')
+  expect(refusalOf(() => new LineFile(path))).toMatch(`${path} cannot be written: ENOENT`)
 })

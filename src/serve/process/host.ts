@@ -113,9 +113,12 @@ async function serve(
     ...(setup.contextMax !== undefined && { contextMax: setup.contextMax }),
     ...(setup.fastNumerics !== undefined && { fastNumerics: setup.fastNumerics }),
   })
-  const trace = setup.traceFile === undefined ? undefined : new LineFile(setup.traceFile)
+  const onFault = (message: string) => log.warn(message)
+  const { traceFile, decisionFile } = setup
+  const trace = traceFile === undefined ? undefined : new LineFile(traceFile, { onFault })
   // It holds what was asked and answered, as token ids.
-  const decisions = setup.decisionFile === undefined ? undefined : new LineFile(setup.decisionFile, 'private')
+  const decisions =
+    decisionFile === undefined ? undefined : new LineFile(decisionFile, { access: 'private', onFault })
   const files = [trace, decisions]
   const options = schedulerOptions(setup.scheduler)
   const draft =
