@@ -3,6 +3,7 @@ import { type Command, Option } from 'commander'
 import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
 import { pausesUntil, withPauses } from '../base/pauses.ts'
+import { defaultSchedulerOptions } from '../serve/options.ts'
 import type { EngineProcessClient } from '../serve/process/client.ts'
 import { startEngine } from '../serve/process/client.ts'
 import type { EngineSetup } from '../serve/process/protocol.ts'
@@ -89,6 +90,7 @@ export function withEngineOptions(command: Command): Command {
 }
 
 export function engineSetup(modelPath: string, flags: EngineFlags): EngineSetup {
+  checkTogether(flags)
   const scheduler: Record<string, unknown> = {
     stepTokensMax: flags.stepTokens,
     runningMax: flags.running,
@@ -98,9 +100,8 @@ export function engineSetup(modelPath: string, flags: EngineFlags): EngineSetup 
     guessesMax: flags.speculate,
     prefixCache: flags.prefixCache,
   }
-  const running = flags.running ?? 128
-  if (flags.stepTokens !== undefined && flags.stepTokens <= running)
-    scheduler.runningMax = Math.max(1, flags.stepTokens - 1)
+  if (flags.running === undefined && flags.stepTokens !== undefined)
+    scheduler.runningMax = Math.min(defaultSchedulerOptions.runningMax, flags.stepTokens - 1)
   const setup: Record<string, unknown> = {
     modelPath,
     device: flags.device,
@@ -116,6 +117,24 @@ export function engineSetup(modelPath: string, flags: EngineFlags): EngineSetup 
     scheduler: defined(scheduler),
   }
   return defined(setup) as unknown as EngineSetup
+}
+
+/** Throws a UserError for options that cannot be kept beside one another. */
+function checkTogether({ running, stepTokens, goalShed, goalTtft }: EngineFlags): void {
+  const { stepTokensMax } = defaultSchedulerOptions
+  if (running !== undefined && running >= (stepTokens ?? stepTokensMax)) {
+    const given = stepTokens === undefined ? `${stepTokensMax}, the default` : stepTokens
+    throw new UserError(
+      `--running ${running} does not fit into --step-tokens ${given}: in an iteration each request of the batch computes a token, and one place is for a prompt.`,
+      { failure: 'usage', fix: `Give --step-tokens ${running + 1} or more, or a smaller --running.` },
+    )
+  }
+  if (goalShed !== undefined && goalTtft === undefined) {
+    throw new UserError('--goal-shed is a multiple of --goal-ttft, which is not given.', {
+      failure: 'usage',
+      fix: 'Add for example --goal-ttft 2s.',
+    })
+  }
 }
 
 /** Refuses a draft model that cuts texts otherwise: its guesses would be about other tokens. */
@@ -190,8 +209,10 @@ export async function launchEngine(
     note(
       `${info.architecture}, ${compact(info.parameters)} parameters, ${bytes(info.weightBytes)} of weights; ` +
         `cache for ${compact(info.cacheTokens)} tokens (${bytes(info.cacheBytes)}); ` +
-        `${info.device}, ${info.threads} threads, ${info.kernels} kernels`,
+        `${info.device}, ${info.threads} ${info.threads === 1 ? 'thread' : 'threads'}, ${info.kernels} kernels`,
     )
+    if (flags.context !== undefined && flags.context > info.contextMax)
+      note(`--context ${flags.context} is beyond the model's own context of ${info.contextMax}, which holds.`)
   }
   return engine
 }
@@ -216,14 +237,5 @@ export async function damageIn(
   } catch (error) {
     if (error === stopped) return undefined
     throw error
-  }
-}
-
-/** Refuses a --context beyond the model's, which would give text without meaning. */
-export function checkContext(asked: number | undefined, engine: EngineProcessClient): void {
-  if (asked !== undefined && asked > engine.info.contextMax) {
-    throw new UserError(`--context ${asked} is beyond the model's context of ${engine.info.contextMax}.`, {
-      failure: 'usage',
-    })
   }
 }

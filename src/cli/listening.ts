@@ -37,6 +37,16 @@ export function refuseOpenDoor(host: string, keys: readonly string[], how: strin
   })
 }
 
+const otherPort = 'Choose another with --port N; --port 0 takes a free one.'
+const otherHost =
+  'Give --host an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for all that it has.'
+const listenRefusals: Readonly<Record<string, { why: string; fix: string }>> = {
+  EADDRINUSE: { why: 'another program listens there', fix: otherPort },
+  EACCES: { why: 'it needs more rights', fix: otherPort },
+  EADDRNOTAVAIL: { why: 'this machine has no such address', fix: otherHost },
+  ENOTFOUND: { why: 'no machine is known by that name', fix: otherHost },
+}
+
 /** Listens, or says why it cannot. */
 export async function listen(
   server: { listen(port: number, host: string): Promise<string> },
@@ -46,16 +56,9 @@ export async function listen(
     return await server.listen(flags.port, flags.host)
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    const why =
-      code === 'EADDRINUSE'
-        ? 'another program listens there'
-        : code === 'EACCES'
-          ? 'it needs more rights'
-          : code
-    if (why === undefined) throw error
-    throw new UserError(`${flags.host}:${flags.port} cannot be used: ${why}.`, {
-      cause: error,
-      fix: 'Choose another with --port N; --port 0 takes a free one.',
-    })
+    const refusal = listenRefusals[code ?? '']
+    if (refusal === undefined && code === undefined) throw error
+    const { why, fix } = refusal ?? { why: code, fix: otherPort }
+    throw new UserError(`${flags.host}:${flags.port} cannot be used: ${why}.`, { cause: error, fix })
   }
 }

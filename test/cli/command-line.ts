@@ -43,6 +43,18 @@ export async function ropeway(args: readonly string[], stdin = ''): Promise<Ran>
   }
 }
 
+/** What goes to stderr meanwhile. */
+export async function stderrOf(act: () => Promise<void>): Promise<string> {
+  let said = ''
+  const give = take(process.stderr, (text) => (said += text))
+  try {
+    await act()
+    return said
+  } finally {
+    give()
+  }
+}
+
 function jsonOf(line: string): unknown[] {
   return /^[[{]/.test(line) && /[\]}]$/.test(line) ? [JSON.parse(line)] : []
 }

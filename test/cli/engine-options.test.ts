@@ -1,0 +1,49 @@
+/** Options of engines and of servers: what is refused, and what is said. */
+import { createServer } from 'node:net'
+import { expect, test } from 'vitest'
+import { launchEngine } from '../../src/cli/engine-options.ts'
+import { listen } from '../../src/cli/listening.ts'
+import { sharedData } from '../shared.ts'
+import { ropeway, stderrOf } from './command-line.ts'
+
+const stories = sharedData('models', 'stories260K', 'hf')
+
+test.skipIf(stories === undefined).each([
+  { given: ['--running', '512'], said: '--running 512 does not fit into --step-tokens 512, the default' },
+  {
+    given: ['--running', '64', '--step-tokens', '32'],
+    said: 'Give --step-tokens 65 or more, or a smaller --running.',
+  },
+  { given: ['--goal-shed', '2'], said: '--goal-shed is a multiple of --goal-ttft' },
+  { given: ['--trace', '/dev/null/trace'], said: 'error: /dev/null/trace cannot be written: ENOTDIR' },
+])('$given is refused in words', async ({ given, said }) => {
+  const { code, err } = await ropeway(['generate', stories!, '-p', 'Once', '--threads', '1', ...given])
+  expect(err).toContain(said)
+  expect(err).not.toContain('    at ')
+  expect(code).toBeGreaterThan(0)
+})
+
+test.skipIf(stories === undefined)("a context beyond the model's is told to be the model's", async () => {
+  const said = await stderrOf(async () => {
+    const flags = { device: 'cpu', threads: 1, cacheTokens: 256, context: 4096 }
+    const engine = await launchEngine(stories!, flags)
+    expect(engine.info.contextMax).toBe(512)
+    await engine.close(0)
+  })
+  expect(said).toContain("--context 4096 is beyond the model's own context of 512, which holds.")
+})
+
+test('an address that this machine does not have is not taken for a port in use', async () => {
+  const server = {
+    listen: (port: number, host: string) =>
+      new Promise<string>((resolve, reject) => {
+        const socket = createServer().once('error', reject)
+        socket.listen(port, host, () => socket.close(() => resolve(host)))
+      }),
+  }
+  // Of a block for documentation (RFC 5737).
+  await expect(listen(server, { host: '192.0.2.1', port: 0 })).rejects.toMatchObject({
+    message: '192.0.2.1:0 cannot be used: this machine has no such address.',
+    fix: expect.stringContaining('--host'),
+  })
+})
