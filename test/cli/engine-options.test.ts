@@ -1,12 +1,20 @@
 /** Options of engines and of servers: what is refused, and what is said. */
 import { createServer } from 'node:net'
 import { expect, test } from 'vitest'
+import { engineFlags } from '../../src/api/control/deployments.ts'
 import { launchEngine } from '../../src/cli/engine-options.ts'
 import { listen } from '../../src/cli/listening.ts'
+import { buildProgram } from '../../src/cli/program.ts'
 import { sharedData } from '../shared.ts'
 import { ropeway, stderrOf } from './command-line.ts'
 
 const stories = sharedData('models', 'stories260K', 'hf')
+
+test('every flag that a deployment may set is an option of serve', () => {
+  const serve = buildProgram().commands.find((command) => command.name() === 'serve')!
+  const options = serve.options.map(({ long }) => long)
+  for (const flag of engineFlags) expect(options).toContain(`--${flag}`)
+})
 
 test.skipIf(stories === undefined).each([
   { given: ['--running', '512'], said: '--running 512 does not fit into --step-tokens 512, the default' },

@@ -16,7 +16,7 @@ export const engineFlags = [
   'threads',
   'context',
   'cache-tokens',
-  'cache-type',
+  'kv-type',
   'device',
   'running',
   'step-tokens',
