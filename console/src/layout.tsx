@@ -83,6 +83,9 @@ function ProjectLinks() {
       <Link to="/projects/$project/members" params={params}>
         Members
       </Link>
+      <Link to="/projects/$project/history" params={params}>
+        History
+      </Link>
     </nav>
   )
 }

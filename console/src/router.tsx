@@ -8,6 +8,7 @@ import { Datasets } from './pages/datasets.tsx'
 import { DeploymentPage } from './pages/deployment.tsx'
 import { Deployments } from './pages/deployments.tsx'
 import { FirstProject } from './pages/first-project.tsx'
+import { History } from './pages/history.tsx'
 import { JobPage } from './pages/job.tsx'
 import { Jobs } from './pages/jobs.tsx'
 import { Keys } from './pages/keys.tsx'
@@ -42,6 +43,7 @@ const usage = createRoute({ ...under, path: '/usage', component: Usage })
 const keys = createRoute({ ...under, path: '/keys', component: Keys })
 const credentials = createRoute({ ...under, path: '/credentials', component: Credentials })
 const machines = createRoute({ ...under, path: '/machines', component: Machines })
+const history = createRoute({ ...under, path: '/history', component: History })
 const members = createRoute({ ...under, path: '/members', component: Members })
 const deployments = createRoute({ ...under, path: '/deployments', component: Deployments })
 const deployment = createRoute({ ...under, path: '/deployments/$deployment', component: DeploymentPage })
@@ -55,7 +57,7 @@ export const router = createRouter({
       account,
       project.addChildren([
         ...[overview, datasets, dataset, jobs, newJob, job, templates, models, model],
-        ...[deployments, deployment, usage, keys, credentials, machines, members],
+        ...[deployments, deployment, usage, keys, credentials, machines, members, history],
       ]),
     ]),
   ]),
