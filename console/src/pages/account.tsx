@@ -1,30 +1,55 @@
+import { createOwnKey, listOwnKeys, revokeOwnKey } from '../../../src/api/control/keys.ts'
 import { endSession, listSessions, whoAmI } from '../../../src/api/control/people.ts'
 import { Facts } from '../parts/facts.tsx'
+import { KeyList, NewKey } from '../parts/key-list.tsx'
+import { PasswordForm } from '../parts/password.tsx'
 import { Problem } from '../parts/problem.tsx'
+import { SecondFactor } from '../parts/second-factor.tsx'
 import { Table } from '../parts/table.tsx'
 import { Ago } from '../parts/time.tsx'
-import { service, useAnswer, useDeed } from '../service.ts'
+import { seldom, service, useAnswer, useDeed } from '../service.ts'
 
-/** Who you are, where you belong, and where you are signed in. */
+const keysShown = 200
+
+/** Who you are and how you prove it, where you belong, and where you are signed in. */
 export function Account() {
   const who = useAnswer(whoAmI, {})
   const sessions = useAnswer(listSessions, {})
+  const keys = useAnswer(listOwnKeys, { query: { limit: keysShown } }, { every: seldom })
   const end = useDeed((session: string) => service.call(endSession, { params: { session } }), ['sessions.'])
   const { person, organisations, projects } = who.data ?? {}
   return (
     <>
       <h1>Account</h1>
-      <Problem error={who.error ?? sessions.error ?? end.error} />
+      <Problem error={who.error ?? sessions.error ?? keys.error ?? end.error} />
       {person && (
         <Facts
           of={{
             Address: person.email,
             Name: person.name,
-            'Second factor': person.second_factor ? 'on' : 'off (ropeway second-factor on)',
             Organisations: organisations?.map(({ name, role }) => `${name} (${role})`).join(', '),
             Projects: projects?.map(({ name, role }) => `${name} (${role})`).join(', '),
           }}
         />
+      )}
+      <h2>Second factor</h2>
+      {person && <SecondFactor isOn={person.second_factor} />}
+      <h2>Password</h2>
+      <PasswordForm />
+      <h2>Keys that are you</h2>
+      <p className="quiet">
+        They work in all of your projects, and may never do more than you. A program that needs one project
+        alone takes a key of that project instead.
+      </p>
+      <NewKey changes="own-keys." make={(body) => service.call(createOwnKey, { body })} />
+      <KeyList
+        keys={keys.data?.items}
+        empty="You have none."
+        changes="own-keys."
+        revoke={(key) => service.call(revokeOwnKey, { params: { key } })}
+      />
+      {keys.data?.next && (
+        <p className="quiet">Only {keysShown} are shown; ropeway key list --own has all.</p>
       )}
       <h2>Where you are signed in</h2>
       <Table
