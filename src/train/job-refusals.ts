@@ -18,21 +18,36 @@ export function jobRefusal(error: z.ZodError, file: z.ZodType): UserError {
   const field = issue.path.join('.')
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!
-    const names = fieldNames(z.toJSONSchema(file, { unrepresentable: 'any', io: 'input' }))
-    const meant = nearest(key, names)
-    const hint = meant === undefined ? '' : `; did you mean ${meant}?`
-    return refused([field, key].filter(Boolean).join('.'), `is not a field of a training job${hint}`)
+    const places = fieldPlaces(z.toJSONSchema(file, { unrepresentable: 'any', io: 'input' }))
+    return refused([field, key].filter(Boolean).join('.'), whyUnknown(field, key, places))
   }
   if (isMissing(issue)) return missing(issues.filter(isMissing).map(({ path }) => path.join('.')))
   return refused(field || 'job', `is not right: ${issue.message}`)
 }
 
-function isMissing({ code, message, path }: z.core.$ZodIssue): boolean {
-  return code === 'invalid_type' && message.endsWith('received undefined') && path.length > 0
+/** A name that is right elsewhere was put into the wrong place, or beside what excludes it. */
+function whyUnknown(field: string, key: string, places: ReadonlyMap<string, readonly string[]>): string {
+  const meant = nearest(key, places.keys())
+  if (meant !== key)
+    return `is not a field of a training job${meant === undefined ? '' : `; did you mean ${meant}?`}`
+  const parents = places.get(key)!
+  if (parents.includes(field)) return `does not go together with the other fields of ${field}`
+  const names = parents.map((parent) => (parent === '' ? `${key} outside of ${field}` : `${parent}.${key}`))
+  return `does not belong there; did you mean ${names.join(' or ')}?`
+}
+
+function isMissing(issue: z.core.$ZodIssue): boolean {
+  const { code, message, path } = issue
+  if (path.length === 0) return false
+  if (code === 'invalid_union')
+    return issue.errors.every(([first]) => first !== undefined && isMissing({ ...first, path }))
+  return code === 'invalid_type' && message.endsWith('received undefined')
 }
 
 /** What to write where a field is missing that most files have in common. */
 const usual: Readonly<Record<string, string>> = {
+  model: 'model: {architecture: llama, layers: 4, width: 256, heads: 4}',
+  data: 'data: {text: book.txt}',
   context: 'context: 256',
   batch: 'batch: 8',
   steps: 'steps: 1000',
@@ -63,12 +78,23 @@ function deepest(issue: z.core.$ZodIssue, prefix: readonly PropertyKey[] = []): 
   return best === undefined || best.path.length === path.length ? { ...issue, path } : best
 }
 
-/** Names of fields at any depth of a JSON schema. */
-function fieldNames(schema: unknown, names = new Set<string>()): Set<string> {
-  if (typeof schema !== 'object' || schema === null) return names
+/** Where names of fields stand at any depth of a JSON schema: name -> paths of what holds them, '' for the file itself. */
+function fieldPlaces(
+  schema: unknown,
+  parent = '',
+  places = new Map<string, string[]>(),
+): Map<string, string[]> {
+  if (typeof schema !== 'object' || schema === null) return places
   for (const [key, value] of Object.entries(schema)) {
-    if (key === 'properties') for (const name of Object.keys(value as object)) names.add(name)
-    fieldNames(value, names)
+    if (key !== 'properties') {
+      fieldPlaces(value, parent, places)
+      continue
+    }
+    for (const [name, inner] of Object.entries(value as object)) {
+      const parents = places.get(name) ?? []
+      if (!parents.includes(parent)) places.set(name, [...parents, parent])
+      fieldPlaces(inner, parent === '' ? name : `${parent}.${name}`, places)
+    }
   }
-  return names
+  return places
 }

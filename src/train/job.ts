@@ -17,14 +17,18 @@ import { watchFields } from './watch/watch-fields.ts'
 
 const count = z.int().min(1)
 const share = z.number().min(0).max(0.9)
-const source = z.union([
-  z.string().min(1),
-  z.strictObject({
-    package: z.string().min(1),
-    folder: z.string().default('.'),
-    match: z.string().refine(isPattern, 'it is no regular expression').optional(),
-  }),
-])
+const pathExpected = 'expected a path, a list of paths, or {package: NAME}'
+const source = z.union(
+  [
+    z.string().min(1),
+    z.strictObject({
+      package: z.string().min(1),
+      folder: z.string().default('.'),
+      match: z.string().refine(isPattern, 'it is no regular expression').optional(),
+    }),
+  ],
+  pathExpected,
+)
 
 const sizes = z.strictObject({
   architecture: z.enum(['llama', 'mistral', 'qwen2', 'qwen3', 'gpt2']),
@@ -49,7 +53,7 @@ function isPattern(text: string): boolean {
 
 /** Texts to continue. */
 const textFields = z.strictObject({
-  text: z.union([source, z.array(source).min(1)]),
+  text: z.union([source, z.array(source).min(1)], pathExpected),
   validation: share.default(0.1),
   rows: z.enum(['windows', 'documents']).default('windows'),
   /** They teach to fill in what stands between two others; takes rows: documents. */
@@ -61,15 +65,21 @@ const jobFile = z.strictObject({
     .string()
     .regex(/^[a-z0-9][a-z0-9._-]*$/i)
     .default('model'),
-  model: z.union([sizes, z.strictObject({ from: z.string().min(1) })]),
+  model: z.union(
+    [sizes, z.strictObject({ from: z.string().min(1) })],
+    'expected {architecture, layers, width, heads}, or {from: FOLDER}',
+  ),
   method: methodFields.optional(),
   data: textFields,
   tokenizer: z
-    .union([
-      z.literal('characters'),
-      z.strictObject({ byte_pairs: z.int().min(257).max(200_000) }),
-      z.strictObject({ from: z.string().min(1) }),
-    ])
+    .union(
+      [
+        z.literal('characters'),
+        z.strictObject({ byte_pairs: z.int().min(257).max(200_000) }),
+        z.strictObject({ from: z.string().min(1) }),
+      ],
+      'expected characters, {byte_pairs: 2048} or {from: FOLDER}',
+    )
     .optional(),
   context: z.int().min(2),
   batch: count,
@@ -141,6 +151,7 @@ export interface TrainingJob extends Omit<JobFile, 'data' | 'out'> {
 /** Throws a UserError that names the field when the object is not a job. */
 export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJob {
   const { fields, derived } = dialled(object, baseFolder)
+  refuseBothData(fields)
   const result = (asksForSamples(fields) ? samplesJobFile : jobFile).safeParse(fields)
   if (!result.success) throw jobRefusal(result.error, trainingJobFile)
   const job = result.data
@@ -192,9 +203,20 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   }
 }
 
-function asksForSamples(object: unknown): boolean {
+function dataNames(object: unknown): readonly string[] {
   const data = typeof object === 'object' && object !== null && 'data' in object ? object.data : undefined
-  return typeof data === 'object' && data !== null && 'train' in data
+  return typeof data === 'object' && data !== null ? Object.keys(data) : []
+}
+
+const asksForSamples = (object: unknown) => dataNames(object).includes('train')
+
+function refuseBothData(object: unknown): void {
+  const names = dataNames(object)
+  if (names.includes('train') && names.includes('text'))
+    throw refused(
+      'data',
+      'has both text and train: text holds texts to continue, train records; give one of them',
+    )
 }
 
 function textData(data: z.output<typeof textFields>) {

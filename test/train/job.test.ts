@@ -75,6 +75,21 @@ test('a name that is none is told with the one that was meant, and a field that 
   })
 })
 
+test('a name in a wrong place is told with its place, and what takes several forms with all of them', () => {
+  const said = (more: object) => () => parseTrainingJob({ ...file(), ...more }, example)
+  expect(said({ learning_rate: 1e-3 })).toThrow(/did you mean optimizer\.learning_rate\?$/)
+  expect(said({ optimizer: { learning_rate: 1e-3, steps: 4 } })).toThrow(/mean steps outside of optimizer\?$/)
+  expect(said({ model: { from: 'base', layers: 2 } })).toThrow(
+    'The field model.layers does not go together with the other fields of model.',
+  )
+  expect(said({ data: { text: 'a.txt', train: 'a.jsonl' } })).toThrow('has both text and train')
+  expect(said({ model: 'llama' })).toThrow('model is not right: expected {architecture,')
+  expect(said({ tokenizer: 'bpe' })).toThrow('expected characters, {byte_pairs: 2048} or {from: FOLDER}')
+  expect(said({ data: { text: 5 } })).toThrow('data.text is not right: expected a path')
+  expect(said({ data: { train: 5 } })).toThrow('data.train is not right: expected a path')
+  expect(said({ model: undefined })).toThrow('The field model is missing.')
+})
+
 test('a job that is no object is refused', () => {
   expect(() => parseTrainingJob('steps: 4', example)).toThrow(/The field job is not right/)
 })

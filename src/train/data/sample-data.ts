@@ -17,19 +17,25 @@ const readFields = {
 
 const entryFields = { match: z.string().optional(), weight: z.number().positive().optional(), ...readFields }
 
-const entry = z.union([
-  z.string().min(1),
-  z.strictObject({ path: z.string().min(1), ...entryFields }),
-  z.strictObject({ package: z.string().min(1), folder: z.string().default('.'), ...entryFields }),
-])
+const pathExpected = 'expected a path, {path: FILE} or {package: NAME}, or a list of these'
+const entry = z.union(
+  [
+    z.string().min(1),
+    z.strictObject({ path: z.string().min(1), ...entryFields }),
+    z.strictObject({ package: z.string().min(1), folder: z.string().default('.'), ...entryFields }),
+  ],
+  pathExpected,
+)
 
-const entries = z.union([entry, z.array(entry).min(1)])
+const entries = z.union([entry, z.array(entry).min(1)], pathExpected)
 
 /** What stands in the file. Fields of reading beside `train` hold for all entries that do not say otherwise. */
 export const sampleFields = z.strictObject({
   train: entries,
   /** A share of the training records, or records of its own. */
-  validation: z.union([z.number().min(0).max(0.9), entries]).default(0.1),
+  validation: z
+    .union([z.number().min(0).max(0.9), entries], 'expected a share up to 0.9, or a path as in train')
+    .default(0.1),
   /** chatml, plain, none, or the path of a Jinja file; the model's own by default. */
   template: z.string().min(1).optional(),
   /** What happens to chats that are longer than the context. */
