@@ -3,6 +3,7 @@
  * memory when it is written, so a layout that nobody computes costs nothing.
  */
 import { bytesOf, type DType } from '../../base/dtype.ts'
+import type { ParameterSpec } from '../../models/architecture.ts'
 import { openModel } from '../../models/open.ts'
 import { type Definition, defineModel } from '../../models/registry.ts'
 import { keptDtype } from '../../models/rows.ts'
@@ -107,7 +108,7 @@ export function estimateMemory(
 /** A model as the job would train it, as far as its memory is concerned: nothing is read or written. */
 export function plannedParameters(job: TrainingJob, definition: Definition, device: Device): Parameters {
   const lora = job.method?.lora
-  const weights = plannedWeights(definition, lora?.quantize.toUpperCase() as DType | undefined, device)
+  const weights = plannedWeights(definition, quantizeOf(job), device)
   if (lora === undefined || !('from' in job.model))
     return new Parameters(definition, weights, device, wholeModel(definition, weights), 'planned')
   const access = { weight: (name: string) => weights.get(name), has: (name: string) => weights.has(name) }
@@ -121,6 +122,25 @@ export function plannedParameters(job: TrainingJob, definition: Definition, devi
     new AdapterPart(adapter, definition, access, device),
     'planned',
   )
+}
+
+/** Of the weights alone, without a layout: the system refuses one that is larger than its memory. */
+export function weightBytesOf(job: TrainingJob, { architecture, config }: Definition): number {
+  return architecture
+    .parameters(config)
+    .reduce((sum, spec) => sum + bytesOf(plannedDtype(spec, quantizeOf(job)), sizeOf(spec)), 0)
+}
+
+function quantizeOf({ method }: TrainingJob): DType | undefined {
+  return method?.lora?.quantize.toUpperCase() as DType | undefined
+}
+
+function plannedDtype({ role, shape }: ParameterSpec, quantize: DType | undefined): DType {
+  return role === 'vector' ? 'F32' : keptDtype('F32', shape.at(-1)!, quantize)
+}
+
+function sizeOf({ shape }: ParameterSpec): number {
+  return shape.reduce((product, length) => product * length, 1)
 }
 
 export function definitionOf(job: TrainingJob, tokens: SpecialTokens): Definition {
@@ -138,13 +158,10 @@ function plannedWeights(
   const arena = new Arena(specs.length + 1)
   const tensors = new Map<string, Tensor>()
   let bytes = 0
-  for (const { name, shape, role } of specs) {
-    const dtype = role === 'vector' ? 'F32' : keptDtype('F32', shape.at(-1)!, quantize)
-    tensors.set(name, arena.leaf(dtype, shape, name))
-    bytes += bytesOf(
-      dtype,
-      shape.reduce((product, length) => product * length, 1),
-    )
+  for (const spec of specs) {
+    const dtype = plannedDtype(spec, quantize)
+    tensors.set(spec.name, arena.leaf(dtype, spec.shape, spec.name))
+    bytes += bytesOf(dtype, sizeOf(spec))
   }
   tensors.set('rope_factors', arena.leaf('F32', [config.headWidth / 2], 'rope_factors'))
   arena.allocate(device.bufferType)

@@ -5,7 +5,7 @@ import { dirname } from 'node:path'
 import { UserError } from '../../base/errors.ts'
 import type { TrainingJob } from '../job.ts'
 import type { JobData } from '../job-data.ts'
-import { type DataShape, estimateMemory, type MemoryEstimate } from './memory.ts'
+import { type DataShape, definitionOf, estimateMemory, type MemoryEstimate, weightBytesOf } from './memory.ts'
 
 export interface Needs {
   memory: MemoryEstimate
@@ -33,10 +33,12 @@ export function dataShapeOf(data: JobData): DataShape {
   }
 }
 
-/** Of the first of `processes` that train together. */
+/** Of the first of `processes` that train together. Throws a UserError where the weights alone are too many. */
 export function needsOf(job: TrainingJob, data: JobData, processes = 1): Needs {
   const processBytes = process.memoryUsage.rss() + data.index.laterBytes
-  const memory = estimateMemory(job, dataShapeOf(data), processBytes, processes)
+  const shape = dataShapeOf(data)
+  refuseWeights(weightBytesOf(job, definitionOf(job, shape.tokens)))
+  const memory = estimateMemory(job, shape, processBytes, processes)
   const texts = Object.values(data.kit.files).reduce((sum, text) => sum + Buffer.byteLength(text), 0)
   // Weights and two moments lie in a checkpoint; gradients do not.
   const checkpointBytes = memory.snapshotBytes + texts
@@ -69,31 +71,41 @@ function freeBytesAt(path: string): number {
   return bavail * bsize
 }
 
-const inGigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
+const size = (bytes: number) =>
+  bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`
 
 function warningsOf({ memory, memoryFreeBytes, disk }: Needs): string[] {
   const warnings: string[] = []
   if (memory.bytes > memoryFreeBytes)
     warnings.push(
-      `The job needs about ${inGigabytes(memory.bytes)} of memory, and ${inGigabytes(memoryFreeBytes)} are free now.`,
+      `The job needs about ${size(memory.bytes)} of memory, and ${size(memoryFreeBytes)} are free now.`,
     )
   if (disk.bytes > disk.freeBytes)
     warnings.push(
-      `Checkpoints take about ${inGigabytes(disk.bytes)}, and ${inGigabytes(disk.freeBytes)} are free where they go.`,
+      `Checkpoints take about ${size(disk.bytes)}, and ${size(disk.freeBytes)} are free where they go.`,
     )
   return warnings
+}
+
+function refuseWeights(bytes: number): void {
+  const limitBytes = memoryLimit()
+  if (bytes <= limitBytes) return
+  throw new UserError(
+    `The model's weights alone take ${size(bytes)} of memory; this machine has ${size(limitBytes)}.`,
+    { fix: 'Give a smaller model, or train an adapter beside a quantised one (method.lora.quantize).' },
+  )
 }
 
 /** Throws a UserError for a job that the machine can never hold: the system would end it without a word. */
 export function refuseTooLarge({ memory, memoryLimitBytes }: Needs): void {
   if (memory.bytes <= memoryLimitBytes) return
   const parts = [
-    `weights ${inGigabytes(memory.weightBytes)}`,
-    `gradients and moments ${inGigabytes(memory.learningBytes)}`,
-    `activations ${inGigabytes(memory.activationBytes)}`,
+    `weights ${size(memory.weightBytes)}`,
+    `gradients and moments ${size(memory.learningBytes)}`,
+    `activations ${size(memory.activationBytes)}`,
   ]
   throw new UserError(
-    `The job needs about ${inGigabytes(memory.bytes)} of memory (${parts.join(', ')}); this machine has ${inGigabytes(memoryLimitBytes)}.`,
+    `The job needs about ${size(memory.bytes)} of memory (${parts.join(', ')}); this machine has ${size(memoryLimitBytes)}.`,
     {
       fix: 'Set recompute: true, lower batch and raise accumulate, shorten context, or train an adapter (method.lora).',
     },

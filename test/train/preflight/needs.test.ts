@@ -124,6 +124,18 @@ test('a job that the machine cannot hold is refused with what takes how much, an
   expect(seen[0]!.memory.learningBytes).toBe(3 * seen[0]!.memory.weightBytes)
 })
 
+test('so is a model whose weights alone are too many, which the system would not even lay out', async () => {
+  const model = { architecture: 'gpt2', layers: 1000, width: 16_384, heads: 16 }
+  const job = parseTrainingJob(fields({ model, out: 'huge' }), folder)
+  const run = runTrainingJob(job, { onNeeds: () => expect.unreachable() })
+  await expect(run).rejects.toMatchObject({
+    message: expect.stringMatching(
+      /^The model's weights alone take 12\d{3}\.\d GB of memory; this machine has /,
+    ),
+    mayPass: false,
+  })
+})
+
 test('the time of a step is foreseen from shorter networks', async () => {
   const job = parseTrainingJob(
     fields({ model: { architecture: 'llama', layers: 6, width: 128, heads: 4 }, steps: 4, out: 'timed' }),
