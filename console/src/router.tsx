@@ -2,6 +2,7 @@
 import { createRootRoute, createRoute, createRouter, Outlet } from '@tanstack/react-router'
 import { Layout } from './layout.tsx'
 import { Account } from './pages/account.tsx'
+import { Checkpoints } from './pages/checkpoints.tsx'
 import { Credentials } from './pages/credentials.tsx'
 import { DatasetPage } from './pages/dataset.tsx'
 import { Datasets } from './pages/datasets.tsx'
@@ -39,6 +40,7 @@ const datasets = createRoute({ ...under, path: '/data', component: Datasets })
 const dataset = createRoute({ ...under, path: '/data/$dataset', component: DatasetPage })
 const models = createRoute({ ...under, path: '/models', component: Models })
 const model = createRoute({ ...under, path: '/models/$model', component: ModelPage })
+const checkpoints = createRoute({ ...under, path: '/checkpoints', component: Checkpoints })
 const usage = createRoute({ ...under, path: '/usage', component: Usage })
 const keys = createRoute({ ...under, path: '/keys', component: Keys })
 const credentials = createRoute({ ...under, path: '/credentials', component: Credentials })
@@ -57,7 +59,7 @@ export const router = createRouter({
       account,
       project.addChildren([
         ...[overview, datasets, dataset, jobs, newJob, job, templates, models, model],
-        ...[deployments, deployment, usage, keys, credentials, machines, members, history],
+        ...[checkpoints, deployments, deployment, usage, keys, credentials, machines, members, history],
       ]),
     ]),
   ]),

@@ -172,6 +172,10 @@ function User({ project, use: { by, id, name } }: { project: string; use: Creden
         </Link>
       )
     case 'checkpoint':
-      return name
+      return (
+        <Link to="/projects/$project/checkpoints" params={{ project }}>
+          {name}
+        </Link>
+      )
   }
 }

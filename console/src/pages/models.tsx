@@ -18,7 +18,13 @@ export function Models() {
   const { data, error } = useAnswer(listModels, { params: { project }, query }, { every: seldom })
   return (
     <>
-      <h1>Models</h1>
+      <div className="heading">
+        <h1>Models</h1>
+        <span className="space" />
+        <Link className="button" to="/projects/$project/checkpoints" params={{ project }}>
+          Checkpoints
+        </Link>
+      </div>
       <Problem error={error} />
       <Table
         rows={data?.items}
