@@ -59,9 +59,11 @@ const readers: { readonly [Name in Format]: (value: Fields, source: SourceLine) 
 
 /** Reads records of one file; the first one shows their format when `format` does not say it. */
 export class ExampleReader {
+  readonly #given: Format | undefined
   #format: Format | undefined
 
   constructor(format?: Format) {
+    this.#given = format
     this.#format = format
   }
 
@@ -72,13 +74,28 @@ export class ExampleReader {
   read({ value, source }: DataRecord): Example {
     this.#format ??= formatOf(value)
     if (this.#format === undefined) throw unknownFormat(value, source)
-    return readers[this.#format](value, source)
+    try {
+      return readers[this.#format](value, source)
+    } catch (error) {
+      // What is missing in another kind of record is not what is wrong with it.
+      if (this.#given !== undefined || formatOf(value) === this.#format) throw error
+      throw otherFormat(value, source, this.#format)
+    }
   }
 }
 
+function otherFormat(value: Fields, source: SourceLine, first: Format): UserError {
+  const own = formatOf(value) ?? 'no format that is known'
+  return new UserError(
+    `${placeOf(source)}: the fields ${namesOf(value)} are ${own}, and the first record of the file is ${first}.`,
+    { failure: 'usage', fix: 'Put records of each kind into files of their own.' },
+  )
+}
+
+const namesOf = (value: Fields) => Object.keys(value).join(', ').slice(0, 200)
+
 function unknownFormat(value: Fields, source: SourceLine): UserError {
-  const names = Object.keys(value).join(', ').slice(0, 200)
-  return new UserError(`${placeOf(source)}: the fields ${names} are no format that is known.`, {
+  return new UserError(`${placeOf(source)}: the fields ${namesOf(value)} are no format that is known.`, {
     failure: 'usage',
     fix: 'Name what they hold, for example columns: {prompt: Q, completion: A} or columns: {text: body}.',
   })

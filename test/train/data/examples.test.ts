@@ -107,12 +107,16 @@ test('a verdict is read from a conversation or from a prompt, as true and false 
   )
 })
 
-test('a file keeps the format of its first record', () => {
+test('a file keeps the format of its first record, and one of another kind is told as that', () => {
   const reader = new ExampleReader()
   reader.read({ value: { text: 'a' }, source })
-  expect(() => reader.read({ value: { prompt: 'q', completion: 'a' }, source })).toThrow(
-    /f\.jsonl:7: text: expected/,
+  expect(reader.read({ value: { text: 'b', label: true, answer: 'c' }, source })).toMatchObject({ text: 'b' })
+  const chat = { value: { prompt: 'q', completion: 'a' }, source }
+  expect(() => reader.read(chat)).toThrow(
+    'f.jsonl:7: the fields prompt, completion are prompt, and the first record of the file is text.',
   )
+  expect(() => reader.read({ value: { text: {} }, source })).toThrow(/^f\.jsonl:7: text: expected/)
+  expect(() => new ExampleReader('text').read(chat)).toThrow(/^f\.jsonl:7: text: expected/)
 })
 
 describe('a wrong record is named by line and field', () => {
