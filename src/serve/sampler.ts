@@ -1,4 +1,3 @@
-import { assert } from '../base/assert.ts'
 import { uniformAt } from '../base/random.ts'
 import type { TextUnderConstraint } from '../constrain/constraint.ts'
 import type { EngineRequest } from './request.ts'
@@ -95,6 +94,8 @@ export interface LogitsRow {
 /** Nearly all that is ever drawn lies within so much of the best. */
 const nearDistance = 8
 
+const noNumbers = "the largest logit is no finite number; the model's weights may be damaged"
+
 /** Which tokens are kept: those in better buckets, and in the last bucket those up to (distance, id). */
 interface Cut {
   bucket: number
@@ -134,7 +135,7 @@ export class Sampler {
     const { changesLogits } = memory
     if (sampling.temperature === 0 && !changesLogits) {
       const best = row.argmax()
-      assert(best >= 0, 'the largest logit is a number')
+      if (best < 0) throw new Error(noNumbers)
       return best
     }
     this.#values = row.logits()
@@ -148,7 +149,7 @@ export class Sampler {
       best = row.argmax()
     }
     this.#most = this.#values[best] ?? Number.NaN
-    assert(Number.isFinite(this.#most), 'the largest logit is a finite number')
+    if (!Number.isFinite(this.#most)) throw new Error(noNumbers)
     if (sampling.temperature === 0) return best
     this.#coldness = 1 / sampling.temperature
     this.#fillBuckets()
