@@ -145,16 +145,16 @@ async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promis
     if (json) emit({ event: 'end', ...result })
     if (result.outcome === 'stopped') {
       note(
-        `Stopped after step ${result.stepsDone}; the same command goes on from there. Checkpoint: ${relative('.', result.folder)}`,
+        `Stopped after step ${result.stepsDone}; the same command goes on from there. Checkpoint: ${shown(result.folder)}`,
       )
       process.exitCode = 130
       return
     }
     note(`${endText(result)}\n`)
-    const model = relative('.', result.best?.folder ?? result.folder)
+    const model = shown(result.best?.folder ?? result.folder)
     note(
       'from' in job.model && isAdapterFolder(result.folder)
-        ? adapterHints(relative('.', job.model.from), model)
+        ? adapterHints(shown(job.model.from), model)
         : `  ropeway generate ${model} -p "..."\n  ropeway serve ${model}`,
     )
   } finally {
@@ -163,12 +163,18 @@ async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promis
   }
 }
 
+/** As it is typed from here; whole where it lies elsewhere, as that of a job of the service, whose log others read. */
+function shown(path: string): string {
+  const way = relative('.', path)
+  return way.startsWith('..') ? path : way
+}
+
 /** How a run ended that is not to go on. */
 export function endText({ stepsDone, stoppedEarly, validationLoss, best }: JobResult): string {
   const held = validationLoss === undefined ? '' : `, held-out loss ${validationLoss.toFixed(4)}`
   const end = `${stoppedEarly ? 'Stopped early' : 'Finished'} after step ${stepsDone}${held}.`
   if (best === undefined || best.stepsDone === stepsDone) return end
-  return `${end} Best at step ${best.stepsDone}: ${relative('.', best.folder)}`
+  return `${end} Best at step ${best.stepsDone}: ${shown(best.folder)}`
 }
 
 function adapterHints(base: string, adapter: string): string {
