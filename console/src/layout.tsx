@@ -15,9 +15,9 @@ export function Layout() {
           <img src={icon} alt="" width="24" height="24" /> Ropeway
         </Link>
         <ProjectMenu />
-        <ProjectLinks />
         <span className="space" />
         {who.data && <Person email={who.data.person.email} />}
+        <ProjectLinks />
       </header>
       <main>{who.error ? <Problem error={who.error} /> : who.data && <Outlet />}</main>
     </>
