@@ -2,6 +2,7 @@ import { createOwnKey, listOwnKeys, revokeOwnKey } from '../../../src/api/contro
 import { endSession, listSessions, whoAmI } from '../../../src/api/control/people.ts'
 import { Facts } from '../parts/facts.tsx'
 import { KeyList, NewKey } from '../parts/key-list.tsx'
+import { NewProject } from '../parts/new-project.tsx'
 import { PasswordForm } from '../parts/password.tsx'
 import { Problem } from '../parts/problem.tsx'
 import { SecondFactor } from '../parts/second-factor.tsx'
@@ -32,6 +33,7 @@ export function Account() {
           }}
         />
       )}
+      <NewProject />
       <h2>Second factor</h2>
       {person && <SecondFactor isOn={person.second_factor} />}
       <h2>Password</h2>

@@ -1,5 +1,6 @@
 import { Navigate } from '@tanstack/react-router'
 import { listProjects } from '../../../src/api/control/projects.ts'
+import { NewProject } from '../parts/new-project.tsx'
 import { Problem } from '../parts/problem.tsx'
 import { useAnswer } from '../service.ts'
 
@@ -9,5 +10,11 @@ export function FirstProject() {
   if (error) return <Problem error={error} />
   const [project] = data?.items ?? []
   if (project !== undefined) return <Navigate to="/projects/$project" params={{ project: project.name }} />
-  return data && <p className="empty">You belong to no project yet. An admin of one can add you.</p>
+  if (data === undefined) return null
+  return (
+    <>
+      <p className="empty">You belong to no project yet. An admin of one can add you, or you make one.</p>
+      <NewProject />
+    </>
+  )
 }
