@@ -165,4 +165,26 @@ describe.skipIf(model === undefined || process.platform !== 'linux')('deployment
     await running.deployments.delete(id)
     await expect.poll(() => up.launcher.listOwned()).toEqual([])
   })
+
+  test('the event of a replica that cannot start says what it printed, for its log goes with it', async () => {
+    await using up = await service()
+    const version = { model: model!, engine: { running: 1000 } }
+    const { id } = await up.running.deployments.create(
+      'main',
+      deploymentInput.parse({ name: 'stories', version }),
+    )
+    const failures = async () => {
+      const { rows } = await eventsOf(up.store, id, { limit: 100 })
+      return rows.filter(({ kind }) => kind === 'deployment.replica_failed').map(({ message }) => message)
+    }
+    await expect
+      .poll(failures)
+      .toContainEqual(
+        expect.stringContaining(
+          'exit code 2 (--running 1000 does not fit into --step-tokens 512, the default: ',
+        ),
+      )
+    await up.running.deployments.delete(id)
+    await expect.poll(() => up.launcher.listOwned()).toEqual([])
+  })
 })

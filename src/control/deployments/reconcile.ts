@@ -180,12 +180,36 @@ async function sightOf({ launcher, probe, requests }: DeploymentLoopOptions, id:
   const member = observation.members[0]
   const over = isOver(observation) && observation.known
   const sight = { isKnown: observation.known, isOver: over }
-  if (over) return { ...sight, end: endOf(observation, member) }
+  if (over) {
+    const said = member?.exitCode ? await lastWordsOf(launcher, id) : undefined
+    return { ...sight, end: endOf(observation, member) + (said === undefined ? '' : ` (${said})`) }
+  }
   if (member?.state === 'starting') return { ...sight, isStarting: true }
   if (member?.state !== 'running' || member.address === undefined) return sight
   const url = member.address.trim()
   const answer = await probe(url, requests.keyOf(id))
   return { ...sight, url, ...(answer !== undefined && { answer }) }
+}
+
+const lastWordsBytesMax = 64 * 1024
+const lastWordsCharactersMax = 300
+
+/** The error that a replica printed before it ended; undefined where its log is longer than that of a failed start. */
+async function lastWordsOf(launcher: Pick<Launcher, 'logs'>, id: string): Promise<string | undefined> {
+  try {
+    const page = await launcher.logs(id, { member: 0, bytesMax: lastWordsBytesMax })
+    if (!page.complete) return undefined
+    const printed = page.lines.filter(({ stream }) => stream === 'err').map(({ text }) => text.trim())
+    const said =
+      printed.findLast((text) => /^(error|This is a bug in Ropeway): /.test(text)) ?? printed.at(-1)
+    return said
+      ?.replace(/^error: /, '')
+      .replace(/\.$/, '')
+      .slice(0, lastWordsCharactersMax)
+  } catch {
+    // That it ended is known; a log that cannot be read must not hide it.
+    return undefined
+  }
 }
 
 function endOf({ cancelled }: Observation, member: MemberObservation | undefined): string {
