@@ -27,6 +27,16 @@ struct Matrix {
 
   /// One input of `count` neighbouring rows, then zeros; zeros behind the last input.
   Vector across(size_t row, size_t k, int count) const {
+    return k < inputs && count >= lanes && rowStride == 1 ? load(data + row + k * inputStride) : acrossEnd(row, k, count);
+  }
+
+  /// Neighbouring inputs of one row, then zeros.
+  Vector along(size_t row, size_t k) const {
+    return k + lanes <= inputs && inputStride == 1 ? load(data + row * rowStride + k) : alongEnd(row, k);
+  }
+
+ private:
+  __attribute__((noinline)) Vector acrossEnd(size_t row, size_t k, int count) const {
     if (k >= inputs || count <= 0) return zero();
     const float* at = data + row * rowStride + k * inputStride;
     if (rowStride == 1) return load(at, count);
@@ -35,8 +45,7 @@ struct Matrix {
     return result;
   }
 
-  /// Neighbouring inputs of one row, then zeros.
-  Vector along(size_t row, size_t k) const {
+  __attribute__((noinline)) Vector alongEnd(size_t row, size_t k) const {
     if (k >= inputs) return zero();
     const float* at = data + row * rowStride + k * inputStride;
     int count = inputs - k < size_t(lanes) ? int(inputs - k) : lanes;
@@ -62,9 +71,15 @@ struct RoundedLanes {
   static constexpr size_t inputs = 1;
   static Vector rounded(Vector x) { return (Vector)(bfloatBits(x) & int32_t(0xffff0000)); }
   template <class From>
-  static Vector across(const From& from, size_t row, size_t k, int count) { return rounded(from.across(row, k, count)); }
+  static Vector across(const From& from, size_t row, size_t k, int count) {
+    if constexpr (From::holdsPairs) return from.across(row, k, count);
+    return rounded(from.across(row, k, count));
+  }
   template <class From>
-  static Vector along(const From& from, size_t row, size_t k) { return rounded(from.along(row, k)); }
+  static Vector along(const From& from, size_t row, size_t k) {
+    if constexpr (From::holdsPairs) return from.along(row, k);
+    return rounded(from.along(row, k));
+  }
 };
 
 #if defined(__AVX512F__)
@@ -132,6 +147,27 @@ inline void turn(Vector (&m)[lanes]) {
   }
 }
 
+#elif defined(__AVX2__)
+
+/// Rows become columns. A call of it would go through memory.
+__attribute__((always_inline)) inline void turn(Vector (&m)[lanes]) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(m[i], m[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(m[i], m[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; j++) {
+      __m256d low = (__m256d)a[i + j], high = (__m256d)a[i + j + 2];
+      b[i + 2 * j] = (__m256)_mm256_unpacklo_pd(low, high);
+      b[i + 2 * j + 1] = (__m256)_mm256_unpackhi_pd(low, high);
+    }
+  for (int j = 0; j < 4; j++) {
+    m[j] = (Vector)_mm256_permute2f128_ps(b[j], b[j + 4], 0x20);
+    m[j + 4] = (Vector)_mm256_permute2f128_ps(b[j], b[j + 4], 0x31);
+  }
+}
+
 #else
 
 /// Rows become columns.
@@ -190,21 +226,30 @@ inline void packAcross(const From& from, const Strips& strips) {
     }
 }
 
-/// Inputs lie side by side: squares of them are turned in registers.
+/// Inputs lie side by side: squares of them are turned in registers. From the last columns to the first, so that what a
+/// vector has too much is overwritten by the next step, as above; only the last step is held to its width.
 template <class Lanes, size_t width, class From>
 inline void packAlong(const From& from, const Strips& strips) {
+  constexpr int most = int(width) < lanes ? int(width) : lanes;
   for (size_t strip = 0; strip < strips.count; strip++)
-    for (int column = 0; column < int(width); column += lanes) {
+    for (int column = (int(width) - 1) / lanes * lanes; column >= 0; column -= lanes) {
       size_t row = strips.first + strip * width + column;
       int wide = int(width) - column < lanes ? int(width) - column : lanes;
       int rows = row >= from.rows ? 0 : from.rows - row < size_t(wide) ? int(from.rows - row) : wide;
       float* to = strips.to + strip * strips.apart + column;
       for (size_t step = strips.begin; step < strips.end; step += lanes) {
         Vector block[lanes];
-        for (int r = 0; r < lanes; r++) block[r] = r < rows ? Lanes::along(from, row + r, step * Lanes::inputs) : zero();
+        if (lanes == 8 && rows == most) {
+#pragma GCC unroll 8
+          for (int r = 0; r < lanes; r++) block[r] = r < most ? Lanes::along(from, row + r, step * Lanes::inputs) : zero();
+        } else
+          for (int r = 0; r < lanes; r++) block[r] = r < rows ? Lanes::along(from, row + r, step * Lanes::inputs) : zero();
         turn(block);
-        for (int i = 0; i < lanes && step + i < strips.end; i++)
-          store(to + (step - strips.begin + i) * width, block[i], wide);
+        float* square = to + (step - strips.begin) * width;
+        if (step + lanes < strips.end)
+          for (int i = 0; i < lanes; i++) store(square + i * width, block[i]);
+        else
+          for (int i = 0; i < lanes && step + i < strips.end; i++) store(square + i * width, block[i], wide);
       }
     }
 }

@@ -69,6 +69,10 @@ struct Numbers {
 #if defined(__AVX512F__)
     if (byInstruction && count >= 2 * lanes) return ::store(reinterpret_cast<float*>(at(index)), pairsOf(first, second));
 #endif
+    if (!narrow && count >= 2 * lanes) {
+      float* to = reinterpret_cast<float*>(at(index));
+      return ::store(to, first), ::store(to + lanes, second);
+    }
     store(index, first, count);
     if (count > lanes) store(index + lanes, second, count - lanes);
   }

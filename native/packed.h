@@ -131,7 +131,7 @@ inline Half bfloatOf(float value) {
 inline VectorInt bfloatBits(Vector value) {
   VectorUnsigned bits = (VectorUnsigned)value;
   VectorUnsigned rounded = bits + 0x7fff + (bits >> 16 & 1);
-  return (VectorInt)((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded);
+  return (VectorInt)(value == value ? rounded : bits | 0x400000);
 }
 
 #if defined(__AVX512F__)

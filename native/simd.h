@@ -350,10 +350,15 @@ inline Vector load(const float* from, int count) {
   if (count >= lanes) return load(from);
 #if defined(__AVX512F__)
   return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
-#endif
+#elif defined(__AVX2__)
+  if (count <= 0) return zero();
+  alignas(32) static constexpr int32_t some[2 * lanes] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_maskload_ps(from, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(some + lanes - count)));
+#else
   Vector result = zero();
   for (int i = 0; i < count; i++) result[i] = from[i];
   return result;
+#endif
 }
 
 inline void store(float* to, Vector value, int count) {
