@@ -173,36 +173,44 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
   }
 }
 
-/// The product itself, in pieces of a pair of panels by some rows; several neighbours at once where nothing is asked ahead.
+/// Pieces for one thread. It takes neighbours in memory: at the end of a run the hardware has
+/// fetched what another thread is going to read.
+class Pieces {
+ public:
+  Pieces(Call* call, int nth, int64_t count, int64_t most) : call(call), nth(nth), count(int32_t(count)), most(int32_t(most < 1 ? 1 : most)) {}
+
+  /// Negative when none is left.
+  int64_t take() {
+    if (left == 0 && !takeRun(call, nth, count, most, 1, &first, &left)) return -1;
+    return left--, first++;
+  }
+
+ private:
+  Call* call;
+  int nth;
+  int32_t count, most, first = 0, left = 0;
+};
+
+/// The product itself, in pieces of a pair of panels by some rows.
 template <class Product>
 inline void multiplyPieces(Call* call, int nth, const Product& product, const char* packed, size_t stride, size_t rows,
                            const Epilogue& epilogue) {
-  constexpr size_t rowsPerPiece = 192;
+  constexpr size_t rowsPerPiece = 192, runBytes = size_t(1) << 18;
   int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
-  auto multiply = [&](int64_t piece, bool asked, int64_t follows) __attribute__((always_inline)) {
-    int64_t panel = piece / blocks * 2;
-    size_t first = piece % blocks * rowsPerPiece, end = first + rowsPerPiece < rows ? first + rowsPerPiece : rows;
-    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, follows, epilogue);
-  };
-  if constexpr (!Product::asksAhead) {
-    // Neighbours in memory: at the end of a run the hardware has fetched what another thread is going to read.
-    constexpr size_t runBytes = size_t(1) << 18;
-    int32_t most = int32_t(runBytes / (2 * stride)) * int32_t(blocks), first, count;
-    while (takeRun(call, nth, int32_t(pairs * blocks), most < 1 ? 1 : most, 1, &first, &count))
-      for (int32_t piece = first; piece < first + count; piece++) multiply(piece, false, -1);
-  } else {
-    bool asked = false;
-    for (int64_t piece = takePiece(call); piece < pairs * blocks;) {
-      const int64_t panel = piece / blocks * 2, next = takePiece(call), from = next / blocks * 2;
-      // Other rows of the same panels find them in a cache.
-      const bool asks = from != panel && next < pairs * blocks && from + 2 <= panels;
-      const size_t left = rows - piece % blocks * rowsPerPiece;
-      if (asks) product.comingUp(packed + from * stride, 2 * stride, left < rowsPerPiece ? left : rowsPerPiece);
-      multiply(piece, asked, asks && blocks == 1 ? next * 2 : -1);
-      asked = asks || from == panel;
-      piece = next;
-    }
+  Pieces pieces(call, nth, pairs * blocks, int64_t(runBytes / (2 * stride)) * blocks);
+  bool asked = false;
+  for (int64_t piece = pieces.take(); piece >= 0;) {
+    // What is known ahead waits for this thread, so no more is than is asked for.
+    const int64_t next = Product::asksAhead ? pieces.take() : -1, panel = piece / blocks * 2, from = next / blocks * 2;
+    const size_t first = piece % blocks * rowsPerPiece, end = first + rowsPerPiece < rows ? first + rowsPerPiece : rows;
+    // Other rows of the same panels find them in a cache.
+    const bool asks = Product::asksAhead && next >= 0 && from != panel && from + 2 <= panels;
+    if constexpr (Product::asksAhead)
+      if (asks) product.comingUp(packed + from * stride, 2 * stride, end - first);
+    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, asks && blocks == 1 ? from : -1, epilogue);
+    asked = asks || (Product::asksAhead && from == panel);
+    piece = Product::asksAhead ? next : pieces.take();
   }
 }
 
