@@ -86,10 +86,16 @@ function isGzip(path: string): boolean {
 const byteOrderMark = '\ufeff'
 
 function textOf(bytes: Buffer, path: string, number: number): string {
-  if (!isUtf8(bytes)) throw notUtf8(path, number)
+  if (!isUtf8(bytes)) throw bytes.includes(0) ? notText(path) : notUtf8(path, number)
   const text = bytes.toString('utf8')
   const from = number === 1 && text.startsWith(byteOrderMark) ? 1 : 0
   return text.slice(from, text.endsWith('\r') ? -1 : undefined)
+}
+
+function notText(path: string): UserError {
+  return new UserError(`${path} is a binary file, or text in UTF-16.`, {
+    fix: 'Write its data as JSONL or CSV in UTF-8; Parquet, Arrow and workbooks are not read.',
+  })
 }
 
 function notUtf8(path: string, number: number): UserError {

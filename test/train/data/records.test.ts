@@ -102,6 +102,15 @@ describe('bytes', () => {
     )
   })
 
+  test('a binary file is told as that, for no encoding converts it', async () => {
+    const bytes = Buffer.concat([Buffer.from('PAR1\n'), Buffer.from([0x15, 0, 0xff, 0xfe, 0, 0x0a])])
+    const path = write(folder, 'table.parquet', bytes)
+    await expect(valuesOf(path)).rejects.toMatchObject({
+      message: /table\.parquet is a binary file, or text in UTF-16/,
+      fix: /JSONL or CSV in UTF-8; Parquet/,
+    })
+  })
+
   test('a line that is not UTF-8 is named, with how to convert it', async () => {
     const bytes = Buffer.concat([Buffer.from('Q,A\nx,y\n'), Buffer.from([0xb0, 0xa1, 0x2c, 0x61, 0x0a])])
     const attempt = valuesOf(write(folder, 'cp949.csv', bytes))
