@@ -31,7 +31,9 @@ function whyUnknown(field: string, key: string, places: ReadonlyMap<string, read
   if (meant !== key)
     return `is not a field of a training job${meant === undefined ? '' : `; did you mean ${meant}?`}`
   const parents = places.get(key)!
-  if (parents.includes(field)) return `does not go together with the other fields of ${field}`
+  // An entry of a list stands where one alone might.
+  if (parents.includes(field.replace(/\.\d+$/, '')))
+    return `does not go together with the other fields of ${field}`
   const names = parents.map((parent) => (parent === '' ? `${key} outside of ${field}` : `${parent}.${key}`))
   return `does not belong there; did you mean ${names.join(' or ')}?`
 }

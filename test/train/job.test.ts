@@ -82,6 +82,9 @@ test('a name in a wrong place is told with its place, and what takes several for
   expect(said({ model: { from: 'base', layers: 2 } })).toThrow(
     'The field model.layers does not go together with the other fields of model.',
   )
+  expect(said({ data: { train: [{ path: 'a.jsonl', folder: 'b' }] } })).toThrow(
+    'The field data.train.0.folder does not go together with the other fields of data.train.0.',
+  )
   expect(said({ data: { text: 'a.txt', train: 'a.jsonl' } })).toThrow('has both text and train')
   expect(said({ model: 'llama' })).toThrow('model is not right: expected {architecture,')
   expect(said({ tokenizer: 'bpe' })).toThrow('expected characters, {byte_pairs: 2048} or {from: FOLDER}')
