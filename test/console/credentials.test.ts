@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { CredentialKind } from '../../src/api/control/credentials.ts'
+import { type CredentialKind, createCredential, deleteCredential } from '../../src/api/control/credentials.ts'
 import { viewProject } from '../../src/api/control/projects.ts'
 import { openCredential } from '../../src/control/credentials/credentials.ts'
 import { ropeway, type Workbench, workbench } from '../cli/command-line.ts'
@@ -106,6 +106,25 @@ describe.skipIf(path === undefined)('credentials in the page (needs chromium)', 
     expect(await everything()).not.toContain('hf_3')
   })
 
+  test('what somebody deletes meanwhile is not put into another one that begins with its name', async () => {
+    const { owner } = bench.service
+    const params = { project: 'default' }
+    const values = { kind: 'huggingface', token: 'hf_prod' } as const
+    await owner.call(createCredential, { params, body: { name: 'gone-prod', values } })
+    const { id } = await owner.call(createCredential, { params, body: { name: 'gone', values } })
+    await page
+      .getByRole('row', { name: /^gone huggingface/ })
+      .getByRole('button', { name: 'Replace' })
+      .click()
+    await owner.call(deleteCredential, { params: { ...params, credential: id } })
+    await page.getByLabel('Token').fill('hf_test')
+    await page.getByRole('button', { name: 'Put them in' }).click()
+    await page.getByText('There is no credential').waitFor()
+    expect(await held('gone-prod', 'huggingface')).toEqual(values)
+    await page.getByRole('button', { name: 'Leave it as it is' }).click()
+    await owner.call(deleteCredential, { params: { ...params, credential: 'gone-prod' } })
+  })
+
   test('what names a credential stands beside it, and leads there', async () => {
     mkdirSync(`${bench.folder}/logs`)
     writeFileSync(`${bench.folder}/logs/a.txt`, 'a line')
@@ -131,7 +150,7 @@ describe.skipIf(path === undefined)('credentials in the page (needs chromium)', 
     await page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
     await row.waitFor({ state: 'detached' })
     expect(await names()).toEqual(['bucket', 'machine'])
-    expect(complaints.filter((text) => !/status of 40[19]/.test(text))).toEqual([])
+    expect(complaints.filter((text) => !/status of 40[149]/.test(text))).toEqual([])
   })
 
   test('roles that may not store them, or not see them, are told which role may', async () => {

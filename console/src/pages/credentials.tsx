@@ -18,6 +18,7 @@ import { seldom, service, useAnswer, useDeed } from '../service.ts'
 const credentialsShown = 200
 
 interface Stored {
+  readonly id: string
   readonly name: string
   readonly kind: string
 }
@@ -53,7 +54,7 @@ function CredentialsOf({ project }: { project: string }) {
       <h2>{replaced === undefined ? 'Another one' : `Other values for ${replaced.name}`}</h2>
       <May permission="credential:create" what="store, replace and delete credentials">
         <CredentialForm
-          key={replaced?.name ?? ''}
+          key={replaced?.id ?? ''}
           project={project}
           {...(replaced && { replaced })}
           onStored={done}
@@ -105,7 +106,7 @@ function CredentialTable({ project, onReplace }: CredentialTableProps) {
           '': ({ id, name, kind }) =>
             mayChange && (
               <span className="row">
-                <button type="button" onClick={() => onReplace({ name, kind })}>
+                <button type="button" onClick={() => onReplace({ id, name, kind })}>
                   Replace
                 </button>
                 <Confirm

@@ -38,7 +38,7 @@ const uses: { readonly [Kind in CredentialKind]: string } = {
 interface CredentialFormProps {
   readonly project: string
   /** The one that gets other values; a new one without it. */
-  readonly replaced?: { readonly name: string; readonly kind: string }
+  readonly replaced?: { readonly id: string; readonly name: string; readonly kind: string }
   onStored(name: string): void
 }
 
@@ -58,7 +58,8 @@ export function CredentialForm({ project, replaced, onStored }: CredentialFormPr
       const name = replaced?.name ?? String(new FormData(sent).get('name'))
       if (replaced === undefined)
         await service.call(createCredential, { params: { project }, body: { ...body, name } })
-      else await service.call(replaceCredential, { params: { project, credential: name }, body })
+      // By its id: a name that is gone meanwhile would be the beginning of another one's.
+      else await service.call(replaceCredential, { params: { project, credential: replaced.id }, body })
       sent.reset()
       return name
     },
