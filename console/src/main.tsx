@@ -7,8 +7,12 @@ import { mayHelp } from './service.ts'
 import './style.css'
 
 const queries = new QueryClient({
-  // What was refused is refused again; what could not be reached may be back.
-  defaultOptions: { queries: { retry: (failures, error) => failures < 3 && mayHelp(error), staleTime: 500 } },
+  defaultOptions: {
+    // What was refused is refused again; what could not be reached may be back.
+    queries: { retry: (failures, error) => failures < 3 && mayHelp(error), staleTime: 500 },
+    // Some are asked with secrets or answered by them: those go with what shows them.
+    mutations: { gcTime: 0 },
+  },
 })
 
 createRoot(document.getElementById('page')!).render(

@@ -6,7 +6,7 @@ import { ManualClock } from '../../src/base/clock.ts'
 import { totpAt, totpStepMs } from '../../src/control/people/totp.ts'
 import { type Workbench, workbench } from '../cli/command-line.ts'
 import { addMember, fromBase32 } from '../service/running.ts'
-import { browserPath, complaintsOf, openBrowser, signIn } from './browser.ts'
+import { browserPath, complaintsOf, heapOf, openBrowser, signIn } from './browser.ts'
 
 const path = browserPath()
 const password = 'a new and longer passphrase'
@@ -72,6 +72,8 @@ describe.skipIf(path === undefined)('the account in the page (needs chromium)', 
     await page.getByLabel('Code of the app').fill(codeNow())
     await page.getByRole('button', { name: 'Turn it on' }).click()
     await page.getByText('It is on').waitFor()
+    // The page itself holds it no longer, to say nothing of showing it.
+    await expect.poll(async () => (await heapOf(page)).includes(shown!)).toBe(false)
     const codes = (await page.locator('.made code').textContent())!.split(' ')
     expect(codes).toHaveLength(10)
     expect(await page.getByText(shown!).count()).toBe(0)
@@ -96,6 +98,7 @@ describe.skipIf(path === undefined)('the account in the page (needs chromium)', 
     await page.getByLabel('or a recovery code').fill(codes[3]!)
     await page.getByRole('button', { name: 'Turn it off' }).click()
     await page.getByText('It is off').waitFor()
+    await expect.poll(async () => (await heapOf(page)).includes(codes[0]!)).toBe(false)
     await signIn(browser, bench.service.url, { email: ann.email, password })
   })
 

@@ -62,3 +62,13 @@ export async function signedInPage(browser: Browser): Promise<{ page: Page; comp
   await page.goto((await ropeway(['console', '-q'])).out.trim())
   return { page, complaints }
 }
+
+/** All that the scripts of a page still hold, as V8 writes it down. */
+export async function heapOf(page: Page): Promise<string> {
+  const session = await page.context().newCDPSession(page)
+  const chunks: string[] = []
+  session.on('HeapProfiler.addHeapSnapshotChunk', ({ chunk }) => chunks.push(chunk))
+  await session.send('HeapProfiler.takeHeapSnapshot')
+  await session.detach()
+  return chunks.join('')
+}
