@@ -1,7 +1,8 @@
 /** The account of somebody in the page: their password, second factor and own keys. */
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { listProjects } from '../../src/api/control/projects.ts'
+import { whoAmI } from '../../src/api/control/people.ts'
+import { listProjects, removeOrganisationMember } from '../../src/api/control/projects.ts'
 import { ManualClock } from '../../src/base/clock.ts'
 import { totpAt, totpStepMs } from '../../src/control/people/totp.ts'
 import { type Workbench, workbench } from '../cli/command-line.ts'
@@ -141,5 +142,20 @@ describe.skipIf(path === undefined)('the account in the page (needs chromium)', 
     await other.getByRole('button', { name: 'Make it' }).click()
     await other.getByRole('heading', { name: 'prose' }).waitFor()
     expect(await other.getByLabel('Project', { exact: true }).inputValue()).toBe('prose')
+    await other.context().close()
+  })
+
+  test('who is in no organisation is not told to make a project', async () => {
+    const member = await addMember(bench.service, 'alone', undefined)
+    const { person } = await member.call(whoAmI, {})
+    const params = { organisation: 'main', person: person.id }
+    await bench.service.owner.call(removeOrganisationMember, { params })
+    const other = await (await browser.newContext()).newPage()
+    other.setDefaultTimeout(20_000)
+    await other.goto(`${bench.service.url}/sign-in`)
+    await other.getByLabel('Address').fill(member.email)
+    await other.getByLabel('Password').fill(member.password)
+    await other.getByRole('button', { name: 'Sign in', exact: true }).click()
+    await other.getByText(/An admin of one can add you\.$/).waitFor()
   })
 })
