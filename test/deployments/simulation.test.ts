@@ -100,6 +100,25 @@ test('replicas follow the requests up at once and down after a while, and none i
   expect(w.ready('v1')).toHaveLength(1)
 })
 
+test('a version whose replica refuses what it was started with is not tried again until the deployment changes', async () => {
+  await using w = await world({
+    program: ({ command }) => (command.includes('bad') ? { startMs: 50, durationMs: 100, exitCode: 2 } : {}),
+  })
+  const id = await w.create({ version: { model: 'bad' } })
+  await w.pass(200_000)
+  const tries = () => w.machine.lives().length
+  expect(tries()).toBe(1)
+  const { state, status } = (await w.deployments.nouns.get(id))!
+  expect(state).toBe('failing')
+  expect(status.message).toContain('v1 cannot start as it is asked for: exit code 2')
+  await w.deployments.update(id, deploymentUpdate.parse({ public: true }))
+  await w.pass(60_000)
+  expect(tries()).toBe(2)
+  await w.deployments.update(id, version('good'))
+  await w.pass(4000)
+  expect([w.shares(), (await w.deployments.nouns.get(id))!.state]).toEqual([{ v2: 1 }, 'ready'])
+})
+
 test('a version that cannot start is tried ever more rarely, its deployment says so, and what served goes on', async () => {
   await using w = await world({
     program: ({ command }) => (command.includes('bad') ? { startMs: 50, durationMs: 100, exitCode: 3 } : {}),

@@ -5,7 +5,13 @@
 import type { DeploymentState } from '../../api/control/deployments.ts'
 import { startAgainMs } from '../launchers/launcher.ts'
 import { advance, type RolloutView } from './rollout.ts'
-import type { DeploymentEvent, DeploymentSpec, DeploymentStatus, ReplicaEntry } from './rows.ts'
+import type {
+  DeploymentEvent,
+  DeploymentSpec,
+  DeploymentStatus,
+  ReplicaEntry,
+  VersionFaults,
+} from './rows.ts'
 import { wantedReplicas } from './scaling.ts'
 import type { VersionRecord } from './verdict.ts'
 
@@ -19,6 +25,8 @@ export interface Seen {
   readonly isStarting?: boolean
   /** How it ended, for people. */
   readonly end?: string
+  /** It refused what it was started with: the same again would end the same. */
+  readonly isRefusal?: boolean
   readonly url?: string
   /** What it said of itself; absent when it did not answer. */
   readonly answer?: {
@@ -151,7 +159,7 @@ class Deciding {
     return [{ ...entry, phase: 'draining', sinceMs: nowMs }]
   }
 
-  #ended(entry: ReplicaEntry, { end = 'it is gone' }: Seen): void {
+  #ended(entry: ReplicaEntry, { end = 'it is gone', isRefusal = false }: Seen): void {
     this.#forget.push(entry.id)
     if (entry.phase === 'draining') {
       this.#say('replica_stopped', `Replica ${entry.id} of ${entry.version} has stopped.`, {
@@ -161,6 +169,7 @@ class Deciding {
     }
     const message = `Replica ${entry.id} of ${entry.version} ended by itself: ${end}.`
     if (this.#isSound(entry)) this.#say('replica_lost', message, { replica: entry.id })
+    else if (isRefusal && entry.readyMs === undefined) this.#finalFault(entry, end)
     else this.#fault(entry, message)
   }
 
@@ -170,16 +179,28 @@ class Deciding {
 
   #forgive(version: string): void {
     const { [version]: forgiven, ...faults } = this.#status.faults
-    if (forgiven !== undefined) this.#status = { ...this.#status, faults }
+    if (forgiven !== undefined && forgiven.final === undefined) this.#status = { ...this.#status, faults }
   }
 
   /** Whatever is wrong with a version, it is tried again, but ever more rarely. */
   #fault({ id, version }: ReplicaEntry, message: string): void {
-    const before = this.#status.faults[version]?.count ?? 0
+    const { count: before = 0, final } = this.#status.faults[version] ?? {}
     const waitMs = Math.min(backoffMsMax, 1000 * 2 ** before)
-    const fault = { count: before + 1, notBeforeMs: this.#sight.nowMs + waitMs }
+    const notBeforeMs = this.#sight.nowMs + waitMs
+    this.#setFault(version, { count: before + 1, notBeforeMs, ...(final !== undefined && { final }) })
+    const next = final === undefined ? ` Another starts in ${waitMs / 1000} s.` : ''
+    this.#say('replica_failed', `${message}${next}`, { replica: id, version })
+  }
+
+  #finalFault({ id, version }: ReplicaEntry, end: string): void {
+    const final = `${version} cannot start as it is asked for: ${end}. It is tried again when the deployment changes.`
+    const count = (this.#status.faults[version]?.count ?? 0) + 1
+    this.#setFault(version, { count, notBeforeMs: this.#sight.nowMs, final })
+    this.#say('replica_failed', final, { replica: id, version })
+  }
+
+  #setFault(version: string, fault: VersionFaults): void {
     this.#status = { ...this.#status, faults: { ...this.#status.faults, [version]: fault } }
-    this.#say('replica_failed', `${message} Another starts in ${waitMs / 1000} s.`, { replica: id, version })
   }
 
   #lastActiveMs(replicas: readonly ReplicaEntry[]): number {
@@ -257,7 +278,8 @@ class Deciding {
     )
     let begun = this.#status.begun
     for (const [version, count] of wanted) {
-      if ((this.#status.faults[version]?.notBeforeMs ?? 0) > nowMs) continue
+      const { notBeforeMs = 0, final } = this.#status.faults[version] ?? {}
+      if (notBeforeMs > nowMs || final !== undefined) continue
       for (let more = count - this.#live(version).length; more > 0; more--) {
         begun++
         replicas.push({ id: `${id}.${begun}`, version, phase: 'starting', sinceMs: nowMs, countedMs: nowMs })
@@ -282,6 +304,7 @@ class Deciding {
     const ready = replicas.filter(({ version, phase }) => version === main && phase === 'ready').length
     const count = wanted.get(main) ?? 0
     const trouble = faults[main]
+    if (ready === 0 && trouble?.final !== undefined) return { state: 'failing', message: trouble.final }
     if (ready === 0 && trouble !== undefined && trouble.count > 1)
       return {
         state: 'failing',

@@ -15,6 +15,7 @@ import {
   type DeploymentEvent,
   type DeploymentRow,
   type DeploymentSpec,
+  type DeploymentStatus,
   type DeploymentVersion,
   deploymentNouns,
   emptyStatus,
@@ -89,6 +90,7 @@ export class Deployments {
     if (version === undefined) {
       return await this.#change(id, (row) => ({
         spec: { ...row.spec, ...given },
+        status: retried(row.status),
         event: event('updated', 'Its settings were changed.'),
       }))
     }
@@ -96,7 +98,10 @@ export class Deployments {
       const before = await this.nouns.get(id)
       if (before === undefined) throw gone()
       const wanted = { ...version, sources: await this.#sourcesOf(before.project_id, version) }
-      const row = await this.#change(id, (row) => this.#withVersion(row, { ...row.spec, ...given }, wanted))
+      const row = await this.#change(id, (row) => ({
+        ...this.#withVersion(row, { ...row.spec, ...given }, wanted),
+        status: retried(row.status),
+      }))
       await this.#recordLineage(row, wanted.sources)
       return row
     })
@@ -266,6 +271,12 @@ function checkRollout({ gate }: Rollout): void {
 
 function isSame({ id: _, at: __, ...before }: DeploymentVersion, now: VersionInput): boolean {
   return isDeepStrictEqual(before, now)
+}
+
+/** What could not start as the deployment was gets another try. */
+function retried(status: DeploymentStatus): DeploymentStatus {
+  const faults = Object.entries(status.faults).filter(([, { final }]) => final === undefined)
+  return { ...status, faults: Object.fromEntries(faults) }
 }
 
 function gone(): UserError {

@@ -4,7 +4,7 @@
  * Written before done: a run that may exist is always in its row, so a server that dies in between is followed by one
  * that knows of it. Everything done outside may be done again.
  */
-import { messageOf } from '../../base/errors.ts'
+import { exitCodes, messageOf } from '../../base/errors.ts'
 import { isOver, type Launcher, type MemberObservation, type Observation } from '../launchers/launcher.ts'
 import { giveUpRow, takeRows } from '../store/leases.ts'
 import type { Nouns } from '../store/nouns.ts'
@@ -182,7 +182,8 @@ async function sightOf({ launcher, probe, requests }: DeploymentLoopOptions, id:
   const sight = { isKnown: observation.known, isOver: over }
   if (over) {
     const said = member?.exitCode ? await lastWordsOf(launcher, id) : undefined
-    return { ...sight, end: endOf(observation, member) + (said === undefined ? '' : ` (${said})`) }
+    const end = endOf(observation, member) + (said === undefined ? '' : ` (${said})`)
+    return { ...sight, end, isRefusal: member?.exitCode === exitCodes.usage }
   }
   if (member?.state === 'starting') return { ...sight, isStarting: true }
   if (member?.state !== 'running' || member.address === undefined) return sight

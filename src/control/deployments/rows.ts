@@ -78,6 +78,8 @@ export interface VersionFaults {
   readonly count: number
   /** No replica of it is started before. */
   readonly notBeforeMs: number
+  /** Why none is started at all until somebody changes the deployment. */
+  readonly final?: string
 }
 
 /** What is. */
