@@ -69,7 +69,16 @@ export async function dataCheckOf(
     refusals: refusals.map(({ message, fix }) => ({ message, fix })),
     warnings: [],
   }
-  return { ...check, warnings: warningsOf(check, problemCount(reports)) }
+  return { ...check, warnings: [...scheduleWarnings(job), ...warningsOf(check, problemCount(reports))] }
+}
+
+/** A trial of a few steps warms up for all of them rightly, so it is no reason to refuse. */
+function scheduleWarnings({ steps, schedule, optimizer }: TrainingJob): string[] {
+  const { warmup_steps } = schedule
+  if (warmup_steps < steps) return []
+  return [
+    `schedule.warmup_steps is ${warmup_steps} and the run has ${steps} steps: the rate never reaches optimizer.learning_rate (${optimizer.learning_rate}).`,
+  ]
 }
 
 function shown({ source, code, what, fix }: DataProblem): DataCheck['problems'][number] {

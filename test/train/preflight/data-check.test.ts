@@ -142,6 +142,13 @@ test('text that is held out and learned from is found by its runs of 50 tokens',
   expect(check.warnings.join()).toMatch(/held-out text is learned from/)
 })
 
+test('a warm-up as long as the run is a warning that names its field, and a shorter one is none', async () => {
+  const said = async (warmup_steps: number) =>
+    (await checkData(job({ data, steps: 50, schedule: { warmup_steps } }), none)).warnings.join()
+  expect(await said(50)).toContain('schedule.warmup_steps is 50 and the run has 50 steps: the rate never')
+  expect(await said(49)).not.toContain('warmup_steps')
+})
+
 test('a template that the tokenizer cannot write is refused with its file and line', async () => {
   const lines = ['{% for m in messages %}', '<|{{ m.role }}|>{{ m.content }}', '{% endfor %}']
   write(folder, 'alien.jinja', lines.join('\n'))
