@@ -1,5 +1,5 @@
 /** Where a server of ours listens: the options, the check that comes first, and what may go wrong. */
-import type { Command } from 'commander'
+import { type Command, InvalidArgumentError } from 'commander'
 import { UserError } from '../base/errors.ts'
 import { collect, wholeNumber } from './options.ts'
 
@@ -14,13 +14,25 @@ export function withListenOptions(command: Command, defaultPort: number): Comman
   return command
     .option('--host <address>', 'address to listen on', '127.0.0.1')
     .option('--port <n>', 'port to listen on; 0 takes a free one', wholeNumber(0, 65535), defaultPort)
-    .option('--origin <url>', 'web pages of this origin may ask (repeatable)', collect)
+    .option('--origin <url>', 'web pages of this origin may ask (repeatable)', origins)
     .option(
       '--drain-limit <s>',
       'seconds that running requests get to finish on shutdown',
       wholeNumber(0, 86400),
       30,
     )
+}
+
+/** Browsers send an origin letter for letter as URL writes it, so nothing else would ever match. */
+function origins(text: string, before?: string[]): string[] {
+  const isOpaque = text === '*' || text === 'null'
+  const origin = URL.canParse(text) ? new URL(text).origin : undefined
+  const isOwnScheme = /^[a-z][a-z0-9+.-]*:\/\/[^/?#@\s]+$/.test(text)
+  if (isOpaque || text === origin || (isOwnScheme && origin === 'null')) return collect(text, before)
+  const meant = origin === undefined || origin === 'null' ? '' : ` Did you mean ${origin}?`
+  throw new InvalidArgumentError(
+    `It takes an origin, scheme://host or scheme://host:port, such as https://chat.example.org, or * for all.${meant}`,
+  )
 }
 
 /** Whether only this machine reaches it. */

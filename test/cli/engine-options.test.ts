@@ -31,6 +31,29 @@ test.skipIf(stories === undefined).each([
   expect(code).toBeGreaterThan(0)
 })
 
+test.each([
+  ['foo', 'scheme://host:port, such as https://chat.example.org'],
+  ['localhost:3000', 'scheme://host:port'],
+  ['https://chat.example.org/', 'Did you mean https://chat.example.org?'],
+  ['HTTPS://Chat.example.org/app', 'Did you mean https://chat.example.org?'],
+  ['https://chat.example.org:443', 'Did you mean https://chat.example.org?'],
+])('--origin %s is no origin, and is refused with what one looks like', async (given, said) => {
+  for (const name of ['serve', 'gateway']) {
+    const { code, err } = await ropeway([name, 'nowhere', '--origin', given])
+    expect(err.replace(/\s+/g, ' ')).toContain(said)
+    expect(code).toBe(2)
+  }
+})
+
+test.each(['https://chat.example.org', 'http://localhost:3000', '*', 'null', 'chrome-extension://abcdef'])(
+  '--origin %s is taken',
+  async (given) => {
+    const { err } = await ropeway(['serve', 'nowhere-at-all', '--origin', given])
+    expect(err).not.toContain('origin')
+    expect(err).toContain('nowhere-at-all')
+  },
+)
+
 test.skipIf(stories === undefined)("a context beyond the model's is told to be the model's", async () => {
   const said = await stderrOf(async () => {
     const flags = { device: 'cpu', threads: 1, cacheTokens: 256, context: 4096 }
