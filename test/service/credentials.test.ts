@@ -27,10 +27,22 @@ onEveryDatabase((databases) => {
     const { store } = service
     expect(await openCredential({ store, sealer }, id, 'store', 's3')).toEqual(values)
     await expect(openCredential({ store, sealer }, id, 'store', 'ssh')).rejects.toThrow(/is for s3/)
-    await service.owner.call(api.replaceCredential, {
-      params: { project: 'default', credential: 'sto' },
-      body: { values: { ...values, secret_access_key: 'neu-5678' } },
+    const replace = (credential: string) =>
+      service.owner.call(api.replaceCredential, {
+        params: { project: 'default', credential },
+        body: { values: { ...values, secret_access_key: 'neu-5678' } },
+      })
+    // The beginning of a name would do elsewhere; here it might overwrite what somebody else needs.
+    await expect(replace('sto')).rejects.toMatchObject({
+      code: 'not_found',
+      fix: expect.stringMatching(/whole name.*store/),
     })
+    const forget = api.deleteCredential
+    await expect(
+      service.owner.call(forget, { params: { project: 'default', credential: 'sto' } }),
+    ).rejects.toMatchObject({ code: 'not_found' })
+    expect(await openCredential({ store, sealer }, id, 'store', 's3')).toEqual(values)
+    await replace('store')
     expect(await openCredential({ store, sealer }, id, 'store', 's3')).toMatchObject({
       secret_access_key: 'neu-5678',
     })
@@ -39,7 +51,7 @@ onEveryDatabase((databases) => {
     )
     const everything = rows + JSON.stringify(list) + service.log.join('')
     for (const secret of ['geheim-1234', 'neu-5678']) expect(everything).not.toContain(secret)
-    await service.owner.call(api.deleteCredential, { params: { project: 'default', credential: 'store' } })
+    await service.owner.call(forget, { params: { project: 'default', credential: 'store' } })
     expect(await store.db<{ credentials: object }>().selectFrom('credentials').selectAll().execute()).toEqual(
       [],
     )

@@ -6,16 +6,16 @@ import { type CredentialRow, credentialsOf, sealedColumns } from './credentials.
 
 export const credentialRoutes: RouteModule = (serve, { store, sealer }) => {
   const credentials = credentialsOf(store)
+  // By its whole name or id: what was stored cannot be brought back, so nothing may be guessed.
   const meant = async (project: string, typed: string): Promise<CredentialRow> => {
-    const [row, second] = await credentials.find(project, typed)
-    if (row !== undefined && second === undefined) return row
-    throw row === undefined
-      ? new Refused('not_found', `There is no credential ${typed}.`, {
-          fix: 'ropeway credential lists them.',
-        })
-      : new Refused('conflict', `${typed} begins several names: ${row.name}, ${second!.name} ...`, {
-          fix: 'Give more of the name.',
-        })
+    const [row] = await credentials.find(project, typed)
+    if (row !== undefined && (row.name === typed || row.id === typed)) return row
+    throw new Refused('not_found', `There is no credential ${typed}.`, {
+      fix:
+        row === undefined
+          ? 'ropeway credential list shows them.'
+          : `Give the whole name, such as ${row.name}.`,
+    })
   }
   serve(api.listCredentials, async ({ project, query }) =>
     pageAnswer(await credentials.list({ project: project.id, sort: 'name', ...pageAsked(query) }), view),
