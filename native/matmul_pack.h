@@ -230,6 +230,7 @@ inline void packAcross(const From& from, const Strips& strips) {
 /// vector has too much is overwritten by the next step, as above; only the last step is held to its width.
 template <class Lanes, size_t width, class From>
 inline void packAlong(const From& from, const Strips& strips) {
+  static_assert(2 * width >= lanes, "a whole vector must end within the next step");
   constexpr int most = int(width) < lanes ? int(width) : lanes;
   for (size_t strip = 0; strip < strips.count; strip++)
     for (int column = (int(width) - 1) / lanes * lanes; column >= 0; column -= lanes) {
