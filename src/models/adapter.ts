@@ -72,6 +72,11 @@ const suffixes = { a: 'lora_A.weight', b: 'lora_B.weight', magnitude: 'lora_magn
  * the field or tensor: for adapters of other kinds, for other models, and for files that are not whole.
  */
 export function readAdapter(folder: string, definition: Definition): Adapter {
+  if (!isAdapterFolder(folder)) {
+    throw new UserError(`${folder} holds no adapter: there is no ${adapterConfigName} in it.`, {
+      fix: `Give the folder that holds ${adapterConfigName} and ${adapterWeightsName}, not one above it.`,
+    })
+  }
   const settings = readAdapterSettings(
     join(folder, adapterConfigName),
     readJsonFile(join(folder, adapterConfigName)),

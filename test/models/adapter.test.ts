@@ -30,6 +30,12 @@ describe.skipIf(golden === undefined)('an adapter that PEFT wrote', () => {
     expect(Buffer.from(layer.b.buffer)).toEqual(Buffer.from(stored))
   })
 
+  test('is looked for in a folder above it, and what was expected there is said', () => {
+    expect(refusalOf(() => readAdapter(golden!, definition()))).toMatch(
+      /holds no adapter: there is no adapter_config\.json in it/,
+    )
+  })
+
   test('is written again with the same bytes', () => {
     using temporary = new TemporaryFolder()
     writeAdapter(temporary.path, readAdapter(folder, definition()), definition())
