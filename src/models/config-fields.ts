@@ -1,5 +1,8 @@
 import { UserError } from '../base/errors.ts'
 
+/** Some ten times those of the deepest models there are. */
+export const layersMax = 1024
+
 /** Reads fields of a config.json with errors that name the field. */
 export class ConfigFields {
   readonly source: Record<string, unknown>
@@ -15,6 +18,13 @@ export class ConfigFields {
       throw this.refuse(field, value, 'a whole number of at least 1')
     }
     return value
+  }
+
+  /** How many layers there are: enough for any model, few enough to write their parameters down. */
+  layers(field: string): number {
+    const count = this.count(field)
+    if (count > layersMax) throw this.refuse(field, count, `at most ${layersMax}`)
+    return count
   }
 
   number(field: string, fallback?: number): number {

@@ -33,7 +33,7 @@ function parse(source: Record<string, unknown>): Gpt2Config {
     modelType: 'gpt2',
     vocabularySize: fields.count('vocab_size'),
     width,
-    layers: fields.count('n_layer'),
+    layers: fields.layers('n_layer'),
     heads,
     keyValueHeads: heads,
     headWidth: width / heads,

@@ -44,7 +44,7 @@ export function parseLlama(source: Record<string, unknown>, switches: Switches =
     modelType: String(source.model_type),
     vocabularySize: fields.count('vocab_size'),
     width,
-    layers: fields.count('num_hidden_layers'),
+    layers: fields.layers('num_hidden_layers'),
     heads,
     keyValueHeads,
     headWidth,

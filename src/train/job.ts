@@ -3,6 +3,7 @@
  */
 import { isAbsolute, resolve } from 'node:path'
 import { z } from 'zod'
+import { layersMax } from '../models/config-fields.ts'
 import { type Fim, fimFields } from './data/gap-maker.ts'
 import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
 import { expanded, type FileSource } from './data/source-files.ts'
@@ -32,7 +33,7 @@ const source = z.union(
 
 const sizes = z.strictObject({
   architecture: z.enum(['llama', 'mistral', 'qwen2', 'qwen3', 'gpt2']),
-  layers: count,
+  layers: z.int().min(1).max(layersMax),
   width: count,
   heads: count,
   key_value_heads: count.optional(),

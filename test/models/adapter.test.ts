@@ -61,6 +61,8 @@ describe.skipIf(golden === undefined)('an adapter that PEFT wrote', () => {
   test('of another model is refused by the name of the product', () => {
     const other = { ...readJsonFile(join(golden!, 'config.json')), num_hidden_layers: 1 }
     expect(refusalOf(() => readAdapter(folder, defineModel(other)))).toMatch(/layers\.1\..*base|layers\.1\./)
+    const deep = { ...readJsonFile(join(golden!, 'config.json')), num_hidden_layers: 100_000 }
+    expect(refusalOf(() => defineModel(deep))).toMatch(/num_hidden_layers is 100000; it must be at most 1024/)
     const wide = { ...readJsonFile(join(golden!, 'config.json')), intermediate_size: 64 }
     expect(refusalOf(() => readAdapter(folder, defineModel(wide)))).toMatch(/has shape/)
   })

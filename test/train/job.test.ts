@@ -25,6 +25,7 @@ describe('a wrong field is named', () => {
     ['steps', (job) => (job.steps = 0)],
     ['contxt', (job) => (job.contxt = 8)],
     ['model.layers', (job) => (job.model.layers = 'four')],
+    ['model.layers', (job) => (job.model.layers = 100_000)],
     ['model.architecture', (job) => (job.model.architecture = 'gpt3')],
     ['model.heads', (job) => (job.model.heads = 7)],
     ['model.depth', (job) => (job.model.depth = 7)],
