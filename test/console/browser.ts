@@ -2,6 +2,8 @@
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { type Browser, chromium, type Page } from 'playwright-core'
+import { assert } from '../../src/base/assert.ts'
+import { ownFile } from '../../src/base/files.ts'
 import { ropeway } from '../cli/command-line.ts'
 
 const names = ['chromium', 'chromium-browser', 'google-chrome'] as const
@@ -23,6 +25,7 @@ function mayRun(path: string): boolean {
 }
 
 export async function openBrowser(path: string): Promise<Browser> {
+  assert(ownFile(join('dist', 'console', 'index.html')) !== undefined, 'the page is built: npm run build')
   // Tests run as root in containers, where Chromium's own sandbox cannot be made.
   return await chromium.launch({ executablePath: path, args: ['--no-sandbox'] })
 }

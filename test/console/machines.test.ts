@@ -1,89 +1,76 @@
 /** Machines and quotas in the page: set by who runs the service, seen by everybody. */
-import type { Browser, Page } from 'playwright-core'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { createJobEndpoint, viewJob } from '../../src/api/control/job-endpoints.ts'
 import { systemClock } from '../../src/base/clock.ts'
 import { jobRoom } from '../../src/cli/service-parts.ts'
-import { ropeway, type Workbench, workbench } from '../cli/command-line.ts'
+import { ropeway } from '../cli/command-line.ts'
 import { addMember } from '../service/running.ts'
-import { browserPath, complaintsOf, openBrowser, signedInPage, signIn } from './browser.ts'
+import { describeAtThePage } from './at-the-page.ts'
+import { complaintsOf, signIn } from './browser.ts'
 
-const path = browserPath()
-
-describe.skipIf(path === undefined)('machines in the page (needs chromium)', () => {
-  let bench: Workbench
-  let browser: Browser
-  let page: Page
-  let complaints: string[]
-  beforeAll(async () => {
-    bench = await workbench(systemClock)
-    browser = await openBrowser(path!)
-    ;({ page, complaints } = await signedInPage(browser))
-    await page.getByRole('link', { name: 'Machines', exact: true }).click()
-  }, 60_000)
-  afterAll(async () => {
-    await browser?.close()
-    await bench?.[Symbol.asyncDispose]()
-  })
-
+describeAtThePage('machines in the page', { clock: systemClock, links: ['Machines'] }, (at) => {
   const slotsOf = async (name: string) => {
     const { json } = await ropeway(['cluster', 'list', '--json'])
     return json.find((one) => one.name === name)?.slots
   }
   const set = async (cluster: string, devices: string, type: string) => {
-    await page.getByLabel('Cluster, new').fill(cluster)
-    await page.getByLabel('has so many').fill(devices)
-    await page.getByLabel('of device').first().fill(type)
-    await page.getByRole('button', { name: 'Set' }).click()
+    await at.page.getByLabel('Cluster, new').fill(cluster)
+    await at.page.getByLabel('has so many').fill(devices)
+    await at.page.getByLabel('of device').first().fill(type)
+    await at.page.getByRole('button', { name: 'Set' }).click()
   }
 
   test('a cluster is made before its machine comes, gets more devices, and keeps those it had', async () => {
     await set('cellar', '4', 'cpu')
-    await page.getByRole('row', { name: 'cellar 0 of 4 cpu yes not yet' }).waitFor()
+    await at.page.getByRole('row', { name: 'cellar 0 of 4 cpu yes not yet' }).waitFor()
     await set('cellar', '8', 'h100')
-    await page.getByRole('row', { name: /^cellar 0 of 4 cpu 0 of 8 h100/ }).waitFor()
+    await at.page.getByRole('row', { name: /^cellar 0 of 4 cpu 0 of 8 h100/ }).waitFor()
     expect(await slotsOf('cellar')).toEqual({ cpu: 4, h100: 8 })
-    await page.getByRole('button', { name: 'Take no new jobs' }).click()
-    await page.getByRole('row', { name: /^cellar .* no not yet/ }).waitFor()
-    await page.getByRole('button', { name: 'Take new jobs' }).click()
-    await page.getByRole('row', { name: /^cellar .* yes not yet/ }).waitFor()
+    await at.page.getByRole('button', { name: 'Take no new jobs' }).click()
+    await at.page.getByRole('row', { name: /^cellar .* no not yet/ }).waitFor()
+    await at.page.getByRole('button', { name: 'Take new jobs' }).click()
+    await at.page.getByRole('row', { name: /^cellar .* yes not yet/ }).waitFor()
   })
 
   test('what a job has shows, of its cluster and of its project', async () => {
-    await page.getByText('As many devices as there are.').waitFor()
-    await page.getByLabel('At most').fill('3')
-    await page.getByLabel('of device').last().fill('cpu')
-    await page.getByRole('button', { name: 'Limit' }).click()
-    await page.getByRole('row', { name: 'cpu 3 0' }).waitFor()
+    await at.page.getByText('As many devices as there are.').waitFor()
+    await at.page.getByLabel('At most').fill('3')
+    await at.page.getByLabel('of device').last().fill('cpu')
+    await at.page.getByRole('button', { name: 'Limit' }).click()
+    await at.page.getByRole('row', { name: 'cpu 3 0' }).waitFor()
     const params = { project: 'default' }
     const file = { name: 'long', run: ['sleep', '600'], job: { cluster: 'local' } }
-    const loop = await jobRoom(bench.parts).start()
+    const loop = await jobRoom(at.bench.parts).start()
     try {
-      const { id } = await bench.service.owner.call(createJobEndpoint, { params, body: { file } })
-      await page.getByRole('row', { name: 'cpu 3 1' }).waitFor()
-      await page.getByRole('row', { name: /^local 1 of \d+ cpu/ }).waitFor()
+      const { id } = await at.bench.service.owner.call(createJobEndpoint, { params, body: { file } })
+      await at.page.getByRole('row', { name: 'cpu 3 1' }).waitFor()
+      await at.page.getByRole('row', { name: /^local 1 of \d+ cpu/ }).waitFor()
       await ropeway(['job', 'stop', id, '--wait'])
-      const { state } = await bench.service.owner.call(viewJob, { params: { ...params, job: id } })
+      const { state } = await at.bench.service.owner.call(viewJob, { params: { ...params, job: id } })
       expect(state).toBe('stopped')
-      await page.getByRole('row', { name: 'cpu 3 0' }).waitFor()
+      await at.page.getByRole('row', { name: 'cpu 3 0' }).waitFor()
     } finally {
       await loop.stop()
     }
-    await page.getByRole('button', { name: 'Take the limit away' }).click()
-    await page.getByText('As many devices as there are.').waitFor()
+    await at.page.getByRole('button', { name: 'Take the limit away' }).click()
+    await at.page.getByText('As many devices as there are.').waitFor()
   })
 
   test('a cluster that runs nothing is deleted when that was confirmed', async () => {
-    const row = page.getByRole('row', { name: /^cellar/ })
+    const row = at.page.getByRole('row', { name: /^cellar/ })
     await row.getByRole('button', { name: 'Delete' }).click()
-    await page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
+    await at.page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
     await row.waitFor({ state: 'detached' })
     expect(await slotsOf('cellar')).toBe(undefined)
-    expect(complaints.filter((text) => !/status of 401/.test(text))).toEqual([])
+    expect(at.complaints.filter((text) => !/status of 401/.test(text))).toEqual([])
   })
 
   test('who does not run the service sees them, and who may change them', async () => {
-    const other = await signIn(browser, bench.service.url, await addMember(bench.service, 'ada', 'admin'))
+    const other = await signIn(
+      at.browser,
+      at.bench.service.url,
+      await addMember(at.bench.service, 'ada', 'admin'),
+    )
     const refused = complaintsOf(other)
     await other.getByRole('link', { name: 'Machines', exact: true }).click()
     await other.getByRole('row', { name: /^local 0 of/ }).waitFor()
