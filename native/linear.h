@@ -173,11 +173,12 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
   }
 }
 
-/// Pieces for one thread. It takes neighbours in memory: at the end of a run the hardware has
-/// fetched what another thread is going to read.
+/// Pieces for one thread, neighbours in memory: at the end of a run the hardware has fetched what another thread is going to
+/// read.
 class Pieces {
  public:
-  Pieces(Call* call, int nth, int64_t count, int64_t most) : call(call), nth(nth), count(int32_t(count)), most(int32_t(most < 1 ? 1 : most)) {}
+  Pieces(Call* call, int nth, int64_t count, int64_t most)
+      : call(call), nth(nth), count(int32_t(count)), most(int32_t(most < 1 ? 1 : most)) {}
 
   /// Negative when none is left.
   int64_t take() {
@@ -208,7 +209,8 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
     const bool asks = Product::asksAhead && next >= 0 && from != panel && from + 2 <= panels;
     if constexpr (Product::asksAhead)
       if (asks) product.comingUp(packed + from * stride, 2 * stride, end - first);
-    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, asks && blocks == 1 ? from : -1, epilogue);
+    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, asks && blocks == 1 ? from : -1,
+               epilogue);
     asked = asks || (Product::asksAhead && from == panel);
     piece = Product::asksAhead ? next : pieces.take();
   }

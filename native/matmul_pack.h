@@ -231,7 +231,6 @@ inline void packAcross(const From& from, const Strips& strips) {
 template <class Lanes, size_t width, class From>
 inline void packAlong(const From& from, const Strips& strips) {
   static_assert(2 * width >= lanes, "a whole vector must end within the next step");
-  constexpr int most = int(width) < lanes ? int(width) : lanes;
   for (size_t strip = 0; strip < strips.count; strip++)
     for (int column = (int(width) - 1) / lanes * lanes; column >= 0; column -= lanes) {
       size_t row = strips.first + strip * width + column;
@@ -240,11 +239,7 @@ inline void packAlong(const From& from, const Strips& strips) {
       float* to = strips.to + strip * strips.apart + column;
       for (size_t step = strips.begin; step < strips.end; step += lanes) {
         Vector block[lanes];
-        if (lanes == 8 && rows == most) {
-#pragma GCC unroll 8
-          for (int r = 0; r < lanes; r++) block[r] = r < most ? Lanes::along(from, row + r, step * Lanes::inputs) : zero();
-        } else
-          for (int r = 0; r < lanes; r++) block[r] = r < rows ? Lanes::along(from, row + r, step * Lanes::inputs) : zero();
+        for (int r = 0; r < lanes; r++) block[r] = r < rows ? Lanes::along(from, row + r, step * Lanes::inputs) : zero();
         turn(block);
         float* square = to + (step - strips.begin) * width;
         if (step + lanes < strips.end)

@@ -58,7 +58,7 @@ export function CredentialForm({ project, replaced, onStored }: CredentialFormPr
       const name = replaced?.name ?? String(new FormData(sent).get('name'))
       if (replaced === undefined)
         await service.call(createCredential, { params: { project }, body: { ...body, name } })
-      // By its id: a name that is gone meanwhile would be the beginning of another one's.
+      // By its id: under its name another one may have been stored meanwhile.
       else await service.call(replaceCredential, { params: { project, credential: replaced.id }, body })
       sent.reset()
       return name
