@@ -32,6 +32,9 @@ export function chatRequest(limits: RequestLimits) {
       parallel_tool_calls: maybe(z.boolean()),
       reasoning_effort: maybe(z.string().max(32)),
       chat_template_kwargs: maybe(z.record(z.string(), z.unknown())),
+      // Beyond OpenAI, as vLLM and transformers name them: how the conversation ends that the model goes on with.
+      add_generation_prompt: maybe(z.boolean()),
+      continue_final_message: maybe(z.boolean()),
     })
     .superRefine((body, context) => {
       checkTogether(body, context)
@@ -39,6 +42,7 @@ export function chatRequest(limits: RequestLimits) {
         context.addIssue({ code: 'custom', path: ['top_logprobs'], message: 'Only with logprobs: true.' })
       }
       checkToolChoice(body, context)
+      if (body.continue_final_message === true) checkOpenMessage(body, context)
     })
 }
 
@@ -64,6 +68,28 @@ function checkToolChoice(
   if (typeof choice !== 'object') return
   if (!tools.some((tool) => tool.function.name === choice.function.name))
     refuse(`No function of this name stands in tools: ${choice.function.name.slice(0, 64)}.`)
+}
+
+/** Only the beginning of an answer can be gone on with. */
+function checkOpenMessage(
+  body: { add_generation_prompt?: boolean | undefined; messages: readonly ChatMessage[] },
+  context: z.RefinementCtx,
+): void {
+  const refuse = (path: PropertyKey[], message: string) => context.addIssue({ code: 'custom', path, message })
+  if (body.add_generation_prompt === true)
+    refuse(
+      ['continue_final_message'],
+      'Not together with add_generation_prompt: true, which opens a new message.',
+    )
+  const index = body.messages.length - 1
+  const last = body.messages[index]!
+  if (last.role !== 'assistant')
+    refuse(['messages', index, 'role'], "With continue_final_message the last message is the assistant's.")
+  else if ((last.tool_calls ?? []).length > 0)
+    refuse(
+      ['messages', index, 'tool_calls'],
+      'A message that calls tools is over: continue_final_message has nothing to go on with.',
+    )
 }
 
 /** OpenAI's fields about matters that this server does not have, or that change nothing here. */

@@ -1,8 +1,9 @@
 import type { ChatRequest } from '../api/chat.ts'
 import { messageOf, UserError } from '../base/errors.ts'
 import { Problem } from '../http/problem.ts'
-import { type ChatTemplate, templateMessage } from '../tokenizer/chat-template.ts'
+import { type ChatRendering, type ChatTemplate, templateMessage } from '../tokenizer/chat-template.ts'
 import type { SpecialSpellings } from '../tokenizer/special-spellings.ts'
+import { openConversation } from './open-message.ts'
 
 /** A conversation as the model's template writes it. */
 export interface ChatPrompt {
@@ -28,26 +29,37 @@ export function chatPrompt(
   const tools = body.tool_choice === 'none' ? undefined : body.tools
   const written: Written = { messages, tools, reasoning_effort, chat_template_kwargs }
   try {
-    return spellings.rendered(written, (seen) => render(seen, template))
+    return spellings.rendered(written, (seen) => render(seen, template, body))
   } catch (error) {
     if (!(error instanceof UserError)) throw error
     throw new Problem(400, 'invalid_value', error.message, { param: 'messages' })
   }
 }
 
-function render(written: Written, template: ChatTemplate): string {
+/** How the conversation ends: with the opening of an answer, as it is, or inside its last message. */
+type Ending = Pick<ChatRequest, 'add_generation_prompt' | 'continue_final_message'>
+
+function render(written: Written, template: ChatTemplate, ending: Ending): string {
   const { messages, tools, reasoning_effort, chat_template_kwargs } = written
   const conversation = {
     messages: messages.map(templateMessage),
-    addGenerationPrompt: true,
+    addGenerationPrompt: ending.add_generation_prompt ?? true,
     extra: { ...(reasoning_effort === undefined ? {} : { reasoning_effort }), ...chat_template_kwargs },
   }
+  const text = (rendering: ChatRendering): string => {
+    if (ending.continue_final_message !== true) return template.render(rendering)
+    const open = openConversation(rendering, template)
+    if (open !== undefined) return open
+    const message = "The model's chat template rewrites the last message, so nothing can go on behind it."
+    throw new Problem(400, 'chat_template_refused', message, { param: 'continue_final_message' })
+  }
   try {
-    const withoutTools = template.render(conversation)
+    const withoutTools = text(conversation)
     if (tools === undefined || tools.length === 0) return withoutTools
-    const withTools = template.render({ ...conversation, tools })
+    const withTools = text({ ...conversation, tools })
     if (withTools !== withoutTools) return withTools
   } catch (error) {
+    if (error instanceof Problem) throw error
     // Templates are programs of the model's maker: what they do not take, they say by throwing.
     throw new Problem(400, 'chat_template_refused', messageOf(error), { param: 'messages' })
   }

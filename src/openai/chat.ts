@@ -159,6 +159,10 @@ async function encodeMessages(body: ChatRequest, endpoint: Endpoint): Promise<re
   return await encoder.encode(text, engine.info, { field: 'messages', options })
 }
 
+function goesOnBehindText({ continue_final_message, messages }: ChatRequest): boolean {
+  return continue_final_message === true && (messages.at(-1)!.content ?? '') !== ''
+}
+
 function generationParts(
   body: ChatRequest,
   prompt: readonly number[],
@@ -173,21 +177,16 @@ function generationParts(
   const room = roomBehind(prompt.length, info, 'messages')
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? room
   checkRoom(prompt.length, maxTokens, info, 'messages')
-  return Array.from({ length: body.n ?? 1 }, (_, index) => ({
-    index,
-    request: {
-      ...base,
-      id: randomUUID(),
-      prompt,
-      maxTokens,
-      sampling: { ...base.sampling, seed: seedOfChoice(base.sampling.seed, index) },
-    },
-    transcript: new Transcript(
-      endpoint.tokenizer,
-      stopStrings(body),
-      base.minTokens,
-      mayCall(body) ? markTokens(endpoint.tokenizer) : undefined,
-    ),
-    promptOnly: false,
-  }))
+  const kept = mayCall(body) ? markTokens(endpoint.tokenizer) : undefined
+  return Array.from({ length: body.n ?? 1 }, (_, index) => {
+    const transcript = new Transcript(endpoint.tokenizer, stopStrings(body), base.minTokens, kept)
+    if (goesOnBehindText(body)) transcript.continueBehind(prompt)
+    const sampling = { ...base.sampling, seed: seedOfChoice(base.sampling.seed, index) }
+    return {
+      index,
+      request: { ...base, id: randomUUID(), prompt, maxTokens, sampling },
+      transcript,
+      promptOnly: false,
+    }
+  })
 }
