@@ -123,7 +123,7 @@ test('a job with more ranks than its cluster has devices starts none of them', a
   const row = await world.until(id, ({ status }) => status.message !== 'It waits for its turn.')
   expect(row.status.message).toMatch(/5/)
   expect([row.state, row.attempt]).toEqual(['waiting', 0])
-  expect(() =>
+  await expect(
     world.jobs.create('p', { file: { run: ['true'], nodes: 256, processes: 256 } }),
   ).rejects.toThrow(/nodes.*more than 1024/)
 })

@@ -1,5 +1,5 @@
 /** Commands in containers: the arguments of both engines, and real containers where podman runs them. */
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -7,6 +7,8 @@ import { type ContainerDemand, isOver } from '../../src/control/launchers/launch
 import {
   type ContainerMember,
   containerCommand,
+  findEngine,
+  passesStreams,
   writeLogin,
 } from '../../src/control/launchers/local/containers.ts'
 import { processIdentity } from '../../src/control/launchers/local/process-identity.ts'
@@ -31,6 +33,7 @@ const member: ContainerMember = {
   },
   ...{
     variables: ['RANK', 'TOKEN'],
+    settings: { PATH: '/opt/conda/bin:/bin' },
     gpus: [4, 6],
     loginFolder: '/runs/job_1-2/login',
     user: { uid: 1000, gid: 100 },
@@ -45,7 +48,15 @@ const limits = ['--memory', '1073741824', '--cpus', '1.5', '--shm-size', '671088
 const rest = [
   ...['--mount', 'type=bind,"source=/jobs/job_1/work,space","target=/jobs/job_1/work,space"'],
   ...['--mount', 'type=bind,source=/sdk,target=/sdk,readonly', '--env', 'RANK', '--env', 'TOKEN'],
-  ...['--env', 'HOME=/tmp', '--env', 'CUDA_VISIBLE_DEVICES=0,1', 'registry.example.org/team/train:1'],
+  ...[
+    '--env',
+    'HOME=/tmp',
+    '--env',
+    'PATH=/opt/conda/bin:/bin',
+    '--env',
+    'CUDA_VISIBLE_DEVICES=0,1',
+    'registry.example.org/team/train:1',
+  ],
   ...['python3', 'train.py', '--lr', '1'],
 ]
 
@@ -70,6 +81,14 @@ test('podman gets the same, its own words for GPUs, passwords and users', () => 
   ])
 })
 
+test('podman hands its streams down where it can', () => {
+  const command = containerCommand({ kind: 'podman', program: 'podman', passesStreams: true }, member)
+  expect(command.slice(command.indexOf('--log-driver')).slice(0, 2)).toEqual(['--log-driver', 'passthrough'])
+  expect(['3.4.4 false', '4.3.1 true', '', '4.3.1 false', '5.0.0-dev false\n'].map(passesStreams)).toEqual([
+    ...[false, false, false, true, true],
+  ])
+})
+
 test('the password of a registry lies in a file that only its owner reads', () => {
   const folder = mkdtempSync(join(tmpdir(), 'ropeway-login-'))
   writeLogin(folder, { registry: 'registry.example.org', username: 'ann', password: 'p' })
@@ -81,12 +100,13 @@ test('the password of a registry lies in a file that only its owner reads', () =
 })
 
 const podman = new Podman()
+const engine = await findEngine(process.env)
 afterAll(() => podman[Symbol.dispose]())
 if (podman.missing !== undefined) console.warn(`skipped: ${podman.missing}`)
 
 describe.skipIf(podman.missing !== undefined)('with podman', () => {
-  const open = async () => {
-    const harness = await openLocal()
+  const open = async (own = engine) => {
+    const harness = await openLocal({ engine: async () => own })
     const container: ContainerDemand = {
       ...{ image, network: 'none' },
       mounts: [{ path: harness.folder, readOnly: false }],
@@ -145,6 +165,21 @@ describe.skipIf(podman.missing !== undefined)('with podman', () => {
     expect(podman.containers()).toEqual([])
   })
 
+  test('an engine that takes its time to remove a container is let do so', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'ropeway-slow-'))
+    const program = join(folder, 'podman')
+    const script = `[ "$1" = rm ] && sleep 2\nexec ${engine!.program} "$@"\n`
+    writeFileSync(program, `#!/bin/sh\n${script}`, { mode: 0o755 })
+    await using world = await open({ ...engine!, program })
+    await world.submit('deaf', "trap '' TERM; echo up; while :; do sleep 1; done")
+    await world.says('deaf', 'up')
+    // From a second behind the grace on, each look ends what is left of the member.
+    await world.harness.launcher.cancel('deaf', 100)
+    expect((await world.over('deaf')).member.state).toBe('ended')
+    expect(podman.containers()).toEqual([])
+    rmSync(folder, { recursive: true })
+  })
+
   test('a container whose wrapper is killed goes with it, and its member is lost', async () => {
     await using world = await open()
     await world.submit('a', "trap '' TERM; echo up; while :; do sleep 1; done")
@@ -154,6 +189,26 @@ describe.skipIf(podman.missing !== undefined)('with podman', () => {
     expect((await world.over('a')).member.state).toBe('lost')
     expect(podman.containers()).toEqual([])
   })
+
+  test('variables that are meant for the image do not keep its engine from being found', async () => {
+    await using world = await open()
+    const variables = { PATH: '/opt/conda/bin', HOME: '/data', TMPDIR: '/missing', LD_PRELOAD: '/missing.so' }
+    expect(await world.submit('a', 'echo $PATH $HOME $TMPDIR $LD_PRELOAD', variables)).toEqual({ ok: true })
+    expect((await world.over('a')).lines).toEqual(['/opt/conda/bin /data /missing /missing.so'])
+  })
+
+  test.skipIf(!engine?.passesStreams)(
+    'a command writes straight into the log of its member, which it may open again',
+    async () => {
+      await using world = await open()
+      const script = '/bin/busybox readlink /proc/self/fd/1; echo seen > /dev/stderr; echo last'
+      expect(await world.submit('a', script)).toEqual({ ok: true })
+      // A pipe of the engine, which copies, would have no name.
+      expect((await world.over('a')).lines.sort()).toEqual([
+        ...[expect.stringContaining('/out.pipe'), 'last', 'seen'],
+      ])
+    },
+  )
 
   test('an image that is nowhere is the reason that the member gives', async () => {
     await using world = await open()

@@ -135,6 +135,42 @@ test('arguments reach the program as they are, whatever a shell would make of th
   expect(() => readFileSync(join(run.folder, 'stolen'))).toThrow()
 })
 
+test('a script may open its own output again, and all of it is kept', async () => {
+  await using run = await openLocal()
+  const script = `echo plain; echo again > /dev/stderr; echo both | tee /dev/stderr; echo more > /dev/stdout
+    i=0; while [ $i -lt 20000 ]; do echo "line $i of many"; i=$((i+1)); done; printf 'no end'`
+  await run.launcher.submit({
+    ...{ id: 'a', command: ['sh', '-c', script], environment: {}, folder: run.folder, members: 1 },
+  })
+  await over(run, 'a')
+  const { lines, complete } = await run.launcher.logs('a', { member: 0, bytesMax: 1 << 24 })
+  const of = (stream: string) => lines.filter((line) => line.stream === stream).map(({ text }) => text)
+  expect(complete).toBe(true)
+  expect(of('err')).toEqual(['again', 'both'])
+  const many = Array.from({ length: 20_000 }, (_, index) => `line ${index} of many`)
+  expect(of('out')).toEqual(['plain', 'both', 'more', ...many, 'no end'])
+  // No pipe is left that another process could open.
+  expect(readdirSync(memberFolder(join(run.root, 'a'), 0)).filter((name) => /pipe/.test(name))).toEqual([])
+})
+
+test('a machine without mkfifo keeps the output too', async () => {
+  await using run = await openLocal()
+  const sh = spawnSync('sh', ['-c', 'command -v sh'], { encoding: 'utf8' }).stdout.trim()
+  const before = process.env.PATH
+  process.env.PATH = run.folder
+  try {
+    await run.launcher.submit({
+      ...{ id: 'a', command: [sh, '-c', 'echo one; echo two >&2'], environment: {}, folder: run.folder },
+      members: 1,
+    })
+  } finally {
+    process.env.PATH = before
+  }
+  await over(run, 'a')
+  const { lines } = await run.launcher.logs('a', { member: 0, bytesMax: 1 << 16 })
+  expect(lines.map(({ stream, text }) => `${stream} ${text}`).sort()).toEqual(['err two', 'out one'])
+})
+
 test('what a server that was killed left half made or half removed is cleared by the next one', async () => {
   await using run = await openLocal()
   const dead = spawnSync('true').pid

@@ -1,20 +1,26 @@
 /**
  * Commands in containers, by podman or docker: argument lists alone, no shell. Secrets never stand in arguments, which
  * every user of the machine can read: variables go by name (`--env NAME` takes the value of the engine's own
- * environment), passwords of registries by a file.
+ * environment), passwords of registries by a file. What would steer the engine itself ({@link isOfEngine}) is a setting,
+ * never a secret, and goes by value.
  *
  * The client of the engine is the member's process: it hands SIGTERM on to the command, and its end has the command's
  * exit code. The container may outlive it, so whoever ends a member removes the container by its name.
  */
 import { execFile, spawnSync } from 'node:child_process'
-import { chmodSync, lchownSync, mkdirSync, readdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { accessSync, chmodSync, constants, lchownSync, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { delimiter, isAbsolute, join } from 'node:path'
 import { promisify } from 'node:util'
 import { z } from 'zod'
 import type { ContainerDemand, RegistryLogin } from '../launcher.ts'
 import { names, writeSecret } from './run-folder.ts'
 
-export const engine = z.object({ kind: z.enum(['podman', 'docker']), program: z.string() })
+export const engine = z.object({
+  kind: z.enum(['podman', 'docker']),
+  program: z.string(),
+  /** It can give a container the streams of its client; see {@link findEngine}. */
+  passesStreams: z.boolean().optional(),
+})
 export type Engine = z.output<typeof engine>
 
 export const engineMissing =
@@ -28,23 +34,55 @@ const processesMax = 4096
 const nobody = 65_534
 
 const known: { readonly [Kind in Engine['kind']]: readonly string[] } = {
-  podman: ['info', '--format', '{{.Host.OCIRuntime.Name}}'],
+  podman: ['info', '--format', '{{.Version.Version}} {{.Host.Security.SELinuxEnabled}}'],
   // Asks its service too: the program alone runs nothing.
   docker: ['info', '--format', '{{.ServerVersion}}'],
 }
 
-/** The first of podman and docker that answers; undefined when none does. */
+/**
+ * The first of podman and docker that answers; undefined when none does.
+ *
+ * podman copies a container's output to its client by a socket that it may accept after the container began to write:
+ * a short command's output was then lost. Since version 4 it can hand its own streams down instead. Under SELinux a
+ * container may not write to a pipe that lies in a folder of ours, so there it goes on copying.
+ */
 export async function findEngine(environment: NodeJS.ProcessEnv): Promise<Engine | undefined> {
   for (const [kind, probe] of Object.entries(known) as [Engine['kind'], readonly string[]][]) {
     try {
-      await promisify(execFile)(kind, [...probe], { timeout: probeMs, env: environment })
-      return { kind, program: kind }
+      const program = programPath(kind, environment)
+      if (program === undefined) continue
+      const { stdout } = await promisify(execFile)(program, [...probe], {
+        timeout: probeMs,
+        env: environment,
+      })
+      return { kind, program, passesStreams: kind === 'podman' && passesStreams(stdout) }
     } catch (error) {
       // Not there, or not working: either way it is not the one.
       if (!(error instanceof Error)) throw error
     }
   }
   return undefined
+}
+
+/** Looked for once, here: a command's variables are its client's too, and its PATH is that of its image. */
+function programPath(name: string, { PATH = '' }: NodeJS.ProcessEnv): string | undefined {
+  return PATH.split(delimiter)
+    .filter((folder) => isAbsolute(folder))
+    .map((folder) => join(folder, name))
+    .find((path) => {
+      try {
+        accessSync(path, constants.X_OK)
+        return statSync(path).isFile()
+      } catch {
+        return false
+      }
+    })
+}
+
+/** `answer` is `<version> <whether SELinux confines containers>`. */
+export function passesStreams(answer: string): boolean {
+  const [version = '', hasSelinux] = answer.trim().split(' ')
+  return Number.parseInt(version, 10) >= 4 && hasSelinux === 'false'
 }
 
 /** Variables that tell an engine where its service, storage and settings are. */
@@ -59,6 +97,14 @@ export function engineEnvironment(environment: NodeJS.ProcessEnv): Record<string
   )
 }
 
+/** By PATH and such the engine finds its own programs, files and service: what an image needs there is nothing to it. */
+const ofEngine =
+  /^(PATH|HOME|TMPDIR|LD_\w+|XDG_\w+|SSL_CERT_\w+|CONTAINERS_\w*CONF\w*|CONTAINER_(HOST|CONNECTION|SSHKEY)|STORAGE_(DRIVER|OPTS)|DOCKER_(HOST|CONTEXT|CONFIG|TLS\w*|CERT_PATH|API_VERSION)|REGISTRY_AUTH_FILE)$/
+
+export function isOfEngine(variable: string): boolean {
+  return ofEngine.test(variable)
+}
+
 export function containerName(run: string, member: number): string {
   return `ropeway-${run}-${member}`
 }
@@ -69,8 +115,10 @@ export interface ContainerMember {
   readonly container: ContainerDemand
   readonly command: readonly string[]
   readonly folder: string
-  /** Names of the variables that the command finds. */
+  /** Names of the variables that the command finds and that are in the engine's environment. */
   readonly variables: readonly string[]
+  /** Variables of the command that the engine must not see; see {@link isOfEngine}. */
+  readonly settings: Readonly<Record<string, string>>
   /** Indices of its GPUs on the machine. */
   readonly gpus: readonly number[]
   /** Where the engine finds the registry's password, as {@link writeLogin} wrote it. */
@@ -79,7 +127,8 @@ export interface ContainerMember {
 }
 
 /** Program and arguments that run the member's command in a container. */
-export function containerCommand({ kind, program }: Engine, member: ContainerMember): string[] {
+export function containerCommand(engine: Engine, member: ContainerMember): string[] {
+  const { kind, program } = engine
   const { container, run, folder, user, loginFolder, gpus } = member
   const { network, memoryBytes, cpus, sharedMemoryBytes } = container
   const name = containerName(run, member.member)
@@ -93,13 +142,17 @@ export function containerCommand({ kind, program }: Engine, member: ContainerMem
       : []),
     // Without root, podman would map the user to another one, who may not write into the mounts.
     ...(kind === 'podman' && user.uid !== nobody ? ['--userns', 'keep-id'] : []),
+    ...(engine.passesStreams === true ? ['--log-driver', 'passthrough'] : []),
     ...(memoryBytes === undefined ? [] : ['--memory', String(memoryBytes)]),
     ...(cpus === undefined ? [] : ['--cpus', String(cpus)]),
     ...(sharedMemoryBytes === undefined ? [] : ['--shm-size', String(sharedMemoryBytes)]),
     ...gpuArguments(kind, gpus),
     ...container.mounts.flatMap(({ path, readOnly }) => ['--mount', mountText(path, readOnly)]),
     ...member.variables.flatMap((variable) => ['--env', variable]),
-    ...['--env', 'HOME=/tmp', ...(gpus.length === 0 ? [] : ['--env', visibleInside(gpus.length)])],
+    ...Object.entries({ HOME: '/tmp', ...member.settings }).flatMap(([name, value]) => [
+      ...['--env', `${name}=${value}`],
+    ]),
+    ...(gpus.length === 0 ? [] : ['--env', visibleInside(gpus.length)]),
     container.image,
     ...member.command,
   ]

@@ -24,7 +24,14 @@ import {
   refuse,
   type Submission,
 } from '../launcher.ts'
-import { type Engine, engineEnvironment, engineMissing, findEngine, writeLogin } from './containers.ts'
+import {
+  type Engine,
+  engineEnvironment,
+  engineMissing,
+  findEngine,
+  isOfEngine,
+  writeLogin,
+} from './containers.ts'
 import { freeDevices } from './devices.ts'
 import { passedOn } from './inherited.ts'
 import { readLog } from './log-files.ts'
@@ -218,6 +225,8 @@ export class LocalLauncher implements Launcher {
     const path = this.#wrapper.pathname
     const loader = path.endsWith('.ts') ? ['--import', import.meta.resolve('tsx')] : []
     const errors = openSync(join(folder, 'wrapper.log'), 'a', 0o600)
+    const own = { ...request.environment, ...secrets, ...request.memberEnvironments?.[index] }
+    const isSeen = (name: string) => request.container === undefined || name in secrets || !isOfEngine(name)
     const wrapper = spawn(process.execPath, [...loader, path, folder], {
       cwd: '/',
       detached: true,
@@ -225,9 +234,7 @@ export class LocalLauncher implements Launcher {
       env: {
         ...passedOn(process.env),
         ...(request.container !== undefined && engineEnvironment(process.env)),
-        ...request.environment,
-        ...secrets,
-        ...request.memberEnvironments?.[index],
+        ...Object.fromEntries(Object.entries(own).filter(([name]) => isSeen(name))),
         ...(indices.length > 0 && { ROPEWAY_DEVICES: indices.join(',') }),
         ...(indices.length > 0 && type !== 'cpu' && { CUDA_VISIBLE_DEVICES: indices.join(',') }),
         ROPEWAY_ADDRESS_FILE: join(folder, names.address),

@@ -4,8 +4,8 @@
  * process group, keeps its log, carries out a cancel, and writes the result when nothing of the member is left: not
  * when it was killed, but when it is gone.
  */
-import { type ChildProcessByStdio, spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { closeSync, existsSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -13,9 +13,17 @@ import { assert } from '../../../base/assert.ts'
 import { type Clock, systemClock } from '../../../base/clock.ts'
 import { messageOf } from '../../../base/errors.ts'
 import { writeFileAtomic } from '../../../base/files.ts'
-import { containerCommand, containerUser, engine, giveMounts, removeContainer } from './containers.ts'
+import {
+  containerCommand,
+  containerUser,
+  engine,
+  giveMounts,
+  isOfEngine,
+  removeContainer,
+} from './containers.ts'
 import { LineCutter, LogWriter, logBytesDefault } from './log-files.ts'
 import { killMember } from './member-processes.ts'
+import { openOutputPipe } from './output-pipe.ts'
 import { identify, identifyChild, memberLabel, runLabel, sendSignal } from './process-identity.ts'
 import {
   type CancelNote,
@@ -29,7 +37,7 @@ import {
   storedRequest,
 } from './run-folder.ts'
 
-type Command = ChildProcessByStdio<null, Readable, Readable>
+type Sources = Readonly<Record<'out' | 'err', Readable>>
 
 /** Output that grandchildren hold open is waited for so long after the command itself ended. */
 const drainMs = 2_000
@@ -76,16 +84,19 @@ async function runCommand(
   const log = new LogWriter(folder, request.logBytesMax ?? logBytesDefault, () => clock.unixMs())
   const inContainer = containerOf(request, folder)
   const [program, ...rest] = inContainer?.command ?? request.command
+  const pipes = [openOutputPipe(folder, 'out'), openOutputPipe(folder, 'err')] as const
   const child = spawn(program!, rest, {
     cwd: request.folder,
     // The wrapper was given exactly what the command may see, labels included.
     env: process.env,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['ignore', ...pipes.map((pipe) => pipe?.fd ?? 'pipe')],
     detached: true,
   })
   const command = child.pid === undefined ? undefined : identifyChild(child.pid)
+  for (const pipe of pipes) if (pipe !== undefined) closeSync(pipe.fd)
+  const sources = { out: pipes[0]?.source ?? child.stdout!, err: pipes[1]?.source ?? child.stderr! }
   let lastError = ''
-  keepLog(child, log, (text) => {
+  keepLog(sources, log, (text) => {
     lastError = text
   })
   const end = await new Promise<Omit<MemberResult, 'endedMs'>>((resolve) => {
@@ -102,7 +113,7 @@ async function runCommand(
         writeFileAtomic(join(folder, names.process), JSON.stringify({ process: command, startedMs }))
     }
   })
-  await drained(child)
+  await drained([sources.out, sources.err])
   const all = { run: request.id, member: Number(basename(folder)), command, asParent: true }
   await untilNothingIsLeft(
     () => inContainer?.remove(),
@@ -129,15 +140,21 @@ function containerOf(request: StoredRequest, folder: string) {
   const user = containerUser()
   giveMounts(container, user)
   const loginFolder = join(runFolder, names.login)
+  const isSecret = new Set(secretNames)
+  const settings = Object.fromEntries(
+    Object.entries(own).filter(([name]) => isOfEngine(name) && !isSecret.has(name)),
+  )
+  const variables = [...Object.keys(own), ...secretNames, runLabel, memberLabel].filter(
+    (name) => name in process.env && !(name in settings),
+  )
   const arguments_ = containerCommand(found, {
-    ...{ run: id, member, container, command, folder: request.folder, user },
-    variables: [...Object.keys(own), ...secretNames, runLabel, memberLabel].filter(
-      (name) => name in process.env,
-    ),
+    ...{ run: id, member, container, command, folder: request.folder, user, variables, settings },
     gpus: devices?.type === 'cpu' ? [] : (devices?.indices ?? []),
     ...(existsSync(loginFolder) && { loginFolder }),
   })
-  return { command: arguments_, remove: () => removeContainer(found, id, member, process.env) }
+  // With the labels, whoever ends a member that is late would end the removal too, at each look.
+  const { [runLabel]: _run, [memberLabel]: _member, ...unlabelled } = process.env
+  return { command: arguments_, remove: () => removeContainer(found, id, member, unlabelled) }
 }
 
 /**
@@ -159,11 +176,9 @@ async function untilNothingIsLeft(
   }
 }
 
-function keepLog(child: Command, log: LogWriter, onError: (text: string) => void): void {
-  for (const [stream, source] of [
-    ['out', child.stdout],
-    ['err', child.stderr],
-  ] as const) {
+function keepLog(sources: Sources, log: LogWriter, onError: (text: string) => void): void {
+  for (const stream of ['out', 'err'] as const) {
+    const source = sources[stream]
     const cutter = new LineCutter((text) => {
       log.line(stream, text)
       if (stream === 'err') onError(text)
@@ -173,8 +188,8 @@ function keepLog(child: Command, log: LogWriter, onError: (text: string) => void
   }
 }
 
-function drained(child: Command): Promise<void> {
-  const streams = [child.stdout, child.stderr].filter((stream) => !stream.readableEnded)
+function drained(sources: readonly Readable[]): Promise<void> {
+  const streams = sources.filter((stream) => !stream.readableEnded)
   if (streams.length === 0) return Promise.resolve()
   return new Promise((resolve) => {
     const finish = () => {
