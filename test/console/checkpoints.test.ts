@@ -75,7 +75,7 @@ describeAtThePage(
       await guest.goto(`${at.bench.service.url}/projects/default/checkpoints`)
       await guest.getByRole('row', { name: /^base/ }).waitFor()
       await guest.getByText('It takes develop to link, delete and restore checkpoints').waitFor()
-      expect(await guest.locator('main').getByRole('button').count()).toBe(0)
+      await expect.poll(() => guest.locator('main').getByRole('button').count()).toBe(0)
     })
   },
 )

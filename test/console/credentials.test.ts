@@ -36,7 +36,7 @@ describeAtThePage('credentials in the page', { links: ['Credentials'] }, (at) =>
     await at.page.getByRole('button', { name: 'Store' }).click()
     await at.page.getByText('bucket is stored.').waitFor()
     await at.page.getByRole('row', { name: /^bucket s3 access key id, secret access key / }).waitFor()
-    expect(await secret.inputValue()).toBe('')
+    await expect.poll(() => secret.inputValue()).toBe('')
     expect(await held('bucket', 's3')).toEqual({
       ...{ kind: 's3', access_key_id: 'AKIA', secret_access_key: 'geheim 1234 ' },
     })
@@ -72,13 +72,13 @@ describeAtThePage('credentials in the page', { links: ['Credentials'] }, (at) =>
     await at.page.getByLabel('Token').fill('hf_2')
     await at.page.getByLabel('Kind').selectOption('mlflow')
     await at.page.getByText('Either a token, or a name and a password.').waitFor()
-    expect(await at.page.getByLabel('Token').inputValue()).toBe('')
+    await expect.poll(() => at.page.getByLabel('Token').inputValue()).toBe('')
   })
 
   test('other values are put into one, which keeps its name', async () => {
     await at.page.getByRole('row', { name: 'hub' }).getByRole('button', { name: 'Replace' }).click()
     await at.page.getByRole('heading', { name: 'Other values for hub' }).waitFor()
-    expect(await at.page.getByLabel('Kind').inputValue()).toBe('huggingface')
+    await expect.poll(() => at.page.getByLabel('Kind').inputValue()).toBe('huggingface')
     await at.page.getByLabel('Token').fill('hf_3')
     await at.page.getByLabel('Endpoint').fill('https://mirror.example.org')
     await at.page.getByRole('button', { name: 'Put them in' }).click()
@@ -149,7 +149,7 @@ describeAtThePage('credentials in the page', { links: ['Credentials'] }, (at) =>
     await developer.getByRole('row', { name: 'bucket' }).waitFor()
     await developer.getByText('It takes maintain to store, replace and delete credentials').waitFor()
     for (const verb of ['Store', 'Replace', 'Delete'])
-      expect(await developer.getByRole('button', { name: verb }).count()).toBe(0)
+      await expect.poll(() => developer.getByRole('button', { name: verb }).count()).toBe(0)
     const { other: guest, refused } = await pageOf('guest', 'guest')
     await guest.getByText('You are guest in default. It takes develop to see which').waitFor()
     // Nothing was asked that would be refused.

@@ -64,7 +64,7 @@ describeAtThePage(
         await route.continue()
       })
       await at.page.getByLabel('Choose files').setInputFiles(`${at.bench.folder}/Large File.txt`)
-      expect(await at.page.getByLabel('Dataset, new').inputValue()).toBe('large-file')
+      await expect.poll(() => at.page.getByLabel('Dataset, new').inputValue()).toBe('large-file')
       await at.page.getByRole('button', { name: 'Upload', exact: true }).click()
       await at.page.getByText('What arrived is kept').waitFor()
       const before = new Set(sent)
@@ -84,7 +84,7 @@ describeAtThePage(
     })()`)
       await at.page.getByText('Drop files or a folder here').dispatchEvent('drop', { dataTransfer: dropped })
       await at.page.getByText('One.txt, 3 B').waitFor()
-      expect(await at.page.getByLabel('Dataset, new').inputValue()).toBe('one')
+      await expect.poll(() => at.page.getByLabel('Dataset, new').inputValue()).toBe('one')
     })
 
     test('a folder that is dropped is taken with all that lies in it, but what begins with a dot', async () => {
@@ -97,7 +97,7 @@ describeAtThePage(
         await session.send('Input.dispatchDragEvent', { type, x: x + 5, y: y + 5, data })
       await at.page.getByText('2 files').waitFor()
       await at.page.getByText('more/notes.txt').waitFor()
-      expect(await at.page.getByText('.hidden').count()).toBe(0)
+      await expect.poll(() => at.page.getByText('.hidden').count()).toBe(0)
     })
 
     test('an upload that is stopped sends nothing more, and goes on when it is asked to', async () => {
@@ -141,7 +141,7 @@ describeAtThePage(
       await at.page.getByRole('button', { name: 'Delete' }).click()
       await at.page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
       await at.page.getByRole('link', { name: 'reviews' }).waitFor()
-      expect(await at.page.getByRole('link', { name: 'linked' }).count()).toBe(0)
+      await expect.poll(() => at.page.getByRole('link', { name: 'linked' }).count()).toBe(0)
       expect(at.complaints.filter((text) => !/status of 40[01]|ERR_FAILED/.test(text))).toEqual([])
     })
 
@@ -150,7 +150,7 @@ describeAtThePage(
       await plain.addInitScript(() => Object.defineProperty(crypto, 'subtle', { value: undefined }))
       await plain.goto(`${at.bench.service.url}/projects/default/data/reviews`)
       await plain.getByText('ropeway dataset upload reviews FILE_OR_FOLDER').waitFor()
-      expect(await plain.getByLabel('Choose files').count()).toBe(0)
+      await expect.poll(() => plain.getByLabel('Choose files').count()).toBe(0)
       await plain.close()
     })
   },

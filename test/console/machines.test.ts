@@ -76,7 +76,7 @@ describeAtThePage('machines in the page', { clock: systemClock, links: ['Machine
     await other.getByRole('row', { name: /^local 0 of/ }).waitFor()
     await other.getByText('Only who runs this service changes').waitFor()
     await other.getByText('As many devices as there are.').waitFor()
-    expect(await other.locator('main').getByRole('button').count()).toBe(0)
+    await expect.poll(() => other.locator('main').getByRole('button').count()).toBe(0)
     expect(refused).toEqual([])
   })
 })

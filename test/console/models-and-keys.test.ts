@@ -47,7 +47,7 @@ describeAtThePage(
         .getByRole('link', { name: 'Deploy' })
         .click()
       await at.page.getByLabel('Model or checkpoint').waitFor()
-      expect(await at.page.getByLabel('Model or checkpoint').inputValue()).toBe('chat@1')
+      await expect.poll(() => at.page.getByLabel('Model or checkpoint').inputValue()).toBe('chat@1')
     })
 
     test('a key is shown once, may do what was said, and is refused once it is revoked', async () => {
@@ -71,7 +71,7 @@ describeAtThePage(
       expect((await asked()).status).toBe(401)
       await at.page.reload()
       await at.page.getByRole('heading', { name: 'Keys', exact: true }).waitFor()
-      expect(await at.page.getByText(key).count()).toBe(0)
+      await expect.poll(() => at.page.getByText(key).count()).toBe(0)
     })
 
     test('a budget of the project or of a key is set, shown and removed', async () => {
@@ -121,7 +121,7 @@ describeAtThePage(
       await at.page.reload()
       const role = at.page.getByLabel('Role of new@example.org')
       await role.waitFor()
-      expect(await role.inputValue()).toBe('guest')
+      await expect.poll(() => role.inputValue()).toBe('guest')
       await role.selectOption('maintain')
       const members = async () => (await ropeway(['project', 'members', '--json'])).json
       await expect.poll(async () => (await members()).map((one) => one.role)).toContain('maintain')

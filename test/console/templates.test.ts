@@ -60,13 +60,13 @@ describeAtThePage(
       const text = await at.page.getByLabel('Job file').inputValue()
       expect(text).toContain('steps: 6')
       await at.page.getByLabel('Job file').fill(text.replace('steps: 6', 'steps: 9'))
-      expect(await at.page.getByLabel('Template').inputValue()).toBe('nightly')
+      await expect.poll(() => at.page.getByLabel('Template').inputValue()).toBe('nightly')
       await at.page.getByRole('button', { name: 'Keep' }).click()
       await at.page.getByRole('row', { name: 'nightly train' }).waitFor()
       expect(await kept('nightly')).toMatchObject({ version: 2, file: { name: 'nightly', steps: 9 } })
       // What the page had before is not what it begins with.
       await at.page.getByRole('row', { name: 'nightly' }).getByRole('link', { name: 'Run or change' }).click()
-      expect(await at.page.getByLabel('Job file').inputValue()).toContain('steps: 9')
+      await expect.poll(() => at.page.getByLabel('Job file').inputValue()).toContain('steps: 9')
     })
 
     test('one that came with a folder runs with it', async () => {
