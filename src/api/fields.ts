@@ -121,6 +121,8 @@ export function generationFields(limits: RequestLimits) {
     top_k: maybe(z.int().min(-1).max(Number.MAX_SAFE_INTEGER)),
     min_p: maybe(z.number().min(0).max(1)),
     repetition_penalty: maybe(z.number().gt(0).max(10)),
+    // The same as llama.cpp and Ollama name it; theirs looks at the last tokens alone.
+    repeat_penalty: maybe(z.number().gt(0).max(10)),
     min_tokens: maybe(count()),
     ignore_eos: maybe(z.boolean()),
     stop_token_ids: maybe(list(count(), limits.stopTokensMax)),
@@ -139,9 +141,17 @@ export type GenerationFields = z.output<z.ZodObject<ReturnType<typeof generation
 
 /** Rules between fields. */
 export function checkTogether(
-  body: { stream?: boolean | undefined; stream_options?: object | undefined },
+  body: Pick<
+    Partial<GenerationFields>,
+    'stream' | 'stream_options' | 'repetition_penalty' | 'repeat_penalty'
+  >,
   context: z.RefinementCtx,
 ): void {
+  const { repetition_penalty, repeat_penalty = repetition_penalty } = body
+  if (repetition_penalty !== undefined && repeat_penalty !== repetition_penalty) {
+    const message = 'It is another name of repetition_penalty, which says something else here.'
+    context.addIssue({ code: 'custom', path: ['repeat_penalty'], message })
+  }
   if (body.stream_options !== undefined && body.stream !== true) {
     context.addIssue({ code: 'custom', path: ['stream_options'], message: 'Only with stream: true.' })
   }

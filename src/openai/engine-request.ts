@@ -79,7 +79,7 @@ function sampling(body: GenerationFields, frame: RequestFrame): Sampling {
     seed: body.seed === undefined ? randomInt(2 ** 47) : foldSeed(body.seed),
     presencePenalty: body.presence_penalty ?? 0,
     frequencyPenalty: body.frequency_penalty ?? 0,
-    repetitionPenalty: body.repetition_penalty ?? defaults.repetitionPenalty ?? 1,
+    repetitionPenalty: body.repetition_penalty ?? body.repeat_penalty ?? defaults.repetitionPenalty ?? 1,
   }
   const biases = Object.entries(body.logit_bias ?? {})
   for (const [token] of biases) inVocabulary(Number(token), frame, `logit_bias.${token}`)

@@ -24,6 +24,7 @@ const fields = [
   'logit_bias',
   'presence_penalty',
   'repetition_penalty',
+  'repeat_penalty',
   'user',
   'tools',
   'tool_choice',
@@ -34,6 +35,8 @@ const fields = [
   'metadata',
   'modalities',
   'chat_template_kwargs',
+  'continue_final_message',
+  'add_generation_prompt',
   '__proto__',
   'constructor',
 ] as const

@@ -76,6 +76,23 @@ describe('a completion asks the engine', () => {
     })
   })
 
+  test("for a penalty by llama.cpp's and Ollama's name too, and for one where both are given", async () => {
+    const defaults = { repetitionPenalty: 1.3 }
+    for (const [path, body] of [
+      ['completions', completion],
+      ['chat/completions', chat],
+    ] as const) {
+      for (const more of [{}, { repetition_penalty: 1.2 }, { repetition_penalty: null }]) {
+        const [request] = await asked(path, { ...body, ...more, repeat_penalty: 1.2 }, { defaults })
+        expect(request!.sampling.repetitionPenalty).toBe(1.2)
+      }
+      const [without] = await asked(path, { ...body, repeat_penalty: null }, { defaults })
+      expect(without!.sampling.repetitionPenalty).toBe(1.3)
+      const error = await refused(path, { ...body, repetition_penalty: 1.1, repeat_penalty: 1.2 })
+      expect(error).toMatchObject({ status: 400, param: 'repeat_penalty', code: 'invalid_value' })
+    }
+  })
+
   test('to go past the end of the model but not past the stop tokens of the client', async () => {
     const [alone] = await asked('completions', { ...completion, ignore_eos: true })
     expect(alone).toMatchObject({ ignoreEos: true })
