@@ -1,4 +1,5 @@
-import type { z } from 'zod'
+import { z } from 'zod'
+import { type FieldPlaces, fieldPlaces, meantField } from '../base/meant-field.ts'
 import { unsupportedCode } from './fields.ts'
 
 /** The first thing wrong with a body, as a client is told of it. */
@@ -11,11 +12,16 @@ export interface BodyIssue {
 
 type Issue = z.core.$ZodIssue
 
-export function firstIssue(error: z.ZodError): BodyIssue {
-  const { issue, path } = innermost(error.issues[0]!, [])
+/** `schema` is what the body was held to. */
+export function firstIssue(error: z.ZodError, schema: z.ZodType): BodyIssue {
+  const found = error.issues.map((one) => innermost(one, []))
+  // A name that is none may be what was meant by a field that is missing.
+  const { issue, path } = found.find(({ issue }) => issue.code === 'unrecognized_keys') ?? found[0]!
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!
-    return { param: [...path, key].join('.'), message: 'Unknown field.', code: 'unknown_parameter' }
+    const meant = meantField(path.join('.'), key, placesOf(schema))
+    const message = meant === undefined ? 'Unknown field.' : `Unknown field; did you mean ${meant}?`
+    return { param: [...path, key].join('.'), message, code: 'unknown_parameter' }
   }
   const unsupported = issue.code === 'custom' && issue.params?.code === unsupportedCode
   return {
@@ -23,6 +29,26 @@ export function firstIssue(error: z.ZodError): BodyIssue {
     message: issue.message,
     code: unsupported ? unsupportedCode : 'invalid_value',
   }
+}
+
+const known = new WeakMap<z.ZodType, FieldPlaces>()
+
+function placesOf(schema: z.ZodType): FieldPlaces {
+  const places = known.get(schema) ?? fieldPlaces(wholeSchema(schema))
+  known.set(schema, places)
+  return places
+}
+
+/** With what lists hold that are checked in two steps: `list` of fields.ts. */
+function wholeSchema(schema: z.core.$ZodType): z.core.JSONSchema.JSONSchema {
+  return z.toJSONSchema(schema, {
+    ...{ io: 'input', unrepresentable: 'any' },
+    override: ({ zodSchema, jsonSchema }) => {
+      const { def } = zodSchema._zod
+      if (def.type === 'pipe' && def.out._zod.def.type !== 'transform')
+        jsonSchema.allOf = [wholeSchema(def.out)]
+    },
+  })
 }
 
 /** A union fails once per alternative; the one that got furthest into the value is the one that was meant. */

@@ -1,7 +1,8 @@
 /** The one of `names` that was probably meant by `given`: at most a third of its letters away; undefined where none is. */
 export function nearest(given: string, names: Iterable<string>): string | undefined {
   let best: string | undefined
-  let least = Math.max(1, Math.floor(given.length / 3)) + 1
+  // Of a letter alone nothing would be left.
+  let least = Math.max(Math.min(1, given.length - 1), Math.floor(given.length / 3)) + 1
   for (const name of names) {
     const apart = editDistance(given.toLowerCase(), name.toLowerCase(), least)
     if (apart < least) [best, least] = [name, apart]

@@ -29,7 +29,7 @@ const file = z.strictObject({
 export function oidcSettingsFrom(path: string): OidcSettings {
   const parsed = file.safeParse(parsedYaml(path))
   if (!parsed.success) {
-    const { param, message } = firstIssue(parsed.error)
+    const { param, message } = firstIssue(parsed.error, file)
     throw new UserError(`${path}: ${param === undefined ? '' : `${param}: `}${message}`, {
       failure: 'usage',
       fix: 'It holds issuer, client_id, service_url and perhaps client_secret_file, name, link_by_mail, sign_up (docs/service.md).',

@@ -1,6 +1,6 @@
 /** `ropeway train FILE --here` where the file says `run:`. */
 import { resolve } from 'node:path'
-import { parseRunJob } from '../api/control/run-job.ts'
+import { parseRunJob } from '../api/control/job-file.ts'
 import { UserError } from '../base/errors.ts'
 import { runHere } from './run-here.ts'
 import { shutdownSignal } from './shutdown.ts'

@@ -59,7 +59,7 @@ export async function parseBody<Schema extends z.ZodType>(
 ): Promise<z.output<Schema>> {
   const parsed = schema.safeParse(await readJson(exchange.request, limits))
   if (parsed.success) return parsed.data
-  const { param, message, code } = firstIssue(parsed.error)
+  const { param, message, code } = firstIssue(parsed.error, schema)
   throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
 }
 

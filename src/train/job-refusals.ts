@@ -1,7 +1,7 @@
 /** What is wrong with a job file, in the words of its fields. */
 import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
-import { nearest } from '../base/nearest.ts'
+import { type FieldPlaces, fieldPlaces, meantField, standsAt } from '../base/meant-field.ts'
 
 export function refused(field: string, why: string, fix?: string): UserError {
   const end = why.endsWith('?') ? '' : '.'
@@ -26,16 +26,11 @@ export function jobRefusal(error: z.ZodError, file: z.ZodType): UserError {
 }
 
 /** A name that is right elsewhere was put into the wrong place, or beside what excludes it. */
-function whyUnknown(field: string, key: string, places: ReadonlyMap<string, readonly string[]>): string {
-  const meant = nearest(key, places.keys())
-  if (meant !== key)
-    return `is not a field of a training job${meant === undefined ? '' : `; did you mean ${meant}?`}`
-  const parents = places.get(key)!
-  // An entry of a list stands where one alone might.
-  if (parents.includes(field.replace(/\.\d+$/, '')))
-    return `does not go together with the other fields of ${field}`
-  const names = parents.map((parent) => (parent === '' ? `${key} outside of ${field}` : `${parent}.${key}`))
-  return `does not belong there; did you mean ${names.join(' or ')}?`
+function whyUnknown(field: string, key: string, places: FieldPlaces): string {
+  if (standsAt(field, key, places)) return `does not go together with the other fields of ${field}`
+  const why = places.has(key) ? 'does not belong there' : 'is not a field of a training job'
+  const meant = meantField(field, key, places)
+  return meant === undefined ? why : `${why}; did you mean ${meant}?`
 }
 
 function isMissing(issue: z.core.$ZodIssue): boolean {
@@ -78,25 +73,4 @@ function deepest(issue: z.core.$ZodIssue, prefix: readonly PropertyKey[] = []): 
   )
   const best = inner.sort((a, b) => b.path.length - a.path.length)[0]
   return best === undefined || best.path.length === path.length ? { ...issue, path } : best
-}
-
-/** Where names of fields stand at any depth of a JSON schema: name -> paths of what holds them, '' for the file itself. */
-function fieldPlaces(
-  schema: unknown,
-  parent = '',
-  places = new Map<string, string[]>(),
-): Map<string, string[]> {
-  if (typeof schema !== 'object' || schema === null) return places
-  for (const [key, value] of Object.entries(schema)) {
-    if (key !== 'properties') {
-      fieldPlaces(value, parent, places)
-      continue
-    }
-    for (const [name, inner] of Object.entries(value as object)) {
-      const parents = places.get(name) ?? []
-      if (!parents.includes(parent)) places.set(name, [...parents, parent])
-      fieldPlaces(inner, parent === '' ? name : `${parent}.${name}`, places)
-    }
-  }
-  return places
 }

@@ -64,6 +64,35 @@ const code = (call: Promise<unknown>) =>
   )
 
 onEveryDatabase((databases) => {
+  test('a name that is no field is told with the one that was meant, at any depth of a job file', async () => {
+    await using service = await open(databases)
+    const said = async (file: object) => {
+      const call = service.owner.call(api.createJobEndpoint, {
+        params,
+        body: { file: { name: 'a', ...file } },
+      })
+      return await call.then(
+        () => 'made',
+        (error: Refused) => `${error.code}: ${error.message}`,
+      )
+    }
+    const run = ['true']
+    expect(await said({ run, procesess: 2 })).toBe(
+      'invalid_request: The field procesess is not a field of a job that runs a command; did you mean processes?',
+    )
+    const inPart = (name: string, meant: string) =>
+      `invalid_request: The field ${name} is not a field of a job's part job; did you mean ${meant}?`
+    expect(await said({ run, job: { clustr: 'local' } })).toBe(inPart('job.clustr', 'cluster'))
+    expect(await said({ run, job: { nodes: 2 } })).toBe(inPart('job.nodes', 'nodes outside of job'))
+    expect(await said({ run, job: { notify: { slak: 'team' } } })).toBe(inPart('job.notify.slak', 'slack'))
+    expect(await said({ steps: 3, job: { priorty: 9 } })).toBe(inPart('job.priorty', 'priority'))
+    expect(await said({ run, retries: 2 })).toContain('; did you mean job.retries?')
+    expect(await said({ run, job: { colour: 'red' } })).toMatch(
+      /colour is not a field of a job's part job\.$/,
+    )
+    expect(await said({ run, job: { devices: 0 } })).toContain('The field job.devices is not right')
+  })
+
   test('a guest sees jobs and changes none, a developer runs and stops them, others do not know of them', async () => {
     await using service = await open(databases)
     const developer = await addMember(service, 'dora', 'develop')

@@ -170,6 +170,32 @@ describe('a chat asks the engine', () => {
     }
   })
 
+  test('for nothing with a field that is none, and says which was meant, at any depth', async () => {
+    const cases: [object, string, string][] = [
+      [{ max_token: 3 }, 'max_token', 'Unknown field; did you mean max_tokens?'],
+      [
+        { stream: true, stream_options: { include_usge: true } },
+        'stream_options.include_usge',
+        'include_usage?',
+      ],
+      [{ include_usage: true }, 'include_usage', 'stream_options.include_usage?'],
+      [{ messages: [{ role: 'user', content: 'x', nane: 'y' }] }, 'messages.0.nane', 'did you mean name?'],
+      [{ colour: 'red' }, 'colour', 'colour: Unknown field.'],
+    ]
+    for (const [fields, param, message] of cases)
+      expect(await refused('chat/completions', { ...chat, ...fields })).toMatchObject({
+        ...{ status: 400, param, code: 'unknown_parameter' },
+        message: expect.stringContaining(message),
+      })
+    const prompt = { model, prompt: 'x', max_tokenz: 3 }
+    expect(await refused('completions', prompt)).toMatchObject({
+      message: expect.stringContaining('did you mean max_tokens?'),
+    })
+    expect(await refused('embeddings', { model, input: 'x', inputs: 'x' })).toMatchObject({
+      message: expect.stringContaining('did you mean input?'),
+    })
+  })
+
   test('for nothing with a message that is wrong, and says where', async () => {
     const cases: [unknown, string][] = [
       [[], 'messages'],

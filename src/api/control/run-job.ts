@@ -1,6 +1,5 @@
 /** A job that is any command (`run:`): what its file says, checked field by field. */
 import { z } from 'zod'
-import { UserError } from '../../base/errors.ts'
 import { splitCommandLine } from './command-line.ts'
 
 const argumentsMax = 1000
@@ -126,17 +125,3 @@ export const runJob = z
   })
 
 export type RunJob = z.output<typeof runJob>
-
-/** Throws a UserError that names the field when the object is not such a job. */
-export function parseRunJob(object: unknown): RunJob {
-  const result = runJob.safeParse(object)
-  if (result.success) return result.data
-  const issue = result.error.issues[0]!
-  const nested = issue.code === 'invalid_union' ? issue.errors.flat().at(-1) : undefined
-  const isUnknown = issue.code === 'unrecognized_keys'
-  const field = [...issue.path, ...(isUnknown ? [issue.keys[0]!] : [])].join('.') || 'job'
-  const why = isUnknown
-    ? 'is not a field of a job that runs a command'
-    : `is not right: ${(nested ?? issue).message}`
-  throw new UserError(`The field ${field} ${why}.`, { failure: 'usage' })
-}

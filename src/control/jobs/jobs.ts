@@ -1,6 +1,6 @@
 /** What people ask of jobs: the same for HTTP, for the command line and for tests. */
-import { createJob, type JobPlacement, type JobView, jobPlacement } from '../../api/control/jobs.ts'
-import { parseRunJob } from '../../api/control/run-job.ts'
+import { parsePlacement, parseRunJob } from '../../api/control/job-file.ts'
+import { createJob, type JobView } from '../../api/control/jobs.ts'
 import { UserError } from '../../base/errors.ts'
 import { type EventRow, eventsOf, recordEvent } from '../store/events.ts'
 import { type Nouns, startsWith } from '../store/nouns.ts'
@@ -125,13 +125,12 @@ export class Jobs {
 
   #specOf(given: unknown): { name: string; spec: JobSpec } {
     const parsed = createJob.safeParse(given)
-    if (!parsed.success) throw refusedField('', parsed.error.issues[0]!)
+    if (!parsed.success) throw refusedField(parsed.error.issues[0]!)
     const { job = {}, ...file } = parsed.data.file
-    const placement = jobPlacement.safeParse(job)
-    if (!placement.success) throw refusedField('job', placement.error.issues[0]!)
+    const placement = parsePlacement(job)
     const workspace = parsed.data.workspace === undefined ? {} : { workspace: parsed.data.workspace }
     const shared = (processes: number, graceMs: number) => ({
-      placement: placement.data as JobPlacement,
+      placement,
       processes,
       graceMs,
       ...workspace,
@@ -294,8 +293,8 @@ function conflict(row: JobRow, why: string): UserError {
   return new UserError(`The job ${row.name} is ${row.state}: ${why}.`, { failure: 'conflict' })
 }
 
-function refusedField(prefix: string, issue: { path: PropertyKey[]; message: string }): UserError {
-  const field = [prefix, ...issue.path].filter((part) => part !== '').join('.')
+function refusedField(issue: { path: PropertyKey[]; message: string }): UserError {
+  const field = issue.path.join('.')
   return new UserError(`The field ${field || 'file'} is not right: ${issue.message}.`, { failure: 'usage' })
 }
 

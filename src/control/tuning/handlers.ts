@@ -68,7 +68,7 @@ export function joiner(scope: FastifyInstance, context: ServiceContext): On {
 export function checked<Schema extends z.ZodType>(schema: Schema, value: unknown): z.output<Schema> {
   const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data
-  const { param, message, code } = firstIssue(parsed.error)
+  const { param, message, code } = firstIssue(parsed.error, schema)
   throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
 }
 
