@@ -49,9 +49,15 @@ test('what a job ends with and each of its checkpoints answer at once, beside th
     messages: [{ role: 'user', content: 'rope' }],
   })
   for await (const chunk of stream) expect(chunk.model).toBe(model)
-  const models = (await client.models.list()).data.map(({ id }) => id)
-  expect(models).toEqual(expect.arrayContaining(['tiny', model, first, last, rows[0]!.name]))
-  expect(await client.models.retrieve('tiny').catch(({ code }) => code)).toBe('model_not_found')
+  const models = (await client.models.list()).data
+  expect(models.map(({ id }) => id)).toEqual(
+    expect.arrayContaining(['tiny', model, first, last, rows[0]!.name]),
+  )
+  // Clients take a name from the list and look it up: the base too, for which no deployment answers.
+  for (const listed of models) expect(await client.models.retrieve(listed.id)).toEqual(listed)
+  const base = client.completions.create({ model: 'tiny', prompt: 'x' })
+  expect(await base.catch(({ code }) => code)).toBe('model_not_found')
+  expect(await client.models.retrieve('tinier').catch(({ code }) => code)).toBe('model_not_found')
   expect(await said(`${model}:ckpt-step-999`).catch(({ status, code }) => [status, code])).toEqual([
     404,
     'model_not_found',
@@ -66,6 +72,8 @@ test('what a job ends with and each of its checkpoints answer at once, beside th
   const stranger = client.withOptions({ apiKey: key })
   const asked = stranger.completions.create({ model, prompt: 'x' })
   expect(await asked.catch(({ code }) => code)).toBe('model_not_found')
+  for (const id of [model, 'tiny'])
+    expect(await stranger.models.retrieve(id).catch(({ code }) => code)).toBe('model_not_found')
 })
 
 test('a job that trained all weights answers by a deployment that wakes for it', async () => {

@@ -247,7 +247,11 @@ export class Gateway {
   }
 
   async #listModels(exchange: Exchange): Promise<void> {
-    const caller = await this.#callerOf(exchange, false)
+    const data = await this.#modelsOf(await this.#callerOf(exchange, false))
+    exchange.json(200, { object: 'list', data } satisfies ModelList)
+  }
+
+  async #modelsOf(caller: Caller | undefined): Promise<Model[]> {
     const { deployments } = this.#options.table.current
     const made = deployments
       .filter((deployment) => this.#mayAsk(caller, deployment))
@@ -257,14 +261,15 @@ export class Gateway {
     const others = new Map(late.map((model) => [model.id, model]))
     const named = made.map((model) => ({ ...others.get(model.id), ...model }))
     for (const { id } of made) others.delete(id)
-    const data = [...named, ...others.values()]
-    exchange.json(200, { object: 'list', data } satisfies ModelList)
+    return [...named, ...others.values()]
   }
 
   async #showModel(exchange: Exchange): Promise<void> {
     const caller = await this.#callerOf(exchange, false)
     const id = exchange.parameters.id!
-    exchange.json(200, describe(id, (await this.#target(caller, id)).deployment))
+    // What is listed can be looked up, bases that jobs start from and nothing answers for too.
+    const listed = (await this.#modelsOf(caller)).find((model) => model.id === id)
+    exchange.json(200, listed ?? describe(id, (await this.#target(caller, id)).deployment))
   }
 
   /** `strict`: a caller without a key is refused at once, for no deployment can be public to it. */
