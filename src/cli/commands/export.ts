@@ -55,8 +55,29 @@ function describe(report: ExportReport): string {
     ? ''
     : ' It reads this text worse than by guessing, so that only logits were held to their bound: give one that it knows by --text FILE.'
   return (
-    `${report.path}: ${report.form} in ${report.type}, ${megabytes} MB. Opened again on ${report.tokens} tokens: ` +
+    `${report.path}: ${report.form} in ${report.type}${mixture(report)}, ${megabytes} MB. Opened again on ${report.tokens} tokens: ` +
     `largest logit difference ${report.largestLogitDifference.toPrecision(3)} (logits up to ${report.largestLogit.toPrecision(3)}), ` +
-    `perplexity ${report.perplexityBefore.toFixed(3)} before, ${report.perplexityAfter.toFixed(3)} after${template}.${strange}`
+    `perplexity ${report.perplexityBefore.toFixed(3)} before, ${report.perplexityAfter.toFixed(3)} after${template}.${unfit(report)}${strange}`
   )
+}
+
+/** What the tensors of a GGUF file really are. */
+function mixture({ types }: ExportReport): string {
+  if (types === undefined) return ''
+  const counts = Object.entries(types.tensors).map(([type, count]) => `${count} ${type}`)
+  return ` (tensors: ${counts.join(', ')})`
+}
+
+function unfit({ types }: ExportReport): string {
+  const reasons = new Map<string, string[]>()
+  for (const { name, row, block, wanted, type } of types?.unfit ?? []) {
+    const reason = `${type} instead of ${wanted}, as rows of ${row} numbers do not divide into blocks of ${block}`
+    reasons.set(reason, [...(reasons.get(reason) ?? []), name])
+  }
+  const sentences = [...reasons].map(([reason, names]) => {
+    const shown =
+      names.length > 3 ? `${names.slice(0, 2).join(', ')} and ${names.length - 2} more` : names.join(', ')
+    return ` ${shown}: ${reason}.`
+  })
+  return sentences.join('')
 }

@@ -19,7 +19,7 @@ import { loadTokenizer, type Tokenizer, tokenizerFromGguf } from '../../tokenize
 import { damagedWeightsIn } from '../checkpoint.ts'
 import { type Bound, type Comparison, compare, holdTo, readWithModel, readWithSource } from './compare.ts'
 import { textFolder, writeAdapterFolder, writeModelFolder } from './folder.ts'
-import { writeGgufFile } from './gguf.ts'
+import { type GgufTypes, writeGgufFile } from './gguf.ts'
 import { ggufTokenizer } from './gguf-tokenizer.ts'
 import { passage } from './passage.ts'
 import { type ExportSource, openExportSource } from './source.ts'
@@ -58,6 +58,8 @@ export interface ExportReport extends Comparison {
   bytes: number
   /** Whether chat templates were there to compare. */
   template: boolean
+  /** Of a GGUF file: not every tensor is of `type`. */
+  types?: GgufTypes
 }
 
 export interface ExportRequest {
@@ -84,7 +86,7 @@ export function exportModel(request: ExportRequest, device: Device): ExportRepor
   const temporary = join(hidden, basename(to))
   try {
     const texts = textSide(source)
-    write(temporary, source, request, type, texts)
+    const types = write(temporary, source, request, type, texts)
     const written = textSideOf(temporary, form)
     sameText(texts, written)
     const tokens = tokensToRead(source, texts.tokenizer, request.text ?? passage)
@@ -92,7 +94,8 @@ export function exportModel(request: ExportRequest, device: Device): ExportRepor
     holdTo(exportBounds[type], comparison, `${form} ${type}`)
     renameSync(temporary, to)
     const bytes = form === 'gguf' ? statSync(to).size : statSync(join(to, weightsOf(form))).size
-    return { ...comparison, path: to, form, type, bytes, template: texts.template !== undefined }
+    const template = texts.template !== undefined
+    return { ...comparison, path: to, form, type, bytes, template, ...(types && { types }) }
   } finally {
     rmSync(hidden, { recursive: true, force: true })
   }
@@ -178,16 +181,16 @@ function write(
   request: ExportRequest,
   type: ExportType,
   texts: TextSide,
-): void {
+): GgufTypes | undefined {
   const { form, from } = request
   if (form === 'peft') {
     writeAdapterFolder(to, source)
-    return
+    return undefined
   }
   if (form !== 'gguf') {
     assert(type === 'f32' || type === 'f16' || type === 'bf16', 'a folder holds floats')
     writeModelFolder(to, source, ({ f32: 'F32', f16: 'F16', bf16: 'BF16' } as const)[type])
-    return
+    return undefined
   }
   const ggufType = ({ f32: 'F32', f16: 'F16', bf16: 'BF16', q8_0: 'Q8_0', q4_k: 'Q4_K' } as const)[type]
   const { vocabularySize } = source.model.definition.config
@@ -195,7 +198,7 @@ function write(
   const metadata = folder.endsWith('.gguf')
     ? tokenizerEntries(folder)
     : ggufTokenizer(folder, texts.tokenizer, vocabularySize, texts.template?.sources)
-  writeGgufFile(to, source, ggufType, basename(from), metadata)
+  return writeGgufFile(to, source, ggufType, basename(from), metadata)
 }
 
 function tokenizerEntries(path: string): Map<string, GgufEntry> {

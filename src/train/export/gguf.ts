@@ -1,5 +1,5 @@
 /** Exports as one GGUF file: metadata in GGUF's words, tensors in its order and number formats. */
-import type { DType } from '../../base/dtype.ts'
+import { type DType, dtypes } from '../../base/dtype.ts'
 import { UserError } from '../../base/errors.ts'
 import { ggufRowPermutation, huggingFaceToGguf } from '../../formats/gguf-names.ts'
 import type { GgufEntry } from '../../formats/gguf-values.ts'
@@ -17,24 +17,39 @@ import type { ExportSource } from './source.ts'
 const fileTypes = { F32: 0, F16: 1, BF16: 32, Q8_0: 7, Q4_K: 15 } as const
 export type GgufType = keyof typeof fileTypes
 
+/** What stands in a file that was asked for in one type. */
+export interface GgufTypes {
+  /** Tensors of each type. */
+  tensors: Partial<Record<DType, number>>
+  /** Tensors whose rows hold no whole blocks of the type that they should have, and what they have instead. */
+  unfit: { name: string; row: number; block: number; wanted: DType; type: DType }[]
+}
+
 export function writeGgufFile(
   path: string,
   source: ExportSource,
   type: GgufType,
   name: string,
   tokenizer: ReadonlyMap<string, GgufEntry>,
-): void {
+): GgufTypes {
   const { config } = source.model.definition
+  const unfit: GgufTypes['unfit'] = []
+  const weights = source.specs.map((spec) => tensorOf(source, spec, type, unfit))
+  const factors = ropeTensor(config)
+  const tensors = factors === undefined ? weights : [...weights, factors]
+  const counts: GgufTypes['tensors'] = {}
+  for (const { dtype } of tensors) counts[dtype] = (counts[dtype] ?? 0) + 1
+  // llama.cpp calls it what the file mostly is.
+  const fileType = counts[type] === undefined ? 'F16' : type
   const metadata = new Map<string, GgufEntry>([
     ['general.architecture', { type: 'string', value: architectureOf(config) }],
     ['general.name', { type: 'string', value: name }],
-    ['general.file_type', { type: 'uint32', value: fileTypes[type] }],
+    ['general.file_type', { type: 'uint32', value: fileTypes[fileType] }],
     ...sizes(config),
     ...tokenizer,
   ])
-  const tensors = source.specs.map((spec) => tensorOf(source, spec, type))
-  const factors = ropeTensor(config)
-  writeGguf(path, metadata, factors === undefined ? tensors : [...tensors, factors])
+  writeGguf(path, metadata, tensors)
+  return { tensors: counts, unfit }
 }
 
 /** What llama.cpp calls the network. Mistral's is Llama's there, without a window. */
@@ -47,12 +62,20 @@ function architectureOf({ modelType, slidingWindow, contextMax }: ModelConfig): 
   return 'llama'
 }
 
-function tensorOf(source: ExportSource, spec: ParameterSpec, type: GgufType): TensorToWrite {
+/** Adds the tensor to `unfit` where it cannot have its type. */
+function tensorOf(
+  source: ExportSource,
+  spec: ParameterSpec,
+  type: GgufType,
+  unfit: GgufTypes['unfit'],
+): TensorToWrite {
   const { config } = source.model.definition
   const name = huggingFaceToGguf(architectureOf(config), spec.name)
   if (name === undefined) throw new UserError(`The tensor ${spec.name} has no name in GGUF.`)
   const perRow = spec.shape.at(-1)!
-  const dtype = spec.role === 'vector' || name === 'position_embd.weight' ? 'F32' : typeOf(spec, type, perRow)
+  const wanted = spec.role === 'vector' || name === 'position_embd.weight' ? 'F32' : typeOf(spec, type)
+  const dtype = keptDtype('F32', perRow, wanted)
+  if (dtype !== wanted) unfit.push({ name, row: perRow, block: dtypes[wanted].block, wanted, type: dtype })
   const order = ggufRowPermutation(architectureOf(config), spec.name, {
     num_attention_heads: config.heads,
     num_key_value_heads: config.keyValueHeads,
@@ -72,9 +95,9 @@ function tensorOf(source: ExportSource, spec: ParameterSpec, type: GgufType): Te
 }
 
 /** Embedding and head keep more bits than the layers, as llama.cpp's mixtures do. */
-function typeOf(spec: ParameterSpec, type: GgufType, perRow: number): DType {
+function typeOf(spec: ParameterSpec, type: GgufType): DType {
   const outside = spec.role === 'embedding' || spec.name === 'lm_head.weight'
-  return keptDtype('F32', perRow, type === 'Q4_K' && outside ? 'Q6_K' : type)
+  return type === 'Q4_K' && outside ? 'Q6_K' : type
 }
 
 /** `order` names for each row here the row of the file. */

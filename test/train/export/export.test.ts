@@ -11,6 +11,7 @@ import { compare, holdTo } from '../../../src/train/export/compare.ts'
 import { type ExportForm, type ExportType, exportModel } from '../../../src/train/export/export.ts'
 import { merge } from '../../../src/train/export/source.ts'
 import { runTrainingJob } from '../../../src/train/run-job.ts'
+import { ropeway } from '../../cli/command-line.ts'
 import { refusalOf } from '../../formats/folders.ts'
 import { tinyJob } from '../tiny-job.ts'
 
@@ -82,6 +83,37 @@ test('Q4_K keeps more bits for embedding and head', () => {
   expect(file.info('blk.0.attn_q.weight')?.dtype).toBe('Q4_K')
   expect(file.info('token_embd.weight')?.dtype).toBe('Q6_K')
   expect(file.info('blk.0.attn_norm.weight')?.dtype).toBe('F32')
+})
+
+test('a type whose blocks rows do not fill is told tensor by tensor, and the file is called what it is', async () => {
+  const architecture = 'llama'
+  const sizes = { architecture, layers: 1, heads: 2, width: 64, tied: false }
+  const say = async (feedForward: number) => {
+    const place = join(root, `narrow-${feedForward}`)
+    const job = { model: { ...sizes, feed_forward: feedForward }, tokenizer: { byte_pairs: 300 }, steps: 2 }
+    const { folder } = await runTrainingJob(tinyJob(place, { ...job, context: 64 }))
+    const to = join(place, 'narrow.gguf')
+    const command = ['export', folder, '--as', 'gguf', '--type', 'q4_k', '--to', to]
+    const { err, code } = await ropeway(command)
+    expect(code, err).toBe(0)
+    using file = openGguf(to)
+    const types = file.names().map((name) => [name, file.info(name)!.dtype] as const)
+    return { said: err, fileType: file.metadata.get('general.file_type'), types: new Map(types) }
+  }
+  const some = await say(256)
+  expect(some.types.get('blk.0.ffn_down.weight')).toBe('Q4_K')
+  expect(some.types.get('blk.0.ffn_up.weight')).toBe('F16')
+  expect(some.fileType).toBe(15)
+  const counted = (type: string) => [...some.types.values()].filter((one) => one === type).length
+  for (const type of ['Q4_K', 'F16', 'F32']) expect(some.said).toContain(`${counted(type)} ${type}`)
+  expect(some.said).toMatch(/F16 instead of Q4_K, as rows of 64 numbers do not divide into blocks of 256\./)
+  expect(some.said).toMatch(/token_embd.weight, output.weight: F16 instead of Q6_K/)
+  const none = await say(64)
+  expect([...none.types.values()]).not.toContain('Q4_K')
+  expect(none.fileType).toBe(1)
+  expect(none.said).not.toMatch(/\d Q4_K/)
+  const whole = exported(models.get('llama')!, 'filled', 'gguf', 'q4_k')
+  expect(whole.types!.unfit).toEqual([])
 })
 
 test('config.json has the field names of older and newer transformers', () => {
