@@ -102,11 +102,18 @@ test('rules about what stays are set, listed and taken away', async () => {
     '3',
     '--keep-best',
     '+accuracy',
+    '--keep-best-count',
+    '2',
   ])
   expect(set.code).toBe(0)
+  const keep_best = { metric: 'accuracy', mode: 'max', count: 2 }
   expect((await ropeway(['retention', '--json'])).json).toMatchObject([
-    { name: 'few', rule: { jobs: 'tune*', keep_last: 3, keep_best: { metric: 'accuracy', mode: 'max' } } },
+    { name: 'few', rule: { jobs: 'tune*', keep_last: 3, keep_best } },
   ])
+  const alone = await ropeway(['retention', 'set', 'few', '--keep-best-count', '2'])
+  expect(alone).toMatchObject({ code: 2, err: expect.stringContaining('goes with --keep-best') })
+  await ropeway(['retention', 'set', 'few', '--keep-best', 'loss'])
+  expect((await ropeway(['retention', '--json'])).json[0].rule.keep_best.count).toBe(1)
   expect((await ropeway(['retention', 'delete', 'few'])).code).toBe(0)
   expect((await ropeway(['retention', '-q'])).out).toBe('')
 })

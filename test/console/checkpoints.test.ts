@@ -48,12 +48,13 @@ describeAtThePage(
       await at.page.getByLabel('Keep the newest').fill('3')
       await at.page.getByLabel('Steps that this divides').fill('1000')
       await at.page.getByLabel('The best by metric').fill('val_loss')
+      await at.page.getByLabel('so many of them').fill('2')
       await at.page.getByRole('button', { name: 'Set the rule' }).click()
-      const kept = 'the newest 3, steps that 1,000 divides, the 1 with the least val_loss'
+      const kept = 'the newest 3, steps that 1,000 divides, the 2 with the least val_loss'
       await at.page.getByRole('row', { name: `nightly nightly-* ${kept}` }).waitFor()
       expect(await rule()).toEqual({
         ...{ jobs: 'nightly-*', keep_last: 3, keep_every: 1000 },
-        keep_best: { metric: 'val_loss', mode: 'min', count: 1 },
+        keep_best: { metric: 'val_loss', mode: 'min', count: 2 },
       })
       await at.page.getByLabel('Steps that this divides').fill('')
       await at.page.getByLabel('The best by metric').fill('')

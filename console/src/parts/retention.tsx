@@ -79,7 +79,9 @@ function RuleForm({ isBusy, onSend }: { isBusy: boolean; onSend(rule: Rule): voi
         ...number('keep_last'),
         ...number('keep_every'),
         ...number('keep_days'),
-        ...(text('metric') !== '' && { keep_best: { metric: text('metric'), mode } }),
+        ...(text('metric') !== '' && {
+          keep_best: { metric: text('metric'), mode, count: Number(text('count')) },
+        }),
       },
     })
   }
@@ -120,6 +122,10 @@ function RuleForm({ isBusy, onSend }: { isBusy: boolean; onSend(rule: Rule): voi
             <option value="min">the least</option>
             <option value="max">the largest</option>
           </select>
+        </label>
+        <label>
+          so many of them
+          <input name="count" type="number" required min={1} max={10_000} defaultValue={1} />
         </label>
         <button type="submit" className="main" disabled={isBusy}>
           Set the rule

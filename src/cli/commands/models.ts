@@ -72,7 +72,8 @@ function retentionCommand(program: Command): void {
       .option('--keep-last <n>', 'the newest of each job', wholeNumber(1), 1)
       .option('--keep-every <steps>', 'those whose step is a multiple', wholeNumber(1))
       .option('--keep-days <days>', 'those that are younger', number(0, 36_500))
-      .option('--keep-best <metric>', 'the one with the least of a metric (loss), or the most (+accuracy)'),
+      .option('--keep-best <metric>', 'the one with the least of a metric (loss), or the most (+accuracy)')
+      .option('--keep-best-count <n>', 'so many of the best instead of one', wholeNumber(1)),
     runSetRule,
   )
   onService(noun.command('delete').description('take a rule away').argument('<name>'), runDeleteRule)
@@ -231,17 +232,20 @@ interface RuleFlags extends NounFlags {
   keepEvery?: number
   keepDays?: number
   keepBest?: string
+  keepBestCount?: number
 }
 
 async function runSetRule({ client, project }: Session, flags: RuleFlags, rule: string): Promise<void> {
-  const best = flags.keepBest
+  const { keepBest: best, keepBestCount: count } = flags
+  if (best === undefined && count !== undefined)
+    throw new UserError('--keep-best-count goes with --keep-best METRIC.', { failure: 'usage' })
   const body = retentionSpec.parse({
     jobs: flags.jobs,
     keep_last: flags.keepLast,
     keep_every: flags.keepEvery,
     keep_days: flags.keepDays,
     ...(best !== undefined && {
-      keep_best: { metric: best.replace(/^\+/, ''), mode: best.startsWith('+') ? 'max' : 'min' },
+      keep_best: { metric: best.replace(/^\+/, ''), mode: best.startsWith('+') ? 'max' : 'min', count },
     }),
   })
   await client.call(api.setRetention, { params: { project, rule }, body })
