@@ -35,14 +35,20 @@ export function useDeed<Input, Answer>(
   done?: (answer: Answer) => void,
 ) {
   const queries = useQueryClient()
+  const askAgain = () =>
+    queries.invalidateQueries({
+      predicate: ({ queryKey: [name] }) =>
+        typeof name === 'string' && changes.some((beginning) => name.startsWith(beginning)),
+    })
   return useMutation({
     mutationFn: deed,
     onSuccess: async (answer) => {
       done?.(answer)
-      await queries.invalidateQueries({
-        predicate: ({ queryKey: [name] }) =>
-          typeof name === 'string' && changes.some((beginning) => name.startsWith(beginning)),
-      })
+      await askAgain()
+    },
+    onError: async (error) => {
+      // What it was decided on is no longer so.
+      if (error instanceof Refused && error.code === 'conflict') await askAgain()
     },
   })
 }

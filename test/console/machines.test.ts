@@ -1,6 +1,7 @@
 /** Machines and quotas in the page: set by who runs the service, seen by everybody. */
 import { expect, test } from 'vitest'
 import { createJobEndpoint, viewJob } from '../../src/api/control/job-endpoints.ts'
+import { editCluster } from '../../src/api/control/machine-endpoints.ts'
 import { systemClock } from '../../src/base/clock.ts'
 import { jobRoom } from '../../src/cli/service-parts.ts'
 import { ropeway } from '../cli/command-line.ts'
@@ -30,6 +31,25 @@ describeAtThePage('machines in the page', { clock: systemClock, links: ['Machine
     await at.page.getByRole('row', { name: /^cellar .* no not yet/ }).waitFor()
     await at.page.getByRole('button', { name: 'Take new jobs' }).click()
     await at.page.getByRole('row', { name: /^cellar .* yes not yet/ }).waitFor()
+  })
+
+  test('what somebody else sets meanwhile is not undone: the page says so, and shows it', async () => {
+    const path = '**/api/v1/clusters/cellar'
+    await at.page.route(
+      path,
+      async (route) => {
+        const body = { slots: { cpu: 4, h100: 8, tpu: 2 } }
+        await at.bench.service.owner.call(editCluster, { params: { cluster: 'cellar' }, body })
+        await route.continue()
+      },
+      { times: 1 },
+    )
+    await set('cellar', '16', 'h100')
+    await at.page.getByText('Somebody changed the cluster cellar meanwhile').waitFor()
+    await at.page.getByRole('row', { name: /^cellar 0 of 4 cpu 0 of 8 h100 0 of 2 tpu/ }).waitFor()
+    await at.page.getByRole('button', { name: 'Set' }).click()
+    await at.page.getByRole('row', { name: /^cellar 0 of 4 cpu 0 of 16 h100 0 of 2 tpu/ }).waitFor()
+    expect(await slotsOf('cellar')).toEqual({ cpu: 4, h100: 16, tpu: 2 })
   })
 
   test('what a job has shows, of its cluster and of its project', async () => {
@@ -62,7 +82,7 @@ describeAtThePage('machines in the page', { clock: systemClock, links: ['Machine
     await at.page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
     await row.waitFor({ state: 'detached' })
     expect(await slotsOf('cellar')).toBe(undefined)
-    expect(at.complaints.filter((text) => !/status of 401/.test(text))).toEqual([])
+    expect(at.complaints.filter((text) => !/status of (401|409)/.test(text))).toEqual([])
   })
 
   test('who does not run the service sees them, and who may change them', async () => {

@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { listJobs } from '../../src/api/control/job-endpoints.ts'
-import { viewTemplate } from '../../src/api/control/job-templates.ts'
+import { saveTemplate, viewTemplate } from '../../src/api/control/job-templates.ts'
 import { ropeway } from '../cli/command-line.ts'
 import { describeAtThePage } from './at-the-page.ts'
 
@@ -69,6 +69,16 @@ describeAtThePage(
       await expect.poll(() => at.page.getByLabel('Job file').inputValue()).toContain('steps: 9')
     })
 
+    test('what somebody else keeps meanwhile is not written over', async () => {
+      const params = { project, template: 'nightly' }
+      const { file } = await kept('nightly')
+      const body = { file: { ...file, steps: 12 } }
+      await at.bench.service.owner.call(saveTemplate, { params, body })
+      await at.page.getByRole('button', { name: 'Keep' }).click()
+      await at.page.getByText('Somebody changed the template nightly meanwhile').waitFor()
+      expect((await kept('nightly')).file).toMatchObject({ steps: 12 })
+    })
+
     test('one that came with a folder runs with it', async () => {
       await at.page.getByRole('link', { name: 'Jobs', exact: true }).click()
       await at.page.getByRole('link', { name: 'Templates' }).click()
@@ -92,7 +102,7 @@ describeAtThePage(
       await row.waitFor({ state: 'detached' })
       const listed = await ropeway(['template', 'list', '--json'])
       expect(listed.json.map(({ name }) => name)).toEqual(['tool'])
-      expect(at.complaints.filter((text) => !/status of 40[01]/.test(text))).toEqual([])
+      expect(at.complaints.filter((text) => !/status of 40[019]/.test(text))).toEqual([])
     })
   },
 )

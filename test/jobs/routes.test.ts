@@ -173,6 +173,39 @@ onEveryDatabase((databases) => {
     expect(await code(service.owner.call(saveTemplate, { ...at, body: wrong }))).toBe('invalid_request')
   })
 
+  test('of two who change the same, the second hears that it is another now, and nothing is lost', async () => {
+    await using service = await open(databases)
+    const { owner } = service
+    const at = { params: { cluster: 'local' } }
+    const seen = await owner.call(viewCluster, at)
+    const edits = ['gpu', 'tpu'].map((type) => ({
+      ...at,
+      body: { slots: { ...seen.slots, [type]: 8 }, version: seen.version },
+    }))
+    const codes = await Promise.all(edits.map((edit) => code(owner.call(editCluster, edit))))
+    expect(codes.sort()).toEqual(['conflict', 'ok'])
+    const now = await owner.call(viewCluster, at)
+    expect(now).toMatchObject({ version: seen.version + 1 })
+    expect(Object.keys(now.slots)).toHaveLength(2)
+    // Who read nothing, or what is there now, changes it.
+    await owner.call(editCluster, { ...at, body: { open: false } })
+    const again = { ...at, body: { open: true, version: now.version + 1 } }
+    expect(await owner.call(editCluster, again)).toMatchObject({ slots: now.slots, open: true })
+
+    const template = { params: { ...params, template: 'nightly' } }
+    const save = (run: string, version?: number) => {
+      const body = { file: { run: [run] }, ...(version !== undefined && { version }) }
+      return owner.call(saveTemplate, { ...template, body })
+    }
+    expect(await code(save('first', 1))).toBe('not_found')
+    const { version } = await save('first')
+    await save('second', version)
+    expect(await code(save('third', version))).toBe('conflict')
+    expect((await owner.call(viewTemplate, template)).file).toEqual({ run: ['second'] })
+    await save('fourth')
+    expect((await owner.call(viewTemplate, template)).file).toEqual({ run: ['fourth'] })
+  })
+
   test('whatever is sent to the endpoints of jobs, none of them fails', async () => {
     await using service = await open(databases)
     await service.owner.call(api.createJobEndpoint, {

@@ -119,12 +119,12 @@ function Clusters({ isOperator }: { isOperator: boolean }) {
 }
 
 /** Says how many devices of a type a cluster has: one that there is, or one that is to come. */
-function SlotsForm({ known }: { known: readonly Slots[] }) {
+function SlotsForm({ known }: { known: readonly (Slots & { readonly version: number })[] }) {
   const set = useDeed(
     ({ name, slots }: Slots) => {
       const before = known.find((one) => one.name === name)
       if (before === undefined) return service.call(createCluster, { body: { name, slots } })
-      const body = { slots: { ...before.slots, ...slots } }
+      const body = { slots: { ...before.slots, ...slots }, version: before.version }
       return service.call(editCluster, { params: { cluster: name }, body })
     },
     ['clusters.'],

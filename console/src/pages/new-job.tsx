@@ -27,6 +27,8 @@ checkpoint: {every: 50, keep: 2}
 interface Origin {
   readonly text: string
   readonly template?: string
+  /** Of the template. */
+  readonly version?: number
   /** The folder that came with it. */
   readonly workspace?: string
 }
@@ -60,8 +62,8 @@ function FromTemplate({ project, template }: { project: string; template: string
   const [origin, setOrigin] = useState<Origin>()
   useEffect(() => {
     if (data === undefined || isFetching) return
-    const { file, workspace } = data
-    const given = { template, text: stringify(file), ...(workspace !== null && { workspace }) }
+    const { file, workspace, version } = data
+    const given = { template, version, text: stringify(file), ...(workspace !== null && { workspace }) }
     // What somebody saves meanwhile must not take the place of what is being written here.
     setOrigin((known) => known ?? given)
   }, [template, data, isFetching])
@@ -77,8 +79,11 @@ function JobForm({ project, origin }: { project: string; origin: Origin }) {
     ({ id }) => void navigate({ to: '/projects/$project/jobs/$job', params: { project, job: id } }),
   )
   const save = useDeed(
-    ({ template, typed }: { template: string; typed: string }) =>
-      service.call(saveTemplate, { params: { project, template }, body: bodyOf(typed, origin) }),
+    ({ template, typed }: { template: string; typed: string }) => {
+      const changed = template === origin.template && { version: origin.version }
+      const body = { ...bodyOf(typed, origin), ...changed }
+      return service.call(saveTemplate, { params: { project, template }, body })
+    },
     ['job-templates.'],
     () => void navigate({ to: '/projects/$project/templates', params: { project } }),
   )

@@ -25,6 +25,9 @@ export const nounId = z.string()
 /** Unix milliseconds. */
 export const time = z.int()
 
+/** `version` of what a change was decided on: it is refused when somebody else has changed that since. */
+export const expectedVersion = z.int().min(1).optional()
+
 /** Whole numbers in the query part of a URL. */
 export const queryInteger = (min: number, max: number) =>
   z.coerce.number<string | number>().int().min(min).max(max)

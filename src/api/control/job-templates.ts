@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { endpoint } from './endpoint.ts'
-import { pageOf, pageQuery } from './fields.ts'
+import { expectedVersion, pageOf, pageQuery } from './fields.ts'
 import { createJob, placeName } from './jobs.ts'
 
 export const templateView = z.object({
@@ -40,7 +40,7 @@ export const saveTemplate = endpoint({
   path: one,
   summary: 'Keep a job file under a name, instead of what was there.',
   access: 'job:create',
-  body: createJob.pick({ file: true, workspace: true }),
+  body: createJob.pick({ file: true, workspace: true }).extend({ version: expectedVersion }),
   answer: templateView,
 })
 

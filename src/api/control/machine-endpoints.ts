@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { endpoint } from './endpoint.ts'
+import { expectedVersion } from './fields.ts'
 import { deviceType, placeName } from './jobs.ts'
 import { clusterSpec, clusterView, quotaView } from './machines.ts'
 
@@ -47,7 +48,7 @@ export const editCluster = endpoint({
   path: '/clusters/:cluster',
   summary: 'Set the devices of a cluster, or whether it takes new jobs.',
   access: 'operator',
-  body: clusterSpec.pick({ slots: true, open: true }).partial(),
+  body: clusterSpec.pick({ slots: true, open: true }).partial().extend({ version: expectedVersion }),
   answer: clusterView,
 })
 

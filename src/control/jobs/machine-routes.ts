@@ -51,9 +51,9 @@ export function machineRoutes({ wake, moveDeployments }: MachineRouteOptions): R
       const row = await deleteCluster(store, params.cluster)
       await audit('cluster.delete', row.id, { name: row.name })
     })
-    serve(api.editCluster, async ({ params, body, audit }) => {
+    serve(api.editCluster, async ({ params, body: { version, ...body }, audit }) => {
       const given = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined))
-      const row = await editCluster(store, params.cluster, given)
+      const row = await editCluster(store, params.cluster, given, version)
       await audit('cluster.edit', row.id, given)
       wake()
       return (await clusterViews(store))(row)

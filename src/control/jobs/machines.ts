@@ -3,6 +3,7 @@ import type { ClusterSpec } from '../../api/control/machines.ts'
 import { UserError } from '../../base/errors.ts'
 import { isGone, serverOf } from '../servers/servers.ts'
 import { recordEvent } from '../store/events.ts'
+import { holdToVersion } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
 import { type ClusterRow, clusterNouns, type JobTables, type QuotaRow, quotaNouns } from './rows.ts'
 import { activeStates } from './states.ts'
@@ -85,14 +86,19 @@ export async function findCluster(store: Store, name: string): Promise<ClusterRo
   })
 }
 
+/** Of `version` alone, where that is given. */
 export async function editCluster(
   store: Store,
   name: string,
   spec: Partial<ClusterSpec>,
+  version?: number,
 ): Promise<ClusterRow> {
   const { id } = await findCluster(store, name)
   return await store.transaction(async () => {
-    const changed = await clusterNouns(store).change(id, (row) => ({ spec: { ...row.spec, ...spec } }))
+    const changed = await clusterNouns(store).change(id, (row) => {
+      holdToVersion(row, version, `the cluster ${name}`)
+      return { spec: { ...row.spec, ...spec } }
+    })
     await recordEvent(store, {
       subject: id,
       kind: 'cluster.edited',

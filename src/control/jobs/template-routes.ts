@@ -17,9 +17,10 @@ export function templateRoutes(jobs: Jobs): RouteModule {
       const name = api.templateName.safeParse(params.template)
       if (!name.success) throw new Refused('invalid_request', `${params.template} cannot name a template.`)
       // A template that no job could be made of is of no use.
-      await jobs.check(project.id, body)
-      const spec = { file: body.file, ...(body.workspace !== undefined && { workspace: body.workspace }) }
-      const row = await saveTemplate(store, project.id, name.data, spec)
+      const { version, ...given } = body
+      await jobs.check(project.id, given)
+      const spec = { file: given.file, ...(given.workspace !== undefined && { workspace: given.workspace }) }
+      const row = await saveTemplate(store, project.id, name.data, spec, version)
       await audit('job-template.save', row.id, { name: row.name })
       return viewOf(row)
     })

@@ -2,7 +2,7 @@
 import type { CreateJob } from '../../api/control/jobs.ts'
 import { UserError } from '../../base/errors.ts'
 import type { Migration } from '../store/migrations.ts'
-import { createNounTable, type NounRow, Nouns } from '../store/nouns.ts'
+import { createNounTable, holdToVersion, type NounRow, Nouns } from '../store/nouns.ts'
 import type { Page, PageQuery } from '../store/pages.ts'
 import type { Store } from '../store/store.ts'
 
@@ -34,18 +34,24 @@ export async function findTemplate(store: Store, project: string, name: string):
   })
 }
 
-/** A template of this name is replaced. */
+/** A template of this name is replaced; where `version` is given, that one alone. */
 export async function saveTemplate(
   store: Store,
   project: string,
   name: string,
   spec: TemplateRow['spec'],
+  version?: number,
 ): Promise<TemplateRow> {
   return await store.transaction(async () => {
-    const made = await templateNouns(store).insert({ project_id: project, name, spec, status: {} })
+    const row = { project_id: project, name, spec, status: {} }
+    const made = version === undefined ? await templateNouns(store).insert(row) : undefined
     if (made !== undefined) return made
     const known = await findTemplate(store, project, name)
-    return (await templateNouns(store).change(known.id, () => ({ spec })))!
+    const changed = await templateNouns(store).change(known.id, (now) => {
+      holdToVersion(now, version, `the template ${name}`)
+      return { spec }
+    })
+    return changed!
   })
 }
 

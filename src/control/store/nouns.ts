@@ -1,5 +1,6 @@
 import { type ExpressionBuilder, type Kysely, sql } from 'kysely'
 import { assert } from '../../base/assert.ts'
+import { UserError } from '../../base/errors.ts'
 import type { Migration } from './migrations.ts'
 import { type Page, type PageQuery, pageRowsMax, readPage } from './pages.ts'
 import type { Store } from './store.ts'
@@ -185,6 +186,18 @@ export function startsWith(is: ExpressionBuilder<AnyTables, AnyTables>, column: 
     is(column, '<', `${typed}\u{10ffff}`),
     sql<boolean>`substr(${sql.ref(column)}, 1, ${[...typed].length}) = ${typed}`,
   ])
+}
+
+/** Refuses a change that was decided on by an earlier state of the row; without `version` it was not. */
+export function holdToVersion(row: NounRow, version: number | undefined, what: string): void {
+  if (version === undefined || version === row.version) return
+  throw new UserError(
+    `Somebody changed ${what} meanwhile: this is about version ${version}, it has ${row.version}.`,
+    {
+      failure: 'conflict',
+      fix: 'Look at it as it is now, and change that.',
+    },
+  )
 }
 
 type TableBuilder = ReturnType<Kysely<AnyTables>['schema']['createTable']>
