@@ -8,12 +8,6 @@
 
 namespace {
 
-inline Vector sumOver(const float* a, const float* b, int width) {
-  Vector sum = zero();
-  for (int i = 0; i < width; i += lanes) sum = fma(load(a + i, width - i), load(b + i, width - i), sum);
-  return sum;
-}
-
 /// Runs `work(first, end)` over the rows of x, 16 at a time.
 template <class Work>
 inline void byRows(const ggml_tensor* x, Call* call, int nth, Work work) {
@@ -24,30 +18,60 @@ inline void byRows(const ggml_tensor* x, Call* call, int nth, Work work) {
   leave(call, nth);
 }
 
-/// A norm's view of one row: what is taken off, what is multiplied by.
-struct RowNorm {
-  float mean, inverse;
+/// R neighbouring rows.
+template <int R>
+struct Rows {
+  static constexpr int count = R;
+  size_t first;
+};
 
-  static RowNorm of(const float* x, int width, bool centred, float epsilon) {
-    Vector sum = zero();
+/// Runs `work(Rows)` over the rows from `first` to `end` of x. Four at once where they lie in a cache, so that the sums of
+/// one do not wait for those of another; from memory one after the other, which is how it is read ahead.
+template <class Work>
+inline void byNeighbours(const ggml_tensor* x, size_t first, size_t end, Work work) {
+  constexpr size_t nearBytes = size_t(2) << 20, together = 4;
+  size_t bytes = size_t(x->ne[0]) * x->ne[1] * x->ne[2] * x->ne[3] * 4;
+  if (bytes <= nearBytes)
+    for (; first + together <= end; first += together) work(Rows<together>{first});
+  for (; first < end; first++) work(Rows<1>{first});
+}
+
+/// Runs `work(i, count)` over the vectors of a row; `count` is less for the last where they are not whole.
+template <class Work>
+__attribute__((always_inline)) inline void byVectors(int width, Work work) {
+  int i = 0;
+  for (; i + lanes <= width; i += lanes) work(i, lanes);
+  if (i < width) work(i, width - i);
+}
+
+/// A norm's view of R rows of x: what is taken off, what is multiplied by.
+template <int R>
+struct RowNorms {
+  const float* x;
+  int width;
+  float mean[R], inverse[R];
+
+  RowNorms(const float* x, int width, bool centred, float epsilon) : x(x), width(width) {
+    Vector sum[R] = {}, squares[R] = {};
     if (centred)
-      for (int i = 0; i < width; i += lanes) sum = sum + load(x + i, width - i);
-    float mean = centred ? sumLanes(sum) / float(width) : 0.0f;
-    Vector squares = zero();
-    int i = 0;
-    for (; i + lanes <= width; i += lanes) {
-      Vector rest = load(x + i) - mean;
-      squares = fma(rest, rest, squares);
-    }
-    if (i < width) {
-      // What stands behind the row's end must not count as far from the mean.
-      Vector rest = keepRange(load(x + i, width - i) - mean, i, 0, width, 0.0f);
-      squares = fma(rest, rest, squares);
-    }
-    return {mean, 1.0f / __builtin_sqrtf(sumLanes(squares) / float(width) + epsilon)};
+      byVectors(width, [&](int i, int count) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) sum[r] = sum[r] + load(x + r * width + i, count);
+      });
+    for (int r = 0; r < R; r++) mean[r] = centred ? sumLanes(sum[r]) / float(width) : 0.0f;
+    byVectors(width, [&](int i, int count) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        Vector rest = load(x + r * width + i, count) - mean[r];
+        // What stands behind the row's end must not count as far from the mean.
+        if (count < lanes) rest = keepRange(rest, 0, 0, count, 0.0f);
+        squares[r] = fma(rest, rest, squares[r]);
+      }
+    });
+    for (int r = 0; r < R; r++) inverse[r] = 1.0f / __builtin_sqrtf(sumLanes(squares[r]) / float(width) + epsilon);
   }
 
-  Vector at(const float* x, int count) const { return (load(x, count) - mean) * inverse; }
+  Vector at(int r, int i, int count) const { return (load(x + r * width + i, count) - mean[r]) * inverse[r]; }
 };
 
 /// dst = x / rms(x), or (x - mean) / deviation when centred, times a weight [W] where one is. Sources: x, [weight];
@@ -57,16 +81,16 @@ inline void normRows(ggml_tensor* dst, int, int nth, void* userdata) {
   int width = int(dst->ne[0]);
   const float* weight = call->params[2] ? floatsOf(dst->src[1]) : nullptr;
   Numbers to(dst);
-  byRows(dst, call, nth, [&](size_t first, size_t end) {
-    for (size_t row = first; row < end; row++) {
-      const float* x = floatsOf(dst->src[0]) + row * width;
-      RowNorm norm = RowNorm::of(x, width, call->params[0] != 0, floatParam(call, 1));
-      for (int i = 0; i < width; i += lanes) {
-        Vector value = norm.at(x + i, width - i);
-        to.store(row * width + i, weight ? value * load(weight + i, width - i) : value, width - i);
-      }
-    }
-  });
+  auto norm = [&](auto rows) {
+    size_t at = rows.first * width;
+    RowNorms<rows.count> norm(floatsOf(dst->src[0]) + at, width, call->params[0] != 0, floatParam(call, 1));
+    byVectors(width, [&](int i, int count) {
+      Vector factor = weight ? load(weight + i, count) : splat(1.0f);
+#pragma GCC unroll 4
+      for (int r = 0; r < rows.count; r++) to.store(at + r * width + i, norm.at(r, i, count) * factor, count);
+    });
+  };
+  byRows(dst, call, nth, [&](size_t first, size_t end) { byNeighbours(dst, first, end, norm); });
 }
 
 /// dst = gradient of x through a norm, by rows, plus another [N, W] where one is. Sources: dy, x, [weight [W]], [added];
@@ -77,35 +101,46 @@ inline void normBack(ggml_tensor* dst, int, int nth, void* userdata) {
   int width = int(dst->ne[0]);
   const float* weight = call->params[2] ? floatsOf(dst->src[2]) : nullptr;
   const float* added = call->params[3] ? floatsOf(dst->src[weight ? 3 : 2]) : nullptr;
-  float* slopes = reinterpret_cast<float*>(rw_thread_scratch(alignUp(size_t(width) * 4)));
-  byRows(dst, call, nth, [&](size_t first, size_t end) {
-    for (size_t row = first; row < end; row++) {
-      const float *dy = floatsOf(dst->src[0]) + row * width, *x = floatsOf(dst->src[1]) + row * width;
-      float* to = static_cast<float*>(dst->data) + row * width;
-      RowNorm norm = RowNorm::of(x, width, centred, floatParam(call, 1));
-      Vector sum = zero(), along = zero();
-      for (int i = 0; i < width; i += lanes) {
-        Vector slope = load(dy + i, width - i);
-        if (weight) slope = slope * load(weight + i, width - i);
-        store(slopes + i, slope, width - i);
-        sum = sum + slope;
-        along = fma(slope, norm.at(x + i, width - i), along);
+  auto back = [&](auto rows) {
+    constexpr int R = rows.count;
+    size_t at = rows.first * width;
+    const float* dy = floatsOf(dst->src[0]) + at;
+    RowNorms<R> norm(floatsOf(dst->src[1]) + at, width, centred, floatParam(call, 1));
+    Vector sum[R] = {}, along[R] = {};
+    byVectors(width, [&](int i, int count) {
+      Vector factor = weight ? load(weight + i, count) : splat(1.0f);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        Vector slope = load(dy + r * width + i, count) * factor;
+        sum[r] = sum[r] + slope;
+        along[r] = fma(slope, norm.at(r, i, count), along[r]);
       }
-      float mean = centred ? sumLanes(sum) / float(width) : 0.0f, common = sumLanes(along) / float(width);
-      for (int i = 0; i < width; i += lanes) {
-        Vector rest = load(slopes + i, width - i) - mean - norm.at(x + i, width - i) * common;
-        Vector value = rest * norm.inverse;
-        store(to + i, added ? load(added + row * width + i, width - i) + value : value, width - i);
-      }
+    });
+    float mean[R], common[R];
+    for (int r = 0; r < R; r++) {
+      mean[r] = centred ? sumLanes(sum[r]) / float(width) : 0.0f;
+      common[r] = sumLanes(along[r]) / float(width);
     }
-  });
+    byVectors(width, [&](int i, int count) {
+      Vector factor = weight ? load(weight + i, count) : splat(1.0f);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        int own = r * width + i;
+        Vector rest = load(dy + own, count) * factor - mean[r] - norm.at(r, i, count) * common[r];
+        Vector value = rest * norm.inverse[r];
+        store(floatsOf(dst) + at + own, added ? load(added + at + own, count) + value : value, count);
+      }
+    });
+  };
+  byRows(dst, call, nth, [&](size_t first, size_t end) { byNeighbours(dst, first, end, back); });
 }
 
-/// dst [W] = sums over rows of `value(row, i, count)`, a vector: of blocks of rows first, then of the blocks, so that
-/// every sum has one order.
-template <class Prepare, class Value>
-inline void sumRowBlocks(ggml_tensor* dst, size_t rows, Call* call, int nth, Prepare prepare, Value value) {
+/// dst [W] = sums over the rows of x, in vectors: `of(Rows)` gives what gives the vector `(r, i, count)` of the r-th of these
+/// rows. Of blocks of rows first, then of the blocks, so that every sum has one order.
+template <class Of>
+inline void sumRowBlocks(ggml_tensor* dst, const ggml_tensor* x, Call* call, int nth, Of of) {
   constexpr size_t blockRows = 128, columns = 64;
+  size_t rows = size_t(x->ne[1]) * x->ne[2] * x->ne[3];
   size_t width = dst->ne[0], stride = (width + columns - 1) / columns * columns, blocks = (rows + blockRows - 1) / blockRows;
   if (arriveFirst(call)) {
     rw_workspace_reserve(call->workspace, blocks * stride * 4);
@@ -115,10 +150,16 @@ inline void sumRowBlocks(ggml_tensor* dst, size_t rows, Call* call, int nth, Pre
   preparePhase(call, int32_t(blocks), [&](int32_t block) {
     float* own = sums + block * stride;
     for (size_t i = 0; i < stride; i += lanes) store(own + i, zero());
-    for (size_t row = block * blockRows; row < rows && row < (block + 1) * blockRows; row++) {
-      auto known = prepare(row);
-      for (size_t i = 0; i < width; i += lanes) store(own + i, load(own + i) + value(known, row, i, int(width - i)));
-    }
+    size_t first = block * blockRows, end = first + blockRows < rows ? first + blockRows : rows;
+    byNeighbours(x, first, end, [&](auto some) {
+      auto value = of(some);
+      byVectors(int(width), [&](int i, int count) {
+        Vector sum = load(own + i);
+#pragma GCC unroll 4
+        for (int r = 0; r < some.count; r++) sum = sum + value(r, i, count);
+        store(own + i, sum);
+      });
+    });
   });
   for (size_t first; (first = size_t(takePiece(call)) * columns) < width;)
     for (size_t i = first; i < first + columns && i < width; i += lanes) {
@@ -132,12 +173,13 @@ inline void sumRowBlocks(ggml_tensor* dst, size_t rows, Call* call, int nth, Pre
 /// dst [W] = sum over rows of a * b, or of a alone. Sources: a, [b], contiguous [N, W]. Params: product (0/1).
 inline void sumOverRows(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
-  const ggml_tensor* x = dst->src[0];
-  size_t width = x->ne[0], rows = size_t(x->ne[1]) * x->ne[2] * x->ne[3];
-  const float *a = floatsOf(x), *b = call->params[0] ? floatsOf(dst->src[1]) : nullptr;
-  sumRowBlocks(dst, rows, call, nth, [](size_t) { return 0; }, [&](int, size_t row, size_t i, int count) {
-    Vector value = load(a + row * width + i, count);
-    return b ? value * load(b + row * width + i, count) : value;
+  int width = int(dst->ne[0]);
+  const float *a = floatsOf(dst->src[0]), *b = call->params[0] ? floatsOf(dst->src[1]) : nullptr;
+  sumRowBlocks(dst, dst->src[0], call, nth, [=](auto rows) {
+    return [=](int r, int i, int count) {
+      size_t at = (rows.first + r) * width + i;
+      return b ? load(a + at, count) * load(b + at, count) : load(a + at, count);
+    };
   });
 }
 
@@ -145,12 +187,12 @@ inline void sumOverRows(ggml_tensor* dst, int, int nth, void* userdata) {
 /// centred, epsilon as float bits.
 inline void normWeightBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
-  const ggml_tensor* tensor = dst->src[1];
-  size_t width = tensor->ne[0], rows = size_t(tensor->ne[1]) * tensor->ne[2] * tensor->ne[3];
-  const float *dy = floatsOf(dst->src[0]), *x = floatsOf(tensor);
-  auto prepare = [&](size_t row) { return RowNorm::of(x + row * width, int(width), call->params[0] != 0, floatParam(call, 1)); };
-  sumRowBlocks(dst, rows, call, nth, prepare, [&](const RowNorm& norm, size_t row, size_t i, int count) {
-    return load(dy + row * width + i, count) * norm.at(x + row * width + i, count);
+  int width = int(dst->ne[0]);
+  const float *dy = floatsOf(dst->src[0]), *x = floatsOf(dst->src[1]);
+  sumRowBlocks(dst, dst->src[1], call, nth, [=](auto rows) {
+    size_t at = rows.first * width;
+    RowNorms<rows.count> norm(x + at, width, call->params[0] != 0, floatParam(call, 1));
+    return [=](int r, int i, int count) { return load(dy + at + r * width + i, count) * norm.at(r, i, count); };
   });
 }
 
