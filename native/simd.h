@@ -373,6 +373,10 @@ inline void store(float* to, Vector value, int count) {
 inline float sumLanes(Vector value) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps(value);
+#elif defined(__AVX2__)
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(value), _mm256_extractf128_ps(value, 1));
+  __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #endif
   float part[lanes];
   store(part, value);
