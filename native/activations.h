@@ -5,9 +5,9 @@
 
 namespace {
 
-/// 1 / (1 + exp(-x)).
-inline Vector sigmoid(Vector x) {
-  Vector bounded = x < splat(-87.0f) ? splat(-87.0f) : x > splat(87.0f) ? splat(87.0f) : x;
+/// 1 / (1 + exp(-x)). A call of it for every vector took 4 % of a product with GELU behind it.
+__attribute__((always_inline)) inline Vector sigmoid(Vector x) {
+  Vector bounded = minimum(splat(87.0f), maximum(splat(-87.0f), x));
   return splat(1.0f) / (splat(1.0f) + exponential(-bounded));
 }
 
@@ -19,7 +19,7 @@ struct TwoVectors {
 };
 
 /// GELU and its slope, which share the sigmoid.
-inline TwoVectors gelu(Vector x) {
+__attribute__((always_inline)) inline TwoVectors gelu(Vector x) {
   Vector square = x * x;
   Vector gate = sigmoid(x * fma(splat(geluCubic), square, splat(geluLinear)));
   Vector value = x * gate, inner = fma(splat(3 * geluCubic), square, splat(geluLinear));

@@ -95,6 +95,17 @@ inline Vector maximum(Vector a, Vector b) {
 #endif
 }
 
+/// `b` where one of them is no number.
+inline Vector minimum(Vector a, Vector b) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
 inline VectorInt maximum(VectorInt a, VectorInt b) {
 #if defined(__AVX512F__)
   return (VectorInt)_mm512_max_epi32((__m512i)a, (__m512i)b);
