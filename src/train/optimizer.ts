@@ -18,6 +18,19 @@ export interface AdamWOptions {
   clipNorm: number
 }
 
+/**
+ * Up to so many parameters, sums of squares and updates take a few milliseconds at most and run where the step is awaited:
+ * each hop to a thread and back takes a part of that, and much more beside busy neighbours.
+ */
+const computedHereMax = 1 << 22
+
+/** Runs a graph over all parameters. */
+async function compute(graph: Graph, parameters: Parameters): Promise<void> {
+  const size = parameters.all.reduce((sum, { weight }) => sum + weight.size, 0)
+  if (size <= computedHereMax) graph.compute()
+  else await graph.computeAsync()
+}
+
 export class AdamW implements Disposable {
   readonly #parameters: Parameters
   readonly #options: AdamWOptions
@@ -79,12 +92,14 @@ export class AdamW implements Disposable {
 
 class NormGraph {
   readonly #graph: Graph
+  readonly #parameters: Parameters
   readonly #squares: Tensor[]
 
   constructor(parameters: Parameters, device: Device, kernels: KernelContext | undefined) {
     const graph = new Graph(device, 8 * parameters.all.length + 16, 64, { kernels })
     const { ops } = graph
     this.#graph = graph
+    this.#parameters = parameters
     this.#squares = parameters.all.map(({ gradient }) => {
       // A product of each row with itself is spread over threads; ggml's own sums are not.
       const width = gradient.shape.at(-1)!
@@ -99,7 +114,7 @@ class NormGraph {
   }
 
   async run(): Promise<number[]> {
-    await this.#graph.computeAsync()
+    await compute(this.#graph, this.#parameters)
     return this.#squares.map((square) => Math.sqrt(square.toFloats().reduce((a, b) => a + b)))
   }
 
@@ -110,6 +125,7 @@ class NormGraph {
 
 class UpdateGraph {
   readonly #graph: Graph
+  readonly #parameters: Parameters
   readonly #decaying: Tensor
   readonly #steady: Tensor
   /** A row of equal factors: ggml multiplies by a row many times faster than by one number. Ours needs none. */
@@ -120,6 +136,7 @@ class UpdateGraph {
     const { ops } = graph
     const widest = Math.max(...parameters.all.map(({ gradient }) => gradient.shape.at(-1)!))
     this.#graph = graph
+    this.#parameters = parameters
     this.#decaying = graph.input('F32', [8], 'settings with decay')
     this.#steady = graph.input('F32', [8], 'settings without decay')
     this.#factors = kernels === undefined ? graph.input('F32', [widest], 'clip factors') : undefined
@@ -151,7 +168,7 @@ class UpdateGraph {
     this.#decaying.write(decaying)
     this.#steady.write(steady)
     this.#factors?.write(new Float32Array(this.#factors.size).fill(factor))
-    await this.#graph.computeAsync()
+    await compute(this.#graph, this.#parameters)
   }
 
   dispose(): void {
