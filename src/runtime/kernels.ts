@@ -353,6 +353,7 @@ export type KernelStatus =
       tookMs: number
       leftOut: readonly string[]
       passedOver: string | undefined
+      alongFrom: string | undefined
     }
   | { kernels: undefined; reason: string; fix: string }
 
@@ -395,12 +396,35 @@ export function openKernels(wanted: string | undefined, cacheFolder?: string): K
   const features = featuresHere()
   const here = setsFor(features) ?? setsOfArchitecture
   if (set !== undefined && !here.includes(set)) throw notHere(set, here)
-  const status = openFrom(buildKernels(cacheFolder, unitsFor(features, set)), set)
+  const status = openFrom(loadableBuild(cacheFolder, unitsFor(features, set)), set)
   if (status !== undefined) return status
   // The system told of more than the processor does: then whatever it does.
-  const some = openFrom(buildKernels(cacheFolder, unitsFor(undefined)), set)
+  const some = openFrom(loadableBuild(cacheFolder, unitsFor(undefined)), set)
   assert(some, 'every processor runs the portable kernels')
   return some
+}
+
+/** What came along from another machine may want a C library that is not here: then the next one, or the compiler's. */
+function loadableBuild(cacheFolder: string | undefined, chosen: readonly string[]): KernelBuild {
+  const unloadable: string[] = []
+  let why = ''
+  for (;;) {
+    const build = buildKernels(cacheFolder, chosen, unloadable)
+    if (!build.ok) return why === '' ? build : { ...build, reason: `${build.reason}, and ${why}` }
+    const failure = build.alongFrom === undefined ? undefined : loadFailure(build.path)
+    if (failure === undefined) return build
+    unloadable.push(build.path)
+    why = `${build.path}, compiled elsewhere, cannot be loaded: ${failure}`
+  }
+}
+
+function loadFailure(path: string): string | undefined {
+  try {
+    koffi.load(path)
+    return undefined
+  } catch (error) {
+    return messageOf(error)
+  }
 }
 
 /** Undefined where the library has no set that this machine runs, and none was asked for. */
@@ -412,14 +436,18 @@ function openFrom(build: KernelBuild, set: InstructionSet | undefined): KernelSt
       fix: build.fix,
     })
   }
-  const { compiler, tookMs, leftOut, passedOver } = build
+  const { compiler, tookMs, leftOut, passedOver, alongFrom } = build
   if (set !== undefined && setsOf(leftOut).includes(set)) {
+    if (alongFrom !== undefined)
+      throw new UserError(`The kernels in ${alongFrom}, compiled elsewhere, have none for ${set}.`, {
+        fix: `Install a C++ compiler, compile them there by "ropeway kernels build --all", or unset ROPEWAY_KERNELS.`,
+      })
     throw new UserError(`This compiler is too old for the ${set} kernels: ${compiler}.`, {
       fix: 'Install a newer g++ or clang++, or unset ROPEWAY_KERNELS.',
     })
   }
   try {
-    return { kernels: new Kernels(build.path, set), compiler, tookMs, leftOut, passedOver }
+    return { kernels: new Kernels(build.path, set), compiler, tookMs, leftOut, passedOver, alongFrom }
   } catch (error) {
     if (error instanceof UserError) {
       if (set === undefined) return undefined

@@ -17,6 +17,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { kernelFinding } from '../../src/cli/commands/doctor.ts'
+import { findCompiler } from '../../src/runtime/compiler.ts'
 import {
   everyUnit,
   featuresHere,
@@ -28,13 +29,9 @@ import {
   unitsKnown,
 } from '../../src/runtime/instruction-sets.ts'
 import { Kernels, openKernels, plainNote } from '../../src/runtime/kernels.ts'
-import {
-  buildKernels,
-  buildName,
-  findCompiler,
-  type KernelBuild,
-  nativeFolder,
-} from '../../src/runtime/kernels-build.ts'
+import { buildKernels, type KernelBuild, nativeFolder } from '../../src/runtime/kernels-build.ts'
+import { buildName } from '../../src/runtime/kernels-kept.ts'
+import { libraryCompiler, shellCompiler } from './compilers.ts'
 import { functionsWith, loopsWith } from './machine-code.ts'
 import { everyKernels } from './tensors.ts'
 
@@ -62,24 +59,9 @@ afterAll(() => {
   rmSync(scratch, { recursive: true, force: true, maxRetries: 9 })
 })
 
-/** A compiler made of a few lines of shell; $1.. are its arguments. */
-function compilerOf(name: string, version: string, lines: string): string {
-  const compiler = join(scratch, name)
-  writeFileSync(compiler, `#!/bin/sh\ncase "$1" in --version) echo "${version}"; exit 0;; esac\n${lines}\n`)
-  chmodSync(compiler, 0o755)
-  return compiler
-}
-
-/** A compiler that hands out the library that is there already: what is tested is what happens around it. */
-function readyCompiler(version = 'ready 1.0'): string {
-  const library = everyKernels[0]!.path
-  const last = 'for last; do :; done'
-  return compilerOf(
-    'ready-cxx',
-    version,
-    `${last}\ncase "$1" in -shared) cp '${library}' "$last";; *) : > "$last";; esac`,
-  )
-}
+const compilerOf = (name: string, version: string, lines: string) =>
+  shellCompiler(join(scratch, name), version, lines)
+const readyCompiler = (version?: string) => libraryCompiler(join(scratch, 'ready-cxx'), version)
 
 function built(build: KernelBuild): Extract<KernelBuild, { ok: true }> {
   if (!build.ok) throw new Error(build.reason)

@@ -2,10 +2,11 @@ import { readFileSync } from 'node:fs'
 import koffi from 'koffi'
 import { bytesOf, type DType, dtypes } from '../../src/base/dtype.ts'
 import { Random } from '../../src/base/random.ts'
+import { findCompiler } from '../../src/runtime/compiler.ts'
 import { everyUnit } from '../../src/runtime/instruction-sets.ts'
 import type { KernelOp, KernelParams } from '../../src/runtime/kernel-ops.ts'
 import { type KernelCall, KernelContext, Kernels } from '../../src/runtime/kernels.ts'
-import { buildKernels, findCompiler } from '../../src/runtime/kernels-build.ts'
+import { buildKernels } from '../../src/runtime/kernels-build.ts'
 
 /**
  * Tensors as ggml lays them out, made by hand, so that ops are tested without ggml. Lengths are given as in

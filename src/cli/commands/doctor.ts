@@ -1,10 +1,13 @@
 import { existsSync } from 'node:fs'
 import { cpus, freemem, totalmem } from 'node:os'
+import { dirname, resolve } from 'node:path'
 import type { Command } from 'commander'
+import { UserError } from '../../base/errors.ts'
 import { defaultThreads, listDevices } from '../../runtime/device.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
-import { featuresHere, setsFor, setsOf } from '../../runtime/instruction-sets.ts'
+import { featuresHere, setsFor, setsOf, unitsFor } from '../../runtime/instruction-sets.ts'
 import { type KernelStatus, kernelStatus } from '../../runtime/kernels.ts'
+import { compileKernels, kernelCacheFolder } from '../../runtime/kernels-build.ts'
 import { modelsFolder, ropewayHome } from '../home.ts'
 import { bytes, green, red } from '../terminal.ts'
 
@@ -27,8 +30,11 @@ export function doctorCommand(program: Command): void {
   const kernels = program.command('kernels').description('our own CPU kernels')
   kernels
     .command('build')
-    .description('compile them now instead of at the first use')
-    .action(() => {
+    .description('compile them now instead of at the first use, or for other machines')
+    .option('--all', 'for all processors of this platform, not for the one here alone')
+    .option('--into <folder>', 'keep them there, for a package or an image, instead of in the cache folder')
+    .action(({ all = false, into }: { all?: boolean; into?: string }) => {
+      if (all || into !== undefined) return buildForOthers(all, into)
       const status = kernelStatus()
       const { ok, found, fix } = kernelFinding(status)
       const took = status.kernels && status.tookMs > 0 ? `, in ${Math.round(status.tookMs / 1000)} s` : ''
@@ -36,6 +42,17 @@ export function doctorCommand(program: Command): void {
       if (fix !== undefined) process.stderr.write(`${fix}\n`)
       if (!ok) process.exitCode = 1
     })
+}
+
+function buildForOthers(all: boolean, into: string | undefined): void {
+  const chosen = unitsFor(all ? undefined : featuresHere())
+  const build = compileKernels(into === undefined ? kernelCacheFolder() : resolve(into), chosen)
+  if (!build.ok) throw new UserError(`The kernels were not compiled: ${build.reason}.`, { fix: build.fix })
+  const made = setsOf(chosen.filter((unit) => !build.leftOut.includes(unit)))
+  const took = build.cached ? '' : `, in ${Math.round(build.tookMs / 1000)} s`
+  process.stdout.write(`${made.join(', ')} (${build.compiler}) in ${dirname(build.path)}${took}\n`)
+  if (build.leftOut.length > 0)
+    process.stderr.write(`This compiler is too old for ${setsOf(build.leftOut).join(', ')}.\n`)
 }
 
 interface Finding {
@@ -74,7 +91,7 @@ export function kernelFinding(status: KernelStatus): Finding {
     const fix = `${status.fix} Kernels of our own bring attention without copies of the cache and products several times as fast.`
     return { ok: false, subject: 'kernels', found: `plain ggml: ${status.reason}`, fix }
   }
-  const { kernels, compiler, leftOut, passedOver } = status
+  const { kernels, compiler, leftOut, passedOver, alongFrom } = status
   const runs = setsFor(featuresHere()) ?? kernels.available
   const fixes = [
     ...(passedOver === undefined
@@ -83,13 +100,15 @@ export function kernelFinding(status: KernelStatus): Finding {
     ...(leftOut.length === 0
       ? []
       : [
-          `This compiler is too old for ${setsOf(leftOut).join(', ')}: a newer g++ or clang++ brings the faster kernels of CPUs that have them.`,
+          alongFrom === undefined
+            ? `This compiler is too old for ${setsOf(leftOut).join(', ')}: a newer g++ or clang++ brings the faster kernels of CPUs that have them.`
+            : `They have none for ${setsOf(leftOut).join(', ')}: a C++ compiler here brings the faster ones, or "ropeway kernels build --all" where they come from.`,
         ]),
   ]
   return {
     ok: true,
     subject: 'kernels',
-    found: `${kernels.instructionSet} of ${runs.join(', ')} (${compiler})`,
+    found: `${kernels.instructionSet} of ${runs.join(', ')} (${compiler}${alongFrom === undefined ? '' : `, from ${alongFrom}`})`,
     ...(fixes.length > 0 && { fix: fixes.join(' ') }),
   }
 }
