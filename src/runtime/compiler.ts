@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 
 const compilers = ['g++', 'clang++', 'c++'] as const
-export const compileLimitMs = 300_000
+/** One file on an old laptop beside other work takes minutes: this is for a compiler that hangs. */
+export const compileLimitMs = 900_000
 
 export interface Compiler {
   command: string
