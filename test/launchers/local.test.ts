@@ -153,6 +153,32 @@ test('a script may open its own output again, and all of it is kept', async () =
   expect(readdirSync(memberFolder(join(run.root, 'a'), 0)).filter((name) => /pipe/.test(name))).toEqual([])
 })
 
+test('a program that cannot be executed says what to look at', async () => {
+  await using run = await openLocal()
+  const files = {
+    'gone.sh': '#!/no/such/shell\necho never\n',
+    'windows.sh': '#!/bin/sh\r\necho never\r\n',
+    'plain.sh': '#!/bin/sh\necho never\n',
+  }
+  for (const [name, text] of Object.entries(files))
+    writeFileSync(join(run.folder, name), text, { mode: name === 'plain.sh' ? 0o644 : 0o755 })
+  const expected = {
+    pyhton: /there is no program of this name in PATH$/,
+    './missing.sh': /there is no such file$/,
+    './gone.sh': /what its first line names, \/no\/such\/shell, is not there$/,
+    './windows.sh': /first line names, \/bin\/sh, is not there: its lines end as on Windows/,
+    './plain.sh': /it may not be executed \(chmod \+x\)$/,
+  }
+  for (const [at, [program, why]] of Object.entries(expected).entries()) {
+    const id = `a${at}`
+    await run.launcher.submit({ id, command: [program], environment: {}, folder: run.folder, members: 1 })
+    await over(run, id)
+    const [member] = (await run.launcher.observe(id)).members
+    expect(member).toMatchObject({ state: 'ended', message: expect.stringMatching(why) })
+    expect(member!.message).toContain(`${program} could not be started: `)
+  }
+})
+
 test('a machine without mkfifo keeps the output too', async () => {
   await using run = await openLocal()
   const sh = spawnSync('sh', ['-c', 'command -v sh'], { encoding: 'utf8' }).stdout.trim()

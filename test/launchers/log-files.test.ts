@@ -50,6 +50,8 @@ test('a log stays within its limit, keeps the newest lines, and says what it ski
   writer.close()
   const page = readLog(room.folder, cursor, 1000, true)
   expect(page.skipped).toBe(true)
+  // Who reads from the beginning is told too that it is none.
+  expect(readLog(room.folder, undefined, 1000, true).skipped).toBe(true)
   const all = readAll(room.folder, cursor, true)
   expect(all.lines.at(-1)).toBe('line 59999')
   expect(all.lines.length * 10).toBeLessThan(limit * 1.1)

@@ -125,7 +125,8 @@ export function readLog(
   const asked = cursor === undefined ? undefined : parseCursor(cursor)
   const oldest = numbers[0]
   if (oldest === undefined) return { lines: [], cursor: cursor ?? '1:0', skipped: false, complete: ended }
-  const skipped = asked !== undefined && asked.number < oldest
+  // The first file has number 1: what a log without cursor no longer begins with was there once.
+  const skipped = (asked?.number ?? 1) < oldest
   let position = asked === undefined || skipped ? { number: oldest, offset: 0 } : asked
   const lines: LogLine[] = []
   let left = Math.max(bytesMax, lineBytesMax * 4)

@@ -11,7 +11,6 @@ import type { Readable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import { assert } from '../../../base/assert.ts'
 import { type Clock, systemClock } from '../../../base/clock.ts'
-import { messageOf } from '../../../base/errors.ts'
 import { writeFileAtomic } from '../../../base/files.ts'
 import {
   containerCommand,
@@ -23,6 +22,7 @@ import {
 } from './containers.ts'
 import { LineCutter, LogWriter, logBytesDefault } from './log-files.ts'
 import { killMember } from './member-processes.ts'
+import { whyNotStarted } from './not-started.ts'
 import { openOutputPipe } from './output-pipe.ts'
 import { identify, identifyChild, memberLabel, runLabel, sendSignal } from './process-identity.ts'
 import {
@@ -101,7 +101,7 @@ async function runCommand(
   })
   const end = await new Promise<Omit<MemberResult, 'endedMs'>>((resolve) => {
     child.on('error', (error) => {
-      const what = existsSync(request.folder) ? messageOf(error) : `${request.folder} is not there`
+      const what = whyNotStarted(error, program!, request.folder)
       resolve({ message: `${program} could not be started: ${what}`, neverStarted: 'failed' })
     })
     child.on('exit', (exitCode, signal) =>
