@@ -1,4 +1,5 @@
 import { mkdtempSync, rmSync } from 'node:fs'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
@@ -76,6 +77,26 @@ onEveryDatabase((databases) => {
     expect((await read('bytes=-3')).bytes.equals(large.subarray(-3))).toBe(true)
     const gone = owner.bytes(api.readFile, { params: dataset, query: { path: 'other' } })
     await expect(gone).rejects.toMatchObject({ code: 'not_found' })
+  })
+
+  test('an upload whose client goes away is no failure of the service, and one that is too large is told what to do', async () => {
+    await using service = await start(databases)
+    const { id } = await service.owner.call(api.beginUpload, { ...inProject, body: announcementOf(large) })
+    const { hostname, port } = new URL(service.url)
+    const socket = connect(Number(port), hostname)
+    const path = `/api/v1/projects/${project}/uploads/${id}/parts/1`
+    const headers = `host: x\r\nauthorization: Bearer ${service.ownerKey}\r\ncontent-type: application/octet-stream`
+    socket.write(`PUT ${path} HTTP/1.1\r\n${headers}\r\ncontent-length: ${8 << 20}\r\n\r\n`)
+    socket.write(large.subarray(0, 1 << 20), () => socket.destroy())
+    await expect.poll(() => service.log.some((line) => /parts.*the client went away/.test(line))).toBe(true)
+    expect(service.log.filter((line) => line.includes('"level":50'))).toEqual([])
+    const body = { files: [{ path: 'x'.repeat(1 << 20), blob: id }] } as never
+    const call = service.owner.call(api.addVersion, { params: { project, dataset: 'texts' }, body })
+    await expect(call).rejects.toMatchObject({
+      code: 'too_large',
+      message: expect.stringContaining('larger than 1 MiB'),
+      fix: expect.stringContaining('dataset'),
+    })
   })
 
   test('records are previewed and counted as the trainer reads them, and damage is named', async () => {

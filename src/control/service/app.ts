@@ -20,11 +20,10 @@ import { actorOf } from './authenticate.ts'
 import { type Admission, admit } from './authorise.ts'
 import type { ServiceContext } from './context.ts'
 import { keyHeader, onceFor } from './once.ts'
-import { answerOf } from './refusals.ts'
+import { answerOf, bodyBytesMax } from './refusals.ts'
 import type { ByteAnswer, Call, RouteModule, Serve } from './routes.ts'
 import type { Surface } from './surface.ts'
 
-const bodyBytesMax = 1 << 20
 const parameterCharactersMax = 300
 
 export async function buildService(
@@ -207,6 +206,11 @@ async function* jsonLines(events: AsyncIterable<object>): AsyncGenerator<string>
 function handleErrors(app: FastifyInstance, { log }: ServiceContext): void {
   app.setErrorHandler(async (error, request, reply) => {
     const { status, body } = answerOf(error, request.id)
+    // Who went away in the middle of an upload hears no answer, and nothing is wrong here.
+    if (request.raw.destroyed && !request.raw.complete) {
+      log.info({ request: request.id, route: request.routeOptions.url }, 'the client went away')
+      return await reply.status(status).send(body)
+    }
     if (status >= 500)
       log.error({ err: error, request: request.id, route: request.routeOptions.url }, 'request failed')
     if (status === 401) reply.header('www-authenticate', 'Bearer')

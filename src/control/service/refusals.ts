@@ -5,6 +5,9 @@ import { type ProblemBody, type ProblemCode, problemCodes, Refused } from '../..
 import { type Failure, UserError } from '../../base/errors.ts'
 import { Problem } from '../../http/problem.ts'
 
+/** Of a body in JSON. */
+export const bodyBytesMax = 1 << 20
+
 export interface Answer {
   readonly status: number
   readonly body: ProblemBody
@@ -40,7 +43,14 @@ export function answerOf(error: unknown, requestId: string): Answer {
     const where = `${error.validationContext ?? 'body'}${param === '' ? '' : `, ${param}`}`
     return answer('invalid_request', `${where}: ${message ?? 'not valid'}`, { param }, requestId)
   }
-  const { statusCode, message } = error as FastifyError
+  const { statusCode, message, code } = error as FastifyError
+  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
+    return answer(
+      'too_large',
+      `The body is larger than ${bodyBytesMax >> 20} MiB, the most that is read here.`,
+      { fix: "What is large goes into a dataset or the job's folder, and is named." },
+      requestId,
+    )
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500)
     return answer(ofStatus.get(statusCode) ?? 'invalid_request', message, {}, requestId)
   if (isOutage(error))
