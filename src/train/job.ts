@@ -64,7 +64,7 @@ const textFields = z.strictObject({
 const jobFile = z.strictObject({
   name: z
     .string()
-    .regex(/^[a-z0-9][a-z0-9._-]*$/i)
+    .regex(/^[a-z0-9][a-z0-9._-]*$/i, 'it takes letters, digits and . _ -, and begins with a letter or digit')
     .default('model'),
   model: z.union(
     [sizes, z.strictObject({ from: z.string().min(1) })],

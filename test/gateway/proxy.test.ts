@@ -149,6 +149,10 @@ test('keys open the deployments of their project, public ones are open to all, t
   expect(await status('stories', 'theirs')).toBe(404)
   expect(await status('stories', 'guessed')).toBe(401)
   expect(await status('stories')).toBe(401)
+  const unknown = (await (await post(url, { ...asked, model: 'stories' })).json()) as {
+    error: { message: string }
+  }
+  expect(unknown.error.message).toMatch(/^Nothing here answers for 'stories' without a key.*Bearer KEY\.$/)
   expect(await status('open')).toBe(200)
   expect(await status('open', 'mine')).toBe(200)
   const list = await fetch(`${through.url}/v1/models`, bearer('theirs'))

@@ -87,6 +87,7 @@ onEveryDatabase((databases) => {
     expect(await said({ run, job: { notify: { slak: 'team' } } })).toBe(inPart('job.notify.slak', 'slack'))
     expect(await said({ steps: 3, job: { priorty: 9 } })).toBe(inPart('job.priorty', 'priority'))
     expect(await said({ run, retries: 2 })).toContain('; did you mean job.retries?')
+    expect(await said({ run, name: '한글' })).toContain('it takes letters, digits and . _ -')
     expect(await said({ run, job: { colour: 'red' } })).toMatch(
       /colour is not a field of a job's part job\.$/,
     )

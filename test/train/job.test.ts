@@ -54,6 +54,12 @@ function catching(attempt: () => unknown): unknown {
   }
 }
 
+test('the name of a model is held to what paths and addresses take', () => {
+  expect(() => parseTrainingJob({ ...file(), name: '한글' }, example)).toThrow(
+    /name .*letters, digits and \. _ -/,
+  )
+})
+
 test('a name that is none is told with the one that was meant, and a field that is missing as that', () => {
   const misspelt = { ...file(), steps: undefined, stepz: 4 }
   expect(() => parseTrainingJob(misspelt, example)).toThrow(

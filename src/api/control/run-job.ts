@@ -92,7 +92,10 @@ export const runJob = z
     name: z
       .string()
       .max(63)
-      .regex(/^[a-z0-9][a-z0-9._-]*$/i)
+      .regex(
+        /^[a-z0-9][a-z0-9._-]*$/i,
+        'it takes letters, digits and . _ -, and begins with a letter or digit',
+      )
       .default('job'),
     run: command,
     /** The working directory. */

@@ -42,8 +42,13 @@ export function sha256(text: string): string {
   return createHash('sha256').update(text).digest('hex')
 }
 
-export function keyMissing(): Problem {
-  return denied('Send the API key as Authorization: Bearer KEY.')
+/** `model`: what was asked for, where others would have been answered without a key. */
+export function keyMissing(model?: string): Problem {
+  const send = 'Send the API key as Authorization: Bearer KEY.'
+  if (model === undefined) return denied(send)
+  return denied(
+    `Nothing here answers for '${model.slice(0, 100)}' without a key; GET /v1/models lists what does. ${send}`,
+  )
 }
 
 function denied(message: string): Problem {

@@ -289,7 +289,7 @@ export class Gateway {
   #find(caller: Caller | undefined, model: string): Target {
     const target = findTarget(this.#options.table.current, model)
     if (target !== undefined && this.#mayAsk(caller, target.deployment)) return target
-    if (caller === undefined && this.#options.verify !== undefined) throw keyMissing()
+    if (caller === undefined && this.#options.verify !== undefined) throw keyMissing(model)
     const message = `There is no deployment '${model.slice(0, 100)}' here; GET /v1/models lists those there are.`
     throw new Problem(404, 'model_not_found', message, { param: 'model' })
   }

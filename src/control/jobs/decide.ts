@@ -159,7 +159,10 @@ function retry(job: AttemptView, reason: Reason, why: string, progress: Progress
   const retryStep = Math.max(job.retryStep, progress.checkpointStep)
   if (retriesUsed > job.limits.retries) {
     const exhausted = job.limits.retries === 0 ? reason : 'retries_exhausted'
-    const tail = job.limits.retries === 0 ? '' : ` That was after ${job.limits.retries} retries.`
+    const tail =
+      job.limits.retries === 0
+        ? ''
+        : ` That was after ${job.limits.retries === 1 ? 'one retry' : `${job.limits.retries} retries`}.`
     return { ...move('failed', exhausted, `${why}${tail}`), retriesUsed: retriesUsed - 1, retryStep }
   }
   const delayMs = Math.min(backoffMsMax, backoffMsMin * 2 ** (retriesUsed - 1))
