@@ -11,6 +11,7 @@ import { LocalLauncher } from '../../src/control/launchers/local/local-launcher.
 import { wrapperLateMs } from '../../src/control/launchers/local/member.ts'
 import { labelled } from '../../src/control/launchers/local/member-processes.ts'
 import { identify } from '../../src/control/launchers/local/process-identity.ts'
+import { memberFolder } from '../../src/control/launchers/local/run-folder.ts'
 
 const base = mkdtempSync(join(tmpdir(), 'ropeway-cut-short-'))
 const bundle = join(base, 'bundle')
@@ -27,21 +28,24 @@ const command = [
 class Member {
   readonly run: string
   readonly launcher: LocalLauncher
-  readonly #folder: string
+  /** The member's. */
+  readonly folder: string
+  readonly #work: string
   aheadMs = 0
 
   constructor(name: string, root = join(base, name)) {
     this.run = name
     const clock = { ...systemClock, unixMs: () => systemClock.unixMs() + this.aheadMs }
     this.launcher = new LocalLauncher({ root: join(root, 'runs'), devices: {}, wrapper, clock })
-    this.#folder = join(root, 'work')
-    mkdirSync(this.#folder)
+    this.folder = memberFolder(join(root, 'runs', name), 0)
+    this.#work = join(root, 'work')
+    mkdirSync(this.#work)
   }
 
   /** A secret may differ when a submit is repeated. */
   async submit(stopBefore: number): Promise<void> {
     const secrets = { STOP_BEFORE: String(stopBefore) }
-    const request = { id: this.run, command, environment: {}, folder: this.#folder, members: 1, secrets }
+    const request = { id: this.run, command, environment: {}, folder: this.#work, members: 1, secrets }
     expect(await this.launcher.submit(request)).toEqual({ ok: true })
   }
 
@@ -55,16 +59,16 @@ class Member {
 
   /** Its wrapper, when it stands still. */
   get stopped(): number | undefined {
-    return labelled(this.run, 0).find((pid) => stateOf(pid) === 'T')
+    return labelled(this.run, 0, this.folder).find((pid) => stateOf(pid) === 'T')
   }
 
   /** How many processes of it there are, without wrappers. */
   get processes(): number {
-    return labelled(this.run, 0).filter(hasCommand).length
+    return labelled(this.run, 0, this.folder).filter(hasCommand).length
   }
 
   get starts(): number {
-    return readIfThere(join(this.#folder, `starts-${this.run}`)).split('\n').length - 1
+    return readIfThere(join(this.#work, `starts-${this.run}`)).split('\n').length - 1
   }
 
   /** Brings it to where its wrapper stands still; the last steps are those of its end, so it is cancelled for them. */
@@ -108,7 +112,7 @@ async function eachStep(name: string, take: (member: Member, wrapper: number) =>
       expect(member.processes, `${name} before step ${step}`).toBe(0)
       expect(member.starts, `${name} before step ${step}`).toBeLessThanOrEqual(1)
       await until(() => member.launcher.remove(member.run))
-      await until(() => labelled(member.run, 0).length === 0)
+      await until(() => labelled(member.run, 0, member.folder).length === 0)
       expect(await member.launcher.listOwned()).toEqual([])
     }
   }
@@ -155,7 +159,7 @@ describe.skipIf(process.platform !== 'linux')('whatever happens to a wrapper, at
       process.kill(pid, 'SIGKILL')
       await until(() => identify(pid) === undefined)
       await member.launcher.cancel(member.run, 60_000)
-      await until(() => labelled(member.run, 0).length === 0)
+      await until(() => labelled(member.run, 0, member.folder).length === 0)
       await until(() => member.isOver())
     })
   })
@@ -167,7 +171,7 @@ describe.skipIf(process.platform !== 'linux')('whatever happens to a wrapper, at
       if (await member.isOver()) {
         expect(await member.launcher.remove(member.run)).toBe(true)
         process.kill(pid, 'SIGCONT')
-        await until(() => labelled(member.run, 0).length === 0)
+        await until(() => labelled(member.run, 0, member.folder).length === 0)
         expect(member.starts).toBe(starts)
       } else {
         member.aheadMs = wrapperLateMs

@@ -44,10 +44,10 @@ test('a command whose wrapper is killed is killed too, and reported as lost', as
 test.skipIf(!onLinux)('nothing that left the process group outlives its member', async () => {
   await using run = await openLocal()
   const { command } = await started(run, 'a', run.script('setsid sleep 600 &\necho $! > stray\nsleep 600'))
-  await run.until(async () => labelled('a', 0).length >= 3)
+  await run.until(async () => labelled('a', 0, memberFolder(join(run.root, 'a'), 0)).length >= 3)
   process.kill(command.pid, 'SIGKILL')
   await over(run, 'a')
-  await run.until(async () => labelled('a', 0).length === 0)
+  await run.until(async () => labelled('a', 0, memberFolder(join(run.root, 'a'), 0)).length === 0)
 })
 
 test('a process that was given the id of a dead one is not taken for it', async () => {
@@ -77,7 +77,7 @@ test('two servers that submit at once start a command once', async () => {
   await run.until(async () => run.starts('a', 0) > 0)
   for (const server of servers) await server.submit(request)
   // The late wrappers have come and gone when only one of them is left.
-  await run.until(async () => labelled('a', 0).length <= 3)
+  await run.until(async () => labelled('a', 0, memberFolder(join(run.root, 'a'), 0)).length <= 3)
   expect(run.starts('a', 0)).toBe(1)
 })
 

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { expect, test } from 'vitest'
 import { killMember } from '../../src/control/launchers/local/member-processes.ts'
 import {
+  folderLabel,
   identify,
   identifyChild,
   isAlive,
@@ -29,8 +30,9 @@ async function ended(child: ChildProcess): Promise<void> {
   if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
 }
 
+const folder = '/runs/one/members/0'
 const killed = (command: ProcessIdentity | undefined, asParent: boolean) =>
-  killMember({ run: 'one', member: 0, command, asParent })
+  killMember({ run: 'one', member: 0, folder, command, asParent })
 /** Whatever else becomes another program on this machine is waited for too. */
 const nothingLeft = (command: ProcessIdentity | undefined, asParent: boolean) =>
   expect.poll(() => killed(command, asParent), { interval: 5 }).toBe(0)
@@ -44,16 +46,19 @@ test.skipIf(!onLinux)('a command is ended with its group, and counted until all 
 })
 
 test.skipIf(!onLinux)('what carries the labels is ended wherever it has gone', async () => {
-  const labels = { [runLabel]: 'one', [memberLabel]: '0' }
+  const labels = { [runLabel]: 'one', [memberLabel]: '0', [folderLabel]: folder }
   const { child, said } = await shell('setsid sh -c "echo \\$\\$; sleep 600"; true', labels)
   expect(killed(undefined, false)).toBeGreaterThanOrEqual(2)
   await nothingLeft(undefined, false)
   await ended(child)
   expect(identify(Number(said))).toBeUndefined()
-  const { child: other } = await shell('echo ready; sleep 600', { ...labels, [memberLabel]: '1' })
-  await nothingLeft(undefined, false)
-  expect(identify(other.pid!)).toBeDefined()
-  process.kill(-other.pid!, 'SIGKILL')
+  // Another member, and a run of the same id of another service on this machine.
+  for (const change of [{ [memberLabel]: '1' }, { [folderLabel]: '/restored/one/members/0' }]) {
+    const { child: other } = await shell('echo ready; sleep 600', { ...labels, ...change })
+    await nothingLeft(undefined, false)
+    expect(identify(other.pid!)).toBeDefined()
+    process.kill(-other.pid!, 'SIGKILL')
+  }
 })
 
 test.skipIf(!onLinux)('a process is not missed while it becomes another program, and another', async () => {

@@ -36,7 +36,7 @@ import { freeDevices } from './devices.ts'
 import { passedOn } from './inherited.ts'
 import { readLog } from './log-files.ts'
 import { observeMember, readCancel, wrapperOf } from './member.ts'
-import { memberLabel, runLabel, sendSignal } from './process-identity.ts'
+import { folderLabel, memberLabel, runLabel, sendSignal } from './process-identity.ts'
 import {
   clearLeftovers,
   createFolderOnce,
@@ -240,6 +240,7 @@ export class LocalLauncher implements Launcher {
         ROPEWAY_ADDRESS_FILE: join(folder, names.address),
         [runLabel]: request.id,
         [memberLabel]: String(index),
+        [folderLabel]: folder,
       },
     })
     closeSync(errors)

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import {
   bootOf,
+  folderLabel,
   identify,
   isAlive,
   memberLabel,
@@ -19,6 +20,8 @@ import {
 export interface MemberProcesses {
   readonly run: string
   readonly member: number
+  /** The member's folder. */
+  readonly folder: string
   /** The command's process, which leads its group; undefined when it was not written down. */
   readonly command: ProcessIdentity | undefined
   /** Its parent asks, which has watched it all the time: the group's number can be nobody else's. */
@@ -66,7 +69,7 @@ function find(asked: MemberProcesses, group: number | undefined, isSure: boolean
 }
 
 function findOnLinux(
-  { run, member, except }: MemberProcesses,
+  { run, member, folder, except }: MemberProcesses,
   group: number | undefined,
   isSure: boolean,
 ): Found {
@@ -78,7 +81,7 @@ function findOnLinux(
     const isInGroup = stat.group === group
     // Undefined for processes of other users, who tell us nothing.
     const environment = isInGroup && isSure ? '' : environmentOf(pid)
-    if ((isInGroup && environment === '') || hasLabels(environment, run, member)) members.push(pid)
+    if ((isInGroup && environment === '') || hasLabels(environment, run, member, folder)) members.push(pid)
     else if (environment === '' && stat.hasVariables) unclear++
   }
   return { members, unclear }
@@ -93,10 +96,10 @@ function membersOfGroup(group: number): number[] {
 }
 
 /** Process ids of everything on this machine that carries the labels; empty where /proc is missing. */
-export function labelled(run: string, member: number): number[] {
+export function labelled(run: string, member: number, folder: string): number[] {
   if (!onLinux) return []
   return processIds().filter(
-    (pid) => hasLabels(environmentOf(pid), run, member) && identify(pid) !== undefined,
+    (pid) => hasLabels(environmentOf(pid), run, member, folder) && identify(pid) !== undefined,
   )
 }
 
@@ -115,7 +118,11 @@ function environmentOf(pid: number): string | undefined {
   return readIfThere(`/proc/${pid}/environ`, '')
 }
 
-function hasLabels(environment: string | undefined, run: string, member: number): boolean {
+/** Processes of a service that did not know the label of the folder yet count as this one's. */
+function hasLabels(environment: string | undefined, run: string, member: number, folder: string): boolean {
   const variables = environment?.split('\0') ?? []
-  return variables.includes(`${runLabel}=${run}`) && variables.includes(`${memberLabel}=${member}`)
+  if (!variables.includes(`${runLabel}=${run}`) || !variables.includes(`${memberLabel}=${member}`))
+    return false
+  const other = variables.find((variable) => variable.startsWith(`${folderLabel}=`))
+  return other === undefined || other === `${folderLabel}=${folder}`
 }

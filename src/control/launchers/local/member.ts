@@ -100,7 +100,7 @@ function endOverdue(
   if (lateMs < commandLateMs) return
   const started = readStored(startedProcess, join(folder, names.process))
   killMember({
-    ...{ run, member: index, command: started?.process, asParent: false },
+    ...{ run, member: index, folder, command: started?.process, asParent: false },
     except: wrapper.pid,
   })
   // A container that its engine does not remove is waited for there, and not here, where all wait.
@@ -121,7 +121,7 @@ function orphaned(
 ): MemberObservation {
   const message = 'Its wrapper process died; the command was stopped.'
   const started = readStored(startedProcess, join(folder, names.process))
-  const left = killMember({ run, member: index, command: started?.process, asParent: false })
+  const left = killMember({ run, member: index, folder, command: started?.process, asParent: false })
   const container = readStored(engine, join(dirname(dirname(folder)), names.engine))
   const stays = container && removeContainer(container, run, index, process.env)
   if (left > 0 || stays !== undefined)

@@ -12,6 +12,8 @@ export type ProcessIdentity = z.output<typeof processIdentity>
 /** The processes of a run carry these in their environment, and so do their children. */
 export const runLabel = 'ROPEWAY_RUN'
 export const memberLabel = 'ROPEWAY_MEMBER'
+/** The member's folder: two services on one machine may know runs of the same id, one of them from a backup. */
+export const folderLabel = 'ROPEWAY_RUN_FOLDER'
 
 export const onLinux = process.platform === 'linux'
 /** "The process is not there" in the words of /proc and of kill. */

@@ -24,7 +24,14 @@ import { LineCutter, LogWriter, logBytesDefault } from './log-files.ts'
 import { killMember } from './member-processes.ts'
 import { whyNotStarted } from './not-started.ts'
 import { openOutputPipe } from './output-pipe.ts'
-import { identify, identifyChild, memberLabel, runLabel, sendSignal } from './process-identity.ts'
+import {
+  folderLabel,
+  identify,
+  identifyChild,
+  memberLabel,
+  runLabel,
+  sendSignal,
+} from './process-identity.ts'
 import {
   type CancelNote,
   cancelNote,
@@ -114,7 +121,7 @@ async function runCommand(
     }
   })
   await drained([sources.out, sources.err])
-  const all = { run: request.id, member: Number(basename(folder)), command, asParent: true }
+  const all = { run: request.id, member: Number(basename(folder)), folder, command, asParent: true }
   await untilNothingIsLeft(
     () => inContainer?.remove(),
     () => killMember(all),
@@ -144,7 +151,7 @@ function containerOf(request: StoredRequest, folder: string) {
   const settings = Object.fromEntries(
     Object.entries(own).filter(([name]) => isOfEngine(name) && !isSecret.has(name)),
   )
-  const variables = [...Object.keys(own), ...secretNames, runLabel, memberLabel].filter(
+  const variables = [...Object.keys(own), ...secretNames, runLabel, memberLabel, folderLabel].filter(
     (name) => name in process.env && !(name in settings),
   )
   const arguments_ = containerCommand(found, {
@@ -153,7 +160,7 @@ function containerOf(request: StoredRequest, folder: string) {
     ...(existsSync(loginFolder) && { loginFolder }),
   })
   // With the labels, whoever ends a member that is late would end the removal too, at each look.
-  const { [runLabel]: _run, [memberLabel]: _member, ...unlabelled } = process.env
+  const { [runLabel]: _run, [memberLabel]: _member, [folderLabel]: _folder, ...unlabelled } = process.env
   return { command: arguments_, remove: () => removeContainer(found, id, member, unlabelled) }
 }
 
