@@ -9,7 +9,7 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import koffi from 'koffi'
-import { messageOf } from '../base/errors.ts'
+import { loadFailure } from './load-failure.ts'
 
 /** One library that ggml can load as a backend. */
 export interface GpuLibrary {
@@ -117,7 +117,7 @@ const needsMax = 8
 /** Loads a library and, from `folders`, what the system does not find for it. Says why when that fails. */
 function loadWithNeeds(path: string, folders: readonly string[]): string | undefined {
   for (let found = 0; found < needsMax; found++) {
-    const failure = loads(path)
+    const failure = loadFailure(path)
     // glibc: libcudart.so.13: cannot open shared object file: No such file or directory
     const missing = failure && /(\S+\.so[.\d]*): cannot open shared object/.exec(failure)?.[1]
     if (!missing) return failure
@@ -165,15 +165,6 @@ function vulkanResult(): number | undefined {
   } catch {
     // Without a loader the library would not have loaded: on another system it has another name.
     return undefined
-  }
-}
-
-function loads(path: string): string | undefined {
-  try {
-    koffi.load(path)
-    return undefined
-  } catch (error) {
-    return messageOf(error)
   }
 }
 

@@ -19,6 +19,7 @@ import {
 } from './instruction-sets.ts'
 import { type KernelOp, type KernelParams, kernelOps } from './kernel-ops.ts'
 import { buildKernels, type KernelBuild } from './kernels-build.ts'
+import { loadFailure } from './load-failure.ts'
 import type { Tensor } from './tensor.ts'
 
 type Pointer = bigint
@@ -415,15 +416,6 @@ function loadableBuild(cacheFolder: string | undefined, chosen: readonly string[
     if (failure === undefined) return build
     unloadable.push(build.path)
     why = `${build.path}, compiled elsewhere, cannot be loaded: ${failure}`
-  }
-}
-
-function loadFailure(path: string): string | undefined {
-  try {
-    koffi.load(path)
-    return undefined
-  } catch (error) {
-    return messageOf(error)
   }
 }
 
