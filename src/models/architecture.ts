@@ -6,6 +6,17 @@
  */
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
+import type { RopeScaling } from './rope.ts'
+
+/** What attention does in one layer, products and norms apart. Layers that do the same hold the same object. */
+export interface LayerAttention {
+  /** A token attends to itself and so many less one before it; undefined attends to all. */
+  window: number | undefined
+  /** How queries and keys are turned by their positions; undefined leaves them. */
+  rope: RopeScaling | undefined
+  /** Multiplies the scores of queries and keys. */
+  scale: number
+}
 
 export interface ModelConfig {
   modelType: string
@@ -24,8 +35,8 @@ export interface ModelConfig {
   normEpsilon: number
   /** The head reuses the embedding. */
   tied: boolean
-  /** A token attends to itself and so many less one before it; undefined attends to all. */
-  slidingWindow?: number
+  /** Of each layer. */
+  attention: readonly LayerAttention[]
   /** The config.json that this was read from, kept for saving. */
   source: Record<string, unknown>
 }
@@ -103,6 +114,11 @@ export interface Architecture<Config extends ModelConfig = ModelConfig> {
   products(config: Config): ProductGroup[]
   /** Logits [M, V]. */
   forward(config: Config, pass: ForwardPass): Tensor
+}
+
+/** The different windows of a model's layers. */
+export function windowsOf({ attention }: ModelConfig): (number | undefined)[] {
+  return [...new Set(attention.map(({ window }) => window))]
 }
 
 /** Multiplies every fresh product by depth as GPT-2 does for the layers that write into the residual. */

@@ -27,13 +27,14 @@ function parse(source: Record<string, unknown>): Gpt2Config {
   fields.only('scale_attn_by_inverse_layer_idx', [false])
   const width = fields.count('n_embd')
   const heads = fields.count('n_head')
+  const layers = fields.layers('n_layer')
   if (width % heads !== 0)
     throw new UserError(`config.json: n_head ${heads} does not divide n_embd ${width}.`)
   return {
     modelType: 'gpt2',
     vocabularySize: fields.count('vocab_size'),
     width,
-    layers: fields.layers('n_layer'),
+    layers,
     heads,
     keyValueHeads: heads,
     headWidth: width / heads,
@@ -42,6 +43,11 @@ function parse(source: Record<string, unknown>): Gpt2Config {
     normEpsilon: fields.number('layer_norm_epsilon', 1e-5),
     tied: fields.flag('tie_word_embeddings', true),
     bias: fields.flag('bias', true),
+    attention: Array(layers).fill({
+      window: undefined,
+      rope: undefined,
+      scale: 1 / Math.sqrt(width / heads),
+    }),
     source,
   }
 }

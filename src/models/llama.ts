@@ -16,10 +16,9 @@ import {
 } from './architecture.ts'
 import { ConfigFields } from './config-fields.ts'
 import { normalised } from './plain-layers.ts'
-import { parseRope, type RopeScaling } from './rope.ts'
+import { parseRope } from './rope.ts'
 
 export interface LlamaConfig extends ModelConfig {
-  rope: RopeScaling
   /** Biases on q, k and v (Qwen2), and on the output projection too (Llama's attention_bias). */
   attentionBias: 'none' | 'qkv' | 'all'
   mlpBias: boolean
@@ -28,9 +27,12 @@ export interface LlamaConfig extends ModelConfig {
 }
 
 /** What an architecture of this network fixes or reads on its own. */
-type Switches = Partial<Pick<LlamaConfig, 'attentionBias' | 'headNorms' | 'slidingWindow' | 'source'>>
+type Switches = Partial<Pick<LlamaConfig, 'attentionBias' | 'headNorms' | 'source'>> & { window?: number }
 
-export function parseLlama(source: Record<string, unknown>, switches: Switches = {}): LlamaConfig {
+export function parseLlama(
+  source: Record<string, unknown>,
+  { window, ...switches }: Switches = {},
+): LlamaConfig {
   const fields = new ConfigFields(source)
   fields.only('hidden_act', ['silu'])
   const width = fields.count('hidden_size')
@@ -39,12 +41,14 @@ export function parseLlama(source: Record<string, unknown>, switches: Switches =
   const headWidth = fields.count('head_dim', width / heads)
   if (heads % keyValueHeads !== 0)
     throw fields.refuse('num_key_value_heads', keyValueHeads, 'a divisor of num_attention_heads')
+  const layers = fields.layers('num_hidden_layers')
   const contextMax = fields.count('max_position_embeddings', 2048)
+  const rope = parseRope(source, headWidth, contextMax)
   return {
     modelType: String(source.model_type),
     vocabularySize: fields.count('vocab_size'),
     width,
-    layers: fields.layers('num_hidden_layers'),
+    layers,
     heads,
     keyValueHeads,
     headWidth,
@@ -52,7 +56,7 @@ export function parseLlama(source: Record<string, unknown>, switches: Switches =
     contextMax,
     normEpsilon: fields.number('rms_norm_eps', 1e-6),
     tied: fields.flag('tie_word_embeddings', false),
-    rope: parseRope(source, headWidth, contextMax),
+    attention: Array(layers).fill({ window, rope, scale: 1 / Math.sqrt(headWidth) }),
     attentionBias: fields.flag('attention_bias', false) ? 'all' : 'none',
     mlpBias: fields.flag('mlp_bias', false),
     headNorms: false,
@@ -143,10 +147,11 @@ export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
 
 function attention(config: LlamaConfig, pass: ForwardPass, layer: number, x: Tensor): Tensor {
   const { ops, positions } = pass
-  const { heads, keyValueHeads, headWidth, rope, normEpsilon } = config
+  const { heads, keyValueHeads, headWidth, normEpsilon } = config
+  const { rope } = config.attention[layer]!
   const norm = { weight: pass.weight(`model.layers.${layer}.input_layernorm.weight`), epsilon: normEpsilon }
   const [q, k, v] = pass.joined(x, queryKeyValue(layer), norm) as [Tensor, Tensor, Tensor]
-  const factors = rope.factors === undefined ? undefined : pass.weight('rope_factors')
+  const factors = rope?.factors && pass.weight('rope_factors')
   const split = (y: Tensor, count: number) => ops.splitRows(y, count, headWidth)
   const [query, key] = [split(q, heads), split(k, keyValueHeads)] //                [N, H, D], [N, G, D]
   const values = split(v, keyValueHeads) //                                                    [N, G, D]
@@ -154,7 +159,7 @@ function attention(config: LlamaConfig, pass: ForwardPass, layer: number, x: Ten
   if (pass.attendTurns) return pass.attend(layer, query, key, values, norms)
   const turned = (y: Tensor, weight: Tensor | undefined) => {
     const normed = normalised(ops, y, weight && { weight, epsilon: normEpsilon })
-    return ops.rope(normed, positions, rope.attributes, factors)
+    return rope === undefined ? normed : ops.rope(normed, positions, rope.attributes, factors)
   }
   return pass.attend(layer, turned(query, norms?.query), turned(key, norms?.key), values)
 }

@@ -12,7 +12,7 @@ export const mistral: Architecture<LlamaConfig> = {
     const window =
       source.sliding_window === null
         ? {}
-        : { slidingWindow: new ConfigFields(source).count('sliding_window', defaultWindow) }
+        : { window: new ConfigFields(source).count('sliding_window', defaultWindow) }
     return parseLlama(source, { attentionBias: 'none', ...window })
   },
   parameters: llamaParameters,

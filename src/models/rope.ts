@@ -52,14 +52,13 @@ export function parseRope(
   }
 }
 
-/** Divisors of rotary frequencies, where the scaling of a model with this configuration has them. */
-export function ropeFactorsOf(config: object): Float32Array | undefined {
-  return ropeOf(config)?.factors
-}
-
-/** The rotary positions of a model with this configuration, if it has any. */
-export function ropeOf(config: object): RopeScaling | undefined {
-  return 'rope' in config ? (config.rope as RopeScaling) : undefined
+/** Divisors of rotary frequencies, where a layer of a model with this configuration has them; all that do have the same. */
+export function ropeFactorsOf(config: {
+  attention: readonly { rope: RopeScaling | undefined }[]
+}): Float32Array | undefined {
+  const divisors = new Set(config.attention.flatMap(({ rope }) => rope?.factors ?? []))
+  assert(divisors.size <= 1, 'layers with divisors of rotary frequencies share them')
+  return [...divisors][0]
 }
 
 /**

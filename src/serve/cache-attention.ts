@@ -6,7 +6,7 @@
  */
 import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
-import type { ForwardPass, ModelConfig } from '../models/architecture.ts'
+import { type ForwardPass, type ModelConfig, windowsOf } from '../models/architecture.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
 import type { Graph } from '../runtime/graph.ts'
@@ -113,7 +113,8 @@ interface GroupInputs extends Group {
   /** How often each query is asked. */
   times: number
   blocks: Tensor
-  mask: Tensor
+  /** By the window of a layer. */
+  masks: ReadonlyMap<number | undefined, Tensor>
 }
 
 /** ggml computes so many queries of one sequence or more in tiles, which round differently (flash_attn_ext). */
@@ -191,6 +192,7 @@ export class GatherAttention implements CacheAttention {
     const { blockTokens } = this.#cache
     const tokens = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
     const slots = graph.input('I32', [tokens], 'slots')
+    const windows = windowsOf(this.#config)
     const groups = this.#groups(sequences).map((group, i) => {
       const lone = group.sequences * group.tokens === 1 && group.positions >= splitPositions
       const times = lone && this.#exact ? 2 : 1
@@ -198,7 +200,12 @@ export class GatherAttention implements CacheAttention {
         ...group,
         times,
         blocks: graph.input('I32', [(group.sequences * group.positions) / blockTokens], `blocks.${i}`),
-        mask: graph.input('F16', [group.sequences, 1, group.tokens * times, group.positions], `mask.${i}`),
+        masks: new Map(
+          windows.map((window) => [
+            window,
+            graph.input('F16', [group.sequences, 1, group.tokens * times, group.positions], `mask.${i}`),
+          ]),
+        ),
       }
     })
     return {
@@ -218,7 +225,8 @@ export class GatherAttention implements CacheAttention {
     v: Tensor,
   ): Tensor {
     const { ops } = graph
-    const { heads, headWidth, keyValueHeads } = this.#config
+    const { heads, headWidth, keyValueHeads, attention } = this.#config
+    const { window, scale } = attention[layer]!
     const width = keyValueHeads * headWidth
     const keys = ops.setRows(this.#cache.keys[layer]!, ops.joinRows(k), slots)
     const values = ops.setRows(this.#cache.values[layer]!, ops.joinRows(v), slots)
@@ -250,8 +258,8 @@ export class GatherAttention implements CacheAttention {
       const shape = [group.sequences, heads, group.tokens * group.times, headWidth]
       const strides = [tokenStride * group.tokens, headStride, tokenStride, elementStride]
       const query = ops.window(part, shape, strides, 0) //                         [S, H, T, D]
-      const scale = 1 / Math.sqrt(headWidth)
-      const mixed = ops.attention(query, gather(keys, group), gather(values, group), group.mask, scale)
+      const mask = group.masks.get(window)
+      const mixed = ops.attention(query, gather(keys, group), gather(values, group), mask, scale)
       const asked = ops.reshape(mixed, [rows * group.times, heads * headWidth])
       const flat = group.times > 1 ? ops.slice(asked, 0, 0, rows) : asked //       [S*T, H*D]
       all = all === undefined ? flat : ops.concat(all, flat, 0)
@@ -266,27 +274,37 @@ export class GatherAttention implements CacheAttention {
     let index = 0
     for (const group of groups) {
       const blocks = new Int32Array(group.blocks.size).fill(spareBlock)
-      const mask = new Uint16Array(group.mask.size).fill(minusInfinity)
       const perSequence = group.positions / blockTokens
-      for (let s = 0; s < group.sequences; s++) {
-        const sequence = sequences[index++]!
+      const members = sequences.slice(index, (index += group.sequences))
+      for (const [s, sequence] of members.entries()) {
         const used = Math.min(perSequence, sequence.blocks.length)
         for (let b = 0; b < used; b++) blocks[s * perSequence + b] = sequence.blocks[b]!
-        const real = group.tokens - (sequence.padding ?? 0)
-        for (let t = 0; t < group.tokens; t++) {
-          const row = (s * group.tokens + t) * group.positions
-          // What is nobody's looks at one position too: without any, a softmax is no number.
-          const end = t < real ? sequence.start + t : 0
-          const window = this.#config.slidingWindow
-          const begin = window === undefined ? 0 : Math.max(0, end - window + 1)
-          mask.fill(0, row + begin, row + end + 1)
-        }
       }
-      if (group.times > 1) mask.copyWithin(group.positions, 0, group.positions)
       group.blocks.write(blocks)
-      group.mask.write(mask)
+      for (const [window, mask] of group.masks) mask.write(maskOf(group, members, mask.size, window))
     }
   }
+}
+
+/** Who sees whom in a group, in half precision. */
+function maskOf(
+  { tokens, positions, times }: GroupInputs,
+  sequences: readonly SequenceWork[],
+  size: number,
+  window = Number.POSITIVE_INFINITY,
+): Uint16Array {
+  const mask = new Uint16Array(size).fill(minusInfinity)
+  for (const [s, sequence] of sequences.entries()) {
+    const real = tokens - (sequence.padding ?? 0)
+    for (let t = 0; t < tokens; t++) {
+      const row = (s * tokens + t) * positions
+      // What is nobody's looks at one position too: without any, a softmax is no number.
+      const end = t < real ? sequence.start + t : 0
+      mask.fill(0, row + Math.max(0, end - window + 1), row + end + 1)
+    }
+  }
+  if (times > 1) mask.copyWithin(positions, 0, positions)
+  return mask
 }
 
 /**

@@ -6,7 +6,7 @@
  */
 import { assert } from '../base/assert.ts'
 import type { DType } from '../base/dtype.ts'
-import type { ForwardPass } from '../models/architecture.ts'
+import { type ForwardPass, windowsOf } from '../models/architecture.ts'
 import { forwardWithHead } from '../models/head.ts'
 import { PackedCalls, packedLayers } from '../models/packed-layers.ts'
 import { plainLayers } from '../models/plain-layers.ts'
@@ -217,7 +217,8 @@ export class ModelExecutor implements Executor {
     const count = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
     const perSequence = slots === undefined ? 16 : 16 + 80
     const nodesMax = 64 + config.layers * (48 + perSequence * sequences.length)
-    const graph = new Graph(this.#device, nodesMax, 8 + 2 * sequences.length, { memory: this.#memory })
+    const inputsMax = 8 + 2 * windowsOf(config).length * sequences.length
+    const graph = new Graph(this.#device, nodesMax, inputsMax, { memory: this.#memory })
     try {
       const tokens = graph.input('I32', [count], 'tokens')
       const positions = graph.input('I32', [count], 'positions')

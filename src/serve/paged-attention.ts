@@ -5,8 +5,8 @@
  * N tokens, H heads, G key/value heads, D head width.
  */
 import { assert } from '../base/assert.ts'
-import type { HeadNorms, ModelConfig } from '../models/architecture.ts'
-import { ropeOf, rotaryAngles } from '../models/rope.ts'
+import type { HeadNorms, LayerAttention, ModelConfig } from '../models/architecture.ts'
+import { type RopeScaling, rotaryAngles } from '../models/rope.ts'
 import type { Graph } from '../runtime/graph.ts'
 import { rotaryPairs } from '../runtime/kernel-ops.ts'
 import {
@@ -21,28 +21,37 @@ import type { Tensor } from '../runtime/tensor.ts'
 import type { BlockCache, BuiltAttention, CacheAttention } from './cache-attention.ts'
 import type { SequenceWork } from './executor.ts'
 
+/** Storing keys and values, without norms of heads and with them, and attending. */
+interface LayerCalls {
+  plain: KernelCall
+  normed: KernelCall
+  attention: KernelCall
+}
+
 export class PagedAttention implements CacheAttention {
   readonly name = 'paged'
   readonly #cache: BlockCache
   readonly #config: ModelConfig
-  readonly #storeCalls: { plain: KernelCall; normed: KernelCall }
-  readonly #attention: KernelCall
-  /** What makes the table by which queries and keys are turned; undefined when positions are not rotary. */
-  readonly #rotary: { angles: Float32Array; table: KernelCall } | undefined
+  /** One for all layers that attend alike. */
+  readonly #calls: ReadonlyMap<LayerAttention, LayerCalls>
+  /** What makes the tables by which queries and keys are turned: none when positions are not rotary. */
+  readonly #rotary: ReadonlyMap<RopeScaling, { angles: Float32Array; table: KernelCall }>
 
   constructor(cache: BlockCache, config: ModelConfig, kernels: KernelContext) {
     const { format } = cache
     assert(format in cacheFormats, 'the kernels have this number format of keys and values')
     const cacheFormat = cacheFormats[format as CacheFormat]
-    const rope = ropeOf(config)
-    const rotary = rope && rotaryAngles(rope)
+    const layers = [...new Set(config.attention)]
     this.#cache = cache
     this.#config = config
-    this.#rotary = rotary && {
-      angles: rotary.angles,
-      table: kernels.call('rope_table', { factor: rotary.factor }),
-    }
-    const store = (normed: 0 | 1) =>
+    this.#rotary = new Map(
+      layers.flatMap(({ rope }) => {
+        if (rope === undefined) return []
+        const { angles, factor } = rotaryAngles(rope)
+        return [[rope, { angles, table: kernels.call('rope_table', { factor }) }]]
+      }),
+    )
+    const store = (rope: RopeScaling | undefined, normed: 0 | 1) =>
       kernels.call('store_keys_values', {
         rotaryDims: rope?.attributes.dimensions ?? 0,
         rotaryPairs: rope?.attributes.layout === 'interleaved' ? rotaryPairs.neighbours : rotaryPairs.halves,
@@ -50,13 +59,14 @@ export class PagedAttention implements CacheAttention {
         epsilon: normed * config.normEpsilon,
         cacheFormat,
       })
-    this.#storeCalls = { plain: store(0), normed: store(1) }
-    this.#attention = kernels.call('paged_attention', {
-      kvHeads: config.keyValueHeads,
-      window: config.slidingWindow ?? 0,
-      scale: 1 / Math.sqrt(config.headWidth),
-      cacheFormat,
-    })
+    const attention = ({ window = 0, scale }: LayerAttention) =>
+      kernels.call('paged_attention', { kvHeads: config.keyValueHeads, window, scale, cacheFormat })
+    this.#calls = new Map(
+      layers.map((layer) => [
+        layer,
+        { plain: store(layer.rope, 0), normed: store(layer.rope, 1), attention: attention(layer) },
+      ]),
+    )
   }
 
   parts(sequences: readonly SequenceWork[]): readonly SequenceWork[] {
@@ -88,13 +98,16 @@ export class PagedAttention implements CacheAttention {
     const table = graph.input('I32', [this.#tableWords(sequences)], 'batch')
     const words = new Int32Array(table.size)
     const rows = sequences.reduce((sum, { tokens }) => sum + tokens.length, 0)
-    const angles = this.#rotary && graph.input('F32', [this.#rotary.angles.length], 'angles')
-    const turns = angles && this.#turns(graph, table, angles, rows)
+    const rotary = [...this.#rotary].map(([rope, { angles, table: call }]) => {
+      const input = graph.input('F32', [angles.length], 'angles')
+      return { rope, angles, input, turns: turnsOf(graph, call, table, input, rows) }
+    })
+    const turns = new Map(rotary.map((one) => [one.rope, one.turns]))
     return {
-      turns: turns !== undefined,
+      turns: turns.size > 0,
       attend: (layer, q, k, v, norms) => this.#attend(graph, table, turns, layer, { q, k, v, norms }),
       write: (current) => {
-        angles?.write(this.#rotary!.angles)
+        for (const { input, angles } of rotary) input.write(angles)
         const batch = current.map(({ tokens, start, blocks }) => ({ count: tokens.length, start, blocks }))
         const used = writeBatchTable(words, batch, this.#cache.blockTokens)
         table.write(words.subarray(0, used))
@@ -102,26 +115,22 @@ export class PagedAttention implements CacheAttention {
     }
   }
 
-  /** How each row is turned, once for all layers: [N, R]. */
-  #turns(graph: Graph, table: Tensor, angles: Tensor, rows: number): Tensor {
-    const { fn, userdata } = this.#rotary!.table
-    return graph.ops.custom('rope_table', fn, 'F32', [rows, 2 * angles.size], [table, angles], userdata)
-  }
-
   #attend(
     graph: Graph,
     table: Tensor,
-    turns: Tensor | undefined,
+    turns: ReadonlyMap<RopeScaling, Tensor>,
     layer: number,
     { q, k, v, norms }: { q: Tensor; k: Tensor; v: Tensor; norms: HeadNorms | undefined },
   ): Tensor {
     const { ops } = graph
-    const { heads, headWidth } = this.#config
+    const { heads, headWidth, attention } = this.#config
+    const { rope } = attention[layer]!
+    const calls = this.#calls.get(attention[layer]!)!
     const keys = this.#cache.keys[layer]!
     const values = this.#cache.values[layer]!
-    const { fn, userdata } = norms === undefined ? this.#storeCalls.plain : this.#storeCalls.normed
+    const { fn, userdata } = norms === undefined ? calls.plain : calls.normed
     assert(norms === undefined || norms.epsilon === this.#config.normEpsilon, 'heads are normed like rows')
-    const turning = turns === undefined ? [] : [turns]
+    const turning = rope === undefined ? [] : [turns.get(rope)!]
     const norming = norms === undefined ? [] : [norms.query, norms.key]
     const inputs = [q, k, v, keys, values, table, ...turning, ...norming]
     // The stored queries are this op's result, so the attention below cannot run before the write.
@@ -129,12 +138,23 @@ export class PagedAttention implements CacheAttention {
     const read = [query, keys, values, table]
     const mixed = ops.custom(
       'paged_attention',
-      this.#attention.fn,
+      calls.attention.fn,
       'F32',
       q.shape,
       read,
-      this.#attention.userdata,
+      calls.attention.userdata,
     )
     return ops.reshape(mixed, [q.shape[0]!, heads * headWidth]) //                              [N, H*D]
   }
+}
+
+/** How each row is turned, once for all layers that turn alike: [N, R]. */
+function turnsOf(
+  graph: Graph,
+  { fn, userdata }: KernelCall,
+  table: Tensor,
+  angles: Tensor,
+  rows: number,
+): Tensor {
+  return graph.ops.custom('rope_table', fn, 'F32', [rows, 2 * angles.size], [table, angles], userdata)
 }

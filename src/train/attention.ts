@@ -3,7 +3,7 @@
  *
  * B sequences of T tokens, N = B*T; H heads, G key/value heads, R = H/G heads to one of those, D head width.
  */
-import type { ForwardPass } from '../models/architecture.ts'
+import { type ForwardPass, type ModelConfig, windowsOf } from '../models/architecture.ts'
 import type { Graph } from '../runtime/graph.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
@@ -13,12 +13,38 @@ export interface SequenceShape {
   tokens: number
   /** Rows hold several documents. */
   packed: boolean
-  /** A token sees itself and so many less one before it. */
-  window?: number | undefined
 }
 
-/** Who sees whom: an input of the graph, in whichever form its attention reads. */
-export class SequenceMask {
+/** Who sees whom in each layer: an input of the graph for every window. */
+export class SequenceMasks {
+  readonly #byWindow: ReadonlyMap<number | undefined, SequenceMask>
+  readonly #config: ModelConfig
+
+  constructor(graph: Graph, shape: SequenceShape, config: ModelConfig) {
+    this.#config = config
+    this.#byWindow = new Map(
+      windowsOf(config).map((window) => [window, new SequenceMask(graph, shape, window)]),
+    )
+  }
+
+  /** As {@link SequenceMask} has it. */
+  of(layer: number): Tensor {
+    return this.#byWindow.get(this.#config.attention[layer]!.window)!.tensor
+  }
+
+  /** Of rows without documents; once, when the graph has its memory. */
+  writeWhole(): void {
+    for (const mask of this.#byWindow.values()) mask.writeWhole()
+  }
+
+  /** Of packed rows: `documents` [N] names the document of each token. */
+  writeDocuments(documents: Int32Array): void {
+    for (const mask of this.#byWindow.values()) mask.writeDocuments(documents)
+  }
+}
+
+/** Who sees whom with one window, in whichever form attention reads. */
+class SequenceMask {
   /** First row that each token sees [N] (I32), or what is added to scores: [T, T], or [B, 1, T, T] for packed rows. */
   readonly tensor: Tensor
   readonly #tokens: number
@@ -26,7 +52,7 @@ export class SequenceMask {
   readonly #window: number | undefined
   readonly #values: Float32Array | Int32Array
 
-  constructor(graph: Graph, { sequences, tokens, packed, window }: SequenceShape) {
+  constructor(graph: Graph, { sequences, tokens, packed }: SequenceShape, window: number | undefined) {
     this.#tokens = tokens
     this.#packed = packed
     this.#window = window
@@ -37,7 +63,6 @@ export class SequenceMask {
     this.#values = dtype === 'I32' ? new Int32Array(size) : new Float32Array(size)
   }
 
-  /** Of rows without documents; once, when the graph has its memory. */
   writeWhole(): void {
     if (this.#packed) return
     if (this.#values instanceof Int32Array)
@@ -46,7 +71,6 @@ export class SequenceMask {
     this.tensor.write(this.#values)
   }
 
-  /** Of packed rows: `documents` [N] names the document of each token. */
   writeDocuments(documents: Int32Array): void {
     if (this.#values instanceof Int32Array)
       this.#values.set(firstRows(documents.length, this.#tokens, this.#window, documents))
@@ -69,30 +93,29 @@ function firstRows(
   })
 }
 
-/** `mask` as {@link SequenceMask} has it. */
 export function wholeSequences(
   ops: Ops,
   sequences: number,
   tokens: number,
-  mask: Tensor,
+  masks: SequenceMasks,
+  { attention }: ModelConfig,
 ): ForwardPass['attend'] {
   const byHead = (x: Tensor) => {
     const [, heads, width] = x.shape as [number, number, number]
     const split = ops.reshape(packed(ops, x), [sequences, tokens, heads, width]) //  [B, T, H, D]
     return ops.contiguous(ops.permute(split, [0, 2, 1, 3])) //                       [B, H, T, D]
   }
-  if (mask.dtype === 'I32') {
-    return (_, q, k, v) =>
-      ops.causalAttention(q, k, v, mask, { sequences, scale: 1 / Math.sqrt(q.shape[2]!) })
-  }
-  return (_, q, k, v) => {
+  return (layer, q, k, v) => {
+    const mask = masks.of(layer)
+    const { scale } = attention[layer]!
+    if (mask.dtype === 'I32') return ops.causalAttention(q, k, v, mask, { sequences, scale })
     const [, heads, width] = q.shape as [number, number, number]
     const groups = k.shape[1]!
     // Heads of one group are stacked along the tokens: one product then serves them all.
     const stacked = [sequences, groups, (heads / groups) * tokens]
     const scores = ops.matmul(ops.reshape(byHead(q), [...stacked, width]), byHead(k)) // [B, G, R*T, T]
     const square = ops.reshape(scores, [sequences, heads, tokens, tokens])
-    const shares = ops.softmax(square, mask, 1 / Math.sqrt(width)) //                 [B, H, T, T]
+    const shares = ops.softmax(square, mask, scale) //                                [B, H, T, T]
     const values = ops.transposed(byHead(v)) //                                       [B, G, D, T]
     const mixed = ops.matmul(ops.reshape(shares, [...stacked, tokens]), values) //    [B, G, R*T, D]
     const heady = ops.reshape(mixed, [sequences, heads, tokens, width])

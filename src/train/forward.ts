@@ -4,11 +4,11 @@
  *
  * N tokens, M rows with a loss, W width, V vocabulary.
  */
-import type { ForwardPass } from '../models/architecture.ts'
+import type { ForwardPass, ModelConfig } from '../models/architecture.ts'
 import { forwardWithHead } from '../models/head.ts'
 import type { Graph } from '../runtime/graph.ts'
 import type { Tensor } from '../runtime/tensor.ts'
-import { SequenceMask, wholeSequences } from './attention.ts'
+import { SequenceMasks, wholeSequences } from './attention.ts'
 import type { GraphShape } from './objective.ts'
 import type { Parameters } from './parameters.ts'
 
@@ -16,21 +16,20 @@ import type { Parameters } from './parameters.ts'
 export interface Inputs {
   ids: Tensor
   positions: Tensor
-  mask: SequenceMask
+  masks: SequenceMasks
   rows: Tensor | undefined
   /** [M] I32: row * V + target, rows counted within their chunk. */
   cells: Tensor
   weights: Tensor
 }
 
-/** `window`: a token sees itself and so many less one before it. */
-export function declareInputs(graph: Graph, shape: Required<GraphShape>, window: number | undefined): Inputs {
+export function declareInputs(graph: Graph, shape: Required<GraphShape>, config: ModelConfig): Inputs {
   const { sequences, tokens, supervisedMax, packed } = shape
   const all = sequences * tokens
   return {
     ids: graph.input('I32', [all], 'ids'),
     positions: graph.input('I32', [all], 'positions'),
-    mask: new SequenceMask(graph, { sequences, tokens, packed, window }),
+    masks: new SequenceMasks(graph, { sequences, tokens, packed }, config),
     rows: supervisedMax < all ? graph.input('I32', [supervisedMax], 'rows') : undefined,
     cells: graph.input('I32', [supervisedMax], 'cells'),
     weights: graph.input('F32', [supervisedMax, 1], 'weights'),
@@ -46,7 +45,7 @@ function passOf(graph: Graph, parameters: Parameters, shape: GraphShape, inputs:
     outputRows: inputs.rows,
     weight: (name) => parameters.weight(name),
     ...parameters.layers(ops),
-    attend: wholeSequences(ops, shape.sequences, shape.tokens, inputs.mask.tensor),
+    attend: wholeSequences(ops, shape.sequences, shape.tokens, inputs.masks, parameters.definition.config),
   }
 }
 

@@ -48,7 +48,7 @@ export class LossGraph implements LearningGraph {
     this.#kernels = trainingKernels(parameters, device, this.shape.ownKernels)
     const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels, precision: this.shape.precision })
     this.#graph = graph
-    this.#inputs = declareInputs(graph, this.shape, parameters.definition.config.slidingWindow)
+    this.#inputs = declareInputs(graph, this.shape, config)
     const network = splitForward(graph, parameters, this.shape, this.#inputs)
     this.#chunks = network.chunks
     this.#chosen =
@@ -56,7 +56,7 @@ export class LossGraph implements LearningGraph {
         ? [this.#wholeHead(graph, parameters, network.logits(undefined), mode)]
         : this.#headInChunks(graph, parameters, network, network.hidden, mode)
     graph.allocate()
-    this.#inputs.mask.writeWhole()
+    this.#inputs.masks.writeWhole()
   }
 
   #wholeHead(graph: Graph, parameters: Parameters, logits: Tensor, mode: 'train' | 'evaluate'): Tensor {
@@ -122,7 +122,7 @@ export class LossGraph implements LearningGraph {
     const { shape } = this
     assert(batch.sequences === shape.sequences && batch.tokens === shape.tokens, 'a batch fits its graph')
     assert(shape.packed || batch.documents === undefined, 'documents need a graph for packed rows')
-    const { ids, positions, mask, rows, cells, weights } = this.#inputs
+    const { ids, positions, masks, rows, cells, weights } = this.#inputs
     const chosen = rows === undefined ? allRows(batch) : supervisedRows(batch, shape.supervisedMax)
     const padded = new Int32Array(shape.supervisedMax)
     padded.set(chosen)
@@ -134,7 +134,7 @@ export class LossGraph implements LearningGraph {
     rows?.write(padded)
     cells.write(cellsOf(padded, this.#chunks, batch.targets, this.#vocabulary))
     weights.write(counting)
-    if (shape.packed) mask.writeDocuments(batch.documents ?? new Int32Array(batch.ids.length))
+    if (shape.packed) masks.writeDocuments(batch.documents ?? new Int32Array(batch.ids.length))
     return counting
   }
 

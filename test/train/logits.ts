@@ -1,6 +1,6 @@
 import type { Device } from '../../src/runtime/device.ts'
 import { Graph } from '../../src/runtime/graph.ts'
-import { causalMask, documentMask, wholeSequences } from '../../src/train/attention.ts'
+import { SequenceMasks, wholeSequences } from '../../src/train/attention.ts'
 import type { Batch } from '../../src/train/batch.ts'
 import type { Parameters } from '../../src/train/parameters.ts'
 
@@ -12,7 +12,7 @@ export function logitsOf(parameters: Parameters, device: Device, batch: Batch): 
   const { ops } = graph
   const ids = graph.input('I32', [batch.ids.length], 'ids')
   const positions = graph.input('I32', [batch.ids.length], 'positions')
-  const mask = graph.input('F32', documents ? [sequences, 1, tokens, tokens] : [tokens, tokens], 'mask')
+  const masks = new SequenceMasks(graph, { sequences, tokens, packed: documents !== undefined }, config)
   const logits = architecture.forward(config, {
     ops,
     tokens: ids,
@@ -20,15 +20,14 @@ export function logitsOf(parameters: Parameters, device: Device, batch: Batch): 
     outputRows: undefined,
     weight: (name) => parameters.weight(name),
     ...parameters.layers(ops),
-    attend: wholeSequences(ops, sequences, tokens, mask),
+    attend: wholeSequences(ops, sequences, tokens, masks, config),
   })
   graph.output(logits)
   graph.allocate()
   ids.write(batch.ids)
   positions.write(batch.positions)
-  const values = new Float32Array(mask.size)
-  if (documents) documentMask(documents, tokens, values, config.slidingWindow)
-  mask.write(documents ? values : causalMask(tokens, config.slidingWindow))
+  masks.writeWhole()
+  if (documents) masks.writeDocuments(documents)
   graph.compute()
   return logits.toFloats()
 }

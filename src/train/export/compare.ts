@@ -8,7 +8,7 @@ import { loadWeights, Weights } from '../../models/weights.ts'
 import { Arena } from '../../runtime/arena.ts'
 import type { Device } from '../../runtime/device.ts'
 import { Graph } from '../../runtime/graph.ts'
-import { causalMask, wholeSequences } from '../attention.ts'
+import { SequenceMasks, wholeSequences } from '../attention.ts'
 import type { ExportSource } from './source.ts'
 
 /** How far an export may be from its source. */
@@ -61,7 +61,7 @@ function read(definition: Definition, weights: Weights, tokens: Int32Array, devi
   const { ops } = graph
   const ids = graph.input('I32', [tokens.length], 'ids')
   const positions = graph.input('I32', [tokens.length], 'positions')
-  const mask = graph.input('F32', [tokens.length, tokens.length], 'mask')
+  const masks = new SequenceMasks(graph, { sequences: 1, tokens: tokens.length, packed: false }, config)
   const logits = graph.output(
     architecture.forward(config, {
       ops,
@@ -70,13 +70,13 @@ function read(definition: Definition, weights: Weights, tokens: Int32Array, devi
       outputRows: undefined,
       weight: access.weight,
       ...plainLayers(ops, access),
-      attend: wholeSequences(ops, 1, tokens.length, mask),
+      attend: wholeSequences(ops, 1, tokens.length, masks, config),
     }),
   )
   graph.allocate()
   ids.write(tokens)
   positions.write(tokens.map((_, i) => i))
-  mask.write(causalMask(tokens.length, config.slidingWindow))
+  masks.writeWhole()
   graph.compute()
   const values = logits.toFloats()
   return { logits: values, perplexity: perplexityOf(values, tokens) }

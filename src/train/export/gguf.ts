@@ -7,7 +7,6 @@ import { writeGguf } from '../../formats/gguf-write.ts'
 import type { TensorToWrite } from '../../formats/source.ts'
 import type { ModelConfig, ParameterSpec } from '../../models/architecture.ts'
 import type { Gpt2Config } from '../../models/gpt2.ts'
-import type { LlamaConfig } from '../../models/llama.ts'
 import { ropeFactorsOf } from '../../models/rope.ts'
 import { encodeRows, keptDtype } from '../../models/rows.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
@@ -53,9 +52,9 @@ export function writeGgufFile(
 }
 
 /** What llama.cpp calls the network. Mistral's is Llama's there, without a window. */
-function architectureOf({ modelType, slidingWindow, contextMax }: ModelConfig): string {
+function architectureOf({ modelType, attention, contextMax }: ModelConfig): string {
   if (modelType !== 'mistral') return modelType
-  if (slidingWindow !== undefined && slidingWindow < contextMax)
+  if (attention.some(({ window }) => window !== undefined && window < contextMax))
     throw new UserError('GGUF has no form for a Mistral that attends to a window.', {
       fix: 'Export as safetensors instead.',
     })
@@ -132,7 +131,7 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
       })
     return [...shared, real('attention.layer_norm_epsilon', config.normEpsilon)]
   }
-  const { attributes, factors } = (config as LlamaConfig).rope
+  const { attributes, factors } = config.attention[0]!.rope!
   const rope = [
     real('attention.layer_norm_rms_epsilon', config.normEpsilon),
     count('attention.head_count_kv', config.keyValueHeads),

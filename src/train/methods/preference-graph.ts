@@ -100,7 +100,7 @@ export class PreferenceGraph implements LearningGraph {
       precision: this.#shape.precision,
     })
     this.#graph = graph
-    this.#inputs = declareInputs(graph, this.#shape, parameters.definition.config.slidingWindow)
+    this.#inputs = declareInputs(graph, this.#shape, config)
     this.#pairInputs = declarePairs(graph, this.#shape)
     this.#one = graph.input('F32', [1], 'one')
     const { ops } = graph
@@ -209,12 +209,12 @@ export class PreferenceGraph implements LearningGraph {
   #write(batch: PairBatch, scale: number): void {
     const { sequences, tokens } = this.#shape
     assert(batch.sequences === sequences && batch.tokens === tokens, 'a batch fits its graph')
-    const { ids, positions, mask, cells } = this.#inputs
+    const { ids, positions, masks, cells } = this.#inputs
     ids.write(batch.ids)
     positions.write(batch.positions)
     const rows = batch.targets.map((_, row) => row)
     cells.write(cellsOf(rows, this.#network.chunks, batch.targets, this.#vocabulary))
-    mask.writeDocuments(batch.documents!)
+    masks.writeDocuments(batch.documents!)
     const own = this.#pairInputs
     own.left.write(batch.left)
     own.right.write(batch.right)

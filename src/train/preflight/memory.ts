@@ -3,7 +3,7 @@
  * memory when it is written, so a layout that nobody computes costs nothing.
  */
 import { bytesOf, type DType } from '../../base/dtype.ts'
-import type { ParameterSpec } from '../../models/architecture.ts'
+import { type ParameterSpec, windowsOf } from '../../models/architecture.ts'
 import { openModel } from '../../models/open.ts'
 import { type Definition, defineModel } from '../../models/registry.ts'
 import { keptDtype } from '../../models/rows.ts'
@@ -82,7 +82,8 @@ export function estimateMemory(
     weightDecay: 0,
     clipNorm: 1,
   })
-  const maskBytes = data.packed ? 8 * job.batch * job.context ** 2 : 4 * job.context ** 2
+  const masks = windowsOf(parameters.definition.config).length
+  const maskBytes = masks * (data.packed ? 8 * job.batch * job.context ** 2 : 4 * job.context ** 2)
   const activationBytes =
     scratch('train') + (data.isEvaluated ? scratch('evaluate') : 0) + optimizer.scratchBytes + maskBytes
   const trainedBytes = parameters.all.reduce((sum, { weight }) => sum + weight.bytes, 0)
