@@ -9,6 +9,9 @@ import type { GgufValue } from './gguf-values.ts'
  */
 export const ropeFactorsName = 'rope_freqs.weight'
 
+/** LongRoPE's divisors for contexts of the first training, and for longer ones. */
+export const longRopeName = (which: string) => `rope_factors_${which}.weight`
+
 /** No model's heads come near this width. */
 const headWidthMax = 65536
 
@@ -23,6 +26,7 @@ const families: Readonly<
   mistral: { model_type: 'mistral', class: 'MistralForCausalLM', fixed: { hidden_act: 'silu' } },
   qwen2: { model_type: 'qwen2', class: 'Qwen2ForCausalLM', fixed: { hidden_act: 'silu' } },
   qwen3: { model_type: 'qwen3', class: 'Qwen3ForCausalLM', fixed: { hidden_act: 'silu' } },
+  phi3: { model_type: 'phi3', class: 'Phi3ForCausalLM', fixed: { hidden_act: 'silu' } },
   gemma3: {
     model_type: 'gemma3_text',
     class: 'Gemma3ForCausalLM',
@@ -139,7 +143,7 @@ function decoderShape(keys: MetadataKeys): Record<string, unknown> {
     max_position_embeddings: keys.needed('context_length'),
     rms_norm_eps: keys.needed('attention.layer_norm_rms_epsilon'),
     rope_theta: keys.own('rope.freq_base') ?? (keys.architecture === 'gemma3' ? 1_000_000 : 10_000),
-    rope_scaling: ropeScaling(keys, width),
+    ...(keys.architecture === 'phi3' ? phi3Rope(keys, width) : { rope_scaling: ropeScaling(keys, width) }),
     attention_bias: keys.has('blk.0.attn_q.bias'),
     mlp_bias: keys.has('blk.0.ffn_gate.bias'),
     ...slidingWindow(keys, hidden, heads, width, layers),
@@ -155,6 +159,8 @@ function slidingWindow(
 ): Record<string, unknown> {
   const window = keys.own('attention.sliding_window')
   if (keys.architecture === 'mistral') return { sliding_window: window ?? null }
+  // By 0, Phi-4's files say that it has none.
+  if (keys.architecture === 'phi3') return { sliding_window: window || null }
   if (keys.architecture !== 'gemma3') return window === undefined ? {} : { sliding_window: window }
   // Only the 27B model (62 layers) scales queries by the nominal head width instead of the real one.
   return { sliding_window: window, query_pre_attn_scalar: layers === 62 ? hidden / heads : width }
@@ -211,15 +217,40 @@ function ropeScaling(keys: MetadataKeys, width: number): Record<string, unknown>
   return Object.fromEntries(Object.entries(yarn).filter(([, value]) => value !== undefined))
 }
 
-function ropeFactors(source: GgufDescription, width: number): Float32Array | undefined {
-  const info = source.info(ropeFactorsName)
+/** Only the first part of a head turns in some; LongRoPE's divisors are two tensors beside the layers. */
+function phi3Rope(keys: MetadataKeys, width: number): Record<string, unknown> {
+  const dimensions = keys.own('rope.dimension_count') ?? width
+  const [short, long] = ['short', 'long'].map((which) =>
+    ropeFactors(keys.source, dimensions, longRopeName(which)),
+  )
+  return {
+    partial_rotary_factor: dimensions / width,
+    original_max_position_embeddings: keys.own('rope.scaling.original_context_length'),
+    ...(short !== undefined &&
+      long !== undefined && {
+        rope_scaling: {
+          rope_type: 'longrope',
+          short_factor: Array.from(short, shortest),
+          long_factor: Array.from(long, shortest),
+          attention_factor: keys.own('rope.scaling.attn_factor') ?? null,
+        },
+      }),
+  }
+}
+
+function ropeFactors(
+  source: GgufDescription,
+  dimensions: number,
+  name = ropeFactorsName,
+): Float32Array | undefined {
+  const info = source.info(name)
   if (info === undefined) return undefined
-  if (info.dtype !== 'F32' || info.bytes !== (width / 2) * 4 || width > headWidthMax)
+  if (info.dtype !== 'F32' || info.bytes !== (dimensions / 2) * 4 || dimensions > headWidthMax)
     throw new UserError(
-      `${source.path}: ${ropeFactorsName} is ${info.dtype} [${info.shape}], not F32 [${width / 2}]`,
+      `${source.path}: ${name} is ${info.dtype} [${info.shape}], not F32 [${dimensions / 2}]`,
     )
   const bytes = new Uint8Array(info.bytes)
-  source.read(ropeFactorsName, bytes)
+  source.read(name, bytes)
   return dequantize(info.dtype, bytes)
 }
 

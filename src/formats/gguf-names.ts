@@ -36,6 +36,17 @@ const namings: Readonly<Record<string, Naming>> = {
   mistral: llama,
   qwen2: llama,
   qwen3: { ...llama, layer: { ...llama.layer, ...normedHeads } },
+  phi3: {
+    ...llama,
+    layer: {
+      attn_norm: 'input_layernorm',
+      attn_qkv: 'self_attn.qkv_proj',
+      attn_output: 'self_attn.o_proj',
+      ffn_norm: 'post_attention_layernorm',
+      ffn_up: 'mlp.gate_up_proj',
+      ffn_down: 'mlp.down_proj',
+    },
+  },
   gemma3: {
     ...llama,
     layer: {

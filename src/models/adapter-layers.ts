@@ -8,7 +8,7 @@
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { InputNorm, LinearLayers } from './architecture.ts'
-import { normalised } from './plain-layers.ts'
+import { gatedHalves, normalised } from './plain-layers.ts'
 
 /** Neighbouring rows with the same adapter; a negative slot is none. */
 export interface AdapterRun {
@@ -55,6 +55,7 @@ export function adapterLayers(ops: Ops, plain: LinearLayers, adapters: AdapterRu
       const around = norm === undefined ? {} : { norm }
       return ops.siluMul(linear(x, gate, around), linear(x, up, around))
     },
+    gatedHalves: (x, both, norm) => gatedHalves(ops, linear(x, both, norm === undefined ? {} : { norm })),
   }
 }
 

@@ -80,13 +80,15 @@ export interface LinearLayers {
   joined(x: Tensor, names: readonly string[], norm?: InputNorm): Tensor[]
   /** silu(x times gate) * (x times up). */
   gated(x: Tensor, gate: string, up: string, norm?: InputNorm): Tensor
+  /** The same by one product that holds both: its first outputs are gate's, as many more are up's. */
+  gatedHalves(x: Tensor, both: string, norm?: InputNorm): Tensor
 }
 
 /** Which products belong together; serving packs their weights accordingly. */
 export type ProductGroup =
   | { kind: 'single'; names: readonly [string] }
   | { kind: 'joined'; names: readonly string[] }
-  | { kind: 'gated'; names: readonly [gate: string, up: string] }
+  | { kind: 'gated'; names: readonly [gate: string, up: string] | readonly [both: string] }
 
 /** What the model needs from whoever runs it. */
 export interface ForwardPass extends LinearLayers {
@@ -107,8 +109,11 @@ export interface ForwardPass extends LinearLayers {
 
 export interface Architecture<Config extends ModelConfig = ModelConfig> {
   readonly modelType: string
-  /** Reads a config.json object; throws a UserError that names the field. */
-  parse(config: Record<string, unknown>): Config
+  /**
+   * Reads a config.json object; throws a UserError that names the field. `context`: how many tokens will be used of it at
+   * most, where that is known to be fewer than it takes.
+   */
+  parse(config: Record<string, unknown>, context?: number): Config
   parameters(config: Config): ParameterSpec[]
   /** The products that {@link forward} asks for, as it asks for them. */
   products(config: Config): ProductGroup[]

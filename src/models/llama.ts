@@ -1,6 +1,6 @@
 /**
  * Llama (Touvron 2023): RMS norms before attention and feed-forward, rotary positions, grouped key/value
- * heads, gated SiLU. Qwen2, Qwen3 and Mistral are the same network with other switches and stand on this file.
+ * heads, gated SiLU. Qwen2, Qwen3, Mistral and Phi-3 are the same network with other switches and stand on this file.
  *
  * N tokens, M output rows, W width, H heads, G key/value heads, D head width, F feed-forward, V vocabulary.
  */
@@ -9,6 +9,7 @@ import {
   type Architecture,
   type ForwardPass,
   type HeadNorms,
+  type InputNorm,
   type ModelConfig,
   type ParameterSpec,
   type ProductGroup,
@@ -24,14 +25,19 @@ export interface LlamaConfig extends ModelConfig {
   mlpBias: boolean
   /** RMS norms of every head of q and k (Qwen3). */
   headNorms: boolean
+  /** q, k and v are one product, and gate and up another (Phi-3). */
+  fused: boolean
 }
 
 /** What an architecture of this network fixes or reads on its own. */
-type Switches = Partial<Pick<LlamaConfig, 'attentionBias' | 'headNorms' | 'source'>> & { window?: number }
+type Switches = Partial<Pick<LlamaConfig, 'attentionBias' | 'headNorms' | 'source' | 'fused'>> & {
+  window?: number
+}
 
 export function parseLlama(
   source: Record<string, unknown>,
   { window, ...switches }: Switches = {},
+  context?: number,
 ): LlamaConfig {
   const fields = new ConfigFields(source)
   fields.only('hidden_act', ['silu'])
@@ -43,7 +49,7 @@ export function parseLlama(
     throw fields.refuse('num_key_value_heads', keyValueHeads, 'a divisor of num_attention_heads')
   const layers = fields.layers('num_hidden_layers')
   const contextMax = fields.count('max_position_embeddings', 2048)
-  const rope = parseRope(source, headWidth, contextMax)
+  const rope = parseRope(source, headWidth, contextMax, context)
   return {
     modelType: String(source.model_type),
     vocabularySize: fields.count('vocab_size'),
@@ -60,6 +66,7 @@ export function parseLlama(
     attentionBias: fields.flag('attention_bias', false) ? 'all' : 'none',
     mlpBias: fields.flag('mlp_bias', false),
     headNorms: false,
+    fused: false,
     source,
     ...switches,
   }
@@ -87,15 +94,25 @@ export function llamaParameters(config: LlamaConfig): ParameterSpec[] {
   for (let i = 0; i < layers; i++) {
     const layer = `model.layers.${i}`
     const attention = `${layer}.self_attn`
+    const queryKeyValue = config.fused
+      ? [product(`${attention}.qkv_proj`, (heads + 2 * keyValueHeads) * headWidth, width)]
+      : [
+          product(`${attention}.q_proj`, heads * headWidth, width),
+          product(`${attention}.k_proj`, keyValueHeads * headWidth, width),
+          product(`${attention}.v_proj`, keyValueHeads * headWidth, width),
+        ]
+    const gateUp = config.fused
+      ? [product(`${layer}.mlp.gate_up_proj`, 2 * feedForward, width)]
+      : [
+          product(`${layer}.mlp.gate_proj`, feedForward, width),
+          product(`${layer}.mlp.up_proj`, feedForward, width),
+        ]
     specs.push(
       vector(`${layer}.input_layernorm.weight`, width, 1),
-      product(`${attention}.q_proj`, heads * headWidth, width),
-      product(`${attention}.k_proj`, keyValueHeads * headWidth, width),
-      product(`${attention}.v_proj`, keyValueHeads * headWidth, width),
+      ...queryKeyValue,
       product(`${attention}.o_proj`, width, heads * headWidth, residual),
       vector(`${layer}.post_attention_layernorm.weight`, width, 1),
-      product(`${layer}.mlp.gate_proj`, feedForward, width),
-      product(`${layer}.mlp.up_proj`, feedForward, width),
+      ...gateUp,
       product(`${layer}.mlp.down_proj`, width, feedForward, residual),
     )
     if (config.headNorms) {
@@ -138,11 +155,25 @@ export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
       x = ops.rows(x, outputRows)
     }
     x = pass.linear(mixed, `${layer}.self_attn.o_proj`, { residual: x })
-    const [gate, up] = gateAndUp(layer)
-    const gated = pass.gated(x, gate, up, norm(`${layer}.post_attention_layernorm.weight`)) // [M, F]
+    const gated = gate(config, pass, layer, x, norm(`${layer}.post_attention_layernorm.weight`)) // [M, F]
     x = pass.linear(gated, `${layer}.mlp.down_proj`, { residual: x })
   }
   return pass.linear(x, headName(config), { norm: norm('model.norm.weight') }) //              [M, V]
+}
+
+function gate(config: LlamaConfig, pass: ForwardPass, layer: string, x: Tensor, norm: InputNorm): Tensor {
+  if (config.fused) return pass.gatedHalves(x, `${layer}.mlp.gate_up_proj`, norm)
+  const [gate, up] = gateAndUp(layer)
+  return pass.gated(x, gate, up, norm)
+}
+
+/** q [N, H*D], k and v [N, G*D]. */
+function queryKeyValue(config: LlamaConfig, pass: ForwardPass, layer: number, x: Tensor, norm: InputNorm) {
+  if (!config.fused) return pass.joined(x, queryKeyValueNames(layer), norm) as [Tensor, Tensor, Tensor]
+  const { heads, keyValueHeads, headWidth } = config
+  const all = pass.linear(x, `model.layers.${layer}.self_attn.qkv_proj`, { norm }) //      [N, (H+2G)*D]
+  const part = (first: number, count: number) => pass.ops.slice(all, 1, first * headWidth, count * headWidth)
+  return [part(0, heads), part(heads, keyValueHeads), part(heads + keyValueHeads, keyValueHeads)] as const
 }
 
 function attention(config: LlamaConfig, pass: ForwardPass, layer: number, x: Tensor): Tensor {
@@ -150,7 +181,7 @@ function attention(config: LlamaConfig, pass: ForwardPass, layer: number, x: Ten
   const { heads, keyValueHeads, headWidth, normEpsilon } = config
   const { rope } = config.attention[layer]!
   const norm = { weight: pass.weight(`model.layers.${layer}.input_layernorm.weight`), epsilon: normEpsilon }
-  const [q, k, v] = pass.joined(x, queryKeyValue(layer), norm) as [Tensor, Tensor, Tensor]
+  const [q, k, v] = queryKeyValue(config, pass, layer, x, norm)
   const factors = rope?.factors && pass.weight('rope_factors')
   const split = (y: Tensor, count: number) => ops.splitRows(y, count, headWidth)
   const [query, key] = [split(q, heads), split(k, keyValueHeads)] //                [N, H, D], [N, G, D]
@@ -169,7 +200,7 @@ function headNorms({ normEpsilon }: LlamaConfig, pass: ForwardPass, layer: numbe
   return { query: weight('q'), key: weight('k'), epsilon: normEpsilon }
 }
 
-const queryKeyValue = (layer: number) =>
+const queryKeyValueNames = (layer: number) =>
   ['q', 'k', 'v'].map((part) => `model.layers.${layer}.self_attn.${part}_proj`)
 const gateAndUp = (layer: string) => [`${layer}.mlp.gate_proj`, `${layer}.mlp.up_proj`] as const
 const headName = (config: LlamaConfig) => (config.tied ? 'model.embed_tokens' : 'lm_head')
@@ -179,9 +210,11 @@ export function llamaProducts(config: LlamaConfig): ProductGroup[] {
   for (let i = 0; i < config.layers; i++) {
     const layer = `model.layers.${i}`
     groups.push(
-      { kind: 'joined', names: queryKeyValue(i) },
+      config.fused
+        ? { kind: 'single', names: [`${layer}.self_attn.qkv_proj`] }
+        : { kind: 'joined', names: queryKeyValueNames(i) },
       { kind: 'single', names: [`${layer}.self_attn.o_proj`] },
-      { kind: 'gated', names: gateAndUp(layer) },
+      { kind: 'gated', names: config.fused ? [`${layer}.mlp.gate_up_proj`] : gateAndUp(layer) },
       { kind: 'single', names: [`${layer}.mlp.down_proj`] },
     )
   }
@@ -190,7 +223,7 @@ export function llamaProducts(config: LlamaConfig): ProductGroup[] {
 
 export const llama: Architecture<LlamaConfig> = {
   modelType: 'llama',
-  parse: (source) => parseLlama(source),
+  parse: (source, context) => parseLlama(source, {}, context),
   parameters: llamaParameters,
   products: llamaProducts,
   forward: llamaForward,

@@ -8,12 +8,12 @@ const defaultWindow = 4096
 
 export const mistral: Architecture<LlamaConfig> = {
   modelType: 'mistral',
-  parse: (source) => {
+  parse: (source, context) => {
     const window =
       source.sliding_window === null
         ? {}
         : { window: new ConfigFields(source).count('sliding_window', defaultWindow) }
-    return parseLlama(source, { attentionBias: 'none', ...window })
+    return parseLlama(source, { attentionBias: 'none', ...window }, context)
   },
   parameters: llamaParameters,
   products: llamaProducts,

@@ -27,20 +27,20 @@ export interface OpenModel extends Disposable {
   rowOrder(name: string): Int32Array | undefined
 }
 
-/** Opens a Hugging Face folder or a GGUF file. Throws UserErrors that name the file and the field. */
-export function openModel(path: string): OpenModel {
+/** Opens a Hugging Face folder or a GGUF file. Throws UserErrors that name the file and the field. `context` as defineModel has it. */
+export function openModel(path: string, context?: number): OpenModel {
   if (!existsSync(path)) {
     throw new UserError(`There is no model at ${path}.`, {
       failure: 'not_found',
       fix: 'Give a folder with config.json and model.safetensors, or a .gguf file.',
     })
   }
-  return statSync(path).isDirectory() ? openFolder(path) : openGgufModel(path)
+  return statSync(path).isDirectory() ? openFolder(path, context) : openGgufModel(path, context)
 }
 
-function openFolder(path: string): OpenModel {
+function openFolder(path: string, context: number | undefined): OpenModel {
   const config = readJsonFile(join(path, 'config.json'))
-  const definition = defineModel(config)
+  const definition = defineModel(config, context)
   const source = openModelFolder(path)
   const stored = storedNames(source, definition)
   const parameters = definition.architecture.parameters(definition.config)
@@ -66,11 +66,11 @@ function storedNames(source: TensorSource, definition: Definition): (name: strin
   return (name) => (name.startsWith(front) ? name.slice(front.length) : name)
 }
 
-function openGgufModel(path: string): OpenModel {
+function openGgufModel(path: string, context: number | undefined): OpenModel {
   const source = openGguf(path)
   try {
     const config = configFromGguf(source)
-    const definition = defineModel(config)
+    const definition = defineModel(config, context)
     const architecture = String(source.metadata.get('general.architecture'))
     const stored = (name: string) => huggingFaceToGguf(architecture, name) ?? name
     return {

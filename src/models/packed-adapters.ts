@@ -43,6 +43,8 @@ const formatWords: Readonly<Record<FactorFormat, number>> = { F32: 0, BF16: 1, I
 
 interface Placed {
   factors: AdapterFactors
+  /** What the lowered ranks are multiplied by for this member; those of floats are shared by halves, and multiplied once. */
+  scale: number
   firstPanel: number
   step: number
   panels: number
@@ -69,16 +71,20 @@ export function packAdapter(
     assert(factors.inputs === places.inputs && factors.outputs === outputs, `the adapter of ${name} fits it`)
     const gated = places.group.kind === 'gated'
     const rank = upTo(step, factors.rank)
-    placed.push({
-      factors,
-      firstPanel: gated ? index : first / lanes,
-      step: gated ? 2 : 1,
-      panels: Math.ceil(outputs / lanes),
-      rank,
-      firstRank: ranks,
-      b: 0,
-      factor: 0,
-    })
+    const parts = gated && places.members.length === 1 ? halvesOf(factors) : [factors]
+    for (const [part, own] of parts.entries()) {
+      placed.push({
+        factors: own,
+        scale: part === 0 || format === 'I8' ? own.scale : 1,
+        firstPanel: gated ? index + part : first / lanes,
+        step: gated ? 2 : 1,
+        panels: Math.ceil(own.outputs / lanes),
+        rank,
+        firstRank: ranks,
+        b: 0,
+        factor: 0,
+      })
+    }
     ranks += rank
   }
   if (placed.length === 0) return undefined
@@ -106,6 +112,17 @@ export function packAdapter(
   return bytes
 }
 
+/** What changes gate and what changes up, of a product that is both: one A, and half of B each. */
+function halvesOf(whole: AdapterFactors): AdapterFactors[] {
+  const outputs = whole.outputs / 2
+  return [0, 1].map((half) => {
+    const rows = (from: Float32Array, width: number) =>
+      from.subarray(half * outputs * width, (half + 1) * outputs * width)
+    const factor = whole.factor && rows(whole.factor, 1)
+    return { ...whole, outputs, b: rows(whole.b, whole.rank), ...(factor && { factor }) }
+  })
+}
+
 function writeHeader(
   view: DataView,
   placed: readonly Placed[],
@@ -119,11 +136,11 @@ function writeHeader(
     view.setInt32(4 * i, word, true)
   })
   view.setBigInt64(16, BigInt(start), true)
-  for (const [index, { firstPanel, step, panels, rank, firstRank, b, factor, factors }] of placed.entries()) {
+  for (const [index, { firstPanel, step, panels, rank, firstRank, b, factor, scale }] of placed.entries()) {
     const at = headerBytes + memberBytes * index
     for (const [i, word] of [firstPanel, step, panels, rank, firstRank].entries())
       view.setInt32(at + 4 * i, word, true)
-    view.setFloat32(at + 20, factors.scale, true)
+    view.setFloat32(at + 20, scale, true)
     view.setBigInt64(at + 24, BigInt(b), true)
     view.setBigInt64(at + 32, BigInt(factor), true)
   }

@@ -83,5 +83,9 @@ export function packedLayers(
       const [first, second] = products.map((product) => run(product, x, norm)) as [Tensor, Tensor?]
       return second === undefined ? first : ops.siluMul(first, second)
     },
+    gatedHalves: (x, both, norm) => {
+      const product = single(both)
+      return product === undefined ? plain.gatedHalves(x, both, norm) : run(product, x, norm)
+    },
   }
 }

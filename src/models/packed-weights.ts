@@ -5,11 +5,11 @@
 import type { DType } from '../base/dtype.ts'
 import { Arena } from '../runtime/arena.ts'
 import type { Device } from '../runtime/device.ts'
-import type { Interleave, Kernels, PackedFormat } from '../runtime/kernels.ts'
+import type { Kernels, PackedFormat } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { ProductGroup } from './architecture.ts'
 import type { OpenModel } from './open.ts'
-import { keptDtype, RowScratch, rowsOf, vectorOf } from './rows.ts'
+import { keptDtype, type RowPiece, RowScratch, rowsOf, vectorOf } from './rows.ts'
 
 export interface PackedProduct {
   group: ProductGroup
@@ -23,7 +23,7 @@ export interface PackedProduct {
   inputs: number
   /** Columns of the result, gaps between members included. */
   outputs: number
-  /** First column and number of columns of each member of a joined group. */
+  /** First column of each member of a joined group, and how many outputs a member has, gate and up of one product both. */
   members: readonly { name: string; first: number; outputs: number }[]
 }
 
@@ -110,8 +110,7 @@ function partsOf(
   quantize: DType | undefined,
 ): readonly Part[] | undefined {
   const biased = group.names.some((name) => model.info(`${name}.bias`) !== undefined)
-  const [outputs] = shapeOf(model, group.names[0]!)
-  if (group.kind === 'gated' && (biased || outputs % panelOutputs !== 0)) return undefined
+  if (group.kind === 'gated' && (biased || gatedOutputs(model, group) % panelOutputs !== 0)) return undefined
   const runs: { dtype: DType; names: string[] }[] = []
   for (const name of group.names) {
     const dtype = keptDtype(model.info(`${name}.weight`)!.dtype, shapeOf(model, name)[1], quantize)
@@ -144,7 +143,12 @@ function describe(
     columns += Math.ceil(member.outputs / panelOutputs) * panelOutputs
     return member
   })
-  const outputs = group.kind === 'joined' ? columns : members[0]!.outputs
+  const outputs =
+    group.kind === 'joined'
+      ? columns
+      : group.kind === 'gated'
+        ? gatedOutputs(model, group)
+        : members[0]!.outputs
   const packedBytes = kernels.packedBytes(format, outputs, inputs, group.kind === 'gated')
   return {
     group,
@@ -156,6 +160,11 @@ function describe(
     outputs,
     members,
   }
+}
+
+/** Columns of what gate and up make together. */
+function gatedOutputs(model: OpenModel, { names }: ProductGroup): number {
+  return shapeOf(model, names[0]!)[0] / (3 - names.length)
 }
 
 /** [outputs, inputs], whichever way the file has it. */
@@ -189,10 +198,15 @@ function fill(
   const { group, format, dtype, inputs } = product
   const packed = new Uint8Array(product.weight.hostView())
   for (const [index, { name, first }] of product.members.entries()) {
-    const interleave: Interleave = group.kind !== 'gated' ? 'whole' : index === 0 ? 'gate' : 'up'
-    const firstRow = group.kind === 'joined' ? first : 0
-    for (const { row, rows, bytes } of rowsOf(model, device.ggml, `${name}.weight`, dtype, scratch)) {
-      kernels.packRows(format, packed, inputs, firstRow + row, { dtype, data: bytes, rows }, interleave)
+    for (const piece of rowsOf(model, device.ggml, `${name}.weight`, dtype, scratch)) {
+      const parts =
+        group.kind === 'gated'
+          ? gateAndUp(piece, index, product.outputs)
+          : [{ ...piece, interleave: 'whole' as const }]
+      for (const { row, rows, bytes, interleave } of parts) {
+        const firstRow = interleave === 'whole' ? first + row : row
+        kernels.packRows(format, packed, inputs, firstRow, { dtype, data: bytes, rows }, interleave)
+      }
     }
   }
   if (product.bias === undefined) return
@@ -202,4 +216,19 @@ function fill(
       joined.set(vectorOf(model, device.ggml, `${name}.bias`), first)
   }
   product.bias.write(joined)
+}
+
+/** The rows of a piece that are gate's, and those that are up's: of two members, or one behind the other in one. */
+function* gateAndUp({ row, rows, bytes }: RowPiece, member: number, width: number) {
+  const start = member * width + row
+  const gates = Math.min(rows, Math.max(0, width - start))
+  const cut = (bytes.length / rows) * gates
+  if (gates > 0) yield { row: start, rows: gates, bytes: bytes.subarray(0, cut), interleave: 'gate' as const }
+  if (gates === rows) return
+  yield {
+    row: start + gates - width,
+    rows: rows - gates,
+    bytes: bytes.subarray(cut),
+    interleave: 'up' as const,
+  }
 }

@@ -36,7 +36,14 @@ export function plainLayers(
       const h = normalised(ops, x, norm)
       return ops.siluMul(product(h, gate), product(h, up))
     },
+    gatedHalves: (x, both, norm) => gatedHalves(ops, product(normalised(ops, x, norm), both)),
   }
+}
+
+/** silu(gate) * up of y [N, 2F], which holds gate and then up: [N, F]. */
+export function gatedHalves(ops: Ops, y: Tensor): Tensor {
+  const width = y.shape[1]! / 2
+  return ops.siluMul(ops.slice(y, 1, 0, width), ops.slice(y, 1, width, width))
 }
 
 /** RMS norm with its weight, or x itself. */

@@ -5,9 +5,9 @@ import { type LlamaConfig, llamaForward, llamaParameters, llamaProducts, parseLl
 
 export const qwen2: Architecture<LlamaConfig> = {
   modelType: 'qwen2',
-  parse: (source) => {
+  parse: (source, context) => {
     new ConfigFields(source).only('use_sliding_window', [false])
-    return parseLlama(source, { attentionBias: 'qkv' })
+    return parseLlama(source, { attentionBias: 'qkv' }, context)
   },
   parameters: llamaParameters,
   products: llamaProducts,

@@ -5,11 +5,15 @@ import { type LlamaConfig, llamaForward, llamaParameters, llamaProducts, parseLl
 
 export const qwen3: Architecture<LlamaConfig> = {
   modelType: 'qwen3',
-  parse: (source) => {
+  parse: (source, context) => {
     const fields = new ConfigFields(source)
     fields.only('use_sliding_window', [false])
     // 128 is what transformers takes where the file says nothing, whatever the width.
-    return parseLlama({ ...source, head_dim: fields.count('head_dim', 128) }, { headNorms: true, source })
+    return parseLlama(
+      { ...source, head_dim: fields.count('head_dim', 128) },
+      { headNorms: true, source },
+      context,
+    )
   },
   parameters: llamaParameters,
   products: llamaProducts,

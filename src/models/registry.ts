@@ -3,11 +3,12 @@ import type { Architecture, ModelConfig } from './architecture.ts'
 import { gpt2 } from './gpt2.ts'
 import { llama } from './llama.ts'
 import { mistral } from './mistral.ts'
+import { phi3 } from './phi3.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
 
 /** Every architecture that can be served and trained, by `model_type`. */
-const architectures: Record<string, Architecture | undefined> = { llama, mistral, qwen2, qwen3, gpt2 }
+const architectures: Record<string, Architecture | undefined> = { llama, mistral, qwen2, qwen3, phi3, gpt2 }
 
 /** What `model_type` may say. */
 export function architectureNames(): string[] {
@@ -19,8 +20,11 @@ export interface Definition {
   config: ModelConfig
 }
 
-/** The definition for a config.json object; throws a UserError when its `model_type` is not built. */
-export function defineModel(config: Record<string, unknown>): Definition {
+/**
+ * The definition for a config.json object; throws a UserError when its `model_type` is not built. `context`: how many tokens
+ * will be used of it at most, for scalings that are chosen by that.
+ */
+export function defineModel(config: Record<string, unknown>, context?: number): Definition {
   const modelType = config.model_type
   const architecture = typeof modelType === 'string' ? architectures[modelType] : undefined
   if (architecture === undefined) {
@@ -28,7 +32,7 @@ export function defineModel(config: Record<string, unknown>): Definition {
       fix: `Built are: ${architectureNames().join(', ')}.`,
     })
   }
-  return { architecture, config: architecture.parse(config) }
+  return { architecture, config: architecture.parse(config, context) }
 }
 
 /** Number of parameters, counting a tied head once. */

@@ -2,7 +2,8 @@
  * Rotary embeddings and their scalings, as Hugging Face's configurations write them (both `rope_theta` with
  * `rope_scaling` and the newer `rope_parameters`).
  *
- * Sources: RoPE (Su 2021), position interpolation (Chen 2023), YaRN (Peng 2023), Llama 3.1's frequency bands.
+ * Sources: RoPE (Su 2021), position interpolation (Chen 2023), YaRN (Peng 2023), Llama 3.1's frequency bands, LongRoPE
+ * (Ding 2024).
  */
 import { assert } from '../base/assert.ts'
 import { UserError } from '../base/errors.ts'
@@ -12,18 +13,47 @@ import { ConfigFields } from './config-fields.ts'
 
 export interface RopeScaling {
   attributes: RopeAttributes
-  /** Divisors of the D/2 frequencies; undefined leaves them. */
+  /** Divisors of the frequencies, one for each pair that turns; undefined leaves them. */
   factors: Float32Array | undefined
+  /** What LongRoPE chose the divisors from. */
+  long?: LongRope
 }
 
+/** LongRoPE (Ding 2024): other divisors for contexts longer than those of the first training. */
+export interface LongRope {
+  short: Float32Array
+  long: Float32Array
+  /** Tokens up to which the short ones are meant. */
+  original: number
+}
+
+/**
+ * `context`: how many tokens will be used at most. LongRoPE's divisors are chosen by it, once for all that is computed, where
+ * transformers chooses by the length of each text: keys that are cached would otherwise have to be turned again.
+ */
 export function parseRope(
   config: Record<string, unknown>,
-  dimensions: number,
+  headWidth: number,
   contextMax: number,
+  context = contextMax,
 ): RopeScaling {
   const nested = (config.rope_parameters ?? config.rope_scaling ?? {}) as Record<string, unknown>
-  const fields = new ConfigFields({ rope_theta: config.rope_theta ?? 10000, ...nested })
+  const fields = new ConfigFields({
+    rope_theta: config.rope_theta ?? 10000,
+    partial_rotary_factor: config.partial_rotary_factor ?? 1,
+    ...nested,
+    ...(config.original_max_position_embeddings !== undefined && {
+      original_max_position_embeddings: config.original_max_position_embeddings,
+    }),
+  })
   const kind = nested.rope_type ?? nested.type ?? 'default'
+  const dimensions = Math.floor(headWidth * fields.number('partial_rotary_factor', 1))
+  if (dimensions < 2 || dimensions > headWidth || dimensions % 2 !== 0)
+    throw fields.refuse(
+      'partial_rotary_factor',
+      fields.source.partial_rotary_factor,
+      `a share of a head's ${headWidth} dimensions that are an even number`,
+    )
   const base = fields.number('rope_theta')
   const plain: RopeAttributes = {
     dimensions,
@@ -45,9 +75,13 @@ export function parseRope(
       return { attributes: plain, factors: llama3Factors(fields, dimensions, base) }
     case 'yarn':
       return { attributes: yarn(fields, plain, contextMax), factors: undefined }
+    // What Phi-3 called it at first.
+    case 'su':
+    case 'longrope':
+      return longRope(fields, plain, contextMax, Math.min(context, contextMax))
     default:
       throw new UserError(`config.json: rope scaling of type ${JSON.stringify(kind)} is not built.`, {
-        fix: 'Built are: default, linear, llama3, yarn.',
+        fix: 'Built are: default, linear, llama3, yarn, longrope.',
       })
   }
 }
@@ -113,5 +147,29 @@ function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): 
     attnFactor: typeof attention === 'number' ? attention / mscale : 1,
     betaFast: fields.number('beta_fast', 32),
     betaSlow: fields.number('beta_slow', 1),
+  }
+}
+
+function longRope(
+  fields: ConfigFields,
+  plain: RopeAttributes,
+  contextMax: number,
+  context: number,
+): RopeScaling {
+  const original = fields.count('original_max_position_embeddings', contextMax)
+  const [short, long] = ['short_factor', 'long_factor'].map((field) => {
+    const given = fields.source[field]
+    const pairs = plain.dimensions / 2
+    const isRight =
+      Array.isArray(given) && given.length === pairs && given.every((x) => Number.isFinite(x) && x > 0)
+    if (!isRight) throw fields.refuse(field, given, `a list of ${pairs} numbers above 0`)
+    return Float32Array.from(given as number[])
+  }) as [Float32Array, Float32Array]
+  const factor = fields.number('factor', contextMax / original)
+  const computed = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original))
+  return {
+    attributes: { ...plain, attnFactor: fields.number('attention_factor', computed) },
+    factors: context > original ? long : short,
+    long: { short, long, original },
   }
 }

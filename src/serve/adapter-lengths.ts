@@ -83,7 +83,11 @@ function rowNumbering({ name, packed }: WeightPlace): (row: number) => number {
   if (packed === undefined) return (row) => row
   const index = packed.members.findIndex((member) => member.name === name)
   if (packed.group.kind !== 'gated') return (row) => packed.members[index]!.first + row
-  return (row) => Math.floor(row / 16) * 32 + (row % 16) + 16 * index
+  const width = packed.outputs
+  return (row) => {
+    const [inHalf, half] = packed.members.length > 1 ? [row, index] : [row % width, Math.floor(row / width)]
+    return Math.floor(inHalf / 16) * 32 + (inHalf % 16) + 16 * half
+  }
 }
 
 /** Memory that only products can read (a GPU's, rearranged weights) has no rows to measure. */

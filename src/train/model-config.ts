@@ -46,6 +46,7 @@ const classes = {
   mistral: 'MistralForCausalLM',
   qwen2: 'Qwen2ForCausalLM',
   qwen3: 'Qwen3ForCausalLM',
+  phi3: 'Phi3ForCausalLM',
   gpt2: 'GPT2LMHeadModel',
 } as const
 
@@ -65,6 +66,12 @@ function llamaConfig(sizes: ModelSizes, context: number, shared: object): Record
     rms_norm_eps: 1e-5,
     rope_theta: 10000,
     ...(sizes.architecture === 'mistral' && { sliding_window: null }),
+    // transformers would take Phi-3's own padding token where nothing is said, which may lie beyond the vocabulary.
+    ...(sizes.architecture === 'phi3' && {
+      sliding_window: null,
+      original_max_position_embeddings: context,
+      pad_token_id: null,
+    }),
     ...shared,
   }
 }

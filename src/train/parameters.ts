@@ -253,13 +253,13 @@ export function createModel(config: Record<string, unknown>, seed: number, devic
   return new Parameters(definition, new Weights([arena], tensors, bytes), device)
 }
 
-/** The weights of a model on disk, in F32, to train on. */
-export function loadModel(path: string, device: Device): Parameters {
-  return atOnce(loadingModel(path, device))
+/** The weights of a model on disk, in F32, to train on, with samples of at most `context` tokens. */
+export function loadModel(path: string, device: Device, context?: number): Parameters {
+  return atOnce(loadingModel(path, device, context))
 }
 
-export function* loadingModel(path: string, device: Device): Steps<Parameters> {
-  using model = openModel(path)
+export function* loadingModel(path: string, device: Device, context?: number): Steps<Parameters> {
+  using model = openModel(path, context)
   return new Parameters(model.definition, yield* loadingWeights(model, device, { quantize: 'F32' }), device)
 }
 

@@ -24,7 +24,9 @@ export function* preparingModel(job: TrainingJob, tokens: SpecialTokens, device:
     return createModel(modelConfig(job.model, job.context, tokens), job.seed, device)
   const { from } = job.model
   const lora = job.method?.lora
-  return yield* lora === undefined ? loadingModel(from, device) : adapting(from, lora, job.seed, device)
+  return yield* lora === undefined
+    ? loadingModel(from, device, job.context)
+    : adapting(from, lora, job.seed, device, job.context)
 }
 
 /** Throws UserErrors for a model that does not fit the job: before anything long is done with it. */
@@ -59,8 +61,14 @@ export function adaptedModel(path: string, options: LoraOptions, seed: number, d
   return atOnce(adapting(path, options, seed, device))
 }
 
-function* adapting(path: string, options: LoraOptions, seed: number, device: Device): Steps<Parameters> {
-  using model = openModel(path)
+function* adapting(
+  path: string,
+  options: LoraOptions,
+  seed: number,
+  device: Device,
+  context?: number,
+): Steps<Parameters> {
+  using model = openModel(path, context)
   const { definition } = model
   const settings = adapterSettings(options, definition, path)
   const quantize = options.quantize.toUpperCase() as DType
@@ -78,8 +86,9 @@ export function* frozenModel(
   path: string,
   quantize: LoraOptions['quantize'],
   device: Device,
+  context: number,
 ): Steps<Parameters> {
-  using model = openModel(path)
+  using model = openModel(path, context)
   const weights = yield* loadingWeights(model, device, {
     quantize: quantize.toUpperCase() as DType,
     asEncoded: true,

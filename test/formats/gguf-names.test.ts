@@ -110,6 +110,8 @@ test.each([
   ['llama', 'blk.0.ffn_norm.weight', 'model.layers.0.post_attention_layernorm.weight'],
   ['gemma3', 'blk.0.ffn_norm.weight', 'model.layers.0.pre_feedforward_layernorm.weight'],
   ['gemma3', 'blk.0.post_attention_norm.weight', 'model.layers.0.post_attention_layernorm.weight'],
+  ['phi3', 'blk.0.attn_qkv.weight', 'model.layers.0.self_attn.qkv_proj.weight'],
+  ['phi3', 'blk.0.ffn_up.weight', 'model.layers.0.mlp.gate_up_proj.weight'],
   ['gpt2', 'blk.0.attn_qkv.bias', 'transformer.h.0.attn.c_attn.bias'],
   ['gpt2', 'position_embd.weight', 'transformer.wpe.weight'],
 ])('in %s, %s is %s', (architecture, gguf, huggingFace) => {
@@ -246,6 +248,39 @@ describe('the config of a made-up model', () => {
       long_factor: twos,
     })
     expect(refusalOf(() => configOf({}, [floats('rope_freqs.weight', [1])]))).toContain('rope_freqs.weight')
+  })
+
+  test('of Phi-3 knows the part of a head that turns, both lists of divisors, and that no window is 0', () => {
+    const own = (key: string) => key.replace(/^llama\./, 'phi3.')
+    const phi3 = Object.fromEntries(Object.entries(keys).map(([key, value]) => [own(key), value]))
+    const entries = {
+      ...phi3,
+      'general.architecture': 'phi3',
+      'phi3.rope.dimension_count': 96,
+      'phi3.rope.scaling.original_context_length': 4096,
+      'phi3.rope.scaling.attn_factor': Math.fround(1.19),
+      'phi3.attention.sliding_window': 0,
+    }
+    const factors = (value: number) => Array.from({ length: 48 }, (_, i) => value + i / 10)
+    const lists = [
+      floats('rope_factors_short.weight', factors(1)),
+      floats('rope_factors_long.weight', factors(2)),
+    ]
+    const config = configOf(entries, lists)
+    expect(config).toMatchObject({
+      model_type: 'phi3',
+      partial_rotary_factor: 0.75,
+      original_max_position_embeddings: 4096,
+      sliding_window: null,
+      rope_scaling: { rope_type: 'longrope', attention_factor: 1.19 },
+    })
+    expect((config.rope_scaling as { long_factor: number[] }).long_factor.slice(0, 3)).toEqual([2, 2.1, 2.2])
+    expect(configOf({ ...entries, 'phi3.attention.sliding_window': 2047 })).toMatchObject({
+      sliding_window: 2047,
+    })
+    expect(refusalOf(() => configOf({ ...entries, 'phi3.rope.dimension_count': 64 }, lists))).toMatch(
+      /rope_factors_short/,
+    )
   })
 
   test('is refused for an unknown architecture and for a key that is missing, of another kind or uneven', () => {

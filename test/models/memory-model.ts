@@ -5,13 +5,18 @@ import { defineModel } from '../../src/models/registry.ts'
 import { encodeRows } from '../../src/models/rows.ts'
 import { loadGgml } from '../../src/runtime/ffi.ts'
 
-/** A random Llama in memory, its matrices in the formats of their names and its norms in F32. */
+/**
+ * A random Llama in memory, its matrices in the formats of their names and its norms in F32; or of another family, by what
+ * `own` says. Numbers are drawn row by row in the order of the parameters.
+ */
 export function memoryModel({
   layers,
   formatOf,
+  own = {},
 }: {
   layers: number
   formatOf: (name: string) => DType
+  own?: Record<string, unknown>
 }): OpenModel {
   const config = {
     model_type: 'llama',
@@ -23,6 +28,7 @@ export function memoryModel({
     intermediate_size: 512,
     max_position_embeddings: 256,
     tie_word_embeddings: true,
+    ...own,
   }
   const definition = defineModel(config)
   const random = new Random(3)

@@ -39,6 +39,17 @@ test.each([
     name: 'YaRN',
     config: { rope_scaling: { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 1024 } },
   },
+  {
+    name: 'LongRoPE',
+    config: {
+      original_max_position_embeddings: 1024,
+      rope_scaling: {
+        rope_type: 'longrope',
+        short_factor: Array(8).fill(1),
+        long_factor: [1, 2, 3, 4, 5, 6, 7, 8],
+      },
+    },
+  },
 ])('the angles of our kernels turn heads as ggml does with $name', ({ config }) => {
   const random = new Random(3)
   const x = Float32Array.from({ length: positions.length * dimensions }, () => random.normal())
@@ -54,4 +65,25 @@ test.each([
       expect(expected[b]!).toBeCloseTo(x[a]! * sin + x[b]! * cos, 3)
     }
   }
+})
+
+test('LongRoPE takes the divisors of the context that is used, and its factor from what the model takes', () => {
+  const config = {
+    partial_rotary_factor: 0.75,
+    original_max_position_embeddings: 1024,
+    rope_scaling: { type: 'su', short_factor: Array(6).fill(1), long_factor: [1, 2, 3, 4, 5, 6] },
+  }
+  const rope = (context?: number) => parseRope(config, dimensions, 4096, context)
+  expect(rope().attributes.dimensions).toBe(12)
+  expect([...rope().factors!]).toEqual([1, 2, 3, 4, 5, 6])
+  expect([...rope(1025).factors!]).toEqual([1, 2, 3, 4, 5, 6])
+  expect([...rope(1024).factors!]).toEqual([1, 1, 1, 1, 1, 1])
+  // transformers: sqrt(1 + ln(4096 / 1024) / ln 1024), whatever the length.
+  for (const context of [1024, undefined])
+    expect(rope(context).attributes.attnFactor).toBeCloseTo(Math.sqrt(1.2), 12)
+  const wrong = { ...config, rope_scaling: { ...config.rope_scaling, long_factor: [1, 2] } }
+  expect(() => parseRope(wrong, dimensions, 4096)).toThrow(
+    /long_factor is \[1,2\]; it must be a list of 6 numbers/,
+  )
+  expect(() => parseRope({ partial_rotary_factor: 0.7 }, dimensions, 4096)).toThrow(/partial_rotary_factor/)
 })

@@ -3,7 +3,7 @@ Weights and tokens come from a counter, so that a trace needs no weights beside 
 Usage: python test/outside/goldens.py FOLDER   (the committed ones: test/train/goldens)"""
 import copy, json, os, sys
 import torch, transformers
-from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 torch.set_num_threads(1)
 VOCABULARY, TOKENS, SEQUENCES, STEPS, RATE = 64, 24, 4, 12, 1e-2
@@ -85,6 +85,9 @@ shared = dict(
 cases = {
     # Heads of 12 dimensions, four of which are wider than the model: neither is the other's quotient.
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**shared, head_dim=12, tie_word_embeddings=False), True),
+    # Six of eight dimensions turn, by the divisors for sequences that are longer than those of the first training.
+    "phi3": (Phi3ForCausalLM, Phi3Config(**shared, original_max_position_embeddings=16, partial_rotary_factor=0.75, pad_token_id=None,
+        rope_scaling=dict(type="longrope", short_factor=[1.0, 1.1, 1.3], long_factor=[1.05, 2.0, 4.5])), False),
     "mistral": (MistralForCausalLM, MistralConfig(**shared, sliding_window=8, tie_word_embeddings=False), False),
 }
 for name, (make, config, masked) in cases.items():

@@ -179,9 +179,9 @@ function simulatedPlace(model: string, flags: PolicyFlags): Place {
 /** The engine in this process: nothing else runs here meanwhile, so nothing can disturb it. */
 function enginePlace(given: string, flags: PolicyFlags): Place {
   const device = new Device(flags.threads === undefined ? {} : { threads: flags.threads })
-  using model = openModel(resolveModel(given))
-  const weights = loadWeights(model, device, { kernels: device.isHost ? loadKernels() : undefined })
   const longest = flags.prompt[1] + flags.output[1]
+  using model = openModel(resolveModel(given), 2 * longest)
+  const weights = loadWeights(model, device, { kernels: device.isHost ? loadKernels() : undefined })
   const contextMax = Math.min(model.definition.config.contextMax, 2 * longest)
   if (longest > contextMax) {
     throw new UserError(

@@ -25,7 +25,7 @@ export function loadDraft(
   { shape }: Executor,
   options: SchedulerOptions,
 ): LoadedDraft {
-  using model = openModel(path)
+  using model = openModel(path, setup.contextMax)
   const { vocabularySize } = model.definition.config
   if (vocabularySize !== shape.vocabularySize) {
     throw new UserError(

@@ -99,7 +99,7 @@ async function serve(
     ...(setup.device !== undefined && { device: setup.device }),
     ...(setup.threads !== undefined && { threads: setup.threads }),
   })
-  using model = openModel(setup.modelPath)
+  using model = openModel(setup.modelPath, setup.contextMax)
   const weights = loadWeights(model, device, {
     quantize: setup.quantize,
     kernels: kernelsFor(device, (text) => send({ type: 'note', text })),

@@ -1,13 +1,13 @@
 /** Exports as one GGUF file: metadata in GGUF's words, tensors in its order and number formats. */
 import { type DType, dtypes } from '../../base/dtype.ts'
 import { UserError } from '../../base/errors.ts'
+import { longRopeName, ropeFactorsName } from '../../formats/gguf-config.ts'
 import { ggufRowPermutation, huggingFaceToGguf } from '../../formats/gguf-names.ts'
 import type { GgufEntry } from '../../formats/gguf-values.ts'
 import { writeGguf } from '../../formats/gguf-write.ts'
 import type { TensorToWrite } from '../../formats/source.ts'
 import type { ModelConfig, ParameterSpec } from '../../models/architecture.ts'
 import type { Gpt2Config } from '../../models/gpt2.ts'
-import { ropeFactorsOf } from '../../models/rope.ts'
 import { encodeRows, keptDtype } from '../../models/rows.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
 import type { ExportSource } from './source.ts'
@@ -34,8 +34,7 @@ export function writeGgufFile(
   const { config } = source.model.definition
   const unfit: GgufTypes['unfit'] = []
   const weights = source.specs.map((spec) => tensorOf(source, spec, type, unfit))
-  const factors = ropeTensor(config)
-  const tensors = factors === undefined ? weights : [...weights, factors]
+  const tensors = [...weights, ...ropeTensors(config)]
   const counts: GgufTypes['tensors'] = {}
   for (const { dtype } of tensors) counts[dtype] = (counts[dtype] ?? 0) + 1
   // llama.cpp calls it what the file mostly is.
@@ -131,7 +130,7 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
       })
     return [...shared, real('attention.layer_norm_epsilon', config.normEpsilon)]
   }
-  const { attributes, factors } = config.attention[0]!.rope!
+  const { attributes, factors, long } = config.attention[0]!.rope!
   const rope = [
     real('attention.layer_norm_rms_epsilon', config.normEpsilon),
     count('attention.head_count_kv', config.keyValueHeads),
@@ -140,6 +139,19 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
     count('rope.dimension_count', attributes.dimensions),
     real('rope.freq_base', attributes.base),
   ]
+  if (config.modelType === 'phi3') {
+    const original = Number(config.source.original_max_position_embeddings ?? config.contextMax)
+    rope.push(
+      count('attention.sliding_window', config.attention[0]!.window ?? 0),
+      count('rope.scaling.original_context_length', long?.original ?? original),
+    )
+    if (long !== undefined) rope.push(real('rope.scaling.attn_factor', attributes.attnFactor))
+    return [...shared, ...rope]
+  }
+  if (long !== undefined)
+    throw new UserError('LongRoPE is written to GGUF for the phi3 family only.', {
+      fix: 'Export as safetensors instead.',
+    })
   if (attributes.extFactor === 0 && attributes.scale === 1) return [...shared, ...rope]
   if (factors !== undefined || attributes.extFactor !== 0)
     throw new UserError('Rope scaling of this kind is not written to GGUF yet.', {
@@ -152,9 +164,13 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
   return [...shared, ...rope, linear, real('rope.scaling.factor', 1 / attributes.scale)]
 }
 
-function ropeTensor(config: ModelConfig): TensorToWrite | undefined {
-  const factors = ropeFactorsOf(config)
-  if (factors === undefined) return undefined
-  const data = new Uint8Array(factors.buffer, factors.byteOffset, factors.byteLength)
-  return { name: 'rope_freqs.weight', dtype: 'F32', shape: [factors.length], data }
+function ropeTensors(config: ModelConfig): TensorToWrite[] {
+  const rope = config.attention[0]!.rope
+  const tensor = (name: string, factors: Float32Array): TensorToWrite => {
+    const data = new Uint8Array(factors.buffer, factors.byteOffset, factors.byteLength)
+    return { name, dtype: 'F32', shape: [factors.length], data }
+  }
+  if (rope?.long !== undefined)
+    return [tensor(longRopeName('short'), rope.long.short), tensor(longRopeName('long'), rope.long.long)]
+  return rope?.factors === undefined ? [] : [tensor(ropeFactorsName, rope.factors)]
 }

@@ -59,7 +59,7 @@ export async function fillReferences(
     const missing = sides.reduce((sum, { batches, done }) => sum + batches.pairs.length - done, 0)
     if (missing === 0) return
     onNote(`Asking the starting model about ${missing} pairs.`)
-    using model = await withPauses(frozenModel(fromOf(job), quantizedOf(job), device), pause)
+    using model = await withPauses(frozenModel(fromOf(job), quantizedOf(job), device, job.context), pause)
     const shape = { sequences: job.batch, tokens: job.context }
     using graph = new PreferenceGraph(method, model, device, shape, 'evaluate')
     const progress = new Progress(missing, onNote)

@@ -1,5 +1,14 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -75,6 +84,26 @@ describe.each(architectureNames())('a trained %s', (architecture) => {
     )
     expect(there.perplexityAfter).toBe(there.perplexityBefore)
   })
+})
+
+test('LongRoPE of a part of each head goes into a GGUF file and comes back from it', () => {
+  const folder = join(root, 'long')
+  cpSync(models.get('phi3')!, folder, { recursive: true })
+  const config = readJsonFile(join(folder, 'config.json'))
+  const divisors = (last: number) => Array.from({ length: 48 }, (_, i) => 1 + (last * i) / 48)
+  const scaling = { rope_type: 'longrope', short_factor: divisors(0.3), long_factor: divisors(40) }
+  const long = { original_max_position_embeddings: 32, partial_rotary_factor: 0.75, rope_scaling: scaling }
+  writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, ...long, sliding_window: 40 }))
+  const { path, perplexityBefore, perplexityAfter } = exported(folder, 'long', 'gguf', 'f32')
+  expect(perplexityAfter).toBe(perplexityBefore)
+  expect(perplexityBefore).not.toBe(exported(models.get('phi3')!, 'short', 'gguf', 'f32').perplexityBefore)
+  using file = openGguf(path)
+  expect(file.metadata.get('phi3.rope.dimension_count')).toBe(96)
+  expect(file.metadata.get('phi3.attention.sliding_window')).toBe(40)
+  expect(file.metadata.get('phi3.rope.scaling.attn_factor')).toBeCloseTo(Math.sqrt(1.2), 6)
+  expect(file.info('rope_factors_long.weight')?.shape).toEqual([48])
+  const again = exported(path, 'long-again', 'gguf', 'f32')
+  expect(again.perplexityAfter).toBe(perplexityBefore)
 })
 
 test('Q4_K keeps more bits for embedding and head', () => {
