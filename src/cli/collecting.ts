@@ -1,10 +1,12 @@
 import { existsSync } from 'node:fs'
 import type { JobFolders } from '../control/jobs/folders.ts'
+import { bestUntil, checkpointFolder } from '../control/jobs/output-checkpoints.ts'
 import { type JobRow, jobNouns } from '../control/jobs/rows.ts'
 import { isFinal } from '../control/jobs/states.ts'
 import { collectCheckpoints } from '../control/models/collect.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import { type Loop, startLoop } from '../control/service/loop.ts'
+import { checkpointFields } from '../train/checkpoint-fields.ts'
 import type { DataParts } from './data-parts.ts'
 
 const everyMs = 5000
@@ -50,7 +52,7 @@ export function startCollecting(
 /** Brings what one job has written so far; nothing, where it ran on another machine. */
 export function collectorOf(
   { log }: Pick<ServiceContext, 'log'>,
-  { blobs, checkpoints }: Pick<DataParts, 'blobs' | 'checkpoints'>,
+  { blobs, checkpoints, retention }: Pick<DataParts, 'blobs' | 'checkpoints' | 'retention'>,
   folders: JobFolders,
 ): (job: JobRow) => Promise<void> {
   return async ({ id, name, project_id: project, spec, status }: JobRow) => {
@@ -60,11 +62,17 @@ export function collectorOf(
     const output = folders.output(id)
     const metrics = Object.fromEntries(numbers)
     const { processes } = spec
-    await collectCheckpoints(
+    const made = await collectCheckpoints(
       blobs,
       checkpoints,
       { project, job: { id, name }, output, metrics, processes },
       (folder, reason) => log.warn({ job: id, folder, reason }, 'a checkpoint was left out'),
     )
+    // Only behind a new one: what somebody restores of a job that ended stays.
+    const newest = made.at(-1)
+    const known = newest && bestUntil(checkpointFolder(output, newest.step))
+    if (known === undefined || spec.kind !== 'train') return
+    const { keep } = checkpointFields.parse(spec.file.checkpoint ?? {})
+    await retention.keepAsJobSays(project, { id, name }, { keep, ...known })
   }
 }

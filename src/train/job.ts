@@ -4,6 +4,7 @@
 import { isAbsolute, resolve } from 'node:path'
 import { z } from 'zod'
 import { layersMax } from '../models/config-fields.ts'
+import { checkpointFields } from './checkpoint-fields.ts'
 import { type Fim, fimFields } from './data/gap-maker.ts'
 import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts'
 import { expanded, type FileSource } from './data/source-files.ts'
@@ -114,7 +115,7 @@ const jobFile = z.strictObject({
     })
     .prefault({}),
   evaluate: evaluateFields.prefault({}),
-  checkpoint: z.strictObject({ every: count.default(250), keep: count.default(2) }).prefault({}),
+  checkpoint: checkpointFields.prefault({}),
   /** What is done about steps that come out wrong. */
   faults: faultFields,
   /** The adapter in training answers in a running engine. */

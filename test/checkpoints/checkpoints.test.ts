@@ -209,6 +209,27 @@ onEveryDatabase((databases) => {
     expect(await it.retention.sweep()).toBe(1)
   })
 
+  test('a job keeps what its file says, where no rule speaks of it, and what a model names', async () => {
+    await using it = await run(databases)
+    const job = { id: 'job_train', name: 'train' }
+    for (const step of [100, 200, 300, 400, 500]) await it.written('train', step)
+    await it.written('other', 100)
+    await it.models.promote('p', await it.checkpoints.find('p', 'train-100'), { model: 'chat', message: '' })
+    const names = async () => (await it.checkpoints.nouns.list({ limit: 50 })).rows.map(({ name }) => name)
+    await it.retention.set('p', 'all', { jobs: 'train', keep_last: 5 })
+    expect(await it.retention.keepAsJobSays('p', job, { keep: 2, best: 200 })).toBe(0)
+    await it.retention.nouns.purge((await it.retention.nouns.named('p', 'all'))!.id)
+    expect(await it.retention.keepAsJobSays('p', job, { keep: 2, best: 200 })).toBe(1)
+    expect(await names()).toEqual(['train-100', 'train-200', 'train-400', 'train-500', 'other-100'])
+    const gone = await it.checkpoints.jobStep('job_train', 300)
+    const { rows } = await eventsOf(it.store, gone!.id, { limit: 9, descending: true })
+    expect(rows[0]!.message).toBe(
+      'Its job keeps 2 and the best (checkpoint: keep). It can be restored for a day.',
+    )
+    expect(await it.retention.keepAsJobSays('p', job, { keep: 2, best: undefined })).toBe(1)
+    expect(await names()).toEqual(['train-100', 'train-400', 'train-500', 'other-100'])
+  })
+
   test('a promotion that is cut at any call is finished by saying it again, with one version', async () => {
     await using it = await run(databases)
     for (const n of it.faults.each('unanswered')) {

@@ -3,12 +3,17 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, write
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { UserError } from '../../src/base/errors.ts'
+import { createLogger } from '../../src/base/log.ts'
+import { collectorOf } from '../../src/cli/collecting.ts'
+import type { JobFolders } from '../../src/control/jobs/folders.ts'
 import { listCheckpoints, newestWhole } from '../../src/control/jobs/output-checkpoints.ts'
+import type { JobRow } from '../../src/control/jobs/rows.ts'
 import { Checkpoints } from '../../src/control/models/checkpoints.ts'
 import { bringNewest, collectCheckpoints } from '../../src/control/models/collect.ts'
 import { lineageOf } from '../../src/control/models/lineage.ts'
 import { modelsMigration } from '../../src/control/models/migration.ts'
 import { provide, referencesIn } from '../../src/control/models/provide.ts'
+import { Retention } from '../../src/control/models/retention.ts'
 import { dataMigrations, opened, small, upload } from '../datasets/harness.ts'
 import { onEveryDatabase, type TestDatabases } from '../store/databases.ts'
 import { InjectedFault } from '../store/faults.ts'
@@ -35,6 +40,16 @@ async function run(databases: TestDatabases) {
     writeFileSync(join(folder, 'ropeway.json'), JSON.stringify({ files }))
     return folder
   }
+  /** As our trainer leaves one, that had its best evaluation behind step `best`. */
+  const leaveTrained = (step: number, best?: number) => {
+    const folder = leave(step)
+    const { files } = JSON.parse(readFileSync(join(folder, 'ropeway.json'), 'utf8'))
+    writeFileSync(
+      join(folder, 'trainer.json'),
+      JSON.stringify({ files, ...(best !== undefined && { best: { step: best, loss: 1 } }) }),
+    )
+    rmSync(join(folder, 'ropeway.json'))
+  }
   const skipped: string[] = []
   const collect = (job = 'job_1', metrics = {}) =>
     collectCheckpoints(
@@ -43,7 +58,7 @@ async function run(databases: TestDatabases) {
       { project: 'p', job: { id: job, name: 'train' }, output, metrics, processes: 2 },
       (_, reason) => skipped.push(reason),
     )
-  return Object.assign(base, { checkpoints, workspace, leave, collect, skipped })
+  return Object.assign(base, { checkpoints, output, workspace, leave, leaveTrained, collect, skipped })
 }
 
 onEveryDatabase((databases) => {
@@ -78,6 +93,36 @@ onEveryDatabase((databases) => {
     it.leave(20)
     expect((await it.collect()).map(({ step }) => step)).toEqual([20])
     expect(it.skipped).toEqual([expect.stringMatching(/model\.safetensors.*not the content/)])
+  })
+
+  test('of a job of our trainer stays what its file keeps and the best, and what somebody restores', async () => {
+    await using it = await run(databases)
+    const retention = new Retention(it.checkpoints)
+    const collector = (file: object, kind = 'train') => {
+      const row = { id: 'job_1', name: 'train', project_id: 'p', status: { metrics: {} } }
+      const collect = collectorOf(
+        { log: createLogger('test', 'silent') },
+        { blobs: it.blobs, checkpoints: it.checkpoints, retention },
+        { output: () => it.output } as unknown as JobFolders,
+      )
+      return () => collect({ ...row, spec: { kind, file, processes: 1 } } as unknown as JobRow)
+    }
+    const steps = async () => {
+      const { rows } = await it.checkpoints.nouns.list({ project: 'p', limit: 50 })
+      return rows.map(({ step }) => step).sort((a, b) => a - b)
+    }
+    for (const step of [10, 20, 30]) it.leaveTrained(step, 10)
+    await collector({}, 'run')()
+    expect(await steps()).toEqual([10, 20, 30])
+    it.leaveTrained(40, 20)
+    await collector({})()
+    expect(await steps()).toEqual([20, 30, 40])
+    it.leaveTrained(50)
+    await collector({ checkpoint: { keep: 1 } })()
+    expect(await steps()).toEqual([50])
+    await it.checkpoints.restore('p', (await it.checkpoints.jobStep('job_1', 20))!.id)
+    await collector({ checkpoint: { keep: 1 } })()
+    expect(await steps()).toEqual([20, 50])
   })
 
   test('collecting that is cut at any call is finished by the next time', async () => {

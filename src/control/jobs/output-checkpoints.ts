@@ -11,7 +11,9 @@ import { hashOfLargeFile } from '../../base/files.ts'
 const manifest = z.object({
   files: z.record(z.string(), z.object({ bytes: z.int().min(0), sha256: z.string() })),
 })
-const manifestNames = ['ropeway.json', 'trainer.json']
+const withBest = z.object({ best: z.object({ step: z.int() }).optional() })
+const trainerManifest = 'trainer.json'
+const manifestNames = ['ropeway.json', trainerManifest]
 const namePattern = /^step-(\d{6,15})$/
 
 export interface OutputCheckpoint {
@@ -70,6 +72,20 @@ export function readManifest(folder: string): CheckpointManifest | undefined {
   )
   if (outside !== undefined) throw new UserError(`${outside} lies outside of the checkpoint`)
   return { name, files }
+}
+
+/**
+ * The step of the best evaluation until the checkpoint in `folder`, if there was one; undefined when that is not a
+ * checkpoint of our trainer, or not any more.
+ */
+export function bestUntil(folder: string): { best: number | undefined } | undefined {
+  const path = join(folder, trainerManifest)
+  if (!existsSync(path)) return undefined
+  try {
+    return { best: withBest.parse(JSON.parse(readFileSync(path, 'utf8'))).best?.step }
+  } catch {
+    return undefined
+  }
 }
 
 /** Undefined when every file has the size and the content that were saved. */

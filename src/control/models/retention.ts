@@ -78,20 +78,45 @@ export class Retention {
     return count
   }
 
+  /**
+   * Deletes, softly, what the file of a job says that the job keeps no longer (`checkpoint: {keep}`): all but the
+   * newest `keep` and that of step `best`. Leaves it to the project's rules where one speaks of the job.
+   */
+  async keepAsJobSays(
+    project: string,
+    job: { readonly id: string; readonly name: string },
+    { keep, best }: { readonly keep: number; readonly best: number | undefined },
+  ): Promise<number> {
+    const { rows: rules } = await this.nouns.list({ project, limit: rowsMax })
+    if (rules.some(({ spec }) => matches(spec.jobs, job.name))) return 0
+    const rows = (await this.#byJob(project, job.id)).get(job.id) ?? []
+    const newestFirst = [...rows].sort((a, b) => b.step - a.step)
+    const letGo = newestFirst.slice(keep).filter(({ step }) => step !== best)
+    return await this.#delete(
+      letGo,
+      `Its job keeps ${keep} and the best (checkpoint: keep). It can be restored for a day.`,
+    )
+  }
+
   async #apply(rows: CheckpointRow[], rules: readonly RetentionRow[]): Promise<number> {
     if (rules.length === 0) return 0
     const nowMs = this.#checkpoints.store.clock.unixMs()
     const letGo = rules.map(({ spec }) => new Set(dispensable(rows, spec, nowMs)))
+    const names = rules.map(({ name }) => name).join(', ')
+    return await this.#delete(
+      rows.filter((row) => letGo.every((set) => set.has(row))),
+      `No rule keeps it (${names}). It can be restored for a day.`,
+    )
+  }
+
+  /** Those of a project that nothing uses; returns how many. */
+  async #delete(rows: readonly CheckpointRow[], why: string): Promise<number> {
+    if (rows.length === 0) return 0
     const used = await this.#released(rows)
     for (const { checkpoint } of await this.#checkpoints.usesIn(rows[0]!.project_id)) used.add(checkpoint)
-    let count = 0
-    for (const row of rows) {
-      if (used.has(row.id) || !letGo.every((set) => set.has(row))) continue
-      const names = rules.map(({ name }) => name).join(', ')
-      await this.#checkpoints.delete(row, `No rule keeps it (${names}). It can be restored for a day.`)
-      count++
-    }
-    return count
+    const unused = rows.filter(({ id }) => !used.has(id))
+    for (const row of unused) await this.#checkpoints.delete(row, why)
+    return unused.length
   }
 
   async #released(rows: readonly CheckpointRow[]): Promise<Set<string>> {
@@ -106,12 +131,13 @@ export class Retention {
     return new Set(found)
   }
 
-  async #byJob(project: string): Promise<Map<string, CheckpointRow[]>> {
+  /** Checkpoints of jobs, or of one. */
+  async #byJob(project: string, job?: string): Promise<Map<string, CheckpointRow[]>> {
     const jobs = new Map<string, CheckpointRow[]>()
     for (let cursor: string | undefined; ; ) {
       const page = await this.#checkpoints.nouns.list({
         project,
-        where: (is) => is.and([is('job_id', 'is not', null)]),
+        where: (is) => is.and([job === undefined ? is('job_id', 'is not', null) : is('job_id', '=', job)]),
         limit: rowsMax,
         ...(cursor !== undefined && { cursor }),
       })
