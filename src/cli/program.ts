@@ -41,6 +41,7 @@ import { trainCommand } from './commands/train.ts'
 import { upCommand } from './commands/up.ts'
 import { usageCommand } from './commands/usage.ts'
 import { dim, note, red } from './terminal.ts'
+import { refuseUnknownVerb } from './unknown-verb.ts'
 
 export function buildProgram(): Command {
   const program = new Command('ropeway')
@@ -113,7 +114,9 @@ function overrideExit(command: Command): void {
 /** Runs one command line; returns its exit code. */
 export async function main(args: readonly string[]): Promise<number> {
   try {
-    await buildProgram().parseAsync([...args], { from: 'user' })
+    const program = buildProgram()
+    refuseUnknownVerb(program, args)
+    await program.parseAsync([...args], { from: 'user' })
     return typeof process.exitCode === 'number' ? process.exitCode : 0
   } catch (error) {
     return explain(error)
