@@ -26,6 +26,7 @@ const families: Readonly<
   mistral: { model_type: 'mistral', class: 'MistralForCausalLM', fixed: { hidden_act: 'silu' } },
   qwen2: { model_type: 'qwen2', class: 'Qwen2ForCausalLM', fixed: { hidden_act: 'silu' } },
   qwen3: { model_type: 'qwen3', class: 'Qwen3ForCausalLM', fixed: { hidden_act: 'silu' } },
+  granite: { model_type: 'granite', class: 'GraniteForCausalLM', fixed: { hidden_act: 'silu' } },
   phi3: { model_type: 'phi3', class: 'Phi3ForCausalLM', fixed: { hidden_act: 'silu' } },
   gemma3: {
     model_type: 'gemma3_text',
@@ -146,6 +147,12 @@ function decoderShape(keys: MetadataKeys): Record<string, unknown> {
     ...(keys.architecture === 'phi3' ? phi3Rope(keys, width) : { rope_scaling: ropeScaling(keys, width) }),
     attention_bias: keys.has('blk.0.attn_q.bias'),
     mlp_bias: keys.has('blk.0.ffn_gate.bias'),
+    ...(keys.architecture === 'granite' && {
+      embedding_multiplier: keys.own('embedding_scale') ?? 1,
+      residual_multiplier: keys.own('residual_scale') ?? 1,
+      attention_multiplier: keys.own('attention.scale') ?? 1 / Math.sqrt(width),
+      logits_scaling: keys.own('logit_scale') ?? 1,
+    }),
     ...slidingWindow(keys, hidden, heads, width, layers),
   }
 }

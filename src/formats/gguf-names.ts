@@ -36,6 +36,7 @@ const namings: Readonly<Record<string, Naming>> = {
   mistral: llama,
   qwen2: llama,
   qwen3: { ...llama, layer: { ...llama.layer, ...normedHeads } },
+  granite: llama,
   phi3: {
     ...llama,
     layer: {
@@ -121,7 +122,7 @@ function keyOf(table: Readonly<Record<string, string>>, value: string): string |
  * order is the same. Rows are whole encoded rows, so this serves quantised types too; a bias has rows of
  * one element. `config` is a config.json, or what `configFromGguf` made.
  *
- * Files of the llama architecture keep query and key rows in the order of Meta's own code, which rotates
+ * Files of the llama architecture, and of Granite's, keep query and key rows in the order of Meta's own code, which rotates
  * neighbours (2i, 2i+1) where Hugging Face rotates (i, i + width/2) (convert_hf_to_gguf.py, `permute`).
  */
 export function ggufRowPermutation(
@@ -130,7 +131,7 @@ export function ggufRowPermutation(
   config: Readonly<Record<string, unknown>>,
 ): Int32Array | undefined {
   const projection = /\.self_attn\.([qk])_proj\.(weight|bias)$/.exec(huggingFaceName)
-  if ((architecture !== 'llama' && architecture !== 'mistral') || projection === null) return undefined
+  if (!['llama', 'mistral', 'granite'].includes(architecture) || projection === null) return undefined
   const queryHeads = numberIn(config, 'num_attention_heads')
   assert(queryHeads !== undefined, 'the config of a model with attention has num_attention_heads')
   const heads = projection[1] === 'q' ? queryHeads : (numberIn(config, 'num_key_value_heads') ?? queryHeads)

@@ -1,6 +1,6 @@
 /**
  * Llama (Touvron 2023): RMS norms before attention and feed-forward, rotary positions, grouped key/value
- * heads, gated SiLU. Qwen2, Qwen3, Mistral and Phi-3 are the same network with other switches and stand on this file.
+ * heads, gated SiLU. Qwen2, Qwen3, Mistral, Phi-3 and Granite are the same network with other switches and stand on this file.
  *
  * N tokens, M output rows, W width, H heads, G key/value heads, D head width, F feed-forward, V vocabulary.
  */
@@ -27,16 +27,33 @@ export interface LlamaConfig extends ModelConfig {
   headNorms: boolean
   /** q, k and v are one product, and gate and up another (Phi-3). */
   fused: boolean
+  multipliers: Multipliers
 }
 
+/** Numbers beside the weights (Granite); 1 in other networks. */
+export interface Multipliers {
+  /** Of the embedding. */
+  embedding: number
+  /** Of what attention and feed-forward add to the residual. */
+  residual: number
+  /** Logits are divided by it. */
+  logits: number
+}
+
+const ones: Multipliers = { embedding: 1, residual: 1, logits: 1 }
+
 /** What an architecture of this network fixes or reads on its own. */
-type Switches = Partial<Pick<LlamaConfig, 'attentionBias' | 'headNorms' | 'source' | 'fused'>> & {
+type Switches = Partial<
+  Pick<LlamaConfig, 'attentionBias' | 'headNorms' | 'source' | 'fused' | 'multipliers'>
+> & {
   window?: number
+  /** Multiplies the scores of attention. */
+  scale?: number
 }
 
 export function parseLlama(
   source: Record<string, unknown>,
-  { window, ...switches }: Switches = {},
+  { window, scale, ...switches }: Switches = {},
   context?: number,
 ): LlamaConfig {
   const fields = new ConfigFields(source)
@@ -62,11 +79,12 @@ export function parseLlama(
     contextMax,
     normEpsilon: fields.number('rms_norm_eps', 1e-6),
     tied: fields.flag('tie_word_embeddings', false),
-    attention: Array(layers).fill({ window, rope, scale: 1 / Math.sqrt(headWidth) }),
+    attention: Array(layers).fill({ window, rope, scale: scale ?? 1 / Math.sqrt(headWidth) }),
     attentionBias: fields.flag('attention_bias', false) ? 'all' : 'none',
     mlpBias: fields.flag('mlp_bias', false),
     headNorms: false,
     fused: false,
+    multipliers: ones,
     source,
     ...switches,
   }
@@ -142,13 +160,21 @@ export function llamaParameters(config: LlamaConfig): ParameterSpec[] {
   return specs
 }
 
+/**
+ * A factor r of all that is added to the residual costs nothing: the sum is kept divided by r, and a norm does not see that when
+ * its epsilon is divided by r². What divides logits is part of the last norm's weight.
+ */
 export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
   const { ops, outputRows } = pass
-  const norm = (name: string) => ({ weight: pass.weight(name), epsilon: config.normEpsilon })
-  let x: Tensor = pass.embed(pass.tokens, 'model.embed_tokens') //                          [N, W]
+  const { multipliers } = config
+  const epsilon = config.normEpsilon / multipliers.residual ** 2
+  const scaled = (y: Tensor, factor: number) => (factor === 1 ? y : ops.scale(y, factor))
+  const norm = (name: string) => ({ weight: pass.weight(name), epsilon })
+  const embedded = pass.embed(pass.tokens, 'model.embed_tokens')
+  let x: Tensor = scaled(embedded, multipliers.embedding / multipliers.residual) //           [N, W]
   for (let i = 0; i < config.layers; i++) {
     const layer = `model.layers.${i}`
-    let mixed = attention(config, pass, i, x) //                                              [N, H*D]
+    let mixed = attention(config, pass, i, x, norm(`${layer}.input_layernorm.weight`)) //                                              [N, H*D]
     if (i === config.layers - 1 && outputRows !== undefined) {
       // Nothing after the last attention looks at other rows: drop those whose logits nobody asked for.
       mixed = ops.rows(mixed, outputRows) //                                                  [M, H*D]
@@ -158,7 +184,8 @@ export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
     const gated = gate(config, pass, layer, x, norm(`${layer}.post_attention_layernorm.weight`)) // [M, F]
     x = pass.linear(gated, `${layer}.mlp.down_proj`, { residual: x })
   }
-  return pass.linear(x, headName(config), { norm: norm('model.norm.weight') }) //              [M, V]
+  const last = { weight: scaled(pass.weight('model.norm.weight'), 1 / multipliers.logits), epsilon }
+  return pass.linear(x, headName(config), { norm: last }) //                                   [M, V]
 }
 
 function gate(config: LlamaConfig, pass: ForwardPass, layer: string, x: Tensor, norm: InputNorm): Tensor {
@@ -176,11 +203,16 @@ function queryKeyValue(config: LlamaConfig, pass: ForwardPass, layer: number, x:
   return [part(0, heads), part(heads, keyValueHeads), part(heads + keyValueHeads, keyValueHeads)] as const
 }
 
-function attention(config: LlamaConfig, pass: ForwardPass, layer: number, x: Tensor): Tensor {
+function attention(
+  config: LlamaConfig,
+  pass: ForwardPass,
+  layer: number,
+  x: Tensor,
+  norm: InputNorm,
+): Tensor {
   const { ops, positions } = pass
   const { heads, keyValueHeads, headWidth, normEpsilon } = config
   const { rope } = config.attention[layer]!
-  const norm = { weight: pass.weight(`model.layers.${layer}.input_layernorm.weight`), epsilon: normEpsilon }
   const [q, k, v] = queryKeyValue(config, pass, layer, x, norm)
   const factors = rope?.factors && pass.weight('rope_factors')
   const split = (y: Tensor, count: number) => ops.splitRows(y, count, headWidth)

@@ -1,6 +1,7 @@
 import { UserError } from '../base/errors.ts'
 import type { Architecture, ModelConfig } from './architecture.ts'
 import { gpt2 } from './gpt2.ts'
+import { granite } from './granite.ts'
 import { llama } from './llama.ts'
 import { mistral } from './mistral.ts'
 import { phi3 } from './phi3.ts'
@@ -8,7 +9,15 @@ import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
 
 /** Every architecture that can be served and trained, by `model_type`. */
-const architectures: Record<string, Architecture | undefined> = { llama, mistral, qwen2, qwen3, phi3, gpt2 }
+const architectures: Record<string, Architecture | undefined> = {
+  llama,
+  mistral,
+  qwen2,
+  qwen3,
+  phi3,
+  granite,
+  gpt2,
+}
 
 /** What `model_type` may say. */
 export function architectureNames(): string[] {

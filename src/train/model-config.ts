@@ -47,6 +47,7 @@ const classes = {
   qwen2: 'Qwen2ForCausalLM',
   qwen3: 'Qwen3ForCausalLM',
   phi3: 'Phi3ForCausalLM',
+  granite: 'GraniteForCausalLM',
   gpt2: 'GPT2LMHeadModel',
 } as const
 
@@ -66,6 +67,11 @@ function llamaConfig(sizes: ModelSizes, context: number, shared: object): Record
     rms_norm_eps: 1e-5,
     rope_theta: 10000,
     ...(sizes.architecture === 'mistral' && { sliding_window: null }),
+    // Multipliers are for those who tune them: these leave Llama's network.
+    ...(sizes.architecture === 'granite' && {
+      ...{ embedding_multiplier: 1, residual_multiplier: 1, logits_scaling: 1 },
+      attention_multiplier: 1 / Math.sqrt(sizes.width / sizes.heads),
+    }),
     // transformers would take Phi-3's own padding token where nothing is said, which may lie beyond the vocabulary.
     ...(sizes.architecture === 'phi3' && {
       sliding_window: null,

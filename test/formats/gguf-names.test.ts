@@ -137,14 +137,16 @@ test('a name that is nobody in the other format has no translation', () => {
   expect(ggufToHuggingFace('mamba', 'token_embd.weight')).toBeUndefined()
 })
 
-test('only queries and keys of the llama architecture have another row order', () => {
+test('only queries and keys of the llama architecture and of Granite have another row order', () => {
   const config = { hidden_size: 16, num_attention_heads: 2, num_key_value_heads: 1, head_dim: 8 }
   const order = (architecture: string, name: string) =>
     ggufRowPermutation(architecture, `model.layers.0.self_attn.${name}`, config)
   expect([...order('llama', 'k_proj.weight')!]).toEqual([0, 2, 4, 6, 1, 3, 5, 7])
   expect([...order('llama', 'q_proj.bias')!]).toEqual([0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15])
   expect(order('llama', 'v_proj.weight')).toBeUndefined()
+  expect([...order('granite', 'k_proj.weight')!]).toEqual([0, 2, 4, 6, 1, 3, 5, 7])
   expect(order('qwen2', 'q_proj.weight')).toBeUndefined()
+  expect(order('phi3', 'qkv_proj.weight')).toBeUndefined()
   expect(ggufTransposed('gpt2', 'transformer.h.0.mlp.c_fc.weight')).toBe(true)
   expect(ggufTransposed('gpt2', 'transformer.wte.weight')).toBe(false)
   expect(ggufAdded('gemma3', 'model.norm.weight')).toBe(1)
@@ -248,6 +250,25 @@ describe('the config of a made-up model', () => {
       long_factor: twos,
     })
     expect(refusalOf(() => configOf({}, [floats('rope_freqs.weight', [1])]))).toContain('rope_freqs.weight')
+  })
+
+  test('of Granite knows what multiplies embedding, residual, scores and logits', () => {
+    const own = (key: string) => key.replace(/^llama\./, 'granite.')
+    const granite = {
+      ...Object.fromEntries(Object.entries(keys).map(([key, value]) => [own(key), value])),
+      'general.architecture': 'granite',
+      'granite.embedding_scale': 12,
+      'granite.residual_scale': Math.fround(0.22),
+      'granite.attention.scale': 0.015625,
+    }
+    expect(configOf({ ...granite, 'granite.logit_scale': 16 })).toMatchObject({
+      model_type: 'granite',
+      embedding_multiplier: 12,
+      residual_multiplier: 0.22,
+      attention_multiplier: 0.015625,
+      logits_scaling: 16,
+    })
+    expect(configOf(granite)).toMatchObject({ logits_scaling: 1 })
   })
 
   test('of Phi-3 knows the part of a head that turns, both lists of divisors, and that no window is 0', () => {

@@ -17,6 +17,7 @@ const root = temporaryFolder('served', afterAll)
 const { config: qwen3 } = readGolden(join(ownGoldens, 'qwen3.json'))
 const { config: mistral } = readGolden(join(ownGoldens, 'mistral.json'))
 const { config: phi3 } = readGolden(join(ownGoldens, 'phi3.json'))
+const { config: granite } = readGolden(join(ownGoldens, 'granite.json'))
 const plain = { ...mistral, sliding_window: undefined }
 const networks: Record<string, Record<string, unknown>> = {
   llama: { ...plain, model_type: 'llama' },
@@ -27,6 +28,7 @@ const networks: Record<string, Record<string, unknown>> = {
   'qwen3 with heads of 12 dimensions': { ...qwen3 },
   'qwen3 with tied embeddings': { ...qwen3, tie_word_embeddings: true },
   'phi3 that turns a part of each head': { ...phi3 },
+  granite: { ...granite },
   'phi3 with a window of 8': { ...phi3, sliding_window: 8 },
 }
 

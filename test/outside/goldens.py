@@ -3,6 +3,7 @@ Weights and tokens come from a counter, so that a trace needs no weights beside 
 Usage: python test/outside/goldens.py FOLDER   (the committed ones: test/train/goldens)"""
 import copy, json, os, sys
 import torch, transformers
+from transformers import GraniteConfig, GraniteForCausalLM
 from transformers import MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 torch.set_num_threads(1)
@@ -85,6 +86,8 @@ shared = dict(
 cases = {
     # Heads of 12 dimensions, four of which are wider than the model: neither is the other's quotient.
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**shared, head_dim=12, tie_word_embeddings=False), True),
+    "granite": (GraniteForCausalLM, GraniteConfig(**shared, embedding_multiplier=6.0, residual_multiplier=0.3,
+        attention_multiplier=0.25, logits_scaling=1.7, tie_word_embeddings=True), True),
     # Six of eight dimensions turn, by the divisors for sequences that are longer than those of the first training.
     "phi3": (Phi3ForCausalLM, Phi3Config(**shared, original_max_position_embeddings=16, partial_rotary_factor=0.75, pad_token_id=None,
         rope_scaling=dict(type="longrope", short_factor=[1.0, 1.1, 1.3], long_factor=[1.05, 2.0, 4.5])), False),

@@ -8,6 +8,7 @@ import { writeGguf } from '../../formats/gguf-write.ts'
 import type { TensorToWrite } from '../../formats/source.ts'
 import type { ModelConfig, ParameterSpec } from '../../models/architecture.ts'
 import type { Gpt2Config } from '../../models/gpt2.ts'
+import type { LlamaConfig } from '../../models/llama.ts'
 import { encodeRows, keptDtype } from '../../models/rows.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
 import type { ExportSource } from './source.ts'
@@ -139,6 +140,15 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
     count('rope.dimension_count', attributes.dimensions),
     real('rope.freq_base', attributes.base),
   ]
+  if (config.modelType === 'granite') {
+    const { embedding, residual, logits } = (config as LlamaConfig).multipliers
+    rope.push(
+      real('embedding_scale', embedding),
+      real('residual_scale', residual),
+      real('attention.scale', config.attention[0]!.scale),
+      real('logit_scale', logits),
+    )
+  }
   if (config.modelType === 'phi3') {
     const original = Number(config.source.original_max_position_embeddings ?? config.contextMax)
     rope.push(

@@ -106,6 +106,22 @@ test('LongRoPE of a part of each head goes into a GGUF file and comes back from 
   expect(again.perplexityAfter).toBe(perplexityBefore)
 })
 
+test("Granite's multipliers go into a GGUF file and come back from it", () => {
+  const folder = join(root, 'multiplied')
+  cpSync(models.get('granite')!, folder, { recursive: true })
+  const config = readJsonFile(join(folder, 'config.json'))
+  const own = { embedding_multiplier: 12, residual_multiplier: 0.22, logits_scaling: 8 }
+  writeFileSync(
+    join(folder, 'config.json'),
+    JSON.stringify({ ...config, ...own, attention_multiplier: 0.015625 }),
+  )
+  const { path, perplexityBefore, perplexityAfter } = exported(folder, 'multiplied', 'gguf', 'f32')
+  expect(perplexityAfter).toBe(perplexityBefore)
+  using file = openGguf(path)
+  expect(file.metadata.get('granite.logit_scale')).toBe(8)
+  expect(file.metadata.get('granite.attention.scale')).toBe(0.015625)
+})
+
 test('Q4_K keeps more bits for embedding and head', () => {
   const { path } = exported(models.get('llama')!, 'mixture', 'gguf', 'q4_k')
   using file = openGguf(path)
