@@ -82,12 +82,17 @@ struct ByRegisters {
   }
 };
 
+/// What gates a gated layer.
+enum Gate { ungated = 0, gatedBySilu = 1, gatedByGelu = 2 };
+
+inline Vector opened(int gate, Vector x) { return gate == gatedByGelu ? geluTanh(x) : silu(x); }
+
 /// What follows a sum before it is stored.
 struct Epilogue {
   ggml_tensor* dst;
   const float* bias;
   const ggml_tensor* residual;
-  bool gated;
+  int gated;  // a Gate
   AdaptedRows adapted;
 
   /// Asks for the lines that `finish` writes and adds to, while the sums are still made.
@@ -104,8 +109,9 @@ struct Epilogue {
   void finish(size_t row, int count, int64_t panel, int panels, const float* sums) const {
     int64_t first = (gated ? panel / 2 : panel) * panelOutputs;
     bool whole = panels == 2 && first + (gated ? 1 : 2) * panelOutputs <= dst->ne[0];
-    if (whole && gated) finishPairs<true>(row, count, first, sums);
-    else if (whole) finishPairs<false>(row, count, first, sums);
+    if (whole && gated == gatedByGelu) finishPairs<gatedByGelu>(row, count, first, sums);
+    else if (whole && gated) finishPairs<gatedBySilu>(row, count, first, sums);
+    else if (whole) finishPairs<ungated>(row, count, first, sums);
     else
       for (int t = 0; t < count; t++) finishRow(row + t, first, panels, sums + t * panels * panelOutputs);
   }
@@ -119,7 +125,7 @@ struct Epilogue {
   }
 
   /// A whole pair of panels needs no masks: those took as long as the rest of it.
-  template <bool gates>
+  template <int gates>
   void finishPairs(size_t row, int count, int64_t first, const float* sums) const {
     for (int t = 0; t < count; t++, sums += 2 * panelOutputs) {
       float* result = to(row + t, first);
@@ -127,7 +133,7 @@ struct Epilogue {
 #pragma GCC unroll 2
       for (int i = 0; i < (gates ? 1 : 2) * panelOutputs; i += lanes) {
         Vector value = load(sums + i);
-        if (gates) value = silu(value) * load(sums + panelOutputs + i);
+        if (gates) value = opened(gates, value) * load(sums + panelOutputs + i);
         if (bias) value = value + load(bias + first + i);
         if (add) value = value + load(add + i);
         store(result + i, value);
@@ -143,7 +149,7 @@ struct Epilogue {
     for (int64_t i = 0; i < count; i += lanes) {
       int left = int(count - i);
       Vector value = load(sums + i);
-      if (gated) value = silu(value) * load(sums + panelOutputs + i);
+      if (gated) value = opened(gated, value) * load(sums + panelOutputs + i);
       if (bias) value = value + load(bias + first + i, left);
       if (add) value = value + load(add + i, left);
       store(result + i, value, left);
@@ -242,8 +248,8 @@ inline void prepareRows(Call* call, const Product& product, const ggml_tensor* x
 
 /// dst F32 [N, M]. Sources: x F32 [N, K] (rows may be strided), packed weights, then those present of: norm
 /// weight [K], bias [M], residual [N, M], adapters: I32 [N] slot of each row, then their addresses by slot.
-/// Params: normed, biased, residual, gated, adapted (0/1 each), epsilon as float bits. Gated weights interleave gate
-/// and up by panel; dst is silu(gate) * up.
+/// Params: normed, biased, residual (0/1 each), Gate, adapted (0/1), epsilon as float bits. Gated weights interleave gate
+/// and up by panel; dst is silu(gate) * up, or gelu(gate) * up.
 template <class Product>
 inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
@@ -251,7 +257,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   const char* packed = static_cast<const char*>(dst->src[1]->data);
   ggml_tensor* const* extra = dst->src + 2;
   const float* norm = call->params[0] ? static_cast<const float*>((*extra++)->data) : nullptr;
-  Epilogue epilogue{dst, nullptr, nullptr, call->params[3] != 0};
+  Epilogue epilogue{dst, nullptr, nullptr, call->params[3]};
   if (call->params[1]) epilogue.bias = static_cast<const float*>((*extra++)->data);
   if (call->params[2]) epilogue.residual = *extra++;
   AdaptedRows& adapted = epilogue.adapted;

@@ -33,7 +33,6 @@ const families: Readonly<
     class: 'Gemma3ForCausalLM',
     fixed: {
       hidden_activation: 'gelu_pytorch_tanh',
-      rope_local_base_freq: 10000,
       sliding_window_pattern: 6,
     },
   },
@@ -170,7 +169,11 @@ function slidingWindow(
   if (keys.architecture === 'phi3') return { sliding_window: window || null }
   if (keys.architecture !== 'gemma3') return window === undefined ? {} : { sliding_window: window }
   // Only the 27B model (62 layers) scales queries by the nominal head width instead of the real one.
-  return { sliding_window: window, query_pre_attn_scalar: layers === 62 ? hidden / heads : width }
+  return {
+    sliding_window: window,
+    query_pre_attn_scalar: layers === 62 ? hidden / heads : width,
+    rope_local_base_freq: keys.own('rope.freq_base_swa') ?? 10_000,
+  }
 }
 
 function gpt2Shape(keys: MetadataKeys): Record<string, unknown> {

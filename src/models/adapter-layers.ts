@@ -8,7 +8,7 @@
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { InputNorm, LinearLayers } from './architecture.ts'
-import { gatedHalves, normalised } from './plain-layers.ts'
+import { gatedBy, gatedHalves, normalised } from './plain-layers.ts'
 
 /** Neighbouring rows with the same adapter; a negative slot is none. */
 export interface AdapterRun {
@@ -51,9 +51,9 @@ export function adapterLayers(ops: Ops, plain: LinearLayers, adapters: AdapterRu
     embed: plain.embed,
     linear,
     joined: (x, names, norm) => names.map((name) => linear(x, name, norm === undefined ? {} : { norm })),
-    gated: (x, gate, up, norm) => {
+    gated: (x, gate, up, activation, norm) => {
       const around = norm === undefined ? {} : { norm }
-      return ops.siluMul(linear(x, gate, around), linear(x, up, around))
+      return gatedBy(ops, activation, linear(x, gate, around), linear(x, up, around))
     },
     gatedHalves: (x, both, norm) => gatedHalves(ops, linear(x, both, norm === undefined ? {} : { norm })),
   }

@@ -67,6 +67,9 @@ export interface HeadNorms {
   epsilon: number
 }
 
+/** What a gate goes through; `gelu` is the tanh form. */
+export type GateActivation = 'silu' | 'gelu'
+
 /**
  * The products of a network, at the grain at which a kernel can fuse them with what stands around. A name is
  * that of the weight without `.weight`; `${name}.bias` is added where the model has one.
@@ -78,9 +81,9 @@ export interface LinearLayers {
   linear(x: Tensor, name: string, around?: { norm?: InputNorm; residual?: Tensor }): Tensor
   /** Several products of one input: [N, outputs] each, rows possibly strided. */
   joined(x: Tensor, names: readonly string[], norm?: InputNorm): Tensor[]
-  /** silu(x times gate) * (x times up). */
-  gated(x: Tensor, gate: string, up: string, norm?: InputNorm): Tensor
-  /** The same by one product that holds both: its first outputs are gate's, as many more are up's. */
+  /** activation(x times gate) * (x times up). */
+  gated(x: Tensor, gate: string, up: string, activation: GateActivation, norm?: InputNorm): Tensor
+  /** silu(gate) * up by one product that holds both: its first outputs are gate's, as many more are up's. */
   gatedHalves(x: Tensor, both: string, norm?: InputNorm): Tensor
 }
 

@@ -174,7 +174,7 @@ export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
   let x: Tensor = scaled(embedded, multipliers.embedding / multipliers.residual) //           [N, W]
   for (let i = 0; i < config.layers; i++) {
     const layer = `model.layers.${i}`
-    let mixed = attention(config, pass, i, x, norm(`${layer}.input_layernorm.weight`)) //                                              [N, H*D]
+    let mixed = llamaAttention(config, pass, i, x, norm(`${layer}.input_layernorm.weight`)) // [N, H*D]
     if (i === config.layers - 1 && outputRows !== undefined) {
       // Nothing after the last attention looks at other rows: drop those whose logits nobody asked for.
       mixed = ops.rows(mixed, outputRows) //                                                  [M, H*D]
@@ -191,7 +191,7 @@ export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
 function gate(config: LlamaConfig, pass: ForwardPass, layer: string, x: Tensor, norm: InputNorm): Tensor {
   if (config.fused) return pass.gatedHalves(x, `${layer}.mlp.gate_up_proj`, norm)
   const [gate, up] = gateAndUp(layer)
-  return pass.gated(x, gate, up, norm)
+  return pass.gated(x, gate, up, 'silu', norm)
 }
 
 /** q [N, H*D], k and v [N, G*D]. */
@@ -203,12 +203,14 @@ function queryKeyValue(config: LlamaConfig, pass: ForwardPass, layer: number, x:
   return [part(0, heads), part(heads, keyValueHeads), part(heads + keyValueHeads, keyValueHeads)] as const
 }
 
-function attention(
+/** `scaleOf`: what the norms of heads multiply by, by their names. */
+export function llamaAttention(
   config: LlamaConfig,
   pass: ForwardPass,
   layer: number,
   x: Tensor,
   norm: InputNorm,
+  scaleOf = pass.weight,
 ): Tensor {
   const { ops, positions } = pass
   const { heads, keyValueHeads, headWidth, normEpsilon } = config
@@ -218,7 +220,7 @@ function attention(
   const split = (y: Tensor, count: number) => ops.splitRows(y, count, headWidth)
   const [query, key] = [split(q, heads), split(k, keyValueHeads)] //                [N, H, D], [N, G, D]
   const values = split(v, keyValueHeads) //                                                    [N, G, D]
-  const norms = config.headNorms ? headNorms(config, pass, layer) : undefined
+  const norms = config.headNorms ? headNorms(config, scaleOf, layer) : undefined
   if (pass.attendTurns) return pass.attend(layer, query, key, values, norms)
   const turned = (y: Tensor, weight: Tensor | undefined) => {
     const normed = normalised(ops, y, weight && { weight, epsilon: normEpsilon })
@@ -227,15 +229,19 @@ function attention(
   return pass.attend(layer, turned(query, norms?.query), turned(key, norms?.key), values)
 }
 
-function headNorms({ normEpsilon }: LlamaConfig, pass: ForwardPass, layer: number): HeadNorms {
-  const weight = (part: 'q' | 'k') => pass.weight(`model.layers.${layer}.self_attn.${part}_norm.weight`)
+function headNorms(
+  { normEpsilon }: LlamaConfig,
+  scaleOf: (name: string) => Tensor,
+  layer: number,
+): HeadNorms {
+  const weight = (part: 'q' | 'k') => scaleOf(`model.layers.${layer}.self_attn.${part}_norm.weight`)
   return { query: weight('q'), key: weight('k'), epsilon: normEpsilon }
 }
 
 const queryKeyValueNames = (layer: number) =>
   ['q', 'k', 'v'].map((part) => `model.layers.${layer}.self_attn.${part}_proj`)
-const gateAndUp = (layer: string) => [`${layer}.mlp.gate_proj`, `${layer}.mlp.up_proj`] as const
-const headName = (config: LlamaConfig) => (config.tied ? 'model.embed_tokens' : 'lm_head')
+export const gateAndUp = (layer: string) => [`${layer}.mlp.gate_proj`, `${layer}.mlp.up_proj`] as const
+export const headName = (config: LlamaConfig) => (config.tied ? 'model.embed_tokens' : 'lm_head')
 
 export function llamaProducts(config: LlamaConfig): ProductGroup[] {
   const groups: ProductGroup[] = []

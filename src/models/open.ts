@@ -8,7 +8,7 @@ import { UserError } from '../base/errors.ts'
 import { readJsonFile } from '../base/files.ts'
 import { type GgufSource, openGguf } from '../formats/gguf.ts'
 import { configFromGguf } from '../formats/gguf-config.ts'
-import { ggufRowPermutation, huggingFaceToGguf } from '../formats/gguf-names.ts'
+import { ggufAdded, ggufRowPermutation, huggingFaceToGguf } from '../formats/gguf-names.ts'
 import { openModelFolder } from '../formats/model-folder.ts'
 import type { TensorInfo, TensorSource } from '../formats/source.ts'
 import { type Definition, defineModel } from './registry.ts'
@@ -58,12 +58,19 @@ function openFolder(path: string, context: number | undefined): OpenModel {
   }
 }
 
-/** GPT-2's original checkpoints, and those of networks without a head (embedding models), leave out what stands in front. */
+/**
+ * GPT-2's original checkpoints, and those of networks without a head (embedding models), leave out what stands in front.
+ * Those of models that also see have more there, once before it and since transformers 4.52 behind it.
+ */
 function storedNames(source: TensorSource, definition: Definition): (name: string) => string {
-  const isGpt2 = definition.config.modelType === 'gpt2'
-  if (source.info(isGpt2 ? 'wte.weight' : 'embed_tokens.weight') === undefined) return (name) => name
-  const front = isGpt2 ? 'transformer.' : 'model.'
-  return (name) => (name.startsWith(front) ? name.slice(front.length) : name)
+  const [front, embedding] =
+    definition.config.modelType === 'gpt2'
+      ? ['transformer.', 'wte.weight']
+      : ['model.', 'embed_tokens.weight']
+  const others = ['', 'language_model.model.', 'model.language_model.']
+  const stored = others.find((other) => source.info(other + embedding) !== undefined)
+  if (stored === undefined) return (name) => name
+  return (name) => (name.startsWith(front) ? stored + name.slice(front.length) : name)
 }
 
 function openGgufModel(path: string, context: number | undefined): OpenModel {
@@ -79,7 +86,10 @@ function openGgufModel(path: string, context: number | undefined): OpenModel {
       config,
       metadata: source.metadata,
       info: (name) => source.info(stored(name)),
-      read: (name, into, offset) => source.read(stored(name), into, offset),
+      read: (name, into, offset) => {
+        source.read(stored(name), into, offset)
+        if (ggufAdded(architecture, name) === 1) lessOne(source.info(stored(name))!, path, into)
+      },
       // GGUF's converters turn GPT-2's products into [outputs, inputs].
       transposed: () => false,
       rowOrder: (name) => ggufRowPermutation(architecture, name, config),
@@ -89,4 +99,13 @@ function openGgufModel(path: string, context: number | undefined): OpenModel {
     source[Symbol.dispose]()
     throw error
   }
+}
+
+function lessOne({ dtype }: TensorInfo, path: string, bytes: Uint8Array): void {
+  if (dtype !== 'F32')
+    throw new UserError(`${path} holds norms in ${dtype}.`, {
+      fix: 'Convert it again: norms are F32 in GGUF.',
+    })
+  const values = new Float32Array(bytes.slice().buffer)
+  bytes.set(new Uint8Array(values.map((value) => value - 1).buffer))
 }

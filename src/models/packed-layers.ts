@@ -1,11 +1,12 @@
 /** The products of a network by our kernels, each with the norm in front and the bias, gate or residual behind. */
 
-import type { KernelOp, KernelParams } from '../runtime/kernel-ops.ts'
+import { type KernelOp, type KernelParams, linearGates } from '../runtime/kernel-ops.ts'
 import { type KernelCall, type KernelContext, linearOps, packedFormats } from '../runtime/kernels.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
-import type { InputNorm, LinearLayers } from './architecture.ts'
+import type { GateActivation, InputNorm, LinearLayers } from './architecture.ts'
 import type { PackedProduct, PackedWeights } from './packed-weights.ts'
+import { gatedBy } from './plain-layers.ts'
 
 /** The calls of one compute context, one for each way of calling: they keep no state between ops. */
 export class PackedCalls {
@@ -40,7 +41,12 @@ export function packedLayers(
   plain: LinearLayers,
   adapted?: AdaptedTensors,
 ): LinearLayers {
-  const run = (product: PackedProduct, x: Tensor, norm: InputNorm | undefined, residual?: Tensor) => {
+  const run = (
+    product: PackedProduct,
+    x: Tensor,
+    norm: InputNorm | undefined,
+    { residual, activation = 'silu' }: { residual?: Tensor | undefined; activation?: GateActivation } = {},
+  ) => {
     const rows = x.shape[0]!
     const adapters = adapted === undefined ? [] : [adapted.slots(rows), adapted.tableOf(product)]
     const present = [norm?.weight, product.bias, residual, ...adapters]
@@ -48,7 +54,7 @@ export function packedLayers(
       normed: norm === undefined ? 0 : 1,
       biased: product.bias === undefined ? 0 : 1,
       residual: residual === undefined ? 0 : 1,
-      gated: product.group.kind === 'gated' ? 1 : 0,
+      gated: product.group.kind === 'gated' ? linearGates[activation] : 0,
       adapted: adapted === undefined ? 0 : 1,
       epsilon: norm?.epsilon ?? 0,
     }
@@ -67,7 +73,7 @@ export function packedLayers(
     linear: (x, name, around = {}) => {
       const product = single(name)
       if (product === undefined) return plain.linear(x, name, around)
-      return run(product, x, around.norm, around.residual)
+      return run(product, x, around.norm, { residual: around.residual })
     },
     joined: (x, names, norm) => {
       const products = packed.find(names)
@@ -77,11 +83,14 @@ export function packedLayers(
         return product.members.map(({ first, outputs }) => ops.slice(all, 1, first, outputs))
       })
     },
-    gated: (x, gate, up, norm) => {
+    gated: (x, gate, up, activation, norm) => {
       const products = packed.find([gate, up])
-      if (products === undefined) return plain.gated(x, gate, up, norm)
-      const [first, second] = products.map((product) => run(product, x, norm)) as [Tensor, Tensor?]
-      return second === undefined ? first : ops.siluMul(first, second)
+      if (products === undefined) return plain.gated(x, gate, up, activation, norm)
+      const [first, second] = products.map((product) => run(product, x, norm, { activation })) as [
+        Tensor,
+        Tensor?,
+      ]
+      return second === undefined ? first : gatedBy(ops, activation, first, second)
     },
     gatedHalves: (x, both, norm) => {
       const product = single(both)

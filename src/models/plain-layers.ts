@@ -1,7 +1,7 @@
 /** The products of a network written in separate operations: for training, and for serving without kernels. */
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
-import type { InputNorm, LinearLayers } from './architecture.ts'
+import type { GateActivation, InputNorm, LinearLayers } from './architecture.ts'
 
 export interface ParameterAccess {
   weight(name: string): Tensor
@@ -32,9 +32,9 @@ export function plainLayers(
       const h = normalised(ops, x, norm)
       return names.map((name) => product(h, name))
     },
-    gated: (x, gate, up, norm) => {
+    gated: (x, gate, up, activation, norm) => {
       const h = normalised(ops, x, norm)
-      return ops.siluMul(product(h, gate), product(h, up))
+      return gatedBy(ops, activation, product(h, gate), product(h, up))
     },
     gatedHalves: (x, both, norm) => gatedHalves(ops, product(normalised(ops, x, norm), both)),
   }
@@ -44,6 +44,11 @@ export function plainLayers(
 export function gatedHalves(ops: Ops, y: Tensor): Tensor {
   const width = y.shape[1]! / 2
   return ops.siluMul(ops.slice(y, 1, 0, width), ops.slice(y, 1, width, width))
+}
+
+/** activation(gate) * up. */
+export function gatedBy(ops: Ops, activation: GateActivation, gate: Tensor, up: Tensor): Tensor {
+  return activation === 'silu' ? ops.siluMul(gate, up) : ops.mul(ops.gelu(gate), up)
 }
 
 /** RMS norm with its weight, or x itself. */

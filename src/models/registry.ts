@@ -1,5 +1,6 @@
 import { UserError } from '../base/errors.ts'
 import type { Architecture, ModelConfig } from './architecture.ts'
+import { gemma3, gemma3Text } from './gemma3.ts'
 import { gpt2 } from './gpt2.ts'
 import { granite } from './granite.ts'
 import { llama } from './llama.ts'
@@ -16,8 +17,15 @@ const architectures: Record<string, Architecture | undefined> = {
   qwen3,
   phi3,
   granite,
+  gemma3_text: gemma3,
   gpt2,
 }
+
+/** Models with a text model inside, by `model_type`: what that one's config.json would be. */
+const textParts: Record<string, ((config: Record<string, unknown>) => Record<string, unknown>) | undefined> =
+  {
+    gemma3: gemma3Text,
+  }
 
 /** What `model_type` may say. */
 export function architectureNames(): string[] {
@@ -33,7 +41,8 @@ export interface Definition {
  * The definition for a config.json object; throws a UserError when its `model_type` is not built. `context`: how many tokens
  * will be used of it at most, for scalings that are chosen by that.
  */
-export function defineModel(config: Record<string, unknown>, context?: number): Definition {
+export function defineModel(whole: Record<string, unknown>, context?: number): Definition {
+  const config = textParts[String(whole.model_type)]?.(whole) ?? whole
   const modelType = config.model_type
   const architecture = typeof modelType === 'string' ? architectures[modelType] : undefined
   if (architecture === undefined) {

@@ -9,6 +9,9 @@ const linearParams = {
   epsilon: 'float',
 } as const
 
+/** What gates a gated layer, by the number that the native side reads. */
+export const linearGates = { silu: 1, gelu: 2 } as const
+
 const matmulParams = { aTransposed: 'int', bTransposed: 'int', behind: 'int' } as const
 
 /** What each op's fixed parameters are, in the order in which the native side reads them. */

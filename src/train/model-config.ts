@@ -20,9 +20,14 @@ export function modelConfig(
     initializer_range: 0.02,
     dtype: 'float32',
   }
-  return sizes.architecture === 'gpt2'
-    ? gpt2Config(sizes, context, shared)
-    : llamaConfig(sizes, context, shared)
+  switch (sizes.architecture) {
+    case 'gpt2':
+      return gpt2Config(sizes, context, shared)
+    case 'gemma3_text':
+      return gemma3Config(sizes, context, shared)
+    default:
+      return llamaConfig(sizes, context, shared)
+  }
 }
 
 function gpt2Config(sizes: ModelSizes, context: number, shared: object): Record<string, unknown> {
@@ -48,10 +53,11 @@ const classes = {
   qwen3: 'Qwen3ForCausalLM',
   phi3: 'Phi3ForCausalLM',
   granite: 'GraniteForCausalLM',
+  gemma3_text: 'Gemma3ForCausalLM',
   gpt2: 'GPT2LMHeadModel',
 } as const
 
-function llamaConfig(sizes: ModelSizes, context: number, shared: object): Record<string, unknown> {
+function llamaConfig(sizes: ModelSizes, context: number, shared: object) {
   return {
     model_type: sizes.architecture,
     architectures: [classes[sizes.architecture]],
@@ -79,5 +85,19 @@ function llamaConfig(sizes: ModelSizes, context: number, shared: object): Record
       pad_token_id: null,
     }),
     ...shared,
+  }
+}
+
+function gemma3Config(sizes: ModelSizes, context: number, shared: object): Record<string, unknown> {
+  const { hidden_act: _, ...alike } = llamaConfig(sizes, context, shared)
+  return {
+    ...alike,
+    hidden_activation: 'gelu_pytorch_tanh',
+    rms_norm_eps: 1e-6,
+    query_pre_attn_scalar: alike.head_dim,
+    sliding_window: 512,
+    sliding_window_pattern: 6,
+    rope_theta: 1_000_000,
+    rope_local_base_freq: 10_000,
   }
 }

@@ -18,6 +18,7 @@ const { config: qwen3 } = readGolden(join(ownGoldens, 'qwen3.json'))
 const { config: mistral } = readGolden(join(ownGoldens, 'mistral.json'))
 const { config: phi3 } = readGolden(join(ownGoldens, 'phi3.json'))
 const { config: granite } = readGolden(join(ownGoldens, 'granite.json'))
+const { config: gemma3 } = readGolden(join(ownGoldens, 'gemma3_text.json'))
 const plain = { ...mistral, sliding_window: undefined }
 const networks: Record<string, Record<string, unknown>> = {
   llama: { ...plain, model_type: 'llama' },
@@ -30,6 +31,17 @@ const networks: Record<string, Record<string, unknown>> = {
   'phi3 that turns a part of each head': { ...phi3 },
   granite: { ...granite },
   'phi3 with a window of 8': { ...phi3, sliding_window: 8 },
+  'gemma3 with a window of 8 in every other layer': { ...gemma3 },
+  'gemma3 as older files write it, all attending but the first': {
+    ...gemma3,
+    ...{
+      layer_types: undefined,
+      sliding_window_pattern: 3,
+      num_hidden_layers: 3,
+      rope_parameters: undefined,
+    },
+    ...{ rope_theta: 5000, rope_local_base_freq: 100, rope_scaling: { type: 'linear', factor: 2 } },
+  },
 }
 
 const ways = [

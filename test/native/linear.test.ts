@@ -54,6 +54,11 @@ function oddShapes(block: number): readonly (readonly [number, number, number])[
   return block === 1 ? [...whole, [5, 172, 64], [1, 20, 33]] : whole
 }
 
+const gates = {
+  silu: (x: number) => x / (1 + Math.exp(-x)),
+  gelu: (x: number) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+}
+
 /** A number that lies between two codes or two of bfloat16 may be rounded the other way than here. */
 function toleranceOf(kernels: Kernels, format: PackedFormat): number {
   return isCoded(format) || (format === 'bf16' && multipliesPairs(kernels)) ? 2e-3 : 1e-5
@@ -185,7 +190,12 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       expect(relativeError(y, expected)).toBeLessThan(toleranceOf(kernels, format))
     })
 
-    test.each(everyFormat)('a gated layer of %s is silu(gate) * up, whatever its width', (format, dtype) => {
+    test.each(
+      everyFormat.flatMap(([format, dtype]) => [
+        [format, 'silu', dtype] as const,
+        [format, 'gelu', dtype] as const,
+      ]),
+    )('a gated layer of %s is %s(gate) * up, whatever its width', (format, gated, dtype) => {
       const whole = dtypes[dtype].block === 256
       for (const [rows, inputs, outputs] of [
         [9, whole ? 256 : 64, 48],
@@ -197,13 +207,13 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         kernels.packRows(format, codes, inputs, 0, up.source, 'up')
         const x = activations(rows, inputs)
         const y = runLinear(kernels, format, fakeTensor(x, [rows, inputs]), [rows, inputs, outputs], codes, {
-          gated: true,
+          gated,
         })
         const expected = Array.from({ length: rows }, (_, r) => {
           const row = prepared(kernels, format, x.subarray(r * inputs, (r + 1) * inputs))
           const right = product(row, stored(format, up, inputs), outputs)
           return [...product(row, stored(format, gate, inputs), outputs)].map(
-            (v, o) => (v / (1 + Math.exp(-v))) * right[o]!,
+            (v, o) => gates[gated](v) * right[o]!,
           )
         }).flat()
         expect(relativeError(y, expected)).toBeLessThan(2 * toleranceOf(kernels, format))

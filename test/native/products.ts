@@ -1,6 +1,7 @@
 /** Products of packed weights run by hand, and what they are by definition. */
 import { bytesOf, type DType } from '../../src/base/dtype.ts'
 import { Random } from '../../src/base/random.ts'
+import { linearGates } from '../../src/runtime/kernel-ops.ts'
 import {
   KernelContext,
   type Kernels,
@@ -90,7 +91,7 @@ export interface Extras {
   norm?: Float32Array
   bias?: Float32Array
   residual?: Float32Array
-  gated?: boolean
+  gated?: keyof typeof linearGates
 }
 
 export const epsilon = 1e-5
@@ -120,7 +121,7 @@ export function runLinear(
     normed: norm ? 1 : 0,
     biased: bias ? 1 : 0,
     residual: residual ? 1 : 0,
-    gated: gated ? 1 : 0,
+    gated: gated ? linearGates[gated] : 0,
     adapted: 0,
     epsilon,
   })

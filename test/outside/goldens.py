@@ -1,9 +1,9 @@
 """By hand: training traces by transformers and torch.optim.AdamW of architectures that ../shared/data has none of.
 Weights and tokens come from a counter, so that a trace needs no weights beside it; test/train/golden.ts makes the same.
-Usage: python test/outside/goldens.py FOLDER   (the committed ones: test/train/goldens)"""
+Usage: python test/outside/goldens.py FOLDER [NAME...]   (the committed ones: test/train/goldens)"""
 import copy, json, os, sys
 import torch, transformers
-from transformers import GraniteConfig, GraniteForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM
 from transformers import MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 torch.set_num_threads(1)
@@ -25,11 +25,12 @@ def seed_of(name):
 
 
 def fill(model):
+    norm = 0 if "gemma" in model.config.model_type else 1  # Gemma's norms add one themselves
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             numbers = counter(seed_of(name))
             values = torch.tensor([next(numbers) for _ in range(parameter.numel())], dtype=torch.float64)
-            values = 1 + (values - 0.5) * 0.2 if "norm" in name else (values - 0.5) * 0.16
+            values = norm + (values - 0.5) * 0.2 if "norm" in name else (values - 0.5) * 0.16
             parameter.copy_(values.view_as(parameter).to(parameter.dtype))
 
 
@@ -91,9 +92,21 @@ cases = {
     # Six of eight dimensions turn, by the divisors for sequences that are longer than those of the first training.
     "phi3": (Phi3ForCausalLM, Phi3Config(**shared, original_max_position_embeddings=16, partial_rotary_factor=0.75, pad_token_id=None,
         rope_scaling=dict(type="longrope", short_factor=[1.0, 1.1, 1.3], long_factor=[1.05, 2.0, 4.5])), False),
+    # A layer with a window before one without, each with rotary positions of its own; the scale is no head's width. A
+    # padding token would have no gradient from where it is read.
+    "gemma3_text": (Gemma3ForCausalLM, Gemma3TextConfig(
+        **shared, head_dim=12, tie_word_embeddings=True, query_pre_attn_scalar=20, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"], pad_token_id=None,
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+        },
+    ), True),
     "mistral": (MistralForCausalLM, MistralConfig(**shared, sliding_window=8, tie_word_embeddings=False), False),
 }
 for name, (make, config, masked) in cases.items():
+    if sys.argv[2:] and name not in sys.argv[2:]:
+        continue
     runs = {str(t)[6:]: trace(make, copy.deepcopy(config), masked, t) for t in (torch.float32, torch.float64)}
     # How far products in bfloat16 lead away from float32: the measure for ours.
     runs["autocast"] = dict(losses=trace(make, copy.deepcopy(config), masked, torch.float32, True)["losses"])

@@ -1,4 +1,5 @@
-import { describe, expect, test } from 'vitest'
+import { join } from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import type { DType } from '../../src/base/dtype.ts'
 import { openModel } from '../../src/models/open.ts'
@@ -8,6 +9,8 @@ import { type Kernels, loadKernels } from '../../src/runtime/kernels.ts'
 import { DraftModel } from '../../src/serve/draft-model.ts'
 import { ModelExecutor } from '../../src/serve/model-executor.ts'
 import { sharedData } from '../shared.ts'
+import { countedModel, ownGoldens, readGolden } from '../train/golden.ts'
+import { temporaryFolder } from '../train/temporary-folder.ts'
 import { companyOf, difference, type Heard, requestsFor, serveAlone, serveCompany } from './company.ts'
 
 // One seed to replay, or how many seeds to run for each model, format and set of kernels.
@@ -51,6 +54,13 @@ interface Case {
   set: 'ours' | 'ggml'
 }
 
+/** Layers with a window and without, from a counter. */
+const gemma3 = countedModel(join(temporaryFolder('bits', afterAll), 'gemma3'), {
+  ...readGolden(join(ownGoldens, 'gemma3_text.json')).config,
+  ...{ vocab_size: 128, max_position_embeddings: 512, sliding_window: 24 },
+})
+const folderOf = (name: string) => (name === 'gemma3' ? gemma3 : sharedData('models', name, 'hf'))
+
 const cases = ['stories260K', 'babyllama-char-1M']
   .flatMap((name) =>
     (['F32', 'Q8_0', 'Q4_0'] as const).flatMap((format): Case[] => [
@@ -69,6 +79,14 @@ const cases = ['stories260K', 'babyllama-char-1M']
       { name: 'stories260K', format: 'Q8_0', cache, kernels: undefined, set: 'ggml' },
     ]),
   )
+  .concat(
+    (['ours', 'ggml'] as const).map(
+      (set): Case => ({
+        ...{ name: 'gemma3', format: 'F32', cache: 'F16', set },
+        kernels: set === 'ours' ? ours : undefined,
+      }),
+    ),
+  )
   .map((one, index) => ({ ...one, index }))
 /** Each case meets companies of its own. */
 const seedsOf = (index: number) =>
@@ -78,7 +96,7 @@ const seen = { preemptions: 0, cachedTokens: 0, guessedTokens: 0, acceptedTokens
 describe.each(cases)(
   '$name in $format, cache in $cache, on $set',
   ({ name, format, cache, kernels, set, index }) => {
-    const folder = sharedData('models', name, 'hf')
+    const folder = folderOf(name)
     const missing = folder === undefined || (set === 'ours' && kernels === undefined)
 
     test.skipIf(missing)('a request gets the same bits in random company as alone', async () => {
@@ -108,7 +126,7 @@ describe.each(cases)(
 describe.each(cases.filter(({ name, format }) => name === 'babyllama-char-1M' && format === 'Q8_0'))(
   'drafted by itself, $name in $format on $set',
   ({ name, format, cache, kernels, set, index }) => {
-    const folder = sharedData('models', name, 'hf')
+    const folder = folderOf(name)
     const missing = folder === undefined || (set === 'ours' && kernels === undefined)
 
     test.skipIf(missing)(

@@ -53,13 +53,13 @@ export function countedModel(folder: string, config: Record<string, unknown>): s
   const { architecture, config: parsed } = defineModel(config)
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
-  const tensors = architecture.parameters(parsed).map(({ name, shape }) => {
+  const tensors = architecture.parameters(parsed).map(({ name, shape, init }) => {
     const next = lcg(seedOf(name))
-    const isNorm = name.includes('norm')
+    const norm = name.includes('norm') && 'value' in init ? init.value : undefined
     const size = shape.reduce((a, b) => a * b, 1)
     const values = Float32Array.from({ length: size }, () => {
       const number = next()
-      return isNorm ? 1 + (number - 0.5) * 0.2 : (number - 0.5) * 0.16
+      return norm === undefined ? (number - 0.5) * 0.16 : norm + (number - 0.5) * 0.2
     })
     return { name, dtype: 'F32' as const, shape, data: new Uint8Array(values.buffer) }
   })

@@ -6,6 +6,7 @@ import { writeFileAtomic } from '../../base/files.ts'
 import { writeSafetensors } from '../../formats/safetensors-write.ts'
 import type { TensorToWrite } from '../../formats/source.ts'
 import { writeAdapter } from '../../models/adapter.ts'
+import { ropesOf } from '../../models/gemma3.ts'
 import { encodeRows } from '../../models/rows.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
 import { textFileNames } from '../text-kit.ts'
@@ -73,6 +74,7 @@ function transposed(values: Float32Array, rows: number, columns: number): Float3
  */
 export function bothSpellings(config: Record<string, unknown>, dtype: string): Record<string, unknown> {
   const changed: Record<string, unknown> = { ...config, dtype, torch_dtype: dtype }
+  if (config.model_type === 'gemma3_text') return { ...changed, ...gemma3Ropes(config) }
   const newer = config.rope_parameters as Record<string, unknown> | undefined | null
   const older = config.rope_scaling as Record<string, unknown> | undefined | null
   const theta = newer?.rope_theta ?? config.rope_theta
@@ -84,5 +86,16 @@ export function bothSpellings(config: Record<string, unknown>, dtype: string): R
     rope_theta: theta,
     rope_scaling: scaling.rope_type === 'default' ? null : scaling,
     rope_parameters: { ...scaling, rope_theta: theta },
+  }
+}
+
+function gemma3Ropes(config: Record<string, unknown>): Record<string, unknown> {
+  const { full_attention: full, sliding_attention: sliding } = ropesOf(config)
+  const { rope_theta, ...scaling } = full
+  return {
+    rope_theta,
+    rope_scaling: scaling.rope_type === 'default' ? null : scaling,
+    rope_local_base_freq: sliding.rope_theta,
+    rope_parameters: { full_attention: full, sliding_attention: sliding },
   }
 }

@@ -2,11 +2,11 @@
 import { type DType, dtypes } from '../../base/dtype.ts'
 import { UserError } from '../../base/errors.ts'
 import { longRopeName, ropeFactorsName } from '../../formats/gguf-config.ts'
-import { ggufRowPermutation, huggingFaceToGguf } from '../../formats/gguf-names.ts'
+import { ggufAdded, ggufRowPermutation, huggingFaceToGguf } from '../../formats/gguf-names.ts'
 import type { GgufEntry } from '../../formats/gguf-values.ts'
 import { writeGguf } from '../../formats/gguf-write.ts'
 import type { TensorToWrite } from '../../formats/source.ts'
-import type { ModelConfig, ParameterSpec } from '../../models/architecture.ts'
+import type { LayerAttention, ModelConfig, ParameterSpec } from '../../models/architecture.ts'
 import type { Gpt2Config } from '../../models/gpt2.ts'
 import type { LlamaConfig } from '../../models/llama.ts'
 import { encodeRows, keptDtype } from '../../models/rows.ts'
@@ -53,6 +53,7 @@ export function writeGgufFile(
 
 /** What llama.cpp calls the network. Mistral's is Llama's there, without a window. */
 function architectureOf({ modelType, attention, contextMax }: ModelConfig): string {
+  if (modelType === 'gemma3_text') return 'gemma3'
   if (modelType !== 'mistral') return modelType
   if (attention.some(({ window }) => window !== undefined && window < contextMax))
     throw new UserError('GGUF has no form for a Mistral that attends to a window.', {
@@ -86,7 +87,8 @@ function tensorOf(
     dtype,
     shape: spec.shape,
     data: function* () {
-      const values = source.floats(spec)
+      const added = ggufAdded(architectureOf(config), spec.name)
+      const values = added === 0 ? source.floats(spec) : source.floats(spec).map((value) => value + added)
       const ordered = order === undefined ? values : reordered(values, order, rowLength)
       yield encodeRows(loadGgml(), ordered, dtype, values.length / perRow, perRow)
     },
@@ -131,8 +133,10 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
       })
     return [...shared, real('attention.layer_norm_epsilon', config.normEpsilon)]
   }
-  const { attributes, factors, long } = config.attention[0]!.rope!
+  const windowed = config.modelType === 'gemma3_text' ? gemma3Window(config) : undefined
+  const { attributes, factors, long } = (windowed?.full ?? config.attention[0]!).rope!
   const rope = [
+    ...(windowed === undefined ? [] : [count('attention.sliding_window', windowed.window)]),
     real('attention.layer_norm_rms_epsilon', config.normEpsilon),
     count('attention.head_count_kv', config.keyValueHeads),
     count('attention.key_length', config.headWidth),
@@ -183,4 +187,25 @@ function ropeTensors(config: ModelConfig): TensorToWrite[] {
   if (rope?.long !== undefined)
     return [tensor(longRopeName('short'), rope.long.short), tensor(longRopeName('long'), rope.long.long)]
   return rope?.factors === undefined ? [] : [tensor(ropeFactorsName, rope.factors)]
+}
+
+/** llama.cpp knows which of Gemma's layers have a window, by what those turn, and the scale. */
+function gemma3Window(config: ModelConfig): { window: number; full: LayerAttention | undefined } {
+  const { attention, layers, width, heads, headWidth } = config
+  const isFull = (layer: number) => layer % 6 === 5
+  const scaled = layers === 62 ? width / heads : headWidth
+  const [full, local] = [attention[5], attention[0]!]
+  const turns = local.rope!.attributes
+  const alike = attention.every((one, layer) => {
+    const { window, scale } = one
+    return scale === scaled ** -0.5 && window === (isFull(layer) ? undefined : local.window)
+  })
+  if (!alike || local.window === undefined || turns.base !== 10_000 || turns.scale !== 1)
+    throw new UserError(
+      'GGUF has no form for a Gemma 3 whose layers attend otherwise than the published ones.',
+      {
+        fix: 'Export as safetensors instead.',
+      },
+    )
+  return { window: local.window, full }
 }
