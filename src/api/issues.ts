@@ -13,8 +13,8 @@ export interface BodyIssue {
 type Issue = z.core.$ZodIssue
 
 /** `schema` is what the body was held to. */
-export function firstIssue(error: z.ZodError, schema: z.ZodType): BodyIssue {
-  const found = error.issues.map((one) => innermost(one, []))
+export function firstIssue({ issues }: { readonly issues: readonly Issue[] }, schema: z.ZodType): BodyIssue {
+  const found = issues.map((one) => innermost(one, []))
   // A name that is none may be what was meant by a field that is missing.
   const { issue, path } = found.find(({ issue }) => issue.code === 'unrecognized_keys') ?? found[0]!
   if (issue.code === 'unrecognized_keys') {

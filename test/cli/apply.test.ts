@@ -37,6 +37,7 @@ test.each([
   ['kind: dataset\nname: a\n', /either files or link/],
   ['kind: dataset\nname: a\nfiles: [x]\nlink: {url: "s3://b"}\n', /either files or link/],
   ['kind: model\nname: a\ncheckpoint: b\ncolour: red\n', /colour/],
+  ['kind: model\nname: a\ncheckpont: b\n', /document 1: checkpont: Unknown field; did you mean checkpoint\?/],
   ['kind: job\nname: a\n', /either file.* or spec/],
   [
     'kind: quota\nname: cpu\ndevices: 1\n---\nkind: quota\nname: cpu\ndevices: 2\n',

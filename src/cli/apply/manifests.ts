@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parseAllDocuments } from 'yaml'
 import { type Manifest, manifest } from '../../api/control/manifest.ts'
+import { firstIssue } from '../../api/issues.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 
 const documentsMax = 200
@@ -33,8 +34,8 @@ export function readManifests(path: string): Manifest[] {
 function checked(value: unknown, where: string): Manifest {
   const parsed = manifest.safeParse(value)
   if (!parsed.success) {
-    const { path, message } = parsed.error.issues[0]!
-    throw new UserError(`${where}: ${path.length === 0 ? '' : `${path.join('.')}: `}${message}`, {
+    const { param, message } = firstIssue(parsed.error, manifest)
+    throw new UserError(`${where}: ${param === undefined ? '' : `${param}: `}${message}`, {
       failure: 'usage',
       fix: '`ropeway schema apply` prints what a document may hold, for editors too.',
     })

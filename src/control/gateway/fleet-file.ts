@@ -1,5 +1,6 @@
 import { unwatchFile, watchFile } from 'node:fs'
 import { z } from 'zod'
+import { firstIssue } from '../../api/issues.ts'
 import { UserError } from '../../base/errors.ts'
 import { readJsonFile } from '../../base/files.ts'
 import type { Budget, Price } from './budgets.ts'
@@ -111,8 +112,8 @@ export interface GatewayFile {
 export function readGatewayFile(path: string): GatewayFile {
   const parsed = fleetFile.safeParse(readJsonFile(path))
   if (!parsed.success) {
-    const issue = parsed.error.issues[0]!
-    throw new UserError(`${path}: ${issue.path.join('.') || 'the file'}: ${issue.message}`, {
+    const { param = 'the file', message } = firstIssue(parsed.error, fleetFile)
+    throw new UserError(`${path}: ${param}: ${message}`, {
       failure: 'usage',
     })
   }

@@ -205,7 +205,7 @@ async function* jsonLines(events: AsyncIterable<object>): AsyncGenerator<string>
 
 function handleErrors(app: FastifyInstance, { log }: ServiceContext): void {
   app.setErrorHandler(async (error, request, reply) => {
-    const { status, body } = answerOf(error, request.id)
+    const { status, body } = answerOf(error, request.id, { ...request.routeOptions.schema })
     // Who went away in the middle of an upload hears no answer, and nothing is wrong here.
     if (request.raw.destroyed && !request.raw.complete) {
       log.info({ request: request.id, route: request.routeOptions.url }, 'the client went away')

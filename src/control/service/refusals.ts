@@ -1,12 +1,19 @@
 /** What a client is told of anything that was thrown: decided here and nowhere else. */
 import type { FastifyError } from 'fastify'
-import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod'
+import {
+  hasZodFastifySchemaValidationErrors,
+  type ZodFastifySchemaValidationError,
+} from 'fastify-type-provider-zod'
+import { z } from 'zod'
 import { type ProblemBody, type ProblemCode, problemCodes, Refused } from '../../api/control/problem.ts'
+import { firstIssue } from '../../api/issues.ts'
 import { type Failure, UserError } from '../../base/errors.ts'
 import { Problem } from '../../http/problem.ts'
 
 /** Of a body in JSON. */
 export const bodyBytesMax = 1 << 20
+
+type Schemas = Readonly<Record<string, unknown>>
 
 export interface Answer {
   readonly status: number
@@ -30,7 +37,8 @@ const ofStatus: ReadonlyMap<number, ProblemCode> = new Map([
   [415, 'unsupported_media'],
 ])
 
-export function answerOf(error: unknown, requestId: string): Answer {
+/** `schemas` are those of the route by what they hold (`body`, `querystring` ...), so that a misspelt field is told from. */
+export function answerOf(error: unknown, requestId: string, schemas: Schemas = {}): Answer {
   if (error instanceof Refused) return answer(error.code, error.message, error, requestId)
   if (error instanceof UserError) return answer(ofFailure[error.failure], error.message, error, requestId)
   if (error instanceof Problem) {
@@ -38,10 +46,10 @@ export function answerOf(error: unknown, requestId: string): Answer {
     return { status: error.status, body: { error: { ...body, request_id: requestId } } }
   }
   if (hasZodFastifySchemaValidationErrors(error)) {
-    const { instancePath, message } = error.validation[0]!
-    const param = instancePath.replace(/^\//, '').replaceAll('/', '.')
-    const where = `${error.validationContext ?? 'body'}${param === '' ? '' : `, ${param}`}`
-    return answer('invalid_request', `${where}: ${message ?? 'not valid'}`, { param }, requestId)
+    const context = error.validationContext ?? 'body'
+    const { param, message } = invalid(error.validation, schemas[context])
+    const where = `${context}${param === undefined ? '' : `, ${param}`}`
+    return answer('invalid_request', `${where}: ${message}`, { param }, requestId)
   }
   const { statusCode, message, code } = error as FastifyError
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
@@ -66,6 +74,17 @@ export function answerOf(error: unknown, requestId: string): Answer {
     { fix: `Try again; if it stays so, report it with request ${requestId}.` },
     requestId,
   )
+}
+
+/** The first thing wrong, and what was meant where a name is none. */
+function invalid(validation: readonly ZodFastifySchemaValidationError[], schema: unknown) {
+  const issues = validation.map(({ keyword, instancePath, message, params }) => {
+    const path = instancePath.split('/').slice(1)
+    return { ...params, code: keyword, message: message ?? 'not valid', path: path.join() === '' ? [] : path }
+  }) as z.core.$ZodIssue[]
+  if (schema instanceof z.ZodType) return firstIssue({ issues }, schema)
+  const [{ path, message }] = issues as [z.core.$ZodIssue]
+  return { param: path.join('.') || undefined, message }
 }
 
 function answer(
