@@ -36,6 +36,11 @@ const families: Readonly<
       sliding_window_pattern: 6,
     },
   },
+  smollm3: {
+    model_type: 'smollm3',
+    class: 'SmolLM3ForCausalLM',
+    fixed: { hidden_act: 'silu', no_rope_layer_interval: 4 },
+  },
   gpt2: { model_type: 'gpt2', class: 'GPT2LMHeadModel', fixed: { activation_function: 'gelu_new' } },
 }
 

@@ -48,6 +48,7 @@ const namings: Readonly<Record<string, Naming>> = {
       ffn_down: 'mlp.down_proj',
     },
   },
+  smollm3: llama,
   gemma3: {
     ...llama,
     layer: {
@@ -117,12 +118,15 @@ function keyOf(table: Readonly<Record<string, string>>, value: string): string |
   return Object.keys(table).find((key) => table[key] === value)
 }
 
+/** Those whose files have query and key rows in the order of Meta's own code. */
+const turnsNeighbours: ReadonlySet<string> = new Set(['llama', 'mistral', 'granite', 'smollm3'])
+
 /**
  * For each row of the Hugging Face tensor, the row of the GGUF tensor that holds it; undefined where the
  * order is the same. Rows are whole encoded rows, so this serves quantised types too; a bias has rows of
  * one element. `config` is a config.json, or what `configFromGguf` made.
  *
- * Files of the llama architecture, and of Granite's, keep query and key rows in the order of Meta's own code, which rotates
+ * Files of the llama architecture and of some that stand on it keep query and key rows in the order of Meta's own code, which rotates
  * neighbours (2i, 2i+1) where Hugging Face rotates (i, i + width/2) (convert_hf_to_gguf.py, `permute`).
  */
 export function ggufRowPermutation(
@@ -131,7 +135,7 @@ export function ggufRowPermutation(
   config: Readonly<Record<string, unknown>>,
 ): Int32Array | undefined {
   const projection = /\.self_attn\.([qk])_proj\.(weight|bias)$/.exec(huggingFaceName)
-  if (!['llama', 'mistral', 'granite'].includes(architecture) || projection === null) return undefined
+  if (!turnsNeighbours.has(architecture) || projection === null) return undefined
   const queryHeads = numberIn(config, 'num_attention_heads')
   assert(queryHeads !== undefined, 'the config of a model with attention has num_attention_heads')
   const heads = projection[1] === 'q' ? queryHeads : (numberIn(config, 'num_key_value_heads') ?? queryHeads)

@@ -8,6 +8,7 @@ import { mistral } from './mistral.ts'
 import { phi3 } from './phi3.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
+import { smollm3 } from './smollm3.ts'
 
 /** Every architecture that can be served and trained, by `model_type`. */
 const architectures: Record<string, Architecture | undefined> = {
@@ -18,6 +19,7 @@ const architectures: Record<string, Architecture | undefined> = {
   phi3,
   granite,
   gemma3_text: gemma3,
+  smollm3,
   gpt2,
 }
 

@@ -33,7 +33,17 @@ const source = z.union(
 )
 
 const sizes = z.strictObject({
-  architecture: z.enum(['llama', 'mistral', 'qwen2', 'qwen3', 'phi3', 'granite', 'gemma3_text', 'gpt2']),
+  architecture: z.enum([
+    'llama',
+    'mistral',
+    'qwen2',
+    'qwen3',
+    'phi3',
+    'granite',
+    'gemma3_text',
+    'smollm3',
+    'gpt2',
+  ]),
   layers: z.int().min(1).max(layersMax),
   width: count,
   heads: count,

@@ -54,6 +54,7 @@ const classes = {
   phi3: 'Phi3ForCausalLM',
   granite: 'GraniteForCausalLM',
   gemma3_text: 'Gemma3ForCausalLM',
+  smollm3: 'SmolLM3ForCausalLM',
   gpt2: 'GPT2LMHeadModel',
 } as const
 

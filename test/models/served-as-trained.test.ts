@@ -19,6 +19,7 @@ const { config: mistral } = readGolden(join(ownGoldens, 'mistral.json'))
 const { config: phi3 } = readGolden(join(ownGoldens, 'phi3.json'))
 const { config: granite } = readGolden(join(ownGoldens, 'granite.json'))
 const { config: gemma3 } = readGolden(join(ownGoldens, 'gemma3_text.json'))
+const { config: smollm3 } = readGolden(join(ownGoldens, 'smollm3.json'))
 const plain = { ...mistral, sliding_window: undefined }
 const networks: Record<string, Record<string, unknown>> = {
   llama: { ...plain, model_type: 'llama' },
@@ -31,6 +32,8 @@ const networks: Record<string, Record<string, unknown>> = {
   'phi3 that turns a part of each head': { ...phi3 },
   granite: { ...granite },
   'phi3 with a window of 8': { ...phi3, sliding_window: 8 },
+  'smollm3 without positions in its first layer': { ...smollm3 },
+  'smollm3 as its files write it': { ...smollm3, no_rope_layers: null, no_rope_layer_interval: 2 },
   'gemma3 with a window of 8 in every other layer': { ...gemma3 },
   'gemma3 as older files write it, all attending but the first': {
     ...gemma3,

@@ -5,6 +5,7 @@ import copy, json, os, sys
 import torch, transformers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM
 from transformers import MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
 torch.set_num_threads(1)
 VOCABULARY, TOKENS, SEQUENCES, STEPS, RATE = 64, 24, 4, 12, 1e-2
@@ -102,6 +103,10 @@ cases = {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
         },
     ), True),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(
+        **shared, no_rope_layers=[0, 1], tie_word_embeddings=True, pad_token_id=None, bos_token_id=2, eos_token_id=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+    ), False),
     "mistral": (MistralForCausalLM, MistralConfig(**shared, sliding_window=8, tie_word_embeddings=False), False),
 }
 for name, (make, config, masked) in cases.items():

@@ -134,7 +134,7 @@ test('a pattern chooses among the texts of a package', () => {
   expect(names.every((name) => /^(1999|2000)_.*txt$/.test(name))).toBe(true)
 })
 
-test.each(['llama', 'mistral', 'qwen2', 'qwen3', 'gemma3_text', 'gpt2'] as const)(
+test.each(['llama', 'mistral', 'qwen2', 'qwen3', 'gemma3_text', 'smollm3', 'gpt2'] as const)(
   'a new %s model is a pure function of sizes and seed',
   (architecture) => {
     const sizes = { architecture, layers: 2, width: 32, heads: 4, bias: true, tied: true }

@@ -133,6 +133,7 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
       })
     return [...shared, real('attention.layer_norm_epsilon', config.normEpsilon)]
   }
+  if (config.modelType === 'smollm3') refuseOtherTurns(config)
   const windowed = config.modelType === 'gemma3_text' ? gemma3Window(config) : undefined
   const { attributes, factors, long } = (windowed?.full ?? config.attention[0]!).rope!
   const rope = [
@@ -187,6 +188,14 @@ function ropeTensors(config: ModelConfig): TensorToWrite[] {
   if (rope?.long !== undefined)
     return [tensor(longRopeName('short'), rope.long.short), tensor(longRopeName('long'), rope.long.long)]
   return rope?.factors === undefined ? [] : [tensor(ropeFactorsName, rope.factors)]
+}
+
+/** llama.cpp knows which layers turn nothing. */
+function refuseOtherTurns({ attention }: ModelConfig): void {
+  if (attention.every(({ rope }, layer) => (rope === undefined) === (layer % 4 === 3))) return
+  throw new UserError('GGUF has no form for a SmolLM3 but with every fourth layer without positions.', {
+    fix: 'Export as safetensors instead.',
+  })
 }
 
 /** llama.cpp knows which of Gemma's layers have a window, by what those turn, and the scale. */
