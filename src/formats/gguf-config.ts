@@ -27,6 +27,8 @@ const families: Readonly<
   qwen2: { model_type: 'qwen2', class: 'Qwen2ForCausalLM', fixed: { hidden_act: 'silu' } },
   qwen3: { model_type: 'qwen3', class: 'Qwen3ForCausalLM', fixed: { hidden_act: 'silu' } },
   granite: { model_type: 'granite', class: 'GraniteForCausalLM', fixed: { hidden_act: 'silu' } },
+  olmo3: { model_type: 'olmo3', class: 'Olmo3ForCausalLM', fixed: { hidden_act: 'silu' } },
+  olmo2: { model_type: 'olmo2', class: 'Olmo2ForCausalLM', fixed: { hidden_act: 'silu' } },
   phi3: { model_type: 'phi3', class: 'Phi3ForCausalLM', fixed: { hidden_act: 'silu' } },
   gemma3: {
     model_type: 'gemma3_text',
@@ -50,7 +52,10 @@ const families: Readonly<
  */
 export function configFromGguf(source: GgufDescription): Record<string, unknown> {
   const keys = new MetadataKeys(source)
-  const family = Object.hasOwn(families, keys.architecture) ? families[keys.architecture] : undefined
+  // OLMo 3 has the name of OLMo 2 there, and windows.
+  const windowed = keys.architecture === 'olmo2' && keys.own('attention.sliding_window') !== undefined
+  const name = windowed ? 'olmo3' : keys.architecture
+  const family = Object.hasOwn(families, name) ? families[name] : undefined
   if (family === undefined)
     throw new UserError(`${source.path}: the architecture ${keys.architecture} is not supported`, {
       fix: `Use a model of one of: ${Object.keys(families).join(', ')}.`,
@@ -172,6 +177,7 @@ function slidingWindow(
   if (keys.architecture === 'mistral') return { sliding_window: window ?? null }
   // By 0, Phi-4's files say that it has none.
   if (keys.architecture === 'phi3') return { sliding_window: window || null }
+  if (keys.architecture === 'olmo2' && window !== undefined) return { sliding_window: window, ...kinds(keys) }
   if (keys.architecture !== 'gemma3') return window === undefined ? {} : { sliding_window: window }
   // Only the 27B model (62 layers) scales queries by the nominal head width instead of the real one.
   return {
@@ -179,6 +185,13 @@ function slidingWindow(
     query_pre_attn_scalar: layers === 62 ? hidden / heads : width,
     rope_local_base_freq: keys.own('rope.freq_base_swa') ?? 10_000,
   }
+}
+
+/** Which layers attend to the window, where the file says so. */
+function kinds(keys: MetadataKeys): Record<string, unknown> {
+  const pattern = keys.source.metadata.get(`${keys.architecture}.attention.sliding_window_pattern`)
+  if (!Array.isArray(pattern)) return {}
+  return { layer_types: pattern.map((inWindow) => (inWindow ? 'sliding_attention' : 'full_attention')) }
 }
 
 function gpt2Shape(keys: MetadataKeys): Record<string, unknown> {

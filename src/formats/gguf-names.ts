@@ -37,6 +37,15 @@ const namings: Readonly<Record<string, Naming>> = {
   qwen2: llama,
   qwen3: { ...llama, layer: { ...llama.layer, ...normedHeads } },
   granite: llama,
+  olmo2: {
+    ...llama,
+    layer: {
+      ...Object.fromEntries(Object.entries(llama.layer).filter(([name]) => !name.endsWith('_norm'))),
+      ...normedHeads,
+      post_attention_norm: 'post_attention_layernorm',
+      post_ffw_norm: 'post_feedforward_layernorm',
+    },
+  },
   phi3: {
     ...llama,
     layer: {

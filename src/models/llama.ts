@@ -212,15 +212,25 @@ export function llamaAttention(
   norm: InputNorm,
   scaleOf = pass.weight,
 ): Tensor {
+  const norms = config.headNorms ? headNorms(config, scaleOf, layer) : undefined
+  return attendTurned(config, pass, layer, queryKeyValue(config, pass, layer, x, norm), norms)
+}
+
+/** Attention of queries [N, H*D], keys and values [N, G*D], which are turned by their positions first. */
+export function attendTurned(
+  config: LlamaConfig,
+  pass: ForwardPass,
+  layer: number,
+  [q, k, v]: readonly [Tensor, Tensor, Tensor],
+  norms?: HeadNorms,
+): Tensor {
   const { ops, positions } = pass
   const { heads, keyValueHeads, headWidth, normEpsilon } = config
   const { rope } = config.attention[layer]!
-  const [q, k, v] = queryKeyValue(config, pass, layer, x, norm)
   const factors = rope?.factors && pass.weight('rope_factors')
   const split = (y: Tensor, count: number) => ops.splitRows(y, count, headWidth)
   const [query, key] = [split(q, heads), split(k, keyValueHeads)] //                [N, H, D], [N, G, D]
   const values = split(v, keyValueHeads) //                                                    [N, G, D]
-  const norms = config.headNorms ? headNorms(config, scaleOf, layer) : undefined
   if (pass.attendTurns) return pass.attend(layer, query, key, values, norms)
   const turned = (y: Tensor, weight: Tensor | undefined) => {
     const normed = normalised(ops, y, weight && { weight, epsilon: normEpsilon })
@@ -238,7 +248,7 @@ function headNorms(
   return { query: weight('q'), key: weight('k'), epsilon: normEpsilon }
 }
 
-const queryKeyValueNames = (layer: number) =>
+export const queryKeyValueNames = (layer: number) =>
   ['q', 'k', 'v'].map((part) => `model.layers.${layer}.self_attn.${part}_proj`)
 export const gateAndUp = (layer: string) => [`${layer}.mlp.gate_proj`, `${layer}.mlp.up_proj`] as const
 export const headName = (config: LlamaConfig) => (config.tied ? 'model.embed_tokens' : 'lm_head')

@@ -5,6 +5,8 @@ import { gpt2 } from './gpt2.ts'
 import { granite } from './granite.ts'
 import { llama } from './llama.ts'
 import { mistral } from './mistral.ts'
+import { olmo2 } from './olmo2.ts'
+import { olmo3 } from './olmo3.ts'
 import { phi3 } from './phi3.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
@@ -20,6 +22,8 @@ const architectures: Record<string, Architecture | undefined> = {
   granite,
   gemma3_text: gemma3,
   smollm3,
+  olmo2,
+  olmo3,
   gpt2,
 }
 

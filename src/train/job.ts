@@ -42,6 +42,8 @@ const sizes = z.strictObject({
     'granite',
     'gemma3_text',
     'smollm3',
+    'olmo2',
+    'olmo3',
     'gpt2',
   ]),
   layers: z.int().min(1).max(layersMax),

@@ -55,6 +55,8 @@ const classes = {
   granite: 'GraniteForCausalLM',
   gemma3_text: 'Gemma3ForCausalLM',
   smollm3: 'SmolLM3ForCausalLM',
+  olmo2: 'Olmo2ForCausalLM',
+  olmo3: 'Olmo3ForCausalLM',
   gpt2: 'GPT2LMHeadModel',
 } as const
 
@@ -74,6 +76,7 @@ function llamaConfig(sizes: ModelSizes, context: number, shared: object) {
     rms_norm_eps: 1e-5,
     rope_theta: 10000,
     ...(sizes.architecture === 'mistral' && { sliding_window: null }),
+    ...(sizes.architecture === 'olmo3' && { rope_theta: 500_000 }),
     // Multipliers are for those who tune them: these leave Llama's network.
     ...(sizes.architecture === 'granite' && {
       ...{ embedding_multiplier: 1, residual_multiplier: 1, logits_scaling: 1 },

@@ -94,9 +94,12 @@ test.each([
 })
 
 test('names go to Hugging Face and back for every architecture', () => {
-  const names = ['token_embd.weight', 'output_norm.weight', 'output.weight', 'blk.0.attn_norm.weight']
+  const names = ['token_embd.weight', 'output_norm.weight', 'output.weight']
+  // OLMo 2 has no norm in front of its products.
+  const normOf = (architecture: string) =>
+    architecture === 'olmo2' ? 'blk.0.post_attention_norm.weight' : 'blk.0.attn_norm.weight'
   for (const architecture of ggufArchitectures)
-    for (const name of [...names, 'blk.17.ffn_up.weight', 'blk.3.attn_output.bias']) {
+    for (const name of [...names, normOf(architecture), 'blk.17.ffn_up.weight', 'blk.3.attn_output.bias']) {
       const there = ggufToHuggingFace(architecture, name)
       expect(there).toBeDefined()
       expect(huggingFaceToGguf(architecture, there!)).toBe(name)
@@ -111,6 +114,8 @@ test.each([
   ['gemma3', 'blk.0.ffn_norm.weight', 'model.layers.0.pre_feedforward_layernorm.weight'],
   ['gemma3', 'blk.0.post_attention_norm.weight', 'model.layers.0.post_attention_layernorm.weight'],
   ['phi3', 'blk.0.attn_qkv.weight', 'model.layers.0.self_attn.qkv_proj.weight'],
+  ['olmo2', 'blk.0.post_ffw_norm.weight', 'model.layers.0.post_feedforward_layernorm.weight'],
+  ['olmo2', 'blk.0.attn_q_norm.weight', 'model.layers.0.self_attn.q_norm.weight'],
   ['phi3', 'blk.0.ffn_up.weight', 'model.layers.0.mlp.gate_up_proj.weight'],
   ['gpt2', 'blk.0.attn_qkv.bias', 'transformer.h.0.attn.c_attn.bias'],
   ['gpt2', 'position_embd.weight', 'transformer.wpe.weight'],
@@ -269,6 +274,19 @@ describe('the config of a made-up model', () => {
       logits_scaling: 16,
     })
     expect(configOf(granite)).toMatchObject({ logits_scaling: 1 })
+  })
+
+  test('of OLMo 3, which has the name of OLMo 2 and a window, knows which layers attend to it', () => {
+    const own = (key: string) => key.replace(/^llama\./, 'olmo2.')
+    const olmo = {
+      ...Object.fromEntries(Object.entries(keys).map(([key, value]) => [own(key), value])),
+      'general.architecture': 'olmo2',
+    }
+    expect(configOf(olmo)).toMatchObject({ model_type: 'olmo2' })
+    const windowed = { ...olmo, 'olmo2.attention.sliding_window': 4096 }
+    expect(configOf(windowed)).toMatchObject({ model_type: 'olmo3', sliding_window: 4096 })
+    const listed = configOf({ ...windowed, 'olmo2.attention.sliding_window_pattern': [1, 0] })
+    expect(listed.layer_types).toEqual(['sliding_attention', 'full_attention'])
   })
 
   test('of Phi-3 knows the part of a head that turns, both lists of divisors, and that no window is 0', () => {

@@ -9,6 +9,7 @@ import { loadWeights } from '../../src/models/weights.ts'
 import { type Kernels, loadKernels } from '../../src/runtime/kernels.ts'
 import { ModelExecutor } from '../../src/serve/model-executor.ts'
 import { loadModel } from '../../src/train/parameters.ts'
+import { sameBits } from '../native/tensors.ts'
 import { batchOf, countedModel, device, ownGoldens, readGolden, tokens } from '../train/golden.ts'
 import { logitsOf } from '../train/logits.ts'
 import { temporaryFolder } from '../train/temporary-folder.ts'
@@ -20,6 +21,8 @@ const { config: phi3 } = readGolden(join(ownGoldens, 'phi3.json'))
 const { config: granite } = readGolden(join(ownGoldens, 'granite.json'))
 const { config: gemma3 } = readGolden(join(ownGoldens, 'gemma3_text.json'))
 const { config: smollm3 } = readGolden(join(ownGoldens, 'smollm3.json'))
+const { config: olmo2 } = readGolden(join(ownGoldens, 'olmo2.json'))
+const { config: olmo3 } = readGolden(join(ownGoldens, 'olmo3.json'))
 const plain = { ...mistral, sliding_window: undefined }
 const networks: Record<string, Record<string, unknown>> = {
   llama: { ...plain, model_type: 'llama' },
@@ -31,6 +34,9 @@ const networks: Record<string, Record<string, unknown>> = {
   'qwen3 with tied embeddings': { ...qwen3, tie_word_embeddings: true },
   'phi3 that turns a part of each head': { ...phi3 },
   granite: { ...granite },
+  olmo2: { ...olmo2 },
+  'olmo2 with biases': { ...olmo2, attention_bias: true },
+  'olmo3 with a window in one layer': { ...olmo3 },
   'phi3 with a window of 8': { ...phi3, sliding_window: 8 },
   'smollm3 without positions in its first layer': { ...smollm3 },
   'smollm3 as its files write it': { ...smollm3, no_rope_layers: null, no_rope_layer_interval: 2 },
@@ -74,22 +80,44 @@ describe.each(Object.entries(networks))('%s', (name, config) => {
   })
 })
 
+test.each(Object.keys(networks).flatMap((name) => ways.map((way) => ({ name, ...way }))))(
+  'the bits of an answer depend on neither its pieces nor its company: $name, $way',
+  async ({ name, kernels, cacheDtype }) => {
+    if (kernels === undefined && cacheDtype === 'F16') return
+    const prompt = batchOf(1000, {}).ids.subarray(0, tokens)
+    const folder = join(root, name.replaceAll(' ', '-'))
+    const [first, ...others] = await served(folder, { kernels, cacheDtype }, prompt)
+    const beside = [...batchOf(7, {}).ids.subarray(0, 9)]
+    const whole = await served(folder, { kernels, cacheDtype }, prompt, { pieces: [tokens], beside })
+    expect(sameBits(whole[0]!.logits, others.at(-1)!.logits)).toBe(true)
+    expect(sameBits(whole[0]!.logits, first!.logits)).toBe(false)
+  },
+)
+
 interface Way {
   kernels: Kernels | undefined
   cacheDtype: 'F32' | 'F16'
 }
 
 /** The logits behind each chunk of a prompt of 24 tokens, and the place of the chunk's last token. */
-async function served(folder: string, { kernels, cacheDtype }: Way, prompt: Int32Array) {
+async function served(
+  folder: string,
+  { kernels, cacheDtype }: Way,
+  prompt: Int32Array,
+  { pieces = [13, 1, 7, 1, 1, 1], beside = [] as number[] } = {},
+) {
   using model = openModel(folder)
   using weights = loadWeights(model, device, { kernels })
-  const executor = new ModelExecutor(model.definition, weights, device, { cacheTokens: 64, cacheDtype })
+  const executor = new ModelExecutor(model.definition, weights, device, { cacheTokens: 96, cacheDtype })
   const blocks = [3, 0, 2, 1]
   const rows: { at: number; logits: Float32Array }[] = []
   let start = 0
-  for (const count of [13, 1, 7, 1, 1, 1]) {
+  const company = beside.length === 0 ? [] : [{ blocks: [5, 4], start: 0, tokens: beside, outputs: 1 }]
+  for (const count of pieces) {
     const part = [...prompt.subarray(start, start + count)]
-    const output = await executor.execute({ sequences: [{ blocks, start, tokens: part, outputs: 1 }] })
+    const output = await executor.execute({
+      sequences: [{ blocks, start, tokens: part, outputs: 1 }, ...company],
+    })
     start += count
     rows.push({ at: start - 1, logits: output.logits(0).slice() })
   }

@@ -4,6 +4,7 @@ Usage: python test/outside/goldens.py FOLDER [NAME...]   (the committed ones: te
 import copy, json, os, sys
 import torch, transformers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM
+from transformers import Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM
 from transformers import MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
@@ -90,6 +91,11 @@ cases = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**shared, head_dim=12, tie_word_embeddings=False), True),
     "granite": (GraniteForCausalLM, GraniteConfig(**shared, embedding_multiplier=6.0, residual_multiplier=0.3,
         attention_multiplier=0.25, logits_scaling=1.7, tie_word_embeddings=True), True),
+    # Norms behind products make what is small at first large, and its rounding: with 1e-5, float32 misses float64 by 3e-5.
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**shared, pad_token_id=None, rms_norm_eps=1e-2, tie_word_embeddings=False), False),
+    "olmo3": (Olmo3ForCausalLM, Olmo3Config(**shared, pad_token_id=None, rms_norm_eps=1e-2, tie_word_embeddings=False, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"], rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16,
+        attention_factor=1.1386, beta_fast=32.0, beta_slow=1.0)), False),
     # Six of eight dimensions turn, by the divisors for sequences that are longer than those of the first training.
     "phi3": (Phi3ForCausalLM, Phi3Config(**shared, original_max_position_embeddings=16, partial_rotary_factor=0.75, pad_token_id=None,
         rope_scaling=dict(type="longrope", short_factor=[1.0, 1.1, 1.3], long_factor=[1.05, 2.0, 4.5])), False),

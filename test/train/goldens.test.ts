@@ -47,7 +47,7 @@ const cases = [
   ...['llama_tied_sched_mask', 'llama_gqa_accum2', 'llama_packed'].map(
     (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-3, own: false }),
   ),
-  ...['qwen3', 'mistral', 'phi3', 'granite', 'gemma3_text', 'smollm3'].map(
+  ...['qwen3', 'mistral', 'phi3', 'granite', 'gemma3_text', 'olmo2', 'olmo3', 'smollm3'].map(
     (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-2, own: true }),
   ),
 ].filter(({ own }) => own || shared !== undefined)

@@ -70,7 +70,8 @@ function transposed(values: Float32Array, rows: number, columns: number): Float3
 
 /**
  * transformers 5 renamed fields: torch_dtype is dtype, and rope_theta with rope_scaling became rope_parameters.
- * Both spellings are written, so that older and newer versions load the same model.
+ * Both spellings are written, so that older and newer versions load the same model; but for those whose layers turn in different
+ * ways, where the older one is read by both.
  */
 export function bothSpellings(config: Record<string, unknown>, dtype: string): Record<string, unknown> {
   const changed: Record<string, unknown> = { ...config, dtype, torch_dtype: dtype }
@@ -78,7 +79,7 @@ export function bothSpellings(config: Record<string, unknown>, dtype: string): R
   const newer = config.rope_parameters as Record<string, unknown> | undefined | null
   const older = config.rope_scaling as Record<string, unknown> | undefined | null
   const theta = newer?.rope_theta ?? config.rope_theta
-  if (theta === undefined) return changed
+  if (theta === undefined || config.model_type === 'olmo3') return changed
   const all: Record<string, unknown> = { rope_type: 'default', ...older, ...newer }
   const { rope_theta: _, ...scaling } = all
   return {

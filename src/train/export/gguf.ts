@@ -54,6 +54,7 @@ export function writeGgufFile(
 /** What llama.cpp calls the network. Mistral's is Llama's there, without a window. */
 function architectureOf({ modelType, attention, contextMax }: ModelConfig): string {
   if (modelType === 'gemma3_text') return 'gemma3'
+  if (modelType === 'olmo3') return 'olmo2'
   if (modelType !== 'mistral') return modelType
   if (attention.some(({ window }) => window !== undefined && window < contextMax))
     throw new UserError('GGUF has no form for a Mistral that attends to a window.', {
@@ -145,6 +146,18 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
     count('rope.dimension_count', attributes.dimensions),
     real('rope.freq_base', attributes.base),
   ]
+  if (config.modelType === 'olmo3') {
+    const windows = config.attention.map(({ window }) => window)
+    const pattern = windows.map((window) => window !== undefined)
+    rope.push(
+      count('attention.sliding_window', windows.find((window) => window !== undefined) ?? config.contextMax),
+      ['olmo2.attention.sliding_window_pattern', { type: 'array', items: 'bool', value: pattern }],
+    )
+    if (config.attention.some(({ rope }) => rope!.factors !== undefined || rope!.attributes.extFactor !== 0))
+      throw new UserError('Rope scaling of this kind is not written to GGUF yet.', {
+        fix: 'Export as safetensors instead.',
+      })
+  }
   if (config.modelType === 'granite') {
     const { embedding, residual, logits } = (config as LlamaConfig).multipliers
     rope.push(

@@ -79,7 +79,7 @@ describe.each(architectureNames())('a trained %s', (architecture) => {
   test('in a GGUF file of floats is named and computes the same perplexity, bit for bit', () => {
     const there = exported(models.get(architecture)!, `${architecture}-there`, 'gguf', 'f32')
     using file = openGguf(there.path)
-    const names: Record<string, string> = { mistral: 'llama', gemma3_text: 'gemma3' }
+    const names: Record<string, string> = { mistral: 'llama', gemma3_text: 'gemma3', olmo3: 'olmo2' }
     expect(file.metadata.get('general.architecture')).toBe(names[architecture] ?? architecture)
     expect(there.perplexityAfter).toBe(there.perplexityBefore)
   })
