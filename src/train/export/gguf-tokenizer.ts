@@ -17,6 +17,7 @@ interface TokenizerJson {
     vocab?: Record<string, number>
     merges?: (string | [string, string])[]
     byte_fallback?: boolean
+    unk_token?: string | null
   }
 }
 
@@ -39,17 +40,29 @@ export function ggufTokenizer(
   if (pre === undefined && json.model.byte_fallback !== true)
     throw unsupported(path, 'it cuts text in a way that has no name there')
   const pieces = piecesOf(json, vocab, vocabularySize)
+  // SentencePiece's own pieces are looked for before spaces become what they are inside of pieces.
+  if (pre === undefined)
+    for (const one of pieces) if (one.type === types.userDefined) one.piece = one.piece.replaceAll('▁', ' ')
   set('ggml.model', text(pre === undefined ? 'llama' : 'gpt2'))
   set('ggml.pre', text(pre ?? 'default'))
   set('ggml.tokens', { type: 'array', items: 'string', value: pieces.map(({ piece }) => piece) })
   set('ggml.token_type', { type: 'array', items: 'int32', value: pieces.map(({ type }) => type) })
   const lines = merges.map((merge) => (typeof merge === 'string' ? merge : merge.join(' ')))
   if (pre !== undefined) set('ggml.merges', { type: 'array', items: 'string', value: lines })
-  else set('ggml.scores', { type: 'array', items: 'float32', value: scores(pieces, lines) })
+  else {
+    set('ggml.scores', { type: 'array', items: 'float32', value: scores(pieces, lines) })
+    // Llama's SentencePiece puts a space in front of a text, Gemma's does not.
+    const [first] = tokenizer.encode('a', { addSpecial: false })
+    set('ggml.add_space_prefix', { type: 'bool', value: pieces[first!]!.piece.startsWith('▁') })
+  }
   const { bosToken, eosTokens, padToken } = tokenizer
-  const roles = { bos_token_id: bosToken, eos_token_id: eosTokens[0], padding_token_id: padToken }
+  const unknown = vocab[json.model.unk_token ?? '']
+  const roles = {
+    ...{ bos_token_id: bosToken, eos_token_id: eosTokens[0], padding_token_id: padToken },
+    unknown_token_id: unknown,
+  }
   for (const [role, id] of Object.entries(roles))
-    if (id !== undefined) set(`ggml.${role}`, { type: 'uint32', value: id })
+    if (id !== undefined && id < vocabularySize) set(`ggml.${role}`, { type: 'uint32', value: id })
   if (eosTokens[1] !== undefined) set('ggml.eot_token_id', { type: 'uint32', value: eosTokens[1] })
   const added = [...tokenizer.encode('a')].length > [...tokenizer.encode('a', { addSpecial: false })].length
   set('ggml.add_bos_token', { type: 'bool', value: added && tokenizer.encode('a')[0] === bosToken })
@@ -71,18 +84,24 @@ interface Piece {
   type: number
 }
 
-/** One piece per row of the embedding; rows that no piece has are called unused. */
+/**
+ * One piece per row of the embedding; rows that no piece has are called unused. What has no row is left out, as Gemma 3's
+ * place of a picture has none in models that do not see: llama.cpp opens no file with more pieces than rows.
+ */
 function piecesOf(json: TokenizerJson, vocab: Record<string, number>, vocabularySize: number): Piece[] {
   const pieces = Array.from(
     { length: vocabularySize },
     (_, id): Piece => ({ piece: `[PAD${id}]`, type: types.unused }),
   )
   for (const [piece, id] of Object.entries(vocab)) {
+    if (id >= vocabularySize) continue
     const isByte = json.model?.byte_fallback === true && /^<0x[0-9A-F]{2}>$/.test(piece)
     pieces[id] = { piece, type: isByte ? types.byte : types.normal }
   }
-  for (const { id, content, special } of json.added_tokens ?? [])
+  for (const { id, content, special } of json.added_tokens ?? []) {
+    if (id >= vocabularySize) continue
     pieces[id] = { piece: content, type: special ? types.control : types.userDefined }
+  }
   return pieces
 }
 
