@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { assert } from '../../src/base/assert.ts'
 import { messageOf } from '../../src/base/errors.ts'
+import type { RivalContext, RivalModel, RivalModule, RivalSequence } from './node-llama-cpp-interface.ts'
 import { type Delivery, runWorkload, type Workload } from './workload.ts'
 
 export type ToRival =
@@ -17,22 +18,6 @@ export type FromRival =
   | { type: 'loaded' }
   | { type: 'ran'; deliveries: readonly Delivery[] }
   | { type: 'failed'; message: string }
-
-/** The part of node-llama-cpp's interface that is used here; the package is not a dependency. */
-interface RivalModule {
-  getLlama(options: object): Promise<{ loadModel(options: object): Promise<RivalModel> }>
-}
-interface RivalModel {
-  createContext(options: object): Promise<RivalContext>
-}
-interface RivalContext {
-  getSequence(): RivalSequence
-  dispose(): Promise<void>
-}
-interface RivalSequence {
-  clearHistory(): Promise<void>
-  evaluate(tokens: readonly number[], options: object): AsyncGenerator<number>
-}
 
 interface Prepared {
   key: string

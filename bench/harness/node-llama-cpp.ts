@@ -5,9 +5,11 @@
 import { type ChildProcess, fork, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { UserError } from '../../src/base/errors.ts'
 import type { Contender } from './contender.ts'
 import { benchCacheFolder } from './model.ts'
+import type { RivalModule } from './node-llama-cpp-interface.ts'
 import type { FromRival, ToRival } from './node-llama-cpp-process.ts'
 import { type Delivery, outputTokensPerSecond, type Workload } from './workload.ts'
 
@@ -37,6 +39,27 @@ export function installRival(say: (line: string) => void): void {
   throw new UserError(`node-llama-cpp ${rivalVersion} could not be installed: ${stderr.trim().slice(-300)}`, {
     failure: 'unreachable',
   })
+}
+
+/** The tokens that node-llama-cpp chooses greedily behind `prompt`, from the model in a GGUF file; in this process. */
+export async function rivalTokens(
+  modelPath: string,
+  prompt: readonly number[],
+  count: number,
+): Promise<number[]> {
+  installRival((line) => process.stderr.write(`${line}\n`))
+  const entry = join(rivalFolder(), 'node_modules', 'node-llama-cpp', 'dist', 'index.js')
+  const { getLlama } = (await import(pathToFileURL(entry).href)) as RivalModule
+  const llama = await getLlama({ gpu: false, build: 'never', logLevel: 'error' })
+  const model = await llama.loadModel({ modelPath })
+  const context = await model.createContext({ contextSize: 512 })
+  const chosen: number[] = []
+  for await (const token of context.getSequence().evaluate(prompt, { temperature: 0 })) {
+    chosen.push(token)
+    if (chosen.length === count) break
+  }
+  await context.dispose()
+  return chosen
 }
 
 export interface RivalOptions {

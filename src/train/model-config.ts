@@ -60,6 +60,9 @@ const classes = {
   gpt2: 'GPT2LMHeadModel',
 } as const
 
+/** transformers takes their makers' padding token where a file says nothing, which may lie beyond the vocabulary. */
+const withPadding: ReadonlySet<string> = new Set(['phi3', 'gemma3_text', 'smollm3', 'olmo2', 'olmo3'])
+
 function llamaConfig(sizes: ModelSizes, context: number, shared: object) {
   return {
     model_type: sizes.architecture,
@@ -82,12 +85,8 @@ function llamaConfig(sizes: ModelSizes, context: number, shared: object) {
       ...{ embedding_multiplier: 1, residual_multiplier: 1, logits_scaling: 1 },
       attention_multiplier: 1 / Math.sqrt(sizes.width / sizes.heads),
     }),
-    // transformers would take Phi-3's own padding token where nothing is said, which may lie beyond the vocabulary.
-    ...(sizes.architecture === 'phi3' && {
-      sliding_window: null,
-      original_max_position_embeddings: context,
-      pad_token_id: null,
-    }),
+    ...(sizes.architecture === 'phi3' && { sliding_window: null, original_max_position_embeddings: context }),
+    ...(withPadding.has(sizes.architecture) && { pad_token_id: null }),
     ...shared,
   }
 }
