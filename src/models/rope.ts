@@ -47,6 +47,13 @@ export function parseRope(
     }),
   })
   const kind = nested.rope_type ?? nested.type ?? 'default'
+  if (headWidth % 2 !== 0)
+    throw new UserError(
+      `config.json: heads of ${headWidth} dimensions have no rotary positions, which turn pairs.`,
+      {
+        fix: 'The width of a head (head_dim, or hidden_size by num_attention_heads) must be even.',
+      },
+    )
   const dimensions = Math.floor(headWidth * fields.number('partial_rotary_factor', 1))
   if (dimensions < 2 || dimensions > headWidth || dimensions % 2 !== 0)
     throw fields.refuse(

@@ -86,4 +86,5 @@ test('LongRoPE takes the divisors of the context that is used, and its factor fr
     /long_factor is \[1,2\]; it must be a list of 6 numbers/,
   )
   expect(() => parseRope({ partial_rotary_factor: 0.7 }, dimensions, 4096)).toThrow(/partial_rotary_factor/)
+  expect(() => parseRope({}, 33, 4096)).toThrow(/heads of 33 dimensions .* turn pairs/)
 })

@@ -7,15 +7,10 @@ import { BlockCache, type CacheLayout } from '../../src/serve/cache-attention.ts
 
 const device = new Device({ device: 'cpu', threads: 1 })
 
+/** GPT-2, whose heads may have any width: it turns nothing. */
 function configOf(headWidth: number): ModelConfig {
-  return defineModel({
-    model_type: 'llama',
-    vocab_size: 32,
-    hidden_size: 2 * headWidth,
-    num_hidden_layers: 1,
-    num_attention_heads: 2,
-    intermediate_size: 32,
-  }).config
+  const sizes = { vocab_size: 32, n_embd: 2 * headWidth, n_layer: 1, n_head: 2 }
+  return defineModel({ model_type: 'gpt2', ...sizes }).config
 }
 
 function bytesOf(headWidth: number, format: DType, layout: CacheLayout): number {
