@@ -11,9 +11,6 @@ __attribute__((always_inline)) inline Vector sigmoid(Vector x) {
   return splat(1.0f) / (splat(1.0f) + exponential(-bounded));
 }
 
-/// GELU's 2u = x (linear + cubic x^2) in the tanh form: gelu(x) = x sigmoid(2u).
-constexpr float geluLinear = 1.5957691216057308f, geluCubic = 0.07135481627362134f;
-
 struct TwoVectors {
   Vector first, second;
 };

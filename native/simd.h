@@ -488,9 +488,11 @@ inline Vector silu(Vector x) {
   return x / (splat(1.0f) + exp2(exponent));
 }
 
-/// GELU in its tanh form (Hendrycks 2016): x * sigmoid(2u) with 2u = x (linear + cubic x^2).
+/// GELU's 2u = x (linear + cubic x^2) in the tanh form (Hendrycks 2016): gelu(x) = x sigmoid(2u).
+constexpr float geluLinear = 1.5957691216057308f, geluCubic = 0.07135481627362134f;
+
 inline Vector geluTanh(Vector x) {
-  Vector slope = fma(splat(0.07135481627362134f), x * x, splat(1.5957691216057308f));
+  Vector slope = fma(splat(geluCubic), x * x, splat(geluLinear));
   Vector exponent = x * slope * -log2e;
   exponent = exponent < splat(126.0f) ? exponent : splat(126.0f);
   return x / (splat(1.0f) + exp2(exponent));

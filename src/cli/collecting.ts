@@ -72,7 +72,8 @@ export function collectorOf(
     const newest = made.at(-1)
     const known = newest && bestUntil(checkpointFolder(output, newest.step))
     if (known === undefined || spec.kind !== 'train') return
-    const { keep } = checkpointFields.parse(spec.file.checkpoint ?? {})
-    await retention.keepAsJobSays(project, { id, name }, { keep, ...known })
+    // A file that another version of Ropeway took may say it otherwise: then all stay.
+    const said = checkpointFields.safeParse(spec.file.checkpoint ?? {})
+    if (said.success) await retention.keepAsJobSays(project, { id, name }, { keep: said.data.keep, ...known })
   }
 }

@@ -7,6 +7,7 @@
 import type { Tensor } from '../runtime/tensor.ts'
 import type { Architecture, ForwardPass, LayerAttention, ParameterSpec } from './architecture.ts'
 import { ConfigFields } from './config-fields.ts'
+import { type LayerKind, layerKindsOf } from './layer-kinds.ts'
 import {
   gateAndUp,
   headName,
@@ -14,6 +15,7 @@ import {
   llamaAttention,
   llamaParameters,
   llamaProducts,
+  parseLlama,
 } from './llama.ts'
 import { normalised } from './plain-layers.ts'
 import { parseRope } from './rope.ts'
@@ -38,9 +40,6 @@ const defaults = {
 /** Of bases of rotary angles. */
 const thetas = { full_attention: 1e6, sliding_attention: 1e4 }
 
-const kinds = ['sliding_attention', 'full_attention'] as const
-type Kind = (typeof kinds)[number]
-
 function parse(source: Record<string, unknown>): LlamaConfig {
   const given = Object.entries(source).filter(([, value]) => value !== null)
   const fields = new ConfigFields({ ...defaults, ...Object.fromEntries(given) })
@@ -48,65 +47,36 @@ function parse(source: Record<string, unknown>): LlamaConfig {
   fields.only('attention_bias', [false])
   fields.only('use_bidirectional_attention', [false])
   for (const cap of ['attn_logit_softcapping', 'final_logit_softcapping']) fields.only(cap, [null])
-  const heads = fields.count('num_attention_heads')
-  const keyValueHeads = fields.count('num_key_value_heads')
-  if (heads % keyValueHeads !== 0)
-    throw fields.refuse('num_key_value_heads', keyValueHeads, 'a divisor of num_attention_heads')
-  const headWidth = fields.count('head_dim')
-  const contextMax = fields.count('max_position_embeddings')
-  const width = fields.count('hidden_size')
+  const multipliers = { embedding: Math.sqrt(fields.count('hidden_size')), residual: 1, logits: 1 }
+  // What gates is checked above, and how layers turn is read below.
+  const asLlama = {
+    ...fields.source,
+    hidden_act: undefined,
+    rope_parameters: undefined,
+    rope_scaling: undefined,
+  }
+  const config = parseLlama(asLlama, { headNorms: true, multipliers, source })
   const scale = fields.number('query_pre_attn_scalar') ** -0.5
   const ropes = ropesOf(source)
-  const ofKind = (kind: Kind, window: number | undefined): LayerAttention => {
-    return { window, rope: parseRope({ rope_parameters: ropes[kind] }, headWidth, contextMax), scale }
+  const ofKind = (kind: LayerKind, window: number | undefined): LayerAttention => {
+    const rope = parseRope({ rope_parameters: ropes[kind] }, config.headWidth, config.contextMax)
+    return { window, rope, scale }
   }
   const layers = {
     sliding_attention: ofKind('sliding_attention', fields.count('sliding_window')),
     full_attention: ofKind('full_attention', undefined),
   }
-  return {
-    modelType: 'gemma3_text',
-    vocabularySize: fields.count('vocab_size'),
-    width,
-    layers: fields.layers('num_hidden_layers'),
-    heads,
-    keyValueHeads,
-    headWidth,
-    feedForward: fields.count('intermediate_size'),
-    contextMax,
-    normEpsilon: fields.number('rms_norm_eps'),
-    tied: fields.flag('tie_word_embeddings', true),
-    attention: kindsOf(fields).map((kind) => layers[kind]),
-    attentionBias: 'none',
-    mlpBias: false,
-    headNorms: true,
-    fused: false,
-    multipliers: { embedding: Math.sqrt(width), residual: 1, logits: 1 },
-    source,
-  }
-}
-
-/** How each layer attends: as listed, or every so manieth to all. */
-function kindsOf(fields: ConfigFields): Kind[] {
-  const count = fields.layers('num_hidden_layers')
-  const listed = fields.source.layer_types
-  if (listed === undefined) {
-    const pattern = fields.count('sliding_window_pattern')
-    return Array.from({ length: count }, (_, i) => kinds[(i + 1) % pattern === 0 ? 1 : 0]!)
-  }
-  const isKind = (one: unknown): one is Kind => kinds.some((kind) => kind === one)
-  if (!Array.isArray(listed) || listed.length !== count || !listed.every(isKind))
-    throw fields.refuse('layer_types', listed, `${count} of ${kinds.join(' and ')}`)
-  return listed
+  const kinds = layerKindsOf(fields, config.layers, fields.count('sliding_window_pattern'))
+  return { ...config, attention: kinds.map((kind) => layers[kind]) }
 }
 
 /**
  * `rope_parameters` by kind of layer, as transformers 5 writes them; older files have `rope_theta`, `rope_scaling` (of the
  * layers that attend to all) and `rope_local_base_freq`.
  */
-export function ropesOf(source: Record<string, unknown>): Record<Kind, Record<string, unknown>> {
-  const newer = (source.rope_parameters ?? {}) as { [K in Kind]?: Record<string, unknown> | null }
-  const of = (kind: Kind, theta: unknown, older: unknown) => {
+export function ropesOf(source: Record<string, unknown>): Record<LayerKind, Record<string, unknown>> {
+  const newer = (source.rope_parameters ?? {}) as { [K in LayerKind]?: Record<string, unknown> | null }
+  const of = (kind: LayerKind, theta: unknown, older: unknown) => {
     const given = newer[kind] ?? (older as Record<string, unknown> | null | undefined)
     return { rope_type: 'default', rope_theta: theta ?? thetas[kind], ...given }
   }

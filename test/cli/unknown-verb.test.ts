@@ -7,6 +7,7 @@ test.each([
   ['keys rm a -y', 'There is no command "rm" of ropeway key.', '`ropeway key revoke`'],
   ['job submit', 'There is no command "submit" of ropeway job.', '`ropeway job run`'],
   ['model promot a', 'There is no command "promot" of ropeway model.', '`ropeway model promote`'],
+  ['job constructor', 'There is no command "constructor" of ropeway job.', 'list, run, view'],
   ['project delete default -y', 'There is no command "delete" of ropeway project.', 'list, create, view'],
   ['usage bugets', 'There is no command "bugets" of ropeway usage.', '`ropeway usage budgets`'],
 ])('%s', async (line, message, fix) => {

@@ -39,21 +39,19 @@ export function ggufTokenizer(
   const pre = ggufPreTokenizerName(json.pre_tokenizer)
   if (pre === undefined && json.model.byte_fallback !== true)
     throw unsupported(path, 'it cuts text in a way that has no name there')
-  const pieces = piecesOf(json, vocab, vocabularySize)
-  // SentencePiece's own pieces are looked for before spaces become what they are inside of pieces.
-  if (pre === undefined)
-    for (const one of pieces) if (one.type === types.userDefined) one.piece = one.piece.replaceAll('▁', ' ')
-  set('ggml.model', text(pre === undefined ? 'llama' : 'gpt2'))
+  const isSentencePiece = pre === undefined
+  const pieces = piecesOf(json, vocab, vocabularySize, isSentencePiece)
+  set('ggml.model', text(isSentencePiece ? 'llama' : 'gpt2'))
   set('ggml.pre', text(pre ?? 'default'))
   set('ggml.tokens', { type: 'array', items: 'string', value: pieces.map(({ piece }) => piece) })
   set('ggml.token_type', { type: 'array', items: 'int32', value: pieces.map(({ type }) => type) })
   const lines = merges.map((merge) => (typeof merge === 'string' ? merge : merge.join(' ')))
-  if (pre !== undefined) set('ggml.merges', { type: 'array', items: 'string', value: lines })
+  if (!isSentencePiece) set('ggml.merges', { type: 'array', items: 'string', value: lines })
   else {
     set('ggml.scores', { type: 'array', items: 'float32', value: scores(pieces, lines) })
     // Llama's SentencePiece puts a space in front of a text, Gemma's does not.
-    const [first] = tokenizer.encode('a', { addSpecial: false })
-    set('ggml.add_space_prefix', { type: 'bool', value: pieces[first!]!.piece.startsWith('▁') })
+    const [first = -1] = tokenizer.encode('a', { addSpecial: false })
+    set('ggml.add_space_prefix', { type: 'bool', value: pieces[first]?.piece.startsWith('▁') ?? false })
   }
   const { bosToken, eosTokens, padToken } = tokenizer
   const unknown = vocab[json.model.unk_token ?? '']
@@ -88,7 +86,12 @@ interface Piece {
  * One piece per row of the embedding; rows that no piece has are called unused. What has no row is left out, as Gemma 3's
  * place of a picture has none in models that do not see: llama.cpp opens no file with more pieces than rows.
  */
-function piecesOf(json: TokenizerJson, vocab: Record<string, number>, vocabularySize: number): Piece[] {
+function piecesOf(
+  json: TokenizerJson,
+  vocab: Record<string, number>,
+  vocabularySize: number,
+  isSentencePiece: boolean,
+): Piece[] {
   const pieces = Array.from(
     { length: vocabularySize },
     (_, id): Piece => ({ piece: `[PAD${id}]`, type: types.unused }),
@@ -100,7 +103,10 @@ function piecesOf(json: TokenizerJson, vocab: Record<string, number>, vocabulary
   }
   for (const { id, content, special } of json.added_tokens ?? []) {
     if (id >= vocabularySize) continue
-    pieces[id] = { piece: content, type: special ? types.control : types.userDefined }
+    // SentencePiece looks for them before spaces become what they are inside of pieces.
+    const isRaw = isSentencePiece && !special
+    const piece = isRaw ? content.replaceAll('▁', ' ') : content
+    pieces[id] = { piece, type: special ? types.control : types.userDefined }
   }
   return pieces
 }
