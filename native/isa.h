@@ -5,6 +5,7 @@
 #include "attention.h"
 #include "cache.h"
 #include "choose.h"
+#include "experts.h"
 #include "kernels.h"
 #include "linear_coded.h"
 #include "linear_float.h"
@@ -32,6 +33,19 @@
           {"linear_f16", linear<FloatProduct<F16Weights>>},  \
           {"linear_bf16", linearBF16},                       \
           {"linear_f32", linear<FloatProduct<F32Weights>>},  \
+          {"route", route},                                  \
+          {"experts_q8", experts<CodedProduct<Q8Codes>>},    \
+          {"experts_q4", experts<CodedProduct<Q4Codes>>},    \
+          {"experts_q5", experts<CodedProduct<Q5Codes>>},    \
+          {"experts_q4s", experts<CodedProduct<Q4SCodes>>},  \
+          {"experts_q5s", experts<CodedProduct<Q5SCodes>>},  \
+          {"experts_q4k", experts<CodedProduct<Q4KCodes>>},  \
+          {"experts_q5k", experts<CodedProduct<Q5KCodes>>},  \
+          {"experts_q6k", experts<CodedProduct<Q6KCodes>>},  \
+          {"experts_f16", experts<FloatProduct<F16Weights>>},\
+          {"experts_bf16", expertsBF16},                     \
+          {"experts_f32", experts<FloatProduct<F32Weights>>},\
+          {"mix_experts", mixExperts},                       \
           {"embed", embed},                                  \
           {"argmax", argmaxRows},                            \
           {"read_bytes", readBytes},                         \

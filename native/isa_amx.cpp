@@ -2,6 +2,7 @@
 #define ROPEWAY_TILES
 #include "kernels.h"
 #if !defined(ROPEWAY_LEFT_OUT)
+#include "experts.h"
 #include "linear_amx.h"
 #include "matmul_amx.h"
 #include "train_attention_amx.h"
@@ -32,6 +33,8 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"linear_q4k", linearByTiles<Q4KCodes>},
         {"linear_q5k", linearByTiles<Q5KCodes>},
         {"linear_bf16", linear<TilePairProduct>},
+        // Its codes lie for tiles; those of other formats as AVX-512 has them.
+        {"experts_q8", experts<CodedProduct<Q8Codes>>},
         {"embed", embed},
         {"matmul_bf16", matmulByTiles},
         {"causal_attention", causalAttentionTiles},

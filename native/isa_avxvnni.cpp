@@ -1,6 +1,7 @@
 #if defined(__x86_64__)
 #include "kernels.h"
 #if !defined(ROPEWAY_LEFT_OUT)
+#include "experts.h"
 #include "linear_coded.h"
 #include "linear_float.h"
 #include "read.h"
@@ -23,6 +24,14 @@ extern const Kernels kernelsAvxVnni = {
         {"linear_q4k", linear<CodedProduct<Q4KCodes>>},
         {"linear_q5k", linear<CodedProduct<Q5KCodes>>},
         {"linear_q6k", linear<CodedProduct<Q6KCodes>>},
+        {"experts_q8", experts<CodedProduct<Q8Codes>>},
+        {"experts_q4", experts<CodedProduct<Q4Codes>>},
+        {"experts_q5", experts<CodedProduct<Q5Codes>>},
+        {"experts_q4s", experts<CodedProduct<Q4SCodes>>},
+        {"experts_q5s", experts<CodedProduct<Q5SCodes>>},
+        {"experts_q4k", experts<CodedProduct<Q4KCodes>>},
+        {"experts_q5k", experts<CodedProduct<Q5KCodes>>},
+        {"experts_q6k", experts<CodedProduct<Q6KCodes>>},
         {"embed", embed},
         {"multiply_bytes", multiplyBytes},
     },

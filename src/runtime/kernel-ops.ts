@@ -9,6 +9,14 @@ const linearParams = {
   epsilon: 'float',
 } as const
 
+const expertParams = {
+  experts: 'int',
+  bySlots: 'int',
+  normed: 'int',
+  gated: 'int',
+  epsilon: 'float',
+} as const
+
 /** What gates a gated layer, by the number that the native side reads. */
 export const linearGates = { silu: 1, gelu: 2 } as const
 
@@ -36,6 +44,19 @@ export const kernelOps = {
   linear_f16: linearParams,
   linear_bf16: linearParams,
   linear_f32: linearParams,
+  route: { used: 'int', normalised: 'int' },
+  experts_q8: expertParams,
+  experts_q4: expertParams,
+  experts_q5: expertParams,
+  experts_q4s: expertParams,
+  experts_q5s: expertParams,
+  experts_q4k: expertParams,
+  experts_q5k: expertParams,
+  experts_q6k: expertParams,
+  experts_f16: expertParams,
+  experts_bf16: expertParams,
+  experts_f32: expertParams,
+  mix_experts: { experts: 'int' },
   embed: { format: 'int' },
   matmul_f32: matmulParams,
   matmul_bf16: matmulParams,

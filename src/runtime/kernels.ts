@@ -174,6 +174,21 @@ export const linearOps = {
   f32: 'linear_f32',
 } as const satisfies Record<PackedFormat, KernelOp>
 
+/** The same by experts. */
+export const expertOps = {
+  q8: 'experts_q8',
+  q4: 'experts_q4',
+  q5: 'experts_q5',
+  q4s: 'experts_q4s',
+  q5s: 'experts_q5s',
+  q4k: 'experts_q4k',
+  q5k: 'experts_q5k',
+  q6k: 'experts_q6k',
+  f16: 'experts_f16',
+  bf16: 'experts_bf16',
+  f32: 'experts_f32',
+} as const satisfies Record<PackedFormat, KernelOp>
+
 /** The formats that a packed format is made from: codes are taken as they are, but for q8, where 128 inputs share a scale. */
 export const packableFrom = {
   q8: ['Q8_0', 'F32', 'F16', 'BF16'],

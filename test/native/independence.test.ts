@@ -83,6 +83,7 @@ const one = (sources: number, params: Record<string, number> = {}): Rule => ({
   byRow: [53, 80, 1].map((width) => ({ params, widths: Array(sources).fill(width), outputs: width })),
 })
 const linear: Rule = { in: 'linear.test.ts, every format: batches, pieces of them, threads' }
+const experts: Rule = { in: 'experts.test.ts: the bits of a weight of its own, companies, threads' }
 const attention: Rule = { in: 'attention.test.ts: prompts, pieces of them, decodes, what is stored' }
 const causal: Rule = { in: 'below, and training.test.ts' }
 
@@ -152,6 +153,10 @@ const rules: { readonly [Op in KernelOp]: Rule } = {
   ...{ linear_q8: linear, linear_q4: linear, linear_q5: linear, linear_q4s: linear },
   ...{ linear_q5s: linear, linear_q4k: linear, linear_q5k: linear },
   ...{ linear_q6k: linear, linear_f16: linear, linear_bf16: linear, linear_f32: linear, embed: linear },
+  ...{ experts_q8: experts, experts_q4: experts, experts_q5: experts, experts_q4s: experts },
+  ...{ experts_q5s: experts, experts_q4k: experts, experts_q5k: experts, experts_q6k: experts },
+  ...{ experts_f16: experts, experts_bf16: experts, experts_f32: experts },
+  ...{ route: experts, mix_experts: experts },
   matmul_f32: products,
   matmul_bf16: products,
   argmax: { byRow: [{ params: {}, widths: [vocabulary], outputs: 1, integers: true }] },
