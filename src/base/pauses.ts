@@ -5,15 +5,16 @@ import { systemClock } from './clock.ts'
 /** Called now and then by long work; rejects where the work is to end. */
 export type Pause = () => Promise<void>
 
-/** Between two turns of the event loop; one costs some microseconds. */
+/** Between the turns of the event loop; they cost some microseconds. */
 const everyMs = 50
 
-/** Lets the event loop turn where it has not for a while; throws what `interrupted` makes once `signal` is aborted. */
+/** Lets the event loop turn where it has not for a while, so that signals are heard; throws what `interrupted` makes once `signal` is aborted. */
 export function pausesUntil(signal: AbortSignal | undefined, interrupted: () => Error): Pause {
   let lastMs = systemClock.nowMs()
   return async () => {
     if (systemClock.nowMs() - lastMs >= everyMs) {
-      await turn()
+      // The first may end a turn that has looked for signals before.
+      for (let turns = 0; turns < 2; turns++) await turn()
       lastMs = systemClock.nowMs()
     }
     if (signal?.aborted === true) throw interrupted()

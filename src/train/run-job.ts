@@ -145,6 +145,8 @@ async function withRun<Result>(
   })
   device.keepThreads()
   const plain = device.isHost ? plainNote(kernelStatus()) : undefined
+  // A signal that ends this run ends its compiler, too, which is no reason to say that it failed.
+  await heard.pause()
   if (plain !== undefined) note(plain)
   const { vocabularySize, bosToken, eosTokens } = data.kit.tokenizer
   if (preference !== undefined && pairs !== undefined) {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, expect, test } from 'vitest'
@@ -21,9 +21,11 @@ interface Event {
 async function run(
   args: readonly string[],
   onEvent: (event: Event, send: (s: NodeJS.Signals) => void) => unknown,
+  env: Readonly<Record<string, string>> = {},
 ) {
   const running = spawn(process.execPath, ['--import', 'tsx', main, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...env },
   })
   let errors = ''
   running.stderr.on('data', (data) => {
@@ -85,6 +87,26 @@ test('SIGUSR2 makes a checkpoint and training goes on; SIGTERM makes one within 
   const replay = await run(['replay-step', join(root, 'signals'), '2', '--json'], () => undefined)
   expect(replay.code).toBe(0)
   expect(replay.events[0]).toMatchObject({ step: 2, from: 0 })
+})
+
+test('a signal that ends a compiler with the run is no failure of the compiler', async () => {
+  const [compiler, once] = [join(root, 'stopped-cxx'), join(root, 'told')]
+  const lines = [
+    'case "$*" in --version) echo "stopped 1.0"; exit 0;; *probe.cpp*) exit 0;; esac',
+    `[ -e '${once}' ] || { : > '${once}'; kill -TERM $PPID; }`,
+    // As long as a compiler takes, at least for a pause to be one.
+    'sleep 1; kill -TERM $$',
+  ]
+  writeFileSync(compiler, ['#!/bin/sh', ...lines, ''].join('\n'), { mode: 0o755 })
+  const { code, events, errors } = await run(
+    ['train', jobFile('compiling'), '--here', '--json'],
+    () => undefined,
+    { CXX: compiler, XDG_CACHE_HOME: join(root, 'cache'), ROPEWAY_KERNELS: '' },
+  )
+  expect(existsSync(once)).toBe(true)
+  expect(code).toBe(130)
+  expect(errors).toContain('before the first step')
+  expect(errors + JSON.stringify(events)).not.toContain('failed')
 })
 
 test('SIGINT ends the preparation of data, however much there is, and says so', async () => {
