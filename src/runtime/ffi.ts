@@ -65,6 +65,7 @@ export interface Ggml {
   rmsNormBack(ctx: Pointer, dy: Pointer, x: Pointer, epsilon: number): Pointer
   norm(ctx: Pointer, a: Pointer, epsilon: number): Pointer
   mulMat(ctx: Pointer, a: Pointer, b: Pointer): Pointer
+  mulMatId(ctx: Pointer, experts: Pointer, b: Pointer, ids: Pointer): Pointer
   outProd(ctx: Pointer, a: Pointer, b: Pointer): Pointer
   softMaxExt(ctx: Pointer, a: Pointer, mask: Pointer | null, scale: number, maxBias: number): Pointer
   softMaxExtBack(ctx: Pointer, dy: Pointer, y: Pointer, scale: number, maxBias: number): Pointer
@@ -91,6 +92,7 @@ export interface Ggml {
   ): Pointer
   permute(ctx: Pointer, a: Pointer, axis0: number, axis1: number, axis2: number, axis3: number): Pointer
   argmax(ctx: Pointer, a: Pointer): Pointer
+  argsort(ctx: Pointer, a: Pointer, order: number): Pointer
   flashAttnExt(
     ctx: Pointer,
     q: Pointer,
@@ -251,6 +253,7 @@ const baseSymbols: Symbols = {
   rmsNormBack: `${T} ggml_rms_norm_back(${T} ctx, ${T} a, ${T} b, float eps)`,
   norm: `${T} ggml_norm(${T} ctx, ${T} a, float eps)`,
   mulMat: binary('mul_mat'),
+  mulMatId: `${T} ggml_mul_mat_id(${T} ctx, ${T} a, ${T} b, ${T} c)`,
   outProd: binary('out_prod'),
   softMaxExt: `${T} ggml_soft_max_ext(${T} ctx, ${T} a, ${T} mask, float scale, float bias)`,
   softMaxExtBack: `${T} ggml_soft_max_ext_back(${T} ctx, ${T} a, ${T} b, float scale, float bias)`,
@@ -266,6 +269,7 @@ const baseSymbols: Symbols = {
   view4d: `${T} ggml_view_4d(${T} ctx, ${T} a, int64_t p, int64_t q, int64_t r, int64_t s, size_t x, size_t y, size_t z, size_t offset)`,
   permute: `${T} ggml_permute(${T} ctx, ${T} a, int p, int q, int r, int s)`,
   argmax: unary('argmax'),
+  argsort: `${T} ggml_argsort(${T} ctx, ${T} a, int order)`,
   flashAttnExt: `${T} ggml_flash_attn_ext(${T} ctx, ${T} q, ${T} k, ${T} v, ${T} mask, float scale, float bias, float cap)`,
   flashAttnSetPrec: `void ggml_flash_attn_ext_set_prec(${T} a, int prec)`,
   optStepAdamw: `${T} ggml_opt_step_adamw(${T} ctx, ${T} a, ${T} grad, ${T} m, ${T} v, ${T} params)`,

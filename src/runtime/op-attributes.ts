@@ -65,6 +65,8 @@ export interface OpAttributes {
   permute: { order: readonly number[] }
   transposed: object
   argmax: object
+  argsort: object
+  expertProduct: { experts: number }
   detached: object
   attention: { scale: number }
   causalAttention: { sequences: number; scale: number }

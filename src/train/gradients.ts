@@ -111,6 +111,8 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   permute: ({ ops }, { attributes: { order } }, dy) => [() => ops.permute(dy, inverse(order))],
   transposed: ({ ops }, _, dy) => [() => swapped(ops, dy)],
   argmax: 'none',
+  argsort: 'none',
+  expertProduct: 'none',
   detached: 'none',
   attention: 'none',
   causalAttention: ({ ops }, y, dy) => {

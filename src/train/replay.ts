@@ -59,6 +59,9 @@ const replays: { readonly [Op in OpName]: Replay<Op> | 'none' } = {
   permute: (ops, { attributes }, [x]) => ops.permute(x!, attributes.order),
   transposed: (ops, _, [x]) => ops.transposed(x!),
   argmax: 'none',
+  argsort: (ops, _, [x]) => ops.argsort(x!),
+  expertProduct: (ops, { attributes }, [x, weight, ids]) =>
+    ops.expertProduct(x!, weight!, attributes.experts, ids!),
   detached: 'none',
   attention: 'none',
   causalAttention: (ops, { attributes }, [q, k, v, first]) =>
