@@ -56,6 +56,8 @@ export function adapterLayers(ops: Ops, plain: LinearLayers, adapters: AdapterRu
       return gatedBy(ops, activation, linear(x, gate, around), linear(x, up, around))
     },
     gatedHalves: (x, both, norm) => gatedHalves(ops, linear(x, both, norm === undefined ? {} : { norm })),
+    // No adapter changes experts, nor what chooses them.
+    mixed: plain.mixed,
   }
 }
 

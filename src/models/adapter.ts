@@ -47,14 +47,14 @@ export function isAdapterFolder(path: string): boolean {
   return existsSync(join(path, adapterConfigName))
 }
 
-/** The products that an adapter may change, with their sizes; the head is not among them. */
+/** The products that an adapter may change, with their sizes; the head and experts are not among them. */
 export function adaptableProducts({ architecture, config }: Definition): Map<string, [number, number]> {
   const shapes = new Map(architecture.parameters(config).map((spec) => [spec.name, spec]))
   const products = new Map<string, [number, number]>()
   for (const name of architecture.products(config).flatMap((group) => group.names)) {
     const spec = shapes.get(`${name}.weight`)!
     const isHead = spec.role !== 'product' || name === 'lm_head'
-    if (!isHead) products.set(name, [spec.shape[0]!, spec.shape[1]!])
+    if (!isHead && spec.experts === undefined) products.set(name, [spec.shape[0]!, spec.shape[1]!])
   }
   return products
 }

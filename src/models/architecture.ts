@@ -4,6 +4,7 @@
  *
  * N tokens of the flattened batch, W width, H heads, G key/value heads, D head width, V vocabulary.
  */
+import type { StoredPart } from '../formats/stacked-source.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { RopeScaling } from './rope.ts'
@@ -30,6 +31,7 @@ export interface ModelConfig {
   keyValueHeads: number
   /** D */
   headWidth: number
+  /** F of the layers without a mixture of experts. */
   feedForward: number
   contextMax: number
   normEpsilon: number
@@ -37,6 +39,8 @@ export interface ModelConfig {
   tied: boolean
   /** Of each layer. */
   attention: readonly LayerAttention[]
+  /** What layers have instead of one feed-forward, all or some. */
+  mixture?: Mixture | undefined
   /** The config.json that this was read from, kept for saving. */
   source: Record<string, unknown>
 }
@@ -48,10 +52,37 @@ export interface ParameterSpec {
   shape: readonly number[]
   /** The checkpoint stores the transpose (GPT-2's Conv1D). */
   transposed?: true
-  /** Products can be quantised; embeddings are looked up by row; vectors stay F32. */
-  role: 'product' | 'embedding' | 'vector'
+  /** Products can be quantised; embeddings are looked up by row; vectors and what chooses experts ([E, W]) stay F32. */
+  role: 'product' | 'embedding' | 'vector' | 'router'
   /** Standard deviation of a fresh normal initialisation, or a constant. */
   init: { std: number } | { value: number }
+  /** How many experts lie below one another in it. */
+  experts?: number
+  /** What of a checkpoint's own tensors lies below one another in it, where they are others. */
+  parts?: readonly StoredPart[]
+}
+
+/** A feed-forward of which each token uses a few of many. */
+export interface Mixture {
+  /** E */
+  experts: number
+  /** K */
+  used: number
+  /** The shares of the experts used sum to one. */
+  normalised: boolean
+}
+
+/** Names without `.weight`: router [E, W], gate and up [E*F, W], down [E*W, F], experts below one another. */
+export interface MixtureNames {
+  router: string
+  gate: string
+  up: string
+  down: string
+}
+
+/** Whether a parameter is F32 whatever the others are stored as. */
+export function staysFloat({ role }: ParameterSpec): boolean {
+  return role === 'vector' || role === 'router'
 }
 
 /** RMS norm in front of products: x / sqrt(mean(x^2) + epsilon) * weight. */
@@ -85,13 +116,26 @@ export interface LinearLayers {
   gated(x: Tensor, gate: string, up: string, activation: GateActivation, norm?: InputNorm): Tensor
   /** silu(gate) * up by one product that holds both: its first outputs are gate's, as many more are up's. */
   gatedHalves(x: Tensor, both: string, norm?: InputNorm): Tensor
+  /**
+   * `residual` [N, W] plus what the K experts of each row of norm(x) [N, W] make of it, by their shares: those with the largest
+   * logits, of equal ones the first.
+   */
+  mixed(x: Tensor, names: MixtureNames, mixture: Mixture, norm: InputNorm, residual: Tensor): Tensor
 }
 
-/** Which products belong together; serving packs their weights accordingly. */
+/**
+ * Which products belong together; serving packs their weights accordingly. Those of a mixture say how many `experts` lie below one
+ * another in them; one that is `precise` stays F32 whatever the others are stored as.
+ */
 export type ProductGroup =
-  | { kind: 'single'; names: readonly [string] }
-  | { kind: 'joined'; names: readonly string[] }
-  | { kind: 'gated'; names: readonly [gate: string, up: string] | readonly [both: string] }
+  | { kind: 'single'; names: readonly [string]; experts?: number; precise?: true }
+  | { kind: 'joined'; names: readonly string[]; experts?: undefined; precise?: undefined }
+  | {
+      kind: 'gated'
+      names: readonly [gate: string, up: string] | readonly [both: string]
+      experts?: number
+      precise?: undefined
+    }
 
 /** What the model needs from whoever runs it. */
 export interface ForwardPass extends LinearLayers {

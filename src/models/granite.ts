@@ -3,14 +3,14 @@ import type { Architecture } from './architecture.ts'
 import { ConfigFields } from './config-fields.ts'
 import { type LlamaConfig, llamaForward, llamaParameters, llamaProducts, parseLlama } from './llama.ts'
 
-function parse(source: Record<string, unknown>, context?: number): LlamaConfig {
-  const fields = new ConfigFields(source)
+/** Granite's numbers, 1 where the file says nothing. */
+export function graniteSwitches(fields: ConfigFields) {
   const positive = (field: string) => {
     const value = fields.number(field, 1)
     if (value <= 0) throw fields.refuse(field, value, 'above 0')
     return value
   }
-  const switches = {
+  return {
     scale: positive('attention_multiplier'),
     multipliers: {
       embedding: positive('embedding_multiplier'),
@@ -18,12 +18,11 @@ function parse(source: Record<string, unknown>, context?: number): LlamaConfig {
       logits: positive('logits_scaling'),
     },
   }
-  return parseLlama(source, switches, context)
 }
 
 export const granite: Architecture<LlamaConfig> = {
   modelType: 'granite',
-  parse,
+  parse: (source, context) => parseLlama(source, graniteSwitches(new ConfigFields(source)), context),
   parameters: llamaParameters,
   products: llamaProducts,
   forward: llamaForward,

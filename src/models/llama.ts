@@ -16,6 +16,7 @@ import {
   residualStd,
 } from './architecture.ts'
 import { ConfigFields } from './config-fields.ts'
+import { type LayerMixtures, mixtureNames, mixtureParameters, mixtureProducts } from './mixture.ts'
 import { normalised } from './plain-layers.ts'
 import { parseRope } from './rope.ts'
 
@@ -25,9 +26,13 @@ export interface LlamaConfig extends ModelConfig {
   mlpBias: boolean
   /** RMS norms of every head of q and k (Qwen3). */
   headNorms: boolean
+  /** RMS norms of all heads of q together, and of k (OLMoE). */
+  wholeNorms: boolean
   /** q, k and v are one product, and gate and up another (Phi-3). */
   fused: boolean
   multipliers: Multipliers
+  /** Of experts, in the layers that have one instead of a feed-forward. */
+  mixture: LayerMixtures | undefined
 }
 
 /** Numbers beside the weights (Granite); 1 in other networks. */
@@ -44,7 +49,10 @@ const ones: Multipliers = { embedding: 1, residual: 1, logits: 1 }
 
 /** What an architecture of this network fixes or reads on its own. */
 type Switches = Partial<
-  Pick<LlamaConfig, 'attentionBias' | 'headNorms' | 'source' | 'fused' | 'multipliers'>
+  Pick<
+    LlamaConfig,
+    'attentionBias' | 'headNorms' | 'wholeNorms' | 'source' | 'fused' | 'multipliers' | 'mixture'
+  >
 > & {
   window?: number
   /** Multiplies the scores of attention. */
@@ -83,8 +91,10 @@ export function parseLlama(
     attentionBias: fields.flag('attention_bias', false) ? 'all' : 'none',
     mlpBias: fields.flag('mlp_bias', false),
     headNorms: false,
+    wholeNorms: false,
     fused: false,
     multipliers: ones,
+    mixture: undefined,
     source,
     ...switches,
   }
@@ -119,20 +129,30 @@ export function llamaParameters(config: LlamaConfig): ParameterSpec[] {
           product(`${attention}.k_proj`, keyValueHeads * headWidth, width),
           product(`${attention}.v_proj`, keyValueHeads * headWidth, width),
         ]
+    const mixture = mixtureIn(config, i)
     const gateUp = config.fused
       ? [product(`${layer}.mlp.gate_up_proj`, 2 * feedForward, width)]
       : [
           product(`${layer}.mlp.gate_proj`, feedForward, width),
           product(`${layer}.mlp.up_proj`, feedForward, width),
         ]
+    const fed =
+      mixture === undefined
+        ? [...gateUp, product(`${layer}.mlp.down_proj`, width, feedForward, residual)]
+        : mixtureParameters(mixture, layer, width, { std, residual })
     specs.push(
       vector(`${layer}.input_layernorm.weight`, width, 1),
       ...queryKeyValue,
       product(`${attention}.o_proj`, width, heads * headWidth, residual),
       vector(`${layer}.post_attention_layernorm.weight`, width, 1),
-      ...gateUp,
-      product(`${layer}.mlp.down_proj`, width, feedForward, residual),
+      ...fed,
     )
+    if (config.wholeNorms) {
+      specs.push(
+        vector(`${attention}.q_norm.weight`, heads * headWidth, 1),
+        vector(`${attention}.k_norm.weight`, keyValueHeads * headWidth, 1),
+      )
+    }
     if (config.headNorms) {
       specs.push(
         vector(`${attention}.q_norm.weight`, headWidth, 1),
@@ -181,11 +201,24 @@ export function llamaForward(config: LlamaConfig, pass: ForwardPass): Tensor {
       x = ops.rows(x, outputRows)
     }
     x = pass.linear(mixed, `${layer}.self_attn.o_proj`, { residual: x })
-    const gated = gate(config, pass, layer, x, norm(`${layer}.post_attention_layernorm.weight`)) // [M, F]
-    x = pass.linear(gated, `${layer}.mlp.down_proj`, { residual: x })
+    x = fed(config, pass, i, x, norm(`${layer}.post_attention_layernorm.weight`)) //      [M, W]
   }
   const last = { weight: scaled(pass.weight('model.norm.weight'), 1 / multipliers.logits), epsilon }
   return pass.linear(x, headName(config), { norm: last }) //                                   [M, V]
+}
+
+/** x plus what the feed-forward of that layer makes of it. */
+function fed(config: LlamaConfig, pass: ForwardPass, index: number, x: Tensor, norm: InputNorm): Tensor {
+  const layer = `model.layers.${index}`
+  const mixture = mixtureIn(config, index)
+  if (mixture !== undefined) return pass.mixed(x, mixtureNames(layer), mixture, norm, x)
+  const gated = gate(config, pass, layer, x, norm) //                                          [M, F]
+  return pass.linear(gated, `${layer}.mlp.down_proj`, { residual: x })
+}
+
+/** The mixture that the layer of that number has instead of a feed-forward. */
+function mixtureIn({ mixture }: LlamaConfig, layer: number): LayerMixtures | undefined {
+  return mixture?.isIn(layer) ? mixture : undefined
 }
 
 function gate(config: LlamaConfig, pass: ForwardPass, layer: string, x: Tensor, norm: InputNorm): Tensor {
@@ -212,8 +245,12 @@ export function llamaAttention(
   norm: InputNorm,
   scaleOf = pass.weight,
 ): Tensor {
-  const norms = config.headNorms ? headNorms(config, scaleOf, layer) : undefined
-  return attendTurned(config, pass, layer, queryKeyValue(config, pass, layer, x, norm), norms)
+  const all = queryKeyValue(config, pass, layer, x, norm)
+  const norms = config.headNorms || config.wholeNorms ? headNorms(config, scaleOf, layer) : undefined
+  if (norms === undefined || config.headNorms) return attendTurned(config, pass, layer, all, norms)
+  const { query, key, epsilon } = norms
+  const whole = (y: Tensor, weight: Tensor) => normalised(pass.ops, y, { weight, epsilon })
+  return attendTurned(config, pass, layer, [whole(all[0], query), whole(all[1], key), all[2]])
 }
 
 /** Attention of queries [N, H*D], keys and values [N, G*D], which are turned by their positions first. */
@@ -257,13 +294,17 @@ export function llamaProducts(config: LlamaConfig): ProductGroup[] {
   const groups: ProductGroup[] = []
   for (let i = 0; i < config.layers; i++) {
     const layer = `model.layers.${i}`
+    const mixture = mixtureIn(config, i)
+    const fed: ProductGroup[] = [
+      { kind: 'gated', names: config.fused ? [`${layer}.mlp.gate_up_proj`] : gateAndUp(layer) },
+      { kind: 'single', names: [`${layer}.mlp.down_proj`] },
+    ]
     groups.push(
       config.fused
         ? { kind: 'single', names: [`${layer}.self_attn.qkv_proj`] }
         : { kind: 'joined', names: queryKeyValueNames(i) },
       { kind: 'single', names: [`${layer}.self_attn.o_proj`] },
-      { kind: 'gated', names: config.fused ? [`${layer}.mlp.gate_up_proj`] : gateAndUp(layer) },
-      { kind: 'single', names: [`${layer}.mlp.down_proj`] },
+      ...(mixture === undefined ? fed : mixtureProducts(mixture, layer)),
     )
   }
   return [...groups, { kind: 'single', names: [headName(config)] }]

@@ -11,6 +11,8 @@ import { configFromGguf } from '../formats/gguf-config.ts'
 import { ggufAdded, ggufRowPermutation, huggingFaceToGguf } from '../formats/gguf-names.ts'
 import { openModelFolder } from '../formats/model-folder.ts'
 import type { TensorInfo, TensorSource } from '../formats/source.ts'
+import { StackedTensors } from '../formats/stacked-source.ts'
+import type { ParameterSpec } from './architecture.ts'
 import { type Definition, defineModel } from './registry.ts'
 
 export interface OpenModel extends Disposable {
@@ -45,17 +47,28 @@ function openFolder(path: string, context: number | undefined): OpenModel {
   const stored = storedNames(source, definition)
   const parameters = definition.architecture.parameters(definition.config)
   const turned = new Set(parameters.filter(({ transposed }) => transposed).map(({ name }) => name))
+  const stacked = new StackedTensors(source, stacksOf(parameters, stored))
   return {
     path,
     definition,
     config,
     metadata: undefined,
-    info: (name) => source.info(stored(name)),
-    read: (name, into, offset) => source.read(stored(name), into, offset),
+    info: (name) => (stacked.has(name) ? stacked.info(name) : source.info(stored(name))),
+    read: (name, into, offset) =>
+      stacked.has(name) ? stacked.read(name, into, offset) : source.read(stored(name), into, offset),
     transposed: (name) => turned.has(name),
     rowOrder: () => undefined,
     [Symbol.dispose]: () => source[Symbol.dispose](),
   }
+}
+
+/** Parameters that are made of a file's own tensors, as the file names these. */
+function stacksOf(parameters: readonly ParameterSpec[], stored: (name: string) => string) {
+  return new Map(
+    parameters.flatMap(({ name, parts }) =>
+      parts === undefined ? [] : [[name, parts.map((part) => ({ ...part, name: stored(part.name) }))]],
+    ),
+  )
 }
 
 /**

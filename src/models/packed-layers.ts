@@ -6,7 +6,8 @@ import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { GateActivation, InputNorm, LinearLayers } from './architecture.ts'
 import type { PackedProduct, PackedWeights } from './packed-weights.ts'
-import { gatedBy } from './plain-layers.ts'
+import { gatedBy, normalised, type ParameterAccess } from './plain-layers.ts'
+import { expertWeights, mixedBy } from './plain-mixture.ts'
 
 /** The calls of one compute context, one for each way of calling: they keep no state between ops. */
 export class PackedCalls {
@@ -33,12 +34,13 @@ export interface AdaptedTensors {
   tableOf(product: PackedProduct): Tensor
 }
 
-/** Products that were not packed go to `plain`. */
+/** Products that were not packed go to `plain`, or are those of the experts in `parameters`. */
 export function packedLayers(
   ops: Ops,
   packed: PackedWeights,
   calls: PackedCalls,
   plain: LinearLayers,
+  parameters: ParameterAccess,
   adapted?: AdaptedTensors,
 ): LinearLayers {
   const run = (
@@ -95,6 +97,12 @@ export function packedLayers(
     gatedHalves: (x, both, norm) => {
       const product = single(both)
       return product === undefined ? plain.gatedHalves(x, both, norm) : run(product, x, norm)
+    },
+    mixed: (x, names, mixture, norm, residual) => {
+      const router = single(names.router)
+      if (router === undefined) return plain.mixed(x, names, mixture, norm, residual)
+      const experts = expertWeights(parameters, names)
+      return ops.add(residual, mixedBy(ops, normalised(ops, x, norm), run(router, x, norm), experts, mixture))
     },
   }
 }

@@ -109,11 +109,14 @@ function partsOf(
   group: ProductGroup,
   quantize: DType | undefined,
 ): readonly Part[] | undefined {
+  // Experts are multiplied in plain operations.
+  if (group.experts !== undefined) return undefined
   const biased = group.names.some((name) => model.info(`${name}.bias`) !== undefined)
   if (group.kind === 'gated' && (biased || gatedOutputs(model, group) % panelOutputs !== 0)) return undefined
   const runs: { dtype: DType; names: string[] }[] = []
   for (const name of group.names) {
-    const dtype = keptDtype(model.info(`${name}.weight`)!.dtype, shapeOf(model, name)[1], quantize)
+    const asked = group.precise ? 'F32' : quantize
+    const dtype = keptDtype(model.info(`${name}.weight`)!.dtype, shapeOf(model, name)[1], asked)
     const last = runs.at(-1)
     if (last?.dtype === dtype) last.names.push(name)
     else runs.push({ dtype, names: [name] })

@@ -2,6 +2,7 @@
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { GateActivation, InputNorm, LinearLayers } from './architecture.ts'
+import { expertWeights, mixedBy } from './plain-mixture.ts'
 
 export interface ParameterAccess {
   weight(name: string): Tensor
@@ -37,6 +38,11 @@ export function plainLayers(
       return gatedBy(ops, activation, product(h, gate), product(h, up))
     },
     gatedHalves: (x, both, norm) => gatedHalves(ops, product(normalised(ops, x, norm), both)),
+    mixed: (x, names, mixture, norm, residual) => {
+      const h = normalised(ops, x, norm)
+      const made = mixedBy(ops, h, product(h, names.router), expertWeights(parameters, names), mixture)
+      return ops.add(residual, made)
+    },
   }
 }
 

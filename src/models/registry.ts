@@ -3,13 +3,17 @@ import type { Architecture, ModelConfig } from './architecture.ts'
 import { gemma3, gemma3Text } from './gemma3.ts'
 import { gpt2 } from './gpt2.ts'
 import { granite } from './granite.ts'
+import { granitemoe } from './granitemoe.ts'
 import { llama } from './llama.ts'
 import { mistral } from './mistral.ts'
+import { mixtral } from './mixtral.ts'
 import { olmo2 } from './olmo2.ts'
 import { olmo3 } from './olmo3.ts'
+import { olmoe } from './olmoe.ts'
 import { phi3 } from './phi3.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
+import { qwen3Moe } from './qwen3-moe.ts'
 import { smollm3 } from './smollm3.ts'
 
 /** Every architecture that can be served and trained, by `model_type`. */
@@ -24,6 +28,10 @@ const architectures: Record<string, Architecture | undefined> = {
   smollm3,
   olmo2,
   olmo3,
+  qwen3_moe: qwen3Moe,
+  mixtral,
+  olmoe,
+  granitemoe,
   gpt2,
 }
 

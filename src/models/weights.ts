@@ -12,7 +12,7 @@ import type { Device } from '../runtime/device.ts'
 import type { Pointer } from '../runtime/ffi.ts'
 import type { Kernels } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
-import type { ParameterSpec } from './architecture.ts'
+import { type ParameterSpec, staysFloat } from './architecture.ts'
 import type { OpenModel } from './open.ts'
 import { type PackedWeights, packWeights } from './packed-weights.ts'
 import { ropeFactorsOf } from './rope.ts'
@@ -133,8 +133,9 @@ function place(
   for (const spec of specs) {
     const dtype = dtypeOf(spec, model.info(spec.name)!, quantize)
     const [rows, inputs] = spec.shape as [number, number]
+    // Other memory rearranges a weight for one product; those of experts are many in one parameter.
     let bufferType =
-      spec.role === 'product' && asEncoded !== true
+      spec.role === 'product' && spec.experts === undefined && asEncoded !== true
         ? device.productBufferType(dtype, rows, inputs)
         : device.bufferType
     if (!device.holds(dtype, spec.shape)) {
@@ -167,7 +168,7 @@ function checkedInfo(model: OpenModel, spec: ParameterSpec): TensorInfo {
 }
 
 function dtypeOf(spec: ParameterSpec, info: TensorInfo, quantize: DType | undefined): DType {
-  return spec.role === 'vector' ? 'F32' : keptDtype(info.dtype, spec.shape.at(-1)!, quantize)
+  return staysFloat(spec) ? 'F32' : keptDtype(info.dtype, spec.shape.at(-1)!, quantize)
 }
 
 /** `whole`: the memory rearranges what is written, which it can do only with all of it at once. */

@@ -9,7 +9,7 @@ import type { DType } from '../base/dtype.ts'
 import { type ForwardPass, windowsOf } from '../models/architecture.ts'
 import { forwardWithHead } from '../models/head.ts'
 import { PackedCalls, packedLayers } from '../models/packed-layers.ts'
-import { plainLayers } from '../models/plain-layers.ts'
+import { type ParameterAccess, plainLayers } from '../models/plain-layers.ts'
 import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
@@ -216,7 +216,8 @@ export class ModelExecutor implements Executor {
     const { config } = this.#definition
     const count = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
     const perSequence = slots === undefined ? 16 : 16 + 80
-    const nodesMax = 64 + config.layers * (56 + perSequence * sequences.length)
+    const perMixture = config.mixture === undefined ? 0 : 16 + 2 * config.mixture.used
+    const nodesMax = 64 + config.layers * (56 + perMixture + perSequence * sequences.length)
     const inputsMax = 8 + 2 * windowsOf(config).length * sequences.length
     const graph = new Graph(this.#device, nodesMax, inputsMax, { memory: this.#memory })
     try {
@@ -227,14 +228,15 @@ export class ModelExecutor implements Executor {
       const { ops } = graph
       const weights = this.#weights
       const adapters = slots && buildAdapters(graph, this.adapters, slots, this.#exact)
-      const model = plainLayers(ops, {
+      const parameters: ParameterAccess = {
         weight: (name) => weights.get(name),
         has: (name) => weights.has(name),
-      })
+      }
+      const model = plainLayers(ops, parameters)
       const plain = adapters?.plain(model) ?? model
       const layers =
         weights.packed && this.#calls
-          ? packedLayers(ops, weights.packed, this.#calls, plain, adapters?.packed)
+          ? packedLayers(ops, weights.packed, this.#calls, plain, parameters, adapters?.packed)
           : plain
       const pass: ForwardPass = {
         ops,

@@ -21,6 +21,10 @@ const { config: phi3 } = readGolden(join(ownGoldens, 'phi3.json'))
 const { config: granite } = readGolden(join(ownGoldens, 'granite.json'))
 const { config: gemma3 } = readGolden(join(ownGoldens, 'gemma3_text.json'))
 const { config: smollm3 } = readGolden(join(ownGoldens, 'smollm3.json'))
+const { config: qwen3Moe } = readGolden(join(ownGoldens, 'qwen3_moe.json'))
+const { config: mixtral } = readGolden(join(ownGoldens, 'mixtral.json'))
+const { config: olmoe } = readGolden(join(ownGoldens, 'olmoe.json'))
+const { config: granitemoe } = readGolden(join(ownGoldens, 'granitemoe.json'))
 const { config: olmo2 } = readGolden(join(ownGoldens, 'olmo2.json'))
 const { config: olmo3 } = readGolden(join(ownGoldens, 'olmo3.json'))
 const plain = { ...mistral, sliding_window: undefined }
@@ -40,6 +44,16 @@ const networks: Record<string, Record<string, unknown>> = {
   'phi3 with a window of 8': { ...phi3, sliding_window: 8 },
   'smollm3 without positions in its first layer': { ...smollm3 },
   'smollm3 as its files write it': { ...smollm3, no_rope_layers: null, no_rope_layer_interval: 2 },
+  'qwen3_moe with one layer of experts': { ...qwen3Moe },
+  'qwen3_moe with shares that do not sum to one': {
+    ...qwen3Moe,
+    decoder_sparse_step: 1,
+    norm_topk_prob: false,
+  },
+  'mixtral with a window of 8': { ...mixtral },
+  'mixtral of 24 experts, all used': { ...mixtral, num_local_experts: 24, num_experts_per_tok: 24 },
+  olmoe: { ...olmoe },
+  granitemoe: { ...granitemoe },
   'gemma3 with a window of 8 in every other layer': { ...gemma3 },
   'gemma3 as older files write it, all attending but the first': {
     ...gemma3,

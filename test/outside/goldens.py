@@ -6,7 +6,8 @@ import torch, transformers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM
 from transformers import Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM
 from transformers import MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
-from transformers import SmolLM3Config, SmolLM3ForCausalLM
+from transformers import GraniteMoeConfig, GraniteMoeForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM, SmolLM3Config, SmolLM3ForCausalLM
 
 torch.set_num_threads(1)
 VOCABULARY, TOKENS, SEQUENCES, STEPS, RATE = 64, 24, 4, 12, 1e-2
@@ -26,14 +27,25 @@ def seed_of(name):
     return h
 
 
+def named(model, of=lambda parameter: parameter):
+    """Parameters, or `of` them, by our names: experts lie below one another, gate and up of each apart."""
+    for name, parameter in model.named_parameters():
+        name, value = name.replace("block_sparse_moe.router", "mlp.gate").replace("block_sparse_moe", "mlp"), of(parameter)
+        if name.endswith("experts.gate_up_proj"):
+            for part, half in zip(("gate_proj", "up_proj"), value.chunk(2, dim=1)):
+                yield name.replace("gate_up_proj", part) + ".weight", half
+        else:
+            yield name + (".weight" if name.endswith("experts.down_proj") else ""), value
+
+
 def fill(model):
     norm = 0 if "gemma" in model.config.model_type else 1  # Gemma's norms add one themselves
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in named(model):
             numbers = counter(seed_of(name))
             values = torch.tensor([next(numbers) for _ in range(parameter.numel())], dtype=torch.float64)
             values = norm + (values - 0.5) * 0.2 if "norm" in name else (values - 0.5) * 0.16
-            parameter.copy_(values.view_as(parameter).to(parameter.dtype))
+            parameter.copy_(values.view(parameter.shape).to(parameter.dtype))
 
 
 def batch(masked):
@@ -50,11 +62,11 @@ def batch(masked):
 def trace(make, config, masked, dtype, autocast=False):
     model = make(config).to(dtype)
     fill(model)
-    named = list(model.named_parameters())
+    parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
         [
-            dict(params=[p for _, p in named if p.dim() >= 2], weight_decay=0.1),
-            dict(params=[p for _, p in named if p.dim() < 2], weight_decay=0.0),
+            dict(params=[p for p in parameters if p.dim() >= 2], weight_decay=0.1),
+            dict(params=[p for p in parameters if p.dim() < 2], weight_decay=0.0),
         ],
         lr=RATE, betas=(0.9, 0.95), eps=1e-8, foreach=False,
     )
@@ -73,12 +85,12 @@ def trace(make, config, masked, dtype, autocast=False):
         if step == 0:
             result["logits_sum_step0"] = logits.double().sum().item()
             result["logits_l2_step0"] = logits.double().norm().item()
-            result["grad_l2_step0"] = {name: p.grad.double().norm().item() for name, p in named}
-        norm = torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0, foreach=False).item()
+            result["grad_l2_step0"] = {name: g.double().norm().item() for name, g in named(model, lambda p: p.grad)}
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=False).item()
         result["losses"].append(loss.item())
         result["grad_norms"].append(norm)
         optimizer.step()
-    result["param_sum_final"] = {name: p.double().sum().item() for name, p in named}
+    result["param_sum_final"] = {name: p.double().sum().item() for name, p in named(model)}
     return result
 
 
@@ -115,6 +127,20 @@ cases = {
     ), False),
     "mistral": (MistralForCausalLM, MistralConfig(**shared, sliding_window=8, tie_word_embeddings=False), False),
 }
+
+# Experts one after the other, each token in float64 where all is: the batched form rounds as it likes.
+experts = dict(experts_implementation="eager")
+cases.update({
+    # Its first layer has one feed-forward for all tokens, its second five experts that are not as wide.
+    "qwen3_moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**shared, **experts, head_dim=12, num_experts=5, num_experts_per_tok=2,
+        moe_intermediate_size=16, decoder_sparse_step=2, norm_topk_prob=True, tie_word_embeddings=False), True),
+    "mixtral": (MixtralForCausalLM, MixtralConfig(**shared, **experts, num_local_experts=4, num_experts_per_tok=2, sliding_window=8,
+        tie_word_embeddings=False), False),
+    "olmoe": (OlmoeForCausalLM, OlmoeConfig(**shared, **experts, num_experts=8, num_experts_per_tok=3, norm_topk_prob=False,
+        pad_token_id=None, rms_norm_eps=1e-2, tie_word_embeddings=False), False),
+    "granitemoe": (GraniteMoeForCausalLM, GraniteMoeConfig(**shared, **experts, num_local_experts=6, num_experts_per_tok=3,
+        embedding_multiplier=6.0, residual_multiplier=0.3, attention_multiplier=0.25, logits_scaling=1.7, tie_word_embeddings=True), True),
+})
 for name, (make, config, masked) in cases.items():
     if sys.argv[2:] and name not in sys.argv[2:]:
         continue

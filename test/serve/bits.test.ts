@@ -55,11 +55,19 @@ interface Case {
 }
 
 /** Layers with a window and without, from a counter. */
-const gemma3 = countedModel(join(temporaryFolder('bits', afterAll), 'gemma3'), {
+const made = temporaryFolder('bits', afterAll)
+const gemma3 = countedModel(join(made, 'gemma3'), {
   ...readGolden(join(ownGoldens, 'gemma3_text.json')).config,
   ...{ vocab_size: 128, max_position_embeddings: 512, sliding_window: 24 },
 })
-const folderOf = (name: string) => (name === 'gemma3' ? gemma3 : sharedData('models', name, 'hf'))
+/** A mixture of experts in every layer. */
+const olmoe = countedModel(join(made, 'olmoe'), {
+  ...readGolden(join(ownGoldens, 'olmoe.json')).config,
+  ...{ vocab_size: 128, max_position_embeddings: 512, hidden_size: 64, intermediate_size: 96 },
+  ...{ num_experts: 5, num_experts_per_tok: 2 },
+})
+const folderOf = (name: string) =>
+  name === 'gemma3' ? gemma3 : name === 'olmoe' ? olmoe : sharedData('models', name, 'hf')
 
 const cases = ['stories260K', 'babyllama-char-1M']
   .flatMap((name) =>
@@ -85,6 +93,16 @@ const cases = ['stories260K', 'babyllama-char-1M']
         ...{ name: 'gemma3', format: 'F32', cache: 'F16', set },
         kernels: set === 'ours' ? ours : undefined,
       }),
+    ),
+  )
+  .concat(
+    (['F32', 'F16', 'BF16', 'Q8_0'] as const).map(
+      (format): Case => ({ name: 'olmoe', format, cache: 'F16', set: 'ggml', kernels: undefined }),
+    ),
+  )
+  .concat(
+    (['F32', 'Q8_0'] as const).map(
+      (format): Case => ({ name: 'olmoe', format, cache: 'F16', set: 'ours', kernels: ours }),
     ),
   )
   .map((one, index) => ({ ...one, index }))

@@ -3,7 +3,9 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { writeSafetensors } from '../../src/formats/safetensors-write.ts'
+import type { ParameterSpec } from '../../src/models/architecture.ts'
 import { defineModel } from '../../src/models/registry.ts'
+import { storedTensors } from '../../src/models/stored-tensors.ts'
 import { Device } from '../../src/runtime/device.ts'
 import type { Batch, BatchSource } from '../../src/train/batch.ts'
 import type { GraphShape } from '../../src/train/objective.ts'
@@ -53,18 +55,27 @@ export function countedModel(folder: string, config: Record<string, unknown>): s
   const { architecture, config: parsed } = defineModel(config)
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
-  const tensors = architecture.parameters(parsed).map(({ name, shape, init }) => {
-    const next = lcg(seedOf(name))
-    const norm = name.includes('norm') && 'value' in init ? init.value : undefined
-    const size = shape.reduce((a, b) => a * b, 1)
-    const values = Float32Array.from({ length: size }, () => {
-      const number = next()
-      return norm === undefined ? (number - 0.5) * 0.16 : norm + (number - 0.5) * 0.2
+  const specs = architecture.parameters(parsed)
+  const values = new Map(specs.map((spec) => [spec, counted(spec)]))
+  const tensors = storedTensors(specs).map(({ name, shape, pieces }) => {
+    const parts = pieces.map(({ spec, row, rows }) => {
+      const width = values.get(spec)!.length / (spec.shape[0] ?? 1)
+      return Buffer.from(values.get(spec)!.buffer, 4 * row * width, 4 * rows * width)
     })
-    return { name, dtype: 'F32' as const, shape, data: new Uint8Array(values.buffer) }
+    return { name, dtype: 'F32' as const, shape, data: Buffer.concat(parts) }
   })
   writeSafetensors(join(folder, 'model.safetensors'), tensors)
   return folder
+}
+
+function counted({ name, shape, init }: ParameterSpec): Float32Array<ArrayBuffer> {
+  const next = lcg(seedOf(name))
+  const norm = name.includes('norm') && 'value' in init ? init.value : undefined
+  const size = shape.reduce((a, b) => a * b, 1)
+  return Float32Array.from({ length: size }, () => {
+    const number = next()
+    return norm === undefined ? (number - 0.5) * 0.16 : norm + (number - 0.5) * 0.2
+  })
 }
 
 /** FNV-1a (Fowler, Noll and Vo). */

@@ -3,7 +3,7 @@
  * memory when it is written, so a layout that nobody computes costs nothing.
  */
 import { bytesOf, type DType } from '../../base/dtype.ts'
-import { type ParameterSpec, windowsOf } from '../../models/architecture.ts'
+import { type ParameterSpec, staysFloat, windowsOf } from '../../models/architecture.ts'
 import { openModel } from '../../models/open.ts'
 import { type Definition, defineModel } from '../../models/registry.ts'
 import { keptDtype } from '../../models/rows.ts'
@@ -136,8 +136,8 @@ function quantizeOf({ method }: TrainingJob): DType | undefined {
   return method?.lora?.quantize.toUpperCase() as DType | undefined
 }
 
-function plannedDtype({ role, shape }: ParameterSpec, quantize: DType | undefined): DType {
-  return role === 'vector' ? 'F32' : keptDtype('F32', shape.at(-1)!, quantize)
+function plannedDtype(spec: ParameterSpec, quantize: DType | undefined): DType {
+  return staysFloat(spec) ? 'F32' : keptDtype('F32', spec.shape.at(-1)!, quantize)
 }
 
 function sizeOf({ shape }: ParameterSpec): number {
