@@ -79,6 +79,10 @@ function chosenOf(logits: Float32Array, used: number, normalised: boolean) {
   return order.map((expert) => ({ expert, share: power(expert) / sum }))
 }
 
+/** Tiles add even and odd inputs apart; rows of experts are too few for them and go by vectors. */
+const summedByTiles = ({ instructionSet }: Kernels, format: PackedFormat) =>
+  format === 'bf16' && instructionSet.startsWith('amx')
+
 const gatesOf = (gated: keyof typeof linearGates | undefined) => (gated ? linearGates[gated] : 0)
 
 interface Product {
@@ -234,13 +238,15 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
               alone[e]!,
               gated === undefined ? {} : { gated, norm },
             )
-            expect(sameBits(ofAll.slice(start[e]! * outputs, start[e + 1]! * outputs), expected)).toBe(true)
+            const found = ofAll.slice(start[e]! * outputs, start[e + 1]! * outputs)
+            if (summedByTiles(kernels, format)) expect(relativeError(found, expected)).toBeLessThan(1e-5)
+            else expect(sameBits(found, expected)).toBe(true)
           }
         }
       }
     })
 
-    test.each(['q8', 'q4k', 'f16', 'f32'] as const)(
+    test.each(['q8', 'q4k', 'f16', 'bf16', 'f32'] as const)(
       '%s: threads and many rows of one expert change no bit',
       (format) => {
         const shape = shapes[5]!
@@ -271,7 +277,9 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
             [rows, inputs, outputs],
             alone[expert]!,
           )
-          expect(sameBits(results[0]!.slice(first * outputs, (first + rows) * outputs), expected)).toBe(true)
+          const found = results[0]!.slice(first * outputs, (first + rows) * outputs)
+          if (summedByTiles(kernels, format)) expect(relativeError(found, expected)).toBeLessThan(1e-5)
+          else expect(sameBits(found, expected)).toBe(true)
         }
       },
     )
