@@ -1,17 +1,14 @@
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { architectureNames } from '../../src/models/registry.ts'
 import type { JobResult } from '../../src/train/run-callbacks.ts'
 import { runTrainingJob } from '../../src/train/run-job.ts'
 import { temporaryFolder } from './temporary-folder.ts'
-import { tinyJob } from './tiny-job.ts'
+import { tinyJob, trainedArchitectures } from './tiny-job.ts'
 
 const root = temporaryFolder('architectures', afterAll)
 
 // Whoever adds an architecture to the registry finds it here: what can be served can be trained.
-// Mixtures of experts are served; what trains them is not built yet.
-const mixtures = ['qwen3_moe', 'mixtral', 'olmoe', 'granitemoe']
-describe.each(architectureNames().filter((name) => !mixtures.includes(name)))('%s', (architecture) => {
+describe.each(trainedArchitectures)('%s', (architecture) => {
   const model = { architecture, layers: 2, heads: 2, width: 32 }
   const folder = join(root, architecture)
   const losses: number[] = []

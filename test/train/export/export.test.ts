@@ -14,7 +14,6 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readJsonFile } from '../../../src/base/files.ts'
 import { openGguf } from '../../../src/formats/gguf.ts'
-import { architectureNames } from '../../../src/models/registry.ts'
 import { Device } from '../../../src/runtime/device.ts'
 import { compare, holdTo } from '../../../src/train/export/compare.ts'
 import { type ExportForm, type ExportType, exportModel } from '../../../src/train/export/export.ts'
@@ -22,7 +21,7 @@ import { merge } from '../../../src/train/export/source.ts'
 import { runTrainingJob } from '../../../src/train/run-job.ts'
 import { ropeway } from '../../cli/command-line.ts'
 import { refusalOf } from '../../formats/folders.ts'
-import { tinyJob } from '../tiny-job.ts'
+import { tinyJob, trainedArchitectures } from '../tiny-job.ts'
 
 const root = mkdtempSync(join(tmpdir(), 'ropeway-export-'))
 const device = new Device({ device: 'cpu', threads: 1 })
@@ -32,7 +31,7 @@ let adapter: string
 beforeAll(async () => {
   const tokenizer = { byte_pairs: 300 }
   const sizes = { layers: 2, heads: 2, width: 256, feed_forward: 256 }
-  for (const architecture of architectureNames()) {
+  for (const architecture of trainedArchitectures) {
     const model = { architecture, ...sizes, bias: true, tied: architecture !== 'llama' }
     const job = tinyJob(join(root, architecture), { model, tokenizer, steps: 6, context: 64 })
     const { folder } = await runTrainingJob(job)
@@ -58,7 +57,7 @@ const place = (name: string, form: ExportForm) =>
 const exported = (from: string, name: string, form: ExportForm, type?: ExportType) =>
   exportModel({ from, to: place(name, form), form, type }, device)
 
-describe.each(architectureNames())('a trained %s', (architecture) => {
+describe.each(trainedArchitectures)('a trained %s', (architecture) => {
   test.each([
     ['safetensors', 'f32'],
     ['safetensors', 'f16'],
