@@ -41,6 +41,7 @@ const pieceProducts = 3_145_728
 
 /** The products of a layer by what stands around them, which tells their calls apart. */
 function nameOf({ op, params }: CallTime): string {
+  if (op.startsWith('experts_')) return params.gated ? 'expertsGateUp' : 'expertsDown'
   if (!op.startsWith('linear_')) return op.replaceAll(/_(\w)/g, (_, letter: string) => letter.toUpperCase())
   if (params.gated) return 'gateUp'
   if (params.residual) return 'outDown'
@@ -78,17 +79,22 @@ function workOf({ definition }: OpenModel, weights: Weights, sequences: readonly
   const outputs = sequences.reduce((sum, { outputs }) => sum + outputs, 0)
   const work: Record<string, Work> = {}
   const groups = architecture.products(config)
-  const lastLayer = groups.length - 4
+  // Behind the last attention only rows go on whose logits are wanted.
+  const lastLayer = groups.length - (groups.at(-2)!.kind === 'mixed' ? 3 : 4)
+  const used = config.mixture?.used ?? 1
   for (const [at, { kind, names }] of groups.entries()) {
-    const name =
-      at === groups.length - 1
-        ? 'head'
-        : { joined: 'queryKeyValue', gated: 'gateUp', single: 'outDown' }[kind]
-    const entry = (work[name] ??= { bytes: 0, byteProducts: 0, floatProducts: 0 })
-    for (const product of weights.packed?.find(names) ?? []) {
-      entry.bytes += product.weight.bytes
-      const numbers = product.inputs * product.outputs * (kind === 'gated' ? 2 : 1)
-      entry.byteProducts += numbers * (at >= lastLayer ? outputs : rows)
+    const single = at === groups.length - 1 ? 'head' : kind === 'joined' ? 'queryKeyValue' : 'outDown'
+    const multiplied = at >= lastLayer ? outputs : rows
+    for (const { group, weight, inputs, outputs, experts } of weights.packed?.find(names) ?? []) {
+      const gated = kind === 'gated' || group.kind === 'gated'
+      const plain = gated ? 'gateUp' : single
+      const name = experts === undefined ? plain : gated ? 'expertsGateUp' : 'expertsDown'
+      const entry = (work[name] ??= { bytes: 0, byteProducts: 0, floatProducts: 0 })
+      const uses = experts === undefined ? 1 : used
+      // Of experts that rows choose without a preference.
+      const read = experts === undefined ? 1 : 1 - (1 - used / experts) ** multiplied
+      entry.bytes += weight.bytes * read
+      entry.byteProducts += inputs * outputs * (gated ? 2 : 1) * uses * multiplied
     }
   }
   // Every query meets each position up to its own, once for the scores and once for the values.

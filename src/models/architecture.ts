@@ -123,18 +123,16 @@ export interface LinearLayers {
   mixed(x: Tensor, names: MixtureNames, mixture: Mixture, norm: InputNorm, residual: Tensor): Tensor
 }
 
-/**
- * Which products belong together; serving packs their weights accordingly. Those of a mixture say how many `experts` lie below one
- * another in them; one that is `precise` stays F32 whatever the others are stored as.
- */
+/** Which products belong together; serving packs their weights accordingly. */
 export type ProductGroup =
-  | { kind: 'single'; names: readonly [string]; experts?: number; precise?: true }
-  | { kind: 'joined'; names: readonly string[]; experts?: undefined; precise?: undefined }
+  | { kind: 'single'; names: readonly [string] }
+  | { kind: 'joined'; names: readonly string[] }
+  | { kind: 'gated'; names: readonly [gate: string, up: string] | readonly [both: string] }
   | {
-      kind: 'gated'
-      names: readonly [gate: string, up: string] | readonly [both: string]
-      experts?: number
-      precise?: undefined
+      kind: 'mixed'
+      names: readonly [router: string, gate: string, up: string, down: string]
+      /** That lie below one another in gate, up and down. */
+      experts: number
     }
 
 /** What the model needs from whoever runs it. */

@@ -16,7 +16,7 @@ import {
   residualStd,
 } from './architecture.ts'
 import { ConfigFields } from './config-fields.ts'
-import { type LayerMixtures, mixtureNames, mixtureParameters, mixtureProducts } from './mixture.ts'
+import { type LayerMixtures, mixtureNames, mixtureParameters, mixtureProduct } from './mixture.ts'
 import { normalised } from './plain-layers.ts'
 import { parseRope } from './rope.ts'
 
@@ -304,7 +304,7 @@ export function llamaProducts(config: LlamaConfig): ProductGroup[] {
         ? { kind: 'single', names: [`${layer}.self_attn.qkv_proj`] }
         : { kind: 'joined', names: queryKeyValueNames(i) },
       { kind: 'single', names: [`${layer}.self_attn.o_proj`] },
-      ...(mixture === undefined ? fed : mixtureProducts(mixture, layer)),
+      ...(mixture === undefined ? fed : [mixtureProduct(mixture, layer)]),
     )
   }
   return [...groups, { kind: 'single', names: [headName(config)] }]

@@ -119,11 +119,8 @@ export function mixtureParameters(
   ]
 }
 
-export function mixtureProducts({ experts }: LayerMixtures, layer: string): ProductGroup[] {
+/** They are packed together or not at all: whoever computes the experts reads their router, too. */
+export function mixtureProduct({ experts }: LayerMixtures, layer: string): ProductGroup {
   const { router, gate, up, down } = mixtureNames(layer)
-  return [
-    { kind: 'single', names: [router], precise: true },
-    { kind: 'gated', names: [gate, up], experts },
-    { kind: 'single', names: [down], experts },
-  ]
+  return { kind: 'mixed', names: [router, gate, up, down], experts }
 }

@@ -1,13 +1,18 @@
 /** The products of a network by our kernels, each with the norm in front and the bias, gate or residual behind. */
 
 import { type KernelOp, type KernelParams, linearGates } from '../runtime/kernel-ops.ts'
-import { type KernelCall, type KernelContext, linearOps, packedFormats } from '../runtime/kernels.ts'
+import {
+  expertOps,
+  type KernelCall,
+  type KernelContext,
+  linearOps,
+  packedFormats,
+} from '../runtime/kernels.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import type { GateActivation, InputNorm, LinearLayers } from './architecture.ts'
 import type { PackedProduct, PackedWeights } from './packed-weights.ts'
-import { gatedBy, normalised, type ParameterAccess } from './plain-layers.ts'
-import { expertWeights, mixedBy } from './plain-mixture.ts'
+import { gatedBy } from './plain-layers.ts'
 
 /** The calls of one compute context, one for each way of calling: they keep no state between ops. */
 export class PackedCalls {
@@ -34,13 +39,12 @@ export interface AdaptedTensors {
   tableOf(product: PackedProduct): Tensor
 }
 
-/** Products that were not packed go to `plain`, or are those of the experts in `parameters`. */
+/** Products that were not packed go to `plain`. */
 export function packedLayers(
   ops: Ops,
   packed: PackedWeights,
   calls: PackedCalls,
   plain: LinearLayers,
-  parameters: ParameterAccess,
   adapted?: AdaptedTensors,
 ): LinearLayers {
   const run = (
@@ -63,6 +67,24 @@ export function packedLayers(
     const { op, fn, userdata } = calls.call(linearOps[product.format], params)
     const inputs = [x, product.weight, ...present.filter((tensor) => tensor !== undefined)]
     return ops.custom(op, fn, 'F32', [rows, product.outputs], inputs, userdata) //  [N, outputs]
+  }
+  /** By each expert's own panels; x is by rows with a norm in front, or else by slots: [S, outputs]. */
+  const byExpert = (
+    product: PackedProduct,
+    x: Tensor,
+    routes: Tensor,
+    slots: number,
+    norm: InputNorm | undefined,
+  ) => {
+    const { op, fn, userdata } = calls.call(expertOps[product.format], {
+      experts: product.experts!,
+      bySlots: norm === undefined ? 1 : 0,
+      normed: norm === undefined ? 0 : 1,
+      gated: product.group.kind === 'gated' ? linearGates.silu : 0,
+      epsilon: norm?.epsilon ?? 0,
+    })
+    const inputs = [x, product.weight, routes, ...(norm === undefined ? [] : [norm.weight])]
+    return ops.custom(op, fn, 'F32', [slots, product.outputs], inputs, userdata)
   }
   const single = (name: string) => packed.find([name])?.[0]
   return {
@@ -99,10 +121,26 @@ export function packedLayers(
       return product === undefined ? plain.gatedHalves(x, both, norm) : run(product, x, norm)
     },
     mixed: (x, names, mixture, norm, residual) => {
-      const router = single(names.router)
-      if (router === undefined) return plain.mixed(x, names, mixture, norm, residual)
-      const experts = expertWeights(parameters, names)
-      return ops.add(residual, mixedBy(ops, normalised(ops, x, norm), run(router, x, norm), experts, mixture))
+      const products = packed.find([names.router, names.gate, names.up, names.down])
+      if (products === undefined) return plain.mixed(x, names, mixture, norm, residual)
+      const [router, gateUp, down] = products as [PackedProduct, PackedProduct, PackedProduct]
+      const { experts, used, normalised } = mixture
+      const [rows, width] = residual.shape as [number, number]
+      const slots = rows * used
+      const route = calls.call('route', { used, normalised: normalised ? 1 : 0 })
+      const logits = run(router, x, norm) //                                             [N, E]
+      const routes = ops.custom(
+        route.op,
+        route.fn,
+        'I32',
+        [4 * slots + experts + 1],
+        [logits],
+        route.userdata,
+      )
+      const open = byExpert(gateUp, x, routes, slots, norm) //                           [S, F]
+      const made = byExpert(down, open, routes, slots, undefined) //                     [S, W]
+      const mix = calls.call('mix_experts', { experts })
+      return ops.custom(mix.op, mix.fn, 'F32', [rows, width], [made, routes, residual], mix.userdata)
     },
   }
 }

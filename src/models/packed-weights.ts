@@ -21,8 +21,10 @@ export interface PackedProduct {
   /** [outputs] F32, zero where a member has none; absent when none has one. */
   bias: Tensor | undefined
   inputs: number
-  /** Columns of the result, gaps between members included. */
+  /** Columns of the result, gaps between members included; of one expert, where there are some. */
   outputs: number
+  /** Whose weights lie below one another. */
+  experts?: number
   /** First column of each member of a joined group, and how many outputs a member has, gate and up of one product both. */
   members: readonly { name: string; first: number; outputs: number }[]
 }
@@ -101,6 +103,7 @@ interface Part {
   group: ProductGroup
   dtype: DType
   format: PackedFormat
+  experts?: number
 }
 
 /** Cuts a group where the format changes; undefined when some of it cannot be packed. */
@@ -109,14 +112,12 @@ function partsOf(
   group: ProductGroup,
   quantize: DType | undefined,
 ): readonly Part[] | undefined {
-  // Experts are multiplied in plain operations.
-  if (group.experts !== undefined) return undefined
+  if (group.kind === 'mixed') return partsOfMixture(model, group, quantize)
   const biased = group.names.some((name) => model.info(`${name}.bias`) !== undefined)
   if (group.kind === 'gated' && (biased || gatedOutputs(model, group) % panelOutputs !== 0)) return undefined
   const runs: { dtype: DType; names: string[] }[] = []
   for (const name of group.names) {
-    const asked = group.precise ? 'F32' : quantize
-    const dtype = keptDtype(model.info(`${name}.weight`)!.dtype, shapeOf(model, name)[1], asked)
+    const dtype = keptDtype(model.info(`${name}.weight`)!.dtype, shapeOf(model, name)[1], quantize)
     const last = runs.at(-1)
     if (last?.dtype === dtype) last.names.push(name)
     else runs.push({ dtype, names: [name] })
@@ -132,11 +133,32 @@ function partsOf(
   return parts.length === runs.length ? parts : undefined
 }
 
+/** All of a mixture or nothing: its router in F32, gate with up, and down, each expert from a panel of its own on. */
+function partsOfMixture(
+  model: OpenModel,
+  { names: [router, gate, up, down], experts }: ProductGroup & { kind: 'mixed' },
+  quantize: DType | undefined,
+): readonly Part[] | undefined {
+  const [gates, ups, downs] = [gate, up, down].map((name) =>
+    keptDtype(model.info(`${name}.weight`)!.dtype, shapeOf(model, name)[1], quantize),
+  ) as [DType, DType, DType]
+  const [inside, outside] = [gates, downs].map((dtype) => formats[dtype])
+  const panels = (name: string) => shapeOf(model, name)[0] / experts / panelOutputs
+  // Two panels of a format may lie in each other's gaps, but not those of two experts.
+  if (gates !== ups || inside === undefined || outside === undefined) return undefined
+  if (!Number.isInteger(panels(gate)) || !Number.isInteger(panels(down) / 2)) return undefined
+  return [
+    { group: { kind: 'single', names: [router] }, dtype: 'F32', format: 'f32' },
+    { group: { kind: 'gated', names: [gate, up] }, dtype: gates, format: inside, experts },
+    { group: { kind: 'single', names: [down] }, dtype: downs, format: outside, experts },
+  ]
+}
+
 function describe(
   model: OpenModel,
   arena: Arena,
   kernels: Kernels,
-  { group, dtype, format }: Part,
+  { group, dtype, format, experts }: Part,
 ): PackedProduct {
   const inputs = shapeOf(model, group.names[0]!)[1]
   const biased = group.names.some((name) => model.info(`${name}.bias`) !== undefined)
@@ -160,7 +182,8 @@ function describe(
     weight: arena.leaf('I8', [packedBytes], group.names[0]!),
     bias: biased ? arena.leaf('F32', [outputs], `${group.names[0]}.bias`) : undefined,
     inputs,
-    outputs,
+    outputs: outputs / (experts ?? 1),
+    ...(experts !== undefined && { experts }),
     members,
   }
 }
@@ -204,7 +227,7 @@ function fill(
     for (const piece of rowsOf(model, device.ggml, `${name}.weight`, dtype, scratch)) {
       const parts =
         group.kind === 'gated'
-          ? gateAndUp(piece, index, product.outputs)
+          ? gateAndUp(piece, index, gatedOutputs(model, group))
           : [{ ...piece, interleave: 'whole' as const }]
       for (const { row, rows, bytes, interleave } of parts) {
         const firstRow = interleave === 'whole' ? first + row : row

@@ -9,7 +9,7 @@ import type { DType } from '../base/dtype.ts'
 import { type ForwardPass, windowsOf } from '../models/architecture.ts'
 import { forwardWithHead } from '../models/head.ts'
 import { PackedCalls, packedLayers } from '../models/packed-layers.ts'
-import { type ParameterAccess, plainLayers } from '../models/plain-layers.ts'
+import { plainLayers } from '../models/plain-layers.ts'
 import type { Definition } from '../models/registry.ts'
 import type { Weights } from '../models/weights.ts'
 import type { Device } from '../runtime/device.ts'
@@ -228,15 +228,14 @@ export class ModelExecutor implements Executor {
       const { ops } = graph
       const weights = this.#weights
       const adapters = slots && buildAdapters(graph, this.adapters, slots, this.#exact)
-      const parameters: ParameterAccess = {
+      const model = plainLayers(ops, {
         weight: (name) => weights.get(name),
         has: (name) => weights.has(name),
-      }
-      const model = plainLayers(ops, parameters)
+      })
       const plain = adapters?.plain(model) ?? model
       const layers =
         weights.packed && this.#calls
-          ? packedLayers(ops, weights.packed, this.#calls, plain, parameters, adapters?.packed)
+          ? packedLayers(ops, weights.packed, this.#calls, plain, adapters?.packed)
           : plain
       const pass: ForwardPass = {
         ops,
