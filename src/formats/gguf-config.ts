@@ -26,6 +26,18 @@ const families: Readonly<
   mistral: { model_type: 'mistral', class: 'MistralForCausalLM', fixed: { hidden_act: 'silu' } },
   qwen2: { model_type: 'qwen2', class: 'Qwen2ForCausalLM', fixed: { hidden_act: 'silu' } },
   qwen3: { model_type: 'qwen3', class: 'Qwen3ForCausalLM', fixed: { hidden_act: 'silu' } },
+  qwen3moe: {
+    model_type: 'qwen3_moe',
+    class: 'Qwen3MoeForCausalLM',
+    fixed: { hidden_act: 'silu', norm_topk_prob: true },
+  },
+  mixtral: { model_type: 'mixtral', class: 'MixtralForCausalLM', fixed: { hidden_act: 'silu' } },
+  olmoe: {
+    model_type: 'olmoe',
+    class: 'OlmoeForCausalLM',
+    fixed: { hidden_act: 'silu', norm_topk_prob: false },
+  },
+  granitemoe: { model_type: 'granitemoe', class: 'GraniteMoeForCausalLM', fixed: { hidden_act: 'silu' } },
   granite: { model_type: 'granite', class: 'GraniteForCausalLM', fixed: { hidden_act: 'silu' } },
   olmo3: { model_type: 'olmo3', class: 'Olmo3ForCausalLM', fixed: { hidden_act: 'silu' } },
   olmo2: { model_type: 'olmo2', class: 'Olmo2ForCausalLM', fixed: { hidden_act: 'silu' } },
@@ -52,9 +64,7 @@ const families: Readonly<
  */
 export function configFromGguf(source: GgufDescription): Record<string, unknown> {
   const keys = new MetadataKeys(source)
-  // OLMo 3 has the name of OLMo 2 there, and windows.
-  const windowed = keys.architecture === 'olmo2' && keys.own('attention.sliding_window') !== undefined
-  const name = windowed ? 'olmo3' : keys.architecture
+  const name = nameOf(keys)
   const family = Object.hasOwn(families, name) ? families[name] : undefined
   if (family === undefined)
     throw new UserError(`${source.path}: the architecture ${keys.architecture} is not supported`, {
@@ -73,6 +83,14 @@ export function configFromGguf(source: GgufDescription): Record<string, unknown>
     pad_token_id: keys.number('tokenizer.ggml.padding_token_id'),
   }
   return Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined))
+}
+
+/** OLMo 3 has the name of OLMo 2 there, and windows; Mixtral has Llama's, and experts. */
+function nameOf(keys: MetadataKeys): string {
+  const { architecture } = keys
+  if (architecture === 'olmo2' && keys.own('attention.sliding_window') !== undefined) return 'olmo3'
+  if (architecture === 'llama' && (keys.own('expert_count') ?? 0) > 0) return 'mixtral'
+  return architecture
 }
 
 class MetadataKeys {
@@ -156,7 +174,8 @@ function decoderShape(keys: MetadataKeys): Record<string, unknown> {
     ...(keys.architecture === 'phi3' ? phi3Rope(keys, width) : { rope_scaling: ropeScaling(keys, width) }),
     attention_bias: keys.has('blk.0.attn_q.bias'),
     mlp_bias: keys.has('blk.0.ffn_gate.bias'),
-    ...(keys.architecture === 'granite' && {
+    ...mixture(keys),
+    ...(keys.architecture.startsWith('granite') && {
       embedding_multiplier: keys.own('embedding_scale') ?? 1,
       residual_multiplier: keys.own('residual_scale') ?? 1,
       attention_multiplier: keys.own('attention.scale') ?? 1 / Math.sqrt(width),
@@ -164,6 +183,18 @@ function decoderShape(keys: MetadataKeys): Record<string, unknown> {
     }),
     ...slidingWindow(keys, hidden, heads, width, layers),
   }
+}
+
+/** Of experts, where the file has some. Their width is a key of its own in some families, and that of layers without in others. */
+function mixture(keys: MetadataKeys): Record<string, unknown> {
+  const experts = keys.own('expert_count') ?? 0
+  if (experts === 0) return {}
+  const used = keys.needed('expert_used_count')
+  const shared = { num_experts_per_tok: used }
+  if (keys.architecture === 'olmoe') return { ...shared, num_experts: experts }
+  if (keys.architecture !== 'qwen3moe') return { ...shared, num_local_experts: experts }
+  const width = keys.own('expert_feed_forward_length') ?? keys.needed('feed_forward_length') / used
+  return { ...shared, num_experts: experts, moe_intermediate_size: width }
 }
 
 function slidingWindow(

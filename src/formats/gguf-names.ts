@@ -29,14 +29,26 @@ const llama: Naming = {
   },
 }
 
+/** Of layers with a mixture of experts; each of its products is one tensor for all experts. */
+const mixture = {
+  ffn_gate_inp: 'mlp.gate',
+  ffn_gate_exps: 'mlp.experts.gate_proj',
+  ffn_up_exps: 'mlp.experts.up_proj',
+  ffn_down_exps: 'mlp.experts.down_proj',
+}
+
 const normedHeads = { attn_q_norm: 'self_attn.q_norm', attn_k_norm: 'self_attn.k_norm' }
 
 const namings: Readonly<Record<string, Naming>> = {
-  llama,
+  // Mixtral is Llama's there, with experts.
+  llama: { ...llama, layer: { ...llama.layer, ...mixture } },
   mistral: llama,
   qwen2: llama,
   qwen3: { ...llama, layer: { ...llama.layer, ...normedHeads } },
+  qwen3moe: { ...llama, layer: { ...llama.layer, ...normedHeads, ...mixture } },
   granite: llama,
+  granitemoe: { ...llama, layer: { ...llama.layer, ...mixture } },
+  olmoe: { ...llama, layer: { ...llama.layer, ...normedHeads, ...mixture } },
   olmo2: {
     ...llama,
     layer: {
@@ -128,7 +140,7 @@ function keyOf(table: Readonly<Record<string, string>>, value: string): string |
 }
 
 /** Those whose files have query and key rows in the order of Meta's own code. */
-const turnsNeighbours: ReadonlySet<string> = new Set(['llama', 'mistral', 'granite', 'smollm3'])
+const turnsNeighbours: ReadonlySet<string> = new Set(['llama', 'mistral', 'granite', 'granitemoe', 'smollm3'])
 
 /**
  * For each row of the Hugging Face tensor, the row of the GGUF tensor that holds it; undefined where the

@@ -14,6 +14,7 @@ import type { TensorInfo, TensorSource } from '../formats/source.ts'
 import { StackedTensors } from '../formats/stacked-source.ts'
 import type { ParameterSpec } from './architecture.ts'
 import { type Definition, defineModel } from './registry.ts'
+import { stacksOf } from './stored-tensors.ts'
 
 export interface OpenModel extends Disposable {
   readonly path: string
@@ -62,15 +63,6 @@ function openFolder(path: string, context: number | undefined): OpenModel {
   }
 }
 
-/** Parameters that are made of a file's own tensors, as the file names these. */
-function stacksOf(parameters: readonly ParameterSpec[], stored: (name: string) => string) {
-  return new Map(
-    parameters.flatMap(({ name, parts }) =>
-      parts === undefined ? [] : [[name, parts.map((part) => ({ ...part, name: stored(part.name) }))]],
-    ),
-  )
-}
-
 /**
  * GPT-2's original checkpoints, and those of networks without a head (embedding models), leave out what stands in front.
  * Those of models that also see have more there, once before it and since transformers 4.52 behind it.
@@ -93,14 +85,17 @@ function openGgufModel(path: string, context: number | undefined): OpenModel {
     const definition = defineModel(config, context)
     const architecture = String(source.metadata.get('general.architecture'))
     const stored = (name: string) => huggingFaceToGguf(architecture, name) ?? name
+    const experts = definition.architecture.parameters(definition.config).map(inOneTensor)
+    const stacked = new StackedTensors(source, stacksOf(experts, stored))
     return {
       path,
       definition,
       config,
       metadata: source.metadata,
-      info: (name) => source.info(stored(name)),
+      info: (name) => (stacked.has(name) ? stacked.info(name) : source.info(stored(name))),
       read: (name, into, offset) => {
-        source.read(stored(name), into, offset)
+        if (stacked.has(name)) stacked.read(name, into, offset)
+        else source.read(stored(name), into, offset)
         if (ggufAdded(architecture, name) === 1) lessOne(source.info(stored(name))!, path, into)
       },
       // GGUF's converters turn GPT-2's products into [outputs, inputs].
@@ -112,6 +107,13 @@ function openGgufModel(path: string, context: number | undefined): OpenModel {
     source[Symbol.dispose]()
     throw error
   }
+}
+
+/** GGUF has one tensor for all experts of a product: [E, F, W]. */
+function inOneTensor({ name, shape, experts }: ParameterSpec): Pick<ParameterSpec, 'name' | 'parts'> {
+  if (experts === undefined) return { name }
+  const [rows, width] = shape as [number, number]
+  return { name, parts: [{ name, shape: [experts, rows / experts, width], row: 0, rows }] }
 }
 
 function lessOne({ dtype }: TensorInfo, path: string, bytes: Uint8Array): void {

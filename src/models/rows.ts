@@ -1,4 +1,5 @@
 /** Rows of parameters on their way from a file into memory: read, put in order, decoded and encoded again. */
+import { assert } from '../base/assert.ts'
 import { bytesOf, type DType, dtypes } from '../base/dtype.ts'
 import { dequantize } from '../formats/convert.ts'
 import type { Ggml } from '../runtime/ffi.ts'
@@ -48,16 +49,24 @@ export class RowScratch {
   }
 }
 
-/** The rows [outputs, inputs] of parameter `name` in order, encoded as `dtype`, a few megabytes at a time. */
+/** Some rows of a parameter that is stored as it lies in memory. */
+export interface RowRange {
+  row: number
+  rows: number
+}
+
+/** The rows [outputs, inputs] of parameter `name` in order, or those of `range`, encoded as `dtype`, a few megabytes at a time. */
 export function* rowsOf(
   model: OpenModel,
   ggml: Ggml,
   name: string,
   dtype: DType,
   scratch = new RowScratch(),
+  range?: RowRange,
 ): Generator<RowPiece> {
   const info = model.info(name)!
   if (model.transposed(name)) {
+    assert(range === undefined, 'what is stored transposed is read whole')
     const [inputs, outputs] = info.shape as [number, number]
     const turned = transposedFloats(model, ggml, name, inputs, outputs, scratch)
     const into = scratch.bytes('encoded', dtype === 'F32' ? 0 : bytesOf(dtype, inputs * outputs))
@@ -68,12 +77,14 @@ export function* rowsOf(
   const order = model.rowOrder(name)
   const vector = info.shape.length < 2
   const perRow = vector && order !== undefined ? 1 : info.shape.at(-1)!
-  const total = info.shape.reduce((a, b) => a * b, 1) / perRow
+  const all = info.shape.reduce((a, b) => a * b, 1) / perRow
+  const [first, total] = range === undefined ? [0, all] : [range.row, range.rows]
+  assert(first + total <= all, `${name} has the rows that are asked for`)
   const rowBytes = bytesOf(info.dtype, perRow)
   const step = Math.max(1, Math.min(total, Math.floor(pieceBytesMax / Math.max(rowBytes, perRow * 4))))
   const piece = scratch.bytes('read', step * rowBytes)
-  for (let row = 0; row < total; row += step) {
-    const rows = Math.min(step, total - row)
+  for (let row = first; row < first + total; row += step) {
+    const rows = Math.min(step, first + total - row)
     const bytes = piece.subarray(0, rows * rowBytes)
     readRows(model, name, bytes, row, rows, rowBytes, order)
     yield { row, rows, bytes: convertRows(ggml, bytes, info.dtype, dtype, rows, perRow, scratch) }

@@ -1,5 +1,6 @@
 /** How a model's parameters lie in the files of its family: parameters of experts are many tensors there, or parts of one. */
 import { assert } from '../base/assert.ts'
+import type { StoredPart } from '../formats/stacked-source.ts'
 import type { ParameterSpec } from './architecture.ts'
 
 /** A tensor of a checkpoint, and the rows of parameters that it is made of, in order. */
@@ -32,6 +33,18 @@ export function storedTensors(specs: readonly ParameterSpec[]): StoredTensor[] {
     assert(turned || rows === rowsOf(shape), `parameters make up ${name}`)
     return { name, shape, pieces }
   })
+}
+
+/** The parts of parameters that are not stored under their own names, by these; `stored`: the file's names of tensors. */
+export function stacksOf(
+  parameters: readonly Pick<ParameterSpec, 'name' | 'parts'>[],
+  stored: (name: string) => string = (name) => name,
+): Map<string, StoredPart[]> {
+  return new Map(
+    parameters.flatMap(({ name, parts }) =>
+      parts === undefined ? [] : [[name, parts.map((part) => ({ ...part, name: stored(part.name) }))]],
+    ),
+  )
 }
 
 function whole({ name, shape, transposed }: ParameterSpec) {

@@ -12,6 +12,9 @@ import { messageOf } from '../base/errors.ts'
 import { hashing } from '../base/files.ts'
 import { atOnce, type Steps } from '../base/pauses.ts'
 import { openSafetensors } from '../formats/safetensors.ts'
+import type { TensorSource } from '../formats/source.ts'
+import { StackedTensors } from '../formats/stacked-source.ts'
+import { stacksOf } from '../models/stored-tensors.ts'
 import type { Parameters } from './parameters.ts'
 import type { GuardState } from './step-guard.ts'
 
@@ -165,14 +168,15 @@ export function restore(folder: string, parameters: Parameters): void {
 export function* restoring(folder: string, parameters: Parameters): Steps<void> {
   using model = openSafetensors(join(folder, parameters.saved.weightsName))
   using moments = openSafetensors(join(folder, 'optimizer.safetensors'))
+  const stacked = new StackedTensors(model, stacksOf(parameters.all.map(({ spec }) => spec)))
   for (const [index, parameter] of parameters.all.entries()) {
     const { spec, weight } = parameter
-    const read = (source: typeof model, name: string) => {
+    const read = (source: Pick<TensorSource, 'read'>, name: string) => {
       const values = new Float32Array(weight.size)
       source.read(name, bytesOf(values))
       return values
     }
-    const stored = read(model, spec.name)
+    const stored = read(stacked.has(spec.name) ? stacked : model, spec.name)
     const [outputs, inputs] = spec.shape as [number, number]
     weight.write(spec.transposed ? turned(stored, inputs, outputs) : stored)
     yield

@@ -3,6 +3,7 @@
  * from one copy to the next.
  */
 import type { TensorToWrite } from '../formats/source.ts'
+import { storedTensors } from '../models/stored-tensors.ts'
 import type { Parameter, Parameters, SavedForm } from './parameters.ts'
 
 interface Copy {
@@ -57,13 +58,19 @@ export class Snapshot {
     return [mean, square]
   }
 
-  /** Weights as the checkpoint format has them: GPT-2's products are stored transposed. */
+  /** Weights as the checkpoint format has them: GPT-2's products are stored transposed, experts as their family stores them. */
   weights(): TensorToWrite[] {
-    return this.#copies.map(({ parameter: { spec }, weight }) => {
-      if (spec.transposed !== true) return plain(spec.name, spec.shape, weight)
-      const [outputs, inputs] = spec.shape as [number, number]
-      const data = () => turnedPieces(weight, outputs, inputs)
-      return { name: spec.name, dtype: 'F32', shape: [inputs, outputs], data }
+    const weights = new Map(this.#copies.map(({ parameter: { spec }, weight }) => [spec, weight]))
+    return storedTensors([...weights.keys()]).map(({ name, shape, pieces: parts }) => {
+      const data = function* () {
+        for (const { spec, row, rows } of parts) {
+          const weight = weights.get(spec)!
+          const width = weight.length / spec.shape[0]!
+          if (spec.transposed) yield* turnedPieces(weight, spec.shape[0]!, width)
+          else yield* pieces(weight.subarray(row * width, (row + rows) * width))
+        }
+      }
+      return { name, dtype: 'F32', shape, data }
     })
   }
 

@@ -150,7 +150,10 @@ test('only queries and keys of the llama architecture and of Granite have anothe
   expect([...order('llama', 'q_proj.bias')!]).toEqual([0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15])
   expect(order('llama', 'v_proj.weight')).toBeUndefined()
   expect([...order('granite', 'k_proj.weight')!]).toEqual([0, 2, 4, 6, 1, 3, 5, 7])
+  expect([...order('granitemoe', 'k_proj.weight')!]).toEqual([0, 2, 4, 6, 1, 3, 5, 7])
   expect(order('qwen2', 'q_proj.weight')).toBeUndefined()
+  expect(order('qwen3moe', 'q_proj.weight')).toBeUndefined()
+  expect(order('olmoe', 'q_proj.weight')).toBeUndefined()
   expect(order('phi3', 'qkv_proj.weight')).toBeUndefined()
   expect(ggufTransposed('gpt2', 'transformer.h.0.mlp.c_fc.weight')).toBe(true)
   expect(ggufTransposed('gpt2', 'transformer.wte.weight')).toBe(false)
@@ -274,6 +277,25 @@ describe('the config of a made-up model', () => {
       logits_scaling: 16,
     })
     expect(configOf(granite)).toMatchObject({ logits_scaling: 1 })
+  })
+
+  test('of a Llama with experts is that of Mixtral, and Qwen3 says how wide its experts are', () => {
+    expect(configOf({ ...keys, 'llama.expert_count': 0 })).toMatchObject({ model_type: 'llama' })
+    const experts = { ...keys, 'llama.expert_count': 8, 'llama.expert_used_count': 2 }
+    expect(configOf(experts)).toMatchObject({
+      model_type: 'mixtral',
+      ...{ num_local_experts: 8, num_experts_per_tok: 2, intermediate_size: 512 },
+    })
+    const own = (key: string) => key.replace(/^llama\./, 'qwen3moe.')
+    const qwen = {
+      ...Object.fromEntries(Object.entries(experts).map(([key, value]) => [own(key), value])),
+      'general.architecture': 'qwen3moe',
+    }
+    expect(configOf(qwen)).toMatchObject({ model_type: 'qwen3_moe', moe_intermediate_size: 256 })
+    const said = configOf({ ...qwen, 'qwen3moe.expert_feed_forward_length': 96 })
+    expect(said).toMatchObject({ num_experts: 8, norm_topk_prob: true, moe_intermediate_size: 96 })
+    const { 'llama.expert_used_count': _, ...none } = experts
+    expect(refusalOf(() => configOf(none))).toContain('llama.expert_used_count')
   })
 
   test('of OLMo 3, which has the name of OLMo 2 and a window, knows which layers attend to it', () => {

@@ -1,12 +1,20 @@
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { openGguf } from '../../src/formats/gguf.ts'
 import { openSafetensors } from '../../src/formats/safetensors.ts'
 import { writeSafetensors } from '../../src/formats/safetensors-write.ts'
 import type { TensorToWrite } from '../../src/formats/source.ts'
+import type { LlamaConfig } from '../../src/models/llama.ts'
 import { openModel } from '../../src/models/open.ts'
 import { defineModel } from '../../src/models/registry.ts'
+import { restore } from '../../src/train/checkpoint.ts'
+import { readWithModel } from '../../src/train/export/compare.ts'
+import { writeModelFolder } from '../../src/train/export/folder.ts'
+import { writeGgufFile } from '../../src/train/export/gguf.ts'
+import { openExportSource } from '../../src/train/export/source.ts'
 import { loadModel } from '../../src/train/parameters.ts'
+import { Snapshot } from '../../src/train/snapshot.ts'
 import { bytesOfTensor, refusalOf } from '../formats/folders.ts'
 import { countedModel, device, ownGoldens, readGolden, sourceOf, sumOf } from '../train/golden.ts'
 import { logitsOf } from '../train/logits.ts'
@@ -49,6 +57,87 @@ describe.each(names)('%s', (name) => {
       }
     }
   })
+
+  test('a GGUF file holds all experts of a product as one tensor and gives the same logits bit for bit', () => {
+    // llama.cpp has experts in every layer.
+    const whole = countedModel(join(root, `${name}-whole`), everywhere(configOf(name)))
+    const path = join(root, `${name}.gguf`)
+    using source = openExportSource(whole)
+    writeGgufFile(path, source, 'F32', name, new Map())
+    using file = openGguf(path)
+    const { mixture, width } = source.model.definition.config as LlamaConfig
+    const { experts, used, feedForward } = mixture!
+    const architecture = {
+      qwen3_moe: 'qwen3moe',
+      mixtral: 'llama',
+      olmoe: 'olmoe',
+      granitemoe: 'granitemoe',
+    }[name]
+    expect(file.metadata.get('general.architecture')).toBe(architecture)
+    expect(file.metadata.get(`${architecture}.expert_count`)).toBe(experts)
+    expect(file.metadata.get(`${architecture}.expert_used_count`)).toBe(used)
+    expect(file.info('blk.1.ffn_up_exps.weight')?.shape).toEqual([experts, feedForward, width])
+    expect(file.info('blk.1.ffn_down_exps.weight')?.shape).toEqual([experts, width, feedForward])
+    expect(file.info('blk.1.ffn_gate_inp.weight')?.shape).toEqual([experts, width])
+    const read = readWithModel(path, prompt, device).logits
+    expect(read).toEqual(readWithModel(whole, prompt, device).logits)
+    const coded = join(root, `${name}-q8_0.gguf`)
+    writeGgufFile(coded, source, 'Q8_0', name, new Map())
+    using smaller = openGguf(coded)
+    expect(smaller.info('blk.1.ffn_up_exps.weight')?.dtype).toBe('Q8_0')
+    expect(smaller.info('blk.1.ffn_gate_inp.weight')?.dtype).toBe('F32')
+    // And back: a folder with the names of the family.
+    using again = openExportSource(path)
+    writeModelFolder(join(root, `${name}-again`), again, 'F32')
+    expectSameTensors(join(root, `${name}-again`), whole)
+  })
+
+  test('what training saves has the names and shapes of the family, and is what a resume reads', () => {
+    const saved = join(root, `${name}-saved`)
+    mkdirSync(saved)
+    using parameters = loadModel(folder, device)
+    const snapshot = new Snapshot(parameters)
+    snapshot.take()
+    writeSafetensors(join(saved, 'model.safetensors'), snapshot.weights())
+    writeSafetensors(join(saved, 'optimizer.safetensors'), snapshot.moments())
+    expectSameTensors(saved, folder)
+    const before = parameters.all.map(({ weight }) => weight.toFloats())
+    for (const { weight } of parameters.all) weight.write(new Float32Array(weight.size))
+    restore(saved, parameters)
+    expect(parameters.all.map(({ weight }) => weight.toFloats())).toEqual(before)
+  })
+})
+
+const prompt = Int32Array.from({ length: 24 }, (_, i) => (i * 29 + 3) % 64)
+
+/** Experts in every layer, and no window. */
+function everywhere(config: Record<string, unknown>): Record<string, unknown> {
+  return { ...config, decoder_sparse_step: 1, sliding_window: null }
+}
+
+/** Names, shapes and bytes of both folders' tensors. */
+function expectSameTensors(one: string, other: string): void {
+  using written = openSafetensors(join(one, 'model.safetensors'))
+  using wanted = openSafetensors(join(other, 'model.safetensors'))
+  expect(written.names().sort()).toEqual(wanted.names().sort())
+  for (const name of wanted.names()) {
+    expect(written.info(name)!.shape, name).toEqual(wanted.info(name)!.shape)
+    expect(Buffer.from(bytesOfTensor(written, name)).equals(bytesOfTensor(wanted, name)), name).toBe(true)
+  }
+}
+
+test.each([
+  ['qwen3_moe', { decoder_sparse_step: 2 }, 'in some layers only'],
+  ['qwen3_moe', { norm_topk_prob: false }, 'norm_topk_prob'],
+  ['olmoe', { norm_topk_prob: true }, 'norm_topk_prob'],
+  ['mixtral', { sliding_window: 8 }, 'window'],
+])('%s with %o has no form in GGUF', (name, fields, said) => {
+  const folder = join(root, `${name}-${Object.keys(fields)[0]}`)
+  countedModel(folder, { ...everywhere(configOf(name)), ...fields })
+  using source = openExportSource(folder)
+  expect(refusalOf(() => writeGgufFile(join(root, 'none.gguf'), source, 'F32', name, new Map()))).toContain(
+    said,
+  )
 })
 
 /** Leaves of model.safetensors two shards and their index, every other tensor in each. */

@@ -8,6 +8,7 @@ import type { TensorToWrite } from '../../formats/source.ts'
 import { writeAdapter } from '../../models/adapter.ts'
 import { ropesOf } from '../../models/gemma3.ts'
 import { encodeRows } from '../../models/rows.ts'
+import { storedTensors } from '../../models/stored-tensors.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
 import { textFileNames } from '../text-kit.ts'
 import type { ExportSource } from './source.ts'
@@ -20,19 +21,20 @@ export function writeModelFolder(folder: string, source: ExportSource, type: Flo
   mkdirSync(folder, { recursive: true })
   const config = bothSpellings(source.model.definition.config.source, torchNames[type])
   writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
-  const tensors = source.specs.map((spec): TensorToWrite => {
-    const [first, second] = spec.shape as [number, number | undefined]
-    const turned = spec.transposed === true && second !== undefined
-    return {
-      name: spec.name,
+  const tensors = storedTensors(source.specs).map(
+    ({ name, shape, pieces }): TensorToWrite => ({
+      name,
       dtype: type,
-      shape: turned ? [second, first] : spec.shape,
+      shape,
       data: function* () {
-        const values = source.floats(spec)
-        yield encoded(turned ? transposed(values, first, second) : values, type)
+        for (const { spec, row, rows } of pieces) {
+          const [first, second] = spec.shape as [number, number]
+          const values = rows === first ? source.floats(spec) : source.floats(spec, { row, rows })
+          yield encoded(spec.transposed === true ? transposed(values, first, second) : values, type)
+        }
       },
-    }
-  })
+    }),
+  )
   writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' })
   copyTextFiles(source, folder)
 }

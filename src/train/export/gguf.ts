@@ -6,11 +6,17 @@ import { ggufAdded, ggufRowPermutation, huggingFaceToGguf } from '../../formats/
 import type { GgufEntry } from '../../formats/gguf-values.ts'
 import { writeGguf } from '../../formats/gguf-write.ts'
 import type { TensorToWrite } from '../../formats/source.ts'
-import type { LayerAttention, ModelConfig, ParameterSpec } from '../../models/architecture.ts'
+import {
+  type LayerAttention,
+  type ModelConfig,
+  type ParameterSpec,
+  staysFloat,
+} from '../../models/architecture.ts'
 import type { Gpt2Config } from '../../models/gpt2.ts'
 import type { LlamaConfig } from '../../models/llama.ts'
 import { encodeRows, keptDtype } from '../../models/rows.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
+import { mixtureCounts } from './gguf-mixture.ts'
 import type { ExportSource } from './source.ts'
 
 /** general.file_type of llama.cpp. */
@@ -51,13 +57,14 @@ export function writeGgufFile(
   return { tensors: counts, unfit }
 }
 
-/** What llama.cpp calls the network. Mistral's is Llama's there, without a window. */
+/** What llama.cpp calls the network. Mistral's and Mixtral's are Llama's there, without a window. */
 function architectureOf({ modelType, attention, contextMax }: ModelConfig): string {
   if (modelType === 'gemma3_text') return 'gemma3'
   if (modelType === 'olmo3') return 'olmo2'
-  if (modelType !== 'mistral') return modelType
+  if (modelType === 'qwen3_moe') return 'qwen3moe'
+  if (modelType !== 'mistral' && modelType !== 'mixtral') return modelType
   if (attention.some(({ window }) => window !== undefined && window < contextMax))
-    throw new UserError('GGUF has no form for a Mistral that attends to a window.', {
+    throw new UserError(`GGUF has no form for a ${modelType} that attends to a window.`, {
       fix: 'Export as safetensors instead.',
     })
   return 'llama'
@@ -74,7 +81,7 @@ function tensorOf(
   const name = huggingFaceToGguf(architectureOf(config), spec.name)
   if (name === undefined) throw new UserError(`The tensor ${spec.name} has no name in GGUF.`)
   const perRow = spec.shape.at(-1)!
-  const wanted = spec.role === 'vector' || name === 'position_embd.weight' ? 'F32' : typeOf(spec, type)
+  const wanted = staysFloat(spec) || name === 'position_embd.weight' ? 'F32' : typeOf(spec, type)
   const dtype = keptDtype('F32', perRow, wanted)
   if (dtype !== wanted) unfit.push({ name, row: perRow, block: dtypes[wanted].block, wanted, type: dtype })
   const order = ggufRowPermutation(architectureOf(config), spec.name, {
@@ -83,6 +90,7 @@ function tensorOf(
     head_dim: config.headWidth,
   })
   const rowLength = order === undefined ? perRow : spec.shape.length < 2 ? 1 : perRow
+  if (spec.experts !== undefined) return { name, dtype, ...expertsOf(source, spec, spec.experts, dtype) }
   return {
     name,
     dtype,
@@ -92,6 +100,19 @@ function tensorOf(
       const values = added === 0 ? source.floats(spec) : source.floats(spec).map((value) => value + added)
       const ordered = order === undefined ? values : reordered(values, order, rowLength)
       yield encodeRows(loadGgml(), ordered, dtype, values.length / perRow, perRow)
+    },
+  }
+}
+
+/** All experts of a product, [E, F, W], one after the other. */
+function expertsOf(source: ExportSource, spec: ParameterSpec, experts: number, dtype: DType) {
+  const [all, width] = spec.shape as [number, number]
+  const rows = all / experts
+  return {
+    shape: [experts, rows, width],
+    data: function* () {
+      for (let row = 0; row < all; row += rows)
+        yield encodeRows(loadGgml(), source.floats(spec, { row, rows }), dtype, rows, width)
     },
   }
 }
@@ -145,6 +166,7 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
     count('attention.value_length', config.headWidth),
     count('rope.dimension_count', attributes.dimensions),
     real('rope.freq_base', attributes.base),
+    ...mixtureCounts(config as LlamaConfig).map(([name, value]) => count(name, value)),
   ]
   if (config.modelType === 'olmo3') {
     const windows = config.attention.map(({ window }) => window)
@@ -158,7 +180,7 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
         fix: 'Export as safetensors instead.',
       })
   }
-  if (config.modelType === 'granite') {
+  if (config.modelType.startsWith('granite')) {
     const { embedding, residual, logits } = (config as LlamaConfig).multipliers
     rope.push(
       real('embedding_scale', embedding),

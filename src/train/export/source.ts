@@ -1,12 +1,13 @@
 /** What is exported: a model's weights as floats, one after the other, an adapter merged into its base. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { assert } from '../../base/assert.ts'
 import { UserError } from '../../base/errors.ts'
 import { readJsonFile } from '../../base/files.ts'
 import { type Adapter, type AdapterLayer, isAdapterFolder, readAdapter } from '../../models/adapter.ts'
 import type { ParameterSpec } from '../../models/architecture.ts'
 import { type OpenModel, openModel } from '../../models/open.ts'
-import { rowsOf } from '../../models/rows.ts'
+import { type RowRange, rowsOf } from '../../models/rows.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
 import { baseModelOf } from '../prepare-model.ts'
 
@@ -17,8 +18,8 @@ export interface ExportSource extends Disposable {
   model: OpenModel
   adapter: Adapter | undefined
   specs: readonly ParameterSpec[]
-  /** The parameter as it lies in memory, the adapter merged in. */
-  floats(spec: ParameterSpec): Float32Array
+  /** The parameter as it lies in memory, the adapter merged in; with a range those rows of it, which no adapter changes. */
+  floats(spec: ParameterSpec, range?: RowRange): Float32Array
 }
 
 /**
@@ -36,9 +37,10 @@ export function openExportSource(path: string, adapterFolder = path): ExportSour
       model,
       adapter,
       specs: architecture.parameters(config),
-      floats: (spec) => {
-        const values = floatsOf(model, spec)
+      floats: (spec, range) => {
+        const values = floatsOf(model, spec, range)
         const layer = adapter?.layers.get(spec.name.replace(/\.weight$/, ''))
+        assert(layer === undefined || range === undefined, 'no adapter changes a part of a parameter')
         if (layer !== undefined && spec.name.endsWith('.weight')) merge(values, layer)
         return values
       },
@@ -71,11 +73,12 @@ function basePath(adapter: string): string {
   return path
 }
 
-function floatsOf(model: OpenModel, spec: ParameterSpec): Float32Array {
-  const values = new Float32Array(spec.shape.reduce((a, b) => a * b, 1))
+function floatsOf(model: OpenModel, spec: ParameterSpec, range: RowRange | undefined): Float32Array {
+  const size = spec.shape.reduce((a, b) => a * b, 1)
+  const values = new Float32Array(range === undefined ? size : range.rows * spec.shape.at(-1)!)
   const into = new Uint8Array(values.buffer)
   let at = 0
-  for (const { bytes } of rowsOf(model, loadGgml(), spec.name, 'F32')) {
+  for (const { bytes } of rowsOf(model, loadGgml(), spec.name, 'F32', undefined, range)) {
     into.set(bytes, at)
     at += bytes.length
   }
