@@ -5,6 +5,7 @@
 #include "matmul.h"
 #include "train_attention.h"
 #include "train_elements.h"
+#include "train_experts.h"
 #include "train_loss.h"
 #include "train_norms.h"
 #include "train_rope.h"
@@ -17,6 +18,11 @@
   extern const TrainingOps variable = {{               \
       {"matmul_f32", matmul<FloatTiles<FloatLanes>>},  \
       {"matmul_bf16", matmulBF16},                     \
+      {"matmul_by_expert_f32", matmulByExpert<FloatTiles<FloatLanes>>}, \
+      {"matmul_by_expert_bf16", matmulByExpertBF16},   \
+      {"mix_experts_back", mixExpertsBack},            \
+      {"shares_by_expert_back", sharesByExpertBack},   \
+      {"route_back", routeBack},                       \
       {"causal_attention", causalAttention},           \
       {"causal_attention_back", causalAttentionBack},  \
       {"gelu", geluRows},                              \

@@ -139,6 +139,7 @@ struct Behind {
   Numbers results;
   bool passing;  // more than a cache keeps until somebody reads it: stored past the caches
   bool far;      // more than the nearer caches hold: asked for before it is used
+  size_t firstRow = 0;  // of the result, where the product is a part of it
 
   static int sourceCount(int kind) {
     return kind == behindNothing || kind == behindGelu ? 0 : kind == behindSiluMulBack ? 2 : 1;
@@ -158,7 +159,7 @@ struct Behind {
   void ask(size_t row, size_t rows, size_t column, size_t width) const {
     if (!far) return;
     for (size_t t = 0; t < rows; t++) {
-      size_t at = (row + t) * target->ne[0] + column;
+      size_t at = (firstRow + row + t) * target->ne[0] + column;
       if (source && (t == 0 || source->ne[1] != 1)) askFor(source, source->ne[1] == 1 ? column : at, width, askForLine);
       if (second) askFor(second, at, width, askForLine);
       if (passing || target == source) continue;
@@ -172,7 +173,7 @@ struct Behind {
     Numbers own(source ? source : target), other(second ? second : target);
     size_t count = target->ne[0] - column < width ? target->ne[0] - column : width;
     for (size_t t = 0; t < rows; t++) {
-      size_t to = (row + t) * target->ne[0] + column, from = source && source->ne[1] == 1 ? column : to;
+      size_t to = (firstRow + row + t) * target->ne[0] + column, from = source && source->ne[1] == 1 ? column : to;
       const float* product = sums + t * stride;
       auto of = [&](size_t i) { return own.load(from + i, int(count - i)); };
       switch (kind) {
@@ -308,9 +309,10 @@ struct WholeSide {
   }
 };
 
-/// The right side of a product in strips, and what a thread keeps of a block.
+/// The right side of a product in strips from one of them on, and what a thread keeps of a block.
 struct MatmulMemory {
   const float* right;
+  size_t firstStrip;
   float *block, *sums;
 };
 
@@ -410,7 +412,7 @@ inline void multiplyBlock(const Side& a, const MatmulTail& tail, const MatmulPla
       for (size_t tile = firstTile; tile < endTile; tile++) {
         ahead.ask((strip - firstStrip) * (endTile - firstTile) + tile - firstTile);
         const float* own = left + (tile - firstTile) * apart;
-        const float* right = memory.right + (strip * plan.steps + begin) * S;
+        const float* right = memory.right + ((strip - memory.firstStrip) * plan.steps + begin) * S;
         float* sums = whole ? memory.sums : memory.sums + (tile - firstTile) * T * stride + (strip - firstStrip) * S;
         size_t rows = a.rows - tile * T < T ? a.rows - tile * T : T;
         if (last) behind.ask(tile * T, rows, strip * S, S);
@@ -461,7 +463,7 @@ inline void matmul(ggml_tensor* dst, int, int nth, void* userdata) {
   size_t blockFloats = blockRows * plan.chunkStepsMost(Tiles::stepsUnit);
   size_t sumFloats = plan.chunks == 1 ? Tiles::rows * Tiles::width : blockRows * plan.stripsPerBlock * Tiles::width;
   float* block = reinterpret_cast<float*>(rw_thread_scratch((blockFloats + sumFloats) * 4 + 64));
-  MatmulMemory memory{packed, block, block + blockFloats};
+  MatmulMemory memory{packed, 0, block, block + blockFloats};
   for (MatmulBlock taken; MatmulBlock::take(call, nth, plan, &taken);)
     multiplyBlock<Tiles>(a, tail, plan, taken, memory, behind);
   if (behind.passing) finishPast();

@@ -20,6 +20,8 @@ const expertParams = {
 /** What gates a gated layer, by the number that the native side reads. */
 export const linearGates = { silu: 1, gelu: 2 } as const
 
+const byExpertParams = { experts: 'int', product: 'int', behind: 'int' } as const
+
 const matmulParams = { aTransposed: 'int', bTransposed: 'int', behind: 'int' } as const
 
 /** What each op's fixed parameters are, in the order in which the native side reads them. */
@@ -60,6 +62,11 @@ export const kernelOps = {
   embed: { format: 'int' },
   matmul_f32: matmulParams,
   matmul_bf16: matmulParams,
+  matmul_by_expert_f32: byExpertParams,
+  matmul_by_expert_bf16: byExpertParams,
+  mix_experts_back: { experts: 'int' },
+  shares_by_expert_back: { experts: 'int' },
+  route_back: { used: 'int', normalised: 'int' },
   argmax: {},
   read_bytes: {},
   multiply_bytes: { pieces: 'int' },
@@ -109,6 +116,9 @@ export const matmulBehind = {
   siluMul: 6,
   siluMulBack: 7,
 } as const
+
+/** What is multiplied by experts (native/train_experts.h). */
+export const expertProducts = { outputs: 0, inputsBack: 1, weightsBack: 2 } as const
 
 /** What is done with two tensors element by element (native/train_elements.h). */
 export const elementwiseKinds = { add: 0, sub: 1, mul: 2, div: 3 } as const

@@ -84,6 +84,7 @@ const one = (sources: number, params: Record<string, number> = {}): Rule => ({
 })
 const linear: Rule = { in: 'linear.test.ts, every format: batches, pieces of them, threads' }
 const experts: Rule = { in: 'experts.test.ts: the bits of a weight of its own, companies, threads' }
+const trainedExperts: Rule = { in: 'train-experts.test.ts: the bits of a weight of its own, threads' }
 const attention: Rule = { in: 'attention.test.ts: prompts, pieces of them, decodes, what is stored' }
 const causal: Rule = { in: 'below, and training.test.ts' }
 
@@ -157,6 +158,8 @@ const rules: { readonly [Op in KernelOp]: Rule } = {
   ...{ experts_q5s: experts, experts_q4k: experts, experts_q5k: experts, experts_q6k: experts },
   ...{ experts_f16: experts, experts_bf16: experts, experts_f32: experts },
   ...{ route: experts, mix_experts: experts },
+  ...{ matmul_by_expert_f32: trainedExperts, matmul_by_expert_bf16: trainedExperts },
+  ...{ mix_experts_back: trainedExperts, shares_by_expert_back: trainedExperts, route_back: trainedExperts },
   matmul_f32: products,
   matmul_bf16: products,
   argmax: { byRow: [{ params: {}, widths: [vocabulary], outputs: 1, integers: true }] },
