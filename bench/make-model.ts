@@ -1,7 +1,8 @@
 /**
  * Writes the random-weight 0.5B model that the benchmarks run: Qwen2's shape (24 layers, width 896, 14 heads,
  * 2 key/value heads, feed-forward 4864, vocabulary 151936) in Q8_0. The weights are noise, so its text is
- * too; its speed is that of a trained model. Usage: tsx bench/make-model.ts OUT.gguf [0.5b|30m]
+ * too; its speed is that of a trained model. `mixture` has four of the 48 layers of Qwen3-30B-A3B, 128 experts each, and
+ * fewer tokens. Usage: tsx bench/make-model.ts OUT.gguf [0.5b|30m|mixture]
  */
 import { argv } from 'node:process'
 import { pathToFileURL } from 'node:url'
@@ -18,8 +19,10 @@ export interface ModelSize {
   width: number
   heads: number
   keyValueHeads: number
+  /** Of an expert, where there are some. */
   feedForward: number
   vocabulary: number
+  mixture?: { experts: number; used: number; headWidth: number }
 }
 
 export const halfBillion: ModelSize = {
@@ -40,11 +43,28 @@ const thirtyMillion: ModelSize = {
   feedForward: 1408,
   vocabulary: 16000,
 }
-const sizes: Readonly<Record<string, ModelSize>> = { '0.5b': halfBillion, '30m': thirtyMillion }
+
+const fourLayersOfMixtures: ModelSize = {
+  layers: 4,
+  width: 2048,
+  heads: 32,
+  keyValueHeads: 4,
+  feedForward: 768,
+  vocabulary: 32000,
+  mixture: { experts: 128, used: 8, headWidth: 128 },
+}
+const sizes: Readonly<Record<string, ModelSize>> = {
+  '0.5b': halfBillion,
+  '30m': thirtyMillion,
+  mixture: fourLayersOfMixtures,
+}
+
+/** As GGUF calls it. */
+const architectureOf = ({ mixture }: ModelSize) => (mixture === undefined ? 'qwen2' : 'qwen3moe')
 
 export function makeModel(path: string, size: ModelSize = halfBillion): void {
   const definition = defineModel({
-    model_type: 'qwen2',
+    model_type: size.mixture === undefined ? 'qwen2' : 'qwen3_moe',
     vocab_size: size.vocabulary,
     hidden_size: size.width,
     num_hidden_layers: size.layers,
@@ -54,17 +74,31 @@ export function makeModel(path: string, size: ModelSize = halfBillion): void {
     max_position_embeddings: 32768,
     rope_theta: 1e6,
     tie_word_embeddings: true,
+    ...(size.mixture !== undefined && {
+      head_dim: size.mixture.headWidth,
+      num_experts: size.mixture.experts,
+      num_experts_per_tok: size.mixture.used,
+      moe_intermediate_size: size.feedForward,
+      norm_topk_prob: true,
+    }),
   })
   const random = new Random(7)
   const tensors = definition.architecture.parameters(definition.config).map((spec): TensorToWrite => {
-    const name = huggingFaceToGguf('qwen2', spec.name)!
+    const name = huggingFaceToGguf(architectureOf(size), spec.name)!
     const elements = spec.shape.reduce((a, b) => a * b, 1)
     if (spec.role === 'vector') {
       const value = 'value' in spec.init ? spec.init.value : 0
       return { name, dtype: 'F32', shape: spec.shape, data: asBytes(new Float32Array(elements).fill(value)) }
     }
+    if (spec.role === 'router') {
+      const spread = 1 / Math.sqrt(size.width)
+      const values = Float32Array.from({ length: elements }, () => spread * random.normal())
+      return { name, dtype: 'F32', shape: spec.shape, data: asBytes(values) }
+    }
     const bytes = bytesOf('Q8_0', elements)
-    return { name, dtype: 'Q8_0', shape: spec.shape, data: () => noise(bytes, spec.shape.at(-1)!, random) }
+    const [rows, inputs] = spec.shape as [number, number]
+    const shape = spec.experts === undefined ? spec.shape : [spec.experts, rows / spec.experts, inputs]
+    return { name, dtype: 'Q8_0', shape, data: () => noise(bytes, inputs, random) }
   })
   writeGguf(path, metadataOf(size), tensors)
 }
@@ -103,18 +137,28 @@ function metadataOf(size: ModelSize): Map<string, GgufEntry> {
   const float = (value: number): GgufEntry => ({ type: 'float32', value })
   const text = (value: string): GgufEntry => ({ type: 'string', value })
   const tokens = vocabularyOf(size.vocabulary)
+  const architecture = architectureOf(size)
+  const own = (name: string, entry: GgufEntry) => [`${architecture}.${name}`, entry] as const
+  const mixture = size.mixture && [
+    own('attention.key_length', uint(size.mixture.headWidth)),
+    own('attention.value_length', uint(size.mixture.headWidth)),
+    own('expert_count', uint(size.mixture.experts)),
+    own('expert_used_count', uint(size.mixture.used)),
+    own('expert_feed_forward_length', uint(size.feedForward)),
+  ]
   return new Map<string, GgufEntry>([
-    ['general.architecture', text('qwen2')],
+    ['general.architecture', text(architecture)],
     ['general.name', text('random')],
     ['general.file_type', uint(7)],
-    ['qwen2.block_count', uint(size.layers)],
-    ['qwen2.context_length', uint(32768)],
-    ['qwen2.embedding_length', uint(size.width)],
-    ['qwen2.feed_forward_length', uint(size.feedForward)],
-    ['qwen2.attention.head_count', uint(size.heads)],
-    ['qwen2.attention.head_count_kv', uint(size.keyValueHeads)],
-    ['qwen2.attention.layer_norm_rms_epsilon', float(1e-6)],
-    ['qwen2.rope.freq_base', float(1e6)],
+    own('block_count', uint(size.layers)),
+    own('context_length', uint(32768)),
+    own('embedding_length', uint(size.width)),
+    own('feed_forward_length', uint(size.feedForward)),
+    own('attention.head_count', uint(size.heads)),
+    own('attention.head_count_kv', uint(size.keyValueHeads)),
+    own('attention.layer_norm_rms_epsilon', float(1e-6)),
+    own('rope.freq_base', float(1e6)),
+    ...(mixture ?? []),
     ['tokenizer.ggml.model', text('gpt2')],
     ['tokenizer.ggml.pre', text('qwen2')],
     ['tokenizer.ggml.tokens', { type: 'array', items: 'string', value: tokens }],
@@ -145,6 +189,6 @@ if (import.meta.url === pathToFileURL(argv[1] ?? '').href) {
   const [, , path, size = '0.5b'] = argv
   const shape = sizes[size]
   if (path === undefined || shape === undefined)
-    throw new Error('usage: tsx bench/make-model.ts OUT.gguf [0.5b|30m]')
+    throw new Error('usage: tsx bench/make-model.ts OUT.gguf [0.5b|30m|mixture]')
   makeModel(path, shape)
 }
