@@ -1,10 +1,10 @@
 """By hand: random models of families that transformers knows, and what it answers; families.ts compares.
-Usage: python test/outside/families.py FOLDER TOKENIZER.json, then npx tsx test/outside/families.ts FOLDER"""
+Usage: python test/outside/families.py FOLDER TOKENIZER.json [NAME...], then npx tsx test/outside/families.ts FOLDER"""
 import json, os, sys
 import torch, transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-folder, tokenizer = sys.argv[1:]
+folder, tokenizer, *only = sys.argv[1:]
 text = open(tokenizer).read()
 model = json.loads(text)
 rows = 1 + max([*model["model"]["vocab"].values(), *(token["id"] for token in model["added_tokens"])])
@@ -30,10 +30,18 @@ families = {
     "olmo2": {},
     "olmo3": {"sliding_window": 8},
     "gemma3_text": {"head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 32},
+    "qwen3_moe": {"head_dim": 32, "num_experts": 20, "num_experts_per_tok": 4, "moe_intermediate_size": 48, "norm_topk_prob": True},
+    "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2},
+    # llama.cpp has norms of keys as wide as those of queries only.
+    "olmoe": {"num_key_value_heads": 4, "num_experts": 9, "num_experts_per_tok": 3},
+    "granitemoe": {"num_local_experts": 8, "num_experts_per_tok": 3, "embedding_multiplier": 2.0, "residual_multiplier": 0.5,
+        "attention_multiplier": 0.2, "logits_scaling": 1.5},
 }
 prompt = [433, 447, 259, 405, 406, 282, 259, 403, 3275, 591, 907, 317, 263, 1642, 1045, 1944, 265, 1909]
 answers = {}
 for name, own in families.items():
+    if only and name not in only:
+        continue
     torch.manual_seed(1)
     kind = "phi3" if name.startswith("phi") else name
     config = AutoConfig.for_model(kind, **(common | own))
