@@ -206,8 +206,10 @@ export async function launchEngine(
   }
   if (!quiet) {
     const { info } = engine
+    const used = info.activeParameters
+    const active = used === info.parameters ? '' : ` (${compact(used)} for each token)`
     note(
-      `${info.architecture}, ${compact(info.parameters)} parameters, ${bytes(info.weightBytes)} of weights; ` +
+      `${info.architecture}, ${compact(info.parameters)} parameters${active}, ${bytes(info.weightBytes)} of weights; ` +
         `cache for ${compact(info.cacheTokens)} tokens (${bytes(info.cacheBytes)}); ` +
         `${info.device}, ${info.threads} ${info.threads === 1 ? 'thread' : 'threads'}, ${info.kernels} kernels`,
     )

@@ -87,6 +87,13 @@ export function readAdapter(folder: string, definition: Definition): Adapter {
   for (const stored of file.names()) {
     const name = productOf(file, stored)
     const shape = products.get(name)
+    if (shape === undefined && isOfMixture(definition, name))
+      throw new UserError(
+        `${file.path} adapts ${name}: adapters of experts, and of what chooses them, are not built.`,
+        {
+          fix: 'Merge that adapter into its model with PEFT (merge_and_unload), or train one of attention alone (q_proj, k_proj, v_proj, o_proj).',
+        },
+      )
     if (shape === undefined) {
       throw new UserError(
         `${file.path} adapts ${name}, which is no product inside the layers of this ${definition.config.modelType} model.`,
@@ -97,6 +104,14 @@ export function readAdapter(folder: string, definition: Definition): Adapter {
   }
   if (layers.size === 0) throw new UserError(`${file.path} holds no adapter.`)
   return { settings, layers }
+}
+
+/** Whether PEFT means a part of a mixture of experts, however transformers of that time called it. */
+function isOfMixture({ config }: Definition, name: string): boolean {
+  return (
+    config.mixture !== undefined &&
+    /\.(mlp|block_sparse_moe)\.(gate|experts|router|input_linear|output_linear)\b/.test(name)
+  )
 }
 
 function productOf(file: SafetensorsFile, stored: string): string {

@@ -67,8 +67,13 @@ export function defineModel(whole: Record<string, unknown>, context?: number): D
   return { architecture, config: architecture.parse(config, context) }
 }
 
-/** Number of parameters, counting a tied head once. */
-export function countParameters({ architecture, config }: Definition): number {
-  const sizes = architecture.parameters(config).map((spec) => spec.shape.reduce((a, b) => a * b, 1))
-  return sizes.reduce((a, b) => a + b, 0)
+/** Number of parameters, counting a tied head once; `active` of those that a token meets, which is some of the experts. */
+export function countParameters({ architecture, config }: Definition): { all: number; active: number } {
+  const counts = { all: 0, active: 0 }
+  for (const { shape, experts } of architecture.parameters(config)) {
+    const size = shape.reduce((a, b) => a * b, 1)
+    counts.all += size
+    counts.active += experts === undefined ? size : (size / experts) * config.mixture!.used
+  }
+  return counts
 }

@@ -35,6 +35,8 @@ export interface EngineInfo {
   model: string
   architecture: string
   parameters: number
+  /** Of those, how many a token meets: fewer where there are experts. */
+  activeParameters: number
   vocabularySize: number
   contextMax: number
   cacheTokens: number

@@ -105,9 +105,18 @@ export function adapterSettings(options: LoraOptions, definition: Definition, ba
   const endings = [...new Set(products.map((name) => name.slice(name.lastIndexOf('.') + 1)))]
   for (const target of targets === 'all' ? [] : targets) {
     if (products.some((name) => name === target || name.endsWith(`.${target}`))) continue
-    throw new UserError(`The field method.lora.targets names ${target}, which this model does not have.`, {
+    const isOfExperts = definition.architecture
+      .parameters(definition.config)
+      .some(
+        ({ name, experts, role }) =>
+          (experts !== undefined || role === 'router') && name.endsWith(`.${target}.weight`),
+      )
+    const why = isOfExperts
+      ? 'a product of experts: adapters of those are not built'
+      : 'which this model does not have'
+    throw new UserError(`The field method.lora.targets names ${target}, ${why}.`, {
       failure: 'usage',
-      fix: `It has: ${endings.join(', ')}.`,
+      fix: `${isOfExperts ? 'What can be adapted' : 'It has'}: ${endings.join(', ')}.`,
     })
   }
   return {

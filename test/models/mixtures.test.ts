@@ -5,15 +5,18 @@ import { openGguf } from '../../src/formats/gguf.ts'
 import { openSafetensors } from '../../src/formats/safetensors.ts'
 import { writeSafetensors } from '../../src/formats/safetensors-write.ts'
 import type { TensorToWrite } from '../../src/formats/source.ts'
+import { readAdapter } from '../../src/models/adapter.ts'
 import type { LlamaConfig } from '../../src/models/llama.ts'
 import { openModel } from '../../src/models/open.ts'
-import { defineModel } from '../../src/models/registry.ts'
+import { countParameters, defineModel } from '../../src/models/registry.ts'
 import { restore } from '../../src/train/checkpoint.ts'
 import { readWithModel } from '../../src/train/export/compare.ts'
 import { writeModelFolder } from '../../src/train/export/folder.ts'
 import { writeGgufFile } from '../../src/train/export/gguf.ts'
 import { openExportSource } from '../../src/train/export/source.ts'
+import type { LoraOptions } from '../../src/train/methods/method.ts'
 import { loadModel } from '../../src/train/parameters.ts'
+import { adapterSettings } from '../../src/train/prepare-model.ts'
 import { Snapshot } from '../../src/train/snapshot.ts'
 import { bytesOfTensor, refusalOf } from '../formats/folders.ts'
 import { countedModel, device, ownGoldens, readGolden, sourceOf, sumOf } from '../train/golden.ts'
@@ -211,4 +214,41 @@ test.each([
   ['qwen3_moe', { use_sliding_window: true }, 'use_sliding_window'],
 ])('%s with %o is refused by that field', (name, fields, field) => {
   expect(refusalOf(() => defineModel({ ...configOf(name), ...fields }))).toContain(field)
+})
+
+test('an adapter of experts, or of what chooses them, is refused as that', () => {
+  using model = openModel(countedModel(join(root, 'adapted'), configOf('mixtral')))
+  for (const part of ['mlp.experts.3.gate_proj', 'block_sparse_moe.gate', 'block_sparse_moe.experts.0.w2']) {
+    const folder = join(root, part)
+    const name = `base_model.model.model.layers.0.${part}`
+    const data = new Uint8Array(4 * 2 * 32)
+    mkdirSync(folder)
+    writeFileSync(
+      join(folder, 'adapter_config.json'),
+      JSON.stringify({ peft_type: 'LORA', r: 2, lora_alpha: 2 }),
+    )
+    writeSafetensors(join(folder, 'adapter_model.safetensors'), [
+      { name: `${name}.lora_A.weight`, dtype: 'F32', shape: [2, 32], data },
+      { name: `${name}.lora_B.weight`, dtype: 'F32', shape: [32, 2], data },
+    ])
+    expect(refusalOf(() => readAdapter(folder, model.definition))).toContain('adapters of experts')
+  }
+  const settings = (targets: 'all' | string[]) => {
+    const options = { rank: 2, alpha: 2, targets, dora: false, rank_stabilised: false, quantize: 'f32' }
+    return adapterSettings(options as LoraOptions, model.definition, model.path)
+  }
+  expect(settings('all').targets).toEqual(['q_proj', 'k_proj', 'v_proj', 'o_proj'])
+  expect(refusalOf(() => settings(['gate_proj']))).toContain('a product of experts')
+  expect(refusalOf(() => settings(['mlp.gate']))).toContain('a product of experts')
+  expect(refusalOf(() => settings(['w1']))).toContain('does not have')
+})
+
+test('a token meets the parameters of the experts that it uses', () => {
+  const counts = countParameters(
+    defineModel({ ...configOf('mixtral'), num_local_experts: 4, num_experts_per_tok: 1 }),
+  )
+  // Two layers of 4 experts of three products of 32 by 48.
+  expect(counts.all - counts.active).toBe(2 * 3 * 3 * 32 * 48)
+  const dense = countParameters(defineModel(configOf('qwen3_moe')))
+  expect(dense.all - dense.active).toBe(3 * 3 * 16 * 32)
 })

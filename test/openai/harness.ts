@@ -11,6 +11,7 @@ export const info: EngineInfo = {
   model: 'tiny',
   architecture: 'scripted',
   parameters: 0,
+  activeParameters: 0,
   vocabularySize: 260,
   contextMax: 512,
   cacheTokens: 4096,

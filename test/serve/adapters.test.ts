@@ -1,4 +1,5 @@
-import { describe, expect, test } from 'vitest'
+import { join } from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
 import type { DType } from '../../src/base/dtype.ts'
 import { Random } from '../../src/base/random.ts'
 import { type AdapterLayer, adaptableProducts } from '../../src/models/adapter.ts'
@@ -12,6 +13,8 @@ import type { SequenceWork } from '../../src/serve/executor.ts'
 import { ModelExecutor } from '../../src/serve/model-executor.ts'
 import { relativeError } from '../native/tensors.ts'
 import { sharedData } from '../shared.ts'
+import { countedModel, ownGoldens, readGolden } from '../train/golden.ts'
+import { temporaryFolder } from '../train/temporary-folder.ts'
 import { companyOf, difference, requestsFor, serveAlone, serveCompany } from './company.ts'
 
 const ours = loadKernels()
@@ -87,6 +90,41 @@ const sides = [
   { set: 'our kernels', kernels: ours },
   { set: 'plain ggml', kernels: undefined },
 ].filter(({ set, kernels }) => kernels !== undefined || set === 'plain ggml')
+
+/** Experts in its second layer, one feed-forward in its first. */
+const mixture = countedModel(
+  join(temporaryFolder('adapters', afterAll), 'mixture'),
+  readGolden(join(ownGoldens, 'qwen3_moe.json')).config!,
+)
+
+test.each(sides)(
+  'beside experts, attention gets the logits of the adapter merged in: $set',
+  async ({ kernels }) => {
+    using model = openModel(mixture)
+    const adapter = randomAdapter(model.definition, 4, 7)
+    expect([...adapter.keys()].filter((name) => name.includes('layers.1'))).toEqual(
+      ['q', 'k', 'v', 'o'].map((part) => `model.layers.1.self_attn.${part}_proj`),
+    )
+    using base = open(model, 'F32', kernels)
+    await base.executor.addAdapter('own', adapter)
+    using whole = open(merged(model, adapter), 'F32', kernels)
+    const sequences = [
+      [1, 40, 7, 21],
+      [9, 10, 3],
+      [11, 4],
+    ].map((tokens, i): SequenceWork => ({ blocks: [i], start: 0, tokens, outputs: 1 }))
+    const [first, second, third] = sequences as [SequenceWork, SequenceWork, SequenceWork]
+    const own = (work: SequenceWork): SequenceWork => ({ ...work, adapter: 'own' })
+    const together = await logitsOf(base.executor, [own(first), second, own(third)])
+    const plain = await logitsOf(base.executor, sequences)
+    const expected = await logitsOf(whole.executor, sequences)
+    for (const i of [0, 2]) {
+      expect(relativeError(together[i]!, expected[i]!)).toBeLessThan(2e-5)
+      expect(relativeError(plain[i]!, expected[i]!)).toBeGreaterThan(1e-2)
+    }
+    expect(together[1]).toEqual(plain[1])
+  },
+)
 
 describe.skipIf(folder === undefined).each(sides)('on $set', ({ kernels }) => {
   test('each request gets the logits of the model with its own adapter merged in', async () => {

@@ -163,10 +163,12 @@ function infoOf(
   executor: ModelExecutor,
 ): EngineInfo {
   const { shape } = executor
+  const parameters = countParameters(definition)
   return {
     model: setup.modelPath,
     architecture: definition.config.modelType,
-    parameters: countParameters(definition),
+    parameters: parameters.all,
+    activeParameters: parameters.active,
     vocabularySize: shape.vocabularySize,
     contextMax: shape.contextMax,
     cacheTokens: shape.blockCount * shape.blockTokens,
