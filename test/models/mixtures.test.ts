@@ -62,7 +62,6 @@ describe.each(names)('%s', (name) => {
   })
 
   test('a GGUF file holds all experts of a product as one tensor and gives the same logits bit for bit', () => {
-    // llama.cpp has experts in every layer.
     const whole = countedModel(join(root, `${name}-whole`), everywhere(configOf(name)))
     const path = join(root, `${name}.gguf`)
     using source = openExportSource(whole)
@@ -113,9 +112,10 @@ describe.each(names)('%s', (name) => {
 
 const prompt = Int32Array.from({ length: 24 }, (_, i) => (i * 29 + 3) % 64)
 
-/** Experts in every layer, and no window. */
+/** As llama.cpp has them: with experts in every layer, no window, as many heads of OLMoE's keys as of queries. */
 function everywhere(config: Record<string, unknown>): Record<string, unknown> {
-  return { ...config, decoder_sparse_step: 1, sliding_window: null }
+  const heads = config.model_type === 'olmoe' ? { num_key_value_heads: config.num_attention_heads } : {}
+  return { ...config, decoder_sparse_step: 1, sliding_window: null, ...heads }
 }
 
 /** Names, shapes and bytes of both folders' tensors. */
@@ -133,6 +133,7 @@ test.each([
   ['qwen3_moe', { decoder_sparse_step: 2 }, 'in some layers only'],
   ['qwen3_moe', { norm_topk_prob: false }, 'norm_topk_prob'],
   ['olmoe', { norm_topk_prob: true }, 'norm_topk_prob'],
+  ['olmoe', { num_key_value_heads: 2 }, '2 of keys'],
   ['mixtral', { sliding_window: 8 }, 'window'],
 ])('%s with %o has no form in GGUF', (name, fields, said) => {
   const folder = join(root, `${name}-${Object.keys(fields)[0]}`)

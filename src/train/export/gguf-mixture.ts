@@ -11,7 +11,13 @@ const normalised: Readonly<Record<string, boolean>> = {
 }
 
 /** Counts by their keys; none for a network without experts. Throws a UserError for a mixture that has no form there. */
-export function mixtureCounts({ modelType, layers, mixture }: LlamaConfig): [string, number][] {
+export function mixtureCounts({
+  modelType,
+  layers,
+  heads,
+  keyValueHeads,
+  mixture,
+}: LlamaConfig): [string, number][] {
   if (mixture === undefined) return []
   const refuse = (what: string) =>
     new UserError(`GGUF has no form for ${what}.`, { fix: 'Export as safetensors instead.' })
@@ -19,6 +25,9 @@ export function mixtureCounts({ modelType, layers, mixture }: LlamaConfig): [str
     throw refuse('a network with experts in some layers only')
   if (mixture.normalised !== normalised[modelType])
     throw refuse(`a ${modelType} whose norm_topk_prob is ${mixture.normalised}`)
+  // Norms over all heads of k are as wide there as those of q.
+  if (modelType === 'olmoe' && heads !== keyValueHeads)
+    throw refuse(`an olmoe with ${heads} heads of queries and ${keyValueHeads} of keys`)
   const counts: [string, number][] = [
     ['expert_count', mixture.experts],
     ['expert_used_count', mixture.used],
