@@ -45,8 +45,11 @@ export interface OpAttributes {
   rmsNorm: { epsilon: number }
   rmsNormBack: { epsilon: number }
   layerNorm: { epsilon: number }
-  /** `aside`: of few inputs, and added to another product (an adapter's to its base). */
-  matmul: { aside: boolean }
+  /**
+   * `aside`: of few inputs, and added to another product (an adapter's to its base). `precise`: in F32 also where other products
+   * are in bfloat16.
+   */
+  matmul: { aside: boolean; precise?: true }
   outerProduct: object
   softmax: { scale: number }
   softmaxBack: { scale: number }
@@ -67,6 +70,12 @@ export interface OpAttributes {
   argmax: object
   argsort: object
   expertProduct: { experts: number }
+  route: { used: number; normalised: boolean }
+  routeBack: object
+  byExpert: { experts: number; product: 'outputs' | 'inputsBack' | 'weightsBack' }
+  mixExperts: { experts: number }
+  mixExpertsBack: object
+  sharesByExpertBack: object
   detached: object
   attention: { scale: number }
   causalAttention: { sequences: number; scale: number }

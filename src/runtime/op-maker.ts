@@ -22,7 +22,14 @@ export function readsFrozenAs(dtype: DType): boolean {
 /** Ops of ours that store their result in BF16 as well (native/numbers.h). */
 const narrowing: ReadonlySet<KernelOp> = new Set<KernelOp>([
   ...(['matmul_bf16', 'causal_attention', 'causal_attention_back', 'norm', 'rope', 'packed'] as const),
-  ...(['gelu', 'gelu_back', 'silu_mul', 'silu_mul_back'] as const),
+  ...([
+    'gelu',
+    'gelu_back',
+    'silu_mul',
+    'silu_mul_back',
+    'matmul_by_expert_bf16',
+    'mix_experts_back',
+  ] as const),
 ])
 
 export class OpMaker {
@@ -99,6 +106,7 @@ export class OpMaker {
     params: KernelParams<Op>,
     shape: Shape,
     inputs: readonly Tensor[],
+    result: DType = 'F32',
   ): Pointer | undefined {
     const { kernels } = this
     if (kernels === undefined) return undefined
@@ -106,9 +114,22 @@ export class OpMaker {
       const { fn, userdata } = kernels.call(op, params)
       return this.custom(op, fn, dtype, shape, inputs, userdata)
     }
-    const { pointer } = make('F32')
+    const { pointer } = make(result)
     for (const input of inputs) this.#read.add(input.pointer)
     if (this.precision === 'bf16' && narrowing.has(op)) this.#makings.set(pointer, make)
+    return pointer
+  }
+
+  /** One of our kernels as a node, for what is only asked for where they are. */
+  protected own<Op extends KernelOp>(
+    op: Op,
+    params: KernelParams<Op>,
+    shape: Shape,
+    inputs: readonly Tensor[],
+    result: DType = 'F32',
+  ): Pointer {
+    const pointer = this.kernelOp(op, params, shape, inputs, result)
+    assert(pointer !== undefined, `${op} is asked for where kernels are`)
     return pointer
   }
 

@@ -25,6 +25,7 @@ type Factors = readonly [a: Tensor, b: Tensor]
 interface Sum {
   product: Factors
   aside: boolean
+  precise?: true | undefined
   tail?: Factors | undefined
   source?: Tensor | undefined
   second?: Tensor | undefined
@@ -47,7 +48,7 @@ export class Ops extends TrainingOps {
 
   /** Bytes that the largest of our own products puts its factors in order in, about. */
   get productBytes(): number {
-    return this.#productBytes
+    return Math.max(this.#productBytes, this.expertBytes)
   }
 
   /** a + b; b is repeated where a is longer. What is added to a product of ours, or to a norm's gradient, is added
@@ -67,8 +68,8 @@ export class Ops extends TrainingOps {
     const made = this.#sums.get(x)
     if (made !== undefined || x.op !== 'matmul') return made
     const product = x.inputs as [Tensor, Tensor]
-    const { aside } = (x as Tensor<'matmul'>).attributes
-    return this.#multiplies(product) ? { product, aside } : undefined
+    const { aside, precise } = (x as Tensor<'matmul'>).attributes
+    return this.#multiplies(product) ? { product, aside, precise } : undefined
   }
 
   /** x with a product behind it, the one the other's tail. */
@@ -76,6 +77,7 @@ export class Ops extends TrainingOps {
     const [sum, other] = [this.#sumOf(x), this.#sumOf(product)]
     if (sum === undefined || other === undefined || !sameShape(x, product)) return undefined
     if (sum.tail !== undefined || other.tail !== undefined || other.source !== undefined) return undefined
+    if (sum.precise !== other.precise) return undefined
     if (sum.aside === other.aside || !liesAs(sum.product, other.product)) return undefined
     if (other.aside) return { ...sum, tail: other.product }
     return { ...other, tail: sum.product, source: sum.source }
@@ -111,7 +113,9 @@ export class Ops extends TrainingOps {
     const own = sameShape(into, x) ? this.#productAnd('addsInto', x, into) : undefined
     if (own !== undefined) return this.make('accumulate', own, [4], [into, x], {})
     const added =
-      this.scatterInto(x, into) ?? (sameShape(x, into) && this.ownElementwise('add', into, x, true))
+      this.scatterInto(x, into) ??
+      this.expertsInto(x, into) ??
+      (sameShape(x, into) && this.ownElementwise('add', into, x, true))
     if (added) return this.make('accumulate', added, [4], [into, x], {})
     const pointer = this.arena.ggml.addInplace(this.arena.context, into.pointer, x.pointer)
     return this.make('accumulate', pointer, into.shape, [into, x], {}, into.dtype)
@@ -294,20 +298,23 @@ export class Ops extends TrainingOps {
   }
 
   #kernelProduct(
-    { product, tail, source, second }: Sum,
+    { product, precise, tail, source, second }: Sum,
     shape: Shape,
     kind: BehindKind = 'nothing',
   ): Pointer | undefined {
     if (!this.#multiplies(product)) return undefined
     const [left, right] = product.map(stored) as [Tensor, Tensor]
     this.#productBytes = Math.max(this.#productBytes, 4 * (left.size + right.size))
-    const op = this.precision === 'bf16' ? 'matmul_bf16' : 'matmul_f32'
+    const narrow = this.precision === 'bf16' && !precise
+    const op = narrow ? 'matmul_bf16' : 'matmul_f32'
     const params = {
       aTransposed: left === product[0] ? 0 : 1,
       bTransposed: right === product[1] ? 0 : 1,
       behind: matmulBehind[kind],
     }
-    const [a, b, ...behind] = [left, right, ...(tail?.map(stored) ?? [])].map((x) => this.factor(x))
+    const [a, b, ...behind] = [left, right, ...(tail?.map(stored) ?? [])].map((x) =>
+      narrow ? this.factor(x) : x,
+    )
     // Sources keep all of their digits, but for what a product stored beside an activation, which is rounded like that.
     const kept = kind === 'times' ? [source] : [second]
     const read = (x: Tensor | undefined) => (x === undefined ? [] : kept.includes(x) ? [this.factor(x)] : [x])

@@ -5,9 +5,9 @@
  * N tokens, H heads, G key/value heads, D head width, W width.
  */
 import { assert } from '../base/assert.ts'
-import { ExpertOps } from './expert-ops.ts'
 import type { Pointer } from './ffi.ts'
 import { rotaryPairs } from './kernel-ops.ts'
+import { MixtureOps } from './mixture-ops.ts'
 import type { RopeAttributes } from './op-attributes.ts'
 import { rotaryMix } from './rotary.ts'
 import type { Tensor } from './tensor.ts'
@@ -39,7 +39,7 @@ export function sameShape(a: Tensor, b: Tensor): boolean {
   return a.shape.length === b.shape.length && a.shape.every((length, i) => length === b.shape[i])
 }
 
-export class TrainingOps extends ExpertOps {
+export class TrainingOps extends MixtureOps {
   /** True when {@link causalAttention} is there. */
   get attendsCausally(): boolean {
     return this.kernels !== undefined

@@ -87,7 +87,7 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   chosenSharesBack: 'none',
   matmul: (context, { inputs: [a, b], attributes }, dy) => [
     () => productBackA(context, dy, a!, b!, attributes),
-    () => productBackB(context, dy, a!, b!),
+    () => productBackB(context, dy, a!, b!, attributes),
   ],
   outerProduct: 'none',
   softmax: ({ ops }, y, dy) => [() => ops.softmaxBack(dy, y, y.attributes.scale), undefined],
@@ -113,6 +113,21 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   argmax: 'none',
   argsort: 'none',
   expertProduct: 'none',
+  // Its gradient is that of the shares in it.
+  route: ({ ops }, routes, dy) => [() => ops.routeBack(dy, routes)],
+  routeBack: 'none',
+  byExpert: ({ ops }, { inputs: [x, weight, routes], attributes: { experts } }, dy) => [
+    () => ops.byExpertInputsBack(dy, weight!, routes!, experts),
+    () => ops.byExpertWeightsBack(dy, x!, routes!, experts),
+    undefined,
+  ],
+  mixExperts: ({ ops }, y, dy) => [
+    () => ops.mixExpertsBack(dy, y),
+    () => ops.sharesByExpertBack(dy, y),
+    () => dy,
+  ],
+  mixExpertsBack: 'none',
+  sharesByExpertBack: 'none',
   detached: 'none',
   attention: 'none',
   causalAttention: ({ ops }, y, dy) => {
@@ -203,12 +218,19 @@ function productBackA(
   return sameShape(da.shape, a.shape) ? da : ops.reshape(da, a.shape)
 }
 
-function productBackB({ ops, packed, transposed }: RuleContext, dy: Tensor, a: Tensor, b: Tensor): Tensor {
+function productBackB(
+  { ops, packed, transposed }: RuleContext,
+  dy: Tensor,
+  a: Tensor,
+  b: Tensor,
+  { precise }: OpAttributes['matmul'],
+): Tensor {
+  const attributes = { aside: false, ...(precise && { precise }) }
   const x = stacked(ops, packed(a), b) //                               [..., M, K]
   const slope = stacked(ops, dy, b) //                                  [..., M, N]
   const [outputs, inputs] = b.shape.slice(-2) as [number, number]
   const matrices = b.shape.length === 2
-  if (ops.readsTransposed && matrices) return ops.matmul(transposed(slope), transposed(x))
+  if (ops.readsTransposed && matrices) return ops.matmul(transposed(slope), transposed(x), attributes)
   // Between few columns, transposing costs more than the faster product gains (measured on AVX-512).
   if ((outputs * inputs) / (outputs + inputs) > 64) return ops.matmul(transposed(slope), transposed(x))
   return inputs >= outputs ? ops.outerProduct(x, slope) : swapped(ops, ops.outerProduct(slope, x))

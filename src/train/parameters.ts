@@ -16,6 +16,7 @@ import type { Device } from '../runtime/device.ts'
 import type { Pointer } from '../runtime/ffi.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
+import { trainedMixture } from './mixture.ts'
 
 export interface Parameter {
   readonly spec: ParameterSpec
@@ -223,7 +224,10 @@ export function wholeModel({ architecture, config }: Definition, weights: Weight
   return {
     specs: architecture.parameters(config),
     weight: (name) => weights.get(name),
-    layers: (ops, parameters) => plainLayers(ops, parameters),
+    layers: (ops, parameters) => ({
+      ...plainLayers(ops, parameters),
+      mixed: trainedMixture(ops, parameters),
+    }),
     saved: {
       weightsName: 'model.safetensors',
       description: { name: 'config.json', content: `${JSON.stringify(config.source, null, 2)}\n` },

@@ -62,6 +62,14 @@ const replays: { readonly [Op in OpName]: Replay<Op> | 'none' } = {
   argsort: (ops, _, [x]) => ops.argsort(x!),
   expertProduct: (ops, { attributes }, [x, weight, ids]) =>
     ops.expertProduct(x!, weight!, attributes.experts, ids!),
+  route: (ops, { attributes }, [logits]) => ops.route(logits!, attributes),
+  routeBack: 'none',
+  byExpert: (ops, { attributes }, [x, weight, routes]) =>
+    ops.byExpert(x!, weight!, routes!, attributes.experts),
+  mixExperts: (ops, { attributes }, [made, routes, residual]) =>
+    ops.mixExperts(made!, routes!, residual!, attributes.experts),
+  mixExpertsBack: 'none',
+  sharesByExpertBack: 'none',
   detached: 'none',
   attention: 'none',
   causalAttention: (ops, { attributes }, [q, k, v, first]) =>
@@ -121,7 +129,8 @@ export function cutsOf(order: readonly Tensor[]): Tensor[] {
       if (left <= 0) live.delete(input)
     }
     // A view's memory is its input's, which may be used again.
-    const isCut = live.size === 1 && live.has(tensor) && tensor.contiguous && tensor.op === 'add'
+    const joins = tensor.op === 'add' || tensor.op === 'mixExperts'
+    const isCut = live.size === 1 && live.has(tensor) && tensor.contiguous && joins
     if (!isCut || since < segmentTensorsMin) continue
     cuts.push(tensor)
     since = 0

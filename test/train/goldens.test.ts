@@ -50,6 +50,9 @@ const cases = [
   ...['qwen3', 'mistral', 'phi3', 'granite', 'gemma3_text', 'olmo2', 'olmo3', 'smollm3'].map(
     (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-2, own: true }),
   ),
+  ...['qwen3_moe', 'mixtral', 'olmoe', 'granitemoe'].map(
+    (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-2, own: true }),
+  ),
 ].filter(({ own }) => own || shared !== undefined)
 
 describe.each(cases)('$name', ({ name, lossTolerance, bf16Tolerance, own }) => {

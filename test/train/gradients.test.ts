@@ -7,6 +7,7 @@ import type { Ops } from '../../src/runtime/ops.ts'
 import type { Tensor } from '../../src/runtime/tensor.ts'
 import { backward } from '../../src/train/backward.ts'
 import { gradients } from '../../src/train/gradients.ts'
+import { trainedMixture } from '../../src/train/mixture.ts'
 import {
   array,
   at,
@@ -86,7 +87,55 @@ const centred = (row: number[]) => {
 }
 const factors = array([3], (i) => [1, 2.5, 4][i]!)
 
+/** A mixture of four experts of three, two of which a row uses, behind a norm: [rows, 7]. */
+function mixtureCase(normalised: boolean): Case {
+  const [experts, used, wide] = [4, 2, 3]
+  const names = { router: 'router', gate: 'gate', up: 'up', down: 'down' }
+  const expert = (w: NumberArray, e: number) => {
+    const rows = w.shape[0]! / experts
+    return generate([rows, w.shape[1]!], ([row, column]) => at(w, [e * rows + row!, column!]))
+  }
+  return {
+    name: `a mixture of experts${normalised ? ' whose shares sum to one' : ''}`,
+    shapes: [[6, 7], [7], [experts, 7], [experts * wide, 7], [experts * wide, 7], [experts * 7, wide]],
+    build: (ops, [x, scale, router, gate, up, down]) => {
+      const weights: Record<string, Tensor> = { router: router!, gate: gate!, up: up!, down: down! }
+      const parameters = { weight: (name: string) => weights[name.replace('.weight', '')]!, has: () => false }
+      const norm = { weight: scale!, epsilon: 1e-5 }
+      return trainedMixture(ops, parameters)(x!, names, { experts, used, normalised }, norm, x!)
+    },
+    plain: ([x, scale, router, gate, up, down]) => {
+      const h = elementwise(
+        rowwise(x!, (row) => rms(row, 1e-5)),
+        scale!,
+        (a, b) => a * b,
+      )
+      const logits = product(h, router!)
+      const made = Array.from({ length: experts }, (_, e) => {
+        const gated = elementwise(
+          product(h, expert(gate!, e)),
+          product(h, expert(up!, e)),
+          (g, u) => g * sigmoid(g) * u,
+        )
+        return product(gated, expert(down!, e))
+      })
+      return generate([6, 7], ([row, column]) => {
+        const own = Array.from({ length: experts }, (_, e) => at(logits, [row!, e]))
+        const chosen = [...own.keys()].sort((a, b) => own[b]! - own[a]!).slice(0, used)
+        const over = normalised ? chosen : [...own.keys()]
+        const sum = over.reduce((total, e) => total + Math.exp(own[e]!), 0)
+        return chosen.reduce(
+          (total, e) => total + (Math.exp(own[e]!) / sum) * at(made[e]!, [row!, column!]),
+          at(x!, [row!, column!]),
+        )
+      })
+    },
+  }
+}
+const mixtures = [mixtureCase(true), mixtureCase(false)]
+
 const cases: Case[] = [
+  ...mixtures,
   ...(
     [
       ['add', (x: number, y: number) => x + y],
@@ -391,6 +440,7 @@ const mix = (a: NumberArray, b: NumberArray, f: (x: number, y: number) => number
 const gated = (ops: Ops, gate: Tensor, up: Tensor) => ops.siluMul(gate, up)
 const plainGated = (gate: NumberArray, up: NumberArray) => mix(gate, up, (x, y) => x * sigmoid(x) * y)
 const fused: Case[] = [
+  ...mixtures,
   {
     name: 'gelu between products',
     shapes: [

@@ -22,6 +22,7 @@ import { Arena } from '../../runtime/arena.ts'
 import type { Device } from '../../runtime/device.ts'
 import type { Ops } from '../../runtime/ops.ts'
 import type { Tensor } from '../../runtime/tensor.ts'
+import { trainedMixture } from '../mixture.ts'
 import type { SavedForm, TrainedPart } from '../parameters.ts'
 import { rowSquares } from './row-squares.ts'
 
@@ -120,7 +121,7 @@ export class AdapterPart implements TrainedPart {
   }
 
   layers(ops: Ops, frozen: ParameterAccess): LinearLayers {
-    return plainLayers(ops, frozen, (x, name) => {
+    const adapted = plainLayers(ops, frozen, (x, name) => {
       const weight = frozen.weight(`${name}.weight`)
       const y = ops.matmul(x, weight) //                                          [N, outputs]
       const placed = this.#placed.get(name)
@@ -131,6 +132,8 @@ export class AdapterPart implements TrainedPart {
       if (placed.dora === undefined) return sum
       return ops.mul(sum, ops.div(placed.dora.magnitude, lengths(ops, weight, placed)))
     })
+    // Adapters stand beside attention and single feed-forwards: experts and what chooses them stay as they are.
+    return { ...adapted, mixed: trainedMixture(ops, frozen) }
   }
 
   [Symbol.dispose](): void {
