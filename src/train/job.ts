@@ -12,6 +12,7 @@ import { type Derived, dial, dialled } from './dial.ts'
 import { evaluateFields } from './evaluate/fields.ts'
 import { jobRefusal, refused } from './job-refusals.ts'
 import { methodFields } from './methods/method.ts'
+import { expertSizes, isMixture } from './model-config.ts'
 import { checkTeam } from './parallel/team.ts'
 import { publishFields } from './publish/publish-fields.ts'
 import { faultFields } from './step-guard.ts'
@@ -44,13 +45,22 @@ const sizes = z.strictObject({
     'smollm3',
     'olmo2',
     'olmo3',
+    'mixtral',
+    'qwen3_moe',
+    'olmoe',
+    'granitemoe',
     'gpt2',
   ]),
   layers: z.int().min(1).max(layersMax),
   width: count,
   heads: count,
   key_value_heads: count.optional(),
+  /** Of a mixture of experts, that of each expert. */
   feed_forward: count.optional(),
+  /** Of a mixture, how many there are: 8 by default. */
+  experts: count.optional(),
+  /** Of a mixture, how many a token uses: 2 by default. */
+  experts_used: count.optional(),
   /** Biases of GPT-2's products and norms. */
   bias: z.boolean().default(true),
   tied: z.boolean().default(true),
@@ -185,6 +195,7 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
       `must divide model.width; ${job.model.heads} does not divide ${job.model.width}`,
     )
   }
+  if (!('from' in job.model)) checkExperts(job.model)
   if (job.method?.lora !== undefined && !('from' in job.model))
     throw refused('method.lora', 'adapts a model that is there already: give model: {from: FOLDER}')
   if (job.publish !== undefined && job.method?.lora === undefined)
@@ -215,6 +226,17 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
     out: at(job.out),
     baseFolder,
   }
+}
+
+function checkExperts({ architecture, experts, experts_used }: ModelSizes): void {
+  if (!isMixture(architecture) && (experts ?? experts_used) !== undefined)
+    throw refused('model.experts', `belongs to mixtures of experts; ${architecture} is none`)
+  const sizes = expertSizes({ experts, experts_used })
+  if (sizes.used > sizes.experts)
+    throw refused(
+      'model.experts_used',
+      `is ${sizes.used} of ${sizes.experts} experts; a token uses each once at most`,
+    )
 }
 
 function dataNames(object: unknown): readonly string[] {

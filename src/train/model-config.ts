@@ -57,20 +57,67 @@ const classes = {
   smollm3: 'SmolLM3ForCausalLM',
   olmo2: 'Olmo2ForCausalLM',
   olmo3: 'Olmo3ForCausalLM',
+  mixtral: 'MixtralForCausalLM',
+  qwen3_moe: 'Qwen3MoeForCausalLM',
+  olmoe: 'OlmoeForCausalLM',
+  granitemoe: 'GraniteMoeForCausalLM',
   gpt2: 'GPT2LMHeadModel',
 } as const
 
 /** transformers takes their makers' padding token where a file says nothing, which may lie beyond the vocabulary. */
-const withPadding: ReadonlySet<string> = new Set(['phi3', 'gemma3_text', 'smollm3', 'olmo2', 'olmo3'])
+const withPadding: ReadonlySet<string> = new Set([
+  ...['phi3', 'gemma3_text', 'smollm3', 'olmo2', 'olmo3', 'olmoe'],
+])
+
+export function isMixture(architecture: ModelSizes['architecture']): boolean {
+  return architecture in mixtures
+}
+
+/** E and K of a new mixture. */
+export function expertSizes(sizes: Pick<ModelSizes, 'experts' | 'experts_used'>): {
+  experts: number
+  used: number
+} {
+  return { experts: sizes.experts ?? 8, used: sizes.experts_used ?? 2 }
+}
+
+/** What a mixture of experts says beside its network, in the terms of its family; shares of the experts used sum to one. */
+const mixtures = {
+  mixtral: ({ experts, used }: Experts) => ({
+    ...{ num_local_experts: experts, num_experts_per_tok: used, sliding_window: null },
+  }),
+  qwen3_moe: ({ experts, used, feedForward }: Experts) => ({
+    ...{ num_experts: experts, num_experts_per_tok: used, norm_topk_prob: true },
+    ...{ moe_intermediate_size: feedForward, decoder_sparse_step: 1, mlp_only_layers: [] },
+  }),
+  olmoe: ({ experts, used }: Experts) => ({
+    ...{ num_experts: experts, num_experts_per_tok: used, norm_topk_prob: true },
+  }),
+  granitemoe: ({ experts, used }: Experts) => ({ num_local_experts: experts, num_experts_per_tok: used }),
+} as const
+
+interface Experts {
+  experts: number
+  used: number
+  feedForward: number
+}
+
+function mixtureConfig(sizes: ModelSizes, feedForward: number) {
+  const { architecture } = sizes
+  if (!(architecture in mixtures)) return {}
+  const mixture = mixtures[architecture as keyof typeof mixtures]
+  return mixture({ ...expertSizes(sizes), feedForward })
+}
 
 function llamaConfig(sizes: ModelSizes, context: number, shared: object) {
+  // Three matrices of 8/3 the width hold as much as GPT's two of 4 (Shazeer 2020), rounded for kernels.
+  const feedForward = sizes.feed_forward ?? 32 * Math.ceil((8 * sizes.width) / 3 / 32)
   return {
     model_type: sizes.architecture,
     architectures: [classes[sizes.architecture]],
     hidden_act: 'silu',
     hidden_size: sizes.width,
-    // Three matrices of 8/3 the width hold as much as GPT's two of 4 (Shazeer 2020), rounded for kernels.
-    intermediate_size: sizes.feed_forward ?? 32 * Math.ceil((8 * sizes.width) / 3 / 32),
+    intermediate_size: feedForward,
     num_hidden_layers: sizes.layers,
     num_attention_heads: sizes.heads,
     num_key_value_heads: sizes.key_value_heads ?? sizes.heads,
@@ -81,11 +128,12 @@ function llamaConfig(sizes: ModelSizes, context: number, shared: object) {
     ...(sizes.architecture === 'mistral' && { sliding_window: null }),
     ...(sizes.architecture === 'olmo3' && { rope_theta: 500_000 }),
     // Multipliers are for those who tune them: these leave Llama's network.
-    ...(sizes.architecture === 'granite' && {
+    ...((sizes.architecture === 'granite' || sizes.architecture === 'granitemoe') && {
       ...{ embedding_multiplier: 1, residual_multiplier: 1, logits_scaling: 1 },
       attention_multiplier: 1 / Math.sqrt(sizes.width / sizes.heads),
     }),
     ...(sizes.architecture === 'phi3' && { sliding_window: null, original_max_position_embeddings: context }),
+    ...mixtureConfig(sizes, feedForward),
     ...(withPadding.has(sizes.architecture) && { pad_token_id: null }),
     ...shared,
   }

@@ -20,7 +20,10 @@ const folder = testFolder()
 const vocabulary = 300
 const [sequences, tokens] = [3, 20]
 
-function modelOf(architecture: 'llama' | 'qwen2' | 'qwen3' | 'gemma3_text' | 'gpt2', layers = 6): Parameters {
+function modelOf(
+  architecture: 'llama' | 'qwen2' | 'qwen3' | 'gemma3_text' | 'olmoe' | 'gpt2',
+  layers = 6,
+): Parameters {
   const sizes = { architecture, layers, width: 24, heads: 4, bias: true, tied: architecture !== 'qwen2' }
   const special = { vocabularySize: vocabulary, bosToken: undefined, eosToken: 0 }
   return createModel(modelConfig(sizes, tokens, special), 7, device)
@@ -61,7 +64,7 @@ function apart(a: Learned, b: Learned): number {
   return Math.max(...shares)
 }
 
-describe.each(['llama', 'qwen2', 'qwen3', 'gemma3_text', 'gpt2'] as const)('%s', (architecture) => {
+describe.each(['llama', 'qwen2', 'qwen3', 'gemma3_text', 'olmoe', 'gpt2'] as const)('%s', (architecture) => {
   test('activations that are computed again give the same gradients, bit for bit, in less memory', async () => {
     using parameters = modelOf(architecture)
     const plain = await learned(parameters, {})
