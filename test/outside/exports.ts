@@ -5,12 +5,13 @@
 
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { architectureNames } from '../../src/models/registry.ts'
 import { Device } from '../../src/runtime/device.ts'
 import { readWithSource } from '../../src/train/export/compare.ts'
 import { type ExportForm, type ExportType, exportModel } from '../../src/train/export/export.ts'
 import { openExportSource } from '../../src/train/export/source.ts'
 import { runTrainingJob } from '../../src/train/run-job.ts'
-import { tinyJob, trainedArchitectures } from '../train/tiny-job.ts'
+import { tinyJob } from '../train/tiny-job.ts'
 
 const folder = process.argv[2]!
 const device = new Device({ device: 'cpu', threads: 1 })
@@ -26,7 +27,7 @@ function exported(from: string, name: string, form: ExportForm, type: ExportType
 }
 
 const bases = new Map<string, string>()
-for (const architecture of trainedArchitectures) {
+for (const architecture of architectureNames()) {
   const model = { architecture, layers: 2, heads: 4, width: 64, tied: architecture !== 'llama' }
   const job = tinyJob(join(folder, architecture), {
     model,

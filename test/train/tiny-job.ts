@@ -3,12 +3,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Random } from '../../src/base/random.ts'
-import { architectureNames } from '../../src/models/registry.ts'
 import { parseTrainingJob, type TrainingJob } from '../../src/train/job.ts'
-
-/** Mixtures of experts are served; what trains them is not built yet. */
-const mixtures = ['qwen3_moe', 'mixtral', 'olmoe', 'granitemoe']
-export const trainedArchitectures = architectureNames().filter((name) => !mixtures.includes(name))
 
 /** Writes the text into `folder` and gives the job that trains on it there. */
 export function tinyJob(folder: string, changes: Record<string, unknown> = {}): TrainingJob {

@@ -14,6 +14,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readJsonFile } from '../../../src/base/files.ts'
 import { openGguf } from '../../../src/formats/gguf.ts'
+import { architectureNames } from '../../../src/models/registry.ts'
 import { Device } from '../../../src/runtime/device.ts'
 import { compare, holdTo } from '../../../src/train/export/compare.ts'
 import { type ExportForm, type ExportType, exportModel } from '../../../src/train/export/export.ts'
@@ -21,7 +22,7 @@ import { merge } from '../../../src/train/export/source.ts'
 import { runTrainingJob } from '../../../src/train/run-job.ts'
 import { ropeway } from '../../cli/command-line.ts'
 import { refusalOf } from '../../formats/folders.ts'
-import { tinyJob, trainedArchitectures } from '../tiny-job.ts'
+import { tinyJob } from '../tiny-job.ts'
 
 const root = mkdtempSync(join(tmpdir(), 'ropeway-export-'))
 const device = new Device({ device: 'cpu', threads: 1 })
@@ -31,7 +32,7 @@ let adapter: string
 beforeAll(async () => {
   const tokenizer = { byte_pairs: 300 }
   const sizes = { layers: 2, heads: 2, width: 256, feed_forward: 256 }
-  for (const architecture of trainedArchitectures) {
+  for (const architecture of architectureNames()) {
     const model = { architecture, ...sizes, bias: true, tied: architecture !== 'llama' }
     const job = tinyJob(join(root, architecture), { model, tokenizer, steps: 6, context: 64 })
     const { folder } = await runTrainingJob(job)
@@ -57,7 +58,7 @@ const place = (name: string, form: ExportForm) =>
 const exported = (from: string, name: string, form: ExportForm, type?: ExportType) =>
   exportModel({ from, to: place(name, form), form, type }, device)
 
-describe.each(trainedArchitectures)('a trained %s', (architecture) => {
+describe.each(architectureNames())('a trained %s', (architecture) => {
   test.each([
     ['safetensors', 'f32'],
     ['safetensors', 'f16'],
@@ -78,7 +79,9 @@ describe.each(trainedArchitectures)('a trained %s', (architecture) => {
   test('in a GGUF file of floats is named and computes the same perplexity, bit for bit', () => {
     const there = exported(models.get(architecture)!, `${architecture}-there`, 'gguf', 'f32')
     using file = openGguf(there.path)
-    const names: Record<string, string> = { mistral: 'llama', gemma3_text: 'gemma3', olmo3: 'olmo2' }
+    const names: Record<string, string> = {
+      ...{ mistral: 'llama', mixtral: 'llama', gemma3_text: 'gemma3', olmo3: 'olmo2', qwen3_moe: 'qwen3moe' },
+    }
     expect(file.metadata.get('general.architecture')).toBe(names[architecture] ?? architecture)
     expect(there.perplexityAfter).toBe(there.perplexityBefore)
   })
