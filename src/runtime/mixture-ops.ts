@@ -45,6 +45,17 @@ export class MixtureOps extends ExpertOps {
     return this.make('routeBack', pointer, logits!.shape, inputs, {})
   }
 
+  /** For each slot the place of its row and expert in [N, E], [S] (I32). */
+  cellsOfSlots(routes: Tensor<'route'>): Tensor {
+    const slots = routes.inputs[0]!.shape[0]! * routes.attributes.used
+    return this.slice(routes, 0, 3 * slots, slots)
+  }
+
+  /** Logits as they are, on whose way back a slope is added. */
+  balanced(logits: Tensor, attributes: OpAttributes['balanced']): Tensor<'balanced'> {
+    return this.make('balanced', logits.pointer, logits.shape, [logits], attributes)
+  }
+
   /** For each slot its row, [S] (I32). */
   rowsOfSlots(routes: Tensor<'route'>): Tensor {
     const [rows, used] = [routes.inputs[0]!.shape[0]!, routes.attributes.used]

@@ -72,6 +72,8 @@ export interface OpAttributes {
   expertProduct: { experts: number }
   route: { used: number; normalised: boolean }
   routeBack: object
+  /** What is added to the gradient of logits on their way back: a LogitSlope (train/gradients.ts). */
+  balanced: { slope: object }
   byExpert: { experts: number; product: 'outputs' | 'inputsBack' | 'weightsBack' }
   mixExperts: { experts: number }
   mixExpertsBack: object

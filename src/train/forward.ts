@@ -9,8 +9,10 @@ import { forwardWithHead } from '../models/head.ts'
 import type { Graph } from '../runtime/graph.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { SequenceMasks, wholeSequences } from './attention.ts'
+import { trainedMixture } from './mixture.ts'
 import type { GraphShape } from './objective.ts'
 import type { Parameters } from './parameters.ts'
+import type { RouterBalance } from './router-balance.ts'
 
 /** What every graph over sequences reads. */
 export interface Inputs {
@@ -36,7 +38,13 @@ export function declareInputs(graph: Graph, shape: Required<GraphShape>, config:
   }
 }
 
-function passOf(graph: Graph, parameters: Parameters, shape: GraphShape, inputs: Inputs): ForwardPass {
+function passOf(
+  graph: Graph,
+  parameters: Parameters,
+  shape: GraphShape,
+  inputs: Inputs,
+  balance: RouterBalance | undefined,
+): ForwardPass {
   const { ops } = graph
   return {
     ops,
@@ -45,6 +53,7 @@ function passOf(graph: Graph, parameters: Parameters, shape: GraphShape, inputs:
     outputRows: inputs.rows,
     weight: (name) => parameters.weight(name),
     ...parameters.layers(ops),
+    ...(balance && { mixed: trainedMixture(ops, parameters, balance) }),
     attend: wholeSequences(ops, shape.sequences, shape.tokens, inputs.masks, parameters.definition.config),
   }
 }
@@ -77,10 +86,11 @@ export function splitForward(
   parameters: Parameters,
   shape: Required<GraphShape>,
   inputs: Inputs,
+  balance?: RouterBalance,
 ): SplitForward {
   const { architecture, config } = parameters.definition
   const chunks = chunksOf(shape.supervisedMax, config.vocabularySize, shape.logitsBytesMax)
-  const pass = passOf(graph, parameters, shape, inputs)
+  const pass = passOf(graph, parameters, shape, inputs, balance)
   const whole = { start: 0, rows: shape.supervisedMax }
   const unsplit = {
     hidden: undefined,

@@ -24,6 +24,9 @@ export type Gradient<Op extends OpName> = (
   dy: Tensor,
 ) => readonly ((() => Contribution) | undefined)[]
 
+/** A gradient of logits that comes from no result of theirs. */
+export type LogitSlope = (ops: Ops, logits: Tensor) => Tensor
+
 /** One rule per op, or 'none' for what training never differentiates. Leaving one out does not compile. */
 export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   leaf: 'none',
@@ -116,6 +119,9 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   // Its gradient is that of the shares in it.
   route: ({ ops }, routes, dy) => [() => ops.routeBack(dy, routes)],
   routeBack: 'none',
+  balanced: ({ ops }, { inputs: [x], attributes }, dy) => [
+    () => ops.add(dy, (attributes.slope as LogitSlope)(ops, x!)),
+  ],
   byExpert: ({ ops }, { inputs: [x, weight, routes], attributes: { experts } }, dy) => [
     () => ops.byExpertInputsBack(dy, weight!, routes!, experts),
     () => ops.byExpertWeightsBack(dy, x!, routes!, experts),

@@ -12,7 +12,7 @@ import { type Derived, dial, dialled } from './dial.ts'
 import { evaluateFields } from './evaluate/fields.ts'
 import { jobRefusal, refused } from './job-refusals.ts'
 import { methodFields } from './methods/method.ts'
-import { expertSizes, isMixture } from './model-config.ts'
+import { expertSizes, isMixture } from './mixture-sizes.ts'
 import { checkTeam } from './parallel/team.ts'
 import { publishFields } from './publish/publish-fields.ts'
 import { faultFields } from './step-guard.ts'
@@ -118,6 +118,11 @@ const jobFile = z.strictObject({
   seed: z.int().min(0).default(1337),
   /** In which numbers products are multiplied; weights, sums and moments are F32 either way. */
   precision: z.enum(['f32', 'bf16']).default('f32'),
+  /**
+   * How much the even use of a mixture's experts weighs beside the loss: what the model says (router_aux_loss_coef) by default, 0 for
+   * adapters.
+   */
+  router_balance: z.number().min(0).optional(),
   optimizer: z.strictObject({
     learning_rate: z.number().positive(),
     beta1: z.number().min(0).lt(1).default(0.9),
@@ -288,6 +293,7 @@ export function recipeOf(job: TrainingJob): Record<string, unknown> {
     seed,
     optimizer,
     schedule,
+    ...(job.router_balance !== undefined && { router_balance: job.router_balance }),
     // Left out where it is the default, so that runs of before there was a choice can go on.
     ...(job.data_parallel && { data_parallel: true }),
     ...(differences(faults, faultFields.parse(undefined)).length > 0 && { faults }),

@@ -5,12 +5,13 @@
  * B sequences of T tokens, N = B*T; M rows with a loss; V vocabulary.
  */
 import { assert } from '../base/assert.ts'
+import type { ModelConfig } from '../models/architecture.ts'
 import type { Device } from '../runtime/device.ts'
 import { Graph } from '../runtime/graph.ts'
 import type { CallTime, KernelContext } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { backward, backwardInSegments } from './backward.ts'
-import type { Batch } from './batch.ts'
+import { type Batch, supervisedCount } from './batch.ts'
 import {
   chunksOf,
   declareInputs,
@@ -23,6 +24,7 @@ import { crossEntropy, weightedLoss } from './loss.ts'
 import { type GraphShape, type LearningGraph, shapeDefaults } from './objective.ts'
 import { trainingKernels } from './own-kernels.ts'
 import type { Parameters } from './parameters.ts'
+import { RouterBalance } from './router-balance.ts'
 
 export class LossGraph implements LearningGraph {
   readonly shape: Required<GraphShape>
@@ -33,6 +35,7 @@ export class LossGraph implements LearningGraph {
   /** Probabilities of the targets, a tensor for each chunk. */
   readonly #chosen: readonly Tensor[]
   readonly #vocabulary: number
+  readonly #balance: RouterBalance | undefined
 
   constructor(parameters: Parameters, device: Device, shape: GraphShape, mode: 'train' | 'evaluate') {
     const { config } = parameters.definition
@@ -49,14 +52,26 @@ export class LossGraph implements LearningGraph {
     const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels, precision: this.shape.precision })
     this.#graph = graph
     this.#inputs = declareInputs(graph, this.shape, config)
-    const network = splitForward(graph, parameters, this.shape, this.#inputs)
+    this.#balance = mode === 'train' ? this.#balanceOf(graph, config) : undefined
+    const network = splitForward(graph, parameters, this.shape, this.#inputs, this.#balance)
     this.#chunks = network.chunks
     this.#chosen =
       network.hidden === undefined
         ? [this.#wholeHead(graph, parameters, network.logits(undefined), mode)]
         : this.#headInChunks(graph, parameters, network, network.hidden, mode)
+    this.#balance?.keep()
     graph.allocate()
     this.#inputs.masks.writeWhole()
+  }
+
+  #balanceOf(graph: Graph, { mixture }: ModelConfig): RouterBalance | undefined {
+    if (mixture === undefined) return undefined
+    const { sequences, tokens, supervisedMax, routerBalance } = this.shape
+    const all = sequences * tokens
+    return new RouterBalance(graph, mixture.experts, routerBalance, [
+      all,
+      ...(supervisedMax < all ? [supervisedMax] : []),
+    ])
   }
 
   #wholeHead(graph: Graph, parameters: Parameters, logits: Tensor, mode: 'train' | 'evaluate'): Tensor {
@@ -115,7 +130,12 @@ export class LossGraph implements LearningGraph {
     const chosen = new Float32Array(weights.length)
     for (const [i, { start, rows }] of this.#chunks.entries())
       this.#chosen[i]!.read(chosen.subarray(start, start + rows))
+    this.#balance?.read()
     return weightedLoss(chosen, weights)
+  }
+
+  takeMetrics(): Record<string, number> {
+    return this.#balance?.takeMetrics() ?? {}
   }
 
   #write(batch: Batch, scale: number): Float32Array {
@@ -134,6 +154,7 @@ export class LossGraph implements LearningGraph {
     rows?.write(padded)
     cells.write(cellsOf(padded, this.#chunks, batch.targets, this.#vocabulary))
     weights.write(counting)
+    this.#balance?.write(batch, rows && chosen, supervisedCount(batch) * scale)
     if (shape.packed) masks.writeDocuments(batch.documents ?? new Int32Array(batch.ids.length))
     return counting
   }

@@ -9,16 +9,23 @@ import { normalised, type ParameterAccess } from '../models/plain-layers.ts'
 import { type ExpertWeights, expertWeights } from '../models/plain-mixture.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
+import type { RouterBalance } from './router-balance.ts'
 
-export function trainedMixture(ops: Ops, parameters: ParameterAccess): LinearLayers['mixed'] {
+/** With `balance`, it is told which experts are used, and moves the routers. */
+export function trainedMixture(
+  ops: Ops,
+  parameters: ParameterAccess,
+  balance?: RouterBalance,
+): LinearLayers['mixed'] {
   return (x, names, mixture, norm, residual) => {
     const h = normalised(ops, x, norm)
     // Rounded, the logits would choose other experts than a model that serves.
-    const logits = ops.matmul(h, parameters.weight(`${names.router}.weight`), { aside: false, precise: true })
+    const plain = ops.matmul(h, parameters.weight(`${names.router}.weight`), { aside: false, precise: true })
+    const logits = balance?.seen(ops, plain) ?? plain
     const weights = expertWeights(parameters, names)
     return ops.mixes([weights.gate, weights.up, weights.down])
-      ? bySlots(ops, h, logits, weights, mixture, residual)
-      : ops.add(residual, dense(ops, h, logits, weights, mixture))
+      ? bySlots(ops, h, logits, weights, mixture, residual, balance)
+      : ops.add(residual, dense(ops, h, logits, weights, mixture, balance))
   }
 }
 
@@ -29,8 +36,15 @@ function bySlots(
   weights: ExpertWeights,
   { experts, used, normalised }: Mixture,
   residual: Tensor,
+  balance: RouterBalance | undefined,
 ): Tensor {
   const routes = ops.route(logits, { used, normalised })
+  if (balance !== undefined) {
+    const cells = ops.reshape(ops.detached(logits), [logits.size, 1])
+    const ids = ops.cellsOfSlots(routes)
+    const ones = ops.fill(ops.rows(cells, ids), 1) //                                   [S, 1]
+    balance.use(ops, ops.reshape(ops.rowsBack(ones, ids, cells), logits.shape))
+  }
   const x = ops.rows(h, ops.rowsOfSlots(routes)) //                                     [S, W]
   const product = (x: Tensor, weight: Tensor) => ops.byExpert(x, weight, routes, experts)
   const gated = ops.siluMul(product(x, weights.gate), product(x, weights.up)) //        [S, F]
@@ -44,12 +58,13 @@ function dense(
   logits: Tensor,
   { gate, up, down }: ExpertWeights,
   mixture: Mixture,
+  balance: RouterBalance | undefined,
 ): Tensor {
   const { experts } = mixture
   const [rows, width] = h.shape as [number, number]
   const feedForward = down.shape[1]!
   const all = ops.siluMul(ops.matmul(h, gate), ops.matmul(h, up)) //                    [N, E*F]
-  const shares = ops.reshape(denseShares(ops, logits, mixture), [rows, experts, 1])
+  const shares = ops.reshape(denseShares(ops, logits, mixture, balance), [rows, experts, 1])
   const shared = ops.mul(ops.reshape(all, [rows, experts, feedForward]), shares) //     [N, E, F]
   const byExpert = ops.contiguous(ops.permute(shared, [1, 0, 2])) //                    [E, N, F]
   const made = ops.matmul(byExpert, ops.reshape(down, [experts, width, feedForward])) // [E, N, W]
@@ -58,7 +73,12 @@ function dense(
 }
 
 /** [N, E]: zero where an expert is not chosen. */
-function denseShares(ops: Ops, logits: Tensor, { experts, used, normalised }: Mixture): Tensor {
+function denseShares(
+  ops: Ops,
+  logits: Tensor,
+  { experts, used, normalised }: Mixture,
+  balance: RouterBalance | undefined,
+): Tensor {
   const [rows] = logits.shape as [number]
   const chosen = ops.slice(ops.argsort(logits), 1, 0, used) //                          [N, K]
   const cells = ops.reshape(logits, [rows, experts, 1])
@@ -68,6 +88,7 @@ function denseShares(ops: Ops, logits: Tensor, { experts, used, normalised }: Mi
     const marks = ops.setRows(ops.fill(cells, outside), values, chosen)
     return ops.detached(ops.reshape(marks, [rows, experts]))
   }
+  balance?.use(ops, marked(1, 0))
   if (normalised) return ops.softmax(logits, marked(0, Number.NEGATIVE_INFINITY), 1)
   return ops.mul(ops.softmax(logits, undefined, 1), marked(1, 0))
 }

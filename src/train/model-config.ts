@@ -1,5 +1,6 @@
 /** The config.json of a new model, in Hugging Face's terms. */
 import type { ModelSizes } from './job.ts'
+import { type ExpertSizes, expertSizes, isMixture } from './mixture-sizes.ts'
 
 export interface SpecialTokens {
   vocabularySize: number
@@ -69,44 +70,27 @@ const withPadding: ReadonlySet<string> = new Set([
   ...['phi3', 'gemma3_text', 'smollm3', 'olmo2', 'olmo3', 'olmoe'],
 ])
 
-export function isMixture(architecture: ModelSizes['architecture']): boolean {
-  return architecture in mixtures
-}
-
-/** E and K of a new mixture. */
-export function expertSizes(sizes: Pick<ModelSizes, 'experts' | 'experts_used'>): {
-  experts: number
-  used: number
-} {
-  return { experts: sizes.experts ?? 8, used: sizes.experts_used ?? 2 }
-}
-
-/** What a mixture of experts says beside its network, in the terms of its family; shares of the experts used sum to one. */
+/** What a mixture of experts says beside its network, in the terms of its family. */
 const mixtures = {
-  mixtral: ({ experts, used }: Experts) => ({
+  mixtral: ({ experts, used }: ExpertSizes) => ({
     ...{ num_local_experts: experts, num_experts_per_tok: used, sliding_window: null },
   }),
-  qwen3_moe: ({ experts, used, feedForward }: Experts) => ({
+  qwen3_moe: ({ experts, used, feedForward }: ExpertSizes & { feedForward: number }) => ({
     ...{ num_experts: experts, num_experts_per_tok: used, norm_topk_prob: true },
     ...{ moe_intermediate_size: feedForward, decoder_sparse_step: 1, mlp_only_layers: [] },
   }),
-  olmoe: ({ experts, used }: Experts) => ({
-    ...{ num_experts: experts, num_experts_per_tok: used, norm_topk_prob: true },
+  olmoe: ({ experts, used }: ExpertSizes) => ({
+    ...{ num_experts: experts, num_experts_per_tok: used, norm_topk_prob: false },
   }),
-  granitemoe: ({ experts, used }: Experts) => ({ num_local_experts: experts, num_experts_per_tok: used }),
+  granitemoe: ({ experts, used }: ExpertSizes) => ({ num_local_experts: experts, num_experts_per_tok: used }),
 } as const
-
-interface Experts {
-  experts: number
-  used: number
-  feedForward: number
-}
 
 function mixtureConfig(sizes: ModelSizes, feedForward: number) {
   const { architecture } = sizes
-  if (!(architecture in mixtures)) return {}
-  const mixture = mixtures[architecture as keyof typeof mixtures]
-  return mixture({ ...expertSizes(sizes), feedForward })
+  if (!isMixture(architecture)) return {}
+  const mixture = mixtures[architecture]
+  // OLMoE's: a model that learns from nothing must first learn to use all of its experts.
+  return { ...mixture({ ...expertSizes(sizes), feedForward }), router_aux_loss_coef: 0.01 }
 }
 
 function llamaConfig(sizes: ModelSizes, context: number, shared: object) {

@@ -18,6 +18,8 @@ export interface GraphShape {
   logitsBytesMax?: number
   /** Use our own products where they are built (the default), or ggml's everywhere. */
   ownKernels?: boolean
+  /** How much the even use of a mixture's experts weighs beside the loss; 0 by default. */
+  routerBalance?: number
   /** In which numbers our products are multiplied; sums, weights and moments stay F32. F32 by default. */
   precision?: Precision
 }
@@ -27,6 +29,7 @@ export const shapeDefaults = {
   recompute: false,
   logitsBytesMax: 128 << 20,
   ownKernels: true,
+  routerBalance: 0,
   precision: 'f32',
 } as const
 

@@ -17,6 +17,7 @@ import { AdapterPart, freshAdapter } from './methods/lora.ts'
 import type { LoraOptions } from './methods/method.ts'
 import { modelConfig, type SpecialTokens } from './model-config.ts'
 import { createModel, loadingModel, Parameters, wholeModel } from './parameters.ts'
+import { balanceOf } from './router-balance.ts'
 
 /** In steps of some milliseconds, for a model that {@link refuseUnfit} let pass. */
 export function* preparingModel(job: TrainingJob, tokens: SpecialTokens, device: Device): Steps<Parameters> {
@@ -164,4 +165,9 @@ function sealed(path: string, files: readonly string[], hashes: readonly string[
   const hash = createHash('sha256')
   for (const [i, file] of files.entries()) hash.update(`${basename(file)} ${hashes[i]}\n`)
   return { path, sha256: hash.digest('hex') }
+}
+
+/** How much the even use of experts weighs: nothing beside adapters, which leave routers as they are, unless the job says otherwise. */
+export function routerBalanceOf({ router_balance, method }: TrainingJob, { config }: Definition): number {
+  return router_balance ?? (method?.lora === undefined ? balanceOf(config) : 0)
 }

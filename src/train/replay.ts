@@ -64,6 +64,7 @@ const replays: { readonly [Op in OpName]: Replay<Op> | 'none' } = {
     ops.expertProduct(x!, weight!, attributes.experts, ids!),
   route: (ops, { attributes }, [logits]) => ops.route(logits!, attributes),
   routeBack: 'none',
+  balanced: (ops, { attributes }, [logits]) => ops.balanced(logits!, attributes),
   byExpert: (ops, { attributes }, [x, weight, routes]) =>
     ops.byExpert(x!, weight!, routes!, attributes.experts),
   mixExperts: (ops, { attributes }, [made, routes, residual]) =>

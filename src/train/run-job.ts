@@ -34,7 +34,7 @@ import { alone, type Channel, Team } from './parallel/team.ts'
 import type { Parameters } from './parameters.ts'
 import { dataCheckOf } from './preflight/data-check.ts'
 import { needsOf, refuseTooLarge } from './preflight/needs.ts'
-import { type BaseModel, preparingModel, refuseUnfit } from './prepare-model.ts'
+import { type BaseModel, preparingModel, refuseUnfit, routerBalanceOf } from './prepare-model.ts'
 import { type Publisher, publisherOf } from './publish/publisher.ts'
 import { bestFolder, frozenBase, isStale, refuseOtherData, refuseOtherRecipe } from './resume-checks.ts'
 import type { JobCallbacks, JobResult, JobStart } from './run-callbacks.ts'
@@ -228,6 +228,7 @@ class JobRun implements Disposable {
         packed: data.packed,
         recompute: job.recompute,
         precision: job.precision,
+        routerBalance: routerBalanceOf(job, parameters.definition),
         ...(data.supervisedMax !== undefined && { supervisedMax: data.supervisedMax }),
       },
       accumulate: job.accumulate,

@@ -59,7 +59,7 @@ def batch(masked):
     return ids, labels
 
 
-def trace(make, config, masked, dtype, autocast=False):
+def trace(make, config, masked, dtype, autocast=False, balance=0.0):
     model = make(config).to(dtype)
     fill(model)
     parameters = list(model.parameters())
@@ -77,11 +77,12 @@ def trace(make, config, masked, dtype, autocast=False):
     for step in range(STEPS):
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            logits = model(input_ids=ids, use_cache=False).logits
+            output = model(input_ids=ids, use_cache=False, **(dict(output_router_logits=True) if balance else {}))
+        logits = output.logits
         scores = logits.float() if autocast else logits
         scores = scores[:, :-1].reshape(-1, VOCABULARY)
         loss = torch.nn.functional.cross_entropy(scores, targets, ignore_index=-100, reduction="sum") / count
-        loss.backward()
+        (loss + balance * output.aux_loss if balance else loss).backward()
         if step == 0:
             result["logits_sum_step0"] = logits.double().sum().item()
             result["logits_l2_step0"] = logits.double().norm().item()
@@ -141,13 +142,16 @@ cases.update({
     "granitemoe": (GraniteMoeForCausalLM, GraniteMoeConfig(**shared, **experts, num_local_experts=6, num_experts_per_tok=3,
         embedding_multiplier=6.0, residual_multiplier=0.3, attention_multiplier=0.25, logits_scaling=1.7, tie_word_embeddings=True), True),
 })
-for name, (make, config, masked) in cases.items():
+# How evenly experts are used weighs beside the loss, which is told without it; much, so that it shows.
+cases["olmoe_balanced"] = (*cases["olmoe"], 0.3)
+for name, (make, config, masked, *balance) in cases.items():
+    weighs = dict(balance=balance[0]) if balance else {}
     if sys.argv[2:] and name not in sys.argv[2:]:
         continue
-    runs = {str(t)[6:]: trace(make, copy.deepcopy(config), masked, t) for t in (torch.float32, torch.float64)}
+    runs = {str(t)[6:]: trace(make, copy.deepcopy(config), masked, t, **weighs) for t in (torch.float32, torch.float64)}
     # How far products in bfloat16 lead away from float32: the measure for ours.
-    runs["autocast"] = dict(losses=trace(make, copy.deepcopy(config), masked, torch.float32, True)["losses"])
-    out = dict(torch=torch.__version__, transformers=transformers.__version__, opt=dict(mask=True) if masked else {},
+    runs["autocast"] = dict(losses=trace(make, copy.deepcopy(config), masked, torch.float32, True, **weighs)["losses"])
+    out = dict(torch=torch.__version__, transformers=transformers.__version__, opt={**(dict(mask=True) if masked else {}), **weighs},
                config={**config.to_diff_dict(), "model_type": config.model_type}, **runs)
     with open(os.path.join(sys.argv[1], name + ".json"), "w") as file:
         json.dump(out, file, indent=1)

@@ -26,7 +26,7 @@ export interface Trace {
   param_sum_final: Record<string, number>
 }
 export interface Golden {
-  opt: { mask?: boolean; sched?: string; accum?: number; packed?: number[] }
+  opt: { mask?: boolean; balance?: number; sched?: string; accum?: number; packed?: number[] }
   /** The config.json of models whose weights come from a counter: {@link countedModel}. */
   config?: Record<string, unknown>
   float32: Trace

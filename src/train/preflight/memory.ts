@@ -18,7 +18,7 @@ import { modelConfig, type SpecialTokens } from '../model-config.ts'
 import { AdamW } from '../optimizer.ts'
 import { ownersOf, sumsOf } from '../parallel/team.ts'
 import { Parameters, wholeModel } from '../parameters.ts'
-import { adapterSettings } from '../prepare-model.ts'
+import { adapterSettings, routerBalanceOf } from '../prepare-model.ts'
 
 export interface MemoryEstimate {
   /** All of it, at its peak. */
@@ -69,6 +69,7 @@ export function estimateMemory(
     packed: data.packed,
     recompute: job.recompute,
     precision: job.precision,
+    routerBalance: routerBalanceOf(job, parameters.definition),
     ...(data.supervisedMax !== undefined && { supervisedMax: data.supervisedMax }),
   }
   const scratch = (mode: 'train' | 'evaluate') => {
