@@ -44,11 +44,6 @@ export function refuseUnfit(job: TrainingJob, tokens: Pick<SpecialTokens, 'vocab
   const { config } = model.definition
   const refuse = (why: string, fix: string) =>
     new UserError(`The model in ${from} ${why}.`, { failure: 'usage', fix })
-  if (config.mixture !== undefined)
-    throw refuse(
-      'has mixtures of experts, whose training is not built yet',
-      'Serve it, or train a dense model.',
-    )
   if (job.context > config.contextMax)
     throw refuse(
       `takes ${config.contextMax} tokens, fewer than context ${job.context}`,

@@ -17,13 +17,11 @@ import { openExportSource } from '../../src/train/export/source.ts'
 import type { LoraOptions } from '../../src/train/methods/method.ts'
 import { loadModel } from '../../src/train/parameters.ts'
 import { adapterSettings } from '../../src/train/prepare-model.ts'
-import { runTrainingJob } from '../../src/train/run-job.ts'
 import { Snapshot } from '../../src/train/snapshot.ts'
 import { bytesOfTensor, refusalOf } from '../formats/folders.ts'
 import { countedModel, device, ownGoldens, readGolden, sourceOf, sumOf } from '../train/golden.ts'
 import { logitsOf } from '../train/logits.ts'
 import { temporaryFolder } from '../train/temporary-folder.ts'
-import { tinyJob } from '../train/tiny-job.ts'
 
 const root = temporaryFolder('mixtures', afterAll)
 const names = ['qwen3_moe', 'mixtral', 'olmoe', 'granitemoe'] as const
@@ -254,10 +252,4 @@ test('a token meets the parameters of the experts that it uses', () => {
   expect(counts.all - counts.active).toBe(2 * 3 * 3 * 32 * 48)
   const dense = countParameters(defineModel(configOf('qwen3_moe')))
   expect(dense.all - dense.active).toBe(3 * 3 * 16 * 32)
-})
-
-test('a job that trains one further is refused before anything is done', async () => {
-  const from = countedModel(join(root, 'to-train'), configOf('olmoe'))
-  const job = tinyJob(join(root, 'job'), { model: { from } })
-  await expect(runTrainingJob(job)).rejects.toThrow('mixtures of experts, whose training is not built yet')
 })
