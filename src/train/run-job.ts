@@ -145,9 +145,11 @@ async function withRun<Result>(
   })
   device.keepThreads()
   const plain = device.isHost ? plainNote(kernelStatus()) : undefined
-  // A signal that ends this run ends its compiler, too, which is no reason to say that it failed.
-  await heard.pause()
-  if (plain !== undefined) note(plain)
+  if (plain !== undefined) {
+    // A signal that ends this run ends its compiler, too, which is no reason to say that it failed.
+    await heard.pause()
+    note(plain)
+  }
   const { vocabularySize, bosToken, eosTokens } = data.kit.tokenizer
   if (preference !== undefined && pairs !== undefined) {
     await fillReferences(job, preference, pairs, device, {
