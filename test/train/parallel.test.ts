@@ -67,6 +67,15 @@ function together(
   )
 }
 
+test('two processes learn a mixture of experts to the bits of one, balance and all', async () => {
+  const model = { architecture: 'mixtral', layers: 2, heads: 2, width: 16, feed_forward: 24 }
+  const given = { ...changes, model: { ...model, experts: 4, experts_used: 2 }, router_balance: 0.02 }
+  const one = await runTrainingJob(tinyJob(join(root, 'mixture-alone'), given))
+  const two = await together('mixture-ranks', 2, {}, undefined, given)
+  expect(hashOf(two[0]!.folder)).toBe(hashOf(one.folder))
+  expect(two[0]!.validationLoss).toBe(one.validationLoss)
+})
+
 test.each([2, 4])(
   '%i processes learn the same bits as one, and measure the same held-out loss',
   async (size) => {

@@ -35,6 +35,19 @@ beforeAll(async () => {
 })
 afterAll(() => rmSync(root, { recursive: true, force: true, maxRetries: 9 }))
 
+test('a mixture of experts that is stopped goes on to the weights of the uninterrupted run', async () => {
+  const model = { architecture: 'qwen3_moe', layers: 2, heads: 2, width: 16, feed_forward: 24 }
+  const changes = { model: { ...model, experts: 5, experts_used: 2 } }
+  const whole = await runTrainingJob(tinyJob(join(root, 'mixture-whole'), changes))
+  const folder = join(root, 'mixture-stopped')
+  const stop = new AbortController()
+  const callbacks = { onStep: ({ step }: { step: number }) => void (step === 6 && stop.abort()) }
+  const stopped = await runTrainingJob(tinyJob(folder, changes), callbacks, stop.signal)
+  expect(stopped.outcome).toBe('stopped')
+  const resumed = await runTrainingJob(tinyJob(folder, changes))
+  expect(hashOf(resumed.folder)).toBe(hashOf(whole.folder))
+})
+
 describe('killed and resumed, a run ends with the weights of the uninterrupted run, bit for bit', () => {
   const moments = [{ where: 'step', count: 7 }, ...saveStages.map((where) => ({ where, count: 2 }))]
   test.concurrent.each(moments)('killed at $where, time $count', async ({ where, count }) => {

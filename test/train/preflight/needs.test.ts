@@ -58,6 +58,22 @@ const shapes: { name: string; job: Record<string, unknown>; processes?: number }
       context: 256,
     },
   },
+  {
+    name: 'a mixture of experts',
+    job: {
+      model: {
+        architecture: 'mixtral',
+        layers: 4,
+        width: 256,
+        heads: 4,
+        feed_forward: 512,
+        experts: 8,
+        experts_used: 2,
+      },
+      batch: 8,
+      context: 256,
+    },
+  },
   { name: 'an adapter', job: adapter('f32') },
   { name: 'an adapter beside a base in Q8_0', job: adapter('q8_0') },
   {
