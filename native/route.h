@@ -26,7 +26,7 @@ struct Routes {
   }
 };
 
-/// exp(x - most), 0 below the range of floats.
+/// exp(x - most), at least exp(-87).
 inline float shareOver(float x, float most) { return exponential(splat(x - most))[0]; }
 
 /// Sum of exp(x - most) over all: one order whatever is beside it.

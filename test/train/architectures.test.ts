@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { architectureNames } from '../../src/models/registry.ts'
+import { isMixture } from '../../src/train/mixture-sizes.ts'
 import type { JobResult } from '../../src/train/run-callbacks.ts'
 import { runTrainingJob } from '../../src/train/run-job.ts'
 import { temporaryFolder } from './temporary-folder.ts'
@@ -27,8 +28,10 @@ describe.each(architectureNames())('%s', (architecture) => {
 
   test('is trained further from its checkpoint, and by an adapter beside it', async () => {
     const { folder: base, validationLoss } = await first
+    // The held-out loss of a mixture first rises, and has fallen after some more steps.
+    const steps = isMixture(architecture) ? 36 : 12
     for (const method of [undefined, { lora: { rank: 2, alpha: 4 } }]) {
-      const changes = { model: { from: base }, tokenizer: undefined, steps: 36, ...(method && { method }) }
+      const changes = { model: { from: base }, tokenizer: undefined, steps, ...(method && { method }) }
       const out = method === undefined ? 'further' : 'adapter'
       const result = await runTrainingJob(tinyJob(join(folder, out), changes))
       expect(result.validationLoss!).toBeLessThan(validationLoss!)
