@@ -12,11 +12,11 @@ import type { Tensor } from '../../runtime/tensor.ts'
 import { backward } from '../backward.ts'
 import type { Batch } from '../batch.ts'
 import { chunksOf, declareInputs, type Inputs, type SplitForward, splitForward } from '../forward.ts'
-import { crossEntropy } from '../loss.ts'
-import { cellsOf, chunkBackward, expandBackward } from '../loss-graph.ts'
+import { cellsOf } from '../loss-graph.ts'
 import { type GraphShape, type LearningGraph, type Objective, shapeDefaults } from '../objective.ts'
 import { trainingKernels } from '../own-kernels.ts'
 import type { Parameters } from '../parameters.ts'
+import { TargetHead } from '../target-head.ts'
 import type { PairBatch } from './pair-batches.ts'
 import {
   type PairNumbers,
@@ -32,9 +32,6 @@ export function preferenceObjective(method: PreferenceMethod): Objective {
     count: ({ sequences }) => sequences,
   }
 }
-
-/** Far below any probability that matters; keeps its logarithm finite. */
-const probabilityFloor = 1e-37
 
 interface PairInputs {
   /** [P, T] */
@@ -105,10 +102,8 @@ export class PreferenceGraph implements LearningGraph {
     this.#one = graph.input('F32', [1], 'one')
     const { ops } = graph
     this.#network = splitForward(graph, parameters, this.#shape, this.#inputs)
-    const whole = this.#network.hidden === undefined ? this.#network.logits(undefined) : undefined // [N, V]
-    const entropy = whole && crossEntropy(ops, whole, this.#inputs.cells)
-    const chosen = entropy?.chosen ?? this.#chosenInChunks(graph) //                      [N, 1]
-    const logProbabilities = ops.log(ops.affine(chosen, 1, probabilityFloor)) //          [N, 1]
+    const head = new TargetHead(graph, this.#network, this.#inputs.cells)
+    const { logProbabilities } = head //                                                  [N, 1]
     this.#pairs = pairsOf(graph, logProbabilities, this.#pairInputs)
     this.#losses = graph.output(pairLosses(ops, method, this.#pairs)) //                 [P, 1]
     if (mode === 'train') {
@@ -117,42 +112,11 @@ export class PreferenceGraph implements LearningGraph {
       backward(ops, total, this.#one, new Set([logProbabilities]), (_, slope) => slopes.push(slope))
       const slope = slopes.reduce((sum, next) => ops.add(sum, next))
       // Cross-entropy is the negative logarithm.
-      const weights = ops.scale(slope, -1)
-      if (whole === undefined || entropy === undefined) this.#chunksBackward(graph, parameters, weights)
-      else expandBackward(graph, parameters, whole, entropy.gradient(weights), this.#shape.recompute)
+      head.expandBackward(parameters, ops.scale(slope, -1), this.#shape.recompute)
     }
     graph.allocate()
     this.#one.write(Float32Array.of(1))
     this.#setDistance(undefined)
-  }
-
-  /** Each chunk's logits are gone before those of the next are computed. */
-  #chosenInChunks(graph: Graph): Tensor {
-    const { ops } = graph
-    const seen = ops.detached(this.#network.hidden!)
-    const parts = this.#network.chunks.map(({ start, rows }) => {
-      const logits = this.#network.logits(ops.slice(seen, 0, start, rows)) //             [m, V]
-      const { chosen } = crossEntropy(ops, logits, ops.slice(this.#inputs.cells, 0, start, rows))
-      graph.expand(chosen)
-      return chosen
-    })
-    return parts.reduce((joined, next) => ops.concat(joined, next, 0))
-  }
-
-  /** The logits of each chunk once more: its weights depend on all of them. */
-  #chunksBackward(graph: Graph, parameters: Parameters, weights: Tensor): void {
-    const { ops } = graph
-    const hidden = this.#network.hidden!
-    const seen = ops.detached(hidden)
-    const parts = this.#network.chunks.map(({ start, rows }) => {
-      const part = ops.slice(seen, 0, start, rows)
-      const logits = this.#network.logits(part)
-      const entropy = crossEntropy(ops, logits, ops.slice(this.#inputs.cells, 0, start, rows))
-      const slope = entropy.gradient(ops.slice(weights, 0, start, rows))
-      return chunkBackward(graph, parameters, logits, slope, part)
-    })
-    const slope = parts.reduce((joined, next) => ops.concat(joined, next, 0)) //          [N, W]
-    expandBackward(graph, parameters, hidden, slope, this.#shape.recompute)
   }
 
   /** KTO's distance is one for the whole step, so that eight micro-batches of one are one of eight. */

@@ -6,14 +6,10 @@ import { Device } from '../../../src/runtime/device.ts'
 import { PairBatches } from '../../../src/train/methods/pair-batches.ts'
 import type { PreferenceMethod } from '../../../src/train/methods/preference.ts'
 import { PreferenceGraph } from '../../../src/train/methods/preference-graph.ts'
-import { modelConfig } from '../../../src/train/model-config.ts'
-import { createModel } from '../../../src/train/parameters.ts'
-import { lcg } from '../golden.ts'
+import { type GoldenLlama, goldenLlama } from './golden-llama.ts'
 import { listOfPairs } from './pairs.ts'
 
-interface Goldens {
-  vocabulary: number
-  config: { layers: number; width: number; heads: number; key_value_heads: number; feed_forward: number }
+interface Goldens extends GoldenLlama {
   pairs: {
     prompt: number
     left: number[]
@@ -30,29 +26,7 @@ const goldens = JSON.parse(readFileSync(file, 'utf8')) as Goldens
 const device = new Device({ device: 'cpu', threads: 1 })
 const context = 24
 
-function fnv(text: string): number {
-  let hash = 0x811c9dc5
-  for (const byte of Buffer.from(text)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0
-  return hash
-}
-
-/** The weights that the script draws. */
-function model() {
-  const sizes = { architecture: 'llama' as const, bias: false, tied: true, ...goldens.config }
-  const special = { vocabularySize: goldens.vocabulary, bosToken: undefined, eosToken: 0 }
-  const parameters = createModel(modelConfig(sizes, context, special), 1, device)
-  for (const { spec, weight } of parameters.all) {
-    const next = lcg(fnv(spec.name))
-    const isVector = spec.shape.length === 1
-    weight.write(
-      Float32Array.from({ length: weight.size }, () => {
-        const value = 2 * next() - 1
-        return isVector ? 1 + 0.1 * value : 0.6 * value
-      }),
-    )
-  }
-  return parameters
-}
+const model = () => goldenLlama(goldens, context, device)
 
 const sampleOf = (tokens: number[], prompt: number) => ({
   tokens: Int32Array.from(tokens),
