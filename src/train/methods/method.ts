@@ -1,5 +1,6 @@
 /** The field `method` of a job: what is trained, and towards what. Left out, it trains every weight on texts. */
 import { z } from 'zod'
+import { type PolicyMethod, policyFields } from './policy-fields.ts'
 import type { PreferenceMethod } from './preference.ts'
 
 export const loraFields = z.strictObject({
@@ -31,7 +32,14 @@ export const methodFields = z.strictObject({
       undesirable: z.number().positive().default(1),
     })
     .optional(),
+  /** Learn from answers of its own that are graded; takes `rewards`. */
+  grpo: policyFields.optional(),
 })
+
+/** How the job learns from rewards; undefined where it learns otherwise. */
+export function policyOf(method: Method | undefined): PolicyMethod | undefined {
+  return method?.grpo
+}
 
 /** How the job learns from preferences; undefined where it learns texts. */
 export function preferenceOf(method: Method | undefined): PreferenceMethod | undefined {

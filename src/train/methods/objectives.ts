@@ -1,7 +1,8 @@
 import { supervisedCount } from '../batch.ts'
 import { LossGraph } from '../loss-graph.ts'
 import type { Objective } from '../objective.ts'
-import { type Method, preferenceOf } from './method.ts'
+import { type Method, policyOf, preferenceOf } from './method.ts'
+import { policyObjective } from './policy-graph.ts'
 import { preferenceObjective } from './preference-graph.ts'
 
 /** The loss of the next token. */
@@ -11,6 +12,8 @@ export const nextToken: Objective = {
 }
 
 export function objectiveOf(method: Method | undefined): Objective {
+  const policy = policyOf(method)
+  if (policy !== undefined) return policyObjective(policy)
   const preference = preferenceOf(method)
   return preference === undefined ? nextToken : preferenceObjective(preference)
 }
