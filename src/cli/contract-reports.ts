@@ -3,6 +3,7 @@ import { appendFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { isInterruption, messageOf, systemRefusal, UserError } from '../base/errors.ts'
 import { type ContractEvent, textCharactersMax } from '../control/jobs/contract-events.ts'
+import { evaluationMetrics } from '../train/evaluate/evaluations.ts'
 import type { JobCallbacks } from '../train/run-callbacks.ts'
 import { note } from './terminal.ts'
 
@@ -37,9 +38,11 @@ export function contractReports(path: string | undefined, unixMs: () => number):
       emit({ event: 'metrics', step: done, values: Object.fromEntries(entries) })
       emit({ event: 'heartbeat', step: done, step_ms: elapsedMs })
     },
-    onEvaluation: ({ stepsDone, loss }) => {
-      if (loss === undefined) return
-      emit({ event: 'metrics', step: stepsDone, values: { held_out_loss: number(loss) } })
+    onEvaluation: ({ stepsDone, ...evaluation }) => {
+      const entries = Object.entries(evaluationMetrics(evaluation))
+      if (entries.length === 0) return
+      const values = Object.fromEntries(entries.map(([name, value]) => [name, number(value)]))
+      emit({ event: 'metrics', step: stepsDone, values })
     },
     onNote: (text) => emit({ event: 'note', text: text.slice(0, textCharactersMax) }),
     onCheckpoint: ({ stepsDone, folder }) =>

@@ -49,14 +49,22 @@ function indented(text: string): string {
 /** The whole report; `from` is what previews are drawn from. */
 export function dataReport(check: DataCheck, colours: Colours): string {
   const share = (part: number, whole: number) => `${((100 * part) / Math.max(1, whole)).toFixed(1)} %`
-  const names = { texts: 'texts', samples: 'samples', pairs: 'answers in pairs', ratings: 'rated answers' }
+  const names = {
+    texts: 'texts',
+    samples: 'samples',
+    pairs: 'answers in pairs',
+    ratings: 'rated answers',
+    prompts: 'prompts',
+  }
   const { training, validation } = check
   const trained = share(training.trainedTokens, training.tokens)
   const lines = [
     ...check.previews.flatMap((preview) => [previewText(preview, colours), '']),
     `learned from  ${countsOf(training, names[check.kind])}`,
     `held out      ${countsOf(validation, names[check.kind])}`,
-    `supervised    ${trained} of the tokens are learned, rows are ${share(check.fillRate, 1)} full`,
+    check.kind === 'prompts'
+      ? `supervised    answers that the model writes to the prompts, which fill ${share(check.fillRate, 1)} of the rows`
+      : `supervised    ${trained} of the tokens are learned, rows are ${share(check.fillRate, 1)} full`,
     `passes        the job goes through the data ${check.passes.toFixed(check.passes < 10 ? 2 : 0)} times`,
     `twice         ${training.duplicates} samples repeat an earlier one${listed(training.duplicatePlaces.map(({ at, repeats }) => `${at} repeats ${repeats}`))}`,
     `leaked        ${leakText(check)}${listed(check.leaks.places.map(({ heldOut, training: at }) => `${heldOut} is learned from at ${at}`))}`,

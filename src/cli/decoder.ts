@@ -5,35 +5,63 @@ import { UserError } from '../base/errors.ts'
 import { Engine } from '../serve/engine.ts'
 import { ModelExecutor } from '../serve/model-executor.ts'
 import type { RequestProgress } from '../serve/request.ts'
-import type { Decode, DecodeRequest } from '../train/evaluate/decode.ts'
+import type { Decode, Decoded, DecodeRequest } from '../train/evaluate/decode.ts'
 
 /** The adapter that is in training, as the engine knows it. */
 const adapterName = 'in training'
 
+/** So many requests are in the batch at once, at most. */
+const togetherMax = 32
+
 /** Greedy tokens are those that a server gives, by the same scheduler, cache and sampler. */
-export const decodeWithEngine: Decode = async (parameters, device, requests) => {
+export const decodeWithEngine: Decode = decoder(togetherMax)
+
+/** A decoder of which at most `together` requests are in the batch at once: the tokens are the same for any number. */
+export function decoder(together: number): Decode {
+  return async (parameters, device, requests) => {
+    const threads = device.threadsNow
+    try {
+      return await decoded(parameters, device, requests, together)
+    } finally {
+      device.setThreads(threads)
+    }
+  }
+}
+
+async function decoded(
+  parameters: Parameters<Decode>[0],
+  device: Parameters<Decode>[1],
+  requests: readonly DecodeRequest[],
+  together: number,
+): Promise<Decoded[]> {
   const longest = requests.reduce(
     (most, { prompt, tokensMax }) => Math.max(most, prompt.length + tokensMax),
     1,
   )
-  const together = Math.min(requests.length, 16)
-  using executor = executorOf(parameters, device, (longest + 16) * together)
+  const cacheTokens = (longest + 16) * Math.min(requests.length, together)
+  using executor = executorOf(parameters, device, cacheTokens)
   const adapter = parameters.adapter()
   if (adapter !== undefined) await executor.executor.addAdapter(adapterName, adapter.layers)
-  const answers = requests.map((): number[] => [])
+  const answers = requests.map((): Decoded => ({ tokens: [], ending: undefined, logProbabilities: [] }))
   let failure: string | undefined
   const emit = (items: readonly RequestProgress[]) => {
-    for (const { id, tokens, finish } of items) {
-      answers[Number(id)]!.push(...tokens)
+    for (const { id, tokens, logprobs = [], finish } of items) {
+      const answer = answers[Number(id)]!
+      answer.tokens.push(...tokens)
+      answer.logProbabilities.push(...logprobs.map(({ logprob }) => logprob))
+      answer.ending = finish?.stopToken
       if (finish?.reason === 'failed') failure = finish.message ?? 'unknown'
     }
   }
-  const limits = { waitingMax: requests.length, queueLimitMs: Number.MAX_SAFE_INTEGER }
+  const limits = {
+    runningMax: together,
+    waitingMax: requests.length,
+    queueLimitMs: Number.MAX_SAFE_INTEGER,
+  }
   const engine = new Engine(executor.executor, limits, systemClock, emit)
   for (const [index, request] of requests.entries()) {
     const admission = engine.submit(requestOf(String(index), request, adapter && adapterName))
-    if (!admission.ok)
-      throw new UserError(`The engine refused a prompt of the evaluation: ${admission.code}.`)
+    if (!admission.ok) throw new UserError(`The engine refused a prompt: ${admission.code}.`)
   }
   while (engine.live > 0) await engine.step()
   assert(failure === undefined, `the engine decodes (${failure})`)
@@ -50,7 +78,7 @@ function executorOf(
 }
 
 function requestOf(id: string, request: DecodeRequest, adapter: string | undefined) {
-  const { prompt, tokensMax, temperature, seed, endings } = request
+  const { prompt, tokensMax, temperature, seed, endings, logProbabilities } = request
   return {
     id,
     prompt,
@@ -70,6 +98,7 @@ function requestOf(id: string, request: DecodeRequest, adapter: string | undefin
     stopTokens: endings,
     tenant: 'evaluation',
     priority: 0,
+    ...(logProbabilities === true && { logprobs: 0 }),
     ...(adapter !== undefined && { adapter }),
   }
 }

@@ -89,8 +89,10 @@ export async function runShown(
               emit({ event: 'step', ...report, secondsLeft })
               return
             }
-            const smooth = loss.add(report.loss)
-            curve.add(report.step + 1, report.loss)
+            // A loss that only says which way to go says nothing to people; the reward does.
+            const shown = report.metrics.reward ?? report.loss
+            const smooth = loss.add(shown)
+            curve.add(report.step + 1, shown)
             line.update((report.step + 1) / start.steps, progressText(start, report, smooth, ms), () =>
               curve.draw(Math.min(100, process.stderr.columns ?? 80), curveRows),
             )
@@ -101,7 +103,7 @@ export async function runShown(
             else line.note(red(faultText(fault)))
           },
           onEvaluation: (evaluation) => {
-            if (evaluation.loss !== undefined) watch.evaluation(evaluation.loss, evaluation.stepsDone)
+            watch.evaluation(evaluation)
             if (emit) emit({ event: 'evaluation', ...evaluation })
             else line.note(evaluationText(evaluation))
             lastMs = clock.nowMs()
@@ -130,18 +132,21 @@ export async function runShown(
 /** Lines of the curve above the progress line. */
 const curveRows = 6
 
-/** `ms` is the usual time of a step. */
+/** `ms` is the usual time of a step, `loss` the usual loss, or reward where the step has one. */
 export function progressText(
   start: Pick<JobStart, 'steps' | 'tokensPerStep'>,
-  report: Omit<StepReport, 'outcome' | 'hash' | 'metrics' | 'elapsedMs'>,
+  report: Omit<StepReport, 'outcome' | 'hash' | 'metrics' | 'elapsedMs'> &
+    Partial<Pick<StepReport, 'metrics'>>,
   loss: number,
   ms: number,
 ): string {
-  const { step, gradientNorm, learningRate, supervisedTokens, tokens } = report
+  const { step, gradientNorm, learningRate, supervisedTokens, tokens, metrics = {} } = report
   const stepsDone = step + 1
+  const { reward, groups_without_signal: silent = 0 } = metrics
   return [
     `step ${stepsDone}/${start.steps}`,
-    `loss ${loss.toFixed(3)}`,
+    `${reward === undefined ? 'loss' : 'reward'} ${loss.toFixed(3)}`,
+    ...(silent > 0 ? [`${Math.round(100 * silent)} % of groups teach nothing`] : []),
     `${compact((start.tokensPerStep * 1000) / ms)} tokens/s`,
     `${duration(((start.steps - stepsDone) * ms) / 1000)} left`,
     `gradient ${gradientNorm.toPrecision(3)}`,
@@ -168,7 +173,7 @@ function describe(start: JobStart): string {
   const beside = start.frozenParameters > 0 ? ` beside ${compact(start.frozenParameters)} frozen ones` : ''
   return (
     `${compact(start.parameters)} parameters${beside}, vocabulary ${compact(start.vocabularySize)}, ` +
-    `${compact(start.trainingTokens)} tokens to learn from; ${start.steps} steps of ${compact(start.tokensPerStep)} tokens ` +
+    `${start.prompts === undefined ? `${compact(start.trainingTokens)} tokens to learn from` : `${compact(start.prompts)} prompts to answer`}; ${start.steps} steps of ${compact(start.tokensPerStep)} tokens ` +
     `on ${start.device}, ${start.threads} threads${resumed}${describeSamples(start)}`
   )
 }
@@ -187,10 +192,11 @@ function describeSamples({ samples }: JobStart): string {
 }
 
 function evaluationText(evaluation: Evaluation & { isBest: boolean }): string {
-  const { stepsDone, loss, bitsPerByte, batches, tasks, samples, isBest } = evaluation
+  const { stepsDone, loss, bitsPerByte, batches, tasks, rewards, samples, isBest } = evaluation
   const parts = [
     ...(loss === undefined ? [] : [`held-out loss ${bold(loss.toFixed(4))} ${dim(`(${batches} batches)`)}`]),
     ...(bitsPerByte === undefined ? [] : [`${bitsPerByte.toFixed(3)} bits per byte`]),
+    ...(rewards.reward === undefined ? [] : [`held-out reward ${bold(rewards.reward.toFixed(4))}`]),
     ...Object.entries(tasks).map(([name, share]) => `${name} ${(share * 100).toFixed(1)} %`),
     ...(isBest ? ['the best so far'] : []),
   ]

@@ -65,6 +65,11 @@ export class Weights implements Disposable {
     return [...this.#tensors.keys()]
   }
 
+  /** The same tensors for somebody else, who does not give them back. */
+  lent(): Weights {
+    return new Weights([], this.#tensors, this.bytes)
+  }
+
   [Symbol.dispose](): void {
     this.packed?.[Symbol.dispose]()
     for (const arena of this.#arenas) arena.dispose()

@@ -126,6 +126,11 @@ export class Device implements Disposable {
     this.#threadsSet = count
   }
 
+  /** How many threads the CPU backend computes with now. */
+  get threadsNow(): number {
+    return this.#threadsWanted
+  }
+
   /** How many threads the CPU backend computes with from now on; `threads` stays what was asked for and is the most. */
   setThreads(count: number): void {
     assert(count <= this.threads, `at most ${this.threads} threads compute, not ${count}`)

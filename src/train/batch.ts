@@ -37,6 +37,11 @@ export function supervisedCount(batch: Batch): number {
 export interface BatchSource {
   /** Micro-batch number `index` of the whole run, counted from 0. */
   at(index: number): Batch
+  /**
+   * Makes the micro-batches of a step from the weights as they are, where they depend on those; tells what was measured
+   * meanwhile. Called once before a step asks for them.
+   */
+  prepare?(step: number): Promise<Readonly<Record<string, number>>>
   /** Where the samples of that micro-batch stand, for people. */
   samplesAt?(index: number): string[]
 }

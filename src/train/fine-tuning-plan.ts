@@ -7,11 +7,10 @@ import { openModel } from '../models/open.ts'
 import { preparing } from './data/preparing.ts'
 import { refusalsOf } from './data/refusals.ts'
 import { parseTrainingJob, type TrainingJob } from './job.ts'
-import { type JobData, prepareData } from './job-data.ts'
-import { preferenceOf } from './methods/method.ts'
-import { preparePreferences } from './methods/preference-data.ts'
+import type { JobData } from './job-data.ts'
 import { MixedDocuments } from './packing.ts'
 import { dataCheckOf } from './preflight/data-check.ts'
+import { inspectedData } from './prepare-data.ts'
 
 export interface FineTuningRequest {
   readonly name: string
@@ -73,7 +72,7 @@ export async function planFineTuning(request: FineTuningRequest, workspace: stri
     return refused(error, request, workspace, 'model')
   }
   try {
-    using data = await read(draft)
+    using data = await inspectedData(draft, silent)
     const wrong = whatIsWrong(request, draft, data)
     if (wrong !== undefined)
       return { ok: false, ...wrong, message: cleaned(wrong.message, request, workspace) }
@@ -125,13 +124,6 @@ function betaOf({ beta = 'auto' }: FineTuningRequest): number {
 
 /** The process of its own that this runs in is ended from outside. */
 const silent = preparing(() => undefined)
-
-async function read(job: TrainingJob): Promise<JobData> {
-  const method = preferenceOf(job.method)
-  return method === undefined
-    ? await prepareData(job, undefined, silent, false)
-    : await preparePreferences(job, method, undefined, silent, false)
-}
 
 function whatIsWrong(
   { kind }: FineTuningRequest,

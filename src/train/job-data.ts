@@ -22,6 +22,8 @@ import { checkTemplate, type TextKit, textKitFrom, withTemplate } from './text-k
 export interface DataSummary {
   trainingTokens: number
   validationTokens: number
+  /** Of a job that learns from answers of its own: what is asked. */
+  prompts?: number
   /** Of a job that learns from records. */
   samples?: {
     training: number

@@ -15,6 +15,8 @@ import { methodFields } from './methods/method.ts'
 import { expertSizes, isMixture } from './mixture-sizes.ts'
 import { checkTeam } from './parallel/team.ts'
 import { publishFields } from './publish/publish-fields.ts'
+import { checkRewards } from './rollouts/job-rules.ts'
+import { rewardsFields } from './rollouts/reward-fields.ts'
 import { faultFields } from './step-guard.ts'
 import { watchFields } from './watch/watch-fields.ts'
 
@@ -94,6 +96,8 @@ const jobFile = z.strictObject({
     'expected {architecture, layers, width, heads}, or {from: FOLDER}',
   ),
   method: methodFields.optional(),
+  /** How answers are graded that the model writes while it learns: of method.grpo. */
+  rewards: rewardsFields.optional(),
   data: textFields,
   tokenizer: z
     .union(
@@ -214,11 +218,11 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
       'schedule',
       'warms up and cools down for longer than the rate lasts (decay_steps, or steps)',
     )
-  const preferences = (['dpo', 'orpo', 'kto'] as const).filter((kind) => job.method?.[kind] !== undefined)
-  if (preferences.length > 1)
-    throw refused('method', `has ${preferences.join(' and ')}; it takes one of them`)
-  if (preferences.length > 0 && job.data.fim !== undefined)
+  const kinds = (['dpo', 'orpo', 'kto', 'grpo'] as const).filter((kind) => job.method?.[kind] !== undefined)
+  if (kinds.length > 1) throw refused('method', `has ${kinds.join(' and ')}; it takes one of them`)
+  if (kinds.length > 0 && job.data.fim !== undefined)
     throw refused('data.fim', 'makes gaps in texts, and the method learns from answers')
+  checkRewards(job)
   const at = (path: string) => (isAbsolute(path) ? path : resolve(baseFolder, path))
   return {
     ...job,
@@ -282,6 +286,7 @@ export function recipeOf(job: TrainingJob): Record<string, unknown> {
     ...(job.precision !== 'f32' && { precision: job.precision }),
     model,
     ...(method !== undefined && { method }),
+    ...(job.rewards !== undefined && { rewards: job.rewards }),
     data:
       'text' in data
         ? { validation: data.validation, rows: data.rows, ...(data.fim && { fim: data.fim }) }

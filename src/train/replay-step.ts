@@ -25,7 +25,7 @@ export interface StepReplay {
 export async function replayStep(
   out: string,
   step: number,
-  callbacks: Pick<JobCallbacks, 'onNote' | 'plant'> & { onProgress?: (step: number) => void } = {},
+  callbacks: Pick<JobCallbacks, 'onNote' | 'plant' | 'decode'> & { onProgress?: (step: number) => void } = {},
 ): Promise<StepReplay> {
   const { onProgress, ...others } = callbacks
   const ledger = readLedger(out)

@@ -34,7 +34,7 @@ export interface JobCallbacks {
   /** A step came out wrong; what was done about it. */
   onFault?: (fault: StepFault) => void
   onEvaluation?: (evaluation: Evaluation & { isBest: boolean }) => void
-  /** The serving engine's decoder, for tasks and samples; training has none of its own. */
+  /** The serving engine's decoder, for tasks, samples and answers to learn from; training has none of its own. */
   decode?: Decode
   /** A checkpoint is on disk; steps may have been done since it was asked for. */
   onCheckpoint?: (checkpoint: SavedCheckpoint) => void

@@ -21,11 +21,11 @@ import {
 } from './checkpoint.ts'
 import { CheckpointWriter } from './checkpoint-writer.ts'
 import { preparing } from './data/preparing.ts'
-import { Evaluations } from './evaluate/evaluations.ts'
+import { Evaluations, type HeldOutRewards } from './evaluate/evaluations.ts'
 import { recipeOf, type TrainingJob } from './job.ts'
 import { type JobData, prepareData } from './job-data.ts'
 import { entryOf, type LedgerEntry, StepLedger } from './ledger.ts'
-import { preferenceOf } from './methods/method.ts'
+import { policyOf, preferenceOf } from './methods/method.ts'
 import { objectiveOf } from './methods/objectives.ts'
 import { preparePreferences } from './methods/preference-data.ts'
 import { fillReferences } from './methods/references.ts'
@@ -37,6 +37,9 @@ import { needsOf, refuseTooLarge } from './preflight/needs.ts'
 import { type BaseModel, preparingModel, refuseUnfit, routerBalanceOf } from './prepare-model.ts'
 import { type Publisher, publisherOf } from './publish/publisher.ts'
 import { bestFolder, frozenBase, isStale, refuseOtherData, refuseOtherRecipe } from './resume-checks.ts'
+import { preparePrompts } from './rollouts/prompt-data.ts'
+import { Reference } from './rollouts/reference.ts'
+import { Rollouts } from './rollouts/rollouts.ts'
 import type { JobCallbacks, JobResult, JobStart } from './run-callbacks.ts'
 import { diverged, refuseUnshared, unequal } from './run-refusals.ts'
 import { rowsOf, type StepSamples } from './step-samples.ts'
@@ -81,7 +84,14 @@ export async function runTrainingJob(
   }
   if (isFirst) writeFileAtomic(jobRecord(job.out), `${JSON.stringify(job, null, 2)}\n`)
   return await withRun(job, found, callbacks, channel, signal, async (run, device, data) => {
-    const evaluations = await Evaluations.prepare(job, data.kit, device, data.validation, callbacks.decode)
+    const evaluations = await Evaluations.prepare(
+      job,
+      data.kit,
+      device,
+      data.validation,
+      callbacks.decode,
+      run.heldOutRewards,
+    )
     callbacks.onStart?.(run.start(device))
     try {
       return await run.toEnd(evaluations, signal)
@@ -101,7 +111,7 @@ export async function replaySteps(
   job: TrainingJob,
   found: FoundCheckpoint | undefined,
   last: number,
-  callbacks: Pick<JobCallbacks, 'onNote' | 'plant'> & { onStep: (entry: LedgerEntry) => void },
+  callbacks: Pick<JobCallbacks, 'onNote' | 'plant' | 'decode'> & { onStep: (entry: LedgerEntry) => void },
 ): Promise<StepSamples> {
   const { onStep, ...others } = callbacks
   if (found !== undefined) refuseOtherRecipe(job, found)
@@ -124,12 +134,14 @@ async function withRun<Result>(
   use: (run: JobRun, device: Device, data: JobData) => Promise<Result>,
 ): Promise<Result> {
   const preference = preferenceOf(job.method)
+  const policy = policyOf(job.method)
   const note = (text: string) => callbacks.onNote?.(text)
   const signal = life === 'replay' ? undefined : life
   const heard = preparing(note, signal)
   const base = await frozenBase(job, found, heard.pause)
   const pairs = preference && (await preparePreferences(job, preference, found?.folder, heard))
-  using data = pairs ?? (await prepareData(job, found?.folder, heard))
+  const prompts = policy && (await preparePrompts(job, policy, found?.folder, heard))
+  using data = prompts ?? pairs ?? (await prepareData(job, found?.folder, heard))
   if (found !== undefined && found.state.dataHash !== data.hash) refuseOtherData(found)
   refuseUnfit(job, data.kit.tokenizer)
   if (callbacks.onData !== undefined) callbacks.onData(await dataCheckOf(job, data.kit, data.material, heard))
@@ -166,7 +178,19 @@ async function withRun<Result>(
   )
   const team = job.data_parallel ? new Team(channel, parameters) : undefined
   if (found !== undefined) await withPauses(restoring(found.folder, parameters), heard.pause)
-  using run = new JobRun(job, data, parameters, device, found?.state, base, callbacks, team)
+  using reference =
+    policy !== undefined && policy.beta > 0
+      ? await Reference.load(job, policy, parameters, device, data.supervisedMax!, heard.pause)
+      : undefined
+  const training =
+    policy !== undefined && prompts !== undefined
+      ? new Rollouts(job, policy, prompts, {
+          ...{ parameters, device, reference, team, onNote: note },
+          decode: callbacks.decode,
+          stepsDone: life === 'replay' ? undefined : (found?.state.stepsDone ?? 0),
+        })
+      : data.training
+  using run = new JobRun(job, { ...data, training }, parameters, device, found?.state, base, callbacks, team)
   return await use(run, device, data)
 }
 
@@ -258,6 +282,14 @@ class JobRun implements Disposable {
     })
   }
 
+  /** Of a policy. */
+  get heldOutRewards(): HeldOutRewards | undefined {
+    const { training } = this.#data
+    return training instanceof Rollouts && training.holdsOut
+      ? (promptsMax) => training.heldOut(promptsMax)
+      : undefined
+  }
+
   start(device: Device): JobStart {
     const { summary, kit } = this.#data
     return {
@@ -281,7 +313,7 @@ class JobRun implements Disposable {
     await this.#evaluateIfDue(evaluations)
     let stopping = await this.#any(signal.aborted)
     let isStale = await this.#any(this.#isFirst && this.#isStale)
-    while (this.#trainer.stepsDone < steps && !isStale && !stopping) {
+    while (this.#trainer.stepsDone < steps && !isStale && !(stopping && this.#mayRest)) {
       const report = await this.#step(choice)
       const earlier = ledger?.add(report)
       if (earlier !== undefined) this.#callbacks.onNote?.(unequal(earlier, report))
@@ -290,7 +322,7 @@ class JobRun implements Disposable {
       if (report.outcome === 'updated') this.#publisher?.afterStep(stepsDone)
       stopping = await this.#any(signal.aborted)
       const isAsked = await this.#any(this.#isFirst && existsSync(emergencyNote(out)))
-      if (isAsked) await this.#saveOnDemand()
+      if (isAsked && this.#mayRest) await this.#saveOnDemand()
       if (!stopping || stepsDone === steps) await this.#evaluateIfDue(evaluations)
       isStale = await this.#any(this.#isFirst && this.#isStale)
       const isDue = stepsDone % checkpoint.every === 0 && stepsDone < steps
@@ -311,6 +343,11 @@ class JobRun implements Disposable {
     }
   }
 
+  /** Steps that learn from the same answers are done in one go: a checkpoint between them would lack those. */
+  get #mayRest(): boolean {
+    return this.#trainer.stepsDone % (policyOf(this.#job.method)?.updates ?? 1) === 0
+  }
+
   get #isFirst(): boolean {
     return (this.#team?.rank ?? 0) === 0
   }
@@ -329,7 +366,9 @@ class JobRun implements Disposable {
   async #step(choice: ThreadChoice): Promise<StepReport> {
     this.#device.setThreads(choice.threads)
     const report = await this.#trainer.step()
-    choice.took(report.elapsedMs)
+    // How long answers took does not hang on the threads of a step.
+    const { rollout_seconds = 0, grading_seconds = 0 } = report.metrics
+    choice.took(report.elapsedMs - 1000 * (rollout_seconds + grading_seconds))
     if (report.outcome === 'updated') this.#wentBackTo = undefined
     if (report.outcome === 'rolled_back') await this.#goBack(report)
     if (report.outcome === 'stopped') throw diverged(report)

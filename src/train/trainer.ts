@@ -118,6 +118,7 @@ export class Trainer implements Disposable {
     const startedMs = this.#clock.nowMs()
     const step = this.#stepsDone
     const { accumulate } = this.#options
+    const prepared = await this.#batches.prepare?.(step)
     const batches = Array.from({ length: accumulate }, (_, i) => this.#batches.at(step * accumulate + i))
     const { measured, verdict } = await this.#measureWell(step, batches)
     const { loss, supervisedTokens, norms, gradientNorm } = measured
@@ -134,7 +135,7 @@ export class Trainer implements Disposable {
     this.#stepsDone++
     const tokens = batches.reduce((sum, batch) => sum + batch.ids.length, 0)
     const elapsedMs = this.#clock.nowMs() - startedMs
-    const metrics = this.#graph.takeMetrics?.() ?? {}
+    const metrics = { ...prepared, ...this.#graph.takeMetrics?.() }
     const hash = stepHash(batches, loss, norms)
     const counts = { tokens, supervisedTokens }
     return { step, loss, gradientNorm, learningRate, ...counts, metrics, elapsedMs, hash, outcome }
@@ -197,6 +198,7 @@ export class Trainer implements Disposable {
   async gradientNorms(): Promise<Map<string, number>> {
     const { accumulate } = this.#options
     const first = this.#stepsDone * accumulate
+    await this.#batches.prepare?.(this.#stepsDone)
     await this.#gradients(Array.from({ length: accumulate }, (_, i) => this.#batches.at(first + i)))
     const norms = await this.#optimizer.gradientNorms()
     this.parameters.clearGradients()

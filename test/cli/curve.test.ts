@@ -34,3 +34,22 @@ test('a folder without a run, and a run without an evaluation, are said', async 
   writeFileSync(path, '{"kind":"metrics","step":1,"loss":4}\n')
   await expect(readCurve(path)).rejects.toThrow('no evaluation yet')
 })
+
+test('another metric is shown by its name, and a wrong name says which there are', async () => {
+  const path = join(folder, 'rewards.jsonl')
+  const lines = [
+    { kind: 'metrics', atMs: 1, step: 1, reward: 0.25, loss: 0 },
+    { kind: 'metrics', atMs: 2, step: 2, reward: 0.5, loss: 0 },
+    { kind: 'metrics', atMs: 3, step: 2, task_sums: 0.75 },
+  ]
+  writeFileSync(path, lines.map((line) => `${JSON.stringify(line)}\n`).join(''))
+  expect((await readCurve(path, 'reward')).heldOut).toEqual([
+    { step: 1, loss: 0.25 },
+    { step: 2, loss: 0.5 },
+  ])
+  expect((await readCurve(path, 'task_sums')).heldOut).toEqual([{ step: 2, loss: 0.75 }])
+  await expect(readCurve(path)).rejects.toMatchObject({
+    fix: expect.stringContaining('loss, reward, task_sums'),
+  })
+  await expect(readCurve(path, 'rewards')).rejects.toThrow('has no metric rewards')
+})

@@ -1,5 +1,6 @@
 /** Runs the tiny job in a process of its own that kills itself: `run-child.ts FOLDER WHERE COUNT [CHANGES]`. Steps are lines on stdout. */
 
+import { decodeWithEngine } from '../../src/cli/decoder.ts'
 import { runTrainingJob } from '../../src/train/run-job.ts'
 import { tinyJob } from './tiny-job.ts'
 
@@ -16,7 +17,8 @@ function onStep({ step }: { step: number }): void {
   pass('step')
 }
 
-runTrainingJob(tinyJob(folder, JSON.parse(changes)), { onStep, onSaveStage: pass }).then(
+const callbacks = { decode: decodeWithEngine, onStep, onSaveStage: pass }
+runTrainingJob(tinyJob(folder, JSON.parse(changes)), callbacks).then(
   () => process.exit(0),
   (error) => {
     console.error(error)

@@ -6,6 +6,7 @@ import { UserError } from '../../base/errors.ts'
 import { JobFolders } from '../../control/jobs/folders.ts'
 import { replayStep, type StepReplay } from '../../train/replay-step.ts'
 import { isServiceKnown } from '../contexts.ts'
+import { decodeWithEngine } from '../decoder.ts'
 import { type NounFlags, sessionOf } from '../noun.ts'
 import { wholeNumber } from '../options.ts'
 import { dataOf } from '../service-data.ts'
@@ -29,6 +30,7 @@ export function replayStepCommand(program: Command): void {
       const folder = existsSync(job) ? resolve(job) : await folderOfJob(job, flags)
       const line = new ProgressLine()
       const result = await replayStep(folder, step, {
+        decode: decodeWithEngine,
         onNote: (text) => line.note(text),
         onProgress: (done) => line.update((done + 1) / (step + 1), `step ${done} of ${step}`),
       })

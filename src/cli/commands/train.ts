@@ -12,6 +12,7 @@ import type { JobResult } from '../../train/run-callbacks.ts'
 import { emergencyNote, runTrainingJob } from '../../train/run-job.ts'
 import { isServiceKnown } from '../contexts.ts'
 import { reportFailure } from '../contract-reports.ts'
+import { decodeWithEngine } from '../decoder.ts'
 import { readJobFile, trainingJobOf } from '../job-file.ts'
 import { type NounFlags, sessionOf } from '../noun.ts'
 import { wholeNumber } from '../options.ts'
@@ -120,7 +121,7 @@ async function withOthers(given: TrainingJob, json: boolean): Promise<void> {
     if (mpi.rank === 0) await alone(job, json, mpi)
     else {
       const stop = shutdownSignal()
-      await runTrainingJob(job, {}, stop.signal, mpi)
+      await runTrainingJob(job, { decode: decodeWithEngine }, stop.signal, mpi)
     }
   } catch (error) {
     reportFailure(process.env.ROPEWAY_EVENTS, systemClock.unixMs, error)

@@ -3,7 +3,7 @@ import { type Sample, trainedTokens } from './sample.ts'
 import type { SampleList } from './sample-list.ts'
 import { hashOfBytes, promptHashOf, type StoreReport } from './sample-store.ts'
 
-export const materialKinds = ['texts', 'samples', 'pairs', 'ratings'] as const
+export const materialKinds = ['texts', 'samples', 'pairs', 'ratings', 'prompts'] as const
 
 export interface Material {
   /** Pairs lie as chosen, rejected, chosen, ...; ratings without the answers that they are measured against. */

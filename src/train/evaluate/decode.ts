@@ -13,11 +13,21 @@ export interface DecodeRequest {
   seed: number
   /** Tokens that end the answer; they are not part of it. */
   endings: readonly number[]
+  logProbabilities?: boolean
 }
 
-/** The tokens that follow each prompt. Changes nothing that training computes. */
+export interface Decoded {
+  /** The ending token is not among them. */
+  tokens: number[]
+  /** The token that ended it; undefined where it was cut at its limit. */
+  ending: number | undefined
+  /** Of each of `tokens`, by the model at temperature 1; empty unless they were asked for. */
+  logProbabilities: number[]
+}
+
+/** What follows each prompt. Changes nothing that training computes. */
 export type Decode = (
   parameters: Parameters,
   device: Device,
   requests: readonly DecodeRequest[],
-) => Promise<number[][]>
+) => Promise<Decoded[]>

@@ -23,7 +23,23 @@ export interface Evaluation {
   bitsPerByte: number | undefined
   /** Share of right answers, by name of the task. */
   tasks: Record<string, number>
+  /** Of a policy: the mean reward on held-out prompts as `reward`, and that of each as `reward_NAME`. */
+  rewards: Record<string, number>
   samples: PanelEntry[]
+}
+
+/** Of a policy: what answers to so many held-out prompts are worth. */
+export type HeldOutRewards = (promptsMax: number) => Promise<Record<string, number>>
+
+/** Under the names that a run's metrics have: the held-out loss or rewards, and the share of right answers of each task. */
+export function evaluationMetrics({
+  loss,
+  tasks,
+  rewards,
+}: Pick<Evaluation, 'loss' | 'tasks' | 'rewards'>): Record<string, number> {
+  const shares = Object.entries(tasks).map(([name, share]) => [`task_${name}`, share])
+  const means = Object.entries(rewards).map(([name, mean]) => [`held_out_${name}`, mean])
+  return { ...(loss !== undefined && { held_out_loss: loss }), ...Object.fromEntries([...means, ...shares]) }
 }
 
 interface Prepared {
@@ -40,6 +56,7 @@ export class Evaluations {
   readonly #decode: Decode | undefined
   readonly #asChat: boolean
   readonly #tasks: readonly Prepared[]
+  readonly #heldOut: HeldOutRewards | undefined
   readonly #bytes = new Map<number, { tokens: number; bytes: number }>()
 
   /** Reads the tasks' records. Throws UserErrors for what cannot be evaluated. */
@@ -49,6 +66,7 @@ export class Evaluations {
     device: Device,
     validation: BatchSource | undefined,
     decode: Decode | undefined,
+    heldOut?: HeldOutRewards,
   ): Promise<Evaluations> {
     const { tasks, samples, best } = job.evaluate
     const asksForText = samples !== undefined || tasks.some(({ kind }) => kind !== 'choice')
@@ -65,7 +83,7 @@ export class Evaluations {
       const questions = await questionsOf(task, path, kit, asChat)
       prepared.push({ task, questions, grade: graderOf(task, `evaluate.tasks.${index}`) })
     }
-    return new Evaluations(job, kit, device, validation, decode, asChat, prepared)
+    return new Evaluations(job, kit, device, validation, decode, asChat, prepared, heldOut)
   }
 
   private constructor(
@@ -76,6 +94,7 @@ export class Evaluations {
     decode: Decode | undefined,
     asChat: boolean,
     tasks: readonly Prepared[],
+    heldOut: HeldOutRewards | undefined,
   ) {
     this.#job = job
     this.#kit = kit
@@ -84,13 +103,14 @@ export class Evaluations {
     this.#decode = decode
     this.#asChat = asChat
     this.#tasks = tasks
+    this.#heldOut = heldOut
   }
 
   /** True where there is anything to measure. */
   get any(): boolean {
-    return (
-      this.#validation !== undefined || this.#tasks.length > 0 || this.#job.evaluate.samples !== undefined
-    )
+    const { samples } = this.#job.evaluate
+    const measures = [this.#validation, this.#heldOut, samples]
+    return measures.some((one) => one !== undefined) || this.#tasks.length > 0
   }
 
   async run(trainer: Trainer, batches: number): Promise<Evaluation> {
@@ -99,15 +119,25 @@ export class Evaluations {
     const tasks: Record<string, number> = {}
     for (const { task, questions, grade } of this.#tasks)
       tasks[task.name] = (await this.#right(trainer, task, questions, grade)) / questions.length
+    const rewards = (await this.#heldOut?.(batches * this.#job.batch)) ?? {}
     const samples = await this.#samples(trainer)
     if (samples.length > 0) keepSamples(join(this.#job.out, panelName), samples)
-    return { stepsDone, batches, loss, bitsPerByte: this.#bitsPerByte(loss, batches), tasks, samples }
+    return {
+      stepsDone,
+      batches,
+      loss,
+      bitsPerByte: this.#bitsPerByte(loss, batches),
+      tasks,
+      rewards,
+      samples,
+    }
   }
 
-  /** What the best checkpoint has least of. */
-  measure({ loss, tasks }: Evaluation): number | undefined {
+  /** What the best checkpoint has least of: a policy has no loss, and is the better the more it is worth. */
+  measure({ loss, tasks, rewards: { reward } }: Evaluation): number | undefined {
     const { best } = this.#job.evaluate
-    return best === 'loss' ? loss : 1 - tasks[best]!
+    if (best !== 'loss') return 1 - tasks[best]!
+    return reward === undefined ? loss : -reward
   }
 
   async #right(trainer: Trainer, task: Task, questions: readonly Question[], grade: Grader): Promise<number> {
@@ -153,7 +183,7 @@ export class Evaluations {
       }
     })
     const answers = await this.#decode!(parameters, this.#device, requests)
-    return answers.map((tokens) => tokenizer.decode(tokens, { skipSpecial: true }))
+    return answers.map(({ tokens }) => tokenizer.decode(tokens, { skipSpecial: true }))
   }
 
   #bitsPerByte(loss: number | undefined, batches: number): number | undefined {

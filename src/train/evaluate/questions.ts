@@ -2,6 +2,7 @@
 import { UserError } from '../../base/errors.ts'
 import type { ChatTemplate } from '../../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
+import type { Conversation } from '../data/conversation.ts'
 import { ExampleReader } from '../data/examples.ts'
 import { type DataRecord, readRecords } from '../data/records.ts'
 import { placeOf, type SourceLine } from '../data/sample.ts'
@@ -22,6 +23,20 @@ export function promptTokens(kit: TextKit, asChat: boolean, text: string): numbe
   const { tokenizer, template } = kit
   if (!asChat || template === undefined) return tokenizer.encode(text, { parseSpecial: false })
   return chatTokens(tokenizer, template, [{ role: 'user', content: text }])
+}
+
+/** What the model reads before its answer: by the template where there is one, else the texts one after the other. */
+export function conversationTokens({ tokenizer, template }: TextKit, conversation: Conversation): number[] {
+  const { messages, tools, extra } = conversation
+  if (template === undefined)
+    return tokenizer.encode(messages.map(({ content }) => content ?? '').join('\n'), { parseSpecial: false })
+  const text = template.render({
+    messages: messages.map((one) => ({ ...one })),
+    addGenerationPrompt: true,
+    ...(tools !== undefined && { tools }),
+    ...(extra !== undefined && { extra }),
+  })
+  return tokenizer.encode(text, { addSpecial: false })
 }
 
 function chatTokens(

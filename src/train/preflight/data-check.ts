@@ -6,6 +6,7 @@ import type { Preparing } from '../data/preparing.ts'
 import { problemCount, refusalsOf } from '../data/refusals.ts'
 import { placeOf } from '../data/sample.ts'
 import type { TrainingJob } from '../job.ts'
+import { policyOf } from '../methods/method.ts'
 import type { TextKit } from '../text-kit.ts'
 import { type Census, censusOf } from './census.ts'
 import { type Leaks, leaksOf } from './leaks.ts'
@@ -69,7 +70,10 @@ export async function dataCheckOf(
     refusals: refusals.map(({ message, fix }) => ({ message, fix })),
     warnings: [],
   }
-  return { ...check, warnings: [...scheduleWarnings(job), ...warningsOf(check, problemCount(reports))] }
+  return {
+    ...check,
+    warnings: [...scheduleWarnings(job), ...promptWarnings(job), ...warningsOf(check, problemCount(reports))],
+  }
 }
 
 /** A trial of a few steps warms up for all of them rightly, so it is no reason to refuse. */
@@ -79,6 +83,12 @@ function scheduleWarnings({ steps, schedule, optimizer }: TrainingJob): string[]
   return [
     `schedule.warmup_steps is ${warmup_steps} and the run has ${steps} steps: the rate never reaches optimizer.learning_rate (${optimizer.learning_rate}).`,
   ]
+}
+
+/** Of a job that learns from answers of its own. */
+function promptWarnings({ method }: TrainingJob): string[] {
+  if (policyOf(method) === undefined) return []
+  return ['What a step takes is that of learning alone: writing the answers, and grading them, comes on top.']
 }
 
 function shown({ source, code, what, fix }: DataProblem): DataCheck['problems'][number] {

@@ -1,9 +1,7 @@
 /** All that is found out about a job before it starts. */
 import { preparing } from '../data/preparing.ts'
 import type { TrainingJob } from '../job.ts'
-import { prepareData } from '../job-data.ts'
-import { preferenceOf } from '../methods/method.ts'
-import { preparePreferences } from '../methods/preference-data.ts'
+import { inspectedData } from '../prepare-data.ts'
 import { refuseUnfit } from '../prepare-model.ts'
 import { type DataCheck, dataCheckOf } from './data-check.ts'
 import { dataShapeOf, type Needs, needsOf } from './needs.ts'
@@ -18,11 +16,7 @@ export interface JobCheck {
 /** What is wrong with the data is among the results. Throws UserErrors for a model that does not fit the job. */
 export async function checkJob(job: TrainingJob, onNote: (text: string) => void): Promise<JobCheck> {
   const endless = preparing(onNote)
-  const method = preferenceOf(job.method)
-  using data =
-    method === undefined
-      ? await prepareData(job, undefined, endless, false)
-      : await preparePreferences(job, method, undefined, endless, false)
+  using data = await inspectedData(job, endless)
   refuseUnfit(job, data.kit.tokenizer)
   const check = await dataCheckOf(job, data.kit, data.material, endless)
   const needs = needsOf(job, data)

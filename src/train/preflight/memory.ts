@@ -13,6 +13,7 @@ import { Device } from '../../runtime/device.ts'
 import type { Tensor } from '../../runtime/tensor.ts'
 import type { TrainingJob } from '../job.ts'
 import { AdapterPart, freshAdapter } from '../methods/lora.ts'
+import { policyOf } from '../methods/method.ts'
 import { objectiveOf } from '../methods/objectives.ts'
 import { modelConfig, type SpecialTokens } from '../model-config.ts'
 import { AdamW } from '../optimizer.ts'
@@ -86,7 +87,11 @@ export function estimateMemory(
   const masks = windowsOf(parameters.definition.config).length
   const maskBytes = masks * (data.packed ? 8 * job.batch * job.context ** 2 : 4 * job.context ** 2)
   const activationBytes =
-    scratch('train') + (data.isEvaluated ? scratch('evaluate') : 0) + optimizer.scratchBytes + maskBytes
+    scratch('train') +
+    (data.isEvaluated || asksReference(job) ? scratch('evaluate') : 0) +
+    (policyOf(job.method) === undefined ? 0 : answersBytes(job, parameters.definition)) +
+    optimizer.scratchBytes +
+    maskBytes
   const trainedBytes = parameters.all.reduce((sum, { weight }) => sum + weight.bytes, 0)
   const ownBytes = parameters.all.reduce(
     (sum, { weight }, index) => sum + (owners[index] === 0 ? weight.bytes : 0),
@@ -95,7 +100,9 @@ export function estimateMemory(
   const sums = job.data_parallel ? sumsOf(job.accumulate, processes) : 0
   const learningBytes = (1 + sums) * trainedBytes + 2 * ownBytes
   const snapshotBytes = 3 * trainedBytes
-  const weightBytes = parameters.bytes + (job.method?.lora === undefined ? 0 : trainedBytes)
+  const isWhole = job.method?.lora === undefined
+  const referenceBytes = isWhole && asksReference(job) ? parameters.bytes : 0
+  const weightBytes = parameters.bytes + referenceBytes + (isWhole ? 0 : trainedBytes)
   const fixedBytes = processBytes + runtimeBytes
   return {
     bytes: fixedBytes + weightBytes + learningBytes + activationBytes + snapshotBytes,
@@ -105,6 +112,21 @@ export function estimateMemory(
     activationBytes,
     snapshotBytes,
   }
+}
+
+/** Whether a policy is held near the model that it starts from, which is then in memory beside it. */
+function asksReference({ method }: TrainingJob): boolean {
+  return (policyOf(method)?.beta ?? 0) > 0
+}
+
+/** Answers that the serving engine writes at once, at most: the decoder's own limit, which this folder cannot see. */
+const answersTogether = 32
+
+/** Keys and values of the answers that are being written, two bytes a number, and a step's logits. */
+function answersBytes({ batch, accumulate, context }: TrainingJob, { config }: Definition): number {
+  const answers = Math.min(answersTogether, batch * accumulate)
+  const perToken = 2 * config.layers * config.keyValueHeads * config.headWidth * 2
+  return answers * ((context + 16) * perToken + 4 * config.vocabularySize)
 }
 
 /** A model as the job would train it, as far as its memory is concerned: nothing is read or written. */

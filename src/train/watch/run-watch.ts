@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import type { Clock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { readJsonFile, writeFileAtomic } from '../../base/files.ts'
+import { type Evaluation, evaluationMetrics } from '../evaluate/evaluations.ts'
 import { recipeOf, type TrainingJob } from '../job.ts'
 import type { JobResult, JobStart } from '../run-callbacks.ts'
 import type { StepFault, StepReport } from '../trainer.ts'
@@ -110,9 +111,12 @@ export class RunWatch {
     })
   }
 
-  evaluation(loss: number, stepsDone: number): void {
+  evaluation(evaluation: Evaluation): void {
+    const { stepsDone } = evaluation
+    const values = evaluationMetrics(evaluation)
+    if (Object.keys(values).length === 0) return
     this.#step = stepsDone
-    this.#metrics({ held_out_loss: loss })
+    this.#metrics(values)
   }
 
   fault({ step, kind, action, samples, gradientNorm, usualNorm }: StepFault): void {

@@ -51,7 +51,7 @@ async function watched(
         if (stopsAtStart) stop.abort()
       },
       onStep: (report) => run.step(report),
-      onEvaluation: ({ loss, stepsDone }) => run.evaluation(loss!, stepsDone),
+      onEvaluation: (evaluation) => run.evaluation(evaluation),
       onCheckpoint: ({ stepsDone, folder: at }) => run.checkpoint(stepsDone, at),
     },
     stop.signal,
