@@ -1,3 +1,4 @@
+import { harmonyMessage, speaksHarmony } from '../openai/harmony.ts'
 import { SpecialSpellings } from '../tokenizer/special-spellings.ts'
 import type { TextModel } from './text-model.ts'
 
@@ -14,9 +15,10 @@ export function chatEncoder({
   if (template === undefined)
     return (messages) => tokenizer.encode(messages.map(({ content }) => content).join('\n'))
   const spellings = new SpecialSpellings(tokenizer)
+  const inChannels = speaksHarmony(template)
   return (messages) => {
     const { text, plainAt } = spellings.rendered(messages, (seen) =>
-      template.render({ messages: seen, addGenerationPrompt: true }),
+      template.render({ messages: inChannels ? seen.map(harmonyMessage) : seen, addGenerationPrompt: true }),
     )
     // The template writes the beginning-of-sequence token itself.
     return tokenizer.encode(text, { addSpecial: false, ...(plainAt !== undefined && { plainAt }) })

@@ -1,6 +1,8 @@
 /** One generation in the terminal, shared by `generate` and `chat`. */
 import { randomUUID } from 'node:crypto'
 import { UserError } from '../base/errors.ts'
+import type { AnswerReader } from '../openai/answer-reader.ts'
+import { harmonyTokens } from '../openai/harmony.ts'
 import { Transcript } from '../openai/transcript.ts'
 import type { EngineClient } from '../serve/messages.ts'
 import type { Finish } from '../serve/request.ts'
@@ -15,7 +17,7 @@ export interface Spoken {
   restMs: number
 }
 
-/** Streams the continuation of `prompt` through `write`; `signal` cancels it, and `ends` are tokens that end it beside the model's own. */
+/** Streams the continuation of `prompt` through `write`; `signal` cancels it, `ends` are tokens that end it beside the model's own, and `reader` reads an answer in channels. */
 export async function speak(
   engine: EngineClient,
   model: TextModel,
@@ -24,6 +26,7 @@ export async function speak(
   write: (text: string) => void,
   signal?: AbortSignal,
   ends: readonly number[] = [],
+  reader?: AnswerReader,
 ): Promise<Spoken> {
   const { tokenizer } = model
   const room = engine.info.contextMax - prompt.length
@@ -33,13 +36,16 @@ export async function speak(
       { failure: 'usage', fix: 'Shorten the prompt.' },
     )
   }
-  const transcript = new Transcript(tokenizer, flags.stop ?? [], flags.minTokens ?? 0)
+  const kept = reader && harmonyTokens(tokenizer)
+  const transcript = new Transcript(tokenizer, flags.stop ?? [], flags.minTokens ?? 0, kept)
   transcript.continueBehind(prompt)
   const id = randomUUID()
   const startedMs = performance.now()
   let firstMs = 0
   let text = ''
-  const show = (piece: string) => {
+  const show = (written: string, isLast = false) => {
+    const piece =
+      reader === undefined ? written : reader.push(written).text + (isLast ? reader.flush().text : '')
     text += piece
     if (piece !== '') write(piece)
   }
@@ -69,7 +75,7 @@ export async function speak(
         if (!transcript.stopped) show(transcript.push(tokens).text)
         if (transcript.stopped && finish === undefined) cancel()
         if (finish === undefined) return
-        if (!transcript.stopped) show(transcript.flush().text)
+        show(transcript.stopped ? '' : transcript.flush().text, true)
         end(transcript.stopped ? { ...finish, reason: 'stop' } : finish)
       })
       .then((admission) => {

@@ -3,6 +3,7 @@ import { messageOf, UserError } from '../base/errors.ts'
 import { Problem } from '../http/problem.ts'
 import { type ChatRendering, type ChatTemplate, templateMessage } from '../tokenizer/chat-template.ts'
 import type { SpecialSpellings } from '../tokenizer/special-spellings.ts'
+import { harmonyMessage, openAnswer, speaksHarmony } from './harmony.ts'
 import { openConversation } from './open-message.ts'
 
 /** A conversation as the model's template writes it. */
@@ -41,14 +42,17 @@ type Ending = Pick<ChatRequest, 'add_generation_prompt' | 'continue_final_messag
 
 function render(written: Written, template: ChatTemplate, ending: Ending): string {
   const { messages, tools, reasoning_effort, chat_template_kwargs } = written
+  const inChannels = speaksHarmony(template)
   const conversation = {
-    messages: messages.map(templateMessage),
+    messages: messages.map((message) => templateMessage(inChannels ? harmonyMessage(message) : message)),
     addGenerationPrompt: ending.add_generation_prompt ?? true,
     extra: { ...(reasoning_effort === undefined ? {} : { reasoning_effort }), ...chat_template_kwargs },
   }
   const text = (rendering: ChatRendering): string => {
     if (ending.continue_final_message !== true) return template.render(rendering)
-    const open = openConversation(rendering, template)
+    const open = inChannels
+      ? openInChannels(messages, rendering, template)
+      : openConversation(rendering, template)
     if (open !== undefined) return open
     const message = "The model's chat template rewrites the last message, so nothing can go on behind it."
     throw new Problem(400, 'chat_template_refused', message, { param: 'continue_final_message' })
@@ -65,4 +69,17 @@ function render(written: Written, template: ChatTemplate, ending: Ending): strin
   }
   const message = "The model's chat template has no place for tools."
   throw new Problem(400, 'unsupported_parameter', message, { param: 'tools' })
+}
+
+/** The conversation up to its last message, and that as an answer in channels which is not at its end. */
+function openInChannels(
+  messages: Written['messages'],
+  rendering: ChatRendering,
+  template: ChatTemplate,
+): string | undefined {
+  const { content } = messages.at(-1)!
+  if (typeof content !== 'string' || content === '') return undefined
+  const earlier = rendering.messages.slice(0, -1)
+  const { text } = openAnswer(content)
+  return template.render({ ...rendering, messages: earlier, addGenerationPrompt: true }) + text
 }

@@ -9,10 +9,19 @@ import { checkSequences, type Endpoint, findModel, parseBody, stream, streamsUsa
 import { type Asker, requestBase, seedOfChoice, stopStrings } from './engine-request.ts'
 import type { GenerationParts, Piece } from './generation.ts'
 import { Generations } from './generations.ts'
+import { HarmonyReader, harmonyTokens, openAnswer, speaksHarmony } from './harmony.ts'
 import { checkRoom, roomBehind } from './prompts.ts'
 import { queueHeaders } from './queue-report.ts'
-import { AnswerCalls, type CalledPiece, callFormsOf, markTokens, type NumberedCall } from './tool-calls.ts'
-import { callConstraint, mayCall, namedFunction } from './tool-choice.ts'
+import { heldFormat } from './response-format.ts'
+import {
+  AnswerCalls,
+  type CalledPiece,
+  CallReader,
+  callFormsOf,
+  markTokens,
+  type NumberedCall,
+} from './tool-calls.ts'
+import { callConstraint, formatInChannels, mayCall, namedFunction } from './tool-choice.ts'
 import { Transcript } from './transcript.ts'
 
 /** POST /v1/chat/completions */
@@ -29,7 +38,7 @@ export function chat(endpoint: Endpoint): Handler {
       await encodeMessages(body, endpoint),
       { tenant, adapter },
       endpoint,
-    ).map((part, index) => continued(part, continuations?.[index], 0))
+    ).map((part, index) => continued(part, unread(continuations?.[index], endpoint), 0))
     const call = callOf(exchange, endpoint.isGateway)
     const request = { exchange, promptField: 'messages', choices, tenant, model: body.model, call }
     const generations = new Generations(parts, request, endpoint)
@@ -43,6 +52,15 @@ export function chat(endpoint: Endpoint): Handler {
   }
 }
 
+/** Where an answer is read in channels, what was shown of it is not what was written. */
+function unread<Earlier extends { characters: number }>(
+  continuation: Earlier | null | undefined,
+  { template }: Endpoint,
+): Earlier | null | undefined {
+  const isRead = continuation != null && template !== undefined && speaksHarmony(template)
+  return isRead ? { ...continuation, characters: 0 } : continuation
+}
+
 interface Answer {
   id: string
   created: number
@@ -53,13 +71,24 @@ interface Answer {
 function answerCalls(
   body: ChatRequest,
   continuations: ReturnType<typeof continuationsOf>,
-  { template }: Endpoint,
+  { template, tokenizer }: Endpoint,
 ): readonly AnswerCalls[] | undefined {
-  if (!mayCall(body) || template === undefined) return undefined
+  if (template === undefined) return undefined
   const forms = callFormsOf(template)
+  const opened = goesOnBehindText(body) ? openAnswer(String(body.messages.at(-1)!.content)).opened : undefined
+  if (forms.includes('channels'))
+    return Array.from({ length: body.n ?? 1 }, (_, index) => {
+      const answer = new AnswerCalls(new HarmonyReader(mayCall(body), opened))
+      const { tokens, characters } = continuations?.[index] ?? { tokens: [], characters: 0 }
+      const earlier = new Transcript(tokenizer, [], 0, harmonyTokens(tokenizer))
+      answer.resume(earlier.push(tokens).text, characters)
+      return answer
+    })
+  if (!mayCall(body)) return undefined
   const names = body.tools!.map((tool) => tool.function.name)
   return Array.from({ length: body.n ?? 1 }, (_, index) => {
-    return new AnswerCalls(forms, names, (continuations?.[index]?.characters ?? 0) > 0)
+    const hasBegun = (continuations?.[index]?.characters ?? 0) > 0
+    return new AnswerCalls(new CallReader(forms, names, hasBegun), forms.includes('listed'))
   })
 }
 
@@ -170,16 +199,22 @@ function generationParts(
   endpoint: Endpoint,
 ): readonly GenerationParts[] {
   const { info } = endpoint.engine
+  const { tokenizer, template } = endpoint
+  const inChannels = template !== undefined && speaksHarmony(template)
   const base = requestBase(body, { ...endpoint, ...asker, vocabularySize: info.vocabularySize })
   const constraint = endpoint.template && callConstraint(body, endpoint.template, endpoint.tokenizer)
+  const format = heldFormat(body)
   if (constraint !== undefined) base.constraint = constraint
+  else if (inChannels && format !== undefined)
+    base.constraint = { kind: 'text', pattern: formatInChannels(format, tokenizer) }
   if (body.logprobs === true) base.logprobs = body.top_logprobs ?? 0
   const room = roomBehind(prompt.length, info, 'messages')
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? room
   checkRoom(prompt.length, maxTokens, info, 'messages')
-  const kept = mayCall(body) ? markTokens(endpoint.tokenizer) : undefined
+  const marks = mayCall(body) ? markTokens(tokenizer) : undefined
+  const kept = inChannels ? harmonyTokens(tokenizer) : marks
   return Array.from({ length: body.n ?? 1 }, (_, index) => {
-    const transcript = new Transcript(endpoint.tokenizer, stopStrings(body), base.minTokens, kept)
+    const transcript = new Transcript(tokenizer, stopStrings(body), base.minTokens, kept)
     if (goesOnBehindText(body)) transcript.continueBehind(prompt)
     const sampling = { ...base.sampling, seed: seedOfChoice(base.sampling.seed, index) }
     return {

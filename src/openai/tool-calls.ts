@@ -5,27 +5,18 @@
 import { randomUUID } from 'node:crypto'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import type { AnswerReader, Found, WrittenCall } from './answer-reader.ts'
 import type { Piece } from './generation.ts'
+import { speaksHarmony } from './harmony.ts'
 import { fieldText, objectAt, objectEnd, type WrittenObject } from './written-json.ts'
-
-/** A call as the model wrote it: `arguments` is JSON in the model's own words. */
-export interface WrittenCall {
-  name: string
-  arguments: string
-}
-
-/** What is certain after a piece of text. */
-export interface Found {
-  text: string
-  calls: readonly WrittenCall[]
-}
 
 /**
  * How a family writes calls: `tagged` is {"name", "arguments"} between <tool_call> and </tool_call> (Hermes, Qwen, our own
  * template), `listed` is [TOOL_CALLS] before a list of such objects or before NAME[ARGS]{...} (Mistral), `bare` is an
- * answer that is {"name", "parameters"} as a whole (Llama 3.1 and later, with or without <|python_tag|>).
+ * answer that is {"name", "parameters"} as a whole (Llama 3.1 and later, with or without <|python_tag|>), `channels` messages with
+ * a recipient (gpt-oss; harmony.ts reads them).
  */
-export type CallForm = 'tagged' | 'listed' | 'bare'
+export type CallForm = 'tagged' | 'listed' | 'bare' | 'channels'
 
 export const tag = { open: '<tool_call>', close: '</tool_call>' }
 export const listMark = '[TOOL_CALLS]'
@@ -36,6 +27,7 @@ const marks = [tag.open, tag.close, listMark, argumentsMark, pythonMark]
 
 /** The form of the template that sees the tools; templates of no known family are taken to mean `tagged` or `bare`. */
 export function callFormsOf(template: ChatTemplate): readonly CallForm[] {
+  if (speaksHarmony(template)) return ['channels']
   const source = template.sources.tool_use ?? Object.values(template.sources).join('\n')
   if (source.includes(tag.open)) return ['tagged']
   if (source.includes(listMark)) return ['listed']
@@ -49,7 +41,7 @@ export function markTokens(tokenizer: Tokenizer): ReadonlySet<number> {
 }
 
 /** Reads one answer as it comes. */
-export class CallReader {
+export class CallReader implements AnswerReader {
   readonly #forms: readonly CallForm[]
   readonly #names: ReadonlySet<string>
   /** Text that may yet be a call, or space that may be nothing but the gap between two. */
@@ -184,21 +176,33 @@ export type CalledPiece = Piece & { calls: readonly NumberedCall[] }
 
 /** Tells the calls of one answer from its text, piece by piece. */
 export class AnswerCalls {
-  readonly #reader: CallReader
-  readonly #forms: readonly CallForm[]
+  readonly #reader: AnswerReader
+  readonly #shortIds: boolean
   #ids: number[] = []
   #count = 0
+  /** Code units of the next text that were shown in an earlier life. */
+  #shownAhead = 0
 
-  constructor(forms: readonly CallForm[], names: readonly string[], hasBegun: boolean) {
-    this.#forms = forms
-    this.#reader = new CallReader(forms, names, hasBegun)
+  /** `shortIds`: of nine characters, as Mistral's templates want them. */
+  constructor(reader: AnswerReader, shortIds = false) {
+    this.#reader = reader
+    this.#shortIds = shortIds
+  }
+
+  /** Takes up an answer of which this was written on another server, and so many code units shown. */
+  resume(written: string, shown: number): void {
+    const { text, calls } = this.#reader.push(written)
+    this.#count += calls.length
+    this.#shownAhead = Math.max(0, shown - text.length)
   }
 
   /** Undefined when there is nothing to say yet. */
   read(piece: Piece): CalledPiece | undefined {
     const found = this.#reader.push(piece.text)
     const rest = piece.finish === undefined ? undefined : this.#reader.flush()
-    const text = found.text + (rest?.text ?? '')
+    const whole = found.text + (rest?.text ?? '')
+    const text = whole.slice(this.#shownAhead)
+    this.#shownAhead -= whole.length - text.length
     const calls = [...found.calls, ...(rest?.calls ?? [])].map((call): NumberedCall => {
       return { index: this.#count++, id: this.#callId(), type: 'function', function: call }
     })
@@ -213,10 +217,9 @@ export class AnswerCalls {
     return this.#count > 0
   }
 
-  /** Mistral's templates refuse ids of any other length than nine. */
   #callId(): string {
     const id = randomUUID().replaceAll('-', '')
-    return this.#forms.includes('listed') ? id.slice(0, 9) : `call_${id.slice(0, 24)}`
+    return this.#shortIds ? id.slice(0, 9) : `call_${id.slice(0, 24)}`
   }
 }
 

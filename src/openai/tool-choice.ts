@@ -9,8 +9,11 @@ import type { Pattern } from '../constrain/pattern.ts'
 import { Problem } from '../http/problem.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { harmonyMarks } from './harmony.ts'
 import { checkEnding, heldFormat } from './response-format.ts'
 import { argumentsMark, type CallForm, callFormsOf, listMark, pythonMark, tag } from './tool-calls.ts'
+
+const { channel, constrain, end, message, start } = harmonyMarks
 
 type Tool = NonNullable<ChatRequest['tools']>[number]
 type Schema = Readonly<Record<string, unknown>>
@@ -42,7 +45,10 @@ export function callConstraint(
   const mustCall = body.tool_choice === 'required' || named !== undefined
   const single = body.parallel_tool_calls === false
   const format = heldFormat(body)
-  const isHeld = mustCall || single || format !== undefined || body.tools!.some(isStrict)
+  const forms = callFormsOf(template)
+  // There a call ends the answer.
+  const isHeld =
+    mustCall || (single && !forms.includes('channels')) || format !== undefined || body.tools!.some(isStrict)
   if (!isHeld) return undefined
   checkEnding(body, 'tools', 'the end of a call could not be told')
   const callables = body.tools!.flatMap((tool, i): Callable[] => {
@@ -50,20 +56,26 @@ export function callConstraint(
     if (named !== undefined && name !== named) return []
     return [{ name, given: argumentsOf(tool, mustCall, `tools.${i}.function.parameters`) }]
   })
-  const marked = (mark: string): Pattern =>
-    tokenizer.idOf(mark) === undefined ? { literal: mark } : { special: mark }
+  const marked = markedBy(tokenizer)
   const isNamedList = Object.values(template.sources).some((source) => source.includes(argumentsMark))
-  const forms = callFormsOf(template)
   const writings = forms.map((form): Writing => {
     if (form === 'tagged') return tagged(callables, single, marked)
     if (form === 'bare') return bare(callables, single, marked)
+    if (form === 'channels') return { calls: inChannels(callables, marked), opening: undefined }
     return isNamedList ? listedByName(callables, single, marked) : listed(callables, single, marked)
   })
-  const pattern = held(writings, forms, mustCall, format)
+  const pattern = forms.includes('channels')
+    ? heldInChannels(writings[0]!.calls, mustCall, format, marked)
+    : held(writings, forms, mustCall, format)
   const constraint: Constraint = { kind: 'text', pattern }
   const verdict = checkConstraint(constraint)
   if (verdict.ok) return constraint
   throw refused('tools', `The functions together: ${verdict.message}`)
+}
+
+/** A mark as the tokenizer writes it: a token of its own, or its spelling. */
+function markedBy(tokenizer: Tokenizer): Marked {
+  return (mark) => (tokenizer.idOf(mark) === undefined ? { literal: mark } : { special: mark })
 }
 
 function isStrict(tool: Tool): boolean {
@@ -159,6 +171,38 @@ function bare(callables: readonly Callable[], single: boolean, marked: Marked): 
   const rest: Pattern = single ? { literal: '' } : { either: [{ literal: '' }, more] }
   const open: Pattern = { either: [{ literal: '' }, marked(pythonMark)] }
   return { calls: { sequence: [maybeWhite, open, call, rest] }, opening: undefined }
+}
+
+/** Of gpt-oss: a message to the function. */
+function inChannels(callables: readonly Callable[], marked: Marked): Pattern {
+  const calls = callables.map(({ name, given }): Pattern => {
+    const header = [{ literal: `commentary to=functions.${name} ` }, marked(constrain), { literal: 'json' }]
+    return { sequence: [marked(channel), ...header, marked(message), given] }
+  })
+  return { either: calls }
+}
+
+/** Thinking, or none, and then a call, or an answer. */
+function heldInChannels(
+  calls: Pattern | undefined,
+  mustCall: boolean,
+  format: Pattern | undefined,
+  marked: Marked,
+): Pattern {
+  const anything: Pattern = { free: { without: Object.values(harmonyMarks), notFirst: [] } }
+  const onChannel = (name: string, body: Pattern): Pattern => {
+    return { sequence: [marked(channel), { literal: name }, marked(message), body] }
+  }
+  const next = [marked(end), marked(start), { literal: 'assistant' }]
+  const thought: Pattern = { sequence: [onChannel('analysis', anything), ...next] }
+  const answers = [...(mustCall ? [] : [onChannel('final', format ?? anything)]), ...(calls ? [calls] : [])]
+  return { sequence: [{ either: [{ literal: '' }, thought] }, { either: answers }] }
+}
+
+/** Where nothing is called: thinking, or none, and an answer that is held. */
+export function formatInChannels(format: Pattern, tokenizer: Tokenizer): Pattern {
+  const marked = markedBy(tokenizer)
+  return heldInChannels(undefined, false, format, marked)
 }
 
 function callObject(callables: readonly Callable[], field: 'arguments' | 'parameters'): Pattern {

@@ -177,6 +177,7 @@ function fromJson(json: unknown, config: unknown, moreEosTokens: readonly number
     return text === undefined ? undefined : (added(text) ?? model.idOf(text))
   }
   const eosToken = idOf('eos_token')
+  const endings = [eosToken, ...moreEosTokens, ...callEndings(added)].filter((id) => id !== undefined)
   return new Pipeline({
     addedTokens,
     normalizer: normalizerFromJson(fields.raw('normalizer')),
@@ -185,10 +186,15 @@ function fromJson(json: unknown, config: unknown, moreEosTokens: readonly number
     postProcessor: postProcessorFromJson(fields.raw('post_processor')),
     decoder: decoderFromJson(fields.raw('decoder')),
     bosToken: idOf('bos_token'),
-    eosTokens: [...new Set(eosToken === undefined ? moreEosTokens : [eosToken, ...moreEosTokens])],
+    eosTokens: [...new Set(endings)],
     padToken: idOf('pad_token'),
     fillIn: fillInFrom(added),
   })
+}
+
+/** In the harmony format (gpt-oss) a call ends an answer, which a fine-tuned model's files often do not say. */
+function callEndings(added: (text: string) => number | undefined): readonly (number | undefined)[] {
+  return added('<|channel|>') === undefined ? [] : ['<|return|>', '<|call|>'].map(added)
 }
 
 function modelFromJson(fields: JsonFields, byteLevel: boolean): TokenModel {
