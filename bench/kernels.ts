@@ -262,7 +262,13 @@ async function compareDecode(
     const q = graph.input('F32', [sequences, heads, width], 'q')
     const words = batchTableWordsMax(sequences, sequences * Math.ceil(context / blockTokens))
     const table = graph.input('I32', [words], 'batch')
-    const { fn, userdata } = calls.call('paged_attention', { kvHeads, window: 0, scale, cacheFormat })
+    const { fn, userdata } = calls.call('paged_attention', {
+      kvHeads,
+      window: 0,
+      scale,
+      cacheFormat,
+      sinks: 0,
+    })
     for (const [keys, values] of layerCaches)
       graph.output(graph.ops.custom('attend', fn, 'F32', q.shape, [q, keys, values, table], userdata))
     graph.allocate()

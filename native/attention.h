@@ -70,6 +70,7 @@ struct Attention {
   Batch batch;
   const char* keys;
   const char* values;
+  const float* sinks;  // [H], or null
   Plan plan;
 };
 
@@ -240,9 +241,16 @@ inline const float* queryRow(const ggml_tensor* q, int token, int head) {
   return reinterpret_cast<const float*>(static_cast<const char*>(q->data) + token * q->nb[2] + head * q->nb[1]);
 }
 
-inline void writeRow(const AttentionShape& shape, ggml_tensor* dst, int token, int head, float weight, const float* out) {
+/// By what a row's sum of values is multiplied: one over the sum of weights, which a sink joins as a score without a value.
+inline float overAll(float best, float weight, const float* sink) {
+  if (!sink) return 1.0f / weight;
+  float score = *sink * log2e, highest = best > score ? best : score;
+  float keep = exp2(best - highest);
+  return keep / fma(weight, keep, exp2(score - highest));
+}
+
+inline void writeRow(const AttentionShape& shape, ggml_tensor* dst, int token, int head, float inverse, const float* out) {
   float* to = static_cast<float*>(dst->data) + (size_t(token) * shape.heads + head) * shape.cache.width;
-  float inverse = 1.0f / weight;
   for (int d = 0; d < shape.cache.width; d += lanes) store(to + d, load(out + d) * inverse, shape.cache.width - d);
 }
 
@@ -320,9 +328,11 @@ inline void runUnit(const Attention& op, const Unit& unit, const Unit* next, ggm
   }
   forEachRow(shape, unit, [&](int r, int, int t, int head) {
     const float* total = rows.total + r * floats;
-    bool whole = isWhole(unit);
-    writeRow(shape, dst, token + t, unit.head * shape.perKv + head, whole ? sumLanes(load(rows.weight + r * lanes)) : total[1],
-             whole ? rows.out + r * shape.widthPadded : total + 2);
+    const bool whole = isWhole(unit);
+    const float weight = whole ? sumLanes(load(rows.weight + r * lanes)) : total[1];
+    const int own = unit.head * shape.perKv + head;
+    float inverse = overAll(whole ? rows.best[r] : total[0], weight, op.sinks ? op.sinks + own : nullptr);
+    writeRow(shape, dst, token + t, own, inverse, whole ? rows.out + r * shape.widthPadded : total + 2);
   });
 }
 
@@ -351,8 +361,8 @@ inline void attendPairs(Call* call, const Attention& op, ggml_tensor* dst) {
   attendUnits<BfloatCache>(call, op, dst);
 }
 
-/// dst F32 [N, heads, D]. Sources: q F32 [N, heads, D] (rows may be strided), keys, values, batch table.
-/// Params: kv heads, window (0: none), scale as float bits, format of the cache.
+/// dst F32 [N, heads, D]. Sources: q F32 [N, heads, D] (rows may be strided), keys, values, batch table, sinks [heads] where there
+/// are some. Params: kv heads, window (0: none), scale as float bits, format of the cache, sinks (0/1).
 inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor* q = dst->src[0];
@@ -360,6 +370,7 @@ inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   op.batch = {static_cast<const int32_t*>(dst->src[3]->data)};
   op.keys = static_cast<const char*>(dst->src[1]->data);
   op.values = static_cast<const char*>(dst->src[2]->data);
+  op.sinks = call->params[4] ? static_cast<const float*>(dst->src[4]->data) : nullptr;
   AttentionShape& shape = op.shape;
   int width = int(q->ne[0]);
   shape.heads = int(q->ne[1]);

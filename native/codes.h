@@ -76,6 +76,49 @@ constexpr uint8_t signBias = 128;
 constexpr uint8_t signBias = 0;
 #endif
 
+/// Numbers of E2M1: twice what each means, and 12 more, so that none is below zero.
+inline Bytes numbersOfFour(Bytes codes) {
+#if defined(__AVX512BW__)
+  const __m128i table = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+  return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)codes);
+#elif defined(__AVX2__)
+  const __m128i table = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+  return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), (__m256i)codes);
+#elif defined(ROPEWAY_NEON)
+  const Bytes table = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+  return (Bytes)vqtbl1q_u8((uint8x16_t)table, (uint8x16_t)codes);
+#else
+  const Bytes magnitude = codes & 7, minus = (Bytes)((codes & 8) != 0);
+  const Bytes twice = magnitude + ((Bytes)(magnitude > 4) & 1) + ((Bytes)(magnitude > 5) & 1) + ((Bytes)(magnitude > 6) & 3);
+  return ((twice ^ minus) - minus) + 12;
+#endif
+}
+
+struct FourBitFloats : FourBits {
+  static constexpr int most = 24;
+  template <int j>
+  static Bytes at(const char* group, int v) {
+    return numbersOfFour(FourBits::at<j>(group, v));
+  }
+};
+
+/// A power of two per group, those of four groups before the codes of all.
+struct MX4Codes : FourBitFloats {
+  static constexpr size_t groupBytes = pairScaleBytes / 4 + FourBitFloats::bytes, streamAhead = 8192;
+  static constexpr int format = packedMX4, parts = 1, bias = 12;
+  static constexpr bool share = false, offset = false, negative = false, askedTwice = false, stream = true;
+  static const char* group(const char* panel, size_t g) { return panel + microCodesAt(g); }
+  static Vector scale(const char* panel, size_t g, int, int v) {
+    typedef uint8_t Exponents __attribute__((vector_size(lanes)));
+    Exponents bytes;
+    __builtin_memcpy(&bytes, panel + microScalesAt(g) + v * lanes, sizeof bytes);
+    // 2^-127 is below what an exponent alone can say.
+    VectorInt bits = maximum(__builtin_convertvector(bytes, VectorInt) << 23, VectorInt{} + 0x400000);
+    return (Vector)bits * splat(0.5f);
+  }
+  static Vector shift(const char*, size_t, int) { return zero(); }
+};
+
 /// A scale per four groups, whose sums of codes are added up before they are scaled.
 struct Q8Codes : EightBits {
   // Whole bytes are asked for mostly within the page, so that the hardware takes it for the stream that it follows itself; from

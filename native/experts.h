@@ -9,6 +9,7 @@ namespace {
 
 /// What a thread multiplies at once: a pair of one expert's panels by some of its slots.
 struct ExpertPiece {
+  size_t expert;
   const char* weights;  // the expert's first panel
   int64_t panel;        // of the expert
   int panels;
@@ -41,14 +42,16 @@ struct ExpertPieces {
     const size_t begin = size_t(routes.start[*expert]), end = size_t(routes.start[*expert + 1]), parts = blocks(end - begin);
     const int64_t within = piece - before[*expert], panel = within / int64_t(parts) * 2;
     const size_t first = begin + size_t(within) % parts * rowsPerPiece;
-    return {packed + *expert * size_t(panels) * stride, panel, panels - panel < 2 ? 1 : 2, first,
+    return {*expert, packed + *expert * size_t(panels) * stride, panel, panels - panel < 2 ? 1 : 2, first,
             first + rowsPerPiece < end ? first + rowsPerPiece : end};
   }
 };
 
 template <class Product>
-inline void multiplyExperts(Call* call, int nth, const Product& product, const ExpertPieces& all, const Epilogue& epilogue) {
+inline void multiplyExperts(Call* call, int nth, const Product& product, const ExpertPieces& all, Epilogue epilogue) {
   constexpr size_t runBytes = size_t(1) << 18;
+  const float* biases = epilogue.bias;
+  const size_t biasesEach = size_t(epilogue.dst->ne[0]) * (epilogue.gated ? 2 : 1);
   Pieces pieces(call, nth, all.before[all.routes.experts], int64_t(runBytes / (2 * all.stride)));
   size_t expert = 0;
   bool asked = false;
@@ -61,6 +64,7 @@ inline void multiplyExperts(Call* call, int nth, const Product& product, const E
     const bool asks = Product::asksAhead && behind && behind != weights && next.panels == 2;
     if constexpr (Product::asksAhead)
       if (asks) product.comingUp(behind, 2 * all.stride, piece.end - piece.first);
+    if (biases) epilogue.bias = biases + piece.expert * biasesEach;
     pairByRows(product, piece.weights, all.stride, piece.panel, piece.panels, piece.first, piece.end, asked, -1, epilogue);
     asked = asks || (Product::asksAhead && behind == weights);
   }
@@ -87,8 +91,9 @@ inline void prepareSlots(Call* call, const Product& product, const ggml_tensor* 
 }
 
 /// dst F32 [S, M]. Sources: x F32 [N, K] by rows, or [S, K] by slots; packed weights of E experts with M outputs each one below the
-/// other, M whole panels and of ungated formats that lie in pairs whole pairs; routes; norm weight [K] where normed. Params: experts
-/// E, by slots (0/1), normed (0/1), Gate, epsilon as float bits.
+/// other, M whole panels and of ungated formats that lie in pairs whole pairs; routes; norm weight [K] where normed; biases [E, M]
+/// where biased, of gated ones [E, 2, M]. Params: experts E, by slots, normed (0/1 each), Gate, biased (0/1), epsilon and limit of a
+/// clamped gate as float bits.
 template <class Product>
 inline void experts(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
@@ -96,7 +101,8 @@ inline void experts(ggml_tensor* dst, int, int nth, void* userdata) {
   const Routes routes(dst->src[2], call->params[0]);
   const bool bySlots = call->params[1] != 0;
   const float* norm = call->params[2] ? static_cast<const float*>(dst->src[3]->data) : nullptr;
-  const Epilogue epilogue{dst, nullptr, nullptr, call->params[3], {}};
+  Epilogue epilogue{dst, nullptr, nullptr, call->params[3], {}, floatParam(call, 6)};
+  if (call->params[4]) epilogue.bias = static_cast<const float*>(dst->src[norm ? 4 : 3]->data);
   const size_t inputs = wholeGroups(size_t(x->ne[0])), stride = panelBytes(Product::packedFormat, inputs);
   const size_t placed = Product::placed(routes.slots), placedBytes = alignUp(placed * Product::rowBytes(inputs));
   ExpertPieces pieces{routes, static_cast<const char*>(dst->src[1]->data), stride,
@@ -109,7 +115,7 @@ inline void experts(ggml_tensor* dst, int, int nth, void* userdata) {
   pieces.before = reinterpret_cast<const int32_t*>(call->workspace->memory + placedBytes);
   Product product;
   product.place(call->workspace->memory, placed, inputs);
-  prepareSlots(call, product, x, routes, bySlots, norm, floatParam(call, 4), inputs);
+  prepareSlots(call, product, x, routes, bySlots, norm, floatParam(call, 5), inputs);
   multiplyExperts(call, nth, product, pieces, epilogue);
   leave(call, nth);
 }

@@ -30,6 +30,7 @@
           {"linear_q4k", linear<CodedProduct<Q4KCodes>>},    \
           {"linear_q5k", linear<CodedProduct<Q5KCodes>>},    \
           {"linear_q6k", linear<CodedProduct<Q6KCodes>>},    \
+          {"linear_mx4", linear<CodedProduct<MX4Codes>>},    \
           {"linear_f16", linear<FloatProduct<F16Weights>>},  \
           {"linear_bf16", linearBF16},                       \
           {"linear_f32", linear<FloatProduct<F32Weights>>},  \
@@ -42,6 +43,7 @@
           {"experts_q4k", experts<CodedProduct<Q4KCodes>>},  \
           {"experts_q5k", experts<CodedProduct<Q5KCodes>>},  \
           {"experts_q6k", experts<CodedProduct<Q6KCodes>>},  \
+          {"experts_mx4", experts<CodedProduct<MX4Codes>>},  \
           {"experts_f16", experts<FloatProduct<F16Weights>>},\
           {"experts_bf16", expertsBF16},                     \
           {"experts_f32", experts<FloatProduct<F32Weights>>},\

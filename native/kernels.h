@@ -16,7 +16,7 @@ struct TrainingOps {
 
 struct Kernels {
   const char* name;
-  NamedOp ops[32];
+  NamedOp ops[40];
   const Kernels* beneath;       // whose ops serve where there are none of its own; null for none
   const TrainingOps* training;
   /// See packed.h.

@@ -83,17 +83,22 @@ struct ByRegisters {
 };
 
 /// What gates a gated layer.
-enum Gate { ungated = 0, gatedBySilu = 1, gatedByGelu = 2 };
+enum Gate { ungated = 0, gatedBySilu = 1, gatedByGelu = 2, gatedClamped = 3 };
 
-inline Vector opened(int gate, Vector x) { return gate == gatedByGelu ? geluTanh(x) : silu(x); }
+/// `limit` is where a clamped gate and its up end.
+inline Vector gatedUp(int gate, Vector x, Vector up, float limit) {
+  if (gate == gatedClamped) return clampedGate(x, up, limit);
+  return (gate == gatedByGelu ? geluTanh(x) : silu(x)) * up;
+}
 
 /// What follows a sum before it is stored.
 struct Epilogue {
   ggml_tensor* dst;
-  const float* bias;
+  const float* bias;  // [M], of a gated layer gate's [M] and then up's
   const ggml_tensor* residual;
   int gated;  // a Gate
   AdaptedRows adapted;
+  float limit = 0;
 
   /// Asks for the lines that `finish` writes and adds to, while the sums are still made.
   void comingUp(size_t row, int64_t panel, int panels) const {
@@ -110,6 +115,7 @@ struct Epilogue {
     int64_t first = (gated ? panel / 2 : panel) * panelOutputs;
     bool whole = panels == 2 && first + (gated ? 1 : 2) * panelOutputs <= dst->ne[0];
     if (whole && gated == gatedByGelu) finishPairs<gatedByGelu>(row, count, first, sums);
+    else if (whole && gated == gatedClamped) finishPairs<gatedClamped>(row, count, first, sums);
     else if (whole && gated) finishPairs<gatedBySilu>(row, count, first, sums);
     else if (whole) finishPairs<ungated>(row, count, first, sums);
     else
@@ -133,8 +139,12 @@ struct Epilogue {
 #pragma GCC unroll 2
       for (int i = 0; i < (gates ? 1 : 2) * panelOutputs; i += lanes) {
         Vector value = load(sums + i);
-        if (gates) value = opened(gates, value) * load(sums + panelOutputs + i);
         if (bias) value = value + load(bias + first + i);
+        if (gates) {
+          Vector up = load(sums + panelOutputs + i);
+          if (bias) up = up + load(bias + dst->ne[0] + first + i);
+          value = gatedUp(gates, value, up, limit);
+        }
         if (add) value = value + load(add + i);
         store(result + i, value);
       }
@@ -149,8 +159,12 @@ struct Epilogue {
     for (int64_t i = 0; i < count; i += lanes) {
       int left = int(count - i);
       Vector value = load(sums + i);
-      if (gated) value = opened(gated, value) * load(sums + panelOutputs + i);
       if (bias) value = value + load(bias + first + i, left);
+      if (gated) {
+        Vector up = load(sums + panelOutputs + i);
+        if (bias) up = up + load(bias + width + first + i, left);
+        value = gatedUp(gated, value, up, limit);
+      }
       if (add) value = value + load(add + i, left);
       store(result + i, value, left);
     }
@@ -249,7 +263,7 @@ inline void prepareRows(Call* call, const Product& product, const ggml_tensor* x
 /// dst F32 [N, M]. Sources: x F32 [N, K] (rows may be strided), packed weights, then those present of: norm
 /// weight [K], bias [M], residual [N, M], adapters: I32 [N] slot of each row, then their addresses by slot.
 /// Params: normed, biased, residual (0/1 each), Gate, adapted (0/1), epsilon as float bits. Gated weights interleave gate
-/// and up by panel; dst is silu(gate) * up, or gelu(gate) * up.
+/// and up by panel, and have no bias here; dst is silu(gate) * up, or gelu(gate) * up.
 template <class Product>
 inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);

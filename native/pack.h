@@ -90,6 +90,11 @@ inline void packBlockGroup(char* panel, int format, size_t group, int lane, cons
   if (format != packedQ6K) __builtin_memcpy(block + 32 + lane * 2, &source->offset, 2);
 }
 
+inline void packMicroGroup(char* panel, int format, size_t group, int lane, const SourceGroup* source) {
+  packNibbles(panel + microCodesAt(group), format, lane, source->codes);
+  panel[microScalesAt(group) + lane] = char(source->scaleCodes[0]);
+}
+
 inline void packFloatGroup(char* panel, size_t group, int lane, int format, const float* values) {
   for (int i = 0; i < groupInputs; i++) {
     size_t at = floatAt(format, group * groupInputs + i, lane);
@@ -110,6 +115,7 @@ inline void packGroup(char* panel, int format, size_t group, int lane, SourceGro
     case packedQ4K:
     case packedQ5K:
     case packedQ6K: return packBlockGroup(panel, format, group, lane, source);
+    case packedMX4: return packMicroGroup(panel, format, group, lane, source);
     default: return packFloatGroup(panel, group, lane, format, source->values);
   }
 }
@@ -158,6 +164,15 @@ inline float pairScale(const char* panel, int format, size_t group, int lane) {
   return halfToFloat(readAs<Half>(panel + pairScalesAt(group, codeBytes(format)) + (group % 2 * panelOutputs + lane) * 2));
 }
 
+inline float microNumber(const char* panel, size_t group, size_t i, int lane) {
+  constexpr float twice[] = {0, 1, 2, 3, 4, 6, 8, 12};
+  const int code = smallCode(packedMX4, panel + microCodesAt(group), i, lane);
+  const uint32_t exponent = uint8_t(panel[microScalesAt(group) + lane]), bits = exponent ? exponent << 23 : 0x400000;
+  float scale;
+  __builtin_memcpy(&scale, &bits, 4);
+  return (code & 8 ? -twice[code & 7] : twice[code & 7]) * (scale * 0.5f);
+}
+
 /// One number of a packed weight, for looking rows up; products never come here.
 inline float packedNumber(int format, const char* panel, size_t k, int lane) {
   size_t group = k / groupInputs, i = k % groupInputs;
@@ -183,6 +198,7 @@ inline float packedNumber(int format, const char* panel, size_t k, int lane) {
     case packedQ4K:
     case packedQ5K:
     case packedQ6K: return blockNumber(format, panel, k, lane);
+    case packedMX4: return microNumber(panel, group, i, lane);
     case packedF32: return readAs<float>(panel + floatAt(format, k, lane) * 4);
     case packedF16: return halfToFloat(readAs<Half>(panel + floatAt(format, k, lane) * 2));
     default: return bfloatToFloat(readAs<Half>(panel + floatAt(format, k, lane) * 2));

@@ -15,6 +15,8 @@
 //   q6k  per block of 8 groups: [16] half that scales are multiplied by, 32 bytes of nothing; then per two groups: scales
 //        [2][2 halves][16] int8, codes of both: nibbles as in q4 between [16][4] bytes for either half, of which bits
 //        2 i.. are the upper two of input 16 h + 4 i + c; value = (code - 32) * scale      13.25 K bytes
+//   mx4  per four groups: scales [4][16] bytes, of which value 2^(byte - 127) is; codes of all as in q4, each a number
+//        of E2M1 (OCP Microscaling Formats 1.0)                                            8.5 K bytes
 //   f32       [K][16 outputs]                                                         64 K bytes
 //   f16       per two panels: [K][2 panels][16 outputs]                               32 K bytes a panel
 //   bf16      per two panels: [K/2][2 panels][16 outputs][2 inputs]                   32 K bytes a panel
@@ -48,7 +50,7 @@ constexpr uint8_t codeBias = 0;
 
 enum PackedFormat {
   packedQ8 = 0, packedQ4 = 1, packedF16 = 2, packedBF16 = 3, packedF32 = 4,
-  packedQ5 = 5, packedQ4K = 6, packedQ5K = 7, packedQ6K = 8, packedQ4S = 9, packedQ5S = 10,
+  packedQ5 = 5, packedQ4K = 6, packedQ5K = 7, packedQ6K = 8, packedQ4S = 9, packedQ5S = 10, packedMX4 = 11,
 };
 
 /// What one group of a panel keeps of its codes.
@@ -79,6 +81,10 @@ constexpr size_t blockAt(size_t g, size_t codes) {
 constexpr size_t sharedScalesAt(size_t g) { return g / 8 * (pairScaleBytes + 8 * 512) + g % 8 / scaleGroups * panelOutputs * 2; }
 constexpr size_t sharedCodesAt(size_t g) { return g / 8 * (pairScaleBytes + 8 * 512) + pairScaleBytes + g % 8 * 512; }
 
+/// The same of mx4, whose scales of a byte stand before four groups.
+constexpr size_t microScalesAt(size_t g) { return g / 4 * (pairScaleBytes + 4 * 256) + g % 4 * panelOutputs; }
+constexpr size_t microCodesAt(size_t g) { return g / 4 * (pairScaleBytes + 4 * 256) + pairScaleBytes + g % 4 * 256; }
+
 inline size_t wholeGroups(size_t inputs) { return (inputs + groupInputs - 1) / groupInputs * groupInputs; }
 
 /// `inputs` is a multiple of 32, and for blocks of groups of 256.
@@ -92,6 +98,7 @@ inline size_t panelBytes(int format, size_t inputs) {
     case packedQ4K:
     case packedQ5K:
     case packedQ6K: return blockAt(inputs / groupInputs, codeBytes(format));
+    case packedMX4: return (inputs / groupInputs + 3) / 4 * pairScaleBytes + inputs / groupInputs * codeBytes(format);
     case packedF32: return inputs * 64;
     default: return inputs * 32;
   }

@@ -11,14 +11,14 @@
 namespace {
 
 /// What `route` wrote, I32 one behind the other: [S] row of each slot, [S] slot of each pair, [S] share of each slot as float
-/// bits, [S] cell n E + e of each slot, [E + 1] first slot of each expert.
+/// bits, [S] cell n E + e of each slot, [E + 1] first slot of each expert, [S] expert of each slot.
 struct Routes {
   const int32_t *row, *slotOfPair;
   const float* share;
   const int32_t* start;
   size_t experts, slots;
 
-  Routes(const ggml_tensor* routes, int32_t of) : experts(size_t(of)), slots((size_t(routes->ne[0]) - experts - 1) / 4) {
+  Routes(const ggml_tensor* routes, int32_t of) : experts(size_t(of)), slots((size_t(routes->ne[0]) - experts - 1) / 5) {
     row = static_cast<const int32_t*>(routes->data);
     slotOfPair = row + slots;
     share = reinterpret_cast<const float*>(row + 2 * slots);
@@ -63,12 +63,13 @@ inline void chooseExperts(const float* logits, int experts, int used, bool norma
 inline void sortByExpert(const int32_t* chosen, const float* shares, size_t rows, size_t used, size_t experts, int32_t* routes) {
   const size_t slots = rows * used;
   int32_t *row = routes, *slotOfPair = routes + slots, *share = routes + 2 * slots, *cell = routes + 3 * slots, *start = routes + 4 * slots;
+  int32_t* expert = start + experts + 1;
   for (size_t e = 0; e <= experts; e++) start[e] = 0;
   for (size_t pair = 0; pair < slots; pair++) start[chosen[pair] + 1]++;
   for (size_t e = 0; e < experts; e++) start[e + 1] += start[e];
   for (size_t pair = 0; pair < slots; pair++) {
     const int32_t slot = start[chosen[pair]]++, from = int32_t(pair / used);
-    row[slot] = from, slotOfPair[pair] = slot, cell[slot] = from * int32_t(experts) + chosen[pair];
+    row[slot] = from, slotOfPair[pair] = slot, cell[slot] = from * int32_t(experts) + chosen[pair], expert[slot] = chosen[pair];
     __builtin_memcpy(share + slot, shares + pair, 4);
   }
   // Each start has moved to its end, which is the next one's.
@@ -76,7 +77,7 @@ inline void sortByExpert(const int32_t* chosen, const float* shares, size_t rows
   start[0] = 0;
 }
 
-/// dst I32 [4 S + E + 1], a `Routes`. Sources: logits F32 [N, E]. Params: used K, normalised (0/1).
+/// dst I32 [5 S + E + 1], a `Routes`. Sources: logits F32 [N, E]. Params: used K, normalised (0/1).
 inline void route(ggml_tensor* dst, int, int nth, void* userdata) {
   constexpr size_t rowsPerPiece = 8;
   Call* call = static_cast<Call*>(userdata);

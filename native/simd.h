@@ -488,6 +488,15 @@ inline Vector silu(Vector x) {
   return x / (splat(1.0f) + exp2(exponent));
 }
 
+/// gpt-oss's gate: x sigmoid(1.702 x) (up + 1), where x is at most `limit` and up at most that far from 0 (Agarwal 2025).
+inline Vector clampedGate(Vector x, Vector up, float limit) {
+  x = minimum(splat(limit), x);
+  up = maximum(splat(-limit), minimum(splat(limit), up));
+  Vector exponent = x * (-1.702f * log2e);
+  exponent = exponent < splat(126.0f) ? exponent : splat(126.0f);
+  return x / (splat(1.0f) + exp2(exponent)) * (up + splat(1.0f));
+}
+
 /// GELU's 2u = x (linear + cubic x^2) in the tanh form (Hendrycks 2016): gelu(x) = x sigmoid(2u).
 constexpr float geluLinear = 1.5957691216057308f, geluCubic = 0.07135481627362134f;
 

@@ -8,7 +8,7 @@ namespace {
 /// ggml's type numbers of what can be packed.
 enum SourceType {
   sourceF32 = 0, sourceF16 = 1, sourceQ4_0 = 2, sourceQ4_1 = 3, sourceQ5_0 = 6, sourceQ5_1 = 7, sourceQ8_0 = 8,
-  sourceQ4_K = 12, sourceQ5_K = 13, sourceQ6_K = 14, sourceBF16 = 30,
+  sourceQ4_K = 12, sourceQ5_K = 13, sourceQ6_K = 14, sourceBF16 = 30, sourceMXFP4 = 39,
 };
 
 /// A group as codes with what turns them into numbers, or as floats when the source has no codes.
@@ -16,7 +16,7 @@ struct SourceGroup {
   bool coded;
   int8_t codes[groupInputs];
   Half scale, offset;      // of the group, or of its block of groups
-  uint8_t scaleCodes[2];   // of blocks: what `scale` is multiplied by; two halves of a group in Q6_K
+  uint8_t scaleCodes[2];   // of blocks: what `scale` is multiplied by; two halves of a group in Q6_K; MXFP4's exponent
   uint8_t offsetCode;      // of blocks: what `offset` is multiplied by
   float values[groupInputs];
 };
@@ -99,6 +99,9 @@ inline void readGroup(const char* row, size_t inputs, size_t group, int type, So
     case sourceQ4_K: return readSuper(row, group, false, out);
     case sourceQ5_K: return readSuper(row, group, true, out);
     case sourceQ6_K: return readSix(row, group, out);
+    case sourceMXFP4:
+      out->scaleCodes[0] = uint8_t(row[group * 17]);
+      return readNibbles(row + group * 17 + 1, out->codes);
   }
 }
 

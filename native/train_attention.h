@@ -24,6 +24,8 @@ template <class Tiles>
 struct HeadWork {
   static constexpr size_t T = Tiles::rows, S = Tiles::width, in = Tiles::inputs;
   const TrainShape& shape;
+  const float* sink = nullptr;                   // of the head, as TrainShape has it
+  float sinkValue = 0;
   size_t blockRows;                              // R
   size_t wide, padded, widthSteps, keySteps;     // J and D in whole strips; lanes along D, along all keys
   float *keysAlong, *valuesAlong;                // [J / S][D lanes][S]
@@ -115,13 +117,17 @@ struct HeadWork {
       Vector best = splat(-1e30f);
       for (size_t j = from; j < to; j += lanes) best = maximum(seen(j), best);
       float scale = shape.scale * log2e;
-      Vector sum = zero(), highest = splat(-maximumLane(best) * scale);
+      float most = maximumLane(best);
+      if (sink && *sink > most) most = *sink;
+      Vector sum = zero(), highest = splat(-most * scale);
       for (size_t j = from; j < to; j += lanes) {
         Vector weight = exp2(fma(seen(j), splat(scale), highest));
         store(own + j, weight);
         sum = sum + weight;
       }
-      factor[t] = real ? 1.0f / sumLanes(sum) : 0.0f;
+      float all = sumLanes(sum);
+      if (sink) all += exp2(fma(*sink, scale, -most * scale));
+      factor[t] = real ? 1.0f / all : 0.0f;
     }
   }
 
@@ -170,6 +176,7 @@ inline void attendHead(HeadWork<Tiles>& work, ggml_tensor* dst, size_t row, size
   constexpr size_t T = Tiles::rows;
   const TrainShape& shape = work.shape;
   const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
+  work.sink = shape.sink(head, &work.sinkValue);
   for (size_t token = 0; token < shape.tokens; token += T) {
     size_t count = shape.tokens - token < T ? shape.tokens - token : T;
     Keys keys = keysOf(shape, firsts, row, token, count);
@@ -196,6 +203,7 @@ inline void attendBackBlock(HeadWork<Tiles>& work, ggml_tensor* dst, const ggml_
   const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
   size_t count = shape.tokens - first < work.blockRows ? shape.tokens - first : work.blockRows;
   Keys block = keysOf(shape, firsts, row, first, count);
+  work.sink = shape.sink(head, &work.sinkValue);
   Head queries = Head::of(dst->src[0], head, row + first, count), slopes = Head::of(slope, head, row + first, count);
   work.packLeft(queries, work.queries), work.packLeft(slopes, work.slopes);
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
@@ -223,7 +231,7 @@ inline void attendBackBlock(HeadWork<Tiles>& work, ggml_tensor* dst, const ggml_
 template <class Tiles>
 inline void attend(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
-  TrainShape shape = trainShape(call, q, k);
+  TrainShape shape = trainShape(call, q, k, dst->src[4]);
   HeadWork<Tiles> work(shape, false);
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
     size_t row = piece / shape.kvHeads * shape.tokens, group = piece % shape.kvHeads;
@@ -237,8 +245,8 @@ inline void attend(ggml_tensor* dst, Call* call, int nth) {
 template <class Tiles>
 inline void attendBack(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
-  TrainShape shape = trainShape(call, q, k);
-  ggml_tensor slope = asHeads(*dst->src[4], shape.width);
+  TrainShape shape = trainShape(call, q, k, sinksOfBack(dst));
+  ggml_tensor slope = asHeads(*slopeOfBack(dst), shape.width);
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
   HeadWork<Tiles> work(shape, true);
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
@@ -260,7 +268,7 @@ inline void attendBack(ggml_tensor* dst, Call* call, int nth) {
 }
 
 /// dst [N, H D]. Sources: q [N, H, D], k and v [N, G, D] (rows may be strided), all in F32 or BF16, I32 [N] first row that each
-/// sees, never falling within a sequence. Params: B, scale as float bits, multiplied in bfloat16 where the machine can.
+/// sees, never falling within a sequence; sinks [H] where there are some. Params: B, scale as float bits, multiplied in bfloat16 where the machine can.
 inline void causalAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
 #if defined(__AVX512F__)
@@ -270,7 +278,7 @@ inline void causalAttention(ggml_tensor* dst, int, int nth, void* userdata) {
 }
 
 /// dst [N, (H + 2 G) D]: gradients of q, k and v side by side. Sources: those of causal_attention, then the
-/// gradient of its result [N, H D]. Params: the same.
+/// gradient of its result [N, H D]. Sinks get no gradient. Params: the same.
 inline void causalAttentionBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
 #if defined(__AVX512F__)

@@ -117,6 +117,8 @@ struct SeenBlock {
 struct TileHeadWork {
   static constexpr size_t sharesBytes = size_t(1) << 19;
   const TrainShape& shape;
+  const float* sink = nullptr;                     // of the head, as TrainShape has it
+  float sinkValue = 0;
   size_t blocks, steps, columns, padded, stretch;  // of tokens, of a row; D; blocks whose shares are kept at once
   float *keys, *values, *keyPairs, *valuePairs;    // of rows; of pairs turned: by block
   float *queries, *slopes;                         // of a block, turned
@@ -201,7 +203,7 @@ struct TileHeadWork {
 
   /// Scores of a block with all keys that it sees, and their gradients; the vectors follow the tiles by a block.
   void score(bool back) {
-    best[0] = best[1] = splat(-1e30f);
+    best[0] = best[1] = splat(sink && *sink > -1e30f ? *sink : -1e30f);
     for (size_t block = seen.begin; block < seen.end; block++) {
       along(keys, queries, block, scores);
       if (back) along(values, slopes, block, shareSlopes);
@@ -216,6 +218,8 @@ struct TileHeadWork {
     float scale = shape.scale * log2e;
     Vector sum[2] = {zero(), zero()}, over[2] = {zero(), zero()};
     Vector shift[2] = {best[0] * -scale, best[1] * -scale};
+    if (sink)
+      for (int half = 0; half < 2; half++) sum[half] = exp2(fma(splat(*sink), splat(scale), shift[half]));
     float *score = scores + seen.begin * 4 * tileFloats, *slope = shareSlopes + seen.begin * 4 * tileFloats;
     for (size_t key = seen.begin * attentionBlock; key < seen.end * attentionBlock; key += 2, score += 64, slope += 64) {
       Vector weight[2][2];
@@ -322,6 +326,7 @@ inline void attendTileHead(TileHeadWork& work, ggml_tensor* dst, size_t row, siz
   const TrainShape& shape = work.shape;
   const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
   Head queries = Head::of(dst->src[0], head, row, shape.tokens);
+  work.sink = shape.sink(head, &work.sinkValue);
   for (size_t block = 0; block < work.blocks; block++) {
     size_t token = block * attentionBlock, count = shape.tokens - token;
     work.seen = SeenBlock(firsts, row, token, shape.tokens);
@@ -341,6 +346,7 @@ inline void attendBackTileHead(TileHeadWork& work, ggml_tensor* dst, const ggml_
   Head queries = Head::of(dst->src[0], head, row, shape.tokens), slopes = Head::of(slope, head, row, shape.tokens);
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
   const Vector once[2] = {splat(1.0f), splat(1.0f)};
+  work.sink = shape.sink(head, &work.sinkValue);
   for (size_t first = 0; first < work.blocks; first += work.stretch) {
     size_t count = work.blocks - first < work.stretch ? work.blocks - first : work.stretch, begins[8];
     for (size_t nth = 0; nth < count; nth++) {
@@ -363,7 +369,7 @@ inline void attendBackTileHead(TileHeadWork& work, ggml_tensor* dst, const ggml_
 /// causal_attention where it is asked to multiply in bfloat16.
 inline void attendTiles(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
-  TrainShape shape = trainShape(call, q, k);
+  TrainShape shape = trainShape(call, q, k, dst->src[4]);
   TileHeadWork work(shape, false);
   MatmulTiles::enter();
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
@@ -378,8 +384,8 @@ inline void attendTiles(ggml_tensor* dst, Call* call, int nth) {
 
 inline void attendBackTiles(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
-  TrainShape shape = trainShape(call, q, k);
-  ggml_tensor slope = asHeads(*dst->src[4], shape.width);
+  TrainShape shape = trainShape(call, q, k, sinksOfBack(dst));
+  ggml_tensor slope = asHeads(*slopeOfBack(dst), shape.width);
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
   TileHeadWork work(shape, true);
   Numbers to(dst);

@@ -16,6 +16,8 @@ struct FloatHeadWork {
   static_assert(mostRows % T == 0 && mostRows % S == 0 && S % lanes == 0, "blocks of rows");
 
   const TrainShape& shape;
+  const float* sink = nullptr;              // of the head, as TrainShape has it
+  float sinkValue = 0;
   size_t tokens, width, padded, blockRows;  // J, D; D in whole strips; R
   float *keys, *values;                     // [J / T][D][T]
   float *keysAcross, *valuesAcross;         // [D / S][J][S]
@@ -93,7 +95,9 @@ struct FloatHeadWork {
       best = maximum(value, best);
     }
     float scale = shape.scale * log2e;
+    if (sink) best = maximum(best, splat(*sink));
     Vector sum = zero(), over = zero(), highest = best * -scale;
+    if (sink) sum = exp2(fma(splat(*sink), splat(scale), highest));
     for (size_t key = seenFrom; key < seenEnd; key++) {
       float* own = score + key * blockRows;
       Vector weight = exp2(fma(load(own), splat(scale), highest));
@@ -164,6 +168,7 @@ inline void attendFloatBlock(FloatHeadWork& work, ggml_tensor* dst, size_t row, 
   const TrainShape& shape = work.shape;
   const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
   size_t count = shape.tokens - token < work.blockRows ? shape.tokens - token : work.blockRows;
+  work.sink = shape.sink(head, &work.sinkValue);
   work.packStrips(Head::of(dst->src[0], head, row + token, count), work.queries);
   work.along(work.keys, work.queries, firsts, row, token, count, work.shares);
   work.weighBlock<false>(firsts, row, token, count);
@@ -187,6 +192,7 @@ inline void attendBackFloatBlock(FloatHeadWork& work, ggml_tensor* dst, const gg
   const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
   size_t count = shape.tokens - token < work.blockRows ? shape.tokens - token : work.blockRows;
   Head queries = Head::of(dst->src[0], head, row + token, count), slopes = Head::of(slope, head, row + token, count);
+  work.sink = shape.sink(head, &work.sinkValue);
   work.packStrips(queries, work.queries), work.packStrips(slopes, work.slopes);
   work.along(work.keys, work.queries, firsts, row, token, count, work.shares);
   work.along(work.values, work.slopes, firsts, row, token, count, work.shareSlopes);
@@ -211,7 +217,7 @@ inline void attendBackFloatBlock(FloatHeadWork& work, ggml_tensor* dst, const gg
 /// causal_attention over floats.
 inline void attendFloats(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
-  TrainShape shape = trainShape(call, q, k);
+  TrainShape shape = trainShape(call, q, k, dst->src[4]);
   FloatHeadWork work(shape, false);
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
     size_t row = piece / shape.kvHeads * shape.tokens, group = piece % shape.kvHeads;
@@ -226,8 +232,8 @@ inline void attendFloats(ggml_tensor* dst, Call* call, int nth) {
 /// causal_attention_back over floats.
 inline void attendBackFloats(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
-  TrainShape shape = trainShape(call, q, k);
-  ggml_tensor slope = asHeads(*dst->src[4], shape.width);
+  TrainShape shape = trainShape(call, q, k, sinksOfBack(dst));
+  ggml_tensor slope = asHeads(*slopeOfBack(dst), shape.width);
   size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
   FloatHeadWork work(shape, true);
   Numbers to(dst);

@@ -13,13 +13,21 @@ inline size_t padTo(size_t count, size_t step) { return (count + step - 1) / ste
 struct TrainShape {
   size_t sequences, tokens, heads, kvHeads, width;
   float scale;
+  const float* sinks;  // [H] scores of their own beside those of every row, without a value; or null
 
+  /// Of a head, in the terms of scores that are not scaled yet; null for none.
+  const float* sink(size_t head, float* to) const {
+    if (!sinks) return nullptr;
+    *to = sinks[head] / scale;
+    return to;
+  }
   size_t perKv() const { return heads / kvHeads; }
 };
 
-inline TrainShape trainShape(const Call* call, const ggml_tensor* q, const ggml_tensor* k) {
+inline TrainShape trainShape(const Call* call, const ggml_tensor* q, const ggml_tensor* k, const ggml_tensor* sinks) {
   size_t sequences = size_t(call->params[0]);
-  return {sequences, size_t(q->ne[2]) / sequences, size_t(q->ne[1]), size_t(k->ne[1]), size_t(q->ne[0]), floatParam(call, 1)};
+  return {sequences, size_t(q->ne[2]) / sequences, size_t(q->ne[1]), size_t(k->ne[1]), size_t(q->ne[0]), floatParam(call, 1),
+          sinks ? floatsOf(sinks) : nullptr};
 }
 
 /// Tokens [first, first + count) of one head of x [N, heads, D] as a matrix [count, D], wherever rows of x lie; or turned.
@@ -48,6 +56,10 @@ struct Head {
     as([&](const auto& matrix) { packStrips<Lanes, width>(matrix, {0, quotientUp(rows, width), 0, steps, to, steps * width}); });
   }
 };
+
+/// Sinks among the sources of a gradient, behind which that of the result stands.
+inline const ggml_tensor* sinksOfBack(const ggml_tensor* dst) { return dst->src[5] ? dst->src[4] : nullptr; }
+inline const ggml_tensor* slopeOfBack(const ggml_tensor* dst) { return dst->src[5] ? dst->src[5] : dst->src[4]; }
 
 /// The result's gradient [N, H D] as [N, H, D].
 inline ggml_tensor asHeads(ggml_tensor slope, size_t width) {

@@ -17,12 +17,15 @@ export const dtypes = {
   Q4_K: { ggml: 12, block: 256, bytes: 144 },
   Q5_K: { ggml: 13, block: 256, bytes: 176 },
   Q6_K: { ggml: 14, block: 256, bytes: 210 },
+  /** Only in safetensors, where it holds what is encoded otherwise; ggml has none. */
+  U8: { ggml: -1, block: 1, bytes: 1 },
   I8: { ggml: 24, block: 1, bytes: 1 },
   I16: { ggml: 25, block: 1, bytes: 2 },
   I32: { ggml: 26, block: 1, bytes: 4 },
   I64: { ggml: 27, block: 1, bytes: 8 },
   F64: { ggml: 28, block: 1, bytes: 8 },
   BF16: { ggml: 30, block: 1, bytes: 2 },
+  MXFP4: { ggml: 39, block: 32, bytes: 17 },
 } as const
 
 export type DType = keyof typeof dtypes

@@ -70,6 +70,9 @@ const nothing = -0
 const decoders: { readonly [D in DType]: BlockDecoder } = {
   F32: plain((view, at) => view.getFloat32(at, true)),
   F64: plain((view, at) => view.getFloat64(at, true)),
+  U8: (bytes, at, into, to) => {
+    into[to] = bytes[at]!
+  },
   I8: plain((view, at) => view.getInt8(at)),
   I16: plain((view, at) => view.getInt16(at, true)),
   I32: plain((view, at) => view.getInt32(at, true)),
@@ -95,6 +98,7 @@ const decoders: { readonly [D in DType]: BlockDecoder } = {
   Q4_K: k4,
   Q5_K: k5,
   Q6_K: k6,
+  MXFP4: decodeMicroscaled,
 }
 
 function half(bytes: Uint8Array, at: number): number {
@@ -132,6 +136,20 @@ function decodeFives(
     const fifth = ((bytes[at + (i >> 3)]! >> (i & 7)) & 1) << 4
     const four = (bytes[at + 4 + (i & 15)]! >> (i < 16 ? 0 : 4)) & 15
     into[to + i] = Math.fround(((four | fifth) + shift) * scale) + least
+  }
+}
+
+/** Twice the numbers of E2M1, four bits with a sign in front. */
+const twiceE2M1 = Float32Array.of(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+
+/** A power of two, biased by 127 (E8M0), before 32 numbers of E2M1 (OCP Microscaling Formats 1.0), as ggml has them in order. */
+function decodeMicroscaled(bytes: Uint8Array, at: number, into: Float32Array, to: number): void {
+  const exponent = bytes[at]!
+  const half = exponent === 255 ? Number.NaN : 2 ** (exponent - 128)
+  for (let i = 0; i < 16; i++) {
+    const byte = bytes[at + 1 + i]!
+    into[to + i] = twiceE2M1[byte & 15]! * half
+    into[to + 16 + i] = twiceE2M1[byte >> 4]! * half
   }
 }
 

@@ -36,7 +36,6 @@ const unreadTypes: Readonly<Record<number, string>> = {
   29: 'IQ1_M',
   34: 'TQ1_0',
   35: 'TQ2_0',
-  39: 'MXFP4',
 }
 
 export function readGgufHeader(file: OpenFile): GgufHeader {
@@ -122,7 +121,7 @@ function readTensor(cursor: GgufCursor, alignment: number): TensorEntry {
       cursor.path,
       byte,
       `${what} has the format ${unreadTypes[type] ?? 'unknown'} (ggml type ${type}), which Ropeway does not read`,
-      'Use a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K.',
+      'Use a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, MXFP4 or Q2_K to Q6_K.',
     )
   const size = encodedSize(dtype, shape)
   if (!size.ok) throw cursor.refuse(`${what}: ${size.why}`, byte)

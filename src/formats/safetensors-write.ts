@@ -5,7 +5,7 @@ import { type SaveOptions, saveAtomic } from './atomic-file.ts'
 import type { TensorToWrite } from './source.ts'
 
 /** The data types in the order of the official library, which sorts by it, last first: wide types need the alignment. */
-const officialOrder: readonly DType[] = ['I8', 'I16', 'F16', 'BF16', 'I32', 'F32', 'F64', 'I64']
+const officialOrder: readonly DType[] = ['U8', 'I8', 'I16', 'F16', 'BF16', 'I32', 'F32', 'F64', 'I64']
 
 /**
  * Writes a safetensors file, byte for byte as the official library would (but for the order of

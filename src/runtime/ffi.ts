@@ -60,12 +60,16 @@ export interface Ggml {
   silu(ctx: Pointer, a: Pointer): Pointer
   siluBack(ctx: Pointer, dy: Pointer, x: Pointer): Pointer
   tanh(ctx: Pointer, a: Pointer): Pointer
+  step(ctx: Pointer, a: Pointer): Pointer
+  clamp(ctx: Pointer, a: Pointer, low: number, high: number): Pointer
   swigluSplit(ctx: Pointer, gate: Pointer, up: Pointer): Pointer
+  swigluOai(ctx: Pointer, gate: Pointer, up: Pointer, alpha: number, limit: number): Pointer
   rmsNorm(ctx: Pointer, a: Pointer, epsilon: number): Pointer
   rmsNormBack(ctx: Pointer, dy: Pointer, x: Pointer, epsilon: number): Pointer
   norm(ctx: Pointer, a: Pointer, epsilon: number): Pointer
   mulMat(ctx: Pointer, a: Pointer, b: Pointer): Pointer
   mulMatId(ctx: Pointer, experts: Pointer, b: Pointer, ids: Pointer): Pointer
+  addId(ctx: Pointer, a: Pointer, biases: Pointer, ids: Pointer): Pointer
   outProd(ctx: Pointer, a: Pointer, b: Pointer): Pointer
   softMaxExt(ctx: Pointer, a: Pointer, mask: Pointer | null, scale: number, maxBias: number): Pointer
   softMaxExtBack(ctx: Pointer, dy: Pointer, y: Pointer, scale: number, maxBias: number): Pointer
@@ -104,6 +108,7 @@ export interface Ggml {
     softcap: number,
   ): Pointer
   flashAttnSetPrec(tensor: Pointer, precision: number): void
+  flashAttnAddSinks(tensor: Pointer, sinks: Pointer): void
   optStepAdamw(ctx: Pointer, a: Pointer, grad: Pointer, m: Pointer, v: Pointer, params: Pointer): Pointer
   custom4d(
     ctx: Pointer,
@@ -248,12 +253,16 @@ const baseSymbols: Symbols = {
   silu: unary('silu'),
   siluBack: binary('silu_back'),
   tanh: unary('tanh'),
+  step: unary('step'),
+  clamp: `${T} ggml_clamp(${T} ctx, ${T} a, float low, float high)`,
   swigluSplit: binary('swiglu_split'),
+  swigluOai: `${T} ggml_swiglu_oai(${T} ctx, ${T} a, ${T} b, float alpha, float limit)`,
   rmsNorm: `${T} ggml_rms_norm(${T} ctx, ${T} a, float eps)`,
   rmsNormBack: `${T} ggml_rms_norm_back(${T} ctx, ${T} a, ${T} b, float eps)`,
   norm: `${T} ggml_norm(${T} ctx, ${T} a, float eps)`,
   mulMat: binary('mul_mat'),
   mulMatId: `${T} ggml_mul_mat_id(${T} ctx, ${T} a, ${T} b, ${T} c)`,
+  addId: `${T} ggml_add_id(${T} ctx, ${T} a, ${T} b, ${T} c)`,
   outProd: binary('out_prod'),
   softMaxExt: `${T} ggml_soft_max_ext(${T} ctx, ${T} a, ${T} mask, float scale, float bias)`,
   softMaxExtBack: `${T} ggml_soft_max_ext_back(${T} ctx, ${T} a, ${T} b, float scale, float bias)`,
@@ -272,6 +281,7 @@ const baseSymbols: Symbols = {
   argsort: `${T} ggml_argsort(${T} ctx, ${T} a, int order)`,
   flashAttnExt: `${T} ggml_flash_attn_ext(${T} ctx, ${T} q, ${T} k, ${T} v, ${T} mask, float scale, float bias, float cap)`,
   flashAttnSetPrec: `void ggml_flash_attn_ext_set_prec(${T} a, int prec)`,
+  flashAttnAddSinks: `void ggml_flash_attn_ext_add_sinks(${T} a, ${T} sinks)`,
   optStepAdamw: `${T} ggml_opt_step_adamw(${T} ctx, ${T} a, ${T} grad, ${T} m, ${T} v, ${T} params)`,
   custom4d: `${T} ggml_custom_4d(${T} ctx, int type, int64_t p, int64_t q, int64_t r, int64_t s, ${T} args, int count, ${T} fn, int tasks, ${T} data)`,
   quantizeChunk: `size_t ggml_quantize_chunk(int type, ${T} src, ${T} dst, int64_t start, int64_t rows, int64_t per, ${T} imatrix)`,

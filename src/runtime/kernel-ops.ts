@@ -14,11 +14,13 @@ const expertParams = {
   bySlots: 'int',
   normed: 'int',
   gated: 'int',
+  biased: 'int',
   epsilon: 'float',
+  limit: 'float',
 } as const
 
-/** What gates a gated layer, by the number that the native side reads. */
-export const linearGates = { silu: 1, gelu: 2 } as const
+/** What gates a gated layer, by the number that the native side reads; `clamped` only experts. */
+export const linearGates = { silu: 1, gelu: 2, clamped: 3 } as const
 
 const byExpertParams = { experts: 'int', product: 'int', behind: 'int' } as const
 
@@ -34,7 +36,7 @@ export const kernelOps = {
     epsilon: 'float',
     cacheFormat: 'int',
   },
-  paged_attention: { kvHeads: 'int', window: 'int', scale: 'float', cacheFormat: 'int' },
+  paged_attention: { kvHeads: 'int', window: 'int', scale: 'float', cacheFormat: 'int', sinks: 'int' },
   linear_q8: linearParams,
   linear_q4: linearParams,
   linear_q5: linearParams,
@@ -43,6 +45,7 @@ export const kernelOps = {
   linear_q4k: linearParams,
   linear_q5k: linearParams,
   linear_q6k: linearParams,
+  linear_mx4: linearParams,
   linear_f16: linearParams,
   linear_bf16: linearParams,
   linear_f32: linearParams,
@@ -55,6 +58,7 @@ export const kernelOps = {
   experts_q4k: expertParams,
   experts_q5k: expertParams,
   experts_q6k: expertParams,
+  experts_mx4: expertParams,
   experts_f16: expertParams,
   experts_bf16: expertParams,
   experts_f32: expertParams,

@@ -158,6 +158,7 @@ export const packedFormats = {
   q6k: 8,
   q4s: 9,
   q5s: 10,
+  mx4: 11,
 } as const
 export type PackedFormat = keyof typeof packedFormats
 export const linearOps = {
@@ -169,6 +170,7 @@ export const linearOps = {
   q4k: 'linear_q4k',
   q5k: 'linear_q5k',
   q6k: 'linear_q6k',
+  mx4: 'linear_mx4',
   f16: 'linear_f16',
   bf16: 'linear_bf16',
   f32: 'linear_f32',
@@ -184,6 +186,7 @@ export const expertOps = {
   q4k: 'experts_q4k',
   q5k: 'experts_q5k',
   q6k: 'experts_q6k',
+  mx4: 'experts_mx4',
   f16: 'experts_f16',
   bf16: 'experts_bf16',
   f32: 'experts_f32',
@@ -199,6 +202,7 @@ export const packableFrom = {
   q4k: ['Q4_K'],
   q5k: ['Q5_K'],
   q6k: ['Q6_K'],
+  mx4: ['MXFP4'],
   f16: ['F32', 'F16', 'BF16'],
   bf16: ['F32', 'F16', 'BF16'],
   f32: ['F32', 'F16', 'BF16'],

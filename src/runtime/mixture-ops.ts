@@ -24,13 +24,13 @@ export class MixtureOps extends ExpertOps {
   }
 
   /**
-   * The K experts of each row with the largest logits [N, E], and their shares: I32 [4 S + E + 1]. Its gradient is that of the
+   * The K experts of each row with the largest logits [N, E], and their shares: I32 [5 S + E + 1]. Its gradient is that of the
    * shares, [S, 1]; which experts are chosen has none.
    */
   route(logits: Tensor, attributes: OpAttributes['route']): Tensor<'route'> {
     const [rows, experts] = logits.shape as [number, number]
     const params = { used: attributes.used, normalised: attributes.normalised ? 1 : 0 }
-    const shape = [4 * rows * attributes.used + experts + 1]
+    const shape = [5 * rows * attributes.used + experts + 1]
     const pointer = this.own('route', params, shape, [logits], 'I32')
     return this.make('route', pointer, shape, [logits], attributes, 'I32')
   }
@@ -49,6 +49,13 @@ export class MixtureOps extends ExpertOps {
   cellsOfSlots(routes: Tensor<'route'>): Tensor {
     const slots = routes.inputs[0]!.shape[0]! * routes.attributes.used
     return this.slice(routes, 0, 3 * slots, slots)
+  }
+
+  /** For each slot its expert, [S] (I32). */
+  expertsOfSlots(routes: Tensor<'route'>): Tensor {
+    const [rows, experts] = routes.inputs[0]!.shape as [number, number]
+    const slots = rows * routes.attributes.used
+    return this.slice(routes, 0, 4 * slots + experts + 1, slots)
   }
 
   /** Logits as they are, on whose way back a slope is added. */

@@ -42,6 +42,9 @@ export interface OpAttributes {
   gelu: object
   tanh: object
   siluMul: object
+  clampedGate: { limit: number }
+  clamp: { low: number; high: number }
+  step: object
   rmsNorm: { epsilon: number }
   rmsNormBack: { epsilon: number }
   layerNorm: { epsilon: number }
@@ -70,6 +73,7 @@ export interface OpAttributes {
   argmax: object
   argsort: object
   expertProduct: { experts: number }
+  expertBias: object
   route: { used: number; normalised: boolean }
   routeBack: object
   /** What is added to the gradient of logits on their way back: a LogitSlope (train/gradients.ts). */

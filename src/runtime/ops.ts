@@ -443,9 +443,9 @@ export class Ops extends TrainingOps {
 
   /**
    * Flash attention (Dao 2022): q [S, H, T, D] F32, k and v [S, G, P, D] (strided, any float dtype),
-   * mask [S, 1, T, P] F16. Result [S, T, H, D]; heads are grouped H/G to one.
+   * mask [S, 1, T, P] F16. Result [S, T, H, D]; heads are grouped H/G to one. A sink [H] is a score of its own, without a value.
    */
-  attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | undefined, scale: number) {
+  attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | undefined, scale: number, sinks?: Tensor) {
     const { ggml, context } = this.arena
     const pointer = ggml.flashAttnExt(
       context,
@@ -458,9 +458,11 @@ export class Ops extends TrainingOps {
       0,
     )
     ggml.flashAttnSetPrec(pointer, 10)
+    if (sinks !== undefined) ggml.flashAttnAddSinks(pointer, sinks.pointer)
     const [s, h, t] = q.shape as [number, number, number, number]
     const shape = [s, t, h, v.shape.at(-1)!]
-    return this.make('attention', pointer, shape, mask ? [q, k, v, mask] : [q, k, v], { scale })
+    const inputs = [q, k, v, mask, sinks].filter((one) => one !== undefined)
+    return this.make('attention', pointer, shape, inputs, { scale })
   }
 
   /**

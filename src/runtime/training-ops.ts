@@ -48,13 +48,20 @@ export class TrainingOps extends MixtureOps {
   /**
    * Causal attention of whole sequences without a matrix of all scores: q [N, H, D], k and v [N, G, D] (rows may be
    * strided), first [N] I32: the first row that each token sees, of its own sequence and never falling within it.
-   * Gives [N, H*D].
+   * Gives [N, H*D]. Sinks [H] are scores of heads beside those of every row, without a value; they have no gradient here.
    */
-  causalAttention(q: Tensor, k: Tensor, v: Tensor, first: Tensor, attributes: CausalAttributes) {
+  causalAttention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    first: Tensor,
+    attributes: CausalAttributes,
+    sinks?: Tensor,
+  ) {
     const [tokens, heads, width] = q.shape as [number, number, number]
     const shape = [tokens, heads * width]
-    const inputs = [q, k, v, first]
-    const sources = [...[q, k, v].map((x) => this.factor(x)), first]
+    const inputs = [q, k, v, first, ...(sinks === undefined ? [] : [sinks])]
+    const sources = [...[q, k, v].map((x) => this.factor(x)), ...inputs.slice(3)]
     const pointer = this.kernelOp('causal_attention', this.#attention(attributes), shape, sources)
     assert(pointer !== undefined, 'causal attention is asked for where kernels are')
     return this.make('causalAttention', pointer, shape, inputs, attributes)

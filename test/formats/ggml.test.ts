@@ -42,7 +42,7 @@ function ggmlQuantized(dtype: DType): Uint8Array {
 }
 
 function ggmlDequantized(dtype: DType, bytes: Uint8Array): Float32Array {
-  const name = `dequantize_row_${dtype.replace('Q', 'q')}`
+  const name = `dequantize_row_${dtype === 'MXFP4' ? 'mxfp4' : dtype.replace('Q', 'q')}`
   const row = load().func(`void ${name}(const void *bytes, _Out_ float *values, int64_t count)`)
   const decoded = new Float32Array((bytes.length / dtypes[dtype].bytes) * dtypes[dtype].block)
   row(bytes, decoded, decoded.length)

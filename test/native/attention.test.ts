@@ -25,6 +25,38 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       expect(error).toBeLessThan(toleranceOf(kernels, shape))
     })
 
+    test.each(formatted.filter(({ width }) => width === 64 || width === 80))(
+      'a sink of each head takes its share, in a row as in its pieces (%o)',
+      (shape) => {
+        const lengths = [700, 90]
+        const { cache, blocks, whole, q } = filled(kernels, shape, lengths)
+        // One that is nothing beside the scores, one that is nearly all, and some between.
+        const sinks = Float32Array.from({ length: shape.heads }, (_, h) => [-60, 4, 0.5, 90][h % 4]!)
+        const together = attend(kernels, cache, whole, q, 2, sinks)
+        expect(relativeError(together, reference(cache, whole, q, sinks))).toBeLessThan(
+          toleranceOf(kernels, shape),
+        )
+        const perRow = shape.heads * shape.width
+        for (const [start, count] of [
+          [0, 1],
+          [511, 5],
+          [699, 1],
+        ] as const)
+          for (const threads of [1, 5]) {
+            const piece = [{ start, count, blocks: blocks[0]! }]
+            const rows = q.slice(start * perRow, (start + count) * perRow)
+            const expected = together.slice(start * perRow, (start + count) * perRow)
+            expect(sameBits(attend(kernels, cache, piece, rows, threads, sinks), expected)).toBe(true)
+          }
+        sinks[1] = Number.NaN
+        const broken = attend(kernels, cache, whole, q, 2, sinks)
+        for (const [at, value] of broken.entries()) {
+          if (Math.floor(at / shape.width) % shape.heads === 1) expect(value).toBeNaN()
+          else if (value !== together[at]) throw new Error(`head ${at} is not what it was`)
+        }
+      },
+    )
+
     test.each(formatted.filter(({ width, window }) => width === 64 && window === undefined))(
       'a decode behind any context is softmax attention for %o',
       (shape) => {

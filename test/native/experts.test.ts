@@ -40,6 +40,7 @@ interface Routes {
   share: Float32Array
   cell: Int32Array
   start: Int32Array
+  expert: Int32Array
 }
 
 function routesIn(plan: Int32Array, { rows, experts, used }: Shape): Routes {
@@ -52,6 +53,7 @@ function routesIn(plan: Int32Array, { rows, experts, used }: Shape): Routes {
     share: new Float32Array(shares.buffer, shares.byteOffset, slots),
     cell: part(3),
     start: plan.subarray(4 * slots, 4 * slots + experts + 1),
+    expert: plan.subarray(4 * slots + experts + 1),
   }
 }
 
@@ -62,7 +64,7 @@ function route(
   normalised: boolean,
   threads = 2,
 ): Int32Array {
-  const length = 4 * rows * used + experts + 1
+  const length = 5 * rows * used + experts + 1
   const dst = fakeTensor(new Int32Array(length), [length], [fakeTensor(logits, [rows, experts])])
   using context = new KernelContext(kernels)
   const call = context.call('route', { used, normalised: normalised ? 1 : 0 })
@@ -92,11 +94,13 @@ interface Product {
   outputs: number
   gated?: keyof typeof linearGates
   norm?: Float32Array
+  bias?: Float32Array
+  limit?: number
 }
 
 function multiply(
   kernels: Kernels,
-  { format, weight, inputs, outputs, gated, norm }: Product,
+  { format, weight, inputs, outputs, gated, norm, bias, limit = 0 }: Product,
   x: FakeTensor,
   plan: Int32Array,
   { rows, experts, used }: Shape,
@@ -106,13 +110,22 @@ function multiply(
   return runTwice(
     kernels,
     expertOps[format],
-    { experts, bySlots: bySlots ? 1 : 0, normed: norm ? 1 : 0, gated: gatesOf(gated), epsilon },
+    {
+      experts,
+      bySlots: bySlots ? 1 : 0,
+      normed: norm ? 1 : 0,
+      gated: gatesOf(gated),
+      biased: bias ? 1 : 0,
+      epsilon,
+      limit,
+    },
     [rows * used, outputs],
     [
       x,
       fakeTensor(weight, [weight.length]),
       fakeTensor(plan, [plan.length]),
       ...(norm ? [fakeTensor(norm, [inputs])] : []),
+      ...(bias ? [fakeTensor(bias, [bias.length])] : []),
     ],
     { threads },
   )
@@ -151,7 +164,8 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         for (let e = 0; e < experts; e++) logits[e] = e % 2
         for (const normalised of [true, false]) {
           const plan = route(kernels, logits, shape, normalised)
-          const { row, slotOfPair, share, cell, start } = routesIn(plan, shape)
+          const { row, slotOfPair, share, cell, start, expert } = routesIn(plan, shape)
+          expect(expert.length).toBe(rows * used)
           expect([start[0], start[experts]]).toEqual([0, rows * used])
           for (let n = 0; n < rows; n++)
             for (const [k, wanted] of chosenOf(
@@ -161,6 +175,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
             ).entries()) {
               const slot = slotOfPair[n * used + k]!
               expect([row[slot], cell[slot]]).toEqual([n, n * experts + wanted.expert])
+              expect(expert[slot]).toBe(wanted.expert)
               expect(slot).toBeGreaterThanOrEqual(start[wanted.expert]!)
               expect(slot).toBeLessThan(start[wanted.expert + 1]!)
               expect(share[slot]).toBeCloseTo(wanted.share, 5)
@@ -246,7 +261,76 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       }
     })
 
-    test.each(['q8', 'q4k', 'f16', 'bf16', 'f32'] as const)(
+    test.each([
+      { inputs: 96, outputs: 48 },
+      // A panel without a partner, whose sums are stored one by one.
+      { inputs: 64, outputs: 16 },
+    ])('biases of experts are added before clamped gates, and behind down ($outputs wide)', (sizes) => {
+      const { inputs, outputs } = sizes
+      const shape = { rows: 11, experts: 5, used: 2 }
+      const { rows, experts, used } = shape
+      const plan = route(kernels, normals(rows * experts, 5), shape, true)
+      const { row, expert } = routesIn(plan, shape)
+      const values = [0, 1].map((member) =>
+        Array.from({ length: experts }, (_, e) => randomWeight('F32', outputs, inputs, 10 * e + member)),
+      )
+      const x = activations(rows, inputs)
+      const slots = rows * used
+      const dot = (weight: Float64Array, output: number, slot: number) => {
+        let sum = 0
+        for (let i = 0; i < inputs; i++) sum += weight[output * inputs + i]! * x[row[slot]! * inputs + i]!
+        return sum
+      }
+      const limit = 3
+      const bias = normals(experts * 2 * outputs, 7)
+      const { together } = weightsOf(kernels, ['f32', 'F32'], { experts, inputs, outputs, gated: true })
+      const product = {
+        format: 'f32',
+        weight: together,
+        inputs,
+        outputs,
+        gated: 'clamped',
+        bias,
+        limit,
+      } as const
+      const found = multiply(kernels, product, fakeTensor(x, [rows, inputs]), plan, shape, false)
+      const expected = Float64Array.from({ length: slots * outputs }, (_, at) => {
+        const [slot, output] = [Math.floor(at / outputs), at % outputs]
+        const e = expert[slot]!
+        const sum = (member: number) =>
+          dot(values[member]![e]!.values, output, slot) + bias[(2 * e + member) * outputs + output]!
+        const [gate, up] = [Math.min(limit, sum(0)), Math.max(-limit, Math.min(limit, sum(1)))]
+        return (gate / (1 + Math.exp(-1.702 * gate))) * (up + 1)
+      })
+      expect(expected.filter((_, at) => at % outputs === 3).some((y) => Math.abs(y) > limit)).toBe(true)
+      expect(relativeError(found, expected)).toBeLessThan(1e-5)
+
+      const downs = normals(experts * 32, 8)
+      const down = weightsOf(kernels, ['f32', 'F32'], { experts, inputs, outputs: 32, gated: false }).together
+      const plain = { format: 'f32', weight: down, inputs, outputs: 32, bias: downs } as const
+      const bySlots = activations(slots, inputs)
+      const made = multiply(kernels, plain, fakeTensor(bySlots, [slots, inputs]), plan, shape, true)
+      const { bias: _, ...without } = plain
+      const bare = multiply(kernels, without, fakeTensor(bySlots, [slots, inputs]), plan, shape, true)
+      for (const [at, value] of made.entries())
+        expect(value).toBe(Math.fround(bare[at]! + downs[expert[Math.floor(at / 32)]! * 32 + (at % 32)]!))
+      const poisoned = bias.slice()
+      poisoned[0] = Number.NaN
+      const broken = multiply(
+        kernels,
+        { ...product, bias: poisoned },
+        fakeTensor(x, [rows, inputs]),
+        plan,
+        shape,
+        false,
+      )
+      for (const [at, value] of broken.entries()) {
+        if (at % outputs === 0 && expert[Math.floor(at / outputs)] === 0) expect(value).toBeNaN()
+        else expect(value).toBe(found[at])
+      }
+    })
+
+    test.each(['q8', 'q4k', 'mx4', 'f16', 'bf16', 'f32'] as const)(
       '%s: threads and many rows of one expert change no bit',
       (format) => {
         const shape = shapes[5]!

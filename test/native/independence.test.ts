@@ -153,6 +153,8 @@ const rules: { readonly [Op in KernelOp]: Rule } = {
   paged_attention: attention,
   ...{ linear_q8: linear, linear_q4: linear, linear_q5: linear, linear_q4s: linear },
   ...{ linear_q5s: linear, linear_q4k: linear, linear_q5k: linear },
+  linear_mx4: linear,
+  experts_mx4: experts,
   ...{ linear_q6k: linear, linear_f16: linear, linear_bf16: linear, linear_f32: linear, embed: linear },
   ...{ experts_q8: experts, experts_q4: experts, experts_q5: experts, experts_q4s: experts },
   ...{ experts_q5s: experts, experts_q4k: experts, experts_q5k: experts, experts_q6k: experts },

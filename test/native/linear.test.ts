@@ -289,6 +289,7 @@ describe.each([
     ['q4k', 'Q4_K', 37, 512],
     ['q5k', 'Q5_K', 37, 512],
     ['q6k', 'Q6_K', 37, 512],
+    ['mx4', 'MXFP4', 37, 160],
     ['q8', 'Q8_0', 70, 2400],
     ['q4', 'Q4_1', 70, 2400],
   ] as const)('give the same bits for %s from %s, %i rows by %i inputs', (format, dtype, rows, inputs) => {

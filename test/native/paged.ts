@@ -123,6 +123,7 @@ export function attend(
   sequences: readonly BatchSequence[],
   q: Float32Array,
   threads = 2,
+  sinks?: Float32Array,
 ): Float32Array {
   const { width, heads, kvHeads, blockTokens, window } = cache.shape
   const rows = q.length / heads / width
@@ -134,10 +135,12 @@ export function attend(
       fakeTensor(cache.keys, [cache.keys.length]),
       fakeTensor(cache.values, [cache.values.length]),
       tableOf(sequences, blockTokens),
+      ...(sinks ? [fakeTensor(sinks, [heads])] : []),
     ],
   )
   using context = new KernelContext(kernels)
   const call = context.call('paged_attention', {
+    sinks: sinks ? 1 : 0,
     kvHeads,
     window: window ?? 0,
     scale: width ** -0.5,
@@ -150,7 +153,12 @@ export function attend(
 }
 
 /** Softmax attention in float64, straight from its definition. */
-export function reference(cache: Cache, sequences: readonly BatchSequence[], q: Float32Array): Float64Array {
+export function reference(
+  cache: Cache,
+  sequences: readonly BatchSequence[],
+  q: Float32Array,
+  sinks?: Float32Array,
+): Float64Array {
   const { width, heads, kvHeads, blockTokens, window } = cache.shape
   const out = new Float64Array(q.length)
   let row = 0
@@ -174,6 +182,7 @@ export function reference(cache: Cache, sequences: readonly BatchSequence[], q: 
             values,
             first,
             out.subarray(at, at + width),
+            sinks?.[h],
           )
         }
       }
@@ -189,15 +198,16 @@ function attendOne(
   values: readonly Float64Array[],
   first: number,
   out: Float64Array,
+  sink = Number.NEGATIVE_INFINITY,
 ): void {
   const scores = keys.map((key) => {
     let dot = 0
     for (let d = 0; d < q.length; d++) dot += q[d]! * key[d]!
     return dot * q.length ** -0.5
   })
-  const best = Math.max(...scores)
+  const best = Math.max(sink, ...scores)
   const weights = scores.map((score) => Math.exp(score - best))
-  const total = weights.reduce((a, b) => a + b, 0)
+  const total = weights.reduce((a, b) => a + b, Math.exp(sink - best))
   weights.forEach((weight, i) => {
     const value = values[first + i]!
     for (let d = 0; d < q.length; d++) out[d]! += (weight / total) * value[d]!

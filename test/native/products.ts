@@ -151,9 +151,10 @@ export const cases: readonly (readonly [PackedFormat, DType])[] = [
   ['q4k', 'Q4_K'],
   ['q5k', 'Q5_K'],
   ['q6k', 'Q6_K'],
+  ['mx4', 'MXFP4'],
   ['f16', 'F16'],
   ['bf16', 'BF16'],
   ['f32', 'F32'],
 ]
 
-export const isCoded = (format: PackedFormat) => format.startsWith('q')
+export const isCoded = (format: PackedFormat) => format.startsWith('q') || format === 'mx4'

@@ -27,7 +27,7 @@ function noise(count: number, seed: number): Float32Array {
 /** What `route` would give for slots of which each expert has so many, one use a row. */
 function routesOf(counts: readonly number[]): Int32Array {
   const slots = counts.reduce((a, b) => a + b)
-  const routes = new Int32Array(4 * slots + counts.length + 1)
+  const routes = new Int32Array(5 * slots + counts.length + 1)
   for (let i = 0; i < slots; i++) routes[i] = routes[slots + i] = i
   for (const [e, count] of counts.entries()) routes[4 * slots + e + 1] = routes[4 * slots + e]! + count
   return routes
@@ -203,7 +203,7 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
             kernels,
             'route',
             { used, normalised },
-            [4 * slots + experts + 1],
+            [5 * slots + experts + 1],
             [fakeTensor(of, [rows, experts])],
           )
           return fakeTensor(new Int32Array(bits.buffer), [bits.length])

@@ -15,6 +15,8 @@ interface Shape {
   document?: number
   /** Tokens that one sees at most; all before it by default. */
   window?: number
+  /** Scores of heads beside those of every row. */
+  sinks?: readonly number[]
 }
 
 interface Sides {
@@ -31,7 +33,7 @@ function firstsOf({ sequences, tokens, document = tokens, window = tokens }: Sha
 
 /** Result [N, H*D] of attention by its definition, in double precision. */
 function attention(shape: Shape, { q, k, v }: Sides): Float64Array {
-  const { heads, groups, width } = shape
+  const { heads, groups, width, sinks = [] } = shape
   const out = new Float64Array(q.length)
   const firsts = firstsOf(shape)
   for (let row = 0; row < firsts.length; row++) {
@@ -44,9 +46,10 @@ function attention(shape: Shape, { q, k, v }: Sides): Float64Array {
         for (let d = 0; d < width; d++) dot += q[own + d]! * k[(j * groups + g) * width + d]!
         scores.push(dot / Math.sqrt(width))
       }
-      const best = Math.max(...scores)
+      const sink = sinks[h] ?? Number.NEGATIVE_INFINITY
+      const best = Math.max(sink, ...scores)
       const weights = scores.map((score) => Math.exp(score - best))
-      const total = weights.reduce((a, b) => a + b)
+      const total = weights.reduce((a, b) => a + b, Math.exp(sink - best))
       weights.forEach((weight, i) => {
         const from = ((firsts[row]! + i) * groups + g) * width
         for (let d = 0; d < width; d++) out[own + d]! += (weight / total) * v[from + d]!
@@ -62,6 +65,7 @@ const shapes: readonly Shape[] = [
   { sequences: 3, tokens: 8, heads: 1, groups: 1, width: 80 },
   { sequences: 1, tokens: 1, heads: 3, groups: 1, width: 8 },
   { sequences: 1, tokens: 290, heads: 2, groups: 1, width: 8, document: 270, window: 45 },
+  { sequences: 2, tokens: 70, heads: 4, groups: 2, width: 20, window: 33, sinks: [-40, 0.3, 2, 30] },
 ]
 
 function sources(shape: Shape) {
@@ -77,6 +81,7 @@ function sources(shape: Shape) {
     fakeTensor(k, [rows, groups, width]),
     fakeTensor(v, [rows, groups, width]),
     fakeTensor(firstsOf(shape), [rows]),
+    ...(shape.sinks ? [fakeTensor(Float32Array.from(shape.sinks), [heads])] : []),
   ]
   const sides: Sides = { q: Float64Array.from(q), k: Float64Array.from(k), v: Float64Array.from(v) }
   return { rows, tensors, sides }

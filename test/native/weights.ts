@@ -67,6 +67,11 @@ const codecs: Partial<Record<DType, (random: Random, block: DataView, values: Fl
   Q4_K: (random, block, values) => anyCodes('Q4_K', [0, 2], random, block, values),
   Q5_K: (random, block, values) => anyCodes('Q5_K', [0, 2], random, block, values),
   Q6_K: (random, block, values) => anyCodes('Q6_K', [208], random, block, values),
+  MXFP4: (random, block, values) => {
+    for (let i = 0; i < block.byteLength; i++) block.setUint8(i, random.integer(256))
+    block.setUint8(0, 118 + random.integer(5))
+    values.set(dequantize('MXFP4', new Uint8Array(block.buffer, block.byteOffset, block.byteLength)))
+  },
   F32: (random, block, values) => {
     values[0] = Math.fround(random.normal())
     block.setFloat32(0, values[0], true)

@@ -73,7 +73,7 @@ function attentions(): Task[] {
       const cache = () => fakeTensor(new Uint16Array(bytes / 2).fill(0x2c2c), [bytes / 2])
       const rows = sequences * count
       const sources = [tensor([rows, heads, width], 3), cache(), cache(), fakeTensor(words, [used])]
-      const params = { kvHeads, window: 0, scale: 0.125, cacheFormat: cacheFormats[format] }
+      const params = { kvHeads, window: 0, scale: 0.125, cacheFormat: cacheFormats[format], sinks: 0 }
       const shape = [rows, heads, width]
       return { name: `${name} ${format}`, op: 'paged_attention', params, shape, sources: () => sources }
     }),

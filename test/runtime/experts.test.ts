@@ -36,9 +36,9 @@ function products(dtype: DType, first: number, count: number): Float32Array {
 }
 
 /** Activations are rounded as weights are, to 8 bits where those are codes; sums of 256 products have a spread of 16. */
-const tolerance = { F32: 1e-4, F16: 0.03, BF16: 0.2, Q8_0: 0.8, Q4_0: 0.8, Q4_K: 0.8, Q6_K: 0.8 }
+const tolerance = { F32: 1e-4, F16: 0.03, BF16: 0.2, Q8_0: 0.8, Q4_0: 0.8, Q4_K: 0.8, Q6_K: 0.8, MXFP4: 0.8 }
 
-test.each(['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_K', 'Q6_K'] as const)(
+test.each(['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_K', 'Q6_K', 'MXFP4'] as const)(
   'rows are multiplied by the experts that each names, by the same bits in company as alone: %s',
   (dtype) => {
     const together = products(dtype, 0, 40)
