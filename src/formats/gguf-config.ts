@@ -38,6 +38,7 @@ const families: Readonly<
     fixed: { hidden_act: 'silu', norm_topk_prob: false },
   },
   granitemoe: { model_type: 'granitemoe', class: 'GraniteMoeForCausalLM', fixed: { hidden_act: 'silu' } },
+  'gpt-oss': { model_type: 'gpt_oss', class: 'GptOssForCausalLM', fixed: { hidden_act: 'silu' } },
   granite: { model_type: 'granite', class: 'GraniteForCausalLM', fixed: { hidden_act: 'silu' } },
   olmo3: { model_type: 'olmo3', class: 'Olmo3ForCausalLM', fixed: { hidden_act: 'silu' } },
   olmo2: { model_type: 'olmo2', class: 'Olmo2ForCausalLM', fixed: { hidden_act: 'silu' } },
@@ -171,7 +172,9 @@ function decoderShape(keys: MetadataKeys): Record<string, unknown> {
     max_position_embeddings: keys.needed('context_length'),
     rms_norm_eps: keys.needed('attention.layer_norm_rms_epsilon'),
     rope_theta: keys.own('rope.freq_base') ?? (keys.architecture === 'gemma3' ? 1_000_000 : 10_000),
-    ...(keys.architecture === 'phi3' ? phi3Rope(keys, width) : { rope_scaling: ropeScaling(keys, width) }),
+    ...(keys.architecture === 'phi3'
+      ? phi3Rope(keys, width)
+      : { rope_scaling: ropeScaling(keys, width) ?? unscaled(keys) }),
     attention_bias: keys.has('blk.0.attn_q.bias'),
     mlp_bias: keys.has('blk.0.ffn_gate.bias'),
     ...mixture(keys),
@@ -192,6 +195,10 @@ function mixture(keys: MetadataKeys): Record<string, unknown> {
   const used = keys.needed('expert_used_count')
   const shared = { num_experts_per_tok: used }
   if (keys.architecture === 'olmoe') return { ...shared, num_experts: experts }
+  if (keys.architecture === 'gpt-oss') {
+    const width = keys.own('expert_feed_forward_length') ?? keys.needed('feed_forward_length')
+    return { ...shared, num_local_experts: experts, intermediate_size: width }
+  }
   if (keys.architecture !== 'qwen3moe') return { ...shared, num_local_experts: experts }
   const width = keys.own('expert_feed_forward_length') ?? keys.needed('feed_forward_length') / used
   return { ...shared, num_experts: experts, moe_intermediate_size: width }
@@ -252,6 +259,11 @@ function endIds(keys: MetadataKeys): number | number[] | undefined {
   return text !== undefined && turn !== undefined && turn !== text ? [text, turn] : (text ?? turn)
 }
 
+/** gpt-oss scales positions unless its configuration says that it does not. */
+function unscaled(keys: MetadataKeys): Record<string, unknown> | undefined {
+  return keys.architecture === 'gpt-oss' ? { rope_type: 'default' } : undefined
+}
+
 function ropeScaling(keys: MetadataKeys, width: number): Record<string, unknown> | undefined {
   const factors = ropeFactors(keys.source, width)
   if (factors !== undefined) return scalingByFactors(keys, factors, width)
@@ -272,6 +284,8 @@ function ropeScaling(keys: MetadataKeys, width: number): Record<string, unknown>
     attention_factor: keys.own('rope.scaling.attn_factor'),
     beta_fast: keys.own('rope.scaling.yarn_beta_fast'),
     beta_slow: keys.own('rope.scaling.yarn_beta_slow'),
+    // GGUF has no word for it; the published models are so.
+    ...(keys.architecture === 'gpt-oss' && { truncate: false }),
   }
   return Object.fromEntries(Object.entries(yarn).filter(([, value]) => value !== undefined))
 }

@@ -37,6 +37,9 @@ const mixture = {
   ffn_down_exps: 'mlp.experts.down_proj',
 }
 
+/** Hugging Face has nothing behind its name. */
+const sinks = 'self_attn.sinks'
+
 const normedHeads = { attn_q_norm: 'self_attn.q_norm', attn_k_norm: 'self_attn.k_norm' }
 
 const namings: Readonly<Record<string, Naming>> = {
@@ -67,6 +70,15 @@ const namings: Readonly<Record<string, Naming>> = {
       ffn_norm: 'post_attention_layernorm',
       ffn_up: 'mlp.gate_up_proj',
       ffn_down: 'mlp.down_proj',
+    },
+  },
+  'gpt-oss': {
+    ...llama,
+    layer: {
+      ...Object.fromEntries(Object.entries(llama.layer).filter(([name]) => name !== 'ffn_norm')),
+      ...mixture,
+      attn_sinks: sinks,
+      post_attention_norm: 'post_attention_layernorm',
     },
   },
   smollm3: llama,
@@ -109,7 +121,8 @@ export function ggufToHuggingFace(architecture: string, name: string): string | 
   const inLayer = /^blk\.(0|[1-9]\d*)\.(\w+)\.(weight|bias)$/.exec(name)
   if (inLayer !== null) {
     const stem = own(naming.layer, inLayer[2]!)
-    return stem === undefined ? undefined : `${naming.layers}${inLayer[1]}.${stem}.${inLayer[3]}`
+    if (stem === undefined) return undefined
+    return `${naming.layers}${inLayer[1]}.${stem}${stem === sinks ? '' : `.${inLayer[3]}`}`
   }
   const outside = /^(\w+)\.(weight|bias)$/.exec(name)
   const stem = outside === null ? undefined : own(naming.model, outside[1]!)
@@ -119,7 +132,7 @@ export function ggufToHuggingFace(architecture: string, name: string): string | 
 /** The GGUF name of Hugging Face tensor `name`; undefined for one that has none. */
 export function huggingFaceToGguf(architecture: string, name: string): string | undefined {
   const naming = namings[architecture]
-  const parts = /^(.+)\.(weight|bias)$/.exec(name)
+  const parts = /^(.+)\.(weight|bias)$/.exec(name.endsWith(sinks) ? `${name}.weight` : name)
   if (naming === undefined || parts === null) return undefined
   const [, path, kind] = parts as unknown as [string, string, string]
   if (path.startsWith(naming.layers)) {

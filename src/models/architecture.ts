@@ -4,6 +4,7 @@
  *
  * N tokens of the flattened batch, W width, H heads, G key/value heads, D head width, V vocabulary.
  */
+import type { TensorSource, TensorToWrite } from '../formats/source.ts'
 import type { StoredPart } from '../formats/stacked-source.ts'
 import type { Ops } from '../runtime/ops.ts'
 import type { Tensor } from '../runtime/tensor.ts'
@@ -70,9 +71,14 @@ export interface Mixture {
   used: number
   /** The shares of the experts used sum to one. */
   normalised: boolean
+  /** Gates are gpt-oss's (`clampedGate`), which end at it; others go through SiLU. */
+  limit?: number
 }
 
-/** Names without `.weight`: router [E, W], gate and up [E*F, W], down [E*W, F], experts below one another. */
+/**
+ * Names without `.weight`: router [E, W], gate and up [E*F, W], down [E*W, F], experts below one another. `${name}.bias` is added
+ * where the model has one: [E], [E, F], [E, W].
+ */
 export interface MixtureNames {
   router: string
   gate: string
@@ -148,8 +154,11 @@ export interface ForwardPass extends LinearLayers {
   weight(name: string): Tensor
   /** True when {@link attend} norms and turns queries and keys itself; else they come normed, and turned by position. */
   attendTurns?: boolean
-  /** Causal attention of layer `layer`; q [N, H, D], k and v [N, G, D]; gives [N, H*D]. `norms` only where it turns. */
-  attend(layer: number, q: Tensor, k: Tensor, v: Tensor, norms?: HeadNorms): Tensor
+  /**
+   * Causal attention of layer `layer`; q [N, H, D], k and v [N, G, D]; gives [N, H*D]. `norms` only where it turns. `sinks` [H] are
+   * scores of their own beside those of every row, without a value (Xiao 2023).
+   */
+  attend(layer: number, q: Tensor, k: Tensor, v: Tensor, norms?: HeadNorms, sinks?: Tensor): Tensor
 }
 
 export interface Architecture<Config extends ModelConfig = ModelConfig> {
@@ -164,6 +173,10 @@ export interface Architecture<Config extends ModelConfig = ModelConfig> {
   products(config: Config): ProductGroup[]
   /** Logits [M, V]. */
   forward(config: Config, pass: ForwardPass): Tensor
+  /** The parameters of {@link parameters} out of a folder's tensors, where it holds them in a way of its own. */
+  read?(source: TensorSource, config: Config): TensorSource
+  /** A folder's tensors out of those parameters, the other way round. */
+  written?(parameters: readonly TensorToWrite[], config: Config): TensorToWrite[]
 }
 
 /** The different windows of a model's layers. */

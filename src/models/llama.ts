@@ -30,6 +30,8 @@ export interface LlamaConfig extends ModelConfig {
   wholeNorms: boolean
   /** q, k and v are one product, and gate and up another (Phi-3). */
   fused: boolean
+  /** Heads have scores of their own beside those of every row (gpt-oss). */
+  sinks: boolean
   multipliers: Multipliers
   /** Of experts, in the layers that have one instead of a feed-forward. */
   mixture: LayerMixtures | undefined
@@ -51,7 +53,7 @@ const ones: Multipliers = { embedding: 1, residual: 1, logits: 1 }
 type Switches = Partial<
   Pick<
     LlamaConfig,
-    'attentionBias' | 'headNorms' | 'wholeNorms' | 'source' | 'fused' | 'multipliers' | 'mixture'
+    'attentionBias' | 'headNorms' | 'wholeNorms' | 'source' | 'fused' | 'sinks' | 'multipliers' | 'mixture'
   >
 > & {
   window?: number
@@ -93,6 +95,7 @@ export function parseLlama(
     headNorms: false,
     wholeNorms: false,
     fused: false,
+    sinks: false,
     multipliers: ones,
     mixture: undefined,
     source,
@@ -166,6 +169,7 @@ export function llamaParameters(config: LlamaConfig): ParameterSpec[] {
         vector(`${attention}.v_proj.bias`, keyValueHeads * headWidth, 0),
       )
     }
+    if (config.sinks) specs.push({ name: sinksName(i), shape: [heads], role: 'vector', init: { std } })
     if (config.attentionBias === 'all') specs.push(vector(`${attention}.o_proj.bias`, width, 0))
     if (config.mlpBias) {
       specs.push(
@@ -268,12 +272,13 @@ export function attendTurned(
   const split = (y: Tensor, count: number) => ops.splitRows(y, count, headWidth)
   const [query, key] = [split(q, heads), split(k, keyValueHeads)] //                [N, H, D], [N, G, D]
   const values = split(v, keyValueHeads) //                                                    [N, G, D]
-  if (pass.attendTurns) return pass.attend(layer, query, key, values, norms)
+  const sinks = config.sinks ? pass.weight(sinksName(layer)) : undefined
+  if (pass.attendTurns) return pass.attend(layer, query, key, values, norms, sinks)
   const turned = (y: Tensor, weight: Tensor | undefined) => {
     const normed = normalised(ops, y, weight && { weight, epsilon: normEpsilon })
     return rope === undefined ? normed : ops.rope(normed, positions, rope.attributes, factors)
   }
-  return pass.attend(layer, turned(query, norms?.query), turned(key, norms?.key), values)
+  return pass.attend(layer, turned(query, norms?.query), turned(key, norms?.key), values, undefined, sinks)
 }
 
 function headNorms(
@@ -285,6 +290,7 @@ function headNorms(
   return { query: weight('q'), key: weight('k'), epsilon: normEpsilon }
 }
 
+const sinksName = (layer: number) => `model.layers.${layer}.self_attn.sinks`
 export const queryKeyValueNames = (layer: number) =>
   ['q', 'k', 'v'].map((part) => `model.layers.${layer}.self_attn.${part}_proj`)
 export const gateAndUp = (layer: string) => [`${layer}.mlp.gate_proj`, `${layer}.mlp.up_proj`] as const

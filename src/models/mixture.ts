@@ -13,9 +13,12 @@ import type { ConfigFields } from './config-fields.ts'
 export interface LayerMixtures extends Mixture {
   /** F */
   feedForward: number
+  /** Router and experts have biases. */
+  biased?: true
   /** Whether the layer of that number has one, or one feed-forward for all tokens. */
   isIn(layer: number): boolean
-  files: MixtureFiles
+  /** Undefined where files hold parameters under their own names, or an architecture reads them itself. */
+  files: MixtureFiles | undefined
 }
 
 type ExpertProduct = 'gate' | 'up' | 'down'
@@ -87,7 +90,7 @@ export function mixtureNames(layer: string): MixtureNames {
 
 /** `residual`: the spread of what writes into the residual. */
 export function mixtureParameters(
-  { experts, feedForward, files }: LayerMixtures,
+  { experts, feedForward, files, biased }: LayerMixtures,
   layer: string,
   width: number,
   { std, residual }: { std: number; residual: number },
@@ -100,7 +103,9 @@ export function mixtureParameters(
     role: 'product',
     init: { std },
     experts,
-    parts: Array.from({ length: experts }, (_, expert) => files.expert(layer, product, expert, sizes)),
+    ...(files !== undefined && {
+      parts: Array.from({ length: experts }, (_, expert) => files.expert(layer, product, expert, sizes)),
+    }),
   })
   const router: ParameterSpec = {
     name: `${names.router}.weight`,
@@ -108,7 +113,16 @@ export function mixtureParameters(
     role: 'router',
     init: { std },
   }
-  const stored = files.router(layer)
+  const stored = files?.router(layer) ?? router.name
+  const bias = (name: string, shape: readonly number[]): ParameterSpec => {
+    return { name: `${name}.bias`, shape, role: 'vector', init: { value: 0 } }
+  }
+  const biases = [
+    bias(names.router, [experts]),
+    bias(names.gate, [experts, feedForward]),
+    bias(names.up, [experts, feedForward]),
+    bias(names.down, [experts, width]),
+  ]
   return [
     stored === router.name
       ? router
@@ -116,6 +130,7 @@ export function mixtureParameters(
     stacked('gate', feedForward, width, std),
     stacked('up', feedForward, width, std),
     stacked('down', width, feedForward, residual),
+    ...(biased ? biases : []),
   ]
 }
 

@@ -44,7 +44,8 @@ export function openModel(path: string, context?: number): OpenModel {
 function openFolder(path: string, context: number | undefined): OpenModel {
   const config = readJsonFile(join(path, 'config.json'))
   const definition = defineModel(config, context)
-  const source = openModelFolder(path)
+  const files = openModelFolder(path)
+  const source = definition.architecture.read?.(files, definition.config) ?? files
   const stored = storedNames(source, definition)
   const parameters = definition.architecture.parameters(definition.config)
   const turned = new Set(parameters.filter(({ transposed }) => transposed).map(({ name }) => name))

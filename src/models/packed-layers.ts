@@ -75,15 +75,20 @@ export function packedLayers(
     routes: Tensor,
     slots: number,
     norm: InputNorm | undefined,
+    limit: number | undefined,
   ) => {
     const { op, fn, userdata } = calls.call(expertOps[product.format], {
       experts: product.experts!,
       bySlots: norm === undefined ? 1 : 0,
       normed: norm === undefined ? 0 : 1,
-      gated: product.group.kind === 'gated' ? linearGates.silu : 0,
+      gated:
+        product.group.kind !== 'gated' ? 0 : limit === undefined ? linearGates.silu : linearGates.clamped,
+      biased: product.bias === undefined ? 0 : 1,
       epsilon: norm?.epsilon ?? 0,
+      limit: limit ?? 0,
     })
-    const inputs = [x, product.weight, routes, ...(norm === undefined ? [] : [norm.weight])]
+    const present = [norm?.weight, product.bias].filter((tensor) => tensor !== undefined)
+    const inputs = [x, product.weight, routes, ...present]
     return ops.custom(op, fn, 'F32', [slots, product.outputs], inputs, userdata)
   }
   const single = (name: string) => packed.find([name])?.[0]
@@ -124,7 +129,7 @@ export function packedLayers(
       const products = packed.find([names.router, names.gate, names.up, names.down])
       if (products === undefined) return plain.mixed(x, names, mixture, norm, residual)
       const [router, gateUp, down] = products as [PackedProduct, PackedProduct, PackedProduct]
-      const { experts, used, normalised } = mixture
+      const { experts, used, normalised, limit } = mixture
       const [rows, width] = residual.shape as [number, number]
       const slots = rows * used
       const route = calls.call('route', { used, normalised: normalised ? 1 : 0 })
@@ -133,12 +138,12 @@ export function packedLayers(
         route.op,
         route.fn,
         'I32',
-        [4 * slots + experts + 1],
+        [5 * slots + experts + 1],
         [logits],
         route.userdata,
       )
-      const open = byExpert(gateUp, x, routes, slots, norm) //                           [S, F]
-      const made = byExpert(down, open, routes, slots, undefined) //                     [S, W]
+      const open = byExpert(gateUp, x, routes, slots, norm, limit) //                    [S, F]
+      const made = byExpert(down, open, routes, slots, undefined, undefined) //          [S, W]
       const mix = calls.call('mix_experts', { experts })
       return ops.custom(mix.op, mix.fn, 'F32', [rows, width], [made, routes, residual], mix.userdata)
     },

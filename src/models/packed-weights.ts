@@ -18,7 +18,7 @@ export interface PackedProduct {
   dtype: DType
   /** The packed bytes. */
   weight: Tensor
-  /** [outputs] F32, zero where a member has none; absent when none has one. */
+  /** [outputs] F32, zero where a member has none; absent when none has one. Of experts [E, outputs], of gate and up [E, 2, outputs]. */
   bias: Tensor | undefined
   inputs: number
   /** Columns of the result, gaps between members included; of one expert, where there are some. */
@@ -174,13 +174,14 @@ function describe(
       : group.kind === 'gated'
         ? gatedOutputs(model, group)
         : members[0]!.outputs
+  const biases = group.kind === 'gated' ? 2 * outputs : outputs
   const packedBytes = kernels.packedBytes(format, outputs, inputs, group.kind === 'gated')
   return {
     group,
     format,
     dtype,
     weight: arena.leaf('I8', [packedBytes], group.names[0]!),
-    bias: biased ? arena.leaf('F32', [outputs], `${group.names[0]}.bias`) : undefined,
+    bias: biased ? arena.leaf('F32', [biases], `${group.names[0]}.bias`) : undefined,
     inputs,
     outputs: outputs / (experts ?? 1),
     ...(experts !== undefined && { experts }),
@@ -209,6 +210,7 @@ const formats: { readonly [D in DType]?: PackedFormat } = {
   Q4_K: 'q4k',
   Q5_K: 'q5k',
   Q6_K: 'q6k',
+  MXFP4: 'mx4',
   F16: 'f16',
   BF16: 'bf16',
   F32: 'f32',
@@ -236,12 +238,20 @@ function fill(
     }
   }
   if (product.bias === undefined) return
-  const joined = new Float32Array(product.outputs)
-  for (const { name, first } of product.members) {
-    if (model.info(`${name}.bias`) !== undefined)
-      joined.set(vectorOf(model, device.ggml, `${name}.bias`), first)
+  const joined = new Float32Array(product.bias.size)
+  for (const [index, { name, first }] of product.members.entries()) {
+    if (model.info(`${name}.bias`) === undefined) continue
+    const values = vectorOf(model, device.ggml, `${name}.bias`)
+    if (group.kind === 'gated') interleave(values, index, product, joined)
+    else joined.set(values, first)
   }
   product.bias.write(joined)
+}
+
+/** Biases of gate (0) or up (1), those of one expert beside those that its other product has. */
+function interleave(values: Float32Array, member: number, { outputs }: PackedProduct, into: Float32Array) {
+  for (let from = 0; from < values.length; from += outputs)
+    into.set(values.subarray(from, from + outputs), 2 * from + member * outputs)
 }
 
 /** The rows of a piece that are gate's, and those that are up's: of two members, or one behind the other in one. */

@@ -1,6 +1,7 @@
 import { UserError } from '../base/errors.ts'
 import type { Architecture, ModelConfig } from './architecture.ts'
 import { gemma3, gemma3Text } from './gemma3.ts'
+import { gptOss } from './gpt-oss.ts'
 import { gpt2 } from './gpt2.ts'
 import { granite } from './granite.ts'
 import { granitemoe } from './granitemoe.ts'
@@ -32,6 +33,7 @@ const architectures: Record<string, Architecture | undefined> = {
   mixtral,
   olmoe,
   granitemoe,
+  gpt_oss: gptOss,
   gpt2,
 }
 

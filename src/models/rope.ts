@@ -17,6 +17,8 @@ export interface RopeScaling {
   factors: Float32Array | undefined
   /** What LongRoPE chose the divisors from. */
   long?: LongRope
+  /** What YaRN made the divisors from, where ggml's own form of it does not do. */
+  yarn?: { factor: number; original: number; betaFast: number; betaSlow: number }
 }
 
 /** LongRoPE (Ding 2024): other divisors for contexts longer than those of the first training. */
@@ -81,7 +83,7 @@ export function parseRope(
     case 'llama3':
       return { attributes: plain, factors: llama3Factors(fields, dimensions, base) }
     case 'yarn':
-      return { attributes: yarn(fields, plain, contextMax), factors: undefined }
+      return yarn(fields, plain, contextMax)
     // What Phi-3 called it at first.
     case 'su':
     case 'longrope':
@@ -140,13 +142,17 @@ function llama3Factors(fields: ConfigFields, dimensions: number, base: number): 
   })
 }
 
-function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): RopeAttributes {
+/**
+ * ggml goes over from the plain angle to the scaled one between whole pairs. Where that is not to be (`truncate: false`), each pair
+ * has a divisor of its own.
+ */
+function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): RopeScaling {
   const original = fields.number('original_max_position_embeddings', contextMax)
   const factor = fields.number('factor', contextMax / original)
   // ggml multiplies attnFactor by 1 + 0.1 ln(factor) itself; Hugging Face's attention_factor is the product.
   const mscale = 1 + 0.1 * Math.log(factor)
   const attention = fields.source.attention_factor
-  return {
+  const attributes = {
     ...plain,
     scale: 1 / factor,
     contextOriginal: original,
@@ -154,6 +160,18 @@ function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): 
     attnFactor: typeof attention === 'number' ? attention / mscale : 1,
     betaFast: fields.number('beta_fast', 32),
     betaSlow: fields.number('beta_slow', 1),
+  }
+  if (fields.flag('truncate', true)) return { attributes, factors: undefined }
+  const { betaFast, betaSlow } = attributes
+  const { low, high } = rotaryMix(attributes, false)
+  const factors = Float32Array.from({ length: plain.dimensions / 2 }, (_, i) => {
+    const mix = 1 - Math.min(1, Math.max(0, (i - low) / Math.max(0.001, high - low)))
+    return 1 / ((1 - mix) / factor + mix)
+  })
+  return {
+    attributes: { ...plain, attnFactor: attributes.attnFactor * mscale },
+    factors,
+    yarn: { factor, original, betaFast, betaSlow },
   }
 }
 

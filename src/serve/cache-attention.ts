@@ -210,7 +210,7 @@ export class GatherAttention implements CacheAttention {
     })
     return {
       turns: false,
-      attend: (layer, q, k, v) => this.#attend(graph, groups, slots, layer, q, k, v),
+      attend: (layer, q, k, v, _, sinks) => this.#attend(graph, groups, slots, layer, q, k, v, sinks),
       write: (current) => this.#write(current, groups, slots),
     }
   }
@@ -223,6 +223,7 @@ export class GatherAttention implements CacheAttention {
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    sinks: Tensor | undefined,
   ): Tensor {
     const { ops } = graph
     const { heads, headWidth, keyValueHeads, attention } = this.#config
@@ -259,7 +260,7 @@ export class GatherAttention implements CacheAttention {
       const strides = [tokenStride * group.tokens, headStride, tokenStride, elementStride]
       const query = ops.window(part, shape, strides, 0) //                         [S, H, T, D]
       const mask = group.masks.get(window)
-      const mixed = ops.attention(query, gather(keys, group), gather(values, group), mask, scale)
+      const mixed = ops.attention(query, gather(keys, group), gather(values, group), mask, scale, sinks)
       const asked = ops.reshape(mixed, [rows * group.times, heads * headWidth])
       const flat = group.times > 1 ? ops.slice(asked, 0, 0, rows) : asked //       [S*T, H*D]
       all = all === undefined ? flat : ops.concat(all, flat, 0)

@@ -216,7 +216,7 @@ export class ModelExecutor implements Executor {
     const { config } = this.#definition
     const count = sequences.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
     const perSequence = slots === undefined ? 16 : 16 + 80
-    const perMixture = config.mixture === undefined ? 0 : 16 + 2 * config.mixture.used
+    const perMixture = config.mixture === undefined ? 0 : 20 + 2 * config.mixture.used
     const nodesMax = 64 + config.layers * (56 + perMixture + perSequence * sequences.length)
     const inputsMax = 8 + 2 * windowsOf(config).length * sequences.length
     const graph = new Graph(this.#device, nodesMax, inputsMax, { memory: this.#memory })

@@ -21,11 +21,21 @@ import type { Tensor } from '../runtime/tensor.ts'
 import type { BlockCache, BuiltAttention, CacheAttention } from './cache-attention.ts'
 import type { SequenceWork } from './executor.ts'
 
-/** Storing keys and values, without norms of heads and with them, and attending. */
+/** What a layer attends with. */
+interface Attending {
+  q: Tensor
+  k: Tensor
+  v: Tensor
+  norms: HeadNorms | undefined
+  sinks: Tensor | undefined
+}
+
+/** Storing keys and values, without norms of heads and with them, and attending, without sinks and with them. */
 interface LayerCalls {
   plain: KernelCall
   normed: KernelCall
   attention: KernelCall
+  withSinks: KernelCall
 }
 
 export class PagedAttention implements CacheAttention {
@@ -59,12 +69,17 @@ export class PagedAttention implements CacheAttention {
         epsilon: normed * config.normEpsilon,
         cacheFormat,
       })
-    const attention = ({ window = 0, scale }: LayerAttention) =>
-      kernels.call('paged_attention', { kvHeads: config.keyValueHeads, window, scale, cacheFormat })
+    const attention = ({ window = 0, scale }: LayerAttention, sinks: 0 | 1) =>
+      kernels.call('paged_attention', { kvHeads: config.keyValueHeads, window, scale, cacheFormat, sinks })
     this.#calls = new Map(
       layers.map((layer) => [
         layer,
-        { plain: store(layer.rope, 0), normed: store(layer.rope, 1), attention: attention(layer) },
+        {
+          plain: store(layer.rope, 0),
+          normed: store(layer.rope, 1),
+          attention: attention(layer, 0),
+          withSinks: attention(layer, 1),
+        },
       ]),
     )
   }
@@ -105,7 +120,8 @@ export class PagedAttention implements CacheAttention {
     const turns = new Map(rotary.map((one) => [one.rope, one.turns]))
     return {
       turns: turns.size > 0,
-      attend: (layer, q, k, v, norms) => this.#attend(graph, table, turns, layer, { q, k, v, norms }),
+      attend: (layer, q, k, v, norms, sinks) =>
+        this.#attend(graph, table, turns, layer, { q, k, v, norms, sinks }),
       write: (current) => {
         for (const { input, angles } of rotary) input.write(angles)
         const batch = current.map(({ tokens, start, blocks }) => ({ count: tokens.length, start, blocks }))
@@ -120,7 +136,7 @@ export class PagedAttention implements CacheAttention {
     table: Tensor,
     turns: ReadonlyMap<RopeScaling, Tensor>,
     layer: number,
-    { q, k, v, norms }: { q: Tensor; k: Tensor; v: Tensor; norms: HeadNorms | undefined },
+    { q, k, v, norms, sinks }: Attending,
   ): Tensor {
     const { ops } = graph
     const { heads, headWidth, attention } = this.#config
@@ -135,15 +151,9 @@ export class PagedAttention implements CacheAttention {
     const inputs = [q, k, v, keys, values, table, ...turning, ...norming]
     // The stored queries are this op's result, so the attention below cannot run before the write.
     const query = ops.custom('store_keys_values', fn, 'F32', q.shape, inputs, userdata) //     [N, H, D]
-    const read = [query, keys, values, table]
-    const mixed = ops.custom(
-      'paged_attention',
-      calls.attention.fn,
-      'F32',
-      q.shape,
-      read,
-      calls.attention.userdata,
-    )
+    const read = [query, keys, values, table, ...(sinks === undefined ? [] : [sinks])]
+    const call = sinks === undefined ? calls.attention : calls.withSinks
+    const mixed = ops.custom('paged_attention', call.fn, 'F32', q.shape, read, call.userdata)
     return ops.reshape(mixed, [q.shape[0]!, heads * headWidth]) //                              [N, H*D]
   }
 }

@@ -166,7 +166,9 @@ export function restore(folder: string, parameters: Parameters): void {
 
 /** The same in steps of a parameter. */
 export function* restoring(folder: string, parameters: Parameters): Steps<void> {
-  using model = openSafetensors(join(folder, parameters.saved.weightsName))
+  using file = openSafetensors(join(folder, parameters.saved.weightsName))
+  const { architecture, config } = parameters.definition
+  const model = architecture.read?.(file, config) ?? file
   using moments = openSafetensors(join(folder, 'optimizer.safetensors'))
   const stacked = new StackedTensors(model, stacksOf(parameters.all.map(({ spec }) => spec)))
   for (const [index, parameter] of parameters.all.entries()) {

@@ -4,7 +4,7 @@
  *
  * N tokens, M rows with a loss, W width, V vocabulary.
  */
-import type { ForwardPass, ModelConfig } from '../models/architecture.ts'
+import type { ForwardPass } from '../models/architecture.ts'
 import { forwardWithHead } from '../models/head.ts'
 import type { Graph } from '../runtime/graph.ts'
 import type { Tensor } from '../runtime/tensor.ts'
@@ -25,13 +25,15 @@ export interface Inputs {
   weights: Tensor
 }
 
-export function declareInputs(graph: Graph, shape: Required<GraphShape>, config: ModelConfig): Inputs {
+export function declareInputs(graph: Graph, shape: Required<GraphShape>, parameters: Parameters): Inputs {
+  const { config } = parameters.definition
+  const trainsSinks = parameters.all.some(({ spec }) => spec.name.endsWith('.sinks'))
   const { sequences, tokens, supervisedMax, packed } = shape
   const all = sequences * tokens
   return {
     ids: graph.input('I32', [all], 'ids'),
     positions: graph.input('I32', [all], 'positions'),
-    masks: new SequenceMasks(graph, { sequences, tokens, packed }, config),
+    masks: new SequenceMasks(graph, { sequences, tokens, packed }, config, trainsSinks),
     rows: supervisedMax < all ? graph.input('I32', [supervisedMax], 'rows') : undefined,
     cells: graph.input('I32', [supervisedMax], 'cells'),
     weights: graph.input('F32', [supervisedMax, 1], 'weights'),

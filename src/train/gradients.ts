@@ -78,6 +78,12 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
     ]
   },
   siluMulBack: 'none',
+  // Training gates by ops that have gradients (train/mixture.ts).
+  clampedGate: 'none',
+  clamp: ({ ops }, { inputs: [x], attributes: { low, high } }, dy) => [
+    () => ops.mul(dy, ops.mul(ops.step(ops.affine(x!, 1, -low)), ops.step(ops.affine(x!, -1, high)))),
+  ],
+  step: 'none',
   rmsNorm: ({ ops }, { inputs: [x], attributes }, dy) => [() => ops.rmsNormBack(dy, x!, attributes.epsilon)],
   rmsNormBack: 'none',
   layerNorm: ({ ops }, { inputs: [x], attributes }, dy) => [
@@ -116,6 +122,7 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
   argmax: 'none',
   argsort: 'none',
   expertProduct: 'none',
+  expertBias: 'none',
   // Its gradient is that of the shares in it.
   route: ({ ops }, routes, dy) => [() => ops.routeBack(dy, routes)],
   routeBack: 'none',

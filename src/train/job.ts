@@ -51,6 +51,7 @@ const sizes = z.strictObject({
     'qwen3_moe',
     'olmoe',
     'granitemoe',
+    'gpt_oss',
     'gpt2',
   ]),
   layers: z.int().min(1).max(layersMax),

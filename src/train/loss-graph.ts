@@ -51,7 +51,7 @@ export class LossGraph implements LearningGraph {
     this.#kernels = trainingKernels(parameters, device, this.shape.ownKernels)
     const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels, precision: this.shape.precision })
     this.#graph = graph
-    this.#inputs = declareInputs(graph, this.shape, config)
+    this.#inputs = declareInputs(graph, this.shape, parameters)
     this.#balance = mode === 'train' ? this.#balanceOf(graph, config) : undefined
     const network = splitForward(graph, parameters, this.shape, this.#inputs, this.#balance)
     this.#chunks = network.chunks

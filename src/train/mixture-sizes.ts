@@ -1,5 +1,5 @@
 /** Sizes of new mixtures of experts. */
-const mixtures = ['mixtral', 'qwen3_moe', 'olmoe', 'granitemoe'] as const
+const mixtures = ['mixtral', 'qwen3_moe', 'olmoe', 'granitemoe', 'gpt_oss'] as const
 
 export function isMixture(architecture: string): architecture is (typeof mixtures)[number] {
   return (mixtures as readonly string[]).includes(architecture)

@@ -62,12 +62,13 @@ const classes = {
   qwen3_moe: 'Qwen3MoeForCausalLM',
   olmoe: 'OlmoeForCausalLM',
   granitemoe: 'GraniteMoeForCausalLM',
+  gpt_oss: 'GptOssForCausalLM',
   gpt2: 'GPT2LMHeadModel',
 } as const
 
 /** transformers takes their makers' padding token where a file says nothing, which may lie beyond the vocabulary. */
 const withPadding: ReadonlySet<string> = new Set([
-  ...['phi3', 'gemma3_text', 'smollm3', 'olmo2', 'olmo3', 'olmoe'],
+  ...['phi3', 'gemma3_text', 'smollm3', 'olmo2', 'olmo3', 'olmoe', 'gpt_oss'],
 ])
 
 /** What a mixture of experts says beside its network, in the terms of its family. */
@@ -83,6 +84,11 @@ const mixtures = {
     ...{ num_experts: experts, num_experts_per_tok: used, norm_topk_prob: false },
   }),
   granitemoe: ({ experts, used }: ExpertSizes) => ({ num_local_experts: experts, num_experts_per_tok: used }),
+  // Where nothing is said of positions, they are scaled for 32 times the context of its first training.
+  gpt_oss: ({ experts, used }: ExpertSizes) => ({
+    ...{ num_local_experts: experts, num_experts_per_tok: used, swiglu_limit: 7, sliding_window: 128 },
+    ...{ attention_bias: true, rope_parameters: { rope_type: 'default', rope_theta: 10_000 } },
+  }),
 } as const
 
 function mixtureConfig(sizes: ModelSizes, feedForward: number) {

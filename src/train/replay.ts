@@ -36,6 +36,9 @@ const replays: { readonly [Op in OpName]: Replay<Op> | 'none' } = {
   gelu: (ops, _, [x]) => ops.gelu(x!),
   tanh: (ops, _, [x]) => ops.tanh(x!),
   siluMul: (ops, _, [gate, up]) => ops.siluMul(gate!, up!),
+  clampedGate: (ops, { attributes }, [gate, up]) => ops.clampedGate(gate!, up!, attributes.limit),
+  clamp: (ops, { attributes }, [x]) => ops.clamp(x!, attributes.low, attributes.high),
+  step: (ops, _, [x]) => ops.step(x!),
   rmsNorm: (ops, { attributes }, [x]) => ops.rmsNorm(x!, attributes.epsilon),
   rmsNormBack: 'none',
   layerNorm: (ops, { attributes }, [x]) => ops.layerNorm(x!, attributes.epsilon),
@@ -62,6 +65,7 @@ const replays: { readonly [Op in OpName]: Replay<Op> | 'none' } = {
   argsort: (ops, _, [x]) => ops.argsort(x!),
   expertProduct: (ops, { attributes }, [x, weight, ids]) =>
     ops.expertProduct(x!, weight!, attributes.experts, ids!),
+  expertBias: (ops, _, [x, biases, ids]) => ops.expertBias(x!, biases!, ids!),
   route: (ops, { attributes }, [logits]) => ops.route(logits!, attributes),
   routeBack: 'none',
   balanced: (ops, { attributes }, [logits]) => ops.balanced(logits!, attributes),
@@ -73,8 +77,8 @@ const replays: { readonly [Op in OpName]: Replay<Op> | 'none' } = {
   sharesByExpertBack: 'none',
   detached: 'none',
   attention: 'none',
-  causalAttention: (ops, { attributes }, [q, k, v, first]) =>
-    ops.causalAttention(q!, k!, v!, first!, attributes),
+  causalAttention: (ops, { attributes }, [q, k, v, first, sinks]) =>
+    ops.causalAttention(q!, k!, v!, first!, attributes, sinks),
   causalAttentionBack: 'none',
   geluBack: 'none',
   siluMulBack: 'none',

@@ -61,17 +61,21 @@ export class Snapshot {
   /** Weights as the checkpoint format has them: GPT-2's products are stored transposed, experts as their family stores them. */
   weights(): TensorToWrite[] {
     const weights = new Map(this.#copies.map(({ parameter: { spec }, weight }) => [spec, weight]))
-    return storedTensors([...weights.keys()]).map(({ name, shape, pieces: parts }) => {
-      const data = function* () {
-        for (const { spec, row, rows } of parts) {
-          const weight = weights.get(spec)!
-          const width = weight.length / spec.shape[0]!
-          if (spec.transposed) yield* turnedPieces(weight, spec.shape[0]!, width)
-          else yield* pieces(weight.subarray(row * width, (row + rows) * width))
+    const { architecture, config } = this.#parameters.definition
+    const tensors = storedTensors([...weights.keys()]).map(
+      ({ name, shape, pieces: parts }): TensorToWrite => {
+        const data = function* () {
+          for (const { spec, row, rows } of parts) {
+            const weight = weights.get(spec)!
+            const width = weight.length / spec.shape[0]!
+            if (spec.transposed) yield* turnedPieces(weight, spec.shape[0]!, width)
+            else yield* pieces(weight.subarray(row * width, (row + rows) * width))
+          }
         }
-      }
-      return { name, dtype: 'F32', shape, data }
-    })
+        return { name, dtype: 'F32', shape, data }
+      },
+    )
+    return architecture.written?.(tensors, config) ?? tensors
   }
 
   /** AdamW's moments: `mean.NAME` and `square.NAME`. */

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { loadKernels } from '../../src/runtime/kernels.ts'
 
-const formats = ['Q8_0', 'Q4_0', 'Q5_0', 'Q4_K', 'Q5_K', 'Q6_K', 'F16'] as const
+const formats = ['Q8_0', 'Q4_0', 'Q5_0', 'Q4_K', 'Q5_K', 'Q6_K', 'MXFP4', 'F16'] as const
 /** Beside the file's size: Q4_0 and Q5_0 get an offset for every scale, an eighth of them at the most ... */
 const layoutShare = 0.125
 /** ... and rows on their way, tensors' descriptions, and what the garbage collector has not seen yet. */

@@ -86,6 +86,7 @@ describe.skipIf(kernels === undefined)('by our kernels', () => {
     ['Q4_0', 'Q4_0', 8e-2],
     ['Q4_K', 'Q6_K', 8e-2],
     ['Q5_K', 'Q8_0', 8e-2],
+    ['MXFP4', 'MXFP4', 8e-2],
   ] as const)('gate and up in %s, down in %s', async (inside, outside, tolerance) => {
     const model = mixture((name) => (name.includes('down_proj') ? outside : inside), { experts: 3, used: 3 })
     const [ours, plain] = [await computed(model, kernels), await computed(model, undefined)]

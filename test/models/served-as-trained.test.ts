@@ -25,6 +25,7 @@ const { config: qwen3Moe } = readGolden(join(ownGoldens, 'qwen3_moe.json'))
 const { config: mixtral } = readGolden(join(ownGoldens, 'mixtral.json'))
 const { config: olmoe } = readGolden(join(ownGoldens, 'olmoe.json'))
 const { config: granitemoe } = readGolden(join(ownGoldens, 'granitemoe.json'))
+const { config: gptOss } = readGolden(join(ownGoldens, 'gpt_oss.json'))
 const { config: olmo2 } = readGolden(join(ownGoldens, 'olmo2.json'))
 const { config: olmo3 } = readGolden(join(ownGoldens, 'olmo3.json'))
 const plain = { ...mistral, sliding_window: undefined }
@@ -54,6 +55,11 @@ const networks: Record<string, Record<string, unknown>> = {
   'mixtral of 24 experts, all used': { ...mixtral, num_local_experts: 24, num_experts_per_tok: 24 },
   olmoe: { ...olmoe },
   granitemoe: { ...granitemoe },
+  'gpt_oss with a window of 8 in every other layer': { ...gptOss },
+  'gpt_oss without biases of attention, all attending': {
+    ...gptOss,
+    ...{ attention_bias: false, layer_types: ['full_attention', 'full_attention'], num_experts_per_tok: 5 },
+  },
   'gemma3 with a window of 8 in every other layer': { ...gemma3 },
   'gemma3 as older files write it, all attending but the first': {
     ...gemma3,

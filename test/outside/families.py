@@ -34,6 +34,7 @@ families = {
     "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2},
     # llama.cpp has norms of keys as wide as those of queries only.
     "olmoe": {"num_key_value_heads": 4, "num_experts": 9, "num_experts_per_tok": 3},
+    "gpt_oss": {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": 8},
     "granitemoe": {"num_local_experts": 8, "num_experts_per_tok": 3, "embedding_multiplier": 2.0, "residual_multiplier": 0.5,
         "attention_multiplier": 0.2, "logits_scaling": 1.5},
 }

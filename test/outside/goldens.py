@@ -3,7 +3,7 @@ Weights and tokens come from a counter, so that a trace needs no weights beside 
 Usage: python test/outside/goldens.py FOLDER [NAME...]   (the committed ones: test/train/goldens)"""
 import copy, json, os, sys
 import torch, transformers
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GptOssConfig, GptOssForCausalLM, GraniteConfig, GraniteForCausalLM
 from transformers import Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM
 from transformers import MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers import GraniteMoeConfig, GraniteMoeForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM
@@ -31,11 +31,29 @@ def named(model, of=lambda parameter: parameter):
     """Parameters, or `of` them, by our names: experts lie below one another, gate and up of each apart."""
     for name, parameter in model.named_parameters():
         name, value = name.replace("block_sparse_moe.router", "mlp.gate").replace("block_sparse_moe", "mlp"), of(parameter)
+        if model.config.model_type == "gpt_oss" and ".mlp." in name:
+            yield from named_of_gpt_oss(name.replace("mlp.router", "mlp.gate"), value)
+            continue
         if name.endswith("experts.gate_up_proj"):
             for part, half in zip(("gate_proj", "up_proj"), value.chunk(2, dim=1)):
                 yield name.replace("gate_up_proj", part) + ".weight", half
         else:
             yield name + (".weight" if name.endswith("experts.down_proj") else ""), value
+
+
+def named_of_gpt_oss(name, value):
+    """Its matrices are turned round, gate and up column by column in turns."""
+    kind = ".bias" if name.endswith("_bias") else ".weight"
+    stem = name.removesuffix("_bias")
+    if not stem.endswith(("gate_up_proj", "down_proj")):
+        yield name, value
+    else:
+        value = value if kind == ".bias" else value.transpose(1, 2)
+        if stem.endswith("down_proj"):
+            yield stem + kind, value
+        else:
+            for first, part in enumerate(("gate_proj", "up_proj")):
+                yield stem.replace("gate_up_proj", part) + kind, value[:, first::2]
 
 
 def fill(model):
@@ -61,6 +79,9 @@ def batch(masked):
 
 def trace(make, config, masked, dtype, autocast=False, balance=0.0):
     model = make(config).to(dtype)
+    for module in model.modules():
+        if hasattr(module, "limit"):  # transformers reads it from no configuration
+            module.limit = config.swiglu_limit
     fill(model)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
@@ -142,6 +163,10 @@ cases.update({
     "granitemoe": (GraniteMoeForCausalLM, GraniteMoeConfig(**shared, **experts, num_local_experts=6, num_experts_per_tok=3,
         embedding_multiplier=6.0, residual_multiplier=0.3, attention_multiplier=0.25, logits_scaling=1.7, tie_word_embeddings=True), True),
 })
+# gpt-oss: sinks, windows in every second layer, YaRN between parts of pairs, biases, and gates some of which reach their limit.
+cases["gpt_oss"] = (GptOssForCausalLM, GptOssConfig(**shared, **experts, head_dim=12, num_local_experts=5, num_experts_per_tok=2,
+    swiglu_limit=0.2, sliding_window=8, pad_token_id=None, bos_token_id=2, eos_token_id=1, tie_word_embeddings=False, rope_parameters=dict(rope_type="yarn",
+    rope_theta=150000.0, factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=False, original_max_position_embeddings=16)), True)
 # How evenly experts are used weighs beside the loss, which is told without it; much, so that it shows.
 cases["olmoe_balanced"] = (*cases["olmoe"], 0.3)
 for name, (make, config, masked, *balance) in cases.items():

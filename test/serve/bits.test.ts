@@ -66,8 +66,14 @@ const olmoe = countedModel(join(made, 'olmoe'), {
   ...{ vocab_size: 128, max_position_embeddings: 512, hidden_size: 64, intermediate_size: 96 },
   ...{ num_experts: 5, num_experts_per_tok: 2 },
 })
-const folderOf = (name: string) =>
-  name === 'gemma3' ? gemma3 : name === 'olmoe' ? olmoe : sharedData('models', name, 'hf')
+/** The same with sinks, biases, clamped gates and windows. */
+const gptOss = countedModel(join(made, 'gpt_oss'), {
+  ...readGolden(join(ownGoldens, 'gpt_oss.json')).config,
+  ...{ vocab_size: 128, max_position_embeddings: 512, hidden_size: 64, intermediate_size: 96 },
+  ...{ head_dim: 16, sliding_window: 24 },
+})
+const own: Readonly<Record<string, string>> = { gemma3, olmoe, gpt_oss: gptOss }
+const folderOf = (name: string) => own[name] ?? sharedData('models', name, 'hf')
 
 const cases = ['stories260K', 'babyllama-char-1M']
   .flatMap((name) =>
@@ -103,6 +109,16 @@ const cases = ['stories260K', 'babyllama-char-1M']
   .concat(
     (['F32', 'Q8_0'] as const).map(
       (format): Case => ({ name: 'olmoe', format, cache: 'F16', set: 'ours', kernels: ours }),
+    ),
+  )
+  .concat(
+    (['ours', 'ggml'] as const).flatMap((set) =>
+      (['F32', 'MXFP4'] as const).map(
+        (format): Case => ({
+          ...{ name: 'gpt_oss', format, cache: 'F16', set },
+          kernels: set === 'ours' ? ours : undefined,
+        }),
+      ),
     ),
   )
   .map((one, index) => ({ ...one, index }))

@@ -64,7 +64,7 @@ export function countedModel(folder: string, config: Record<string, unknown>): s
     })
     return { name, dtype: 'F32' as const, shape, data: Buffer.concat(parts) }
   })
-  writeSafetensors(join(folder, 'model.safetensors'), tensors)
+  writeSafetensors(join(folder, 'model.safetensors'), architecture.written?.(tensors, parsed) ?? tensors)
   return folder
 }
 

@@ -50,7 +50,7 @@ const cases = [
   ...['qwen3', 'mistral', 'phi3', 'granite', 'gemma3_text', 'olmo2', 'olmo3', 'smollm3'].map(
     (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-2, own: true }),
   ),
-  ...['qwen3_moe', 'mixtral', 'olmoe', 'granitemoe'].map(
+  ...['qwen3_moe', 'mixtral', 'olmoe', 'granitemoe', 'gpt_oss'].map(
     (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-2, own: true }),
   ),
 ].filter(({ own }) => own || shared !== undefined)

@@ -87,8 +87,8 @@ const centred = (row: number[]) => {
 }
 const factors = array([3], (i) => [1, 2.5, 4][i]!)
 
-/** A mixture of four experts of three, two of which a row uses, behind a norm: [rows, 7]. */
-function mixtureCase(normalised: boolean): Case {
+/** A mixture of four experts of three, two of which a row uses, behind a norm: [rows, 7]. With a limit, as gpt-oss has them. */
+function mixtureCase(normalised: boolean, limit?: number): Case {
   const [experts, used, wide] = [4, 2, 3]
   const names = { router: 'router', gate: 'gate', up: 'up', down: 'down' }
   const expert = (w: NumberArray, e: number) => {
@@ -96,28 +96,52 @@ function mixtureCase(normalised: boolean): Case {
     return generate([rows, w.shape[1]!], ([row, column]) => at(w, [e * rows + row!, column!]))
   }
   return {
-    name: `a mixture of experts${normalised ? ' whose shares sum to one' : ''}`,
-    shapes: [[6, 7], [7], [experts, 7], [experts * wide, 7], [experts * wide, 7], [experts * 7, wide]],
-    build: (ops, [x, scale, router, gate, up, down]) => {
+    name: `a mixture of experts${normalised ? ' whose shares sum to one' : ''}${limit ? ' with biases and clamped gates' : ''}`,
+    shapes: [
+      ...[[6, 7], [7], [experts, 7], [experts * wide, 7], [experts * wide, 7], [experts * 7, wide]],
+      ...(limit ? [[experts], [experts, wide], [experts, wide], [experts, 7]] : []),
+    ],
+    build: (ops, [x, scale, router, gate, up, down, ...biases]) => {
       const weights: Record<string, Tensor> = { router: router!, gate: gate!, up: up!, down: down! }
-      const parameters = { weight: (name: string) => weights[name.replace('.weight', '')]!, has: () => false }
+      for (const [i, bias] of biases.entries()) weights[`${Object.keys(names)[i]}.bias`] = bias
+      const parameters = {
+        weight: (name: string) => weights[name.replace('.weight', '')]!,
+        has: (name: string) => name in weights,
+      }
       const norm = { weight: scale!, epsilon: 1e-5 }
-      return trainedMixture(ops, parameters)(x!, names, { experts, used, normalised }, norm, x!)
+      return trainedMixture(ops, parameters)(
+        x!,
+        names,
+        { experts, used, normalised, ...(limit && { limit }) },
+        norm,
+        x!,
+      )
     },
-    plain: ([x, scale, router, gate, up, down]) => {
+    plain: ([x, scale, router, gate, up, down, ...biases]) => {
+      const biased = (y: NumberArray, which: number, e?: number) =>
+        generate(y.shape, ([row, column]) => {
+          const bias = biases[which]
+          if (bias === undefined) return at(y, [row!, column!])
+          return at(y, [row!, column!]) + at(bias, e === undefined ? [column!] : [e, column!])
+        })
+      const open = (g: number, u: number) => {
+        if (limit === undefined) return g * sigmoid(g) * u
+        const low = Math.min(g, limit)
+        return low * sigmoid(1.702 * low) * (Math.max(-limit, Math.min(limit, u)) + 1)
+      }
       const h = elementwise(
         rowwise(x!, (row) => rms(row, 1e-5)),
         scale!,
         (a, b) => a * b,
       )
-      const logits = product(h, router!)
+      const logits = biased(product(h, router!), 0)
       const made = Array.from({ length: experts }, (_, e) => {
         const gated = elementwise(
-          product(h, expert(gate!, e)),
-          product(h, expert(up!, e)),
-          (g, u) => g * sigmoid(g) * u,
+          biased(product(h, expert(gate!, e)), 1, e),
+          biased(product(h, expert(up!, e)), 2, e),
+          open,
         )
-        return product(gated, expert(down!, e))
+        return biased(product(gated, expert(down!, e)), 3, e)
       })
       return generate([6, 7], ([row, column]) => {
         const own = Array.from({ length: experts }, (_, e) => at(logits, [row!, e]))
@@ -132,7 +156,7 @@ function mixtureCase(normalised: boolean): Case {
     },
   }
 }
-const mixtures = [mixtureCase(true), mixtureCase(false)]
+const mixtures = [mixtureCase(true), mixtureCase(false), mixtureCase(true, 0.7)]
 
 const cases: Case[] = [
   ...mixtures,
@@ -173,6 +197,11 @@ const cases: Case[] = [
     'softplus',
     (ops, x) => ops.softplus(x),
     (x) => Math.log1p(Math.exp(x)),
+  ),
+  unary(
+    'clamp',
+    (ops, x) => ops.clamp(x, -0.5, 0.8),
+    (x) => Math.max(-0.5, Math.min(0.8, x)),
   ),
   unary('sqrt', (ops, x) => ops.sqrt(x), Math.sqrt, 6),
   unary('log', (ops, x) => ops.log(x), Math.log, 6),

@@ -19,9 +19,10 @@ export type FloatType = keyof typeof torchNames
 /** Hugging Face's layout: config.json, model.safetensors, tokenizer and template. */
 export function writeModelFolder(folder: string, source: ExportSource, type: FloatType): void {
   mkdirSync(folder, { recursive: true })
-  const config = bothSpellings(source.model.definition.config.source, torchNames[type])
+  const { architecture, config: parsed } = source.model.definition
+  const config = bothSpellings(parsed.source, torchNames[type])
   writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
-  const tensors = storedTensors(source.specs).map(
+  const parameters = storedTensors(source.specs).map(
     ({ name, shape, pieces }): TensorToWrite => ({
       name,
       dtype: type,
@@ -35,6 +36,7 @@ export function writeModelFolder(folder: string, source: ExportSource, type: Flo
       },
     }),
   )
+  const tensors = architecture.written?.(parameters, parsed) ?? parameters
   writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' })
   copyTextFiles(source, folder)
 }

@@ -8,6 +8,7 @@ const normalised: Readonly<Record<string, boolean>> = {
   mixtral: true,
   olmoe: false,
   granitemoe: true,
+  gpt_oss: true,
 }
 
 /** Counts by their keys; none for a network without experts. Throws a UserError for a mixture that has no form there. */
@@ -33,6 +34,7 @@ export function mixtureCounts({
     ['expert_used_count', mixture.used],
   ]
   // Elsewhere it is feed_forward_length.
-  if (modelType === 'qwen3_moe') counts.push(['expert_feed_forward_length', mixture.feedForward])
+  if (modelType === 'qwen3_moe' || modelType === 'gpt_oss')
+    counts.push(['expert_feed_forward_length', mixture.feedForward])
   return counts
 }

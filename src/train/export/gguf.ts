@@ -16,6 +16,7 @@ import type { Gpt2Config } from '../../models/gpt2.ts'
 import type { LlamaConfig } from '../../models/llama.ts'
 import { encodeRows, keptDtype } from '../../models/rows.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
+import { gptOssSizes } from './gguf-gpt-oss.ts'
 import { mixtureCounts } from './gguf-mixture.ts'
 import type { ExportSource } from './source.ts'
 
@@ -62,6 +63,7 @@ function architectureOf({ modelType, attention, contextMax }: ModelConfig): stri
   if (modelType === 'gemma3_text') return 'gemma3'
   if (modelType === 'olmo3') return 'olmo2'
   if (modelType === 'qwen3_moe') return 'qwen3moe'
+  if (modelType === 'gpt_oss') return 'gpt-oss'
   if (modelType !== 'mistral' && modelType !== 'mixtral') return modelType
   if (attention.some(({ window }) => window !== undefined && window < contextMax))
     throw new UserError(`GGUF has no form for a ${modelType} that attends to a window.`, {
@@ -180,6 +182,7 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
         fix: 'Export as safetensors instead.',
       })
   }
+  if (config.modelType === 'gpt_oss') return [...shared, ...rope, ...gptOssSizes(config)]
   if (config.modelType.startsWith('granite')) {
     const { embedding, residual, logits } = (config as LlamaConfig).multipliers
     rope.push(
@@ -222,7 +225,8 @@ function ropeTensors(config: ModelConfig): TensorToWrite[] {
   }
   if (rope?.long !== undefined)
     return [tensor(longRopeName('short'), rope.long.short), tensor(longRopeName('long'), rope.long.long)]
-  return rope?.factors === undefined ? [] : [tensor(ropeFactorsName, rope.factors)]
+  // llama.cpp makes YaRN's itself.
+  return rope?.factors === undefined || rope.yarn !== undefined ? [] : [tensor(ropeFactorsName, rope.factors)]
 }
 
 /** llama.cpp knows which layers turn nothing. */

@@ -105,7 +105,7 @@ export class PolicyGraph implements LearningGraph {
     const nodesMax = 1024 + 640 * config.layers + 128 * chunkCount
     const graph = new Graph(device, nodesMax, 64, { kernels: this.#kernels, precision })
     this.#graph = graph
-    this.#inputs = declareInputs(graph, this.#shape, config)
+    this.#inputs = declareInputs(graph, this.#shape, parameters)
     this.#policyInputs = declarePolicy(graph, supervisedMax)
     const network = splitForward(graph, parameters, this.#shape, this.#inputs)
     this.#chunks = network.chunks

@@ -97,7 +97,7 @@ export class PreferenceGraph implements LearningGraph {
       precision: this.#shape.precision,
     })
     this.#graph = graph
-    this.#inputs = declareInputs(graph, this.#shape, config)
+    this.#inputs = declareInputs(graph, this.#shape, parameters)
     this.#pairInputs = declarePairs(graph, this.#shape)
     this.#one = graph.input('F32', [1], 'one')
     const { ops } = graph

@@ -81,6 +81,7 @@ describe.each(architectureNames())('a trained %s', (architecture) => {
     using file = openGguf(there.path)
     const names: Record<string, string> = {
       ...{ mistral: 'llama', mixtral: 'llama', gemma3_text: 'gemma3', olmo3: 'olmo2', qwen3_moe: 'qwen3moe' },
+      gpt_oss: 'gpt-oss',
     }
     expect(file.metadata.get('general.architecture')).toBe(names[architecture] ?? architecture)
     expect(there.perplexityAfter).toBe(there.perplexityBefore)
