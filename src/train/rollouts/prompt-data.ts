@@ -19,6 +19,7 @@ import type { TrainingJob } from '../job.ts'
 import { givenKit, type JobData, vocabularySizeOf } from '../job-data.ts'
 import type { PolicyMethod } from '../methods/policy-fields.ts'
 import { checkTemplate, type TextKit, textKitFrom, withTemplate } from '../text-kit.ts'
+import { missingInRecord } from './rewards.ts'
 
 export interface Prompt {
   tokens: Int32Array
@@ -71,7 +72,8 @@ export async function preparePrompts(
   const skipped = problemCount(reports)
   if (skipped > 0) preparing.onNote(`${skipped} records are left out.`)
   if (prompts.length === 0) {
-    refuseUnusable(reports, data, kit)
+    // What is wrong with held-out records is not why there is nothing to learn from.
+    refuseUnusable(reports.slice(0, data.train.length), data, kit)
     throw new UserError('The field data.train has no prompt to answer.', { fix: 'Give it more records.' })
   }
   return promptData(job, method, kit, { prompts, held }, reports)
@@ -151,7 +153,7 @@ class PromptReader {
     return { tokens, messages: conversation.messages, expected, record: value, source }
   }
 
-  #problemOf({ tokens, expected }: Prompt): Omit<DataProblem, 'source'> | undefined {
+  #problemOf({ tokens, expected, record }: Prompt): Omit<DataProblem, 'source'> | undefined {
     const { context, rewards = [] } = this.#job
     const { tokens_max } = this.#method
     if (tokens.length === 0)
@@ -169,6 +171,14 @@ class PromptReader {
         code: 'outside_vocabulary',
         what: `token ${stranger} lies outside the model's vocabulary of ${this.#vocabularySize}`,
         fix: "Use the model's own tokenizer.",
+      }
+    }
+    const missing = missingInRecord(rewards, record)
+    if (missing !== undefined) {
+      return {
+        code: 'broken',
+        what: `it has no ${missing.place}, which the reward ${missing.reward} compares`,
+        fix: 'Add the field, or remove the record.',
       }
     }
     const exact = rewards.find(({ kind }) => kind === 'exact')

@@ -1,5 +1,6 @@
 /** The field `rewards` of a job: how its own answers are graded. */
 import { z } from 'zod'
+import { similarityMetrics } from './similarity.ts'
 
 const rewardFields = {
   name: z
@@ -15,12 +16,31 @@ const rewardFields = {
     .default(1),
 }
 
+const template = z.string().min(1).max(20_000)
+
 const reward = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('exact'), ...rewardFields }),
   z.strictObject({ kind: z.literal('regex'), pattern: z.string().min(1).max(1000), ...rewardFields }),
   z.strictObject({
     kind: z.literal('json_schema'),
     schema: z.record(z.string(), z.unknown()),
+    ...rewardFields,
+  }),
+  /** Compares two texts, in which `{{ sample.output_text }}` is the answer and `{{ item.FIELD }}` a field of the record. */
+  z.strictObject({
+    kind: z.literal('string_check'),
+    input: template,
+    reference: template,
+    /** Equal, unequal, or the input contains the reference: `like`, and `ilike` in any case. */
+    operation: z.enum(['eq', 'ne', 'like', 'ilike']).default('eq'),
+    ...rewardFields,
+  }),
+  /** How alike two texts are, from 0 to 1; with places as in string_check. */
+  z.strictObject({
+    kind: z.literal('text_similarity'),
+    input: template,
+    reference: template,
+    metric: z.enum(similarityMetrics),
     ...rewardFields,
   }),
   /** A program that reads answers as lines of JSON and writes a score for each. */

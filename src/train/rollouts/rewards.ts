@@ -2,6 +2,8 @@
 import { accepts, exact, type Grader, matches } from '../evaluate/graders.ts'
 import { type GradedAnswer, scoresByProgram } from './grader-program.ts'
 import type { Reward } from './reward-fields.ts'
+import { checkTemplateText, filledIn, missingPlace } from './reward-template.ts'
+import { similarity } from './similarity.ts'
 
 export interface Graded {
   /** Of every answer: the sum of weight * score. */
@@ -41,14 +43,53 @@ export class Rewards {
 }
 
 function scorerOf(reward: Reward, field: string, folder: string): Scorer {
+  if (reward.kind === 'string_check' || reward.kind === 'text_similarity') return byTexts(reward, field)
   if (reward.kind !== 'program') return byRule(ruleOf(reward, field))
   const { name, run, timeout_seconds: timeoutSeconds } = reward
   return (answers) => scoresByProgram({ name, run, timeoutSeconds, folder }, answers)
 }
 
-function ruleOf(reward: Exclude<Reward, { kind: 'program' }>, field: string): Grader {
+function ruleOf(reward: Extract<Reward, { kind: 'exact' | 'regex' | 'json_schema' }>, field: string): Grader {
   if (reward.kind === 'regex') return matches(reward.pattern, `${field}.pattern`)
   return reward.kind === 'json_schema' ? accepts(reward.schema, `${field}.schema`) : exact
+}
+
+type TextReward = Extract<Reward, { kind: 'string_check' | 'text_similarity' }>
+
+const checks: {
+  readonly [Operation in Extract<Reward, { kind: 'string_check' }>['operation']]: (
+    input: string,
+    reference: string,
+  ) => boolean
+} = {
+  eq: (input, reference) => input === reference,
+  ne: (input, reference) => input !== reference,
+  like: (input, reference) => input.includes(reference),
+  ilike: (input, reference) => input.toLowerCase().includes(reference.toLowerCase()),
+}
+
+function byTexts(reward: TextReward, field: string): Scorer {
+  for (const name of ['input', 'reference'] as const) checkTemplateText(reward[name], `${field}.${name}`)
+  const scoreOf = ({ record, answer }: GradedAnswer) => {
+    const [input, reference] = [reward.input, reward.reference].map((text) => filledIn(text, record, answer))
+    return reward.kind === 'string_check'
+      ? Number(checks[reward.operation](input!, reference!))
+      : similarity(reward.metric, input!, reference!)
+  }
+  return (answers) => Promise.resolve(answers.map(scoreOf))
+}
+
+/** The first place in the rewards' texts that this record does not fill, and whose it is. */
+export function missingInRecord(
+  rewards: readonly Reward[],
+  record: GradedAnswer['record'],
+): { reward: string; place: string } | undefined {
+  for (const reward of rewards) {
+    if (reward.kind !== 'string_check' && reward.kind !== 'text_similarity') continue
+    const place = missingPlace(reward.input, record) ?? missingPlace(reward.reference, record)
+    if (place !== undefined) return { reward: reward.name, place }
+  }
+  return undefined
 }
 
 function byRule(grade: Grader): Scorer {

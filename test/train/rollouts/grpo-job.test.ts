@@ -332,6 +332,18 @@ describe('refused, and said why', () => {
     await expect(run(given)).rejects.toThrow(message)
   })
 
+  test('a record without what a reward compares', async () => {
+    const compared = {
+      name: 'like',
+      kind: 'string_check',
+      input: '{{sample.output_text}}',
+      reference: '{{item.wanted}}',
+    }
+    await expect(run(job('refused', {}, { rewards: [compared] }))).rejects.toThrow(
+      /prompts\.jsonl:1: it has no item\.wanted, which the reward like compares/,
+    )
+  })
+
   test('prompts alone are taken where no reward compares', async () => {
     write(root, 'bare.jsonl', linesOf([{ prompt: 'ab' }, { prompt: 'cd' }]))
     const data = { train: join(root, 'bare.jsonl'), validation: 0, train_end_of_turn: false }

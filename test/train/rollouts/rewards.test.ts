@@ -48,6 +48,54 @@ test('a reward is the sum of what graders say, each by its weight', async () => 
   expect(totals.map((total) => total.toFixed(4))).toEqual(['-1.1050', '-3.0650', '-2.8350'])
 })
 
+describe("graders of OpenAI's", () => {
+  const graded = {
+    ...answerOf('{"total": 12, "unit": "m"}'),
+    record: { answer: { total: 12 }, text: 'The cat' },
+  }
+  const score = async (reward: object) => {
+    const { totals } = await new Rewards(rewardsFields.parse([{ name: 'a', ...reward }]), folder).grade([
+      graded,
+    ])
+    return totals[0]
+  }
+
+  test.each([
+    ['{{ sample.output_json.total }}', '{{item.answer.total}}', 'eq', 1],
+    ['{{ sample.output_json.total }}', '{{item.answer.total}}', 'ne', 0],
+    ['{{ sample.output_text }}', '"unit"', 'like', 1],
+    ['{{ sample.output_text }}', 'UNIT', 'like', 0],
+    ['{{ sample.output_text }}', 'UNIT', 'ilike', 1],
+    ['<{{ sample.output_json.nothing }}>', '<>', 'eq', 1],
+  ])('string_check of %s and %s by %s is %d', async (input, reference, operation, expected) => {
+    expect(await score({ kind: 'string_check', input, reference, operation })).toBe(expected)
+  })
+
+  test.each([
+    // 2 * 6 / (7 + 7): one letter differs.
+    ['fuzzy_match', 'The bat', 12 / 14],
+    ['rouge_1', 'a cat the', 4 / 5],
+    ['rouge_2', 'the cat sat', 2 / 3],
+    ['rouge_l', 'cat the', 2 / 4],
+    ['rouge_5', 'the cat', 0],
+    // Runs of one and two words: 2 + 1 of the longer's 3 + 2 + 1.
+    ['gleu', 'the cat sat', 3 / 6],
+    ['gleu', 'THE CAT', 1],
+  ])('text_similarity by %s with %s is %d', async (metric, input, expected) => {
+    expect(await score({ kind: 'text_similarity', input, reference: '{{item.text}}', metric })).toBeCloseTo(
+      expected,
+      12,
+    )
+  })
+
+  test('a place that nothing fills is refused before anything is graded', () => {
+    const reward = { name: 'a', kind: 'string_check', input: '{{ sample.choices }}', reference: 'a' }
+    expect(() => new Rewards(rewardsFields.parse([reward]), folder)).toThrow(
+      /rewards\.0\.input has the place \{\{ sample\.choices \}\}, which nothing fills/,
+    )
+  })
+})
+
 describe('a program that does not grade ends the run, and says how', () => {
   const grade = (script: string, timeoutSeconds = 20) =>
     scoresByProgram({ name: 'mine', run: [process.execPath, '-e', script], timeoutSeconds, folder }, answers)
