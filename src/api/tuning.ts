@@ -4,6 +4,7 @@
  */
 import { z } from 'zod'
 import { storableText } from './control/fields.ts'
+import { tuningGrader } from './tuning-graders.ts'
 
 /** Files that people send; results of jobs are ours. */
 export const uploadPurposes = ['fine-tune'] as const
@@ -29,6 +30,11 @@ const dpoHyperparameters = supervisedHyperparameters.extend({
   beta: z.union([auto, z.number().positive().max(2)]).default('auto'),
 })
 
+const reinforcementHyperparameters = supervisedHyperparameters.extend({
+  /** Answers to a prompt: 8 times this. */
+  compute_multiplier: z.union([auto, z.number().min(0.25).max(16)]).default('auto'),
+})
+
 /** Ours: which weights learn. */
 const adaptation = z.enum(['lora', 'full']).default('lora')
 
@@ -49,8 +55,28 @@ export const tuningMethod = z.discriminatedUnion('type', [
       .transform((value) => value ?? { hyperparameters: dpoHyperparameters.parse({}) }),
     adaptation,
   }),
+  z.strictObject({
+    type: z.literal('reinforcement'),
+    reinforcement: z.strictObject({
+      grader: tuningGrader,
+      /** Examples of a step are prompts here. */
+      hyperparameters: reinforcementHyperparameters.prefault({}),
+    }),
+    adaptation,
+  }),
 ])
 export type TuningMethod = z.output<typeof tuningMethod>
+
+/** What was asked for, whatever the method. */
+export function hyperparametersAsked(method: TuningMethod): z.output<typeof supervisedHyperparameters> & {
+  beta?: 'auto' | number
+  compute_multiplier?: 'auto' | number
+} {
+  if (method.type === 'dpo') return method.dpo.hyperparameters
+  return method.type === 'supervised'
+    ? method.supervised.hyperparameters
+    : method.reinforcement.hyperparameters
+}
 
 export const tuningMetadata = z
   .record(storableText(64, 1), storableText(512))

@@ -18,13 +18,16 @@ export interface FineTuningRequest {
   readonly model: string
   readonly training: string
   readonly validation?: string | undefined
-  readonly kind: 'supervised' | 'dpo'
+  readonly kind: 'supervised' | 'dpo' | 'reinforcement'
   readonly adaptation: 'lora' | 'full'
   readonly epochs: 'auto' | number
   /** Examples of one step. */
   readonly batch: 'auto' | number
   readonly rateMultiplier: 'auto' | number
   readonly beta?: 'auto' | number | undefined
+  /** Of reinforcement: the field `rewards` of a job file, and how many times the usual number of answers. */
+  readonly rewards?: readonly Readonly<Record<string, unknown>>[] | undefined
+  readonly computeMultiplier?: 'auto' | number | undefined
   readonly seed: number
   /** W&B's, as the field `watch.wandb` of a job file has it. */
   readonly wandb?: Readonly<Record<string, unknown>> | undefined
@@ -59,9 +62,12 @@ const checkpointsMax = 20
 const rates = {
   supervised: { lora: 2e-4, full: 2e-5 },
   dpo: { lora: 5e-5, full: 5e-6 },
+  reinforcement: { lora: 4e-5, full: 2e-6 },
 } as const
 const betaUsual = 0.1
 const warmUpShare = 0.03
+/** Of reinforcement: prompts of a step, answers to each, and tokens of one. */
+const [promptsUsual, groupUsual, answerTokensMax] = [8, 8, 256]
 
 /** Reads the files below `workspace`. Whatever is wrong with them comes back as a value. */
 export async function planFineTuning(request: FineTuningRequest, workspace: string): Promise<FineTuningPlan> {
@@ -85,7 +91,21 @@ export async function planFineTuning(request: FineTuningRequest, workspace: stri
 function draftOf(request: FineTuningRequest, workspace: string): Record<string, unknown> {
   using model = openModel(`${workspace}/${request.model}`)
   const context = Math.min(contextMax, model.definition.config.contextMax)
-  return fileOf(request, { context, batch: 1, accumulate: 1, steps: 1, every: 1, keep: 1 })
+  const batch = request.kind === 'reinforcement' ? groupOf(request) : 1
+  return fileOf(
+    request,
+    { context, batch, accumulate: 1, steps: 1, every: 1, keep: 1 },
+    answerTokensOf(context),
+  )
+}
+
+function groupOf({ computeMultiplier = 'auto' }: FineTuningRequest): number {
+  return Math.max(2, Math.round(groupUsual * (computeMultiplier === 'auto' ? 1 : computeMultiplier)))
+}
+
+/** Half of what the model takes at most: the other half is for prompts. */
+function answerTokensOf(context: number): number {
+  return Math.min(answerTokensMax, Math.floor(context / 2))
 }
 
 interface Sizes {
@@ -97,7 +117,7 @@ interface Sizes {
   keep: number
 }
 
-function fileOf(request: FineTuningRequest, sizes: Sizes): Record<string, unknown> {
+function fileOf(request: FineTuningRequest, sizes: Sizes, answerTokens: number): Record<string, unknown> {
   const { name, model, training, validation, kind, adaptation, seed, wandb } = request
   const { context, batch, accumulate, steps, every, keep } = sizes
   const multiplier = request.rateMultiplier === 'auto' ? 1 : request.rateMultiplier
@@ -107,7 +127,11 @@ function fileOf(request: FineTuningRequest, sizes: Sizes): Record<string, unknow
     method: {
       ...(adaptation === 'lora' && { lora: { rank: 16, alpha: 32 } }),
       ...(kind === 'dpo' && { dpo: { beta: betaOf(request) } }),
+      ...(kind === 'reinforcement' && {
+        grpo: { group: groupOf(request), tokens_max: answerTokens, clip_high: 0.28 },
+      }),
     },
+    ...(kind === 'reinforcement' && { rewards: request.rewards }),
     data: { train: training, validation: validation ?? 0, too_long: 'cut' },
     ...{ context, batch, accumulate, steps, seed },
     optimizer: { learning_rate: Number((rates[kind][adaptation] * multiplier).toPrecision(6)) },
@@ -142,6 +166,7 @@ function whatIsWrong(
   }
   if (kind === 'supervised' && material.kind === 'samples') return undefined
   if (kind === 'dpo' && material.kind === 'pairs') return undefined
+  if (kind === 'reinforcement' && material.kind === 'prompts') return undefined
   return {
     which: 'training',
     message: `The file holds ${material.kind}, which the method ${kind} does not take.`,
@@ -153,6 +178,7 @@ async function planOf(
   draft: TrainingJob,
   data: JobData,
 ): Promise<FineTuningPlan> {
+  if (request.kind === 'reinforcement') return await reinforcementPlanOf(request, draft, data)
   const { material } = data
   const list = material.training
   const perExample = material.kind === 'pairs' ? 2 : 1
@@ -174,7 +200,7 @@ async function planOf(
     // All of them, and those that are written between epochs: on demand, or because they are the best.
     keep: checkpointsMax * 2,
   }
-  const file = fileOf(request, sizes)
+  const file = fileOf(request, sizes, answerTokensOf(draft.context))
   const sized = { ...draft, ...{ context, batch: microBatch, steps } }
   const { warnings } = await dataCheckOf(sized, data.kit, material, silent)
   return {
@@ -187,6 +213,42 @@ async function planOf(
     beta: request.kind === 'dpo' ? betaOf(request) : undefined,
     trainedTokens: data.summary.trainingTokens * epochs,
     warnings,
+  }
+}
+
+/** An epoch asks every prompt once; a step's rows are its answers. */
+async function reinforcementPlanOf(
+  request: FineTuningRequest,
+  draft: TrainingJob,
+  data: JobData,
+): Promise<FineTuningPlan> {
+  const { training } = data.material
+  const examples = training.length
+  const answerTokens = answerTokensOf(draft.context)
+  let longest = 0
+  for (let i = 0; i < examples; i++) longest = Math.max(longest, training.lengthOf(i))
+  for (let i = 0; i < data.material.validation.length; i++)
+    longest = Math.max(longest, data.material.validation.lengthOf(i))
+  const context = Math.min(draft.context, Math.ceil((longest + answerTokens) / contextStep) * contextStep)
+  const epochs = request.epochs === 'auto' ? epochsFor(examples) : request.epochs
+  const batch = Math.min(request.batch === 'auto' ? promptsUsual : request.batch, examples)
+  const rows = batch * groupOf(request)
+  const microBatch = divisorOf(rows, Math.max(1, Math.floor(batchTokensMax / context)))
+  const stepsPerEpoch = Math.max(1, Math.ceil(examples / batch))
+  const steps = epochs * stepsPerEpoch
+  const every = stepsPerEpoch * Math.ceil(epochs / checkpointsMax)
+  const sizes: Sizes = {
+    ...{ context, batch: microBatch, accumulate: rows / microBatch, steps, every },
+    keep: checkpointsMax * 2,
+  }
+  const sized = { ...draft, ...{ context, batch: microBatch, accumulate: rows / microBatch, steps } }
+  const { warnings } = await dataCheckOf(sized, data.kit, data.material, silent)
+  return {
+    ...{ ok: true, file: fileOf(request, sizes, answerTokens), examples, epochs, batch, warnings },
+    rateMultiplier: request.rateMultiplier === 'auto' ? 1 : request.rateMultiplier,
+    beta: undefined,
+    // Of the prompts: how long answers get is known when they are written.
+    trainedTokens: data.summary.trainingTokens * epochs,
   }
 }
 

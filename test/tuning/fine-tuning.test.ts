@@ -120,6 +120,55 @@ test('a job by preferences runs, and its auto fields say what they came to', asy
   })
 })
 
+test('a reinforcement job learns from graded answers, and tells what they were worth', async () => {
+  const { client } = service
+  const items = (count: number) =>
+    Array.from({ length: count }, (_, i) =>
+      JSON.stringify({ messages: [{ role: 'user', content: `the rope ${i}` }], letter: 'o' }),
+    ).join('\n')
+  const check = {
+    ...{ type: 'string_check', name: 'has the letter', operation: 'like' },
+    ...{ input: '{{ sample.output_text }}', reference: '{{ item.letter }}' },
+  } as const
+  const grader = {
+    ...{ type: 'multi', name: 'both', calculate_output: '0.75 * right + alike / 4' },
+    graders: {
+      right: check,
+      alike: { ...check, type: 'text_similarity', evaluation_metric: 'fuzzy_match', operation: undefined },
+    },
+  }
+  const hyperparameters = { n_epochs: 1, batch_size: 2, compute_multiplier: 0.5 }
+  const create = (grader: object) =>
+    client.fineTuning.jobs.create({
+      ...{ model: 'tiny', training_file: training, validation_file: validation },
+      method: { type: 'reinforcement', reinforcement: { grader, hyperparameters } },
+    } as never)
+  const [training, validation] = [await upload(client, items(4)), await upload(client, items(2))]
+  const job = await untilOver((await create(grader)).id)
+  expect([job.status, job.error]).toEqual(['succeeded', null])
+  expect(job.method).toMatchObject({
+    ...{ type: 'reinforcement', reinforcement: { grader: { type: 'multi' }, hyperparameters } },
+  })
+  const csv = await (await client.files.content(job.result_files[0]!)).text()
+  const [head, ...lines] = csv
+    .trim()
+    .split('\n')
+    .map((line) => line.split(','))
+  const last = Object.fromEntries(head!.map((name, i) => [name, lines.at(-1)![i]!]))
+  for (const name of ['train_mean_reward', 'valid_mean_reward']) {
+    expect(last[name]).not.toBe('')
+    expect(Number(last[name])).toBeGreaterThanOrEqual(0)
+    expect(Number(last[name])).toBeLessThanOrEqual(1)
+  }
+  const formula = 'max(right, alike)'
+  expect(await refusal(create({ ...grader, calculate_output: formula }))).toMatchObject({
+    ...{ status: 400, param: 'method.reinforcement.grader.calculate_output' },
+  })
+  const missing = await untilOver((await create({ ...check, reference: '{{ item.answer }}' })).id)
+  expect(missing.error).toMatchObject({ code: 'invalid_training_file', param: 'training_file' })
+  expect(missing.error!.message).toMatch(/chats\.jsonl:1: it has no item\.answer/)
+})
+
 test('a file that is wrong in a line fails the job with that line and what to do', async () => {
   const { client } = service
   const broken = `${chats(3)}{"messages": [{"role": "user", "content": "no answer"}]}\n`

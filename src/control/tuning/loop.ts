@@ -4,7 +4,8 @@
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import type { TuningIntegration } from '../../api/tuning.ts'
+import { hyperparametersAsked, type TuningIntegration } from '../../api/tuning.ts'
+import { rewardsOf } from '../../api/tuning-graders.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import type { Logger } from '../../base/log.ts'
 import type { JobFolders } from '../jobs/folders.ts'
@@ -44,12 +45,15 @@ export interface PlanRequest {
   readonly model: string
   readonly training: string
   readonly validation?: string | undefined
-  readonly kind: 'supervised' | 'dpo'
+  readonly kind: 'supervised' | 'dpo' | 'reinforcement'
   readonly adaptation: 'lora' | 'full'
   readonly epochs: 'auto' | number
   readonly batch: 'auto' | number
   readonly rateMultiplier: 'auto' | number
   readonly beta?: 'auto' | number | undefined
+  /** Of reinforcement: the field `rewards` of the job file, and how many times the usual number of answers. */
+  readonly rewards?: readonly Readonly<Record<string, unknown>>[] | undefined
+  readonly computeMultiplier?: 'auto' | number | undefined
   readonly seed: number
   /** The field `watch.wandb` of the job file. */
   readonly wandb?: Readonly<Record<string, unknown>> | undefined
@@ -173,7 +177,7 @@ async function validate(options: TuningLoopOptions, row: TuningRow): Promise<voi
 
 function requestOf({ id, spec }: TuningRow, training: string, validation: string | undefined): PlanRequest {
   const { method, base, seed, integrations } = spec
-  const asked = method.type === 'dpo' ? method.dpo.hyperparameters : method.supervised.hyperparameters
+  const asked = hyperparametersAsked(method)
   const wandb = integrations[0]?.wandb
   return {
     name: shownId(id),
@@ -186,6 +190,10 @@ function requestOf({ id, spec }: TuningRow, training: string, validation: string
     batch: asked.batch_size,
     rateMultiplier: asked.learning_rate_multiplier,
     ...(method.type === 'dpo' && { beta: method.dpo.hyperparameters.beta }),
+    ...(method.type === 'reinforcement' && {
+      rewards: rewardsOf(method.reinforcement.grader),
+      computeMultiplier: method.reinforcement.hyperparameters.compute_multiplier,
+    }),
     seed,
     ...(wandb !== undefined && { wandb: wandbField(wandb) }),
   }

@@ -9,6 +9,8 @@ import type { Store } from '../store/store.ts'
 const names: Readonly<Record<string, string>> = {
   loss: 'train_loss',
   held_out_loss: 'valid_loss',
+  reward: 'train_mean_reward',
+  held_out_reward: 'valid_mean_reward',
   learning_rate: 'learning_rate',
   gradient_norm: 'gradient_norm',
   tokens_per_second: 'tokens_per_second',
@@ -60,13 +62,25 @@ export async function metricsAt(store: Store, job: string, step: number): Promis
   }
   const train = await at('loss', true)
   const held = await at('held_out_loss', false)
+  const reward = await at('reward', true)
+  const heldReward = await at('held_out_reward', false)
   return {
+    ...(reward !== undefined && { train_mean_reward: reward }),
+    ...(heldReward !== undefined && { valid_mean_reward: heldReward }),
     ...(train !== undefined && { train_loss: train }),
     ...(held !== undefined && { valid_loss: held, full_valid_loss: held }),
   }
 }
 
-const columns = ['train_loss', 'valid_loss', 'learning_rate', 'gradient_norm', 'tokens_per_second'] as const
+const columns = [
+  'train_loss',
+  'valid_loss',
+  'learning_rate',
+  'gradient_norm',
+  'tokens_per_second',
+  'train_mean_reward',
+  'valid_mean_reward',
+] as const
 const lineCharactersMax = 100_000
 
 /**

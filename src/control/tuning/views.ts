@@ -1,8 +1,9 @@
-import type {
-  TuningStatus as ShownStatus,
-  TuningCheckpointObject,
-  TuningEventObject,
-  TuningObject,
+import {
+  hyperparametersAsked,
+  type TuningStatus as ShownStatus,
+  type TuningCheckpointObject,
+  type TuningEventObject,
+  type TuningObject,
 } from '../../api/tuning.ts'
 import type { JobRow } from '../jobs/rows.ts'
 import type { CheckpointRow } from '../models/rows.ts'
@@ -13,7 +14,8 @@ import type { TuningSeen } from './tunings.ts'
 export function viewOfTuning({ row, job }: TuningSeen): TuningObject {
   const { spec, status } = row
   const hyperparameters = hyperparametersOf(row)
-  const type = spec.method.type
+  const { method } = spec
+  const grader = method.type === 'reinforcement' ? { grader: method.reinforcement.grader } : {}
   return {
     id: shownId(row.id),
     object: 'fine_tuning.job',
@@ -24,7 +26,11 @@ export function viewOfTuning({ row, job }: TuningSeen): TuningObject {
     finished_at: status.finishedMs === undefined ? null : seconds(status.finishedMs),
     hyperparameters,
     integrations: [...spec.integrations],
-    method: { type, [type]: { hyperparameters }, adaptation: spec.method.adaptation },
+    method: {
+      type: method.type,
+      [method.type]: { ...grader, hyperparameters },
+      adaptation: method.adaptation,
+    },
     metadata: spec.metadata === null ? null : { ...spec.metadata },
     model: spec.model,
     organization_id: spec.organisation,
@@ -40,7 +46,7 @@ export function viewOfTuning({ row, job }: TuningSeen): TuningObject {
 
 /** What `auto` came to, as soon as the files are read. */
 function hyperparametersOf({ spec: { method }, status: { plan } }: TuningRow): Record<string, unknown> {
-  const asked = method.type === 'dpo' ? method.dpo.hyperparameters : method.supervised.hyperparameters
+  const asked = hyperparametersAsked(method)
   if (plan === undefined) return { ...asked }
   return {
     ...asked,
