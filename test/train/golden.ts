@@ -112,12 +112,20 @@ export function batchOf(seed: number, opt: Golden['opt']): Batch {
   }
 }
 
-export function sourceOf(opt: Golden['opt']): BatchSource {
-  return { at: (index) => batchOf((opt.accum ?? 1) > 1 ? 1000 + index : 1000, opt) }
+/** The traces are of the first seed. */
+export const goldenSeed = 1000
+
+export function sourceOf(opt: Golden['opt'], seed = goldenSeed): BatchSource {
+  return { at: (index) => batchOf((opt.accum ?? 1) > 1 ? seed + index : seed, opt) }
 }
 
-export function trainerOf(parameters: Parameters, opt: Golden['opt'], shape: Partial<GraphShape>): Trainer {
-  return new Trainer(parameters, device, sourceOf(opt), {
+export function trainerOf(
+  parameters: Parameters,
+  opt: Golden['opt'],
+  shape: Partial<GraphShape>,
+  seed = goldenSeed,
+): Trainer {
+  return new Trainer(parameters, device, sourceOf(opt, seed), {
     shape: { sequences, tokens, packed: opt.packed !== undefined, ...shape },
     accumulate: opt.accum ?? 1,
     optimizer: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1, clipNorm: 1 },

@@ -2,11 +2,13 @@
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { loadKernels } from '../../src/runtime/kernels.ts'
+import type { Precision } from '../../src/runtime/op-maker.ts'
 import { loadModel } from '../../src/train/parameters.ts'
 import { sharedData } from '../shared.ts'
 import {
   countedModel,
   device,
+  goldenSeed,
   ownGoldens,
   readGolden,
   sequences,
@@ -26,7 +28,7 @@ interface Case {
   name: string
   /** Largest difference of a loss: 2e-5, but for GPT-2, whose first layer norm meets rows of nearly equal numbers. */
   lossTolerance: number
-  /** Relative difference of a loss where products are bfloat16; PyTorch's own autocast is 0.9 % away on qwen3. */
+  /** Median over nine seeds of the largest relative difference of a loss where products are bfloat16; PyTorch's own autocast is 0.9 % away on qwen3's first. */
   bf16Tolerance: number
   /** Not of the shared data. */
   own: boolean
@@ -36,23 +38,37 @@ const kernels = loadKernels()
 const byNarrow = kernels !== undefined && !/^(avx512|amx)/.test(kernels.instructionSet)
 
 /**
- * Products in bfloat16 came to 5.1e-3 of the loss in `llama_gqa`, to 1.6e-3 at most in the others of that line. Without
- * AVX-512, 7.9e-3 in `gpt2` (what its first layer norm makes of a difference of 3.8e-6, by AVX2 and by SSE2 alike) and 2.6e-3
- * in `qwen2`.
+ * What rounding makes of a run that learns 96 tokens by heart is mostly luck: over forty seeds a family's worst is ten times its
+ * median. The medians of nine seeds in turn came to at most the number that is given, on AVX-512 with pairs of bfloat16 and on
+ * AVX2 alike, whose single seeds differ; what is held is one and a half times that.
  */
+const bf16 = (medianMost: number) => 1.5 * medianMost
+
 const cases = [
-  { name: 'gpt2', lossTolerance: 1e-4, bf16Tolerance: byNarrow ? 1e-2 : 2e-3, own: false },
-  { name: 'llama_gqa', lossTolerance: 2e-5, bf16Tolerance: 6e-3, own: false },
-  { name: 'qwen2', lossTolerance: 2e-5, bf16Tolerance: byNarrow ? 4e-3 : 2e-3, own: false },
-  ...['llama_tied_sched_mask', 'llama_gqa_accum2', 'llama_packed'].map(
-    (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-3, own: false }),
-  ),
-  ...['qwen3', 'mistral', 'phi3', 'granite', 'gemma3_text', 'olmo2', 'olmo3', 'smollm3'].map(
-    (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-2, own: true }),
-  ),
-  ...['qwen3_moe', 'mixtral', 'olmoe', 'granitemoe', 'gpt_oss'].map(
-    (name): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: 2e-2, own: true }),
-  ),
+  { name: 'gpt2', lossTolerance: 1e-4, bf16Tolerance: bf16(1.6e-3), own: false },
+  ...Object.entries({
+    ...{ llama_gqa: 3.3e-3, qwen2: 4.2e-3, llama_tied_sched_mask: 5.3e-4, llama_gqa_accum2: 9.2e-4 },
+    llama_packed: 4.1e-3,
+  }).map(([name, most]): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: bf16(most), own: false })),
+  ...Object.entries({
+    ...{
+      qwen3: 5.3e-3,
+      mistral: 4.9e-3,
+      phi3: 7e-3,
+      granite: 1.5e-4,
+      gemma3_text: 1.5e-2,
+      olmo2: 2.6e-3,
+      olmo3: 2.4e-3,
+    },
+    ...{
+      smollm3: 2.7e-3,
+      qwen3_moe: 8.3e-3,
+      mixtral: 1.1e-2,
+      olmoe: 3.7e-3,
+      granitemoe: 5.8e-4,
+      gpt_oss: 1.3e-2,
+    },
+  }).map(([name, most]): Case => ({ name, lossTolerance: 2e-5, bf16Tolerance: bf16(most), own: true })),
 ].filter(({ own }) => own || shared !== undefined)
 
 describe.each(cases)('$name', ({ name, lossTolerance, bf16Tolerance, own }) => {
@@ -121,12 +137,21 @@ describe.each(cases)('$name', ({ name, lossTolerance, bf16Tolerance, own }) => {
   })
 
   test('products in bfloat16 learn at nearly the same pace', async () => {
-    using parameters = open()
-    using trainer = trainerOf(parameters, opt, { precision: 'bf16' })
-    for (let step = 0; step < steps; step++) {
-      const report = await trainer.step()
-      const miss = Math.abs(report.loss / trace.losses[step]! - 1)
-      expect(miss, `loss of step ${step}`).toBeLessThan(bf16Tolerance)
+    const lossesOf = async (seed: number, precision: Precision) => {
+      using parameters = open()
+      using trainer = trainerOf(parameters, opt, { precision }, seed)
+      const losses: number[] = []
+      for (let step = 0; step < steps; step++) losses.push((await trainer.step()).loss)
+      return losses
     }
+    const worst: number[] = []
+    for (let seed = goldenSeed; seed < goldenSeed + 9; seed++) {
+      const [exact, rounded] = [await lossesOf(seed, 'f32'), await lossesOf(seed, 'bf16')]
+      const misses = exact.map((loss, step) => Math.abs(rounded[step]! / loss - 1))
+      expect(Math.max(...misses), `losses of seed ${seed}`).toBeLessThan(5e-2)
+      worst.push(Math.max(...misses))
+    }
+    worst.sort((a, b) => a - b)
+    expect(worst[4], 'the median of nine').toBeLessThan(bf16Tolerance)
   })
 })
