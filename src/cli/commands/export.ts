@@ -55,10 +55,14 @@ function describe(report: ExportReport): string {
     ? ''
     : ' It reads this text worse than by guessing, so that only logits were held to their bound: give one that it knows by --text FILE.'
   return (
-    `${report.path}: ${report.form} in ${report.type}${mixture(report)}, ${megabytes} MB. Opened again on ${report.tokens} tokens: ` +
+    `${report.path}: ${report.form} in ${report.type}${mixture(report)}, ${megabytes} MB. Opened again on ${report.tokens} tokens${others(report)}: ` +
     `largest logit difference ${report.largestLogitDifference.toPrecision(3)} (logits up to ${report.largestLogit.toPrecision(3)}), ` +
     `perplexity ${report.perplexityBefore.toFixed(3)} before, ${report.perplexityAfter.toFixed(3)} after${template}.${unfit(report)}${strange}`
   )
+}
+
+function others({ tokensLeftOut }: ExportReport): string {
+  return tokensLeftOut === 0 ? '' : ` (without the ${tokensLeftOut} whose experts may be others)`
 }
 
 /** What the tensors of a GGUF file really are. */

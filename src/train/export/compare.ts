@@ -27,11 +27,15 @@ export interface Comparison {
   /** The source reads the text better than by guessing evenly; if not, it is none of its kind and its perplexity is noise. */
   isItsText: boolean
   tokens: number
+  /** Of a mixture of experts: those that differ most, which neither the logits nor the perplexities above are of. */
+  tokensLeftOut: number
 }
 
 interface Reading {
+  /** [tokens, vocabulary] */
   logits: Float32Array
-  perplexity: number
+  /** [tokens - 1]: what each token but the first was a surprise by, in nats. */
+  nats: Float64Array
 }
 
 /** Reads `tokens` with the source's weights, adapter merged, in F32. */
@@ -79,37 +83,52 @@ function read(definition: Definition, weights: Weights, tokens: Int32Array, devi
   masks.writeWhole()
   graph.compute()
   const values = logits.toFloats()
-  return { logits: values, perplexity: perplexityOf(values, tokens) }
+  return { logits: values, nats: natsOf(values, tokens) }
 }
 
-function perplexityOf(logits: Float32Array, tokens: Int32Array): number {
+function natsOf(logits: Float32Array, tokens: Int32Array): Float64Array {
   const width = logits.length / tokens.length
-  let nats = 0
-  for (let row = 0; row + 1 < tokens.length; row++) {
+  return Float64Array.from({ length: tokens.length - 1 }, (_, row) => {
     const scores = logits.subarray(row * width, (row + 1) * width)
     let top = -Infinity
     for (const score of scores) top = Math.max(top, score)
     let sum = 0
     for (const score of scores) sum += Math.exp(score - top)
-    nats += top + Math.log(sum) - scores[tokens[row + 1]!]!
-  }
-  return Math.exp(nats / (tokens.length - 1))
+    return top + Math.log(sum) - scores[tokens[row + 1]!]!
+  })
 }
 
-export function compare(before: Reading, after: Reading, tokens: number): Comparison {
-  let [largest, apart] = [0, 0]
-  for (const [i, logit] of before.logits.entries()) {
-    largest = Math.max(largest, Math.abs(logit))
-    const difference = Math.abs(logit - (after.logits[i] ?? Number.NaN))
-    apart = difference > apart || Number.isNaN(difference) ? difference : apart
+/** The share of a mixture's tokens that may choose other experts where two of them are as good for the router. */
+export const otherChoices = 0.1
+
+/** Compares what two models make of the same tokens, but for the `leftOut` of them that differ most. */
+export function compare(before: Reading, after: Reading, tokens: number, leftOut = 0): Comparison {
+  const width = before.logits.length / tokens
+  const apart = Float64Array.from({ length: tokens }, (_, row) => {
+    let most = 0
+    for (let i = row * width; i < (row + 1) * width; i++) {
+      const difference = Math.abs(before.logits[i]! - (after.logits[i] ?? Number.NaN))
+      most = difference > most || Number.isNaN(difference) ? difference : most
+    }
+    // What is no number is nobody's other choice: it stays.
+    return Number.isFinite(most) ? most : Number.NaN
+  })
+  const numbers = [...apart.keys()].filter((row) => !Number.isNaN(apart[row]!))
+  const most = numbers.sort((a, b) => apart[b]! - apart[a]!).slice(0, leftOut)
+  const kept = [...apart.keys()].filter((row) => !most.includes(row))
+  const perplexityOf = ({ nats }: Reading) => {
+    const rows = kept.filter((row) => row < nats.length)
+    return Math.exp(rows.reduce((sum, row) => sum + nats[row]!, 0) / rows.length)
   }
+  const perplexityBefore = perplexityOf(before)
   return {
-    largestLogitDifference: apart,
-    largestLogit: largest,
-    perplexityBefore: before.perplexity,
-    perplexityAfter: after.perplexity,
-    isItsText: before.perplexity < before.logits.length / tokens,
+    largestLogitDifference: kept.reduce((largest, row) => Math.max(largest, apart[row]!), 0),
+    largestLogit: before.logits.reduce((largest, logit) => Math.max(largest, Math.abs(logit)), 0),
+    perplexityBefore,
+    perplexityAfter: perplexityOf(after),
+    isItsText: perplexityBefore < width,
     tokens,
+    tokensLeftOut: most.length,
   }
 }
 

@@ -258,16 +258,36 @@ describe('refused', () => {
   })
 
   test('an export beyond its bound, and one whose numbers are none', () => {
-    const reading = (...logits: number[]) => ({ logits: Float32Array.from(logits), perplexity: 1.5 })
+    const ofPerplexity = (perplexity: number) => ({ nats: Float64Array.of(Math.log(perplexity)) })
+    const reading = (...logits: number[]) => ({ logits: Float32Array.from(logits), ...ofPerplexity(1.5) })
     const bound = { logits: 0.1, perplexity: 0.01 }
     holdTo(bound, compare(reading(1, 2), reading(1, 2.1), 1), 'a')
     const verdict = (after: ReturnType<typeof reading>) =>
       refusalOf(() => holdTo(bound, compare(reading(1, 2), after, 1), 'a'))
     expect(verdict(reading(1, 2.3))).toMatch(/differs too much/)
     expect(verdict(reading(Number.NaN, 2))).toMatch(/differs too much/)
-    expect(verdict({ ...reading(1, 2), perplexity: 1.53 })).toMatch(/perplexity by 2\.00 %/)
+    expect(verdict({ ...reading(1, 2), ...ofPerplexity(1.53) })).toMatch(/perplexity by 2\.00 %/)
     // Read worse than by guessing between two tokens: the text says nothing about the model.
-    holdTo(bound, compare({ ...reading(1, 2), perplexity: 9 }, { ...reading(1, 2), perplexity: 12 }, 1), 'a')
+    const strange = [9, 12].map((perplexity) => ({ ...reading(1, 2), ...ofPerplexity(perplexity) }))
+    holdTo(bound, compare(strange[0]!, strange[1]!, 1), 'a')
+  })
+
+  test('a mixture is held to the tokens whose experts are the same', () => {
+    const reading = (...logits: number[]) => ({
+      logits: Float32Array.from(logits),
+      nats: Float64Array.from(logits.slice(0, -1), (logit) => Math.abs(logit)),
+    })
+    const [source, bound] = [reading(0.1, 0.2, 0.1, 0.2), { logits: 0.1, perplexity: 0.01 }]
+    const found = compare(source, reading(0.1, 0.9, 0.1, 0.2), 4, 1)
+    expect(found).toMatchObject({ largestLogitDifference: 0, tokensLeftOut: 1 })
+    expect(found.perplexityAfter).toBe(found.perplexityBefore)
+    holdTo(bound, found, 'a')
+    const refused = (after: ReturnType<typeof reading>, leftOut: number) =>
+      refusalOf(() => holdTo(bound, compare(source, after, 4, leftOut), 'a'))
+    expect(refused(reading(0.1, 0.9, 0.1, 0.2), 0)).toMatch(/differs too much/)
+    expect(refused(reading(0.1, 0.9, 0.5, 0.2), 1)).toMatch(/differs too much/)
+    expect(refused(reading(0.1, Number.NaN, 0.1, 0.2), 1)).toMatch(/differs too much/)
+    expect(refused(reading(0.1, Number.POSITIVE_INFINITY, 0.1, 0.2), 1)).toMatch(/differs too much/)
   })
 })
 
