@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { UserError } from '../base/errors.ts'
 import { homeFolder, writeFileAtomic } from '../base/files.ts'
+import { jsonOf } from '../base/json.ts'
 
 const context = z.object({
   url: z.string(),
@@ -91,13 +92,4 @@ export function chosenContext(name: string | undefined): Context & { name: strin
 /** Whether {@link chosenContext} finds one. */
 export function isServiceKnown(name: string | undefined): boolean {
   return name !== undefined || process.env.ROPEWAY_URL !== undefined || readContexts().current !== undefined
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
 }

@@ -1,6 +1,7 @@
 /** The service's client: the same endpoints that the service answers, typed. Runs in a browser too. */
 import type { z } from 'zod'
 import { messageOf, UserError } from '../../base/errors.ts'
+import { jsonOf } from '../../base/json.ts'
 import {
   type AnswerOf,
   apiRoot,
@@ -203,13 +204,4 @@ async function refusalOf(response: Response): Promise<Refused> {
   const known =
     code in problemCodes ? (code as ProblemCode) : (codeOfStatus.get(response.status) ?? 'internal')
   return new Refused(known, message, { ...(fix !== null && { fix }), ...(param !== null && { param }) })
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
 }

@@ -1,6 +1,8 @@
 /** What programs report, line by line, and how it is read while they write. */
+
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { z } from 'zod'
+import { jsonOf } from '../../base/json.ts'
 
 /** JSON has no NaN; these are how programs write it. */
 const value = z.union([z.number(), z.enum(['NaN', 'nan', 'Infinity', 'inf', '-Infinity', '-inf'])])
@@ -65,14 +67,7 @@ export function readEvents(path: string, offset: number): EventPage {
 }
 
 function parseEvent(line: string): ContractEvent | undefined {
-  let parsed: unknown
-  try {
-    parsed = JSON.parse(line)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
-  return contractEvent.safeParse(parsed).data
+  return contractEvent.safeParse(jsonOf(line)).data
 }
 
 function readFrom(path: string, offset: number): Buffer {

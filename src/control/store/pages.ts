@@ -1,6 +1,7 @@
 import { type SelectQueryBuilder, sql } from 'kysely'
 import { assert } from '../../base/assert.ts'
 import { UserError } from '../../base/errors.ts'
+import { jsonOf } from '../../base/json.ts'
 
 /** A page of a list, and the cursor of the next one when there is more. */
 export interface Page<Row> {
@@ -61,7 +62,7 @@ function writeCursor(label: string, value: unknown, id: string): string {
 }
 
 function readCursor(cursor: string, label: string): [string | number, string] {
-  const parts = parsed(cursor)
+  const parts = jsonOf(Buffer.from(cursor, 'base64url').toString('utf8'))
   if (Array.isArray(parts) && parts.length === 3) {
     const [given, value, id] = parts as unknown[]
     const isValue = typeof value === 'string' || (typeof value === 'number' && Number.isFinite(value))
@@ -71,13 +72,4 @@ function readCursor(cursor: string, label: string): [string | number, string] {
     failure: 'usage',
     fix: 'Ask without a cursor for the first page, then give what the answer has as `next`.',
   })
-}
-
-function parsed(cursor: string): unknown {
-  try {
-    return JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8'))
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
 }

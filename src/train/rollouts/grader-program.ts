@@ -4,6 +4,7 @@
  */
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { messageOf, UserError } from '../../base/errors.ts'
+import { jsonOf } from '../../base/json.ts'
 
 /** What the program reads of each answer. */
 export interface GradedAnswer {
@@ -65,13 +66,7 @@ function broken({ name, run }: GraderProgram, what: string, complaint = ''): Use
 
 /** The number of a line; undefined where it holds none. */
 function scoreOf(line: string): number | undefined {
-  let value: unknown
-  try {
-    value = JSON.parse(line)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
+  const value = jsonOf(line)
   const score =
     typeof value === 'object' && value !== null && 'score' in value
       ? (value as { score: unknown }).score

@@ -3,6 +3,7 @@
  * record, `{{ sample.output_text }}` the answer, `{{ sample.output_json.total }}` a field of the answer where that is JSON.
  */
 import { UserError } from '../../base/errors.ts'
+import { jsonOf } from '../../base/json.ts'
 
 const place = /\{\{\s*([^{}]*?)\s*\}\}/g
 const known = /^(item(\.[\w-]+)+|sample\.output_text|sample\.output_json(\.[\w-]+)*)$/
@@ -48,13 +49,4 @@ function at(value: unknown, path: readonly string[]): unknown {
 function textOf(value: unknown): string {
   if (value === undefined || value === null) return ''
   return typeof value === 'object' ? JSON.stringify(value) : String(value)
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
 }
