@@ -15,19 +15,18 @@ import { loadWeights } from '../../src/models/weights.ts'
 import { loadKernels } from '../../src/runtime/kernels.ts'
 import type { SequenceWork } from '../../src/serve/executor.ts'
 import { ModelExecutor } from '../../src/serve/model-executor.ts'
-import { restore } from '../../src/train/checkpoint.ts'
 import { readWithModel } from '../../src/train/export/compare.ts'
 import { writeModelFolder } from '../../src/train/export/folder.ts'
 import { writeGgufFile } from '../../src/train/export/gguf.ts'
 import { openExportSource } from '../../src/train/export/source.ts'
 import { loadModel } from '../../src/train/parameters.ts'
-import { Snapshot } from '../../src/train/snapshot.ts'
 import { bytesOfTensor, refusalOf } from '../formats/folders.ts'
 import { relativeError } from '../native/tensors.ts'
 import { countedModel, device, ownGoldens, readGolden, sourceOf, sumOf } from '../train/golden.ts'
 import { logitsOf } from '../train/logits.ts'
 import { temporaryFolder } from '../train/temporary-folder.ts'
 import { memoryModel } from './memory-model.ts'
+import { expectSameTensors, expectSavesWhatItRead } from './saved-tensors.ts'
 
 const root = temporaryFolder('gpt-oss', afterAll)
 const golden = readGolden(join(ownGoldens, 'gpt_oss.json'))
@@ -78,18 +77,7 @@ describe('a folder', () => {
       expect(file.info('model.layers.1.mlp.router.bias')?.shape).toEqual([5])
       expect(file.info('model.layers.1.self_attn.sinks')?.shape).toEqual([4])
     }
-    const saved = join(root, 'saved')
-    mkdirSync(saved)
-    using parameters = loadModel(folder, device)
-    const snapshot = new Snapshot(parameters)
-    snapshot.take()
-    writeSafetensors(join(saved, 'model.safetensors'), snapshot.weights())
-    writeSafetensors(join(saved, 'optimizer.safetensors'), snapshot.moments())
-    expectSameTensors(saved, folder)
-    const before = parameters.all.map(({ weight }) => weight.toFloats())
-    for (const { weight } of parameters.all) weight.write(new Float32Array(weight.size))
-    restore(saved, parameters)
-    expect(parameters.all.map(({ weight }) => weight.toFloats())).toEqual(before)
+    expectSavesWhatItRead(folder, join(root, 'saved'), device)
   })
 
   test('in half the bytes is read and written the same', () => {
@@ -365,15 +353,4 @@ function writeFolder(
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'config.json'), JSON.stringify(of))
   writeSafetensors(join(folder, 'model.safetensors'), tensors)
-}
-
-/** Names, shapes and bytes of both folders' tensors. */
-function expectSameTensors(one: string, other: string): void {
-  using written = openSafetensors(join(one, 'model.safetensors'))
-  using wanted = openSafetensors(join(other, 'model.safetensors'))
-  expect(written.names().sort()).toEqual(wanted.names().sort())
-  for (const name of wanted.names()) {
-    expect(written.info(name)!.shape, name).toEqual(wanted.info(name)!.shape)
-    expect(Buffer.from(bytesOfTensor(written, name)).equals(bytesOfTensor(wanted, name)), name).toBe(true)
-  }
 }

@@ -9,7 +9,6 @@ import { readAdapter } from '../../src/models/adapter.ts'
 import type { LlamaConfig } from '../../src/models/llama.ts'
 import { openModel } from '../../src/models/open.ts'
 import { countParameters, defineModel } from '../../src/models/registry.ts'
-import { restore } from '../../src/train/checkpoint.ts'
 import { readWithModel } from '../../src/train/export/compare.ts'
 import { writeModelFolder } from '../../src/train/export/folder.ts'
 import { writeGgufFile } from '../../src/train/export/gguf.ts'
@@ -17,11 +16,11 @@ import { openExportSource } from '../../src/train/export/source.ts'
 import type { LoraOptions } from '../../src/train/methods/method.ts'
 import { loadModel } from '../../src/train/parameters.ts'
 import { adapterSettings } from '../../src/train/prepare-model.ts'
-import { Snapshot } from '../../src/train/snapshot.ts'
 import { bytesOfTensor, refusalOf } from '../formats/folders.ts'
 import { countedModel, device, ownGoldens, readGolden, sourceOf, sumOf } from '../train/golden.ts'
 import { logitsOf } from '../train/logits.ts'
 import { temporaryFolder } from '../train/temporary-folder.ts'
+import { expectSameTensors, expectSavesWhatItRead } from './saved-tensors.ts'
 
 const root = temporaryFolder('mixtures', afterAll)
 const names = ['qwen3_moe', 'mixtral', 'olmoe', 'granitemoe'] as const
@@ -95,18 +94,7 @@ describe.each(names)('%s', (name) => {
   })
 
   test('what training saves has the names and shapes of the family, and is what a resume reads', () => {
-    const saved = join(root, `${name}-saved`)
-    mkdirSync(saved)
-    using parameters = loadModel(folder, device)
-    const snapshot = new Snapshot(parameters)
-    snapshot.take()
-    writeSafetensors(join(saved, 'model.safetensors'), snapshot.weights())
-    writeSafetensors(join(saved, 'optimizer.safetensors'), snapshot.moments())
-    expectSameTensors(saved, folder)
-    const before = parameters.all.map(({ weight }) => weight.toFloats())
-    for (const { weight } of parameters.all) weight.write(new Float32Array(weight.size))
-    restore(saved, parameters)
-    expect(parameters.all.map(({ weight }) => weight.toFloats())).toEqual(before)
+    expectSavesWhatItRead(folder, join(root, `${name}-saved`), device)
   })
 })
 
@@ -116,17 +104,6 @@ const prompt = Int32Array.from({ length: 24 }, (_, i) => (i * 29 + 3) % 64)
 function everywhere(config: Record<string, unknown>): Record<string, unknown> {
   const heads = config.model_type === 'olmoe' ? { num_key_value_heads: config.num_attention_heads } : {}
   return { ...config, decoder_sparse_step: 1, sliding_window: null, ...heads }
-}
-
-/** Names, shapes and bytes of both folders' tensors. */
-function expectSameTensors(one: string, other: string): void {
-  using written = openSafetensors(join(one, 'model.safetensors'))
-  using wanted = openSafetensors(join(other, 'model.safetensors'))
-  expect(written.names().sort()).toEqual(wanted.names().sort())
-  for (const name of wanted.names()) {
-    expect(written.info(name)!.shape, name).toEqual(wanted.info(name)!.shape)
-    expect(Buffer.from(bytesOfTensor(written, name)).equals(bytesOfTensor(wanted, name)), name).toBe(true)
-  }
 }
 
 test.each([
