@@ -21,12 +21,13 @@ export function prepared(kernels: Kernels, format: PackedFormat, row: Float32Arr
   return Float64Array.from(row, (x) => (pairs ? toBfloat(x) : x))
 }
 
+const oneFloat = new DataView(new ArrayBuffer(4))
+
 function toBfloat(x: number): number {
-  const float = new DataView(new ArrayBuffer(4))
-  float.setFloat32(0, x)
-  const bits = float.getUint32(0)
-  float.setUint32(0, (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000)
-  return float.getFloat32(0)
+  oneFloat.setFloat32(0, x)
+  const bits = oneFloat.getUint32(0)
+  oneFloat.setUint32(0, (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000)
+  return oneFloat.getFloat32(0)
 }
 
 /** Inputs that share a scale: activations, and weights of q8. */
