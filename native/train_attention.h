@@ -36,6 +36,7 @@ struct HeadWork {
   float *rowLanes, *shareLanes, *slopeLanes;     // [R][J lanes]; [R lanes][J] twice
   float *keySlopes, *valueSlopes, *mixed;        // [J][D], [J][D], [T][D]
   float factor[T];                               // what makes shares of a tile's row
+  float sinkShares[T], sinkSlopes[T];            // what the sink has of each row, and what that adds to its gradient
 
   HeadWork(const TrainShape& shape, bool back) : shape(shape) {
     // Rows of a block are the inputs of the keys' gradients: many are quicker, while their scores stay in a cache.
@@ -126,14 +127,16 @@ struct HeadWork {
         sum = sum + weight;
       }
       float all = sumLanes(sum);
-      if (sink) all += exp2(fma(*sink, scale, -most * scale));
+      float sinkWeight = sink ? exp2(fma(*sink, scale, -most * scale)) : 0.0f;
+      if (sink) all += sinkWeight;
       factor[t] = real ? 1.0f / all : 0.0f;
+      sinkShares[t] = sinkWeight * factor[t];
     }
   }
 
   /// Shares of a tile and their gradients, in place: dS = share (gradient - mean gradient) scale. Zero where the block
   /// sees something and the tile does not.
-  void slope(const Keys& keys, const Keys& block, float* ownShares, float* ownSlopes) const {
+  void slope(const Keys& keys, const Keys& block, float* ownShares, float* ownSlopes) {
     size_t from = keys.firstStrip(S) * S, to = keys.endStrip(S) * S, all = block.endStrip(S) * S;
     size_t start = block.from / T * T < block.firstStrip(S) * S ? block.from / T * T : block.firstStrip(S) * S;
     for (size_t t = 0; t < T; t++) {
@@ -145,6 +148,7 @@ struct HeadWork {
         sum = fma(value, load(slope + j), sum);
       }
       float mean = sumLanes(sum);
+      sinkSlopes[t] = -sinkShares[t] * mean;
       for (size_t j = from; j < to; j += lanes) store(slope + j, load(share + j) * (load(slope + j) - mean) * shape.scale);
       for (size_t j = start; j < from; j++) share[j] = slope[j] = 0;
       for (size_t j = to; j < all; j++) share[j] = slope[j] = 0;
@@ -206,7 +210,7 @@ inline void attendBackBlock(HeadWork<Tiles>& work, ggml_tensor* dst, const ggml_
   work.sink = shape.sink(head, &work.sinkValue);
   Head queries = Head::of(dst->src[0], head, row + first, count), slopes = Head::of(slope, head, row + first, count);
   work.packLeft(queries, work.queries), work.packLeft(slopes, work.slopes);
-  size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
+  size_t stride = shape.slopeStride();
   for (size_t tile = 0; tile * T < count; tile++) {
     size_t at = tile * T, rows = count - at < T ? count - at : T;
     float *shares = work.shares + at * work.wide, *shareSlopes = work.shareSlopes + at * work.wide;
@@ -215,6 +219,7 @@ inline void attendBackBlock(HeadWork<Tiles>& work, ggml_tensor* dst, const ggml_
     work.alongKeys(work.slopes + at * work.widthSteps, work.valuesAlong, keys, shareSlopes);
     work.weigh(firsts, row, first + at, keys, shares);
     work.slope(keys, block, shares, shareSlopes);
+    if (work.sink) storeSinkSlopes(Numbers(dst), shape, row + first + at, head, work.sinkSlopes, rows);
     work.laneRows(work.shareSlopes, tile, keys);
     work.overKeys(tile, work.keysAcross, keys);
     for (size_t t = 0; t < rows; t++)
@@ -247,7 +252,7 @@ inline void attendBack(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
   TrainShape shape = trainShape(call, q, k, sinksOfBack(dst));
   ggml_tensor slope = asHeads(*slopeOfBack(dst), shape.width);
-  size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
+  size_t stride = shape.slopeStride();
   HeadWork<Tiles> work(shape, true);
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {
     size_t row = piece / shape.kvHeads * shape.tokens, group = piece % shape.kvHeads;
@@ -277,8 +282,8 @@ inline void causalAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   attendFloats(dst, call, nth);
 }
 
-/// dst [N, (H + 2 G) D]: gradients of q, k and v side by side. Sources: those of causal_attention, then the
-/// gradient of its result [N, H D]. Sinks get no gradient. Params: the same.
+/// dst [N, (H + 2 G) D]: gradients of q, k and v side by side; with sinks [N, (H + 2 G) D + H], behind them what each row
+/// adds to those of sinks. Sources: those of causal_attention, then the gradient of its result [N, H D]. Params: the same.
 inline void causalAttentionBack(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
 #if defined(__AVX512F__)

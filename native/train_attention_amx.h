@@ -130,6 +130,7 @@ struct TileHeadWork {
   float *mixed;                                    // [32 inputs][32 rows]
   SeenBlock seen;
   Vector best[2], factor[2], mean[2];
+  float sinkSlopes[attentionBlock];                // what each row adds to the gradient of the sink
 
   TileHeadWork(const TrainShape& shape, bool back) : shape(shape) {
     blocks = quotientUp(shape.tokens, attentionBlock), steps = quotientUp(shape.width, attentionBlock);
@@ -220,6 +221,7 @@ struct TileHeadWork {
     Vector shift[2] = {best[0] * -scale, best[1] * -scale};
     if (sink)
       for (int half = 0; half < 2; half++) sum[half] = exp2(fma(splat(*sink), splat(scale), shift[half]));
+    const Vector sinkWeight[2] = {sum[0], sum[1]};
     float *score = scores + seen.begin * 4 * tileFloats, *slope = shareSlopes + seen.begin * 4 * tileFloats;
     for (size_t key = seen.begin * attentionBlock; key < seen.end * attentionBlock; key += 2, score += 64, slope += 64) {
       Vector weight[2][2];
@@ -239,6 +241,7 @@ struct TileHeadWork {
       __mmask16 some = real >= 16 ? 0xffff : real <= 0 ? 0 : __mmask16((1u << real) - 1);
       factor[half] = (Vector)_mm512_maskz_div_ps(some, splat(1.0f), sum[half]);
       mean[half] = over[half] * factor[half];
+      if (back) store(sinkSlopes + half * 16, sinkWeight[half] * factor[half] * mean[half] * -1.0f);
     }
   }
 
@@ -344,21 +347,23 @@ inline void attendBackTileHead(TileHeadWork& work, ggml_tensor* dst, const ggml_
   const TrainShape& shape = work.shape;
   const int32_t* firsts = static_cast<const int32_t*>(dst->src[3]->data);
   Head queries = Head::of(dst->src[0], head, row, shape.tokens), slopes = Head::of(slope, head, row, shape.tokens);
-  size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
+  size_t stride = shape.slopeStride();
   const Vector once[2] = {splat(1.0f), splat(1.0f)};
   work.sink = shape.sink(head, &work.sinkValue);
   for (size_t first = 0; first < work.blocks; first += work.stretch) {
     size_t count = work.blocks - first < work.stretch ? work.blocks - first : work.stretch, begins[8];
     for (size_t nth = 0; nth < count; nth++) {
-      size_t token = (first + nth) * attentionBlock, pairs = nth * work.columns * tileFloats;
+      size_t token = (first + nth) * attentionBlock, pairs = nth * work.columns * tileFloats, left = shape.tokens - token;
       work.seen = SeenBlock(firsts, row, token, shape.tokens);
       begins[nth] = work.seen.begin;
       work.pack(queries, first + nth, {nullptr, work.queries, work.queryPairs + pairs, nullptr});
       work.pack(slopes, first + nth, {nullptr, work.slopes, work.slopePairs + pairs, nullptr});
       work.score(true);
       work.weigh<true>(token);
+      size_t rows = left < attentionBlock ? left : attentionBlock;
+      if (work.sink) storeSinkSlopes(Numbers(dst), shape, row + token, head, work.sinkSlopes, rows);
       work.slope(nth);
-      work.overKeys(work.keyPairs, once, shape.tokens - token, Numbers(dst), (row + token) * stride + head * shape.width, stride);
+      work.overKeys(work.keyPairs, once, left, Numbers(dst), (row + token) * stride + head * shape.width, stride);
     }
     bool grows = head % shape.perKv() > 0;
     work.overRows(work.shareRows, work.slopePairs, first, count, begins, grows, work.valueSlopes);
@@ -386,7 +391,7 @@ inline void attendBackTiles(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
   TrainShape shape = trainShape(call, q, k, sinksOfBack(dst));
   ggml_tensor slope = asHeads(*slopeOfBack(dst), shape.width);
-  size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
+  size_t stride = shape.slopeStride();
   TileHeadWork work(shape, true);
   Numbers to(dst);
   MatmulTiles::enter();

@@ -26,6 +26,7 @@ struct FloatHeadWork {
   float *shares, *shareSlopes;              // [J][R]
   float *keySlopes, *valueSlopes, *mixed;   // [J][D], [J][D], [T][D]
   float factor[mostRows];                   // what makes shares of a row's weights
+  float sinkSlopes[mostRows];               // what each row adds to the gradient of the sink
 
   FloatHeadWork(const TrainShape& shape, bool back) : shape(shape), tokens(shape.tokens), width(shape.width) {
     padded = padTo(width, S);
@@ -96,8 +97,8 @@ struct FloatHeadWork {
     }
     float scale = shape.scale * log2e;
     if (sink) best = maximum(best, splat(*sink));
-    Vector sum = zero(), over = zero(), highest = best * -scale;
-    if (sink) sum = exp2(fma(splat(*sink), splat(scale), highest));
+    Vector over = zero(), highest = best * -scale;
+    Vector sinkWeight = sink ? exp2(fma(splat(*sink), splat(scale), highest)) : zero(), sum = sinkWeight;
     for (size_t key = seenFrom; key < seenEnd; key++) {
       float* own = score + key * blockRows;
       Vector weight = exp2(fma(load(own), splat(scale), highest));
@@ -109,6 +110,7 @@ struct FloatHeadWork {
     store(factor + at, times);
     if (back) {
       Vector mean = over * times;
+      store(sinkSlopes + at, sinkWeight * times * mean * -1.0f);
       for (size_t key = seenFrom; key < seenEnd; key++) {
         float *own = score + key * blockRows, *gradient = slope + key * blockRows;
         Vector share = load(own) * times;
@@ -196,9 +198,10 @@ inline void attendBackFloatBlock(FloatHeadWork& work, ggml_tensor* dst, const gg
   work.packStrips(queries, work.queries), work.packStrips(slopes, work.slopes);
   work.along(work.keys, work.queries, firsts, row, token, count, work.shares);
   work.along(work.values, work.slopes, firsts, row, token, count, work.shareSlopes);
-  size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
+  size_t stride = shape.slopeStride();
   askToWriteRows(Numbers(dst), (row + token) * stride + head * shape.width, shape.width, count, stride);
   work.weighBlock<true>(firsts, row, token, count);
+  if (work.sink) storeSinkSlopes(Numbers(dst), shape, row + token, head, work.sinkSlopes, count);
   for (size_t at = 0; at < count; at += T) {
     size_t rows = count - at < T ? count - at : T;
     work.overKeys(work.shareSlopes + at, work.keysAcross, work.firstSeen(firsts, row, token + at), token + at + rows);
@@ -206,7 +209,7 @@ inline void attendBackFloatBlock(FloatHeadWork& work, ggml_tensor* dst, const gg
       Numbers(dst).storeRow((row + token + at + t) * stride + head * shape.width, work.mixed + t * work.padded, shape.width);
   }
   bool grows = head % shape.perKv() > 0, last = (head + 1) % shape.perKv() == 0 && token + count == shape.tokens;
-  for (size_t group = shape.heads + head / shape.perKv(); last && group < stride / shape.width; group += shape.kvHeads)
+  for (size_t group = shape.heads + head / shape.perKv(); last && group < shape.heads + 2 * shape.kvHeads; group += shape.kvHeads)
     askToWriteRows(Numbers(dst), row * stride + group * shape.width, shape.width, shape.tokens, stride);
   work.packAcross(queries, work.queriesAcross), work.packAcross(slopes, work.slopesAcross);
   size_t begin = work.firstSeen(firsts, row, token);
@@ -234,7 +237,7 @@ inline void attendBackFloats(ggml_tensor* dst, Call* call, int nth) {
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
   TrainShape shape = trainShape(call, q, k, sinksOfBack(dst));
   ggml_tensor slope = asHeads(*slopeOfBack(dst), shape.width);
-  size_t stride = (shape.heads + 2 * shape.kvHeads) * shape.width;
+  size_t stride = shape.slopeStride();
   FloatHeadWork work(shape, true);
   Numbers to(dst);
   for (size_t piece; (piece = size_t(takePiece(call))) < shape.sequences * shape.kvHeads;) {

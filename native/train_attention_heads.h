@@ -22,6 +22,10 @@ struct TrainShape {
     return to;
   }
   size_t perKv() const { return heads / kvHeads; }
+
+  /// Numbers of a row of gradients: of q, k and v; where there are sinks, behind them what the row adds to each of theirs.
+  size_t slopeStride() const { return sinkSlopes() + (sinks ? heads : 0); }
+  size_t sinkSlopes() const { return (heads + 2 * kvHeads) * width; }
 };
 
 inline TrainShape trainShape(const Call* call, const ggml_tensor* q, const ggml_tensor* k, const ggml_tensor* sinks) {
@@ -60,6 +64,12 @@ struct Head {
 /// Sinks among the sources of a gradient, behind which that of the result stands.
 inline const ggml_tensor* sinksOfBack(const ggml_tensor* dst) { return dst->src[5] ? dst->src[4] : nullptr; }
 inline const ggml_tensor* slopeOfBack(const ggml_tensor* dst) { return dst->src[5] ? dst->src[5] : dst->src[4]; }
+
+/// What `count` rows from `row` add to the gradient of a head's sink goes into their rows of gradients. With p the share
+/// that the sink takes of a row, which moves every other share by -p of itself: -p (mean gradient of the row's shares).
+inline void storeSinkSlopes(const Numbers& to, const TrainShape& shape, size_t row, size_t head, const float* slopes, size_t count) {
+  for (size_t r = 0; r < count; r++) to.storeRow((row + r) * shape.slopeStride() + shape.sinkSlopes() + head, slopes + r, 1);
+}
 
 /// The result's gradient [N, H D] as [N, H, D].
 inline ggml_tensor asHeads(ggml_tensor slope, size_t width) {

@@ -48,7 +48,7 @@ export class TrainingOps extends MixtureOps {
   /**
    * Causal attention of whole sequences without a matrix of all scores: q [N, H, D], k and v [N, G, D] (rows may be
    * strided), first [N] I32: the first row that each token sees, of its own sequence and never falling within it.
-   * Gives [N, H*D]. Sinks [H] are scores of heads beside those of every row, without a value; they have no gradient here.
+   * Gives [N, H*D]. Sinks [H] are scores of heads beside those of every row, without a value.
    */
   causalAttention(
     q: Tensor,
@@ -67,11 +67,14 @@ export class TrainingOps extends MixtureOps {
     return this.make('causalAttention', pointer, shape, inputs, attributes)
   }
 
-  /** Gradients of q, k and v side by side, [N, (H + 2G)*D], from that of the result y. */
+  /**
+   * Gradients of q, k and v side by side, [N, (H + 2G)*D], from that of the result y. With sinks [N, (H + 2G)*D + H]: behind
+   * them what each row adds to those of sinks, whose sums over rows are their gradients.
+   */
   causalAttentionBack(dy: Tensor, y: Tensor<'causalAttention'>) {
-    const [q, k] = y.inputs as [Tensor, Tensor]
+    const [q, k, , , sinks] = y.inputs as [Tensor, Tensor, Tensor, Tensor, Tensor?]
     const [tokens, heads, width] = q.shape as [number, number, number]
-    const shape = [tokens, (heads + 2 * k.shape[1]!) * width]
+    const shape = [tokens, (heads + 2 * k.shape[1]!) * width + (sinks === undefined ? 0 : heads)]
     const inputs = [...y.inputs, dy]
     const sources = inputs.map((x) => this.factor(x))
     const pointer = this.kernelOp('causal_attention_back', this.#attention(y.attributes), shape, sources)

@@ -102,9 +102,10 @@ describe.each(everyKernels.map((kernels) => ({ set: kernels.instructionSet, kern
     })
 
     test('attention of queries, keys and values in bfloat16 has the bits of one in F32, both ways', () => {
-      for (const { sequences, tokens, heads, groups, width } of [
-        { sequences: 2, tokens: 37, heads: 4, groups: 2, width: 20 },
-        { sequences: 1, tokens: 61, heads: 2, groups: 2, width: 33 },
+      for (const { sequences, tokens, heads, groups, width, sinks } of [
+        { sequences: 2, tokens: 37, heads: 4, groups: 2, width: 20, sinks: [] },
+        { sequences: 1, tokens: 61, heads: 2, groups: 2, width: 33, sinks: [] },
+        { sequences: 2, tokens: 61, heads: 3, groups: 1, width: 20, sinks: [0.5, -1, 2] },
       ]) {
         const rows = sequences * tokens
         const [q, k, v] = [
@@ -118,13 +119,14 @@ describe.each(everyKernels.map((kernels) => ({ set: kernels.instructionSet, kern
         )
         const dy = both([rows, heads * width], 4)
         const params = { sequences, scale: 1 / Math.sqrt(width), pairs: 1 }
-        const wide = [q.wide, k.wide, v.wide, first]
-        const narrow = [q.narrow, k.narrow, v.narrow, first]
+        const behind = [first, ...(sinks.length ? [fakeTensor(Float32Array.from(sinks), [heads])] : [])]
+        const wide = [q.wide, k.wide, v.wide, ...behind]
+        const narrow = [q.narrow, k.narrow, v.narrow, ...behind]
         const shape = [rows, heads * width]
         const plain = wideResult('causal_attention', params, shape, wide)
         expect(sameBits(wideResult('causal_attention', params, shape, narrow), plain)).toBe(true)
         expect(sameBits(narrowResult('causal_attention', params, shape, wide), narrowed(plain))).toBe(true)
-        const joined = [rows, (heads + 2 * groups) * width]
+        const joined = [rows, (heads + 2 * groups) * width + sinks.length]
         const back = wideResult('causal_attention_back', params, joined, [...wide, dy.wide])
         const found = narrowResult('causal_attention_back', params, joined, [...narrow, dy.narrow])
         expect(sameBits(found, narrowed(back))).toBe(true)

@@ -23,6 +23,8 @@ interface Sides {
   q: Float64Array
   k: Float64Array
   v: Float64Array
+  /** Of each head; none where there are no sinks. */
+  sinks: Float64Array
 }
 
 function firstsOf({ sequences, tokens, document = tokens, window = tokens }: Shape): Int32Array {
@@ -32,8 +34,8 @@ function firstsOf({ sequences, tokens, document = tokens, window = tokens }: Sha
 }
 
 /** Result [N, H*D] of attention by its definition, in double precision. */
-function attention(shape: Shape, { q, k, v }: Sides): Float64Array {
-  const { heads, groups, width, sinks = [] } = shape
+function attention(shape: Shape, { q, k, v, sinks }: Sides): Float64Array {
+  const { heads, groups, width } = shape
   const out = new Float64Array(q.length)
   const firsts = firstsOf(shape)
   for (let row = 0; row < firsts.length; row++) {
@@ -66,6 +68,9 @@ const shapes: readonly Shape[] = [
   { sequences: 1, tokens: 1, heads: 3, groups: 1, width: 8 },
   { sequences: 1, tokens: 290, heads: 2, groups: 1, width: 8, document: 270, window: 45 },
   { sequences: 2, tokens: 70, heads: 4, groups: 2, width: 20, window: 33, sinks: [-40, 0.3, 2, 30] },
+  { sequences: 1, tokens: 290, heads: 2, groups: 1, width: 8, document: 270, window: 45, sinks: [1, -0.5] },
+  { sequences: 3, tokens: 37, heads: 3, groups: 1, width: 41, document: 11, sinks: [0.5, -1, 2.5] },
+  { sequences: 2, tokens: 1, heads: 5, groups: 5, width: 16, sinks: [0, 1, -1, 3, 0.2] },
 ]
 
 function sources(shape: Shape) {
@@ -83,15 +88,20 @@ function sources(shape: Shape) {
     fakeTensor(firstsOf(shape), [rows]),
     ...(shape.sinks ? [fakeTensor(Float32Array.from(shape.sinks), [heads])] : []),
   ]
-  const sides: Sides = { q: Float64Array.from(q), k: Float64Array.from(k), v: Float64Array.from(v) }
-  return { rows, tensors, sides }
+  const sides: Sides = {
+    ...{ q: Float64Array.from(q), k: Float64Array.from(k), v: Float64Array.from(v) },
+    sinks: Float64Array.from(shape.sinks ?? []),
+  }
+  /** Numbers of a row of gradients. */
+  const slopeColumns = (heads + 2 * groups) * width + (shape.sinks ? heads : 0)
+  return { rows, tensors, sides, slopeColumns }
 }
 
 /** d sum(dy * y) / d of some entries of one side, by central differences. */
 function differences(
   shape: Shape,
   sides: Sides,
-  side: keyof Sides,
+  side: 'q' | 'k' | 'v',
   dy: Float32Array,
   entries: readonly number[],
 ) {
@@ -109,6 +119,17 @@ function differences(
   })
 }
 
+/** What each row adds to the gradients of sinks, [N, H], by central differences: a sink moves the rows of its own head alone. */
+function sinkDifferences(shape: Shape, sides: Sides, dy: Float32Array): Float64Array {
+  const step = 1e-5
+  const moved = (by: number) => attention(shape, { ...sides, sinks: sides.sinks.map((sink) => sink + by) })
+  const [above, below] = [moved(step), moved(-step)]
+  const slopes = new Float64Array(dy.length / shape.width)
+  for (const [i, slope] of dy.entries())
+    slopes[Math.floor(i / shape.width)]! += (slope * (above[i]! - below[i]!)) / (2 * step)
+  return slopes
+}
+
 describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as const))(
   '%s',
   (_, kernels) => {
@@ -122,12 +143,11 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       'causal attention and its gradients are those of its definition for %o',
       (shape) => {
         const { sequences, heads, groups, width, pairs, valueError, slopeError } = shape
-        const { rows, tensors, sides } = sources(shape)
+        const { rows, tensors, sides, slopeColumns: all } = sources(shape)
         const params = { sequences, scale: 1 / Math.sqrt(width), pairs }
         const y = runTwice(kernels, 'causal_attention', params, [rows, heads * width], tensors)
         expect(relativeError(y, attention(shape, sides))).toBeLessThan(valueError)
         const dy = normals(rows * heads * width, 4)
-        const all = (heads + 2 * groups) * width
         const slopes = runTwice(
           kernels,
           'causal_attention_back',
@@ -148,25 +168,32 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
           for (const [i, value] of expected.entries())
             expect(Math.abs(found[i]! - value) / largest).toBeLessThan(slopeError)
         }
+        if (shape.sinks === undefined) return
+        const ofSinks = slopes.filter((_, i) => i % all >= (heads + 2 * groups) * width)
+        expect(relativeError(ofSinks, sinkDifferences(shape, sides, dy))).toBeLessThan(slopeError)
       },
     )
 
-    test.each([0, 1])(
-      'attention of whole sequences has the same bits on any number of threads (%i)',
-      (pairs) => {
-        const shape = shapes[0]!
-        const { rows, tensors } = sources(shape)
+    const onThreads = [0, 1].flatMap((pairs) =>
+      [shapes[0]!, ...shapes.slice(5)].map((shape) => [pairs, shape] as const),
+    )
+    test.each(onThreads)(
+      'attention of whole sequences has the same bits on any number of threads (%i, %o)',
+      (pairs, shape) => {
+        const { rows, tensors, slopeColumns: all } = sources(shape)
         const params = { sequences: shape.sequences, scale: 0.2, pairs }
         const forward = (threads: number) =>
           runTwice(kernels, 'causal_attention', params, [rows, shape.heads * shape.width], tensors, {
             threads,
           })
-        expect(sameBits(forward(1), forward(5))).toBe(true)
+        const counts = [2, 3, 5]
+        const one = forward(1)
+        for (const threads of counts) expect(sameBits(forward(threads), one)).toBe(true)
         const dy = fakeTensor(normals(rows * shape.heads * shape.width, 9), [rows, shape.heads * shape.width])
-        const all = (shape.heads + 2 * shape.groups) * shape.width
         const back = (threads: number) =>
           runTwice(kernels, 'causal_attention_back', params, [rows, all], [...tensors, dy], { threads })
-        expect(sameBits(back(1), back(5))).toBe(true)
+        const oneBack = back(1)
+        for (const threads of counts) expect(sameBits(back(threads), oneBack)).toBe(true)
       },
     )
 
