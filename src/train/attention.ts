@@ -20,10 +20,10 @@ export class SequenceMasks {
   readonly #byWindow: ReadonlyMap<number | undefined, SequenceMask>
   readonly #config: ModelConfig
 
-  /** With `trained`, scores that heads have of their own get a gradient, for which all scores are kept. */
-  constructor(graph: Graph, shape: SequenceShape, config: ModelConfig, trained = false) {
+  constructor(graph: Graph, shape: SequenceShape, config: ModelConfig) {
     this.#config = config
-    const sinks = hasSinks(config) && (trained || !graph.ops.attendsCausally)
+    // Without our kernels a sink is one more score of each row.
+    const sinks = hasSinks(config) && !graph.ops.attendsCausally
     this.#byWindow = new Map(
       windowsOf(config).map((window) => [window, new SequenceMask(graph, shape, window, sinks)]),
     )
@@ -67,10 +67,9 @@ class SequenceMask {
     this.#seen = tokens + (sinks ? 1 : 0)
     this.#packed = packed
     this.#window = window
-    this.tensor =
-      graph.ops.attendsCausally && !sinks
-        ? graph.input('I32', [sequences * tokens], 'first')
-        : graph.input('F32', packed ? [sequences, 1, tokens, this.#seen] : [tokens, this.#seen], 'mask')
+    this.tensor = graph.ops.attendsCausally
+      ? graph.input('I32', [sequences * tokens], 'first')
+      : graph.input('F32', packed ? [sequences, 1, tokens, this.#seen] : [tokens, this.#seen], 'mask')
     const { size, dtype } = this.tensor
     this.#values = dtype === 'I32' ? new Int32Array(size) : new Float32Array(size)
   }

@@ -27,13 +27,12 @@ export interface Inputs {
 
 export function declareInputs(graph: Graph, shape: Required<GraphShape>, parameters: Parameters): Inputs {
   const { config } = parameters.definition
-  const trainsSinks = parameters.all.some(({ spec }) => spec.name.endsWith('.sinks'))
   const { sequences, tokens, supervisedMax, packed } = shape
   const all = sequences * tokens
   return {
     ids: graph.input('I32', [all], 'ids'),
     positions: graph.input('I32', [all], 'positions'),
-    masks: new SequenceMasks(graph, { sequences, tokens, packed }, config, trainsSinks),
+    masks: new SequenceMasks(graph, { sequences, tokens, packed }, config),
     rows: supervisedMax < all ? graph.input('I32', [supervisedMax], 'rows') : undefined,
     cells: graph.input('I32', [supervisedMax], 'cells'),
     weights: graph.input('F32', [supervisedMax, 1], 'weights'),

@@ -148,11 +148,19 @@ export const gradients: { readonly [Op in OpName]: Gradient<Op> | 'none' } = {
     const [, heads, width] = q.shape as [number, number, number]
     const groups = k.shape[1]!
     let joined: Tensor | undefined
-    const part = (first: number, count: number) => {
+    const columns = (first: number, count: number) => {
       joined ??= ops.causalAttentionBack(dy, y)
-      return ops.splitRows(ops.slice(joined, 1, first * width, count * width), count, width)
+      return ops.slice(joined, 1, first, count)
     }
-    return [() => part(0, heads), () => part(heads, groups), () => part(heads + groups, groups), undefined]
+    const part = (first: number, count: number) =>
+      ops.splitRows(columns(first * width, count * width), count, width)
+    return [
+      () => part(0, heads),
+      () => part(heads, groups),
+      () => part(heads + groups, groups),
+      undefined,
+      () => ops.sumOverRows(ops.contiguous(columns((heads + 2 * groups) * width, heads)))!,
+    ]
   },
   causalAttentionBack: 'none',
   adamw: 'none',
