@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { UserError } from '../../src/base/errors.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 
 export interface ServeProcess extends AsyncDisposable {
   url: string
@@ -12,7 +13,7 @@ const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 
 /** Resolves when it answers; `args` stand behind the model. */
 export async function startServe(modelPath: string, args: readonly string[]): Promise<ServeProcess> {
-  const command = ['--import', import.meta.resolve('tsx'), main, 'serve', modelPath, ...args, '--port', '0']
+  const command = [...runnerOf(main), main, 'serve', modelPath, ...args, '--port', '0']
   const child = spawn(process.execPath, command, { stdio: ['ignore', 'ignore', 'pipe'] })
   let said = ''
   const url = await new Promise<string>((resolve, reject) => {

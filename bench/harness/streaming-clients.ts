@@ -2,6 +2,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { UserError } from '../../src/base/errors.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 
 export interface CrowdSetup {
   url: string
@@ -28,8 +29,9 @@ export class StreamingClients implements AsyncDisposable {
   }
 
   static start(setup: CrowdSetup): StreamingClients {
-    const child = fork(new URL('./streaming-clients-process.ts', import.meta.url), [], {
-      execArgv: ['--import', import.meta.resolve('tsx')],
+    const entry = new URL('./streaming-clients-process.ts', import.meta.url)
+    const child = fork(entry, [], {
+      execArgv: runnerOf(entry.pathname),
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     })
     child.send({ type: 'start', setup } satisfies ToCrowd)

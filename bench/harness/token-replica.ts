@@ -5,6 +5,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { UserError } from '../../src/base/errors.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 
 /** Names of its models: `fast` streams without a pause, `paced` a token every `paceMs`. */
 export type ReplicaModel = 'fast' | 'paced'
@@ -37,7 +38,7 @@ export class TokenReplica implements AsyncDisposable {
 /** Runs a file of this folder from its source; it ends when its parent does. */
 export function forkHere(file: string, args: readonly string[] = []): ChildProcess {
   return fork(new URL(file, import.meta.url), [...args], {
-    execArgv: ['--import', import.meta.resolve('tsx')],
+    execArgv: runnerOf(file),
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })
 }

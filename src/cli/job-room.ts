@@ -1,7 +1,6 @@
 /** Jobs as `ropeway up` runs them: this machine as a cluster, its loop, and what they tell of themselves. */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { openCredential } from '../control/credentials/credentials.ts'
 import { checkJobCredentials, jobVariables } from '../control/credentials/variables.ts'
 import { moveDeployments } from '../control/deployments/move.ts'
@@ -27,6 +26,7 @@ import type { RouteModule } from '../control/service/routes.ts'
 import { endLeases, endNamesOf } from '../control/store/leases.ts'
 import { checkDeviceBudgets } from '../control/usage/device-budgets.ts'
 import { parseTrainingJob } from '../train/job.ts'
+import { ownCommand } from './own-command.ts'
 import { wrapperEntry } from './wrapper-entry.ts'
 
 export class JobRoom {
@@ -114,13 +114,6 @@ function localParts(
     },
   })
   return { launcher, workplace }
-}
-
-/** How this program is started: from the sources, or as it was built. */
-function ownCommand(): string[] {
-  const isSource = import.meta.url.endsWith('.ts')
-  const main = fileURLToPath(new URL(isSource ? './main.ts' : './main.js', import.meta.url))
-  return [process.execPath, ...(isSource ? ['--import', import.meta.resolve('tsx')] : []), main]
 }
 
 /** NVIDIA's driver has a file for each. */

@@ -6,6 +6,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { availableParallelism, userInfo } from 'node:os'
 import { UserError } from '../base/errors.ts'
+import { runnerOf } from '../base/processes.ts'
 import { shutdownSignal } from './shutdown.ts'
 import { note } from './terminal.ts'
 
@@ -23,7 +24,12 @@ export async function asRanks(ranks: number): Promise<number> {
   if (userInfo().uid === 0) options.push('--allow-run-as-root')
   const stop = shutdownSignal()
   try {
-    const command = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
+    const command = [
+      process.execPath,
+      ...process.execArgv,
+      ...runnerOf(process.argv[1]!),
+      ...process.argv.slice(1),
+    ]
     const mpirun = spawn('mpirun', [...options, ...command], {
       stdio: ['pipe', 'inherit', 'inherit'],
       env: { ...process.env, [startedHere]: '1' },

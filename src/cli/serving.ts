@@ -33,6 +33,7 @@ import type { DataParts } from './data-parts.ts'
 import { modelsFolder } from './home.ts'
 import { LateAdapters } from './late-adapters.ts'
 import { listen } from './listening.ts'
+import { ownCommand } from './own-command.ts'
 import type { PublishingParts } from './publishing.ts'
 import type { ServerIdentity } from './server-identity.ts'
 import { cyan, note } from './terminal.ts'
@@ -95,7 +96,7 @@ export function makeServing(parts: ServingParts): Serving {
       adapterRoot: late.root,
     },
     cluster: server.cluster,
-    ropeway: [process.execPath, ...loader(), beside('main').pathname],
+    ropeway: ownCommand(),
   })
   const gateway = new Gateway({
     ...{ table, ledger, log, requestLog, clock: store.clock },
@@ -190,13 +191,4 @@ function secretOf(sealer: Sealer, folder: string): Uint8Array {
   const path = join(folder, 'replicas.key')
   if (existsSync(path)) return Buffer.from(readFileSync(path, 'utf8').trim(), 'hex')
   return sealer.derive('replicas')
-}
-
-/** A file of this folder, in the source tree or in dist. */
-function beside(name: string): URL {
-  return new URL(`./${name}${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url)
-}
-
-function loader(): string[] {
-  return import.meta.url.endsWith('.ts') ? ['--import', import.meta.resolve('tsx')] : []
 }

@@ -89,12 +89,11 @@ export function answerOrders<Order, Answer>(
   })
 }
 
-/** What the thread runs: a file beside this one in dist; in the source tree TypeScript, which needs a loader first. */
+/** What the thread runs: a file beside this one in dist; in the source tree TypeScript, which is compiled first. */
 function entry(name: string): URL {
   if (!import.meta.url.endsWith('.ts')) return new URL(`./${name}.js`, import.meta.url)
-  const loader = JSON.stringify(import.meta.resolve('tsx/esm/api'))
+  const bundler = JSON.stringify(new URL('../../scripts/bundle-source.mjs', import.meta.url).href)
   const file = JSON.stringify(new URL(`./${name}.ts`, import.meta.url).href)
-  // The loader does not register itself in a thread, as it does by --import in a process.
-  const source = `import { register } from ${loader}; register(); await import(${file})`
+  const source = `import { bundleOf } from ${bundler}; await import(bundleOf(${file}))`
   return new URL(`data:text/javascript,${encodeURIComponent(source)}`)
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { UserError } from '../base/errors.ts'
+import { runnerOf } from '../base/processes.ts'
 import { openCredential } from '../control/credentials/credentials.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import type { Loop } from '../control/service/loop.ts'
@@ -59,8 +60,7 @@ const errorCharactersMax = 500
 export async function planInChild(request: PlanRequest, workspace: string): Promise<Planned> {
   const isSource = import.meta.url.endsWith('.ts')
   const entry = fileURLToPath(new URL(isSource ? './tuning-plan.ts' : './tuning-plan.js', import.meta.url))
-  const loader = isSource ? ['--import', import.meta.resolve('tsx')] : []
-  const child = spawn(process.execPath, [...loader, entry], {
+  const child = spawn(process.execPath, [...runnerOf(entry), entry], {
     stdio: ['pipe', 'pipe', 'pipe'],
     timeout: planMsMax,
     killSignal: 'SIGKILL',

@@ -5,10 +5,12 @@ import { dirname, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { bytesOf, hash } from '../objects/bytes.ts'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
-const main = ['--import=tsx', join(root, 'src', 'cli', 'main.ts')]
+const program = join(root, 'src', 'cli', 'main.ts')
+const main = [...runnerOf(program), program]
 const home = mkdtempSync(join(tmpdir(), 'ropeway-datasets-'))
 const env = { ...process.env, ROPEWAY_HOME: home }
 

@@ -6,6 +6,7 @@ import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import { deploymentInput, deploymentUpdate } from '../../src/api/control/deployments.ts'
 import { systemClock } from '../../src/base/clock.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 import { deploymentMigrations } from '../../src/control/deployments/migration.ts'
 import { RunningDeployments } from '../../src/control/deployments/running.ts'
 import { sha256 } from '../../src/control/gateway/keys.ts'
@@ -44,7 +45,7 @@ async function service() {
       folder: join(folder, 'work'),
     },
     log: pino({}, { write: (line: string) => void warnings.push(line) }),
-    ropeway: [process.execPath, '--import', import.meta.resolve('tsx'), main],
+    ropeway: [process.execPath, ...runnerOf(main), main],
     sources: { resolve: async () => undefined, hold: async () => true },
     locate: async (reference) => ({ ok: true, path: reference }),
   })

@@ -3,11 +3,13 @@ import { Agent, request } from 'node:http'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { events, post } from '../openai/harness.ts'
 import { sharedData } from '../shared.ts'
 
 const stories = sharedData('models', 'stories260K', 'hf')
 const repository = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
+const main = join(repository, 'src', 'cli', 'main.ts')
 let command: Command | undefined
 
 afterEach(() => {
@@ -23,7 +25,7 @@ interface Command {
 
 /** `ropeway serve` as a person starts it. */
 function serve(drainLimitSeconds: number): Command {
-  const args = ['--import', 'tsx', 'src/cli/main.ts', 'serve', stories!, '--port', '0', '--name', 'real']
+  const args = [...runnerOf(main), main, 'serve', stories!, '--port', '0', '--name', 'real']
   const small = ['--device', 'cpu', '--threads', '1', '--cache-tokens', '4096', '--running', '2']
   const limit = ['--drain-limit', String(drainLimitSeconds)]
   const child = spawn(process.execPath, [...args, ...small, ...limit], {

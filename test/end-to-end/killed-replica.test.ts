@@ -4,12 +4,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { sha256 } from '../../src/control/gateway/keys.ts'
 import { sumOfEngineLogs } from '../gateway/engine-logs.ts'
 import { events, post } from '../openai/harness.ts'
 import { sharedData } from '../shared.ts'
 
 const folder = sharedData('models', 'stories260K', 'hf')
+const main = join(import.meta.dirname, '..', '..', 'src', 'cli', 'main.ts')
 const scratch = mkdtempSync(join(tmpdir(), 'ropeway-killed-'))
 const children: ChildProcess[] = []
 
@@ -31,7 +33,7 @@ interface Started {
 
 /** Starts `ropeway ARGS --port 0` from the source tree; resolves when it answers. */
 async function ropeway(...args: string[]): Promise<Started> {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/cli/main.ts', ...args, '--port', '0'], {
+  const child = spawn(process.execPath, [...runnerOf(main), main, ...args, '--port', '0'], {
     stdio: ['ignore', 'ignore', 'pipe'],
   })
   children.push(child)

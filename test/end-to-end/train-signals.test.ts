@@ -4,6 +4,7 @@ import { existsSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { checkpointNames } from '../../src/train/checkpoint.ts'
 import { temporaryFolder } from '../train/temporary-folder.ts'
 
@@ -23,7 +24,7 @@ async function run(
   onEvent: (event: Event, send: (s: NodeJS.Signals) => void) => unknown,
   env: Readonly<Record<string, string>> = {},
 ) {
-  const running = spawn(process.execPath, ['--import', 'tsx', main, ...args], {
+  const running = spawn(process.execPath, [...runnerOf(main), main, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...env },
   })

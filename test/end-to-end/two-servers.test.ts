@@ -33,6 +33,7 @@ import {
 } from '../../src/api/control/job-endpoints.ts'
 import { createKey } from '../../src/api/control/keys.ts'
 import { listClusters } from '../../src/api/control/machine-endpoints.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 import { Random } from '../../src/base/random.ts'
 import { runLabel } from '../../src/control/launchers/local/process-identity.ts'
 import { sharedData } from '../shared.ts'
@@ -60,7 +61,7 @@ let databaseUrl: string
 async function start(name: string, options: readonly string[] = shared()): Promise<Server> {
   const child = spawn(
     process.execPath,
-    ['--import=tsx', main, 'up', '--port', '0', '--database', databaseUrl, ...options],
+    [...runnerOf(main), main, 'up', '--port', '0', '--database', databaseUrl, ...options],
     { env: { ...process.env, ROPEWAY_HOME: join(home, name) }, stdio: ['ignore', 'pipe', 'pipe'] },
   )
   let text = ''

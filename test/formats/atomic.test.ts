@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'n
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { UserError } from '../../src/base/errors.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 import { type SaveStage, saveAtomic } from '../../src/formats/atomic-file.ts'
 import { openGguf } from '../../src/formats/gguf.ts'
 import { writeGguf } from '../../src/formats/gguf-write.ts'
@@ -23,7 +24,7 @@ const moments: [SaveStage, number][] = [
 function killedSave(path: string, [stage, occurrence]: [SaveStage, number]): Promise<string | null> {
   const script = fileURLToPath(new URL('save-and-die.ts', import.meta.url))
   return new Promise((resolve) => {
-    const child = execFile(process.execPath, ['--import', 'tsx', script, path, stage, String(occurrence)])
+    const child = execFile(process.execPath, [...runnerOf(script), script, path, stage, String(occurrence)])
     child.on('exit', (_code, signal) => resolve(signal))
   })
 }

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { createLogger } from '../../src/base/log.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 import { wrapperEntry } from '../../src/cli/wrapper-entry.ts'
 import { sealerFromFile } from '../../src/control/credentials/sealer.ts'
 import { eventsFile } from '../../src/control/jobs/contract.ts'
@@ -26,7 +27,7 @@ const child = join(import.meta.dirname, 'server-child.ts')
 const waitMsMax = 60_000
 
 async function startServer(home: string) {
-  const server = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), child, home], {
+  const server = spawn(process.execPath, [...runnerOf(child), child, home], {
     detached: true,
     stdio: ['ignore', 'pipe', 'inherit'],
   })
@@ -103,7 +104,7 @@ test('a killed rank sends the job back to its checkpoint, and stop saves once mo
   await using real = await open()
   const server = await startServer(real.home)
   const program = join(import.meta.dirname, '..', 'sdk', 'programs', 'count.ts')
-  const run = [process.execPath, '--import', import.meta.resolve('tsx'), program]
+  const run = [process.execPath, ...runnerOf(program), program]
   const file = { name: 'count', run, env: { WAIT_AT: 4 } }
   const { id } = await real.jobs.create('p', { file })
   await real.until(id, ({ status }) => status.checkpointStep === 3 && status.totalSteps === 12)
@@ -141,7 +142,7 @@ test('a program whose failure is final is not tried again, and the job says why:
   await using real = await open()
   const server = await startServer(real.home)
   const program = join(import.meta.dirname, '..', 'sdk', 'programs', 'count.ts')
-  const run = [process.execPath, '--import', import.meta.resolve('tsx'), program]
+  const run = [process.execPath, ...runnerOf(program), program]
   const over = ({ state }: JobRow) => state === 'failed' || state === 'success'
   const { id } = await real.jobs.create('p', { file: { name: 'count', run, env: { HOPELESS_AT: 5 } } })
   const text = join(real.home, 'text.txt')
@@ -197,7 +198,7 @@ test('a job saves when it is asked; a program that ends then goes on from there 
   await using real = await open()
   const server = await startServer(real.home)
   const program = join(import.meta.dirname, '..', 'sdk', 'programs', 'count.ts')
-  const run = [process.execPath, '--import', import.meta.resolve('tsx'), program]
+  const run = [process.execPath, ...runnerOf(program), program]
   const { id } = await real.jobs.create('p', { file: { name: 'count', run, env: { WAIT_AT: 4 } } })
   await expect(real.jobs.save('p', 'count')).rejects.toThrow(/only a running job can save/)
   await real.until(id, ({ status }) => status.checkpointStep === 3 && status.totalSteps === 12)

@@ -2,6 +2,7 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { createLogger } from '../../src/base/log.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 import { wrapperEntry } from '../../src/cli/wrapper-entry.ts'
 import { sealerFromFile } from '../../src/control/credentials/sealer.ts'
 import { JobFolders } from '../../src/control/jobs/folders.ts'
@@ -22,7 +23,7 @@ const launcher = new LocalLauncher({
 const main = new URL('../../src/cli/main.ts', import.meta.url).pathname
 const workplace = new LocalWorkplace({
   folders: new JobFolders(join(home, 'jobs')),
-  trainer: [process.execPath, '--import', import.meta.resolve('tsx'), main],
+  trainer: [process.execPath, ...runnerOf(main), main],
 })
 startJobLoop({
   store,

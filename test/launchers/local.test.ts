@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { isOver } from '../../src/control/launchers/launcher.ts'
 import { labelled } from '../../src/control/launchers/local/member-processes.ts'
 import { identify, isAlive, processIdentity } from '../../src/control/launchers/local/process-identity.ts'
@@ -83,11 +84,11 @@ test('two servers that submit at once start a command once', async () => {
 
 test('a run goes on when the server that started it is killed with its whole process group', async () => {
   await using run = await openLocal()
-  const server = spawn(
-    process.execPath,
-    ['--import', 'tsx', join(import.meta.dirname, 'submit-child.ts'), run.root, run.folder],
-    { detached: true, stdio: ['ignore', 'pipe', 'inherit'] },
-  )
+  const child = join(import.meta.dirname, 'submit-child.ts')
+  const server = spawn(process.execPath, [...runnerOf(child), child, run.root, run.folder], {
+    detached: true,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   await once(server.stdout!, 'data')
   process.kill(-server.pid!, 'SIGKILL')
   await once(server, 'exit')

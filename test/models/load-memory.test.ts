@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { loadKernels } from '../../src/runtime/kernels.ts'
 
 const formats = ['Q8_0', 'Q4_0', 'Q5_0', 'Q4_K', 'Q5_K', 'Q6_K', 'MXFP4', 'F16'] as const
@@ -13,7 +14,7 @@ test.skipIf(loadKernels() === undefined || process.platform !== 'linux')(
   'loading keeps weights once, as packed, and needs at no moment more than the size of the file and a margin',
   () => {
     const child = join(import.meta.dirname, 'load-memory-child.ts')
-    const { stdout, stderr, status } = spawnSync(process.execPath, ['--import', 'tsx', child, ...formats], {
+    const { stdout, stderr, status } = spawnSync(process.execPath, [...runnerOf(child), child, ...formats], {
       encoding: 'utf8',
     })
     expect(stderr).toBe('')

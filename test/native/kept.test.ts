@@ -15,6 +15,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { hashOfFile } from '../../src/base/files.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 import { kernelFinding } from '../../src/cli/commands/doctor.ts'
 import { featuresHere, setsFor, setsOfArchitecture, unitsFor } from '../../src/runtime/instruction-sets.ts'
 import { openKernels } from '../../src/runtime/kernels.ts'
@@ -135,11 +136,12 @@ test.skipIf(everyKernels.length === 0)('what a package brings is compiled by no 
   for (const part of ['src', 'native', 'package.json'])
     cpSync(join(root, part), join(copy, part), { recursive: true })
   symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'))
+  const main = join(copy, 'src/cli/main.ts')
   const tsx = ['--import', import.meta.resolve('tsx')]
   const environment = { ...process.env, XDG_CACHE_HOME: cache }
   const made = spawnSync(
     process.execPath,
-    [...tsx, join(copy, 'src/cli/main.ts'), 'kernels', 'build', '--all', '--into', join(copy, 'prebuilt')],
+    [...runnerOf(main), main, 'kernels', 'build', '--all', '--into', join(copy, 'prebuilt')],
     { encoding: 'utf8', env: { ...environment, CXX: libraryCompiler(join(scratch, 'ready-cxx')) } },
   )
   expect([made.status, made.stderr]).toEqual([0, ''])

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { FolderStore } from '../../src/control/objects/folder.ts'
 import { partBytesMin, type Upload } from '../../src/control/objects/store.ts'
 import { bytesOf, hash, read, textOf } from './bytes.ts'
@@ -92,7 +93,7 @@ test('an upload whose id is a way through the file system is refused', async () 
 /** Runs upload-and-die.ts until it has said `lines` lines and kills it in the middle of what comes next. */
 async function killedAfter(folder: string, lines: number): Promise<string[]> {
   const script = fileURLToPath(new URL('upload-and-die.ts', import.meta.url))
-  const child = spawn(process.execPath, ['--import', 'tsx', script, folder], {
+  const child = spawn(process.execPath, [...runnerOf(script), script, folder], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   const said: string[] = []

@@ -5,16 +5,16 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { readEvents } from '../../src/control/jobs/contract-events.ts'
 import { listCheckpoints, newestWhole } from '../../src/control/jobs/output-checkpoints.ts'
 
 const root = join(import.meta.dirname, '..', '..')
 const programs = join(import.meta.dirname, 'programs')
 const hasPython = spawnSync('python3', ['--version']).status === 0
-const loader = import.meta.resolve('tsx')
 const languages: Record<string, string[]> = {
   python: ['python3', join(programs, 'count.py')],
-  typescript: [process.execPath, '--import', loader, join(programs, 'count.ts')],
+  typescript: [process.execPath, ...runnerOf('count.ts'), join(programs, 'count.ts')],
 }
 /** What 12 steps make of 1, whoever computes them and however often he dies. */
 const finalState = Array.from({ length: 12 }).reduce<number>(
@@ -43,8 +43,10 @@ function jobFile({ folder }: Room, job: object): string {
 }
 
 function train(file: string, ...flags: string[]): ChildProcess & { text: () => string } {
-  const command = ['--import', loader, join(import.meta.dirname, 'train-child.ts'), file, ...flags]
-  const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const program = join(import.meta.dirname, 'train-child.ts')
+  const child = spawn(process.execPath, [...runnerOf(program), program, file, ...flags], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   let text = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (bytes) => (text += bytes))
   return Object.assign(child, { text: () => text })
@@ -194,7 +196,8 @@ test('a job that runs a command refuses fields that it does not know and variabl
 test.skipIf(!hasPython)('the example learns by the command that its file names', async () => {
   using place = room()
   const example = join(root, 'examples', 'any-code', 'job.yml')
-  const line = ['--import', loader, join(root, 'src', 'cli', 'main.ts'), 'train', example, '--here', '--json']
+  const main = join(root, 'src', 'cli', 'main.ts')
+  const line = [...runnerOf(main), main, 'train', example, '--here', '--json']
   const child = spawn(process.execPath, [...line, '--out', place.out], { stdio: 'ignore' })
   expect(await exitOf(child)).toBe(0)
   const { events } = readEvents(join(place.out, 'events-1-0.jsonl'), 0)

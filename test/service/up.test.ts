@@ -4,9 +4,11 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
-const main = [join('--import=tsx'), join(root, 'src', 'cli', 'main.ts')]
+const program = join(root, 'src', 'cli', 'main.ts')
+const main = [...runnerOf(program), program]
 const home = mkdtempSync(join(tmpdir(), 'ropeway-up-'))
 const env = { ...process.env, ROPEWAY_HOME: home }
 

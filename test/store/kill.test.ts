@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { openStore } from '../../src/control/store/store.ts'
 import { onEveryDatabase } from './databases.ts'
 import { type NoteTables, noteMigration } from './kill-notes.ts'
@@ -10,13 +11,10 @@ const here = dirname(fileURLToPath(import.meta.url))
 
 /** What the child said before it ended or was killed. */
 function write(url: string, at: number, fault: string): Promise<{ said: string[]; signal: string | null }> {
-  const child = spawn(
-    process.execPath,
-    ['--import', 'tsx', join(here, 'kill-child.ts'), url, `${at}`, fault],
-    {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    },
-  )
+  const program = join(here, 'kill-child.ts')
+  const child = spawn(process.execPath, [...runnerOf(program), program, url, `${at}`, fault], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   let text = ''
   child.stdout.on('data', (piece: Buffer) => (text += piece))
   return new Promise((resolve) =>

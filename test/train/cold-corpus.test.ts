@@ -4,6 +4,7 @@ import { readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { runTrainingJob } from '../../src/train/run-job.ts'
 import { temporaryFolder } from './temporary-folder.ts'
 import { hashOf, tinyJob } from './tiny-job.ts'
@@ -59,8 +60,7 @@ function kept(folder: string): Record<string, number> {
 }
 
 const childOf = (folder: string, out: string) => [
-  '--import',
-  'tsx',
+  ...runnerOf(child),
   child,
   folder,
   JSON.stringify({ ...changes, out }),

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { hashOfFile } from '../../src/base/files.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 import { checkpointNames } from '../../src/train/checkpoint.ts'
 import { ownersOf } from '../../src/train/parallel/team.ts'
 import type { JobCallbacks, JobResult } from '../../src/train/run-callbacks.ts'
@@ -125,7 +126,7 @@ describe.skipIf(!hasMpi)('Open MPI (skipped where mpirun is not installed)', () 
   async function started(folder: string, size: number, ...more: string[]): Promise<number | null> {
     tinyJob(join(root, folder), changes)
     const options = ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', '-n', String(size)]
-    const command = [process.execPath, '--import', 'tsx', child, join(root, folder), JSON.stringify(changes)]
+    const command = [process.execPath, ...runnerOf(child), child, join(root, folder), JSON.stringify(changes)]
     const running = spawn('mpirun', [...options, ...command, ...more], {
       stdio: ['ignore', 'ignore', 'pipe'],
     })

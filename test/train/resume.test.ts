@@ -14,6 +14,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Steps, withPauses } from '../../src/base/pauses.ts'
+import { runnerOf } from '../../src/base/processes.ts'
 import { Random } from '../../src/base/random.ts'
 import { openModel } from '../../src/models/open.ts'
 import { Device } from '../../src/runtime/device.ts'
@@ -52,7 +53,7 @@ describe('killed and resumed, a run ends with the weights of the uninterrupted r
   const moments = [{ where: 'step', count: 7 }, ...saveStages.map((where) => ({ where, count: 2 }))]
   test.concurrent.each(moments)('killed at $where, time $count', async ({ where, count }) => {
     const folder = join(root, `${where}-${count}`)
-    const command = ['--import', 'tsx', child, folder, where, String(count)]
+    const command = [...runnerOf(child), child, folder, where, String(count)]
     const [, signal] = await once(
       spawn(process.execPath, command, { stdio: ['ignore', 'ignore', 'inherit'] }),
       'exit',
@@ -78,7 +79,7 @@ test('killed from outside again and again, with another number of threads each t
   const changes = { steps: 48, checkpoint: { every: 3 } }
   for (let life = 0; life < 7; life++) {
     const given = JSON.stringify({ ...changes, threads: 1 + (life % 3) })
-    const command = ['--import', 'tsx', child, folder, 'never', '0', given]
+    const command = [...runnerOf(child), child, folder, 'never', '0', given]
     const running = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'inherit'] })
     let left = 4 + random.integer(24)
     const lines = createInterface({ input: running.stdout })

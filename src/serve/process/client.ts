@@ -6,6 +6,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { assert } from '../../base/assert.ts'
 import { UserError } from '../../base/errors.ts'
+import { runnerOf } from '../../base/processes.ts'
 import type { EngineClient, EngineGauges, EngineInfo } from '../messages.ts'
 import { defaultSchedulerOptions } from '../options.ts'
 import type { Admission, EngineRequest, Finish, QueueEstimate, RequestProgress } from '../request.ts'
@@ -180,10 +181,8 @@ export class EngineProcessClient implements EngineClient {
 
   #start(): ChildProcess {
     const { entry, setup } = this.#options
-    // In the source tree the entry is TypeScript and needs the loader that runs this process too.
-    const execArgv = entry.pathname.endsWith('.ts') ? ['--import', import.meta.resolve('tsx')] : []
     const child = fork(entry, [], {
-      execArgv,
+      execArgv: runnerOf(entry.pathname),
       serialization: 'advanced',
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     })

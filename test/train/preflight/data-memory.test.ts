@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { closeSync, openSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { runnerOf } from '../../../src/base/processes.ts'
 import { Random } from '../../../src/base/random.ts'
 import { testFolder } from '../data/folder.ts'
 
@@ -41,8 +42,7 @@ function run(data: Record<string, unknown>) {
   const args = [
     `--max-old-space-size=${heapMegabytes}`,
     '--expose-gc',
-    '--import',
-    'tsx',
+    ...runnerOf(child),
     child,
     JSON.stringify(job),
     folder,

@@ -2,6 +2,7 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { runnerOf } from '../../../src/base/processes.ts'
 import { parseTrainingJob } from '../../../src/train/job.ts'
 import { type Needs, refuseTooLarge } from '../../../src/train/preflight/needs.ts'
 import { measurePace } from '../../../src/train/preflight/pace.ts'
@@ -109,7 +110,7 @@ describe.each(shapes)('$name', ({ name, job, processes = 1 }) => {
     ]
     const [program, ...args] = [
       ...(processes > 1 ? mpirun : []),
-      ...[process.execPath, ...smallYoungHeap, '--import', 'tsx', child],
+      ...[process.execPath, ...smallYoungHeap, ...runnerOf(child), child],
       ...[JSON.stringify(fields({ ...job, out })), folder],
     ]
     const printed = execFileSync(program!, args, { encoding: 'utf8' })

@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { hashOfFile } from '../../../src/base/files.ts'
+import { runnerOf } from '../../../src/base/processes.ts'
 import { Random } from '../../../src/base/random.ts'
 import { decoder, decodeWithEngine } from '../../../src/cli/decoder.ts'
 import type { TrainingJob } from '../../../src/train/job.ts'
@@ -184,7 +185,7 @@ describe('the same bits', () => {
     const child = join(import.meta.dirname, '..', 'run-child.ts')
     const folder = join(root, 'killed')
     const changes = JSON.stringify(changesOf(harder, long))
-    const command = ['--import', 'tsx', child, folder, 'step', '7', changes]
+    const command = [...runnerOf(child), child, folder, 'step', '7', changes]
     const [, signal] = (await once(
       spawn(process.execPath, command, { stdio: ['ignore', 'ignore', 'inherit'] }),
       'exit',

@@ -12,6 +12,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { assert } from '../../../base/assert.ts'
 import { type Clock, systemClock } from '../../../base/clock.ts'
 import { writeFileAtomic } from '../../../base/files.ts'
+import { runnerOf } from '../../../base/processes.ts'
 import {
   isRunId,
   type Launcher,
@@ -223,11 +224,10 @@ export class LocalLauncher implements Launcher {
   ): void {
     const { indices, type } = readStored(memberDevices, join(folder, names.devices)) ?? { indices: [] }
     const path = this.#wrapper.pathname
-    const loader = path.endsWith('.ts') ? ['--import', import.meta.resolve('tsx')] : []
     const errors = openSync(join(folder, 'wrapper.log'), 'a', 0o600)
     const own = { ...request.environment, ...secrets, ...request.memberEnvironments?.[index] }
     const isSeen = (name: string) => request.container === undefined || name in secrets || !isOfEngine(name)
-    const wrapper = spawn(process.execPath, [...loader, path, folder], {
+    const wrapper = spawn(process.execPath, [...runnerOf(path), path, folder], {
       cwd: '/',
       detached: true,
       stdio: ['ignore', errors, errors],
