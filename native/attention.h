@@ -128,41 +128,63 @@ inline int firstTileBase(Span span, int chunk) {
 
 typedef Phases<unitRowsAim * tilePositions / subPositions> Asked;
 
-/// Lists what the heads of a unit have in `memory`, keys or values, at the positions of a tile: head by head, as it is
-/// used. Of a block that several tiles share, as much as is due to each of them.
-inline void askFor(Asked& asked, const Attention& op, const char* memory, const Unit& unit, int base, Span span) {
+/// A tile of a unit, and what the unit sees; no unit where nothing follows.
+struct Place {
+  const Unit* unit;
+  int base;
+  Span span;
+};
+
+inline Place firstPlace(const Attention& op, const Unit* unit) {
+  if (!unit) return {nullptr, 0, {0, 0}};
+  Span span = spanOf(op.shape, op.batch.sequence(unit->sequence), *unit);
+  return {unit, firstTileBase(span, unit->chunk), span};
+}
+
+/// Calls `visit(from, bytes)` for what the heads of a unit have in `memory`, keys or values, at the positions of a tile:
+/// head by head, as it is used. Of a block that several tiles share, as much as is due to each of them.
+template <class Visit>
+inline void forEachStretch(const Attention& op, const char* memory, const Place& place, Visit visit) {
+  if (!place.unit) return;
   const CacheShape& cache = op.shape.cache;
-  const int32_t* blocks = op.batch.sequence(unit.sequence).blocks;
-  int end = span.end < base + tilePositions ? span.end : base + tilePositions;
+  const int32_t* blocks = op.batch.sequence(place.unit->sequence).blocks;
+  const int base = place.base, end = place.span.end < base + tilePositions ? place.span.end : base + tilePositions;
   size_t bytes = cache.headBytes(), share = bytes / cache.blockTokens;
   const char* from[tilePositions / subPositions];
   int count = 0;
-  for (int position = base > span.first ? base : span.first; position < end; count++) {
+  for (int position = base > place.span.first ? base : place.span.first; position < end; count++) {
     int block = position / cache.blockTokens;
-    from[count] = memory + cache.at(blocks[block], unit.head);
+    from[count] = memory + cache.at(blocks[block], place.unit->head);
     if (cache.blockTokens > tilePositions) from[count] += base % cache.blockTokens * share;
     position = (block + 1) * cache.blockTokens;
   }
   size_t each = cache.blockTokens > tilePositions ? tilePositions * share : bytes;
-  for (int h = 0; h < unit.heads; h++)
-    for (int i = 0; i < count; i++) asked.add(from[i] + h * bytes, each);
+  for (int h = 0; h < place.unit->heads; h++)
+    for (int i = 0; i < count; i++) visit(from[i] + h * bytes, each);
 }
 
-inline void askForFirst(Asked& asked, const Attention& op, const Unit& unit) {
-  Span span = spanOf(op.shape, op.batch.sequence(unit.sequence), unit);
-  askFor(asked, op, op.keys, unit, firstTileBase(span, unit.chunk), span);
+inline void askFor(Asked& asked, const Attention& op, const char* memory, const Place& place) {
+  forEachStretch(op, memory, place, [&](const char* from, size_t bytes) { asked.add(from, bytes); });
 }
 
-/// One tile for all rows of a unit; `next` is the unit that this thread takes up behind it, or null.
+inline void findPages(const Attention& op, const char* memory, const Place& place) {
+  forEachStretch(op, memory, place, [](const char* from, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += pageBytes) askForLine(from + at);
+  });
+}
+
+/// One tile for all rows of a unit; `then` is the tile that this thread takes up behind it.
 template <class Cache>
-inline void attendTile(const Attention& op, const Sequence& sequence, const Unit& unit, int base, Span span, bool last,
-                       const Unit* next, Rows& rows, Asked& asked) {
+inline void attendTile(const Attention& op, const Sequence& sequence, const Place& here, const Place& then, Rows& rows,
+                       Asked& asked) {
   const AttentionShape& shape = op.shape;
-  Tile tile = tileAt(op, sequence, unit.head, base, span);
+  const Unit& unit = *here.unit;
+  Tile tile = tileAt(op, sequence, unit.head, here.base, here.span);
   // A head goes by several blocks at once, so less than all that it uses would come too late for most of them.
   const size_t headTile = shape.cache.headBytes() / shape.cache.blockTokens * tilePositions;
   asked.begin(headTile);
-  askFor(asked, op, op.values, unit, base, span);
+  askFor(asked, op, op.values, here);
+  findPages(op, op.keys, then);
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
     tile.head = h * shape.cache.headBytes();
@@ -173,12 +195,12 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Unit
   for (int r = 0; r < rows.count; r++) {
     int own = sequence.start + unit.token + (unit.tokens > 1 ? r % rows.perHead / shape.perKv : 0);
     int seen = shape.window > 0 && own >= shape.window ? own - shape.window + 1 : 0;
-    maximumOfRow(rows, r, base, seen, own + 1);
+    maximumOfRow(rows, r, here.base, seen, own + 1);
   }
   softmaxRows<Cache>(rows);
   asked.begin(headTile);
-  if (!last) askFor(asked, op, op.keys, unit, base + tilePositions, span);
-  else if (next) askForFirst(asked, op, *next);
+  askFor(asked, op, op.keys, then);
+  findPages(op, op.values, then);
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
     tile.head = h * shape.cache.headBytes();
@@ -202,7 +224,8 @@ inline void attendChunk(const Attention& op, const Sequence& sequence, const Uni
   int end = (chunk + 1) * chunkPositions < span.end ? (chunk + 1) * chunkPositions : span.end;
   for (int base = firstTileBase(span, chunk); base < end; base += tilePositions) {
     bool more = base + tilePositions < end || (chunk + 1 < unit.chunk + unit.chunks && end < span.end);
-    attendTile<Cache>(op, sequence, unit, base, span, !more, next, rows, asked);
+    Place then = more ? Place{&unit, base + tilePositions, span} : firstPlace(op, next);
+    attendTile<Cache>(op, sequence, {&unit, base, span}, then, rows, asked);
   }
 }
 
@@ -343,7 +366,7 @@ inline void attendUnits(Call* call, const Attention& op, ggml_tensor* dst) {
   Rows rows = rowsIn(op.shape, rw_thread_scratch(bytes), &bytes);
   Asked asked;
   int piece = takePiece(call);
-  if (piece < op.plan.units) askForFirst(asked, op, op.plan.unit[piece]);
+  if (piece < op.plan.units) askFor(asked, op, op.keys, firstPlace(op, op.plan.unit + piece));
   asked.finish();
   // The next piece is taken before the present one is computed, to ask for its first keys in time.
   while (piece < op.plan.units) {

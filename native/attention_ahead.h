@@ -5,11 +5,16 @@
 // lines of the phase behind it, in the order of use, which keeps the distance at one phase. A core drops what it is
 // asked for while its queue to the memory is full, without a word. Code that is quicker than the memory therefore asks
 // for every line once more shortly before it uses it: that costs little where it has come, and a miss a whole latency.
+//
+// Where a page lies must be found before its first line can be, by several reads one after the other (in a virtual machine up
+// to 24), and pages of blocks that lie anywhere are not neighbours. So one line of each is asked for a phase earlier still.
 #pragma once
 
 #include "simd.h"
 
 namespace {
+
+constexpr size_t pageBytes = 4096;  // at most so many lie together in what backs the memory, whatever this system calls a page
 
 /// Bytes that lie in one piece, and what is used behind them.
 struct Stretch {
@@ -28,12 +33,12 @@ struct Cursor {
     next = next->then;
   }
 
-  /// Asks for as many lines as `bytes` fill, in a place where so many are read.
-  template <int bytes>
+  /// Asks for as many lines as `bytes` fill, in a place where so many are read; `now` for use at once.
+  template <int bytes, bool now = false>
   __attribute__((always_inline)) void ask() {
     if (at >= end) turn();
     if (bytes >= 64 || (reinterpret_cast<uintptr_t>(at) & (64 - bytes)) == 0)
-      for (int line = 0; line < bytes; line += 64) askForLine(at + line);
+      for (int line = 0; line < bytes; line += 64) now ? askForLineNow(at + line) : askForLine(at + line);
     at += bytes;
   }
 };
@@ -45,7 +50,7 @@ struct Ahead {
   template <int bytes, bool twice>
   __attribute__((always_inline)) void ask() {
     far.ask<bytes>();
-    if (twice) near.ask<bytes>();
+    if (twice) near.ask<bytes, true>();
   }
 };
 

@@ -67,6 +67,12 @@ inline void askForLine(const void* line) {
   asm volatile("");
 }
 
+/// The same into the first cache, for what is used next.
+inline void askForLineNow(const void* line) {
+  __builtin_prefetch(line, 0, 3);
+  asm volatile("");
+}
+
 /// The same for a line that is going to be written.
 inline void askToWrite(const void* line) {
   __builtin_prefetch(line, 1, 2);
