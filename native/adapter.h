@@ -7,20 +7,14 @@
 // F32, but where the CPU multiplies pairs of bfloat16 (AVX-512 BF16) and the factors are bfloat16: rounded to them.
 #pragma once
 
-#include "adapter_coded.h"
+#include "adapter_numbers.h"
 
 namespace {
 
 /// How far ahead of a panel's B the next ones are asked for: threads take pairs of panels in turns.
 constexpr int panelsAhead = 8;
-/// Rows whose sums stay in registers while one panel of B goes by.
-constexpr int adapterRows = lanes == 16 ? 8 : lanes == 8 ? 6 : 2;
 /// The same of codes, also while one of A does. Where their products are not added up by themselves they take registers.
 constexpr int codedRows = lanes == 8 && unsignedBias == 0 ? 4 : adapterRows;
-/// Neighbouring rows that are lowered before others are prepared.
-constexpr size_t loweredTogether = 8;
-/// Steps of A, a line each or half of one, that stay in the first cache while so many rows go by.
-constexpr size_t loweredSteps = 128;
 
 /// The factors of one product of those that a packed weight joins; src/models/packed-adapters.ts writes them.
 struct AdapterMember {
@@ -49,143 +43,6 @@ struct Adapter {
   const char* at(int64_t offset) const { return reinterpret_cast<const char*>(this) + offset; }
 };
 
-/// Factor k of a panel's lanes; of a pair in 32 bits the even one becomes a float by a shift, the odd one by a mask.
-template <bool bf16>
-inline Vector factorsAt(const char* from, size_t k, int v) {
-  if (!bf16) return load(reinterpret_cast<const float*>(from) + k * panelOutputs + v * lanes);
-  VectorInt pair = (VectorInt)load(reinterpret_cast<const float*>(from) + k / 2 * panelOutputs + v * lanes);
-  return (Vector)(k % 2 ? pair & int32_t(0xffff0000) : pair << 16);
-}
-
-/// A as numbers, a step an input.
-template <bool bf16>
-struct NumbersOfA {
-  static constexpr size_t chains = 4, inputs = 1, bytes = bf16 ? 32 : 64;  // of a step
-  static Vector at(const char* a, size_t k, int v) { return factorsAt<bf16>(a, k, v); }
-  static Vector add(const float* x, Vector w, Vector sum) { return fmaSpread(x, w, sum); }
-  static Vector join(const Vector (*sum)[panelVectors], int v) { return (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]); }
-};
-
-#if defined(__AVX512F__)
-
-/// A as pairs of bfloat16, a step a pair of inputs: in eight chains, which is what their product takes to keep its pipe full.
-struct PairsOfA {
-  static constexpr size_t chains = 8, inputs = 2, bytes = 64;
-  static Vector at(const char* a, size_t k, int) { return load(reinterpret_cast<const float*>(a) + k * 16); }
-  static Vector add(const float* x, Vector w, Vector sum) { return pairsSpread(x, (VectorInt)w, sum); }
-  static Vector join(const Vector (*sum)[1], int) {
-    return ((sum[0][0] + sum[4][0]) + (sum[2][0] + sum[6][0])) + ((sum[1][0] + sum[5][0]) + (sum[3][0] + sum[7][0]));
-  }
-};
-
-#endif
-
-/// Adds steps `begin` .. to chains `first` .. of T rows; step k is in chain k modulo their number.
-template <class A, int T, int C>
-inline void lowerStretch(const char* a, const float* const* x, size_t begin, size_t end, size_t first,
-                         Vector (*sums)[A::chains][panelVectors]) {
-  Vector sum[T][C][panelVectors];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; t++)
-#pragma GCC unroll 8
-    for (int c = 0; c < C; c++)
-#pragma GCC unroll 4
-      for (int v = 0; v < panelVectors; v++) sum[t][c][v] = sums[t][first + c][v];
-  size_t k = begin + first;
-  for (; k + C <= end; k += A::chains)
-#pragma GCC unroll 8
-    for (int c = 0; c < C; c++) {
-      Vector w[panelVectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < panelVectors; v++) w[v] = A::at(a, k + c, v);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++)
-#pragma GCC unroll 4
-        for (int v = 0; v < panelVectors; v++) sum[t][c][v] = A::add(x[t] + k + c, w[v], sum[t][c][v]);
-    }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; t++)
-#pragma GCC unroll 8
-    for (int c = 0; c < C; c++)
-#pragma GCC unroll 4
-      for (int v = 0; v < panelVectors; v++) {
-        if (k + c < end) sum[t][c][v] = A::add(x[t] + k + c, A::at(a, k + c, v), sum[t][c][v]);
-        sums[t][first + c][v] = sum[t][c][v];
-      }
-}
-
-/// Rows whose chains are in registers together, so many of their chains at once.
-constexpr int chainedRows = lanes == 16 ? 8 : lanes == 8 ? 4 : 2, chainsAtOnce = lanes == 16 ? 2 : 1;
-
-/// to[t][r] = sum over steps k of x[t][k] A[k][r] for up to `loweredTogether` rows, in chains that are joined in one order. A
-/// stretch of A goes by all rows from the first cache.
-template <class A>
-inline void lowerRows(const char* a, size_t steps, size_t ranks, const float* const* x, int count, float* to, size_t stride) {
-  for (size_t first = 0; first < ranks; first += 16, to += 16) {
-    Vector sums[loweredTogether][A::chains][panelVectors];
-    for (int t = 0; t < count; t++)
-      for (size_t c = 0; c < A::chains; c++)
-        for (int v = 0; v < panelVectors; v++) sums[t][c][v] = zero();
-    for (size_t begin = 0; begin < steps; begin += loweredSteps) {
-      size_t end = begin + loweredSteps < steps ? begin + loweredSteps : steps;
-      int t = 0;
-      for (; t + chainedRows <= count; t += chainedRows)
-        for (size_t c = 0; c < A::chains; c += chainsAtOnce)
-          lowerStretch<A, chainedRows, chainsAtOnce>(a, x + t, begin, end, c, sums + t);
-      for (; t < count; t++) lowerStretch<A, 1, A::chains>(a, x + t, begin, end, 0, sums + t);
-    }
-    for (int t = 0; t < count; t++)
-      for (int v = 0; v < panelVectors; v++) store(to + t * stride + v * lanes, A::join(sums[t], v));
-    a += steps * A::bytes;
-  }
-}
-
-/// sums[t] += sum over r of lowered[t][r] B[r] for T rows and one panel, in the order of r.
-template <bool bf16, int T>
-__attribute__((noinline)) inline void raiseRows(const char* b, int rank, const float* lowered, size_t stride, float* sums,
-                                                size_t sumsStride) {
-  Vector sum[T][panelVectors];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; t++)
-    for (int v = 0; v < panelVectors; v++) sum[t][v] = load(sums + t * sumsStride + v * lanes);
-  for (int r = 0; r < rank; r += 2)
-#pragma GCC unroll 2
-    for (int odd = 0; odd < 2; odd++) {
-      Vector w[panelVectors];
-      for (int v = 0; v < panelVectors; v++) w[v] = factorsAt<bf16>(b, r + odd, v);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++)
-        for (int v = 0; v < panelVectors; v++) sum[t][v] = fmaSpread(lowered + t * stride + r + odd, w[v], sum[t][v]);
-    }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; t++)
-    for (int v = 0; v < panelVectors; v++) store(sums + t * sumsStride + v * lanes, sum[t][v]);
-}
-
-#if defined(__AVX512F__)
-
-/// P neighbouring panels of T rows, each with factors and lowered sums of its own: a row that is alone with its adapter
-/// is in and out for two panels at once.
-template <int P, int T>
-inline void raisePairs(const char* const* b, int rank, const Half* const* lowered, size_t stride, float* sums,
-                       int sumsStride) {
-  Vector sum[T][P];
-  for (int t = 0; t < T; t++)
-    for (int p = 0; p < P; p++) sum[t][p] = load(sums + t * sumsStride + p * 16);
-  for (int r = 0; r < rank; r += 2)
-#pragma GCC unroll 2
-    for (int p = 0; p < P; p++) {
-      VectorInt w = (VectorInt)load(reinterpret_cast<const float*>(b[p]) + r / 2 * 16);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++)
-        sum[t][p] = pairsSpread(reinterpret_cast<const float*>(lowered[p] + t * stride + r), w, sum[t][p]);
-    }
-  for (int t = 0; t < T; t++)
-    for (int p = 0; p < P; p++) store(sums + t * sumsStride + p * 16, sum[t][p]);
-}
-
-#endif
-
 /// Stretches of factors that are asked for evenly while something else is computed. All at once they would fill the
 /// places that a core has for lines on their way.
 struct FactorsAhead {
@@ -210,6 +67,53 @@ struct FactorsAhead {
       askForLine(from[count - 1]);
       if ((from[count - 1] += 64) >= end[count - 1]) count--;
     }
+  }
+};
+
+/// Who changes a pair of panels, and the how many-th of its own that is; null for nobody.
+struct MembersOfPair {
+  const Adapter* adapter;
+  int64_t panel;  // the first of the two
+  const AdapterMember* member[2];
+  int64_t index[2];
+
+  bool is(const Adapter& of, int64_t first) const { return adapter == &of && panel == first; }
+
+  /// Moves on to the next pair; false where not the same members change it.
+  bool follow(const Adapter& of, int64_t first) {
+    if (!is(of, first - 2) || !member[0] || !member[1]) return false;
+    int64_t then[2];
+    for (int p = 0; p < 2; p++)
+      if ((then[p] = index[p] + (2 >> (member[p]->step - 1))) >= member[p]->panels) return false;
+    panel = first, index[0] = then[0], index[1] = then[1];
+    return true;
+  }
+
+  void find(const Adapter& of, int64_t first, int panels) {
+    if (panels == 2 && follow(of, first)) return;
+    adapter = &of, panel = first;
+    for (int p = 0; p < 2; p++) {
+      member[p] = nullptr;
+      for (int m = 0; m < of.members && p < panels && !member[p]; m++) {
+        const AdapterMember* one = of.member(m);
+        const int64_t from = first + p - one->firstPanel, own = from >> (one->step - 1);
+        if (from >= 0 && (from & (one->step - 1)) == 0 && own < one->panels) member[p] = one, index[p] = own;
+      }
+    }
+  }
+};
+
+/// What a thread found out about the adapters of some rows: pairs of panels mostly follow one another, and what comes up is
+/// asked for, and so found, before it is used.
+struct MembersSeen {
+  static constexpr size_t rows = 192;
+  struct Row {
+    MembersOfPair now, next;
+  };
+  Row row[rows];
+
+  void forget(size_t count) {
+    for (size_t r = 0; r < count && r < rows; r++) row[r].now.adapter = row[r].next.adapter = nullptr;
   }
 };
 
@@ -257,30 +161,35 @@ struct AdaptedRows {
   }
 
   /// Adds to the sums [count][panels * 16] of neighbouring rows and panels; rows with one adapter go together. `asked`
-  /// when what comes up next was asked for with `comingUp`, or for the row before.
-  void raise(size_t row, int count, int64_t panel, int panels, bool ahead, float* sums) const {
+  /// when what comes up next was asked for with `comingUp`, or for the row before. `seen` of the first row, where there is one.
+  void raise(size_t row, int count, int64_t panel, int panels, bool ahead, float* sums, MembersSeen::Row* seen = nullptr) const {
     eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
-      float* own = sums + first * panels * panelOutputs;
       const bool asked = ahead || (row + first > 0 && slots[row + first] == slots[row + first - 1]);
-#if defined(__AVX512F__)
-      if (panels == 2 && raiseTwo(adapter, row + first, rows, panel, asked, own)) return;
-#endif
-      for (int p = 0; p < panels; p++)
-        raisePanel(adapter, row + first, rows, panel + p, asked, own + p * panelOutputs, panels * panelOutputs);
+      MembersOfPair unseen;
+      unseen.adapter = nullptr;
+      MembersOfPair& pair = seen ? seen[first].now : unseen;
+      if (!pair.is(adapter, panel)) pair.find(adapter, panel, panels);
+      raisePair(pair, row + first, rows, panels, asked, sums + first * panels * panelOutputs);
+      if (seen && ahead) pair = seen[first].next;
     });
   }
 
-  /// What `raise` of these rows and panels is going to read.
-  FactorsAhead comingUp(size_t row, int count, int64_t panel, int panels) const {
+  /// What `raise` of these rows and panels is going to read; `seen` as there, where they are two.
+  FactorsAhead comingUp(size_t row, int count, int64_t panel, int panels, MembersSeen::Row* seen = nullptr) const {
     FactorsAhead ahead;
-    eachRun(row, count, [&](const Adapter& adapter, int, int) {
-      for (int p = 0; p < panels; p++) {
-        int64_t index;
-        if (const AdapterMember* member = memberAt(adapter, panel + p, &index)) {
-          Stretch b = panelOf(adapter, *member, index);
-          ahead.add(b.from, b.bytes);
-        }
+    eachRun(row, count, [&](const Adapter& adapter, int first, int) {
+      MembersOfPair pair;
+      pair.adapter = nullptr;
+      if (seen) pair = seen[first].now;
+      for (int two = 0; two < panels; two += 2) {
+        pair.find(adapter, panel + two, panels - two < 2 ? 1 : 2);
+        for (int p = 0; p < 2; p++)
+          if (pair.member[p]) {
+            Stretch b = panelOf(adapter, *pair.member[p], pair.index[p]);
+            ahead.add(b.from, b.bytes);
+          }
       }
+      if (seen) seen[first].next = pair;
     });
     return ahead;
   }
@@ -363,45 +272,51 @@ struct AdaptedRows {
     return {b + index * bytes, bytes};
   }
 
-  /// Who changes a panel, and the how many-th of its own that is; null for nobody.
-  static const AdapterMember* memberAt(const Adapter& adapter, int64_t panel, int64_t* index) {
-    for (int m = 0; m < adapter.members; m++) {
-      const AdapterMember* member = adapter.member(m);
-      int64_t from = panel - member->firstPanel;
-      *index = from >> (member->step - 1);
-      if (from >= 0 && (from & (member->step - 1)) == 0 && *index < member->panels) return member;
-    }
-    return nullptr;
-  }
-
   /// Several adapters are more streams than the hardware follows; what lies behind the last panel is only asked for.
   static void askFor(const Adapter& adapter, const AdapterMember& member, int64_t index) {
     Stretch b = panelOf(adapter, member, index + (panelsAhead >> (member.step - 1)));
     for (int64_t line = 0; line < b.bytes; line += 64) askForLine(b.from + line);
   }
 
+  /// Both panels at once where pairs of bfloat16 are multiplied, or a row is alone with codes, and both are of one rank.
+  void raisePair(const MembersOfPair& pair, size_t row, int count, int panels, bool asked, float* sums) const {
+    const Adapter& adapter = *pair.adapter;
+    const int sumsStride = panels * panelOutputs;
+    for (int p = 0; p < 2 && !asked; p++)
+      if (pair.member[p]) askFor(adapter, *pair.member[p], pair.index[p]);
+    const bool one = pair.member[0] && pair.member[1] && pair.member[0]->rank == pair.member[1]->rank;
+    if (one && adapter.coded() && count == 1) raiseTwoCoded(pair, row, sums);
 #if defined(__AVX512F__)
-  /// Two panels at once, where pairs are multiplied and both are of one rank; false where they are not.
-  bool raiseTwo(const Adapter& adapter, size_t row, int count, int64_t panel, bool asked, float* sums) const {
-    if (!adapter.bf16() || !multipliesPairs()) return false;
-    int64_t index[2];
-    const AdapterMember* members[2] = {memberAt(adapter, panel, index), memberAt(adapter, panel + 1, index + 1)};
-    if (!members[0] || !members[1] || members[0]->rank != members[1]->rank) return false;
+    else if (one && adapter.bf16() && multipliesPairs()) raiseTwo(pair, row, count, sums);
+#endif
+    else
+      for (int p = 0; p < 2; p++)
+        if (pair.member[p]) raisePanel(adapter, *pair.member[p], pair.index[p], row, count, sums + p * panelOutputs, sumsStride);
+    for (int p = 0; p < 2; p++)
+      if (pair.member[p] && pair.member[p]->factor)
+        multiplyOutputs(adapter.at(pair.member[p]->factor) + pair.index[p] * 64, count, sums + p * panelOutputs, sumsStride);
+  }
+
+  void raiseTwoCoded(const MembersOfPair& pair, size_t row, float* sums) const {
+    const Adapter& adapter = *pair.adapter;
+    const LoweredCodes rows = loweredCodes(adapter);
+    auto codesOf = [&](int p) { return PanelCodes(adapter.at(pair.member[p]->b), pair.member[p]->rank, pair.index[p]); };
+    auto rowOf = [&](int p) { return rows.of(row, size_t(pair.member[p] - adapter.member(0)), pair.member[p]->firstRank); };
+    raiseCodes<2, 1>({codesOf(0), codesOf(1)}, pair.member[0]->rank, {rowOf(0), rowOf(1)}, stride, sums, 2 * panelOutputs);
+  }
+
+#if defined(__AVX512F__)
+  void raiseTwo(const MembersOfPair& pair, size_t row, int count, float* sums) const {
     const char* b[2];
     const Half* own[2];
     for (int p = 0; p < 2; p++) {
-      b[p] = panelOf(adapter, *members[p], index[p]).from;
-      own[p] = reinterpret_cast<const Half*>(lowered + row * stride) + members[p]->firstRank;
-      if (!asked) askFor(adapter, *members[p], index[p]);
+      b[p] = panelOf(*pair.adapter, *pair.member[p], pair.index[p]).from;
+      own[p] = reinterpret_cast<const Half*>(lowered + row * stride) + pair.member[p]->firstRank;
     }
     for (int t = 0; t < count; t += adapterRows) {
       const Half* rows[2] = {own[0] + t * stride * 2, own[1] + t * stride * 2};
-      exactlyTwo<adapterRows>(b, members[0]->rank, rows, count - t, sums + t * 2 * panelOutputs);
+      exactlyTwo<adapterRows>(b, pair.member[0]->rank, rows, count - t, sums + t * 2 * panelOutputs);
     }
-    for (int p = 0; p < 2; p++)
-      if (members[p]->factor)
-        multiplyOutputs(adapter.at(members[p]->factor) + index[p] * 64, count, sums + p * panelOutputs, 2 * panelOutputs);
-    return true;
   }
 
   template <int T>
@@ -412,29 +327,24 @@ struct AdaptedRows {
   }
 #endif
 
-  void raisePanel(const Adapter& adapter, size_t row, int count, int64_t panel, bool asked, float* sums,
+  void raisePanel(const Adapter& adapter, const AdapterMember& member, int64_t index, size_t row, int count, float* sums,
                   int sumsStride) const {
-    int64_t index;
-    const AdapterMember* member = memberAt(adapter, panel, &index);
-    if (!member) return;
-    if (!asked) askFor(adapter, *member, index);
     if (adapter.coded()) {
-      const PanelCodes b(adapter.at(member->b), member->rank, index);
+      const PanelCodes b(adapter.at(member.b), member.rank, index);
       const LoweredCodes rows = loweredCodes(adapter);
       for (int t = 0; t < count; t += codedRows)
-        exactlyCoded(b, member->rank, rows.of(row + t, size_t(member - adapter.member(0)), member->firstRank), count - t,
+        exactlyCoded(b, member.rank, rows.of(row + t, size_t(&member - adapter.member(0)), member.firstRank), count - t,
                      sums + t * sumsStride, sumsStride);
     } else
       for (int t = 0; t < count; t += adapterRows)
-        exactly<adapterRows>(adapter, *member, index, row + t, count - t, sums + t * sumsStride, sumsStride);
-    if (member->factor) multiplyOutputs(adapter.at(member->factor) + index * 64, count, sums, sumsStride);
+        exactly<adapterRows>(adapter, member, index, row + t, count - t, sums + t * sumsStride, sumsStride);
   }
 
   template <int T = codedRows>
   void exactlyCoded(const PanelCodes& b, int rank, const MemberCodes& rows, int count, float* sums, int sumsStride) const {
     if constexpr (T > 1)
       if (count < T) return exactlyCoded<T - 1>(b, rank, rows, count, sums, sumsStride);
-    raiseCodes<T>(b, rank, rows, stride, sums, size_t(sumsStride));
+    raiseCodes<1, T>({b}, rank, {rows}, stride, sums, size_t(sumsStride));
   }
 
   static void multiplyOutputs(const char* factors, int count, float* sums, int sumsStride) {

@@ -55,7 +55,7 @@ inline int32_t biasOf(const int8_t* codes, size_t count) {
 }
 
 /// to[t][r] = sum over inputs of A[r] and row t: one chain over blocks of inputs. Each load of A serves T rows. `to` holds the
-/// sums of the blocks before.
+/// sums of the blocks before. Codes of a row alone are summed in four chains, which is the same sum.
 template <int T>
 __attribute__((noinline)) inline void lowerCodes(const char* a, size_t ranks, const RowCodes& rows, float* to, size_t stride) {
   const size_t groups = rows.inputs / groupInputs, panelStride = panelBytes(packedQ8, rows.inputs);
@@ -67,19 +67,28 @@ __attribute__((noinline)) inline void lowerCodes(const char* a, size_t ranks, co
     const char* panel = a;
     for (size_t first = 0; first < ranks; first += panelOutputs, panel += panelStride) {
       const char* from = panel + sharedCodesAt(g);
-      VectorInt dot[T][panelVectors];
+      constexpr int chains = T == 1 ? 4 : 1;
+      VectorInt dots[chains][T][panelVectors];
+#pragma GCC unroll 4
+      for (int c = 0; c < chains; c++)
 #pragma GCC unroll 8
-      for (int t = 0; t < T; t++)
-        for (int v = 0; v < panelVectors; v++) dot[t][v] = VectorInt{} + bias[t];
-      for (size_t j = 0; j < steps; j++) {
-        Bytes w[panelVectors];
-        for (int v = 0; v < panelVectors; v++) w[v] = loadBytes(from + 64 * j + lanes * 4 * v);
+        for (int t = 0; t < T; t++)
+          for (int v = 0; v < panelVectors; v++) dots[c][t][v] = VectorInt{} + (c == 0 ? bias[t] : 0);
+      for (size_t j = 0; j < steps; j += chains)
+#pragma GCC unroll 4
+        for (int c = 0; c < chains; c++) {
+          Bytes w[panelVectors];
+          for (int v = 0; v < panelVectors; v++) w[v] = loadBytes(from + 64 * (j + c) + lanes * 4 * v);
 #pragma GCC unroll 8
-        for (int t = 0; t < T; t++) {
-          VectorInt four = fourCodes(codes + t * rows.inputs + 4 * j);
-          for (int v = 0; v < panelVectors; v++) dot[t][v] = dotSigned(dot[t][v], w[v], four);
+          for (int t = 0; t < T; t++) {
+            VectorInt four = fourCodes(codes + t * rows.inputs + 4 * (j + c));
+            for (int v = 0; v < panelVectors; v++) dots[c][t][v] = dotSigned(dots[c][t][v], w[v], four);
+          }
         }
-      }
+      VectorInt (&dot)[T][panelVectors] = dots[0];
+#pragma GCC unroll 4
+      for (int c = 1; c < chains; c++)
+        for (int v = 0; v < panelVectors; v++) dot[0][v] = dot[0][v] + dots[c][0][v];
       const Half* scales = reinterpret_cast<const Half*>(panel + sharedScalesAt(g));
       for (int v = 0; v < panelVectors; v++) {
         Vector scale = loadBfloat(scales + v * lanes);
@@ -141,39 +150,46 @@ struct PanelCodes {
   const char *scales, *codes;
 
   PanelCodes(const char* b, int rank, int64_t index) {
-    const char* pair = b + index / 2 * pairBytes(rank);
-    scales = pair + index % 2 * panelOutputs * 2;
-    codes = pair + pairScaleBytes + index % 2 * rank * panelOutputs;
+    const char* pair = b + (index >> 1) * pairBytes(rank);
+    scales = pair + (index & 1) * panelOutputs * 2;
+    codes = pair + pairScaleBytes + (index & 1) * rank * panelOutputs;
   }
   static int64_t pairBytes(int rank) { return int64_t(pairScaleBytes) + 2 * rank * panelOutputs; }
 };
 
-/// sums[t] += B by T rows, `stride` floats apart, of which `row` is the first; one panel. A function of its own: within its
-/// caller g++ prepares some fifty addresses, which takes longer than few ranks do.
-template <int T>
-__attribute__((noinline)) inline void raiseCodes(const PanelCodes& b, int rank, const MemberCodes& row, size_t stride,
+/// sums[t] += B by T rows, `stride` floats apart, of which `row` is the first of a panel's member; P neighbouring panels. A
+/// function of its own: within its caller g++ prepares some fifty addresses, which takes longer than few ranks do.
+template <int P, int T>
+__attribute__((noinline)) inline void raiseCodes(const PanelCodes (&b)[P], int rank, const MemberCodes (&row)[P], size_t stride,
                                                  float* sums, size_t sumsStride) {
-  VectorInt dot[T][panelVectors];
+  VectorInt dot[P][T][panelVectors];
+#pragma GCC unroll 2
+  for (int p = 0; p < P; p++)
 #pragma GCC unroll 8
-  for (int t = 0; t < T; t++)
-    for (int v = 0; v < panelVectors; v++) dot[t][v] = unsignedBias ? VectorInt{} + row.bias[t * stride] : VectorInt{};
+    for (int t = 0; t < T; t++)
+      for (int v = 0; v < panelVectors; v++) dot[p][t][v] = unsignedBias ? VectorInt{} + row[p].bias[t * stride] : VectorInt{};
   for (int r = 0; r < rank; r += 4) {
-    Bytes w[panelVectors];
-    for (int v = 0; v < panelVectors; v++) w[v] = loadBytes(b.codes + r * panelOutputs + lanes * 4 * v);
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) {
+      Bytes w[panelVectors];
+      for (int v = 0; v < panelVectors; v++) w[v] = loadBytes(b[p].codes + r * panelOutputs + lanes * 4 * v);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++) {
-      VectorInt four = fourCodes(row.codes + t * stride * 4 + r);
-      for (int v = 0; v < panelVectors; v++) dot[t][v] = dotSigned(dot[t][v], w[v], four);
+      for (int t = 0; t < T; t++) {
+        VectorInt four = fourCodes(row[p].codes + t * stride * 4 + r);
+        for (int v = 0; v < panelVectors; v++) dot[p][t][v] = dotSigned(dot[p][t][v], w[v], four);
+      }
     }
   }
-  for (int v = 0; v < panelVectors; v++) {
-    Vector scale = loadBfloat(reinterpret_cast<const Half*>(b.scales) + v * lanes);
+#pragma GCC unroll 2
+  for (int p = 0; p < P; p++)
+    for (int v = 0; v < panelVectors; v++) {
+      Vector scale = loadBfloat(reinterpret_cast<const Half*>(b[p].scales) + v * lanes);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++) {
-      float* to = sums + t * sumsStride + v * lanes;
-      store(to, fma(__builtin_convertvector(dot[t][v], Vector), scale * splat(row.scale[t * stride]), load(to)));
+      for (int t = 0; t < T; t++) {
+        float* to = sums + t * sumsStride + p * panelOutputs + v * lanes;
+        store(to, fma(__builtin_convertvector(dot[p][t][v], Vector), scale * splat(row[p].scale[t * stride]), load(to)));
+      }
     }
-  }
 }
 
 }  // namespace

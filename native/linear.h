@@ -174,7 +174,8 @@ struct Epilogue {
 /// `asked` when the weights are on their way; `next` is the panel whose turn comes then with the same rows, or negative.
 template <class Product>
 inline void pairByRows(const Product& product, const char* packed, size_t stride, int64_t panel, int panels,
-                       size_t first, size_t end, bool asked, int64_t next, const Epilogue& epilogue) {
+                       size_t first, size_t end, bool asked, int64_t next, const Epilogue& epilogue,
+                       MembersSeen::Row* seen = nullptr) {
   const char* from = packed + panel * stride;
   alignas(64) float sums[Product::rows * 2 * panelOutputs];
   for (size_t row = first; row < end;) {
@@ -185,9 +186,9 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
     for (int t = 0; t < count; t++) epilogue.comingUp(row + t, panel, panels);
     bool ahead = Product::asksAhead && next >= 0;
     if constexpr (Product::asksAhead)
-      if (epilogue.adapted.slots && ahead) product.comingUp(epilogue.adapted.comingUp(row, count, next, 2));
+      if (epilogue.adapted.slots && ahead) product.comingUp(epilogue.adapted.comingUp(row, count, next, 2, seen ? seen + (row - first) : nullptr));
     product.pair(from, stride, panels, row, count, cold, sums);
-    if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, ahead, sums);
+    if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, ahead, sums, seen ? seen + (row - first) : nullptr);
     epilogue.finish(row, count, panel, panels, sums);
     row += count;
   }
@@ -216,10 +217,12 @@ class Pieces {
 template <class Product>
 inline void multiplyPieces(Call* call, int nth, const Product& product, const char* packed, size_t stride, size_t rows,
                            const Epilogue& epilogue) {
-  constexpr size_t rowsPerPiece = 192, runBytes = size_t(1) << 18;
+  constexpr size_t rowsPerPiece = MembersSeen::rows, runBytes = size_t(1) << 18;
   int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
   Pieces pieces(call, nth, pairs * blocks, int64_t(runBytes / (2 * stride)) * blocks);
+  MembersSeen seen;
+  if (epilogue.adapted.slots) seen.forget(rows);
   bool asked = false;
   for (int64_t piece = pieces.take(); piece >= 0;) {
     // What is known ahead waits for this thread, so no more is than is asked for.
@@ -230,7 +233,7 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
     if constexpr (Product::asksAhead)
       if (asks) product.comingUp(packed + from * stride, 2 * stride, end - first);
     pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, asks && blocks == 1 ? from : -1,
-               epilogue);
+               epilogue, seen.row);
     asked = asks || (Product::asksAhead && from == panel);
     piece = Product::asksAhead ? next : pieces.take();
   }
