@@ -41,9 +41,8 @@ struct FloatFactors {
     for (int v = 0; v < tileVectors; v++) store(to + v * lanes, weight[v]);
   }
 
-  /// sum + factor * numbers; a factor is worth a register of its own only when there are no others (`spread` false).
-  template <bool spread>
-  static Vector add(Vector sum, const float* factor, int, Vector numbers) {
+  /// sum + factor * numbers; `spread` where the factor is read within the product.
+  __attribute__((always_inline)) static Vector add(bool spread, Vector sum, const float* factor, int, Vector numbers) {
     return spread ? fmaSpread(factor, numbers, sum) : fma(splat(*factor), numbers, sum);
   }
 };
@@ -100,10 +99,9 @@ struct BfloatCache {
     return pairs & (both ? -1 : 0xffff);
   }
 
-  template <bool spread>
-  static Vector add(Vector sum, const float* factor, int stride, VectorInt pairs) {
-    sum = FloatFactors::add<spread>(sum, factor, stride, evenOf(pairs));
-    return FloatFactors::add<spread>(sum, factor + stride, stride, oddOf(pairs));
+  __attribute__((always_inline)) static Vector add(bool spread, Vector sum, const float* factor, int stride, VectorInt pairs) {
+    sum = FloatFactors::add(spread, sum, factor, stride, evenOf(pairs));
+    return FloatFactors::add(spread, sum, factor + stride, stride, oddOf(pairs));
   }
 };
 
@@ -131,9 +129,8 @@ struct PairCache : BfloatCache {
     for (int v = 0; v < tileVectors; v += 2) store(to + v / 2 * lanes, pairsOf(weight[v], weight[v + 1]));
   }
 
-  template <bool>
-  static Vector add(Vector sum, const float* factor, int, VectorInt pairs) {
-    return pairsSpread(factor, pairs, sum);
+  __attribute__((always_inline)) static Vector add(bool spread, Vector sum, const float* factor, int, VectorInt pairs) {
+    return spread ? pairsSpread(factor, pairs, sum) : pairsSplat(factor, pairs, sum);
   }
 };
 

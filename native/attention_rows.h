@@ -34,7 +34,7 @@ __attribute__((always_inline)) inline void scoreSteps(const float* q, const floa
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; v++) sum[r][v] = Cache::template add<(R > 1)>(sum[r][v], q + r, R, numbers[v]);
+      for (int v = 0; v < V; v++) sum[r][v] = Cache::add(R > 1 && spreads(r), sum[r][v], q + r, R, numbers[v]);
   }
 }
 
@@ -106,7 +106,7 @@ __attribute__((noinline)) void tileValues(const float* weights, const float* kee
       for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++)
-          sum[r][v] = Cache::template add<(R > 1)>(sum[r][v], factor + r * tilePositions, 1, numbers[v]);
+          sum[r][v] = Cache::add(R > 1 && spreads(r), sum[r][v], factor + r * tilePositions, 1, numbers[v]);
     }
   }
 #pragma GCC unroll 8

@@ -116,7 +116,7 @@ struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
           const float* a = from + t * stride + k + odd;
 #pragma GCC unroll 8
           for (int v = 0; v < V; v++)
-            sum[t][v] = T > 1 ? fmaSpread(a, w[v], sum[t][v]) : fma(splat(*a), w[v], sum[t][v]);
+            sum[t][v] = T > 1 && (V == 1 || spreads(t)) ? fmaSpread(a, w[v], sum[t][v]) : fma(splat(*a), w[v], sum[t][v]);
         }
       }
     }
@@ -176,7 +176,7 @@ struct PairProduct : ByRegisters<PairProduct> {
 #pragma GCC unroll 12
       for (int t = 0; t < T; t++) {
         const float* pair = reinterpret_cast<const float*>(from + (t * stride + k) * 2);
-        for (int p = 0; p < P; p++) sum[t][p] = pairsSpread(pair, w[p], sum[t][p]);
+        for (int p = 0; p < P; p++) sum[t][p] = P == 1 || spreads(t) ? pairsSpread(pair, w[p], sum[t][p]) : pairsSplat(pair, w[p], sum[t][p]);
       }
     }
 #pragma GCC unroll 12

@@ -176,6 +176,8 @@ inline float fma(float a, float b, float c) {
 
 /// splat(*a) * b + c. The factor is read within the product: a splat of its own takes a part of the pipes that convert
 /// and multiply (two conversions and 14 products on a Zen 4: 14.0 cycles, not 16.7). Compilers would share the splat.
+/// Where a processor multiplies as often as it reads, reading all factors so leaves no time to read what they multiply: of
+/// `spreads(row)` rows by several vectors some have a splat.
 inline Vector fmaSpread(const float* a, Vector b, Vector c) {
 #if defined(__AVX512F__)
   asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*a));
@@ -184,6 +186,10 @@ inline Vector fmaSpread(const float* a, Vector b, Vector c) {
   return fma(splat(*a), b, c);
 #endif
 }
+
+/// Whether a row's factor is read within its products: two of three rows do (12 by two vectors on a Zen 5: 1.12 of the rate
+/// of all, and as much as of none; a splat of every row costs more where it takes a pipe).
+constexpr bool spreads(int row) { return row % 3 != 2; }
 
 #if defined(__AVX512F__)
 inline bool multipliesPairs() { return rw_pairs_here; }
@@ -197,6 +203,11 @@ inline Vector pairsOf(Vector low, Vector high) {
 /// The same as fmaSpread for pairs of bfloat16, `a` one pair; only where the CPU has AVX-512 BF16.
 inline Vector pairsSpread(const float* a, VectorInt b, Vector c) {
   asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*a));
+  return c;
+}
+/// The same with a splat, which several products share.
+inline Vector pairsSplat(const float* a, VectorInt b, Vector c) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(b), "v"(splat(*a)));
   return c;
 }
 #else
