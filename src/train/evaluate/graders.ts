@@ -10,7 +10,10 @@ export const graderKinds = ['exact', 'regex', 'json_schema'] as const
 /** The same text but for white space around it. */
 export const exact: Grader = (answer, expected) => answer.trim() === expected.trim()
 
-/** The pattern is found in the answer. With a group, what it holds must be what it holds in the expected answer. */
+/**
+ * The pattern is found in the answer. With a group, what its first one holds must be what it holds in the expected answer, or
+ * all of that where the pattern is not found there: records often hold the bare result. Any will do where nothing is expected.
+ */
 export function matches(pattern: string, field: string): Grader {
   let expression: RegExp
   try {
@@ -23,8 +26,9 @@ export function matches(pattern: string, field: string): Grader {
   return (answer, expected) => {
     const found = expression.exec(answer)
     if (found === null) return false
+    if (found.length === 1 || expected.trim() === '') return true
     const wanted = expression.exec(expected)
-    return found[1] === undefined || wanted?.[1] === undefined || found[1] === wanted[1]
+    return found[1] === (wanted === null ? expected.trim() : wanted[1])
   }
 }
 

@@ -12,6 +12,16 @@ test('a pattern with a group compares what the group holds with the expected ans
   expect(grade('so it is #### 12', 'because\n#### 12')).toBe(true)
   expect(grade('so it is #### 13', 'because\n#### 12')).toBe(false)
   expect(grade('twelve', '#### 12')).toBe(false)
+  // Records hold the bare result as often as a text that the pattern is found in.
+  expect(grade('so it is #### 12', ' 12\n')).toBe(true)
+  expect(grade('so it is #### 13', '12')).toBe(false)
+  expect(grade('so it is #### 13', '')).toBe(true)
+  const either = matches(String.raw`unknown|= (\d+)`, 'f')
+  expect([either('unknown', '= 4'), either('= 4', 'unknown'), either('unknown', 'unknown')]).toEqual([
+    false,
+    false,
+    true,
+  ])
   expect(matches('^[ab]+$', 'f')('abba', '')).toBe(true)
   expect(matches('^[ab]+$', 'f')('abbac', '')).toBe(false)
   expect(() => matches('(', 'evaluate.tasks.0.pattern')).toThrow(/evaluate\.tasks\.0\.pattern is no regular/)
