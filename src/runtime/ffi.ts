@@ -376,8 +376,8 @@ function bind(folder: string, platform: string): Ggml {
     functions[name] = registry.func(declaration)
   ggml.version = base.func('const char* ggml_version()')()
   installLog(base)
-  const variant = process.env.ROPEWAY_GGML_CPU
-  if (variant === undefined) registry.func('void ggml_backend_load_all_from_path(const char* path)')(folder)
+  const variant = process.env.ROPEWAY_GGML_CPU ?? ''
+  if (variant === '') registry.func('void ggml_backend_load_all_from_path(const char* path)')(folder)
   else loadVariant(registry, join(folder, `libggml-cpu-${variant}${suffix}`), variant)
   const { packages, problems } = loadGpuPackages(registry, platform, suffix, () => Number(ggml.deviceCount()))
   ggml.packages = [platform, ...packages]
@@ -429,7 +429,7 @@ function loadGpuPackages(
   return { packages, problems }
 }
 
-/** ROPEWAY_GGML_CPU=haswell: ggml as another processor would run it, instead of its best here. */
+/** ROPEWAY_GGML_CPU=haswell: ggml as another processor would run it, instead of its best here; unset or empty for that. */
 function loadVariant(registry: LibraryHandle, path: string, variant: string): void {
   if (existsSync(path) && registry.func('void* ggml_backend_load(const char* path)')(path)) return
   throw new UserError(`ROPEWAY_GGML_CPU is '${variant}', which is no build of ggml that runs here.`, {
