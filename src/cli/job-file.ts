@@ -24,7 +24,7 @@ export function trainingJobOf(fields: Record<string, unknown>, folder: string): 
   if (from === undefined) {
     throw new UserError(`The field model.from names ${job.model.from}, and there is no such model.`, {
       failure: 'not_found',
-      fix: 'Give a model folder, a .gguf file, the folder of a run, or the name of a model in the models folder; a relative path starts at the folder of the job file.',
+      fix: 'Give a model folder, a .gguf file, the folder of a run, or the name of a model in the models folder; in a job of the service also model:NAME or checkpoint:NAME. A relative path starts at the folder of the job file.',
     })
   }
   return { ...job, model: { from } }

@@ -86,9 +86,8 @@ async function take(parts: PublishingParts, row: JobRow, deployment: string): Pr
 
 /** The checkpoint of the project that the job's adapter is for; undefined when it came from elsewhere, or is gone. */
 async function baseOf({ context }: PublishingParts, row: JobRow): Promise<string | undefined> {
-  const from = z.object({ from: z.string() }).safeParse(row.spec.file.model).data?.from
-  if (from === undefined || !referencesIn(from).some((name) => name.startsWith('checkpoint:')))
-    return undefined
+  const { model } = row.spec.file
+  if (!referencesIn({ model }).some((name) => /^(checkpoint|model):/.test(name))) return undefined
   // What the first attempt was given, whatever the name means by now.
   const edges = await lineageOf(context.store, row.project_id, row.id)
   return edges.find((edge) => edge.to.id === row.id && edge.from.id.startsWith('checkpoint_'))?.from.id

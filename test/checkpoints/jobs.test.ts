@@ -12,6 +12,7 @@ import { Checkpoints } from '../../src/control/models/checkpoints.ts'
 import { bringNewest, collectCheckpoints } from '../../src/control/models/collect.ts'
 import { lineageOf } from '../../src/control/models/lineage.ts'
 import { modelsMigration } from '../../src/control/models/migration.ts'
+import { Models } from '../../src/control/models/models.ts'
 import { provide, referencesIn } from '../../src/control/models/provide.ts'
 import { Retention } from '../../src/control/models/retention.ts'
 import { dataMigrations, opened, small, upload } from '../datasets/harness.ts'
@@ -26,6 +27,7 @@ async function run(databases: TestDatabases) {
     { folders: [], credential, clock: base.clock },
     async () => [],
   )
+  const models = new Models(checkpoints)
   const output = join(base.folder, 'output')
   const workspace = join(base.folder, 'workspace')
   mkdirSync(workspace)
@@ -58,7 +60,16 @@ async function run(databases: TestDatabases) {
       { project: 'p', job: { id: job, name: 'train' }, output, metrics, processes: 2 },
       (_, reason) => skipped.push(reason),
     )
-  return Object.assign(base, { checkpoints, output, workspace, leave, leaveTrained, collect, skipped })
+  return Object.assign(base, {
+    checkpoints,
+    models,
+    output,
+    workspace,
+    leave,
+    leaveTrained,
+    collect,
+    skipped,
+  })
 }
 
 onEveryDatabase((databases) => {
@@ -178,6 +189,35 @@ onEveryDatabase((databases) => {
     await expect(provide(it, 'p', job, { data: 'dataset:none' }, it.workspace)).rejects.toThrow(/no dataset/)
     expect(readdirSync(it.workspace)).toHaveLength(3)
   })
+
+  test('a job starts from a model by its name, a version or an alias, and stays with what its first attempt found', async () => {
+    await using it = await run(databases)
+    const layout = { data: 1, tensor: 1, pipeline: 1, expert: 1 }
+    const promote = async (step: number, alias?: string) => {
+      const files = [{ path: 'model.safetensors', blob: await upload(it.blobs, 'p', small(step)) }]
+      const row = await it.checkpoints.add('p', { name: `c-${step}`, step, files, layout, description: '' })
+      await it.models.promote('p', row, { model: 'stories', alias, message: '' })
+    }
+    const weights = (name: string) => readFileSync(join(it.workspace, name, 'model.safetensors'))
+    const job = { id: 'job_9', label: 'job x' }
+    const startFrom = (from: string) => provide(it, 'p', job, { model: { from }, name: 'x' }, it.workspace)
+    await promote(1, 'prod')
+    await promote(2)
+    for (const name of ['model:stories', 'model:stories@1', 'model:stories:prod']) await startFrom(name)
+    expect(weights('model:stories').equals(small(2))).toBe(true)
+    expect(weights('model:stories@1').equals(small(1))).toBe(true)
+    expect(weights('model:stories:prod').equals(small(1))).toBe(true)
+    await promote(3, 'prod')
+    await startFrom('model:stories:prod')
+    expect(weights('model:stories:prod').equals(small(1))).toBe(true)
+    const edges = await lineageOf(it.store, 'p', 'job_9')
+    expect([...new Set(edges.map(({ from }) => from.label))].sort()).toEqual([
+      'checkpoint c-1',
+      'checkpoint c-2',
+    ])
+    await expect(startFrom('model:poems')).rejects.toThrow(/no model "poems"/)
+    await expect(startFrom('model:stories:dev')).rejects.toThrow(UserError)
+  })
 })
 
 test('references are found anywhere in a job file, each once, and nothing else is taken for one', () => {
@@ -188,8 +228,13 @@ test('references are found anywhere in a job file, each once, and nothing else i
   expect(referencesIn(file)).toEqual(['dataset:a@3', 'dataset:b', 'checkpoint:c'])
   const many = Array.from({ length: 101 }, (_, number) => `dataset:d${number}`)
   expect(referencesIn({ train: many.slice(1) })).toHaveLength(100)
-  expect(() => referencesIn({ train: many })).toThrow('names 101 datasets and checkpoints; at most 100')
+  expect(() => referencesIn({ train: many })).toThrow(
+    'names 101 datasets, checkpoints and models; at most 100',
+  )
   expect(referencesIn({ run: 'echo dataset:a', x: 'dataset:../a', y: 'dataset:', z: './dataset:a' })).toEqual(
     [],
   )
+  expect(referencesIn({ model: { from: 'model:c@2/x' }, environment: { TAG: 'model:c' } })).toEqual([
+    'model:c@2',
+  ])
 })
