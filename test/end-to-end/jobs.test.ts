@@ -162,3 +162,21 @@ test('stop lets a job end, and what waits behind it gets its turn', async () => 
   expect((await ropeway('job', 'stop', 'next')).code).toBe(0)
   await until('next', isAtRest)
 })
+
+test('a job that names what the service does not have ends, and says so', async () => {
+  const training = { context: 16, batch: 1, steps: 1, optimizer: { learning_rate: 0.001 } }
+  const texts = { train: 'texts.jsonl' }
+  const architecture = { architecture: 'llama', layers: 1, width: 16, heads: 1 }
+  for (const [name, file, why] of [
+    ['nodata', { ...training, model: architecture, data: { train: 'dataset:none' } }, /There is no dataset/],
+    ['nomodel', { ...training, model: { from: 'model:none' }, data: texts }, /There is no model "none"/],
+  ] as const) {
+    const path = folder(name, {
+      'job.yml': JSON.stringify({ name, tokenizer: 'characters', ...file }),
+      'texts.jsonl': '{"text": "once"}\n',
+    })
+    const { code, err } = await ropeway('job', 'run', '-f', path)
+    expect(err).toMatch(why)
+    expect([code, (await until(name, isAtRest)).state]).toEqual([1, 'failed'])
+  }
+})

@@ -3,7 +3,7 @@ import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { resolve, sep } from 'node:path'
 import { type RunJob, runJob } from '../../api/control/run-job.ts'
 import { assert } from '../../base/assert.ts'
-import { messageOf, UserError } from '../../base/errors.ts'
+import { type Failure, messageOf, UserError } from '../../base/errors.ts'
 import type { ContainerDemand, RegistryLogin, RunRequest } from '../launchers/launcher.ts'
 import {
   emergencyNote,
@@ -22,6 +22,8 @@ import type { Prepared, Workplace } from './workplace.ts'
 /** Rendezvous ports of jobs, by a hash of the attempt: two jobs of one machine rarely meet, and a retry gets another. */
 const portsFrom = 20_000
 const portsCount = 10_000
+
+const lasting: readonly Failure[] = ['not_found', 'usage', 'auth']
 
 export interface LocalWorkplaceOptions {
   readonly folders: JobFolders
@@ -73,7 +75,8 @@ async function prepareAttempt(
   const { folders } = launch
   folders.prepare(row.id)
   const workspace = folders.workspace(row.id)
-  await launch.unpack?.(row, workspace)
+  const filled = await fill(launch, row, workspace)
+  if (!filled.ok) return filled
   const output = folders.output(row.id)
   // Of an attempt that ended before it could save.
   rmSync(emergencyNote(output), { force: true })
@@ -127,6 +130,21 @@ async function prepareAttempt(
     }),
   }
   return { ok: true, request }
+}
+
+/** What its file names and is not there, or may not be read, is not there a moment later either: that ends the job, and is told. */
+async function fill(
+  { unpack }: LocalWorkplaceOptions,
+  row: JobRow,
+  workspace: string,
+): Promise<{ ok: true } | { ok: false; message: string }> {
+  try {
+    await unpack?.(row, workspace)
+    return { ok: true }
+  } catch (error) {
+    if (!(error instanceof UserError) || error.mayPass || !lasting.includes(error.failure)) throw error
+    return { ok: false, message: [error.message, error.fix].filter(Boolean).join(' ') }
+  }
 }
 
 async function secretsOf(
