@@ -55,7 +55,7 @@ inline int32_t biasOf(const int8_t* codes, size_t count) {
 }
 
 /// to[t][r] = sum over inputs of A[r] and row t: one chain over blocks of inputs. Each load of A serves T rows. `to` holds the
-/// sums of the blocks before. Codes of a row alone are summed in four chains, which is the same sum.
+/// sums of the blocks before. Where registers allow, codes of a row alone are summed in four chains, which is the same sum.
 template <int T>
 __attribute__((noinline)) inline void lowerCodes(const char* a, size_t ranks, const RowCodes& rows, float* to, size_t stride) {
   const size_t groups = rows.inputs / groupInputs, panelStride = panelBytes(packedQ8, rows.inputs);
@@ -67,7 +67,7 @@ __attribute__((noinline)) inline void lowerCodes(const char* a, size_t ranks, co
     const char* panel = a;
     for (size_t first = 0; first < ranks; first += panelOutputs, panel += panelStride) {
       const char* from = panel + sharedCodesAt(g);
-      constexpr int chains = T == 1 ? 4 : 1;
+      constexpr int chains = T == 1 && panelVectors <= 2 ? 4 : 1;
       VectorInt dots[chains][T][panelVectors];
 #pragma GCC unroll 4
       for (int c = 0; c < chains; c++)
