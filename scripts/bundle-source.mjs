@@ -36,14 +36,18 @@ export function stateOf(path) {
   return found === undefined ? 'gone' : `${found.mtimeMs} ${found.size}`
 }
 
+/** In use: nobody removes it. */
+export function touch(folder) {
+  const now = new Date()
+  utimesSync(folder, now, now)
+}
+
 /** The folder of its newest bundle, when it is still what would be made. */
 function kept(path) {
   try {
     const { folder, inputs } = JSON.parse(readFileSync(join(cache, `${nameOf(path)}.json`), 'utf8'))
     if (Object.entries(inputs).some(([input, state]) => stateOf(input) !== state)) return undefined
-    // In use: nobody removes it.
-    const now = new Date()
-    utimesSync(join(cache, folder), now, now)
+    touch(join(cache, folder))
     return folder
   } catch (error) {
     if (error.code === 'ENOENT') return undefined

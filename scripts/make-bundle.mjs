@@ -4,7 +4,7 @@ import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, wri
 import { basename, dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { build } from 'esbuild'
-import { cache, nameOf, stateOf } from './bundle-source.mjs'
+import { cache, nameOf, stateOf, touch } from './bundle-source.mjs'
 
 const dayMs = 86_400_000
 const entry = process.argv[2]
@@ -27,9 +27,10 @@ function moveTo(temporary, folder) {
   try {
     renameSync(temporary, folder)
   } catch (error) {
-    // Another process made the same.
+    // The same was made before: by another process just now, or long ago, and then it is not to be removed as old.
     if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
     rmSync(temporary, { recursive: true })
+    touch(folder)
   }
 }
 

@@ -1,6 +1,6 @@
 /** How programs of the source tree are started: bundled once, and again when something of them changes. */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, realpathSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -62,6 +62,20 @@ test('what changes in a module or in the program is what runs next', () => {
   expect(run(program).stdout).toBe('three\n')
   rmSync(part)
   expect(run(program).stdout).toBe('three\n')
+})
+
+test('a bundle that is made again as it lies there from days ago is used, not removed as old', () => {
+  const program = write('returning.ts', `console.log('here')`)
+  expect(run(program).stdout).toBe('here\n')
+  const cache = join(import.meta.dirname, '..', '..', 'node_modules', '.cache', 'ropeway')
+  const [bundle, ...others] = readdirSync(cache).filter(
+    (name) => /^returning-/.test(name) && !name.endsWith('.json'),
+  )
+  expect(others).toEqual([])
+  utimesSync(join(cache, bundle!), 1e9, 1e9)
+  rmSync(join(cache, `${bundle!.replace(/-[^-]*$/, '')}.json`))
+  expect(run(program)).toEqual({ status: 0, stdout: 'here\n', stderr: '' })
+  rmSync(join(cache, bundle!), { recursive: true })
 })
 
 test('a program that cannot be compiled, or is not there, is told with its file', () => {
