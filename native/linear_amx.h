@@ -33,13 +33,14 @@ inline void spreadGroup(const char* group, char* to) {
 }
 
 /// Coded weights by int8 activations: 16 rows by two pairs of panels. Sums leave their tiles for every block of 128 inputs,
-/// to be scaled by vectors: those of one pair while the other is multiplied. Up to `few` rows go to the vectors alone: a
+/// to be scaled by vectors: those of one pair while the other is multiplied. Few rows leave it to the hardware to follow their
+/// weights: what asks for a line takes one of the 16 places that tile loads need as well (16 rows 6 % quicker). Up to `few` rows go to the vectors alone: a
 /// unit takes as long for one row as for 16. AVX-512 has packed all codes but those of q8 in the same way.
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   static_assert(Codes::parts == 1);
   using Vectors = CodedProduct<Codes>;
-  static constexpr bool tiled = true, streams = false;
+  static constexpr bool tiled = true, streams = true, endsLate = false;
   static constexpr size_t few = Codes::share ? 8 : 10;
   static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
   static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
@@ -309,7 +310,7 @@ inline void linearByTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
 /// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
 struct TilePairProduct {
   /// Few rows ask for weights where they use them.
-  static constexpr bool tiled = true, streams = true;
+  static constexpr bool tiled = true, streams = true, endsLate = true;
   static constexpr int packedFormat = packedBF16;
   static constexpr size_t unitRows = 2 * tileRows, unitPanels = 2, blockInputs = 32;
   static constexpr size_t rowsMost = 128, panelsMost = 8, chunkInputs = 2048;
@@ -362,6 +363,7 @@ struct TilePairProduct {
     const bool two = panels == 2, more = count > tileRows;
     const Half* top = unitAt(row) + begin * stepApart;
     char* to = reinterpret_cast<char*>(sums);
+    const KeepStoring keep{};
     zeroTile<0>(), zeroTile<1>(), zeroTile<2>(), zeroTile<3>();
     if (begin > 0) {
       loadTile<0>(to, sumsStride);
@@ -388,6 +390,7 @@ struct TilePairProduct {
       // The unit before may have its sums at the same place.
       if (block == begin) before();
       beside();
+      keep.step(block);
     }
     storeTile<0>(to, sumsStride);
     if (two) storeTile<1>(to + 64, sumsStride);

@@ -89,6 +89,7 @@ struct MatmulTiles : PairLanes {
       loadTile<0>(before, stride * 4), loadTile<1>(before + 16, stride * 4);
       loadTile<2>(before + 16 * stride, stride * 4), loadTile<3>(before + 16 * stride + 16, stride * 4);
     } else zeroTile<0>(), zeroTile<1>(), zeroTile<2>(), zeroTile<3>();
+    const KeepStoring keep{};
     for (size_t step = 0; step < steps; step += stepsUnit) {
       const float *a = left + step * rows, *b = right + step * width;
       loadTile<4>(a, 64), loadTile<6>(b, width * 4);
@@ -99,6 +100,7 @@ struct MatmulTiles : PairLanes {
       multiplyPairs<2, 5, 6>();
       multiplyPairs<3, 5, 7>();
       meanwhile.ask(step / stepsUnit);
+      keep.step(step / stepsUnit);
     }
     storeTile<0>(sums, stride * 4), storeTile<1>(sums + 16, stride * 4);
     storeTile<2>(sums + 16 * stride, stride * 4), storeTile<3>(sums + 16 * stride + 16, stride * 4);

@@ -31,6 +31,7 @@ inline Tiles* tiles() {
 }
 
 inline void loadTileConfig(const TileConfig& config) { tiles()->config = config; }
+inline void changeTileConfig(const TileConfig& config) { tiles()->config = config; }
 inline void releaseTiles() {}
 
 template <int t>
@@ -96,13 +97,16 @@ inline TileConfig* configBefore() {
   return &before;
 }
 
+/// g++ 12's own says that eight bytes are read, and leaves the others unwritten.
+inline void changeTileConfig(const TileConfig& config) { asm volatile("ldtilecfg %0" : : "m"(config)); }
+
 inline void loadTileConfig(const TileConfig& config) {
-  _tile_storeconfig(configBefore());
-  _tile_loadconfig(&config);
+  asm volatile("sttilecfg %0" : "=m"(*configBefore()));
+  changeTileConfig(config);
 }
 
 inline void releaseTiles() {
-  if (configBefore()->palette != 0) _tile_loadconfig(configBefore());
+  if (configBefore()->palette != 0) changeTileConfig(*configBefore());
   else _tile_release();
 }
 
@@ -150,5 +154,17 @@ ROPEWAY_DOT(3, 4, 7)
 #undef ROPEWAY_DOT
 
 #endif
+
+/// A store from a tile takes 300 ns longer where for 650 ns there was none (Granite Rapids), as much as 15 steps of four products.
+/// So long chains of products store a tile to nowhere every now and then.
+struct KeepStoring {
+  /// Behind the nth step.
+  void step(size_t n) const {
+    if (n % 8 == 0) storeTile<4>(nowhere, 0);
+  }
+
+
+  alignas(64) mutable char nowhere[64] = {};
+};
 
 }  // namespace
