@@ -21,6 +21,7 @@ constexpr float nothingYet = -1e30f;  // a maximum below every score, finite so 
 struct Rows {
   int count;
   int perHead;     // rows of one kv head
+  int32_t* token;  // [R], within the unit
   float* query;    // by kv head, as queryAt says, multiplied by scale * log2(e)
   float* scores;   // [R][P], then the weights
   float* keep;     // [R] up to whole vectors, what the new maximum leaves of the old sum
@@ -28,6 +29,7 @@ struct Rows {
   float* weight;   // [R][lanes], sums of weights in the chunk
   float* out;      // [R][D padded], weighted sum of values in the chunk
   float* total;    // the same three over all chunks so far, as [R] best, [R] weight, [R][D padded] out
+  float* pairs;    // [P/2][D][2] bfloat16: values of a tile, where tiles multiply them
 };
 
 /// Masks a row's scores and raises its maximum; `keep` becomes the logarithm of what that leaves of sums.
@@ -188,12 +190,14 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Plac
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
     tile.head = h * shape.cache.headBytes();
-    byRegisterRows(rows.perHead, ScoreBody<Cache>{rows.query + row * shape.cache.width, tile, shape.cache,
-                                                  rows.scores + row * tilePositions, asked.ahead});
+    const ScoreBody<Cache> body{rows.query + row * shape.cache.width, tile, shape.cache, rows.scores + row * tilePositions,
+                                asked.ahead};
+    if constexpr (Cache::tiled) Cache::scores(body, rows.perHead);
+    else byRegisterRows(rows.perHead, body);
   }
   asked.finish();
   for (int r = 0; r < rows.count; r++) {
-    int own = sequence.start + unit.token + (unit.tokens > 1 ? r % rows.perHead / shape.perKv : 0);
+    int own = sequence.start + unit.token + rows.token[r];
     int seen = shape.window > 0 && own >= shape.window ? own - shape.window + 1 : 0;
     maximumOfRow(rows, r, here.base, seen, own + 1);
   }
@@ -204,8 +208,10 @@ inline void attendTile(const Attention& op, const Sequence& sequence, const Plac
   for (int h = 0; h < unit.heads; h++) {
     int row = h * rows.perHead;
     tile.head = h * shape.cache.headBytes();
-    byRegisterRows(rows.perHead, ValueBody<Cache>{rows.scores + row * tilePositions, rows.keep + row, tile, shape.cache,
-                                                  rows.out + row * shape.widthPadded, shape.widthPadded, asked.ahead});
+    const ValueBody<Cache> body{rows.scores + row * tilePositions, rows.keep + row, tile, shape.cache,
+                                rows.out + row * shape.widthPadded, shape.widthPadded, asked.ahead};
+    if constexpr (Cache::tiled) Cache::values(body, rows.perHead, rows.pairs);
+    else byRegisterRows(rows.perHead, body);
   }
   asked.finish();
 }
@@ -249,6 +255,7 @@ inline Rows rowsIn(const AttentionShape& shape, char* memory, size_t* bytes) {
   };
   Rows rows;
   rows.count = rows.perHead = 0;
+  rows.token = reinterpret_cast<int32_t*>(take(r));
   rows.query = take(r * shape.cache.width);
   rows.scores = take(r * tilePositions);
   rows.keep = take(r);
@@ -256,6 +263,7 @@ inline Rows rowsIn(const AttentionShape& shape, char* memory, size_t* bytes) {
   rows.weight = take(r * lanes);
   rows.out = take(r * shape.widthPadded);
   rows.total = take(r * partialFloats(shape));
+  rows.pairs = take(tilePositions / 2 * shape.cache.width);
   *bytes = at;
   return rows;
 }
@@ -294,10 +302,12 @@ template <class Cache>
 inline void startRows(const AttentionShape& shape, const ggml_tensor* q, const Unit& unit, int token, Rows& rows) {
   rows.perHead = unit.tokens * shape.perKv;
   rows.count = unit.heads * rows.perHead;
+  Cache::begin(rows.perHead);
   const int width = shape.cache.width, first = unit.head * shape.perKv;
   forEachRow(shape, unit, [&](int r, int h, int t, int head) {
     int stride;
-    float* to = queryAt(rows.query + h * rows.perHead * width, r - h * rows.perHead, rows.perHead, width, &stride);
+    rows.token[r] = t;
+    float* to = Cache::queryAt(rows.query + h * rows.perHead * width, r - h * rows.perHead, rows.perHead, width, &stride);
     Cache::query(queryRow(q, token + t, first + head), shape.scale * log2e, width, stride, to);
     if (isWhole(unit)) return;
     float* total = rows.total + r * partialFloats(shape);
@@ -384,10 +394,9 @@ inline void attendPairs(Call* call, const Attention& op, ggml_tensor* dst) {
   attendUnits<BfloatCache>(call, op, dst);
 }
 
-/// dst F32 [N, heads, D]. Sources: q F32 [N, heads, D] (rows may be strided), keys, values, batch table, sinks [heads] where there
-/// are some. Params: kv heads, window (0: none), scale as float bits, format of the cache, sinks (0/1).
-inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
-  Call* call = static_cast<Call*>(userdata);
+/// Attends by `attend(op)`, up to `rowsAim` rows at a time.
+template <class Attend>
+inline void pagedAttentionBy(ggml_tensor* dst, int nth, Call* call, int rowsAim, Attend attend) {
   const ggml_tensor* q = dst->src[0];
   Attention op;
   op.batch = {static_cast<const int32_t*>(dst->src[3]->data)};
@@ -400,8 +409,8 @@ inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   shape.cache = {call->params[0], width, op.batch.blockTokens(), call->params[3]};
   shape.perKv = shape.heads / shape.cache.kvHeads;
   shape.widthPadded = (width + 4 * lanes - 1) / (4 * lanes) * (4 * lanes);
-  shape.tileTokens = shape.perKv < tileRowsAim ? tileRowsAim / shape.perKv : 1;
-  shape.rowsMax = shape.tileTokens * shape.perKv;
+  shape.tileTokens = shape.perKv < rowsAim ? rowsAim / shape.perKv : 1;
+  shape.rowsMax = (shape.tileTokens * shape.perKv + 15) / 16 * 16;
   shape.window = call->params[1];
   shape.scale = floatParam(call, 2);
   if (arriveFirst(call)) {
@@ -409,12 +418,21 @@ inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
     publish(call);
   }
   op.plan = *reinterpret_cast<const Plan*>(call->workspace->memory);
-  switch (shape.cache.format) {
-    case cacheF16: attendUnits<HalfCache>(call, op, dst); break;
-    case cacheBF16: attendPairs(call, op, dst); break;
-    case cacheQ8: attendUnits<CodedCache>(call, op, dst); break;
-  }
+  attend(op);
   leave(call, nth);
+}
+
+/// dst F32 [N, heads, D]. Sources: q F32 [N, heads, D] (rows may be strided), keys, values, batch table, sinks [heads] where there
+/// are some. Params: kv heads, window (0: none), scale as float bits, format of the cache, sinks (0/1).
+inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
+  Call* call = static_cast<Call*>(userdata);
+  pagedAttentionBy(dst, nth, call, tileRowsAim, [&](const Attention& op) {
+    switch (op.shape.cache.format) {
+      case cacheF16: return attendUnits<HalfCache>(call, op, dst);
+      case cacheBF16: return attendPairs(call, op, dst);
+      case cacheQ8: return attendUnits<CodedCache>(call, op, dst);
+    }
+  });
 }
 
 }  // namespace

@@ -14,8 +14,6 @@
 
 namespace {
 
-constexpr size_t pageBytes = 4096;  // at most so many lie together in what backs the memory, whatever this system calls a page
-
 /// Bytes that lie in one piece, and what is used behind them.
 struct Stretch {
   const char *from, *end;

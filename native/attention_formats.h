@@ -29,8 +29,24 @@ struct Tile {
   }
 };
 
+constexpr int registerRows = lanes == 16 ? 8 : lanes == 8 ? 5 : 4;
+
+/// Where dimension 0 of a row's query stands among those of its kv head, and how far apart its dimensions are: rows
+/// that are computed together lie together.
+struct QueriesTurned {
+  /// Before the rows of a unit, so many a head.
+  static void begin(int) {}
+
+  static float* queryAt(float* query, int row, int rows, int width, int* stride) {
+    int group = row / registerRows * registerRows;
+    *stride = rows - group < registerRows ? rows - group : registerRows;
+    return query + group * width + row - group;
+  }
+};
+
 /// Numbers that are converted to floats on their way, and multiplied by floats.
-struct FloatFactors {
+struct FloatFactors : QueriesTurned {
+  static constexpr bool tiled = false;
   static constexpr int together = 1, packed = 1;
   using Numbers = Vector;
 
@@ -80,7 +96,8 @@ inline Vector evenOf(VectorInt pairs) { return (Vector)(pairs << 16); }
 inline Vector oddOf(VectorInt pairs) { return (Vector)(pairs & int32_t(0xffff0000)); }
 
 /// bfloat16: keys [D/2][block][2], values [block/2][D][2].
-struct BfloatCache {
+struct BfloatCache : QueriesTurned {
+  static constexpr bool tiled = false;
   static constexpr int bytes = 2, together = 2, packed = 1;
   static constexpr bool scaled = false;
   using Numbers = VectorInt;

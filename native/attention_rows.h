@@ -11,8 +11,6 @@
 
 namespace {
 
-constexpr int registerRows = lanes == 16 ? 8 : lanes == 8 ? 5 : 4;
-
 /// How vectors share registers: few rows leave room for more positions or dimensions, and need the chains.
 template <int R>
 constexpr int vectorsFor = R <= (lanes == 16 ? 7 : lanes == 8 ? 2 : 0) ? 4 : 2;
@@ -131,17 +129,9 @@ inline void byRegisterRows(int rows, Body body) {
   }
 }
 
-/// Where dimension 0 of a row's query stands among those of its kv head, and how far apart its dimensions are: rows
-/// that are computed together lie together.
-inline float* queryAt(float* query, int row, int rows, int width, int* stride) {
-  int group = row / registerRows * registerRows;
-  *stride = rows - group < registerRows ? rows - group : registerRows;
-  return query + group * width + row - group;
-}
-
 template <class Cache>
 struct ScoreBody {
-  const float* query;  // in groups of registerRows: see queryAt
+  const float* query;  // as Cache::queryAt says
   const Tile& tile;
   const CacheShape& cache;
   float* scores;

@@ -2,6 +2,7 @@
 #define ROPEWAY_TILES
 #include "kernels.h"
 #if !defined(ROPEWAY_LEFT_OUT)
+#include "attention_amx.h"
 #include "experts.h"
 #include "linear_amx.h"
 #include "matmul_amx.h"
@@ -35,6 +36,7 @@ extern const Kernels ROPEWAY_VARIABLE = {
         {"linear_bf16", linear<TilePairProduct>},
         // Its codes lie for tiles; those of other formats as AVX-512 has them.
         {"experts_q8", experts<CodedProduct<Q8Codes>>},
+        {"paged_attention", pagedAttentionByTiles},
         {"embed", embed},
         {"matmul_bf16", matmulByTiles},
         {"causal_attention", causalAttentionTiles},

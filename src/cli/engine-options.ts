@@ -50,12 +50,10 @@ export function withEngineOptions(command: Command): Command {
       wholeNumber(16),
     )
     .addOption(
-      new Option('--kv-type <format>', 'number format of cached keys and values (default: f16)').choices([
-        'f16',
-        'bf16',
-        'q8_0',
-        'f32',
-      ]),
+      new Option(
+        '--kv-type <format>',
+        'number format of cached keys and values (default: f16, beside AMX bf16)',
+      ).choices(['f16', 'bf16', 'q8_0', 'f32']),
     )
     .option('--context <n>', "longest context (default: the model's own)", wholeNumber(2))
     .option('--trace <file>', 'write one NDJSON line per iteration: who was in it')

@@ -31,6 +31,11 @@ export type EmulatedSet = 'amx-emulated'
 export const cacheFormats = { F16: 0, BF16: 1, Q8_0: 2 } as const
 export type CacheFormat = keyof typeof cacheFormats
 
+/** What keys and values are kept in where nobody says: of two formats of 16 bits the one that AMX tiles multiply, where they do. */
+export function quickestCacheFormat(instructionSet: string | undefined, headWidth: number): CacheFormat {
+  return instructionSet === 'amx' && headWidth % 32 === 0 ? 'BF16' : 'F16'
+}
+
 /** Bytes of a head's keys or values of one token; undefined when heads of this width cannot be stored so. */
 export function cacheHeadBytes(format: CacheFormat, headWidth: number): number | undefined {
   if (format === 'F16') return headWidth * 2

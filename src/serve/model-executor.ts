@@ -21,6 +21,7 @@ import {
   KernelContext,
   type Kernels,
   loadKernels,
+  quickestCacheFormat,
 } from '../runtime/kernels.ts'
 import type { Tensor } from '../runtime/tensor.ts'
 import { type BatchSlots, type BuiltAdapters, buildAdapters, slotsKey, slotsOf } from './adapted-batch.ts'
@@ -117,7 +118,7 @@ export class ModelExecutor implements Executor {
     // Our kernels run in the CPU backend's threads; anything else takes plain ggml.
     const kernels = device.isHost ? ourKernels(options.kernels) : undefined
     this.adapters = new AdapterBank(definition, weights, device, kernels)
-    const format = options.cacheDtype ?? 'F16'
+    const format = options.cacheDtype ?? quickestCacheFormat(kernels?.instructionSet, config.headWidth)
     const paged = kernels !== undefined && format in cacheFormats
     const layout = paged ? 'paged' : 'tensors'
     this.cache = new BlockCache(config, device, blockCount, blockTokens, format, layout)
