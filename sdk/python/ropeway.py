@@ -126,7 +126,7 @@ def train_step():
     run._step += 1
     if now - run._last_heartbeat >= _HEARTBEAT_SECONDS or run._step >= run.total_steps:
         run._last_heartbeat = now
-        run._emit("heartbeat", step=run._step, step_ms=round((now - begin) * 1000, 3))
+        run._emit("heartbeat", step=run._step, step_ms=round((now - begin) * 1000, 6))
 
 
 def metric(values, step=None):

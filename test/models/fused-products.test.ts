@@ -20,6 +20,9 @@ const sides = [
   { set: 'plain ggml', kernels: undefined },
 ].filter(({ set, kernels }) => kernels !== undefined || set === 'plain ggml')
 
+/** Whether ggml keeps weights in codes where only its own products of AMX read them, and no factor of DoRA is found. */
+const beside = device.extraBufferTypes().some(({ name }) => name.includes('AMX'))
+
 const made = new Map<string, OpenModel>()
 function memory(modelType: string, format: DType): OpenModel {
   const key = `${modelType} ${format}`
@@ -116,6 +119,10 @@ describe.each(sides)('by $set', ({ kernels }) => {
     async ({ format, dora }) => {
       const [whole, parts] = [memory('phi3', format), memory('llama', format)]
       const adapter = fusedAdapter(whole, dora)
+      if (dora && format === 'Q8_0' && kernels === undefined && beside) {
+        await expect(logitsOf(whole, kernels, adapter)).rejects.toThrow(/our kernels or plain memory/)
+        return
+      }
       const plain = await logitsOf(whole, kernels)
       const fused = await logitsOf(whole, kernels, adapter)
       const apart = await logitsOf(parts, kernels, cutAdapter(adapter, parts))

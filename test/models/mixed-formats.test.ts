@@ -26,7 +26,7 @@ async function logitsOf(
 ) {
   const model = memoryModel({ layers: 2, formatOf })
   using weights = loadWeights(model, device, { kernels, quantize })
-  const options = { cacheTokens: 128, kernels: kernels ?? ('ggml' as const) }
+  const options = { cacheTokens: 128, cacheDtype: 'F16' as const, kernels: kernels ?? ('ggml' as const) }
   const executor = new ModelExecutor(model.definition, weights, device, options)
   try {
     let start = 0

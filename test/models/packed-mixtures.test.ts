@@ -42,7 +42,7 @@ interface Computed {
 
 async function computed(model: OpenModel, by: Kernels | undefined, quantize?: DType): Promise<Computed> {
   using weights = loadWeights(model, device, { kernels: by, quantize })
-  const options = { cacheTokens: 128, kernels: by ?? ('ggml' as const) }
+  const options = { cacheTokens: 128, cacheDtype: 'F16' as const, kernels: by ?? ('ggml' as const) }
   const executor = new ModelExecutor(model.definition, weights, device, options)
   try {
     const rows: number[] = []
