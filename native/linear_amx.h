@@ -33,18 +33,21 @@ inline void spreadGroup(const char* group, char* to) {
 }
 
 /// Coded weights by int8 activations: 16 rows by two pairs of panels. Sums leave their tiles for every block of 128 inputs,
-/// to be scaled by vectors: those of one pair while the other is multiplied. Few rows leave it to the hardware to follow their
-/// weights: what asks for a line takes one of the 16 places that tile loads need as well (16 rows 6 % quicker). Up to `few` rows go to the vectors alone: a
-/// unit takes as long for one row as for 16. AVX-512 has packed all codes but those of q8 in the same way.
+/// to be scaled by vectors: those of one pair while the other is multiplied. What asks for a line takes one of the 16 places that
+/// tile loads need as well, so what comes up is asked for between tile products, some lines at a time, not a block's at once. Up
+/// to `few` rows go to the vectors alone: a unit takes as long for one row as for 16. AVX-512 has packed all codes but those of
+/// q8 in the same way.
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   static_assert(Codes::parts == 1);
   using Vectors = CodedProduct<Codes>;
-  static constexpr bool tiled = true, streams = true, endsLate = false;
+  static constexpr bool tiled = true, endsLate = false;
   static constexpr size_t few = Codes::share ? 8 : 10;
   static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
   static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
   static constexpr bool rowsInside = false;
+  /// How often a block asks for weights of the next unit; never, of few rows, where their codes are spread first.
+  static constexpr size_t turnsOfBlock = Codes::share ? 8 : 0;
   /// What one tile product takes: inputs that share a scale, or as many as go into a tile.
   static constexpr size_t stepInputs = Codes::share ? 64 : groupInputs, stepBytes = stepInputs * panelOutputs;
   static constexpr size_t stepsOfBlock = blockInputs / stepInputs;
@@ -119,7 +122,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
     size_t blockBefore = inside->waits ? inside->block : begin;
     float* sumsBefore = inside->waits ? inside->sums : inside->nowhere;
     for (size_t block = begin; block < end; block++) {
-      both(unit, block, *unitBefore, blockBefore, sumsBefore, sums, inside->dots, [&] {
+      both(unit, block, *unitBefore, blockBefore, sumsBefore, sums, inside->dots, beside, [&] {
         if (block == begin) before();
       });
       beside();
@@ -141,12 +144,15 @@ struct TileCodedProduct : CodedProduct<Codes> {
   /// A block by both pairs, beside which sums of the block before are scaled: a pair's while the other is multiplied. Where
   /// groups share scales, sums leave their tiles only then, and are scaled a turn later. `complete` is called when the
   /// block before is.
-  template <class Complete>
+  template <class Beside, class Complete>
   __attribute__((always_inline)) void both(const Unit& unit, size_t block, const Unit& unitBefore, size_t blockBefore,
-                                           float* sumsBefore, float* sums, Dots* dots, const Complete& complete) const {
+                                           float* sumsBefore, float* sums, Dots* dots, const Beside& beside,
+                                           const Complete& complete) const {
     if constexpr (Codes::share) {
-      multiplyPair<0>(unit, block, dots, Scaling<0>(*this, unitBefore, blockBefore, dots[0], sumsBefore));
-      multiplyPair<1>(unit, block, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
+      const Scaling<0> first(*this, unitBefore, blockBefore, dots[0], sumsBefore);
+      multiplyPair<0>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { first(turn), beside.turn(); });
+      const Scaling<1> second(*this, unitBefore, blockBefore, dots[1], sumsBefore);
+      multiplyPair<1>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { second(turn), beside.turn(); });
       complete();
     } else {
       multiplyPair<0>(unit, block, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
@@ -309,8 +315,9 @@ inline void linearByTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
 
 /// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
 struct TilePairProduct {
+  static constexpr bool tiled = true, endsLate = true;
   /// Few rows ask for weights where they use them.
-  static constexpr bool tiled = true, streams = true, endsLate = true;
+  static constexpr size_t turnsOfBlock = 0;
   static constexpr int packedFormat = packedBF16;
   static constexpr size_t unitRows = 2 * tileRows, unitPanels = 2, blockInputs = 32;
   static constexpr size_t rowsMost = 128, panelsMost = 8, chunkInputs = 2048;

@@ -325,12 +325,13 @@ struct Upcoming {
   bool any() const { return step > 0 || factors.count > 0; }
   /// At most a line a group: the lines of a block may be asked for at once. More than the memory's queue takes are dropped.
   bool sparse() const { return step <= 64 && factors.count == 0; }
-  void ask() {
+  void askWeights() {
     for (size_t at = 0; at < step; at += 64) askForLine(from + at);
     from += step;
     if (from >= end) step = 0;
-    factors.ask(factorLines);
   }
+  void askFactors() { factors.ask(factorLines); }
+  void ask() { askWeights(), askFactors(); }
 };
 
 /// Where one row's weights go on behind the two panels that are read.

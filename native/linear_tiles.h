@@ -26,8 +26,8 @@ struct WaitingUnit {
   }
 };
 
-/// Done beside a unit, once a block of its inputs.
-template <bool endsLate>
+/// Done beside a unit, once a block of its inputs; weights are asked for `inTurns` of a block.
+template <bool endsLate, bool inTurns>
 struct BesideUnit {
   const Epilogue& epilogue;
   Upcoming& upcoming;
@@ -39,11 +39,17 @@ struct BesideUnit {
   size_t pairFloats;
   int rowsOfWaiting;  // at once
 
+  /// Done several times a block, between tile products.
+  __attribute__((always_inline)) void turn() const {
+    if (inTurns && upcoming.step > 0) upcoming.askWeights();
+  }
+
   void operator()() {
     size_t last = end - row < rowsAtOnce ? end : row + rowsAtOnce;
     for (; row < last; row++)
       for (int p = 0; p < panels; p += 2) epilogue.comingUp(row, panel + p, panels - p < 2 ? 1 : 2);
-    if (upcoming.any()) upcoming.ask();
+    if (inTurns) upcoming.askFactors();
+    else if (upcoming.any()) upcoming.ask();
     if (endsLate && waiting.complete && waiting.done < waiting.count) finish(rowsOfWaiting);
   }
 
@@ -178,7 +184,8 @@ struct TiledLinear {
   bool askFor(const Block& block, const Block& next, size_t parts, Upcoming* upcoming) const {
     if (next.units() == 0) return false;
     if (next.firstUnit < block.endUnit) return true;  // other rows of the same panels
-    if (Product::streams && rows < rowsMany) return false;
+    if (Product::turnsOfBlock > 0) parts *= Product::turnsOfBlock;
+    else if (rows < rowsMany) return false;
     size_t end = next.endUnit * unitPanels < size_t(panels) ? next.endUnit * unitPanels : size_t(panels);
     upcoming->begin(packed + next.firstUnit * unitPanels * stride, (end - next.firstUnit * unitPanels) * stride, parts);
     return true;
@@ -193,8 +200,9 @@ struct TiledLinear {
     const AdaptedRows& adapted = epilogue.adapted;
     if (last && adapted.slots) upcoming->begin(adapted.comingUp(row, int(count), panel, wide), end - begin);
     const size_t turns = end - begin;
-    BesideUnit<Product::endsLate> beside{epilogue, *upcoming, row, last ? row + count : row, panel, wide, quotient(count, turns),
-                                         state->waiting, pairFloats, int(quotient(size_t(state->waiting.count), turns))};
+    BesideUnit<Product::endsLate, (Product::turnsOfBlock > 0)> beside{
+        epilogue, *upcoming, row, last ? row + count : row, panel, wide, quotient(count, turns), state->waiting, pairFloats,
+        int(quotient(size_t(state->waiting.count), turns))};
     size_t bytes = alignUp(product.spreadBytes(quotient(product.blocks(), chunks)));
     product.unit(packed + panel * stride, stride, wide, room + (u - block.firstUnit) * bytes, row, int(count), begin, end, cold, to,
                  &state->inside, beside, [&] {
