@@ -90,7 +90,7 @@ export const bars: readonly Bar[] = [
     what: "products of 128 to 512 rows against oneDNN's bf16",
     ...{ file: 'onednn', read: ratios(/^bf16Rows/, /oneDNN/), bar: 0.9, is: 'at least' },
     held: {
-      by: "results are F32, twice the bytes of oneDNN's, and the loop alone writes them at 1.45 to 1.75 TFLOP/s where it does 2.3 with both sides in the second cache. The pages that a process gets move one shape by a fifth from run to run.",
+      by: "results are F32, twice the bytes of oneDNN's, and the loop alone writes them at 1.45 to 1.75 TFLOP/s where it does 2.3 with both sides in the second cache. One shape differs by a fifth from run to run of the same code.",
       entry: granite,
     },
   },
@@ -133,7 +133,7 @@ export const bars: readonly Bar[] = [
     ...{ file: 'serve-vs-node-llama-cpp', read: ratios(/^mixedOutputTokensPerSecond/, /./) },
     ...{ bar: 8, is: 'at least' },
     held: {
-      by: '13,000 tokens of prompts at 2,900 a second are 4.5 of its 12.8 s (products 74 %, attention 12 % of a prompt); 16 that decode take 28 ms, of which reading is 19: what multiplies while tiles come from memory does not overlap with it.',
+      by: '13,000 tokens of prompts at 2,900 a second are 4.5 of its 12.8 s (products 74 %, attention 12 % of a prompt); 16 that decode took 28 ms (25 since), of which reading is 19.',
       entry: granite,
     },
   },

@@ -170,9 +170,7 @@ inline void askFor(Asked& asked, const Attention& op, const char* memory, const 
 }
 
 inline void findPages(const Attention& op, const char* memory, const Place& place) {
-  forEachStretch(op, memory, place, [](const char* from, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += pageBytes) askForLine(from + at);
-  });
+  forEachStretch(op, memory, place, [](const char* from, size_t bytes) { findPages(from, bytes); });
 }
 
 /// One tile for all rows of a unit; `then` is the tile that this thread takes up behind it.

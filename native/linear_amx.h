@@ -41,12 +41,12 @@ template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   static_assert(Codes::parts == 1);
   using Vectors = CodedProduct<Codes>;
-  static constexpr bool tiled = true, endsLate = false;
+  static constexpr bool tiled = true, streams = false, endsLate = false;
   static constexpr size_t few = Codes::share ? 8 : 10;
   static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
   static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
   static constexpr bool rowsInside = false;
-  /// How often a block asks for weights of the next unit; never, of few rows, where their codes are spread first.
+  /// How often a block asks for weights of the next unit; 0 where it asks once, beside codes that are spread first.
   static constexpr size_t turnsOfBlock = Codes::share ? 8 : 0;
   /// What one tile product takes: inputs that share a scale, or as many as go into a tile.
   static constexpr size_t stepInputs = Codes::share ? 64 : groupInputs, stepBytes = stepInputs * panelOutputs;
@@ -315,8 +315,8 @@ inline void linearByTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
 
 /// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
 struct TilePairProduct {
-  static constexpr bool tiled = true, endsLate = true;
   /// Few rows ask for weights where they use them.
+  static constexpr bool tiled = true, streams = true, endsLate = true;
   static constexpr size_t turnsOfBlock = 0;
   static constexpr int packedFormat = packedBF16;
   static constexpr size_t unitRows = 2 * tileRows, unitPanels = 2, blockInputs = 32;

@@ -184,8 +184,8 @@ struct TiledLinear {
   bool askFor(const Block& block, const Block& next, size_t parts, Upcoming* upcoming) const {
     if (next.units() == 0) return false;
     if (next.firstUnit < block.endUnit) return true;  // other rows of the same panels
+    if (Product::streams && rows < rowsMany) return false;
     if (Product::turnsOfBlock > 0) parts *= Product::turnsOfBlock;
-    else if (rows < rowsMany) return false;
     size_t end = next.endUnit * unitPanels < size_t(panels) ? next.endUnit * unitPanels : size_t(panels);
     upcoming->begin(packed + next.firstUnit * unitPanels * stride, (end - next.firstUnit * unitPanels) * stride, parts);
     return true;

@@ -67,15 +67,6 @@ inline void askForLine(const void* line) {
   asm volatile("");
 }
 
-/// At most so many bytes lie together in what backs the memory, whatever this system calls a page.
-constexpr size_t pageBytes = 4096;
-
-/// Asks for a line of each page, all at once: where a page lies is found by several reads one after the other (in a virtual
-/// machine up to 24), a core finds some eight at a time, and until it has, what asked for a line there does not retire.
-inline void findPages(const char* from, size_t bytes) {
-  for (size_t at = 0; at < bytes; at += pageBytes) askForLine(from + at);
-}
-
 /// The same into the first cache, for what is used next.
 inline void askForLineNow(const void* line) {
   __builtin_prefetch(line, 0, 3);
@@ -86,6 +77,15 @@ inline void askForLineNow(const void* line) {
 inline void askToWrite(const void* line) {
   __builtin_prefetch(line, 1, 2);
   asm volatile("");
+}
+
+/// At most so many bytes lie together in what backs the memory, whatever this system calls a page.
+constexpr size_t pageBytes = 4096;
+
+/// Asks for a line of each page, all at once: where a page lies is found by several reads one after the other (in a virtual
+/// machine up to 24), a core finds some eight at a time, and until it has, what asked for a line there does not retire.
+inline void findPages(const char* from, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += pageBytes) askForLine(from + at);
 }
 
 /// Holds a load at its place among the others, wherever its value is used.

@@ -163,7 +163,7 @@ struct KeepStoring {
     if (n % 8 == 0) storeTile<4>(nowhere, 0);
   }
 
-
+ private:
   alignas(64) mutable char nowhere[64] = {};
 };
 
