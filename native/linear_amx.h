@@ -8,7 +8,7 @@
 
 #include "kernels.h"
 #include "linear_float.h"
-#include "linear_tiles.h"
+#include "linear_tiles_few.h"
 
 namespace {
 
@@ -44,6 +44,9 @@ struct TileCodedProduct : CodedProduct<Codes> {
   static constexpr bool tiled = true, streams = false, endsLate = false;
   static constexpr size_t few = Codes::share ? 8 : 10;
   static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
+  static constexpr size_t unitFloats = unitRows * unitPanels * panelOutputs;
+  /// Units of rows that go by a block together.
+  static constexpr size_t rowUnitsMost = 4;
   static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
   static constexpr bool rowsInside = false;
   /// How often a block asks for weights of the next unit; 0 where it asks once, beside codes that are spread first.
@@ -61,8 +64,11 @@ struct TileCodedProduct : CodedProduct<Codes> {
   }
 
   void multiply(Call* call, int nth, const char* packed, size_t stride, size_t rows, const Epilogue& epilogue) const {
-    if constexpr (Codes::share)
+    if constexpr (Codes::share) {
       if (rows <= few) return multiplyPieces(call, nth, static_cast<const Vectors&>(*this), packed, stride, rows, epilogue);
+      else if (rows < TiledLinear<TileCodedProduct>::rowsMany)
+        return TiledFew<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
+    }
     TiledLinear<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
   }
 
@@ -70,6 +76,13 @@ struct TileCodedProduct : CodedProduct<Codes> {
   void exit() const { releaseTiles(); }
 
   size_t blocks() const { return (this->x.groups + scaleGroups - 1) / scaleGroups; }
+
+  /// Where a block of a panel begins, its scales before it; at `blocks()` the panel's end.
+  size_t blockAt(size_t block) const {
+    size_t group = block * scaleGroups;
+    if (group == 0) return 0;
+    return size_t(Codes::group(nullptr, (group < this->x.groups ? group : this->x.groups) - 1) - static_cast<const char*>(nullptr)) + Codes::bytes;
+  }
 
   /// Of a unit's codes as signed bytes, [4 panels][groups][8][16][4]. Those of q8 lie so in the panel; of them only the last
   /// step is copied, where it is not whole.
@@ -104,31 +117,41 @@ struct TileCodedProduct : CodedProduct<Codes> {
     size_t block;
     float* sums;
     alignas(64) Dots dots[2] = {};
-    alignas(64) float nowhere[unitRows * unitPanels * panelOutputs];
+    alignas(64) float nowhere[unitFloats];
   };
 
-  /// Blocks `begin` to `end` into sums [2][16][2][16], or onto them behind the first. They are all there when `before` is
-  /// called in the next unit, or after `drain`.
+  /// Blocks `begin` to `end` into sums [rowUnits][2][16][2][16], or onto them behind the first. A block goes by all units of rows
+  /// before the next one: its codes lie in the first cache then. The sums are all there when `before` is called in the next
+  /// unit, or after `drain`; that and `beside` are called with the unit of rows.
+  template <class Beside, class Before>
+  void units(const char* panel, size_t stride, int panels, const char* spreads, size_t row, size_t rowUnits, size_t begin, size_t end,
+             float* sums, Inside* inside, Beside& beside, const Before& before) const {
+    Unit units[rowUnitsMost] = {{{}, {}, begin, row}};
+    for (int p = 0; p < int(unitPanels); p++) {
+      const int own = p < panels ? p : 0;  // those that are not there are another's once more
+      units[0].panels[p] = panel + own * stride;
+      units[0].spreads[p] = spreads + own * (Codes::share ? stepBytes : (end - begin) * blockInputs * panelOutputs);
+    }
+    for (size_t r = 1; r < rowUnits; r++) units[r] = units[0], units[r].row = row + r * unitRows;
+    const Unit* unitBefore = inside->waits ? &inside->unit : units;
+    size_t blockBefore = inside->waits ? inside->block : begin;
+    float* sumsBefore = inside->waits ? inside->sums : inside->nowhere;
+    for (size_t block = begin; block < end; block++)
+      for (size_t r = 0; r < rowUnits; r++) {
+        float* to = sums + r * unitFloats;
+        both(units[r], block, *unitBefore, blockBefore, sumsBefore, to, inside->dots, beside, [&] {
+          if (block == begin) before(r);
+        });
+        beside(r);
+        unitBefore = units + r, blockBefore = block, sumsBefore = to;
+      }
+    inside->waits = true, inside->unit = *unitBefore, inside->block = end - 1, inside->sums = sumsBefore;
+  }
+
   template <class Beside, class Before>
   void unit(const char* panel, size_t stride, int panels, const char* spreads, size_t row, int, size_t begin, size_t end, bool,
             float* sums, Inside* inside, Beside& beside, const Before& before) const {
-    Unit unit{{}, {}, begin, row};
-    for (int p = 0; p < int(unitPanels); p++) {
-      const int own = p < panels ? p : 0;  // those that are not there are another's once more
-      unit.panels[p] = panel + own * stride;
-      unit.spreads[p] = spreads + own * (Codes::share ? stepBytes : (end - begin) * blockInputs * panelOutputs);
-    }
-    const Unit* unitBefore = inside->waits ? &inside->unit : &unit;
-    size_t blockBefore = inside->waits ? inside->block : begin;
-    float* sumsBefore = inside->waits ? inside->sums : inside->nowhere;
-    for (size_t block = begin; block < end; block++) {
-      both(unit, block, *unitBefore, blockBefore, sumsBefore, sums, inside->dots, beside, [&] {
-        if (block == begin) before();
-      });
-      beside();
-      unitBefore = &unit, blockBefore = block, sumsBefore = sums;
-    }
-    inside->waits = true, inside->unit = unit, inside->block = end - 1, inside->sums = sums;
+    units(panel, stride, panels, spreads, row, 1, begin, end, sums, inside, beside, before);
   }
 
   void drain(Inside* inside) const {
@@ -146,7 +169,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
   /// block before is.
   template <class Beside, class Complete>
   __attribute__((always_inline)) void both(const Unit& unit, size_t block, const Unit& unitBefore, size_t blockBefore,
-                                           float* sumsBefore, float* sums, Dots* dots, const Beside& beside,
+                                           float* sumsBefore, float* sums, Dots* dots, Beside& beside,
                                            const Complete& complete) const {
     if constexpr (Codes::share) {
       const Scaling<0> first(*this, unitBefore, blockBefore, dots[0], sumsBefore);

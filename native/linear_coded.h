@@ -69,7 +69,10 @@ inline void askForInputs(const float* x, size_t count, size_t second) {
 /// Scales of up to `blocksAtOnce` blocks of a row, and by what their activations are multiplied to become codes. A block
 /// with a NaN has that for its scale, so that its products are none.
 inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t first, size_t groups, float* inverse) {
-  alignas(64) int32_t most[16] = {};
+  constexpr int vectors = int(blocksAtOnce) > lanes ? int(blocksAtOnce) / lanes : 1;
+  // Kept in registers: a vector that is read behind stores of its numbers waits until all of them are in the cache.
+  VectorInt most[vectors] = {}, numbers = {};
+  for (int i = 0; i < lanes; i++) numbers[i] = i;
   alignas(64) float scales[16];
   for (size_t g = 0; g < groups; g += scaleGroups) {
     const float* from = x + (first + g) * groupInputs;
@@ -79,10 +82,11 @@ inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t firs
     for (size_t i = 0; i < end; i += 2 * lanes)
       for (int v = 0; v < 2; v++)
         highest[v] = maximum(magnitudeBits(load(from + i + v * lanes)), highest[v]);
-    most[g / scaleGroups] = maximumLane(maximum(highest[0], highest[1]));
+    const int32_t highestOfAll = maximumLane(maximum(highest[0], highest[1])), block = int32_t(g / scaleGroups);
+    for (int v = 0; v < vectors; v++) most[v] = numbers + v * lanes == block ? VectorInt{} + highestOfAll : most[v];
   }
   for (size_t b = 0; b < blocksAtOnce; b += lanes) {
-    Vector scale = load(reinterpret_cast<const float*>(most) + b) / splat(127.0f);
+    Vector scale = (Vector)most[b / lanes] / splat(127.0f);
     store(scales + b, scale);
     // The inverse of a smaller one might be infinite.
     store(inverse + b, scale >= splat(0x1p-126f) ? splat(1.0f) / scale : zero());

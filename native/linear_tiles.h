@@ -26,6 +26,23 @@ struct WaitingUnit {
   }
 };
 
+/// All sums of a unit are there. Not inlined, as `endUnit`: units are few, and it is as long as they are.
+__attribute__((noinline)) inline void completeUnit(const Epilogue& epilogue, size_t pairFloats, WaitingUnit* unit) {
+  if (unit->count == 0) return;
+  unit->complete = true;
+  unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) {
+    if (two == 1)
+      for (int t = 1; t < unit->count; t++) __builtin_memmove(from + t * panelOutputs, from + t * 2 * panelOutputs, panelOutputs * 4);
+    if (epilogue.adapted.slots) epilogue.adapted.raise(unit->row, unit->count, panel, two, true, from);
+  });
+}
+
+__attribute__((noinline)) inline void endUnit(const Epilogue& epilogue, size_t pairFloats, WaitingUnit* unit) {
+  if (unit->count == 0) return;
+  completeUnit(epilogue, pairFloats, unit);
+  unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) { epilogue.finish(unit->row, unit->count, panel, two, from); });
+}
+
 /// Done beside a unit, once a block of its inputs; weights are asked for `inTurns` of a block.
 template <bool endsLate, bool inTurns>
 struct BesideUnit {
@@ -44,7 +61,7 @@ struct BesideUnit {
     if (inTurns && upcoming.step > 0) upcoming.askWeights();
   }
 
-  void operator()() {
+  void operator()(size_t = 0) {
     size_t last = end - row < rowsAtOnce ? end : row + rowsAtOnce;
     for (; row < last; row++)
       for (int p = 0; p < panels; p += 2) epilogue.comingUp(row, panel + p, panels - p < 2 ? 1 : 2);
@@ -113,7 +130,7 @@ struct TiledLinear {
         return next;
       });
     product.drain(&state.inside);
-    end(&state.waiting);
+    endUnit(epilogue, pairFloats, &state.waiting);
     product.exit();
   }
 
@@ -205,29 +222,12 @@ struct TiledLinear {
         int(quotient(size_t(state->waiting.count), turns))};
     size_t bytes = alignUp(product.spreadBytes(quotient(product.blocks(), chunks)));
     product.unit(packed + panel * stride, stride, wide, room + (u - block.firstUnit) * bytes, row, int(count), begin, end, cold, to,
-                 &state->inside, beside, [&] {
-                   if (Product::endsLate) complete(&state->waiting);
-                   else this->end(&state->waiting);
+                 &state->inside, beside, [&](size_t = 0) {
+                   if (Product::endsLate) completeUnit(epilogue, pairFloats, &state->waiting);
+                   else endUnit(epilogue, pairFloats, &state->waiting);
                  });
     if (Product::endsLate && state->waiting.done < state->waiting.count) beside.finish(state->waiting.count);
     state->waiting = {row, last ? int(count) : 0, panel, wide, to};
-  }
-
-  /// All sums of a unit are there. Not inlined, as `end`: units are few, and it is as long as they are.
-  __attribute__((noinline)) void complete(WaitingUnit* unit) const {
-    if (unit->count == 0) return;
-    unit->complete = true;
-    unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) {
-      if (two == 1)
-        for (int t = 1; t < unit->count; t++) __builtin_memmove(from + t * panelOutputs, from + t * 2 * panelOutputs, panelOutputs * 4);
-      if (epilogue.adapted.slots) epilogue.adapted.raise(unit->row, unit->count, panel, two, true, from);
-    });
-  }
-
-  __attribute__((noinline)) void end(WaitingUnit* unit) const {
-    if (unit->count == 0) return;
-    complete(unit);
-    unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) { epilogue.finish(unit->row, unit->count, panel, two, from); });
   }
 };
 

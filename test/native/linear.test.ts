@@ -290,10 +290,12 @@ describe.each([
     ['q5k', 'Q5_K', 37, 512],
     ['q6k', 'Q6_K', 37, 512],
     ['mx4', 'MXFP4', 37, 160],
+    ['q8', 'Q8_0', 63, 416],
     ['q8', 'Q8_0', 70, 2400],
     ['q4', 'Q4_1', 70, 2400],
   ] as const)('give the same bits for %s from %s, %i rows by %i inputs', (format, dtype, rows, inputs) => {
-    const outputs = 50
+    // Three units of four panels, the last one of two.
+    const outputs = 150
     const weight = randomWeight(dtype, outputs, inputs, 14)
     const x = activations(rows, inputs)
     const [a, b] = [one!, other!].map((kernels) => {
