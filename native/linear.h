@@ -294,6 +294,8 @@ inline void prepareRows(Call* call, const Product& product, const ggml_tensor* x
       }
       if (adapted.slots) adapted.lower(from, product.codes(row), row, count);
     }
+    if constexpr (Product::tiled)
+      if (end == rows) product.fill(rows);
   });
 }
 
