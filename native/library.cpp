@@ -99,21 +99,25 @@ struct ThreadScratch {
   ~ThreadScratch() { free(memory); }
 };
 
+constexpr size_t largePage = size_t(1) << 21;
+
 /// Asks for pages of 2 MiB under memory that was not used yet. A wish: where the system has none, small ones do.
 void askForLargePages(void* memory, size_t bytes) {
 #if defined(__linux__)
-  constexpr uintptr_t page = uintptr_t(1) << 21;
+  constexpr uintptr_t page = largePage;
   uintptr_t from = reinterpret_cast<uintptr_t>(memory), first = (from + page - 1) / page * page;
   uintptr_t end = (from + bytes) / page * page;
   if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
 #endif
 }
 
-char* grow(char*& memory, size_t& bytes, size_t wanted) {
+/// `large`: whole pages of 2 MiB. Tiles read 16 rows of activations at once, each from another page of 4 KiB else.
+char* grow(char*& memory, size_t& bytes, size_t wanted, bool large = false) {
   if (wanted > bytes) {
     free(memory);
-    bytes = alignUp(wanted + wanted / 4);
-    memory = static_cast<char*>(aligned_alloc(64, bytes));
+    const size_t unit = large ? largePage : 64;
+    bytes = (wanted + wanted / 4 + unit - 1) / unit * unit;
+    memory = static_cast<char*>(aligned_alloc(unit, bytes));
     // No result could be right any more, and no caller above could be told from inside a ggml op.
     if (!memory) abort();
     askForLargePages(memory, bytes);
@@ -143,7 +147,7 @@ void rw_forget_pairs() { rw_pairs_here = false; }
 #endif
 
 char* rw_workspace_reserve(Workspace* workspace, size_t bytes) {
-  return grow(workspace->memory, workspace->bytes, bytes);
+  return grow(workspace->memory, workspace->bytes, bytes, true);
 }
 
 char* rw_thread_scratch(size_t bytes) {

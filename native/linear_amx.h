@@ -46,7 +46,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
   static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
   static constexpr size_t unitFloats = unitRows * unitPanels * panelOutputs;
   /// Units of rows that go by a block together.
-  static constexpr size_t rowUnitsMost = 4;
+  static constexpr size_t rowUnitsMost = Codes::share ? 4 : 1;
   static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
   static constexpr bool rowsInside = false;
   /// How often a block asks for weights of the next unit; 0 where it asks once, beside codes that are spread first.
@@ -133,8 +133,9 @@ struct TileCodedProduct : CodedProduct<Codes> {
   /// before the next one: its codes lie in the first cache then. The sums are all there when `before` is called in the next
   /// unit, or after `drain`; that and `beside` are called with the unit of rows.
   template <class Beside, class Before>
-  void units(const char* panel, size_t stride, int panels, const char* spreads, size_t row, size_t rowUnits, size_t begin, size_t end,
+  void units(const char* panel, size_t stride, int panels, const char* spreads, size_t row, size_t rows, size_t begin, size_t end, bool,
              float* sums, Inside* inside, Beside& beside, const Before& before) const {
+    const size_t rowUnits = (rows + unitRows - 1) / unitRows;
     Unit units[rowUnitsMost] = {{{}, {}, begin, row}};
     for (int p = 0; p < int(unitPanels); p++) {
       const int own = p < panels ? p : 0;  // those that are not there are another's once more
@@ -148,19 +149,15 @@ struct TileCodedProduct : CodedProduct<Codes> {
     for (size_t block = begin; block < end; block++)
       for (size_t r = 0; r < rowUnits; r++) {
         float* to = sums + r * unitFloats;
-        both(units[r], block, *unitBefore, blockBefore, sumsBefore, to, inside->dots, beside, [&] {
+        const bool more = r + 1 < rowUnits;
+        const int8_t* next = codesOf(units[more ? r + 1 : 0], more || block + 1 == end ? block : block + 1);
+        both(units[r], block, *unitBefore, blockBefore, sumsBefore, to, inside->dots, next, beside, [&] {
           if (block == begin) before(r);
         });
         beside(r);
         unitBefore = units + r, blockBefore = block, sumsBefore = to;
       }
     inside->waits = true, inside->unit = *unitBefore, inside->block = end - 1, inside->sums = sumsBefore;
-  }
-
-  template <class Beside, class Before>
-  void unit(const char* panel, size_t stride, int panels, const char* spreads, size_t row, int, size_t begin, size_t end, bool,
-            float* sums, Inside* inside, Beside& beside, const Before& before) const {
-    units(panel, stride, panels, spreads, row, 1, begin, end, sums, inside, beside, before);
   }
 
   void drain(Inside* inside) const {
@@ -175,16 +172,16 @@ struct TileCodedProduct : CodedProduct<Codes> {
  private:
   /// A block by both pairs, beside which sums of the block before are scaled: a pair's while the other is multiplied. Where
   /// groups share scales, sums leave their tiles only then, and are scaled a turn later. `complete` is called when the
-  /// block before is.
+  /// block before is; `next` are activations of the next one.
   template <class Beside, class Complete>
   __attribute__((always_inline)) void both(const Unit& unit, size_t block, const Unit& unitBefore, size_t blockBefore,
-                                           float* sumsBefore, float* sums, Dots* dots, Beside& beside,
-                                           const Complete& complete) const {
+                                           float* sumsBefore, float* sums, Dots* dots, const int8_t* next,
+                                           Beside& beside, const Complete& complete) const {
     if constexpr (Codes::share) {
       const Scaling<0> first(*this, unitBefore, blockBefore, dots[0], sumsBefore);
-      multiplyPair<0>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { first(turn), beside.turn(); });
+      multiplyPair<0>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { first(turn), beside.turn(), askForRows(next, turn); });
       const Scaling<1> second(*this, unitBefore, blockBefore, dots[1], sumsBefore);
-      multiplyPair<1>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { second(turn), beside.turn(); });
+      multiplyPair<1>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { second(turn), beside.turn(), askForRows(next, turn + turns); });
       complete();
     } else {
       multiplyPair<0>(unit, block, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
@@ -195,6 +192,18 @@ struct TileCodedProduct : CodedProduct<Codes> {
 
   /// A pair's sums are scaled in so many turns, one behind each tile product of the other pair.
   static constexpr int turns = 2 * int(stepsOfBlock), rowsOfTurn = tileRows / turns;
+
+  const int8_t* codesOf(const Unit& unit, size_t block) const {
+    return this->x.codes + unit.row * this->x.inputs + block * blockInputs;
+  }
+
+  /// Into the first cache: a tile of activations is 16 lines at once, and nothing goes on before they are there. Without, waiting for
+  /// them was a quarter of a prompt's products.
+  __attribute__((always_inline)) void askForRows(const int8_t* rows, int turn) const {
+    constexpr int each = tileRows / (2 * turns);
+    for (int r = turn * each; r < (turn + 1) * each; r++)
+      for (size_t at = 0; at < blockInputs; at += 64) askForLineNow(rows + size_t(r) * this->x.inputs + at);
+  }
 
   const char* codesAt(const Unit& unit, int p, size_t step) const {
     if (!Codes::share) return unit.spreads[p] + (step - unit.begin * stepsOfBlock) * stepBytes;
@@ -219,7 +228,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
   __attribute__((always_inline)) void multiplyShared(const Unit& unit, size_t block, Dots* dots, const F& beside) const {
     constexpr int s = 2 * pair;
     const size_t step = block * stepsOfBlock;
-    const int8_t* a = this->x.codes + unit.row * this->x.inputs + block * blockInputs;
+    const int8_t* a = codesOf(unit, block);
     zeroTile<s>(), zeroTile<s + 1>();
     if (pair == 0) loadTile<4>(a, this->x.inputs);
     loadTile<6>(codesAt(unit, s, step), 64);
@@ -351,7 +360,7 @@ struct TilePairProduct {
   static constexpr bool tiled = true, streams = true, endsLate = true;
   static constexpr size_t turnsOfBlock = 0;
   static constexpr int packedFormat = packedBF16;
-  static constexpr size_t unitRows = 2 * tileRows, unitPanels = 2, blockInputs = 32;
+  static constexpr size_t unitRows = 2 * tileRows, rowUnitsMost = 1, unitPanels = 2, blockInputs = 32;
   static constexpr size_t rowsMost = 128, panelsMost = 8, chunkInputs = 2048;
   static constexpr bool rowsInside = true;
   static constexpr size_t stepHalves = unitRows * blockInputs;
@@ -399,8 +408,8 @@ struct TilePairProduct {
   /// Blocks `begin` to `end` into sums [32][2][16], or onto them behind the first. `cold` weights come from memory: a
   /// tile's lines come all at once, too many for the hardware to follow by itself.
   template <class Beside, class Before>
-  void unit(const char* panel, size_t, int panels, const char*, size_t row, int count, size_t begin, size_t end, bool cold,
-            float* sums, Inside*, Beside& beside, const Before& before) const {
+  void units(const char* panel, size_t, int panels, const char*, size_t row, size_t count, size_t begin, size_t end, bool cold,
+             float* sums, Inside*, Beside& beside, const Before& before) const {
     constexpr size_t sumsStride = 2 * panelOutputs * 4, half = tileRows * sumsStride;
     const bool two = panels == 2, more = count > tileRows;
     const Half* top = unitAt(row) + begin * stepApart;
@@ -430,7 +439,7 @@ struct TilePairProduct {
         if (two) multiplyPairs<3, 5, 7>();
       }
       // The unit before may have its sums at the same place.
-      if (block == begin) before();
+      if (block == begin) before(0);
       beside();
       keep.step(block);
     }

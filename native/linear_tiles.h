@@ -43,30 +43,63 @@ __attribute__((noinline)) inline void endUnit(const Epilogue& epilogue, size_t p
   unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) { epilogue.finish(unit->row, unit->count, panel, two, from); });
 }
 
+/// Asks for what `count` units of rows by some panels end with: the lines that results go to and are added to, and factors of
+/// adapters. An equal part behind each block of inputs.
+struct EndsAhead {
+  const Epilogue& epilogue;
+  size_t row, rows, unitRows;  // the first one, all of them (none: nothing is asked for), and those of a unit
+  int64_t panel;
+  int panels;
+  size_t blocks, rowsAtOnce;
+  FactorsAhead* factors;  // of each unit; null where rows have no adapters
+
+  EndsAhead(const Epilogue& behind, size_t first, size_t count, size_t unit, int64_t at, int wide, size_t blockCount, FactorsAhead* ahead)
+      : epilogue(behind), row(first), rows(count), unitRows(unit), panel(at), panels(wide), blocks(blockCount),
+        rowsAtOnce((unit + blockCount - 1) / blockCount), factors(behind.adapted.slots ? ahead : nullptr) {}
+
+  /// Whose factors come up.
+  void begin() const {
+    for (size_t r = 0; factors && r * unitRows < rows; r++) {
+      factors[r] = epilogue.adapted.comingUp(row + r * unitRows, int(rowsOf(r)), panel, panels);
+      for (int i = 0; i < factors[r].count; i++) askForLine(factors[r].from[i]);
+    }
+  }
+
+  /// Behind so many blocks by the rth unit.
+  void ask(size_t r, size_t block) const {
+    const size_t first = r * unitRows, end = first + unitRows < rows ? first + unitRows : rows, at = first + block * rowsAtOnce;
+    for (size_t t = at; t < at + rowsAtOnce && t < end; t++)
+      for (int p = 0; p < panels; p += 2) epilogue.comingUp(row + t, panel + p, panels - p < 2 ? 1 : 2);
+    if (factors && factors[r].count > 0) factors[r].ask(factors[r].lines() / (blocks - block) + 1);
+  }
+
+ private:
+  size_t rowsOf(size_t r) const {
+    if (r * unitRows >= rows) return 0;
+    return rows - r * unitRows < unitRows ? rows - r * unitRows : unitRows;
+  }
+};
+
 /// Done beside a unit, once a block of its inputs; weights are asked for `inTurns` of a block.
 template <bool endsLate, bool inTurns>
 struct BesideUnit {
-  const Epilogue& epilogue;
+  const EndsAhead& ends;
   Upcoming& upcoming;
-  size_t row, end;  // of the unit's rows, whose results go to memory; none until the last chunk
-  int64_t panel;
-  int panels;
-  size_t rowsAtOnce;
   WaitingUnit& waiting;
   size_t pairFloats;
   int rowsOfWaiting;  // at once
+  size_t rowUnits, block = 0;
 
   /// Done several times a block, between tile products.
   __attribute__((always_inline)) void turn() const {
     if (inTurns && upcoming.step > 0) upcoming.askWeights();
   }
 
-  void operator()(size_t = 0) {
-    size_t last = end - row < rowsAtOnce ? end : row + rowsAtOnce;
-    for (; row < last; row++)
-      for (int p = 0; p < panels; p += 2) epilogue.comingUp(row, panel + p, panels - p < 2 ? 1 : 2);
-    if (inTurns) upcoming.askFactors();
-    else if (upcoming.any()) upcoming.ask();
+  /// Behind a block by the rth unit of rows.
+  void operator()(size_t r = 0) {
+    ends.ask(r, block);
+    if (r + 1 == rowUnits) block++;
+    if (!inTurns && upcoming.step > 0) upcoming.askWeights();
     if (endsLate && waiting.complete && waiting.done < waiting.count) finish(rowsOfWaiting);
   }
 
@@ -74,18 +107,20 @@ struct BesideUnit {
   void finish(int most) {
     const int first = waiting.done, count = waiting.count - first < most ? waiting.count - first : most;
     waiting.eachPair(pairFloats, [&](int64_t at, int two, const float* sums) {
-      epilogue.finish(waiting.row + first, count, at, two, sums + first * two * panelOutputs);
+      ends.epilogue.finish(waiting.row + first, count, at, two, sums + first * two * panelOutputs);
     });
     waiting.done += count;
   }
 };
 
-/// A Product multiplies a unit of `unitRows` rows by `unitPanels` panels, over blocks of `blockInputs` inputs. It ends a unit
+/// A Product multiplies up to `rowUnitsMost` units of `unitRows` rows by `unitPanels` panels, over blocks of `blockInputs` inputs: a
+/// block of several units is in the first cache for all of them, and panels come from the second once for all. It ends a unit
 /// while it begins the next, so neighbours have their sums at different places; where it `endsLate` a few rows at a time, as tiles
 /// and vectors work at once (bf16 a tenth quicker by 896 inputs, codes a twentieth slower, whose vectors are busy anyway).
 template <class Product>
 struct TiledLinear {
   static constexpr size_t unitRows = Product::unitRows, unitPanels = Product::unitPanels;
+  static constexpr size_t together = Product::rowUnitsMost;
   static constexpr size_t pairFloats = unitRows * 2 * panelOutputs, unitFloats = unitRows * unitPanels * panelOutputs;
   /// With fewer rows weights come from memory as fast as they are used: a group is one unit, so that they come evenly.
   static constexpr size_t rowsMany = 64;
@@ -110,11 +145,11 @@ struct TiledLinear {
     panels = (behind.dst->ne[0] + panelOutputs - 1) / panelOutputs * (behind.gated ? 2 : 1);
     rowUnits = quotient(rows, unitRows), panelUnits = quotient(size_t(panels), unitPanels);
     rowBlocks = quotient(rowUnits, Product::rowsMost / unitRows);
-    chunks = rows < rowsMany ? 1 : quotient(product.blocks(), Product::chunkInputs / Product::blockInputs);
+    chunks = rows < rowsMany || together > 1 ? 1 : quotient(product.blocks(), Product::chunkInputs / Product::blockInputs);
     unitsMost = rows < rowsMany ? 1 : Product::panelsMost / unitPanels;
     places = chunks == 1 ? 1 : quotient(rowUnits, rowBlocks) * unitsMost;
     size_t spread = alignUp(product.spreadBytes(quotient(product.blocks(), chunks))) * unitsMost;
-    room = rw_thread_scratch(spread + (places + 1) * unitFloats * 4);
+    room = rw_thread_scratch(spread + (places + 1) * together * unitFloats * 4);
     sums = reinterpret_cast<float*>(room + spread);
   }
 
@@ -130,13 +165,14 @@ struct TiledLinear {
         return next;
       });
     product.drain(&state.inside);
-    endUnit(epilogue, pairFloats, &state.waiting);
+    for (WaitingUnit& waiting : state.waiting) endUnit(epilogue, pairFloats, &waiting);
     product.exit();
   }
 
  private:
   struct State {
-    WaitingUnit waiting;
+    WaitingUnit waiting[together];
+    FactorsAhead factors[together];
     size_t turn = 0;  // 0 or 1: of two places for the sums of one unit
     typename Product::Inside inside;
   };
@@ -176,14 +212,14 @@ struct TiledLinear {
         auto one = [&](size_t r, size_t u) {
           const size_t place = chunks == 1 ? 0 : (r - firstRows) * block.units() + u - block.firstUnit;
           float* to = sums + (place + state->turn) * unitFloats;
-          unit(block, r, u, chunk, cold && (r == firstRows), to, state, &upcoming);
+          unit(block, r, endRows - r < together ? endRows - r : together, u, chunk, cold && r == firstRows, to, state, &upcoming);
           if (Product::endsLate && places == 1 && chunk + 1 == chunks) state->turn ^= 1;
         };
         if (Product::rowsInside)
           for (size_t u = block.firstUnit; u < block.endUnit; u++)
-            for (size_t r = firstRows; r < endRows; r++) one(r, u);
+            for (size_t r = firstRows; r < endRows; r += together) one(r, u);
         else
-          for (size_t r = firstRows; r < endRows; r++)
+          for (size_t r = firstRows; r < endRows; r += together)
             for (size_t u = block.firstUnit; u < block.endUnit; u++) one(r, u);
       }
     }
@@ -208,26 +244,31 @@ struct TiledLinear {
     return true;
   }
 
-  void unit(const Block& block, size_t rowUnit, size_t u, size_t chunk, bool cold, float* to, State* state, Upcoming* upcoming) const {
-    const size_t row = rowUnit * unitRows, count = rows - row < unitRows ? rows - row : unitRows;
-    const size_t begin = chunkBegin(chunk), end = chunkBegin(chunk + 1);
+  /// Of `count` units of rows from `rowUnit` on.
+  void unit(const Block& block, size_t rowUnit, size_t count, size_t u, size_t chunk, bool cold, float* to, State* state,
+            Upcoming* upcoming) const {
+    const size_t row = rowUnit * unitRows, end = (rowUnit + count) * unitRows < rows ? (rowUnit + count) * unitRows : rows;
+    const size_t begin = chunkBegin(chunk), stop = chunkBegin(chunk + 1), turns = stop - begin;
     const bool last = chunk + 1 == chunks;
     const int64_t panel = int64_t(u * unitPanels);
     const int wide = panelsOf(u);
-    const AdaptedRows& adapted = epilogue.adapted;
-    if (last && adapted.slots) upcoming->begin(adapted.comingUp(row, int(count), panel, wide), end - begin);
-    const size_t turns = end - begin;
+    const EndsAhead ends{epilogue, row, last ? end - row : 0, unitRows, panel, wide, turns, state->factors};
+    ends.begin();
+    WaitingUnit* waiting = state->waiting;
     BesideUnit<Product::endsLate, (Product::turnsOfBlock > 0)> beside{
-        epilogue, *upcoming, row, last ? row + count : row, panel, wide, quotient(count, turns), state->waiting, pairFloats,
-        int(quotient(size_t(state->waiting.count), turns))};
+        ends, *upcoming, *waiting, pairFloats, int(quotient(size_t(waiting->count), turns)), count};
     size_t bytes = alignUp(product.spreadBytes(quotient(product.blocks(), chunks)));
-    product.unit(packed + panel * stride, stride, wide, room + (u - block.firstUnit) * bytes, row, int(count), begin, end, cold, to,
-                 &state->inside, beside, [&](size_t = 0) {
-                   if (Product::endsLate) completeUnit(epilogue, pairFloats, &state->waiting);
-                   else endUnit(epilogue, pairFloats, &state->waiting);
-                 });
-    if (Product::endsLate && state->waiting.done < state->waiting.count) beside.finish(state->waiting.count);
-    state->waiting = {row, last ? int(count) : 0, panel, wide, to};
+    product.units(packed + panel * stride, stride, wide, room + (u - block.firstUnit) * bytes, row, end - row, begin, stop, cold, to,
+                  &state->inside, beside, [&](size_t r) {
+                    if (Product::endsLate) return completeUnit(epilogue, pairFloats, waiting);
+                    // Of the rows before there may have been more units.
+                    for (size_t w = r; w == r || (r + 1 == count && w < together); w++) endUnit(epilogue, pairFloats, waiting + w);
+                  });
+    if (Product::endsLate && waiting->done < waiting->count) beside.finish(waiting->count);
+    for (size_t r = 0; r < together; r++) {
+      const size_t first = row + r * unitRows, behind = first + unitRows < end ? first + unitRows : end;
+      waiting[r] = {first, last && r < count ? int(behind - first) : 0, panel, wide, to + r * unitFloats};
+    }
   }
 };
 

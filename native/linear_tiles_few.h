@@ -60,12 +60,13 @@ struct TiledFew {
     char* room = rw_thread_scratch(alignUp(product.spreadBytes(blocks)) + rowUnits * unitFloats * 4);
     float* sums = reinterpret_cast<float*>(room + alignUp(product.spreadBytes(blocks)));
     WaitingUnit waiting[Product::rowUnitsMost];
+    FactorsAhead factors[Product::rowUnitsMost];
     typename Product::Inside inside;
     product.enter();
     int32_t unit, next, count;
     for (bool more = takeRun(call, nth, units, 1, 1, &unit, &count); more; unit = next) {
       more = takeRun(call, nth, units, 1, 1, &next, &count);
-      multiply(unit, more ? next : -1, room, sums, waiting, &inside);
+      multiply(unit, more ? next : -1, room, sums, waiting, factors, &inside);
     }
     product.drain(&inside);
     for (WaitingUnit& each : waiting) endUnit(epilogue, pairFloats, &each);
@@ -75,14 +76,14 @@ struct TiledFew {
  private:
   struct Beside {
     const TiledFew& all;
-    int64_t panel, next;  // negative: none
+    const EndsAhead& ends;
+    int64_t next;  // first panel of the next unit, negative: none
     size_t block = 0;
     BlockAhead<unitPanels> ahead = {};
-    FactorsAhead factors[Product::rowUnitsMost] = {};
 
     void begin() {
       const bool last = block + 1 == all.blocks;
-      const int64_t from = last ? next : panel;
+      const int64_t from = last ? next : ends.panel;
       ahead.count = 0;
       if (from < 0) return;
       const size_t at = last ? 0 : all.product.blockAt(block + 1), end = all.product.blockAt(last ? 1 : block + 2);
@@ -92,37 +93,27 @@ struct TiledFew {
 
     __attribute__((always_inline)) void turn() { ahead.turn(); }
 
-    /// Behind a block by the rth unit of rows: what its results go to is asked for, some rows at a time.
+    /// Behind a block by the rth unit of rows.
     void operator()(size_t r) {
-      const size_t row = r * unitRows, count = all.rowsOf(r);
-      for (size_t t = count * block / all.blocks; t < count * (block + 1) / all.blocks; t++)
-        for (int p = 0; p < all.panelsAt(panel); p += 2)
-          all.epilogue.comingUp(row + t, panel + p, all.panelsAt(panel) - p < 2 ? 1 : 2);
-      if (factors[r].count > 0) factors[r].ask((factors[r].lines() + all.blocks - block - 1) / (all.blocks - block));
-      if (r + 1 == all.rowUnits) {
-        block++;
-        if (block < all.blocks) begin();
-      }
+      ends.ask(r, block);
+      if (r + 1 == all.rowUnits && ++block < all.blocks) begin();
     }
   };
 
   int panelsAt(int64_t panel) const { return panels - panel < int64_t(unitPanels) ? int(panels - panel) : int(unitPanels); }
   size_t rowsOf(size_t r) const { return rows - r * unitRows < unitRows ? rows - r * unitRows : unitRows; }
 
-  void multiply(int64_t unit, int64_t next, char* spread, float* sums, WaitingUnit* waiting, typename Product::Inside* inside) const {
+  void multiply(int64_t unit, int64_t next, char* spread, float* sums, WaitingUnit* waiting, FactorsAhead* factors,
+                typename Product::Inside* inside) const {
     const int64_t panel = unit * int64_t(unitPanels);
     const char* from = packed + size_t(panel) * stride;
     const int wide = panelsAt(panel);
     if (product.spreadBytes(blocks) > 0) product.spread(from, stride, wide, 0, blocks, spread);
-    Beside beside{*this, panel, next < 0 ? -1 : next * int64_t(unitPanels)};
-    if (epilogue.adapted.slots)
-      for (size_t r = 0; r < rowUnits; r++) {
-        FactorsAhead& ahead = beside.factors[r];
-        ahead = epilogue.adapted.comingUp(r * unitRows, int(rowsOf(r)), panel, wide);
-        for (int i = 0; i < ahead.count; i++) askForLine(ahead.from[i]);
-      }
+    const EndsAhead ends{epilogue, 0, rows, unitRows, panel, wide, blocks, factors};
+    ends.begin();
+    Beside beside{*this, ends, next < 0 ? -1 : next * int64_t(unitPanels)};
     beside.begin();
-    product.units(from, stride, wide, spread, 0, rowUnits, 0, blocks, sums, inside, beside, [&](size_t r) {
+    product.units(from, stride, wide, spread, 0, rows, 0, blocks, false, sums, inside, beside, [&](size_t r) {
       endUnit(epilogue, pairFloats, waiting + r);
       waiting[r] = {};
     });
