@@ -42,7 +42,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
   static_assert(Codes::parts == 1);
   using Vectors = CodedProduct<Codes>;
   static constexpr bool tiled = true, streams = false, endsLate = false;
-  static constexpr size_t few = Codes::share ? 2 : 10;
+  static constexpr size_t few = Codes::share ? 2 : 24;
   static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
   static constexpr size_t unitFloats = unitRows * unitPanels * panelOutputs;
   /// Units of rows that go by a block together.
