@@ -35,22 +35,24 @@ inline void spreadGroup(const char* group, char* to) {
 /// Coded weights by int8 activations: 16 rows by two pairs of panels. Sums leave their tiles for every block of 128 inputs,
 /// to be scaled by vectors: those of one pair while the other is multiplied. What asks for a line takes one of the 16 places that
 /// tile loads need as well, so what comes up is asked for between tile products, some lines at a time, not a block's at once. Up
-/// to `few` rows go to the vectors alone: a unit takes as long for one row as for 16. AVX-512 has packed all codes but those of
+/// to `few` rows go to the vectors alone: a unit takes as long for one row as for 16, and codes of 4 and 5 bits are spread first. AVX-512 has packed all codes but those of
 /// q8 in the same way.
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   static_assert(Codes::parts == 1);
   using Vectors = CodedProduct<Codes>;
   static constexpr bool tiled = true, streams = false, endsLate = false;
-  static constexpr size_t few = Codes::share ? 2 : 24;
+  static constexpr size_t few = Codes::share ? 2 : 20;
   static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
   static constexpr size_t unitFloats = unitRows * unitPanels * panelOutputs;
-  /// Units of rows that go by a block together.
-  static constexpr size_t rowUnitsMost = Codes::share ? 4 : 1;
+  /// Units of rows that go by a block together; of many rows only where no sums of groups take the first cache's room.
+  static constexpr size_t rowUnitsFew = 4, rowUnitsMost = Codes::share ? rowUnitsFew : 1;
   static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
   static constexpr bool rowsInside = false;
   /// How often a block asks for weights of the next unit; 0 where it asks once, beside codes that are spread first.
-  static constexpr size_t turnsOfBlock = Codes::share ? 8 : 0;
+  static constexpr size_t turnsOfBlock = Codes::share ? 8 : 0, turnsOfFew = Codes::share ? 8 : 16;
+  /// Whether only the last step of a unit is spread, once.
+  static constexpr bool spreadsTail = Codes::share;
   /// What one tile product takes: inputs that share a scale, or as many as go into a tile.
   static constexpr size_t stepInputs = Codes::share ? 64 : groupInputs, stepBytes = stepInputs * panelOutputs;
   static constexpr size_t stepsOfBlock = blockInputs / stepInputs;
@@ -73,11 +75,10 @@ struct TileCodedProduct : CodedProduct<Codes> {
   }
 
   void multiply(Call* call, int nth, const char* packed, size_t stride, size_t rows, const Epilogue& epilogue) const {
-    if constexpr (Codes::share) {
+    if constexpr (Codes::share)
       if (rows <= few) return multiplyPieces(call, nth, static_cast<const Vectors&>(*this), packed, stride, rows, epilogue);
-      else if (rows < TiledLinear<TileCodedProduct>::rowsMany)
-        return TiledFew<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
-    }
+    if (rows < TiledLinear<TileCodedProduct>::rowsMany)
+      return TiledFew<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
     TiledLinear<TileCodedProduct>(*this, packed, stride, rows, epilogue).run(call, nth);
   }
 
@@ -131,22 +132,27 @@ struct TileCodedProduct : CodedProduct<Codes> {
 
   /// Blocks `begin` to `end` into sums [rowUnits][2][16][2][16], or onto them behind the first. A block goes by all units of rows
   /// before the next one: its codes lie in the first cache then. The sums are all there when `before` is called in the next
-  /// unit, or after `drain`; that and `beside` are called with the unit of rows.
+  /// unit, or after `drain`; that and `beside` are called with the unit of rows. `byBlock`: the codes of a block are spread when
+  /// its turn comes, and `spreads` is for one.
   template <class Beside, class Before>
-  void units(const char* panel, size_t stride, int panels, const char* spreads, size_t row, size_t rows, size_t begin, size_t end, bool,
-             float* sums, Inside* inside, Beside& beside, const Before& before) const {
+  void units(const char* panel, size_t stride, int panels, char* spreads, size_t row, size_t rows, size_t begin, size_t end, bool,
+             float* sums, Inside* inside, Beside& beside, const Before& before, bool byBlock = false) const {
     const size_t rowUnits = (rows + unitRows - 1) / unitRows;
-    Unit units[rowUnitsMost] = {{{}, {}, begin, row}};
+    Unit units[rowUnitsFew] = {{{}, {}, begin, row}};
     for (int p = 0; p < int(unitPanels); p++) {
       const int own = p < panels ? p : 0;  // those that are not there are another's once more
       units[0].panels[p] = panel + own * stride;
-      units[0].spreads[p] = spreads + own * (Codes::share ? stepBytes : (end - begin) * blockInputs * panelOutputs);
+      units[0].spreads[p] = spreads + own * (Codes::share ? stepBytes : (byBlock ? 1 : end - begin) * blockInputs * panelOutputs);
     }
     for (size_t r = 1; r < rowUnits; r++) units[r] = units[0], units[r].row = row + r * unitRows;
     const Unit* unitBefore = inside->waits ? &inside->unit : units;
     size_t blockBefore = inside->waits ? inside->block : begin;
     float* sumsBefore = inside->waits ? inside->sums : inside->nowhere;
-    for (size_t block = begin; block < end; block++)
+    for (size_t block = begin; block < end; block++) {
+      if (byBlock && !Codes::share) {
+        spread(panel, stride, panels, block, block + 1, spreads);
+        for (size_t r = 0; r < rowUnits; r++) units[r].begin = block;
+      }
       for (size_t r = 0; r < rowUnits; r++) {
         float* to = sums + r * unitFloats;
         const bool more = r + 1 < rowUnits;
@@ -157,6 +163,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
         beside(r);
         unitBefore = units + r, blockBefore = block, sumsBefore = to;
       }
+    }
     inside->waits = true, inside->unit = *unitBefore, inside->block = end - 1, inside->sums = sumsBefore;
   }
 
@@ -184,9 +191,11 @@ struct TileCodedProduct : CodedProduct<Codes> {
       multiplyPair<1>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { second(turn), beside.turn(), askForRows(next, turn + turns); });
       complete();
     } else {
-      multiplyPair<0>(unit, block, dots, Scaling<1>(*this, unitBefore, blockBefore, dots[1], sumsBefore));
+      const Scaling<1> second(*this, unitBefore, blockBefore, dots[1], sumsBefore);
+      multiplyPair<0>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { second(turn), beside.turn(); });
       complete();
-      multiplyPair<1>(unit, block, dots, Scaling<0>(*this, unit, block, dots[0], sums));
+      const Scaling<0> first(*this, unit, block, dots[0], sums);
+      multiplyPair<1>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { first(turn), beside.turn(); });
     }
   }
 

@@ -35,7 +35,7 @@ struct BlockAhead {
   }
 };
 
-/// A Product multiplies `units` of rows, at most `rowUnitsMost` of them.
+/// A Product multiplies `units` of rows, at most `rowUnitsFew` of them.
 template <class Product>
 struct TiledFew {
   static constexpr size_t unitRows = Product::unitRows, unitPanels = Product::unitPanels, unitFloats = Product::unitFloats;
@@ -57,10 +57,11 @@ struct TiledFew {
 
   void run(Call* call, int nth) const {
     const int32_t units = int32_t((panels + unitPanels - 1) / unitPanels);
-    char* room = rw_thread_scratch(alignUp(product.spreadBytes(blocks)) + rowUnits * unitFloats * 4);
-    float* sums = reinterpret_cast<float*>(room + alignUp(product.spreadBytes(blocks)));
-    WaitingUnit waiting[Product::rowUnitsMost];
-    FactorsAhead factors[Product::rowUnitsMost];
+    const size_t spreadBytes = alignUp(product.spreadBytes(1));
+    char* room = rw_thread_scratch(spreadBytes + rowUnits * unitFloats * 4);
+    float* sums = reinterpret_cast<float*>(room + spreadBytes);
+    WaitingUnit waiting[Product::rowUnitsFew];
+    FactorsAhead factors[Product::rowUnitsFew];
     typename Product::Inside inside;
     product.enter();
     int32_t unit, next, count;
@@ -88,7 +89,7 @@ struct TiledFew {
       if (from < 0) return;
       const size_t at = last ? 0 : all.product.blockAt(block + 1), end = all.product.blockAt(last ? 1 : block + 2);
       ahead.begin(all.packed + size_t(from) * all.stride + at, all.stride, size_t(all.panelsAt(from)), end - at,
-                  all.rowUnits * Product::turnsOfBlock);
+                  all.rowUnits * Product::turnsOfFew);
     }
 
     __attribute__((always_inline)) void turn() { ahead.turn(); }
@@ -108,7 +109,7 @@ struct TiledFew {
     const int64_t panel = unit * int64_t(unitPanels);
     const char* from = packed + size_t(panel) * stride;
     const int wide = panelsAt(panel);
-    if (product.spreadBytes(blocks) > 0) product.spread(from, stride, wide, 0, blocks, spread);
+    if (Product::spreadsTail && product.spreadBytes(1) > 0) product.spread(from, stride, wide, 0, blocks, spread);
     const EndsAhead ends{epilogue, 0, rows, unitRows, panel, wide, blocks, factors};
     ends.begin();
     Beside beside{*this, ends, next < 0 ? -1 : next * int64_t(unitPanels)};
@@ -116,7 +117,7 @@ struct TiledFew {
     product.units(from, stride, wide, spread, 0, rows, 0, blocks, false, sums, inside, beside, [&](size_t r) {
       endUnit(epilogue, pairFloats, waiting + r);
       waiting[r] = {};
-    });
+    }, true);
     for (size_t r = 0; r < rowUnits; r++) waiting[r] = {r * unitRows, int(rowsOf(r)), panel, wide, sums + r * unitFloats};
   }
 };
