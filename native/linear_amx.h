@@ -35,8 +35,8 @@ inline void spreadGroup(const char* group, char* to) {
 /// Coded weights by int8 activations: 16 rows by two pairs of panels. Sums leave their tiles for every block of 128 inputs,
 /// to be scaled by vectors: those of one pair while the other is multiplied. What asks for a line takes one of the 16 places that
 /// tile loads need as well, so what comes up is asked for between tile products, some lines at a time, not a block's at once. Up
-/// to `few` rows go to the vectors alone: a unit takes as long for one row as for 16, and codes of 4 and 5 bits are spread first. AVX-512 has packed all codes but those of
-/// q8 in the same way.
+/// to `few` rows go to the vectors alone: a unit takes as long for one row as for 16, and codes of 4 and 5 bits are spread
+/// first. AVX-512 has packed all codes but those of q8 in the same way.
 template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   static_assert(Codes::parts == 1);
