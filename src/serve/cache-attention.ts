@@ -19,6 +19,24 @@ import { roundedUp } from './turns.ts'
 /** How a cache lies in memory: as tensors [slots, G*D] of a number format, or as our kernels have it (native/batch.h). */
 export type CacheLayout = 'tensors' | 'paged'
 
+/** Of the pages that our kernels ask for. */
+const largePageBytes = 2 ** 21
+
+/**
+ * Bytes of each of so many neighbouring tensors that need `bytes`: some more, so that each begins at another part of a page and
+ * no two come to a new page at the same block. Where all did, the first use of every 512th block waited for 96 MB of zeros
+ * (0.5B, 100 to 150 ms), and so did whoever asked. As many as needed where a page would hold them.
+ */
+export function staggeredBytes(tensors: number, bytes: number): number {
+  if (bytes < largePageBytes) return bytes
+  const part = largePageBytes / tensors
+  let parts = Math.ceil((bytes % largePageBytes) / part)
+  while (commonDivisor(parts, tensors) !== 1) parts++
+  return bytes - (bytes % largePageBytes) + Math.ceil((parts * part) / 64) * 64
+}
+
+const commonDivisor = (a: number, b: number): number => (b === 0 ? a : commonDivisor(b, a % b))
+
 /** Keys and values of every layer. The last block is nobody's: padding writes there. */
 export class BlockCache implements Disposable {
   readonly keys: readonly Tensor[]
@@ -48,10 +66,11 @@ export class BlockCache implements Disposable {
       throw misfit(config, format)
     this.#arena = new Arena(config.layers * 2)
     const layers = Array.from({ length: config.layers }, (_, i) => i)
-    const leaf = (name: string) =>
-      headBytes === undefined
-        ? this.#arena.leaf(format, [slots, width], name)
-        : this.#arena.leaf('I8', [slots * config.keyValueHeads * headBytes], name)
+    const leaf = (name: string) => {
+      if (headBytes === undefined) return this.#arena.leaf(format, [slots, width], name)
+      const bytes = slots * config.keyValueHeads * headBytes
+      return this.#arena.leaf('I8', [staggeredBytes(config.layers * 2, bytes)], name)
+    }
     this.keys = layers.map((i) => leaf(`cache.keys.${i}`))
     this.values = layers.map((i) => leaf(`cache.values.${i}`))
     const { bytes, buffer } = this.#arena.allocate(device.bufferType)

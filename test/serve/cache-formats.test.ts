@@ -3,7 +3,7 @@ import type { DType } from '../../src/base/dtype.ts'
 import type { ModelConfig } from '../../src/models/architecture.ts'
 import { defineModel } from '../../src/models/registry.ts'
 import { Device } from '../../src/runtime/device.ts'
-import { BlockCache, type CacheLayout } from '../../src/serve/cache-attention.ts'
+import { BlockCache, type CacheLayout, staggeredBytes } from '../../src/serve/cache-attention.ts'
 
 const device = new Device({ device: 'cpu', threads: 1 })
 
@@ -28,4 +28,22 @@ test('heads that do not fit a format are refused with what to do', () => {
   expect(() => bytesOf(80, 'Q8_0', 'paged')).toThrow(/multiple of 32; this model's have 80/)
   expect(() => bytesOf(33, 'BF16', 'paged')).toThrow(/even width; this model's have 33/)
   expect(bytesOf(80, 'BF16', 'paged')).toBeGreaterThan(0)
+})
+
+test.each([
+  [48, 64 * 2 ** 20 + 4096],
+  [48, 3 * 2 ** 20],
+  [64, 2 ** 24],
+  [2, 2 ** 21 + 640],
+])('%i tensors of %i bytes come to new pages at different blocks', (tensors, wanted) => {
+  const [page, bytes] = [2 ** 21, staggeredBytes(tensors, wanted)]
+  expect(bytes).toBeGreaterThanOrEqual(wanted)
+  expect(bytes - wanted).toBeLessThan((page * 8) / tensors)
+  const begins = Array.from({ length: tensors }, (_, i) => (i * bytes) % page).sort((a, b) => a - b)
+  const apart = begins.map((at, i) => (begins[i + 1] ?? page) - at)
+  expect(Math.min(...apart)).toBeGreaterThan((page / tensors) * 0.8)
+})
+
+test('tensors that fit into a page are as long as they must be', () => {
+  expect(staggeredBytes(48, 2 ** 20 + 64)).toBe(2 ** 20 + 64)
 })
