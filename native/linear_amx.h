@@ -65,8 +65,8 @@ struct TileCodedProduct : CodedProduct<Codes> {
     return Codes::share && count <= few ? Vectors::placed(count) : (count + tileRows - 1) / tileRows * tileRows;
   }
 
-  /// Rows behind the last one are multiplied as well. What lies there may be numbers below 2^-126, and an Intel scales each by
-  /// some 150 cycles of its own (17 rows of a model took as long as 60), so their scales are zeros.
+  /// Rows behind the last one are multiplied as well. What lies there may be numbers below 2^-126, which Intels scale many times
+  /// more slowly (17 rows of a model took twice as long as 32), so their scales are zeros.
   void fill(size_t rows) const {
     for (size_t g = 0; g < this->x.groups; g++) {
       if (g % scaleGroups == 0) __builtin_memset(this->x.scale(g, rows), 0, (this->x.rows - rows) * 4);
