@@ -149,7 +149,7 @@ describe('a bench at its small size gives a complete record', () => {
   test.skipIf(loadKernels() === undefined)('iterations', async () => {
     const record = recordSchema.parse(await smallRecord(iterationsBench))
     expect(record.comparisons.map(({ figure, sides }) => [figure, ...sides])).toEqual([
-      ...['prompt24', 'decode3', 'decode1'].map((name) => [
+      ...['prompt24', 'decode3', 'decode2', 'decode1'].map((name) => [
         `${name}TokensPerSecond`,
         'ropeway',
         'plain ggml',
