@@ -41,7 +41,7 @@ template <class Codes>
 struct TileCodedProduct : CodedProduct<Codes> {
   static_assert(Codes::parts == 1);
   using Vectors = CodedProduct<Codes>;
-  static constexpr bool tiled = true, streams = false, endsLate = false;
+  static constexpr bool tiled = true, endsLate = false;
   static constexpr size_t few = Codes::share ? 2 : 20;
   static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
   static constexpr size_t unitFloats = unitRows * unitPanels * panelOutputs;
@@ -365,8 +365,7 @@ inline void linearByTiles(ggml_tensor* dst, int ith, int nth, void* userdata) {
 
 /// bf16 weights by activations rounded to bf16: 32 rows by two panels in four tiles of sums.
 struct TilePairProduct {
-  /// Few rows ask for weights where they use them.
-  static constexpr bool tiled = true, streams = true, endsLate = true;
+  static constexpr bool tiled = true, endsLate = true;
   static constexpr size_t turnsOfBlock = 0;
   static constexpr int packedFormat = packedBF16;
   static constexpr size_t unitRows = 2 * tileRows, rowUnitsMost = 1, unitPanels = 2, blockInputs = 32;

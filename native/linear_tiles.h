@@ -1,8 +1,8 @@
 // How a product of packed weights is cut for AMX tiles.
 //
 // A thread takes a group of panels and multiplies all rows by it, a block of rows after the other: the group stays in its
-// second cache. Inputs are cut into chunks, so that the activations of a unit of rows stay in the first cache while the
-// group's panels pass by. What the next group reads is asked for evenly meanwhile, and so are the lines that results go to.
+// second cache. Where rows go by units, inputs are cut into chunks, so that a unit's activations stay in the first cache while the
+// group's panels pass by; where several units go together, a block of the panels does. What the next group reads is asked for evenly meanwhile, and so are the lines that results go to.
 #pragma once
 
 #include "linear_coded.h"
@@ -43,7 +43,7 @@ __attribute__((noinline)) inline void endUnit(const Epilogue& epilogue, size_t p
   unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) { epilogue.finish(unit->row, unit->count, panel, two, from); });
 }
 
-/// Asks for what `count` units of rows by some panels end with: the lines that results go to and are added to, and factors of
+/// Asks for what units of rows by some panels end with: the lines that results go to and are added to, and factors of
 /// adapters. An equal part behind each block of inputs.
 struct EndsAhead {
   const Epilogue& epilogue;
@@ -122,7 +122,8 @@ struct TiledLinear {
   static constexpr size_t unitRows = Product::unitRows, unitPanels = Product::unitPanels;
   static constexpr size_t together = Product::rowUnitsMost;
   static constexpr size_t pairFloats = unitRows * 2 * panelOutputs, unitFloats = unitRows * unitPanels * panelOutputs;
-  /// With fewer rows weights come from memory as fast as they are used: a group is one unit, so that they come evenly.
+  /// With fewer rows weights come from memory as fast as they are used: a group is one unit, so that they come evenly, and units
+  /// ask for weights where they use them. Codes have a way of their own for so few (linear_tiles_few.h).
   static constexpr size_t rowsMany = 64;
 
   /// Units of panels, and blocks of rows.
@@ -237,7 +238,7 @@ struct TiledLinear {
   bool askFor(const Block& block, const Block& next, size_t parts, Upcoming* upcoming) const {
     if (next.units() == 0) return false;
     if (next.firstUnit < block.endUnit) return true;  // other rows of the same panels
-    if (Product::streams && rows < rowsMany) return false;
+    if (rows < rowsMany) return false;
     if (Product::turnsOfBlock > 0) parts *= Product::turnsOfBlock;
     size_t end = next.endUnit * unitPanels < size_t(panels) ? next.endUnit * unitPanels : size_t(panels);
     upcoming->begin(packed + next.firstUnit * unitPanels * stride, (end - next.firstUnit * unitPanels) * stride, parts);
