@@ -10,7 +10,7 @@
 
 namespace {
 
-/// Neighbouring rows of activations: their codes, and a scale for each block of 128 of them.
+/// Neighbouring rows of activations: their codes, and a scale for each block of 256 of them.
 struct RowCodes {
   const int8_t* codes = nullptr;  // [rows][inputs]
   const float* scales = nullptr;  // [blocks][apart]

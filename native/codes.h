@@ -119,12 +119,12 @@ struct MX4Codes : FourBitFloats {
   static Vector shift(const char*, size_t, int) { return zero(); }
 };
 
-/// A scale per four groups, whose sums of codes are added up before they are scaled.
+/// A scale per eight groups, whose sums of codes are added up before they are scaled.
 struct Q8Codes : EightBits {
   // Whole bytes are asked for mostly within the page, so that the hardware takes it for the stream that it follows itself; from
   // 4 KiB on the two got in each other's way (0.6 of a plain read instead of 0.9).
   // Intel's cores with tiles get 0.72 of a plain read so, and 0.87 with what asks 8 KiB ahead (q4s).
-  static constexpr size_t groupBytes = pairScaleBytes / 8 + EightBits::bytes, streamAhead = signBias ? 8192 : 1024;
+  static constexpr size_t groupBytes = pairScaleBytes / sharedGroups + EightBits::bytes, streamAhead = signBias ? 8192 : 1024;
   static constexpr int format = packedQ8, parts = 1, bias = codeBias + signBias;
   static constexpr bool share = true, offset = false, negative = bias == 0, askedTwice = false, stream = true;
   template <int j>

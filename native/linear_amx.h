@@ -32,7 +32,7 @@ inline void spreadGroup(const char* group, char* to) {
   }
 }
 
-/// Coded weights by int8 activations: 16 rows by two pairs of panels. Sums leave their tiles for every block of 128 inputs,
+/// Coded weights by int8 activations: 16 rows by two pairs of panels. Sums leave their tiles for every block of inputs,
 /// to be scaled by vectors: those of one pair while the other is multiplied. What asks for a line takes one of the 16 places that
 /// tile loads need as well, so what comes up is asked for between tile products, some lines at a time, not a block's at once. Up
 /// to `few` rows go to the vectors alone: a unit takes as long for one row as for 16, and codes of 4 and 5 bits are spread
@@ -43,14 +43,15 @@ struct TileCodedProduct : CodedProduct<Codes> {
   using Vectors = CodedProduct<Codes>;
   static constexpr bool tiled = true, endsLate = false;
   static constexpr size_t few = Codes::share ? 2 : 20;
-  static constexpr size_t unitRows = tileRows, unitPanels = 4, blockInputs = scaleGroups * groupInputs;
+  static constexpr size_t unitRows = tileRows, unitPanels = 4, blockGroups = Codes::share ? scaleGroups : sumGroups;
+  static constexpr size_t blockInputs = blockGroups * groupInputs;
   static constexpr size_t unitFloats = unitRows * unitPanels * panelOutputs;
   /// Units of rows that go by a block together; of many rows only where no sums of groups take the first cache's room.
   static constexpr size_t rowUnitsFew = 4, rowUnitsMost = Codes::share ? rowUnitsFew : 1;
   static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
   static constexpr bool rowsInside = false;
   /// How often a block asks for weights of the next unit; 0 where it asks once, beside codes that are spread first.
-  static constexpr size_t turnsOfBlock = Codes::share ? 8 : 0, turnsOfFew = Codes::share ? 8 : 16;
+  static constexpr size_t turnsOfBlock = Codes::share ? 16 : 0, turnsOfFew = 16;
   /// Whether only the last step of a unit is spread, once.
   static constexpr bool spreadsTail = Codes::share;
   /// What one tile product takes: inputs that share a scale, or as many as go into a tile.
@@ -85,11 +86,11 @@ struct TileCodedProduct : CodedProduct<Codes> {
   void enter() const { loadTileConfig(tileConfig(tileRows, int(stepInputs), int(stepInputs / 4))); }
   void exit() const { releaseTiles(); }
 
-  size_t blocks() const { return (this->x.groups + scaleGroups - 1) / scaleGroups; }
+  size_t blocks() const { return (this->x.groups + blockGroups - 1) / blockGroups; }
 
   /// Where a block of a panel begins, its scales before it; at `blocks()` the panel's end.
   size_t blockAt(size_t block) const {
-    size_t group = block * scaleGroups;
+    size_t group = block * blockGroups;
     if (group == 0) return 0;
     return size_t(Codes::group(nullptr, (group < this->x.groups ? group : this->x.groups) - 1) - static_cast<const char*>(nullptr)) + Codes::bytes;
   }
@@ -101,7 +102,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
     return this->x.groups % 2 == 0 ? 0 : unitPanels * stepBytes;
   }
   void spread(const char* panel, size_t stride, int panels, size_t begin, size_t end, char* to) const {
-    const size_t groups = this->x.groups, first = begin * scaleGroups, last = end * scaleGroups < groups ? end * scaleGroups : groups;
+    const size_t groups = this->x.groups, first = begin * blockGroups, last = end * blockGroups < groups ? end * blockGroups : groups;
     for (int p = 0; p < panels; p++, panel += stride)
       if constexpr (Codes::share) {
         char* tail = to + p * stepBytes;
@@ -186,16 +187,18 @@ struct TileCodedProduct : CodedProduct<Codes> {
                                            Beside& beside, const Complete& complete) const {
     if constexpr (Codes::share) {
       const Scaling<0> first(*this, unitBefore, blockBefore, dots[0], sumsBefore);
-      multiplyPair<0>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { first(turn), beside.turn(), askForRows(next, turn); });
+      multiplyHalf<0, 0>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { first(turn), beside.turn(), askForRows(next, turn); });
+      multiplyHalf<1, 0>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { first(turn + 4), beside.turn(), askForRows(next, turn + 4); });
       const Scaling<1> second(*this, unitBefore, blockBefore, dots[1], sumsBefore);
-      multiplyPair<1>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { second(turn), beside.turn(), askForRows(next, turn + turns); });
+      multiplyHalf<0, 1>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { second(turn), beside.turn(), askForRows(next, turn + 8); });
+      multiplyHalf<1, 1>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { second(turn + 4), beside.turn(), askForRows(next, turn + 12); });
       complete();
     } else {
       const Scaling<1> second(*this, unitBefore, blockBefore, dots[1], sumsBefore);
-      multiplyPair<0>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { second(turn), beside.turn(); });
+      multiplyApart<0>(unit, block, dots[0], [&](int turn) __attribute__((always_inline)) { second(turn), beside.turn(); });
       complete();
       const Scaling<0> first(*this, unit, block, dots[0], sums);
-      multiplyPair<1>(unit, block, dots, [&](int turn) __attribute__((always_inline)) { first(turn), beside.turn(); });
+      multiplyApart<1>(unit, block, dots[1], [&](int turn) __attribute__((always_inline)) { first(turn), beside.turn(); });
     }
   }
 
@@ -225,26 +228,23 @@ struct TileCodedProduct : CodedProduct<Codes> {
     storeTile<2 * t + 1>(to[1], 64);
   }
 
-  /// Products of a block by a pair; `beside(n)` is called behind the nth.
-  template <int pair, class F>
-  __attribute__((always_inline)) void multiplyPair(const Unit& unit, size_t block, Dots* dots, const F& beside) const {
-    if constexpr (Codes::share) multiplyShared<pair>(unit, block, dots, beside);
-    else multiplyApart<pair>(unit, block, dots[pair], beside);
-  }
-
-  /// Sums of both steps in the pair's two tiles. They are stored when those of the other pair are on their way.
-  template <int pair, class F>
-  __attribute__((always_inline)) void multiplyShared(const Unit& unit, size_t block, Dots* dots, const F& beside) const {
+  /// Products of a block by a pair where groups share scales: two of its four steps, so that activations are loaded once for both
+  /// pairs. Sums of all are in the pair's two tiles then, and are stored when those of the other pair are on their way;
+  /// `beside(n)` is called behind the nth.
+  template <int pair, int half, class F>
+  __attribute__((always_inline)) void multiplyHalf(const Unit& unit, size_t block, Dots* dots, const F& beside) const {
     constexpr int s = 2 * pair;
-    const size_t step = block * stepsOfBlock;
-    const int8_t* a = codesOf(unit, block);
-    zeroTile<s>(), zeroTile<s + 1>();
-    if (pair == 0) loadTile<4>(a, this->x.inputs);
-    loadTile<6>(codesAt(unit, s, step), 64);
-    multiplyBytes<s, 4, 6>();
-    beside(0);
-    loadTile<7>(codesAt(unit, s + 1, step), 64);
-    multiplyBytes<s + 1, 4, 7>();
+    const size_t step = block * stepsOfBlock + 2 * half;
+    const int8_t* a = codesOf(unit, block) + 2 * half * stepInputs;
+    if (half == 0) zeroTile<s>(), zeroTile<s + 1>();
+    if (half == 0 || step * stepInputs < this->x.inputs) {
+      if (pair == 0) loadTile<4>(a, this->x.inputs);
+      loadTile<6>(codesAt(unit, s, step), 64);
+      multiplyBytes<s, 4, 6>();
+      beside(0);
+      loadTile<7>(codesAt(unit, s + 1, step), 64);
+      multiplyBytes<s + 1, 4, 7>();
+    } else beside(0);
     beside(1);
     if ((step + 1) * stepInputs < this->x.inputs) {
       if (pair == 0) loadTile<5>(a + stepInputs, this->x.inputs);
@@ -254,7 +254,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
       loadTile<7>(codesAt(unit, s + 1, step + 1), 64);
       multiplyBytes<s + 1, 5, 7>();
     } else beside(2);
-    store<1 - pair>(dots[1 - pair][0]);
+    if (pair == half) store<1 - pair>(dots[1 - pair][0]);
     beside(3);
   }
 
@@ -292,9 +292,9 @@ struct TileCodedProduct : CodedProduct<Codes> {
     __m512 scales[sumsOfBlock][2], shifts[Codes::offset ? sumsOfBlock : 1][2];
 
     __attribute__((always_inline)) Scaling(const TileCodedProduct& by, const Unit& unit, size_t block, const Dots& of, float* to)
-        : x(by.x), dots(of), row(unit.row), first(block * scaleGroups), onto(block > 0), sums(to + pair * tileRows * 2 * panelOutputs) {
+        : x(by.x), dots(of), row(unit.row), first(block * blockGroups), onto(block > 0), sums(to + pair * tileRows * 2 * panelOutputs) {
       rowScales = x.scale(first, row);
-      const size_t groups = Codes::share || x.groups - first > scaleGroups ? scaleGroups : x.groups - first;
+      const size_t groups = Codes::share || x.groups - first > blockGroups ? blockGroups : x.groups - first;
 #pragma GCC unroll 4
       for (int i = 0; i < sumsOfBlock; i++) {
         // Behind the last group stands nothing: another one's sums, times zero.

@@ -1,4 +1,4 @@
-// Products with weights stored as codes. Activations become int8 codes with a scale per row and block of 128 inputs,
+// Products with weights stored as codes. Activations become int8 codes with a scale per row and block of 256 inputs,
 // never per batch; sums of a group are exact, and scales are applied in the order of groups.
 #pragma once
 
@@ -29,7 +29,7 @@ constexpr bool blockSums = lanes == 16;
 /// is per group lies by rows, so that a tile reads it from few lines.
 struct QuantisedRows {
   int8_t* codes;   // [N][K]
-  float* scales;   // [K/128][N]
+  float* scales;   // [K/256][N]
   float* sums;     // [K/32][N] sum of codes, times their scale without block sums
   int32_t* bias;   // [K/32][parts][N] -bias of the weights' codes * sum of codes; of a block in its first group where groups share
   size_t inputs, groups, rows;
@@ -128,7 +128,8 @@ inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
       else __builtin_memset(codes, 0, parts * partInputs);
       if (!Codes::offset && Codes::bias == 0) continue;
       if constexpr (Codes::share) {
-        *rows.biasOf<Codes>(first + block, 0, row) = -int32_t(Codes::bias) * sumLanes((all[0] + all[1]) + (all[2] + all[3]));
+        for (int part = 1; part < blockParts; part++) all[0] += all[part];
+        *rows.biasOf<Codes>(first + block, 0, row) = -int32_t(Codes::bias) * sumLanes(all[0]);
         continue;
       }
       alignas(16) int32_t sums[blockParts];
@@ -388,12 +389,12 @@ __attribute__((noinline)) inline void productTile(const char* panel, size_t stri
   if constexpr (!blockSums)
     for (size_t g = 0; g < x.groups; g++) addGroup(g, sum);
   else
-    for (size_t first = 0; first < x.groups; first += scaleGroups) {
+    for (size_t first = 0; first < x.groups; first += sumGroups) {
       Vector block[T][V];
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++)
         for (int v = 0; v < V; v++) block[t][v] = zero();
-      size_t end = first + scaleGroups < x.groups ? first + scaleGroups : x.groups;
+      size_t end = first + sumGroups < x.groups ? first + sumGroups : x.groups;
       for (size_t g = first; g < end; g++) addGroup(g, block);
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++)
@@ -439,8 +440,9 @@ __attribute__((noinline)) inline void sharedTile(const char* panel, size_t strid
     if (stretch && groups == scaleGroups) {
       if (upcoming->any())
         for (size_t g = 0; g < scaleGroups; g++) upcoming->ask();
+      for (size_t half = 0; half < scaleGroups; half += 4)
 #pragma GCC unroll 4
-      for (size_t g = 0; g < scaleGroups; g++) addGroup(g, false);
+        for (size_t g = 0; g < 4; g++) addGroup(half + g, false);
     } else
       for (size_t g = 0; g < groups; g++) addGroup(g, true);
 #pragma GCC unroll 4

@@ -9,7 +9,7 @@ inline char* pairScaleAt(char* panel, int format, size_t group, int lane) {
   return panel + pairScalesAt(group, codeBytes(format)) + (group % 2 * panelOutputs + lane) * 2;
 }
 
-/// Up to four groups of numbers as codes with one scale.
+/// Up to eight groups of numbers as codes with one scale.
 inline Half quantise(SourceGroup* groups, size_t count) {
   float values[scaleGroups * groupInputs], inverse;
   for (size_t g = 0; g < count; g++) __builtin_memcpy(values + g * groupInputs, groups[g].values, sizeof groups[g].values);
@@ -35,7 +35,7 @@ inline Half shareScale(SourceGroup* groups, size_t count) {
   return most;
 }
 
-/// Groups `first`.. of a lane, of which all but the panel's last are four.
+/// Groups `first`.. of a lane, of which all but the panel's last are eight.
 inline void packSharedGroups(char* panel, size_t first, size_t count, int lane, SourceGroup* groups) {
   Half scale = groups->coded ? shareScale(groups, count) : quantise(groups, count);
   for (size_t g = 0; g < count; g++) {

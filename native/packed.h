@@ -1,10 +1,10 @@
 // How weights lie in memory for the products.
 //
 // Outputs are grouped in panels of 16, one SIMD lane each; inputs in groups of 32 that share a scale, as in
-// GGUF, in q8 four groups. One panel is:
+// GGUF, in q8 eight groups. One panel is:
 //
-//   q8   per eight groups: scales [2][16] half, each of four groups, codes [8][8][16 outputs][4 inputs] int8
-//                                                                                     16.25 K bytes
+//   q8   per sixteen groups: scales [2][16] half, each of eight groups, codes [16][8][16 outputs][4 inputs] int8
+//                                                                                     16.125 K bytes
 //   q4   per group: codes [4][16][4] two nibbles each, inputs 4 j + c in the low one, 4 j + 16 + c in
 //        the high one; scales [16], offsets [16] half; value = code * scale + offset       10 K bytes
 //   q5   as q4, with [16][4] bytes before the nibbles: bit j is the fifth of input 4 j + c  12 K bytes
@@ -39,7 +39,9 @@ namespace {
 constexpr int panelOutputs = 16;
 constexpr int groupInputs = 32;
 /// Groups that share a scale: of activations, and of q8 weights. With a scale per group every ninth of their products was by scales.
-constexpr size_t scaleGroups = 4;
+constexpr size_t scaleGroups = 8;
+/// Groups whose sums are added up before they are multiplied by the activations' scale, where each has scales of its own.
+constexpr size_t sumGroups = 4;
 constexpr int panelVectors = panelOutputs / lanes;
 
 #if defined(ROPEWAY_SUMS_OF_BYTES) && !defined(ROPEWAY_TILES)
@@ -77,9 +79,11 @@ constexpr size_t blockAt(size_t g, size_t codes) {
   return g / blockGroups * (pairScaleBytes + pairScalesAt(blockGroups, codes));
 }
 
-/// The same of q8, whose scales stand before eight groups.
-constexpr size_t sharedScalesAt(size_t g) { return g / 8 * (pairScaleBytes + 8 * 512) + g % 8 / scaleGroups * panelOutputs * 2; }
-constexpr size_t sharedCodesAt(size_t g) { return g / 8 * (pairScaleBytes + 8 * 512) + pairScaleBytes + g % 8 * 512; }
+/// The same of q8, whose scales stand before two blocks of groups.
+constexpr size_t sharedGroups = 2 * scaleGroups;
+constexpr size_t sharedAt(size_t g) { return g / sharedGroups * (pairScaleBytes + sharedGroups * 512); }
+constexpr size_t sharedScalesAt(size_t g) { return sharedAt(g) + g % sharedGroups / scaleGroups * panelOutputs * 2; }
+constexpr size_t sharedCodesAt(size_t g) { return sharedAt(g) + pairScaleBytes + g % sharedGroups * 512; }
 
 /// The same of mx4, whose scales of a byte stand before four groups.
 constexpr size_t microScalesAt(size_t g) { return g / 4 * (pairScaleBytes + 4 * 256) + g % 4 * panelOutputs; }
@@ -90,7 +94,7 @@ inline size_t wholeGroups(size_t inputs) { return (inputs + groupInputs - 1) / g
 /// `inputs` is a multiple of 32, and for blocks of groups of 256.
 inline size_t panelBytes(int format, size_t inputs) {
   switch (format) {
-    case packedQ8: return (inputs / groupInputs + 7) / 8 * pairScaleBytes + inputs / groupInputs * codeBytes(format);
+    case packedQ8: return (inputs / groupInputs + sharedGroups - 1) / sharedGroups * pairScaleBytes + inputs / groupInputs * codeBytes(format);
     case packedQ4S:
     case packedQ5S: return pairScalesAt(inputs / groupInputs + inputs / groupInputs % 2, codeBytes(format));
     case packedQ4:

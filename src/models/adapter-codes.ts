@@ -1,12 +1,12 @@
 /**
- * Factors of adapters as codes of 8 bits, in the layout that native/adapter_coded.h reads: A with a scale per rank and 128
+ * Factors of adapters as codes of 8 bits, in the layout that native/adapter_coded.h reads: A with a scale per rank and 256
  * inputs, B with a scale per output. A scale is the largest magnitude by 127 in bfloat16, rounded up, so that factors may be
  * as small as they like; it is NaN where a factor is no number.
  */
 /** Outputs of a panel, and ranks that are lowered together. */
 const lanes = 16
 /** Inputs of A that share a scale. */
-const blockInputs = 128
+const blockInputs = 256
 /** Scales of two blocks of inputs of 16 ranks, and of two panels of outputs. */
 const scalesBytes = 64
 const notANumber = 0x7fc0

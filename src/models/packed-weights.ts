@@ -200,7 +200,7 @@ function shapeOf(model: OpenModel, name: string): [number, number] {
   return model.transposed(`${name}.weight`) ? [second, first] : [first, second]
 }
 
-/** The packed format that keeps the numbers as they are; q8 rounds codes once more to the scale of 128 inputs. */
+/** The packed format that keeps the numbers as they are; q8 rounds codes once more to the scale of 256 inputs. */
 const formats: { readonly [D in DType]?: PackedFormat } = {
   Q8_0: 'q8',
   Q4_0: 'q4s',

@@ -197,7 +197,7 @@ export const expertOps = {
   f32: 'experts_f32',
 } as const satisfies Record<PackedFormat, KernelOp>
 
-/** The formats that a packed format is made from: codes are taken as they are, but for q8, where 128 inputs share a scale. */
+/** The formats that a packed format is made from: codes are taken as they are, but for q8, where 256 inputs share a scale. */
 export const packableFrom = {
   q8: ['Q8_0', 'F32', 'F16', 'BF16'],
   q4: ['Q4_1'],

@@ -52,7 +52,7 @@ function eightBits(numbers: Float32Array, count: number): Float64Array {
 function codedFactors({ inputs, rank, a, b }: AdapterFactors): [Float64Array, Float64Array] {
   const coded = new Float64Array(a.length)
   for (let r = 0; r < rank; r++)
-    coded.set(eightBits(a.subarray(r * inputs, (r + 1) * inputs), 128), r * inputs)
+    coded.set(eightBits(a.subarray(r * inputs, (r + 1) * inputs), 256), r * inputs)
   return [coded, eightBits(b, rank)]
 }
 

@@ -31,9 +31,9 @@ function toBfloat(x: number): number {
 }
 
 /** Inputs that share a scale: activations, and weights of q8. */
-const shared = 128
+const shared = 256
 
-/** What a row is after rounding to 127 steps per 128 numbers. */
+/** What a row is after rounding to 127 steps per 256 numbers. */
 export function rounded(row: ArrayLike<number>): Float64Array {
   const out = Float64Array.from(row)
   for (let g = 0; g < row.length; g += shared) {
@@ -46,7 +46,7 @@ export function rounded(row: ArrayLike<number>): Float64Array {
   return out
 }
 
-/** The numbers of a weight once it is packed: in q8 four groups are multiples of the largest of their scales. */
+/** The numbers of a weight once it is packed: in q8 eight groups are multiples of the largest of their scales. */
 export function stored(format: PackedFormat, { source, values }: Weight, inputs: number): Float64Array {
   if (format !== 'q8') return values
   const out = new Float64Array(values.length)
