@@ -507,11 +507,21 @@ inline Vector exponential(Vector x) {
   return (Vector)((VectorUnsigned)p + exponent);
 }
 
+/// 1 / x of an x between 1 and 2^126: half the time of a division where there are 16 lanes. At most 2 units in the last place off.
+inline Vector inverse(Vector x) {
+#if defined(__AVX512F__)
+  const Vector near = _mm512_rcp14_ps(x);
+  return fma(near, fma(-x, near, splat(1.0f)), near);
+#else
+  return splat(1.0f) / x;
+#endif
+}
+
 /// x * sigmoid(x) (Elfwing 2017).
 inline Vector silu(Vector x) {
   Vector exponent = x * -log2e;
   exponent = exponent < splat(126.0f) ? exponent : splat(126.0f);
-  return x / (splat(1.0f) + exp2(exponent));
+  return x * inverse(splat(1.0f) + exp2(exponent));
 }
 
 /// gpt-oss's gate: x sigmoid(1.702 x) (up + 1), where x is at most `limit` and up at most that far from 0 (Agarwal 2025).
@@ -520,7 +530,7 @@ inline Vector clampedGate(Vector x, Vector up, float limit) {
   up = maximum(splat(-limit), minimum(splat(limit), up));
   Vector exponent = x * (-1.702f * log2e);
   exponent = exponent < splat(126.0f) ? exponent : splat(126.0f);
-  return x / (splat(1.0f) + exp2(exponent)) * (up + splat(1.0f));
+  return x * inverse(splat(1.0f) + exp2(exponent)) * (up + splat(1.0f));
 }
 
 /// GELU's 2u = x (linear + cubic x^2) in the tanh form (Hendrycks 2016): gelu(x) = x sigmoid(2u).
