@@ -94,9 +94,32 @@ inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t firs
   for (size_t g = 0; g < groups; g += scaleGroups) *rows.scale(first + g, row) = scales[g / scaleGroups];
 }
 
-/// Codes of whole parts, and all[part] whose lanes add up to the sum of a part's codes.
-template <int partInputs>
+#if defined(__AVX512VNNI__)
+
+/// Codes of 64 inputs, four vectors by one store.
+inline VectorInt codesOfFour(const float* x, Vector factor, int8_t* codes, VectorInt sum) {
+  __m512i four[4];
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; v++) four[v] = (__m512i)toNearest(load(x + v * lanes) * factor);
+  const __m512i mixed = _mm512_packs_epi16(_mm512_packs_epi32(four[0], four[1]), _mm512_packs_epi32(four[2], four[3]));
+  const __m512i places = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes = _mm512_permutexvar_epi32(places, mixed);
+  __builtin_memcpy(codes, &bytes, sizeof bytes);
+  return (VectorInt)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi8(1), bytes);
+}
+
+#endif
+
+/// Codes of whole parts, and all[part] whose lanes add up to the sum of a part's codes; where parts are `one`, all[0] of all.
+template <int partInputs, bool one = false>
 inline void codesOf(const float* x, Vector factor, size_t parts, int8_t* codes, VectorInt* all) {
+#if defined(__AVX512VNNI__)
+  if constexpr (one && partInputs == 32) {
+    for (; parts >= 2; parts -= 2, x += 64, codes += 64) all[0] = codesOfFour(x, factor, codes, all[0]);
+    if (parts == 0) return;
+    all++;
+  }
+#endif
   for (size_t part = 0; part < parts; part++) {
     VectorInt sum = {};
 #pragma GCC unroll 8
@@ -124,7 +147,7 @@ inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
       int8_t* codes = rows.codes + row * rows.inputs + begin;
       askForInputs(x + begin, parts * partInputs, 1);
       // Zeros, or what is no number: then the scale says so, and codes of it would be any.
-      if (float factor = inverse[block / scaleGroups]; factor != 0) codesOf<partInputs>(x + begin, splat(factor), parts, codes, all);
+      if (float factor = inverse[block / scaleGroups]; factor != 0) codesOf<partInputs, Codes::share>(x + begin, splat(factor), parts, codes, all);
       else __builtin_memset(codes, 0, parts * partInputs);
       if (!Codes::offset && Codes::bias == 0) continue;
       if constexpr (Codes::share) {
