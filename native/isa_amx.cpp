@@ -27,6 +27,8 @@ extern const Kernels ROPEWAY_VARIABLE = {
 #else
     {
         {"linear_q8", linear<TileCodedProduct<Q8Codes>>},
+        {"linear_q8_into_codes", linear<TileCodedProduct<Q8Codes>, intoCodes>},
+        {"linear_q8_of_codes", linear<TileCodedProduct<Q8Codes>, ofCodes>},
         {"linear_q4", linearByTiles<Q4Codes>},
         {"linear_q5", linearByTiles<Q5Codes>},
         {"linear_q4s", linearByTiles<Q4SCodes>},

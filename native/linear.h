@@ -91,6 +91,8 @@ inline Vector gatedUp(int gate, Vector x, Vector up, float limit) {
   return (gate == gatedByGelu ? geluTanh(x) : silu(x)) * up;
 }
 
+struct QuantisedRows;
+
 /// What follows a sum before it is stored.
 struct Epilogue {
   ggml_tensor* dst;
@@ -100,6 +102,12 @@ struct Epilogue {
   AdaptedRows adapted;
   float limit = 0;
   bool passing = false;  // stored past the caches
+  /// Of results that become codes at once: where those go, and the numbers of a block until it is whole, [blockRows][blockStride].
+  const QuantisedRows* codes = nullptr;
+  float* block = nullptr;
+
+  /// Rows a line more apart than they are long: else all of a unit's would lie in few sets of the first cache.
+  static constexpr size_t blockRows = 64, blockOutputs = scaleGroups * groupInputs, blockStride = blockOutputs + 16;
 
   /// Logits of many rows pass: of more than caches keep every number is read once. What a layer makes is read again by the next
   /// product, which waits longer for it than stores past the caches save (a prompt's 1.1 times as long).
@@ -114,7 +122,7 @@ struct Epilogue {
   void comingUp(size_t row, int64_t panel, int panels) const {
     int64_t first = (gated ? panel / 2 : panel) * panelOutputs;
     const char* to = reinterpret_cast<const char*>(static_cast<float*>(dst->data) + row * dst->ne[0] + first);
-    for (int line = 0; line < (gated ? 1 : panels) && !passing; line++) askToWrite(to + line * 64);
+    for (int line = 0; line < (gated ? 1 : panels) && !passing && !block; line++) askToWrite(to + line * 64);
     if (residual)
       for (int line = 0; line < panels; line++)
         askForLine(static_cast<const char*>(residual->data) + row * residual->nb[1] + first * 4 + line * 64);
@@ -133,7 +141,10 @@ struct Epilogue {
   }
 
  private:
-  float* to(size_t row, int64_t first) const { return static_cast<float*>(dst->data) + row * dst->ne[0] + first; }
+  float* to(size_t row, int64_t first) const {
+    if (block) return block + row % blockRows * blockStride + size_t(first) % blockOutputs;
+    return static_cast<float*>(dst->data) + row * dst->ne[0] + first;
+  }
 
   const float* added(size_t row, int64_t first) const {
     if (!residual) return nullptr;
@@ -299,11 +310,16 @@ inline void prepareRows(Call* call, const Product& product, const ggml_tensor* x
   });
 }
 
+/// How two products hand activations over where there are many rows: as floats, or as the codes that the second multiplies, which
+/// the first leaves in the memory of its result.
+enum Handing { asFloats = 0, intoCodes = 1, ofCodes = 2 };
+constexpr size_t handedRows = 64;
+
 /// dst F32 [N, M]. Sources: x F32 [N, K] (rows may be strided), packed weights, then those present of: norm
 /// weight [K], bias [M], residual [N, M], adapters: I32 [N] slot of each row, then their addresses by slot.
 /// Params: normed, biased, residual (0/1 each), Gate, adapted (0/1), epsilon as float bits. Gated weights interleave gate
 /// and up by panel, and have no bias here; dst is silu(gate) * up, or gelu(gate) * up.
-template <class Product>
+template <class Product, Handing handing = asFloats>
 inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor* x = dst->src[0];
@@ -330,10 +346,20 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
     rw_workspace_reserve(call->workspace, placedBytes + adapted.placedBytes(rows) + 64);
     publish(call);
   }
-  Product product;
-  product.place(call->workspace->memory, placed, inputs);
-  adapted.place(call->workspace->memory + placedBytes, rows);
-  prepareRows(call, product, x, norm, epsilon, inputs, adapted);
+  Product product, result;
+  const bool many = rows >= handedRows;
+  if constexpr (handing == intoCodes)
+    if (many) {
+      const size_t outputs = wholeGroups(size_t(dst->ne[0]));
+      result.place(static_cast<char*>(dst->data), Product::placed(rows), outputs);
+      epilogue.codes = &result.x;
+    }
+  if (handing == ofCodes && many) product.place(static_cast<char*>(x->data), placed, inputs);
+  else {
+    product.place(call->workspace->memory, placed, inputs);
+    adapted.place(call->workspace->memory + placedBytes, rows);
+    prepareRows(call, product, x, norm, epsilon, inputs, adapted);
+  }
   if constexpr (Product::tiled) product.multiply(call, nth, packed, stride, rows, epilogue);
   else multiplyPieces(call, nth, product, packed, stride, rows, epilogue);
   if (epilogue.passing) finishPast();

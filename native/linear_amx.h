@@ -48,7 +48,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
   static constexpr size_t unitFloats = unitRows * unitPanels * panelOutputs;
   /// Units of rows that go by a block together; of many rows only where no sums of groups take the first cache's room.
   static constexpr size_t rowUnitsFew = 4, rowUnitsMost = Codes::share ? rowUnitsFew : 1;
-  static constexpr size_t rowsMost = 192, panelsMost = 16, chunkInputs = 2048;
+  static constexpr size_t rowsMost = Codes::share ? 64 : 192, rowsAsking = 192, panelsMost = 16, chunkInputs = 2048;
   static constexpr bool rowsInside = false;
   /// How often a block asks for weights of the next unit; 0 where it asks once, beside codes that are spread first.
   static constexpr size_t turnsOfBlock = Codes::share ? 16 : 0, turnsOfFew = 16;
@@ -369,7 +369,7 @@ struct TilePairProduct {
   static constexpr size_t turnsOfBlock = 0;
   static constexpr int packedFormat = packedBF16;
   static constexpr size_t unitRows = 2 * tileRows, rowUnitsMost = 1, unitPanels = 2, blockInputs = 32;
-  static constexpr size_t rowsMost = 128, panelsMost = 8, chunkInputs = 2048;
+  static constexpr size_t rowsMost = 128, rowsAsking = 128, panelsMost = 8, chunkInputs = 2048;
   static constexpr bool rowsInside = true;
   static constexpr size_t stepHalves = unitRows * blockInputs;
 

@@ -3,6 +3,7 @@
 // A thread takes a group of panels and multiplies all rows by it, a block of rows after the other: the group stays in its
 // second cache. Where rows go by units, inputs are cut into chunks, so that a unit's activations stay in the first cache while the
 // group's panels pass by; where several units go together, a block of the panels does. What the next group reads is asked for evenly meanwhile, and so are the lines that results go to.
+// Results that the next product reads as codes become some as soon as a block of them is whole: then a group is one.
 #pragma once
 
 #include "linear_coded.h"
@@ -26,6 +27,32 @@ struct WaitingUnit {
   }
 };
 
+/// Codes of a whole block of results, `count` rows from `row` on: those that a row of floats gets (quantiseRow), to the bit. Rows
+/// behind the last one of a unit get scales of zero.
+__attribute__((noinline)) inline void codeBlock(const float* block, const QuantisedRows& x, size_t row, int count, size_t firstGroup) {
+  constexpr size_t apart = Epilogue::blockStride;
+  const size_t groups = x.groups - firstGroup < scaleGroups ? x.groups - firstGroup : scaleGroups, inputs = groups * groupInputs;
+  block += row % Epilogue::blockRows * apart;
+  VectorInt most = {}, numbers;
+  for (int i = 0; i < lanes; i++) numbers[i] = i;
+  for (int t = 0; t < count; t++) {
+    VectorInt highest[2] = {};
+    for (size_t i = 0; i < inputs; i += 2 * lanes)
+      for (int v = 0; v < 2; v++) highest[v] = maximum(magnitudeBits(load(block + t * apart + i + v * lanes)), highest[v]);
+    most = numbers == t ? VectorInt{} + maximumLane(maximum(highest[0], highest[1])) : most;
+  }
+  const Vector scale = (Vector)most / splat(127.0f);
+  store(x.scale(firstGroup, row), scale);
+  alignas(64) float inverse[lanes];
+  store(inverse, scale >= splat(0x1p-126f) ? splat(1.0f) / scale : zero());
+  for (int t = 0; t < count; t++) {
+    int8_t* codes = x.codes + (row + t) * x.inputs + firstGroup * groupInputs;
+    VectorInt sums[scaleGroups] = {};
+    if (inverse[t] != 0) codesOf<groupInputs, true>(block + t * apart, splat(inverse[t]), groups, codes, sums);
+    else __builtin_memset(codes, 0, inputs);
+  }
+}
+
 /// All sums of a unit are there. Not inlined, as `endUnit`: units are few, and it is as long as they are.
 __attribute__((noinline)) inline void completeUnit(const Epilogue& epilogue, size_t pairFloats, WaitingUnit* unit) {
   if (unit->count == 0) return;
@@ -41,6 +68,13 @@ __attribute__((noinline)) inline void endUnit(const Epilogue& epilogue, size_t p
   if (unit->count == 0) return;
   completeUnit(epilogue, pairFloats, unit);
   unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) { epilogue.finish(unit->row, unit->count, panel, two, from); });
+  if (epilogue.block) {
+    // Units of the same rows end in the order of their panels.
+    constexpr int64_t blockPanels = 2 * int64_t(Epilogue::blockOutputs) / panelOutputs;
+    const int64_t end = unit->panel + unit->panels, all = epilogue.dst->ne[0] / panelOutputs * 2;
+    if (end % blockPanels == 0 || end == all)
+      codeBlock(epilogue.block, *epilogue.codes, unit->row, unit->count, size_t(unit->panel / blockPanels) * scaleGroups);
+  }
 }
 
 /// Asks for what units of rows by some panels end with: the lines that results go to and are added to, and factors of
@@ -135,9 +169,10 @@ struct TiledLinear {
   const Product& product;
   const char* packed;
   size_t stride, rows;
-  const Epilogue& epilogue;
+  Epilogue epilogue;
   int64_t panels;
   size_t rowUnits, panelUnits, rowBlocks, chunks, unitsMost, places;
+  size_t unitsTogether;  // of panels, that no two threads share
   char* room;
   float* sums;
 
@@ -145,13 +180,16 @@ struct TiledLinear {
       : product(by), packed(weights), stride(apart), rows(count), epilogue(behind) {
     panels = (behind.dst->ne[0] + panelOutputs - 1) / panelOutputs * (behind.gated ? 2 : 1);
     rowUnits = quotient(rows, unitRows), panelUnits = quotient(size_t(panels), unitPanels);
-    rowBlocks = quotient(rowUnits, Product::rowsMost / unitRows);
+    rowBlocks = quotient(quotient(rowUnits, together), Product::rowsMost / unitRows / together);
     chunks = rows < rowsMany || together > 1 ? 1 : quotient(product.blocks(), Product::chunkInputs / Product::blockInputs);
-    unitsMost = rows < rowsMany ? 1 : Product::panelsMost / unitPanels;
-    places = chunks == 1 ? 1 : quotient(rowUnits, rowBlocks) * unitsMost;
+    unitsTogether = behind.codes ? 2 * Epilogue::blockOutputs / panelOutputs / unitPanels : 1;
+    unitsMost = behind.codes ? unitsTogether : rows < rowsMany ? 1 : Product::panelsMost / unitPanels;
+    places = chunks == 1 ? 1 : (quotient(quotient(rowUnits, together), rowBlocks) * together) * unitsMost;
     size_t spread = alignUp(product.spreadBytes(quotient(product.blocks(), chunks))) * unitsMost;
-    room = rw_thread_scratch(spread + (places + 1) * together * unitFloats * 4);
+    const size_t sumFloats = (places + 1) * together * unitFloats, blockFloats = behind.codes ? Epilogue::blockRows * Epilogue::blockStride : 0;
+    room = rw_thread_scratch(spread + (sumFloats + blockFloats) * 4);
     sums = reinterpret_cast<float*>(room + spread);
+    if (behind.codes) epilogue.block = sums + sumFloats;
   }
 
   void run(Call* call, int nth) const {
@@ -183,13 +221,25 @@ struct TiledLinear {
   /// Fewer and fewer towards the end, and then single blocks of rows.
   bool take(Call* call, int nth, Block* block) const {
     int32_t first, count, parts = int32_t(rowBlocks);
-    if (!takeRun(call, nth, int32_t(panelUnits), int32_t(unitsMost), parts, &first, &count)) return false;
-    bool whole = count >= parts;
-    size_t unit = size_t(first / parts), rest = size_t(first % parts);
-    *block = {unit, whole ? unit + size_t(count / parts) : unit + 1, rest, whole ? rowBlocks : rest + size_t(count)};
+    const size_t all = quotient(panelUnits, unitsTogether), most = unitsMost / unitsTogether;
+    if (!takeRun(call, nth, int32_t(all), int32_t(most), parts, &first, &count)) return false;
+    const bool whole = count >= parts;
+    const size_t unit = size_t(first / parts), rest = size_t(first % parts), units = whole ? size_t(count / parts) : 1;
+    const size_t end = (unit + units) * unitsTogether;
+    *block = {unit * unitsTogether, end < panelUnits ? end : panelUnits, rest, whole ? rowBlocks : rest + size_t(count)};
     return true;
   }
 
+  /// Of units, in whole steps of those that go together.
+  size_t rowBegin(size_t rowBlock) const {
+    const size_t begin = quotient(rowUnits, together) * rowBlock / rowBlocks * together;
+    return begin < rowUnits ? begin : rowUnits;
+  }
+  /// Beside which block of rows asking for the next panels begins: so late that they stay in the cache, early enough for all of them.
+  size_t askingFrom(const Block& block) const {
+    constexpr size_t last = (Product::rowsAsking + Product::rowsMost - 1) / Product::rowsMost;
+    return block.endRows - block.firstRows > last ? block.endRows - last : block.firstRows;
+  }
   size_t chunkBegin(size_t chunk) const { return product.blocks() * chunk / chunks; }
 
   int panelsOf(size_t unit) const {
@@ -203,12 +253,12 @@ struct TiledLinear {
     Upcoming upcoming;
     bool asks = false;
     for (size_t rowBlock = block.firstRows; rowBlock < block.endRows; rowBlock++) {
-      const size_t firstRows = rowUnits * rowBlock / rowBlocks, endRows = rowUnits * (rowBlock + 1) / rowBlocks;
+      const size_t firstRows = rowBegin(rowBlock), endRows = rowBegin(rowBlock + 1);
       for (size_t chunk = 0; chunk < chunks; chunk++) {
         const bool first = rowBlock == block.firstRows && chunk == 0;
         if (first || chunks > 1) spread(block, chunkBegin(chunk), chunkBegin(chunk + 1));
-        if (rowBlock + 1 == block.endRows && chunk == 0)
-          asks = askFor(block, takeNext(), (endRows - firstRows) * block.units() * product.blocks(), &upcoming);
+        if (rowBlock == askingFrom(block) && chunk == 0)
+          asks = askFor(block, takeNext(), (rowBegin(block.endRows) - firstRows) * block.units() * product.blocks(), &upcoming);
         const bool cold = first && !asked;
         auto one = [&](size_t r, size_t u) {
           const size_t place = chunks == 1 ? 0 : (r - firstRows) * block.units() + u - block.firstUnit;

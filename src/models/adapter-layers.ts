@@ -51,7 +51,7 @@ export function adapterLayers(ops: Ops, plain: LinearLayers, adapters: AdapterRu
     embed: plain.embed,
     linear,
     joined: (x, names, norm) => names.map((name) => linear(x, name, norm === undefined ? {} : { norm })),
-    gated: (x, gate, up, activation, norm) => {
+    gated: (x, gate, up, activation, { norm } = {}) => {
       const around = norm === undefined ? {} : { norm }
       return gatedBy(ops, activation, linear(x, gate, around), linear(x, up, around))
     },

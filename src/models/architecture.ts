@@ -118,8 +118,17 @@ export interface LinearLayers {
   linear(x: Tensor, name: string, around?: { norm?: InputNorm; residual?: Tensor }): Tensor
   /** Several products of one input: [N, outputs] each, rows possibly strided. */
   joined(x: Tensor, names: readonly string[], norm?: InputNorm): Tensor[]
-  /** activation(x times gate) * (x times up). */
-  gated(x: Tensor, gate: string, up: string, activation: GateActivation, norm?: InputNorm): Tensor
+  /**
+   * activation(norm(x) times gate) * (norm(x) times up). Where `reader` is named, nothing may read the result but the product
+   * of that name: it may lie in memory as that one wants it.
+   */
+  gated(
+    x: Tensor,
+    gate: string,
+    up: string,
+    activation: GateActivation,
+    around?: { norm?: InputNorm | undefined; reader?: string },
+  ): Tensor
   /** silu(gate) * up by one product that holds both: its first outputs are gate's, as many more are up's. */
   gatedHalves(x: Tensor, both: string, norm?: InputNorm): Tensor
   /**

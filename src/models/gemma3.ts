@@ -127,8 +127,10 @@ function forward(config: LlamaConfig, pass: ForwardPass): Tensor {
     const attended = pass.linear(mixed, `${layer}.self_attn.o_proj`)
     x = ops.add(x, normalised(ops, attended, norm(`${layer}.post_attention_layernorm`)))
     const [gate, up] = gateAndUp(layer)
-    const gated = pass.gated(x, gate, up, 'gelu', norm(`${layer}.pre_feedforward_layernorm`)) // [M, F]
-    const fed = pass.linear(gated, `${layer}.mlp.down_proj`)
+    const down = `${layer}.mlp.down_proj`
+    const before = norm(`${layer}.pre_feedforward_layernorm`)
+    const gated = pass.gated(x, gate, up, 'gelu', { norm: before, reader: down }) // [M, F]
+    const fed = pass.linear(gated, down)
     x = ops.add(x, normalised(ops, fed, norm(`${layer}.post_feedforward_layernorm`)))
   }
   return pass.linear(x, headName(config), { norm: norm('model.norm') }) //                     [M, V]

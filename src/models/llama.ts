@@ -228,7 +228,7 @@ function mixtureIn({ mixture }: LlamaConfig, layer: number): LayerMixtures | und
 function gate(config: LlamaConfig, pass: ForwardPass, layer: string, x: Tensor, norm: InputNorm): Tensor {
   if (config.fused) return pass.gatedHalves(x, `${layer}.mlp.gate_up_proj`, norm)
   const [gate, up] = gateAndUp(layer)
-  return pass.gated(x, gate, up, 'silu', norm)
+  return pass.gated(x, gate, up, 'silu', { norm, reader: `${layer}.mlp.down_proj` })
 }
 
 /** q [N, H*D], k and v [N, G*D]. */

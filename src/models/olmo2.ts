@@ -54,11 +54,9 @@ function forward(config: LlamaConfig, pass: ForwardPass): Tensor {
     }
     const attended = pass.linear(mixed, `${layer}.self_attn.o_proj`)
     x = ops.add(x, normed(attended, `${layer}.post_attention_layernorm`)) //                  [M, W]
-    const gated = pass.gated(x, ...gateAndUp(layer), 'silu') //                                       [M, F]
-    x = ops.add(
-      x,
-      normed(pass.linear(gated, `${layer}.mlp.down_proj`), `${layer}.post_feedforward_layernorm`),
-    )
+    const down = `${layer}.mlp.down_proj`
+    const gated = pass.gated(x, ...gateAndUp(layer), 'silu', { reader: down }) //                     [M, F]
+    x = ops.add(x, normed(pass.linear(gated, down), `${layer}.post_feedforward_layernorm`))
   }
   return pass.linear(x, headName(config), { norm: norm('model.norm') }) //                     [M, V]
 }

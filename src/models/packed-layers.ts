@@ -23,6 +23,10 @@ export class PackedCalls {
     this.#context = context
   }
 
+  offers(op: KernelOp): boolean {
+    return this.#context.offers(op)
+  }
+
   call<Op extends KernelOp>(op: Op, params: KernelParams<Op>): KernelCall {
     const key = `${op} ${JSON.stringify(params)}`
     let call = this.#calls.get(key)
@@ -39,6 +43,17 @@ export interface AdaptedTensors {
   tableOf(product: PackedProduct): Tensor
 }
 
+/**
+ * Whether a gated product may leave the codes that its only reader multiplies where its floats would be, which both do where rows
+ * are many: what a prompt's rows are read and written for is a quarter then. Blocks of codes are whole for one thread, whose second
+ * cache has to hold 32 panels of the product.
+ */
+function handedOver(calls: PackedCalls, product: PackedProduct, reader: PackedProduct | undefined): boolean {
+  if (product.group.kind !== 'gated' || product.format !== 'q8' || reader?.format !== 'q8') return false
+  const fits = product.inputs <= 2048 && product.outputs % 32 === 0 && reader.inputs === product.outputs
+  return fits && calls.offers('linear_q8_into_codes')
+}
+
 /** Products that were not packed go to `plain`. */
 export function packedLayers(
   ops: Ops,
@@ -47,12 +62,23 @@ export function packedLayers(
   plain: LinearLayers,
   adapted?: AdaptedTensors,
 ): LinearLayers {
+  /** Results that lie in memory as `handedOver` says. */
+  const codes = new WeakSet<Tensor>()
   const run = (
     product: PackedProduct,
     x: Tensor,
     norm: InputNorm | undefined,
-    { residual, activation = 'silu' }: { residual?: Tensor | undefined; activation?: GateActivation } = {},
+    {
+      residual,
+      activation = 'silu',
+      reader,
+    }: {
+      residual?: Tensor | undefined
+      activation?: GateActivation
+      reader?: PackedProduct | undefined
+    } = {},
   ) => {
+    const hands = adapted === undefined && handedOver(calls, product, reader)
     const rows = x.shape[0]!
     const adapters = adapted === undefined ? [] : [adapted.slots(rows), adapted.tableOf(product)]
     const present = [norm?.weight, product.bias, residual, ...adapters]
@@ -64,9 +90,16 @@ export function packedLayers(
       adapted: adapted === undefined ? 0 : 1,
       epsilon: norm?.epsilon ?? 0,
     }
-    const { op, fn, userdata } = calls.call(linearOps[product.format], params)
+    const name = hands
+      ? 'linear_q8_into_codes'
+      : codes.has(x)
+        ? 'linear_q8_of_codes'
+        : linearOps[product.format]
+    const { op, fn, userdata } = calls.call(name, params)
     const inputs = [x, product.weight, ...present.filter((tensor) => tensor !== undefined)]
-    return ops.custom(op, fn, 'F32', [rows, product.outputs], inputs, userdata) //  [N, outputs]
+    const result = ops.custom(op, fn, 'F32', [rows, product.outputs], inputs, userdata) //  [N, outputs]
+    if (hands) codes.add(result)
+    return result
   }
   /** By each expert's own panels; x is by rows with a norm in front, or else by slots: [S, outputs]. */
   const byExpert = (
@@ -112,13 +145,12 @@ export function packedLayers(
         return product.members.map(({ first, outputs }) => ops.slice(all, 1, first, outputs))
       })
     },
-    gated: (x, gate, up, activation, norm) => {
+    gated: (x, gate, up, activation, { norm, reader } = {}) => {
       const products = packed.find([gate, up])
-      if (products === undefined) return plain.gated(x, gate, up, activation, norm)
-      const [first, second] = products.map((product) => run(product, x, norm, { activation })) as [
-        Tensor,
-        Tensor?,
-      ]
+      if (products === undefined) return plain.gated(x, gate, up, activation, { norm })
+      const [first, second] = products.map((product) =>
+        run(product, x, norm, { activation, reader: reader === undefined ? undefined : single(reader) }),
+      ) as [Tensor, Tensor?]
       return second === undefined ? first : gatedBy(ops, activation, first, second)
     },
     gatedHalves: (x, both, norm) => {

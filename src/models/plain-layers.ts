@@ -33,7 +33,7 @@ export function plainLayers(
       const h = normalised(ops, x, norm)
       return names.map((name) => product(h, name))
     },
-    gated: (x, gate, up, activation, norm) => {
+    gated: (x, gate, up, activation, { norm } = {}) => {
       const h = normalised(ops, x, norm)
       return gatedBy(ops, activation, product(h, gate), product(h, up))
     },

@@ -38,6 +38,8 @@ export const kernelOps = {
   },
   paged_attention: { kvHeads: 'int', window: 'int', scale: 'float', cacheFormat: 'int', sinks: 'int' },
   linear_q8: linearParams,
+  linear_q8_into_codes: linearParams,
+  linear_q8_of_codes: linearParams,
   linear_q4: linearParams,
   linear_q5: linearParams,
   linear_q4s: linearParams,

@@ -100,6 +100,10 @@ export class KernelContext implements Disposable {
     return this.#pool !== undefined
   }
 
+  offers(op: KernelOp): boolean {
+    return this.#kernels.offers(op)
+  }
+
   /** The call lives as long as this context. */
   call<Op extends KernelOp>(op: Op, params: KernelParams<Op>): KernelCall {
     assert(!this.#disposed, 'a kernel context is used before it is disposed')
@@ -291,6 +295,11 @@ export class Kernels {
     const chosen = wanted ?? this.available[0]
     if (chosen === undefined || !this.symbols.op(chosen, 'linear_q8')) throw notHere(chosen, this.available)
     this.instructionSet = chosen
+  }
+
+  /** Whether the instruction set has an op of its own for this; all have those that a network cannot do without. */
+  offers(op: KernelOp): boolean {
+    return Boolean(this.symbols.op(this.instructionSet, op))
   }
 
   address(op: KernelOp): Pointer {

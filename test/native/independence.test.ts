@@ -83,6 +83,7 @@ const one = (sources: number, params: Record<string, number> = {}): Rule => ({
   byRow: [53, 80, 1].map((width) => ({ params, widths: Array(sources).fill(width), outputs: width })),
 })
 const linear: Rule = { in: 'linear.test.ts, every format: batches, pieces of them, threads' }
+const handed: Rule = { in: 'handed.test.ts: the bits of floats handed over, threads' }
 const experts: Rule = { in: 'experts.test.ts: the bits of a weight of its own, companies, threads' }
 const trainedExperts: Rule = { in: 'train-experts.test.ts: the bits of a weight of its own, threads' }
 const attention: Rule = { in: 'attention.test.ts: prompts, pieces of them, decodes, what is stored' }
@@ -154,6 +155,7 @@ const rules: { readonly [Op in KernelOp]: Rule } = {
   ...{ linear_q8: linear, linear_q4: linear, linear_q5: linear, linear_q4s: linear },
   ...{ linear_q5s: linear, linear_q4k: linear, linear_q5k: linear },
   linear_mx4: linear,
+  ...{ linear_q8_into_codes: handed, linear_q8_of_codes: handed },
   experts_mx4: experts,
   ...{ linear_q6k: linear, linear_f16: linear, linear_bf16: linear, linear_f32: linear, embed: linear },
   ...{ experts_q8: experts, experts_q4: experts, experts_q5: experts, experts_q4s: experts },
