@@ -13,8 +13,9 @@ extern "C" double cos(double);
 
 namespace {
 
-/// Neighbouring positions share cache lines of the key block, so a piece is a run of rows.
-constexpr int pieceRows = 8;
+/// Neighbouring positions share cache lines of the key block, so a piece is a run of rows; of many rows as long as most blocks
+/// are, as prompts fill them: two threads in one block take its lines from each other.
+inline int pieceRowsOf(int rows) { return rows >= 64 ? 16 : 8; }
 
 /// Cosines of the angles of all pairs at a position, then sines, both times a factor; `sign` -1 turns backwards.
 inline void writeAngles(float* to, const float* perPosition, int pairs, int position, float factor, float sign) {
@@ -35,6 +36,7 @@ inline void ropeTable(ggml_tensor* dst, int, int nth, void* userdata) {
   const float* frequency = static_cast<const float*>(dst->src[1]->data);
   float factor = floatParam(call, 0);
   int pairs = int(dst->ne[0] / 2);
+  const int pieceRows = pieceRowsOf(batch.rows());
   for (int piece; (piece = takePiece(call)) * pieceRows < batch.rows();) {
     for (int row = piece * pieceRows; row < batch.rows() && row < (piece + 1) * pieceRows; row++) {
       Sequence sequence = batch.sequenceOf(row);
@@ -83,8 +85,21 @@ inline void copyHead(float* to, const ggml_tensor* from, int row, int head, int 
   for (int d = 0; d < width; d++) to[d] = source[d];
 }
 
-/// Puts one head of one token into its part of a block, at token `inside`: batch.h has the layouts.
-inline void storeKey(const CacheShape& cache, char* part, int inside, const float* head) {
+/// A head's numbers as the cache has them, where it has halves or bfloat16; writes up to a whole vector.
+inline void narrowHead(int format, const float* head, int width, Half* to) {
+  typedef Half Narrow __attribute__((vector_size(lanes * 2)));
+  for (int d = 0; d < width; d += lanes) {
+    const Vector x = load(head + d, width - d);
+    Narrow narrow;
+    if (format == cacheBF16) narrow = __builtin_convertvector((VectorUnsigned)bfloatBits(x) >> 16, Narrow);
+    else narrow = halvesOf(x);
+    __builtin_memcpy(to + d, &narrow, sizeof narrow);
+  }
+}
+
+/// Puts one head of one token into its part of a block, at token `inside`: batch.h has the layouts. `narrow` is what narrowHead
+/// made of it.
+inline void storeKey(const CacheShape& cache, char* part, int inside, const float* head, const Half* narrow) {
   int width = cache.width, tokens = cache.blockTokens;
   if (cache.format == cacheQ8) {
     int group = cache.groupWidth();
@@ -97,13 +112,15 @@ inline void storeKey(const CacheShape& cache, char* part, int inside, const floa
     return;
   }
   Half* keys = reinterpret_cast<Half*>(part);
-  for (int d = 0; d < width; d++) {
-    if (cache.format == cacheF16) keys[size_t(d) * tokens + inside] = floatToHalf(head[d]);
-    else keys[(size_t(d / 2) * tokens + inside) * 2 + d % 2] = bfloatOf(head[d]);
+  if (cache.format == cacheF16) {
+    for (int d = 0; d < width; d++) keys[size_t(d) * tokens + inside] = narrow[d];
+    return;
   }
+  for (int d = 0; d + 2 <= width; d += 2) __builtin_memcpy(keys + (size_t(d / 2) * tokens + inside) * 2, narrow + d, 4);
+  if (width % 2 == 1) keys[(size_t(width / 2) * tokens + inside) * 2] = narrow[width - 1];
 }
 
-inline void storeValue(const CacheShape& cache, char* part, int inside, const float* head) {
+inline void storeValue(const CacheShape& cache, char* part, int inside, const float* head, const Half* narrow) {
   int width = cache.width;
   if (cache.format == cacheQ8) {
     int group = cache.groupWidth();
@@ -116,10 +133,21 @@ inline void storeValue(const CacheShape& cache, char* part, int inside, const fl
     return;
   }
   Half* values = reinterpret_cast<Half*>(part);
-  for (int d = 0; d < width; d++) {
-    if (cache.format == cacheF16) values[size_t(inside) * width + d] = floatToHalf(head[d]);
-    else values[(size_t(inside / 2) * width + d) * 2 + inside % 2] = bfloatOf(head[d]);
+  if (cache.format == cacheF16) {
+    __builtin_memcpy(values + size_t(inside) * width, narrow, size_t(width) * 2);
+    return;
   }
+  values += size_t(inside / 2) * width * 2;
+  int d = 0;
+#if defined(__AVX512BW__)
+  // Another thread may write the other token of each pair.
+  for (; d + lanes <= width; d += lanes) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(narrow + d)));
+    if (inside % 2) _mm512_mask_storeu_epi16(values + 2 * d, 0xaaaaaaaau, _mm512_slli_epi32(wide, 16));
+    else _mm512_mask_storeu_epi16(values + 2 * d, 0x55555555u, wide);
+  }
+#endif
+  for (; d < width; d++) values[2 * d + inside % 2] = narrow[d];
 }
 
 /// What is done to queries and keys on the way.
@@ -156,7 +184,11 @@ inline void storeKeysValues(ggml_tensor* dst, int, int nth, void* userdata) {
   }
   int width = int(q->ne[0]), heads = int(q->ne[1]), bt = batch.blockTokens();
   CacheShape cache{int(k->ne[1]), width, bt, call->params[4]};
-  float* head = reinterpret_cast<float*>(rw_thread_scratch(alignUp(size_t(width) * 4)));
+  const size_t headBytes = alignUp(size_t(width) * 4);
+  float* head = reinterpret_cast<float*>(rw_thread_scratch(headBytes + alignUp(size_t(width + lanes) * 2)));
+  Half* narrow = reinterpret_cast<Half*>(reinterpret_cast<char*>(head) + headBytes);
+  const bool narrows = cache.format != cacheQ8;
+  const int pieceRows = pieceRowsOf(batch.rows());
   for (int piece; (piece = takePiece(call)) * pieceRows < batch.rows();) {
     for (int row = piece * pieceRows; row < batch.rows() && row < (piece + 1) * pieceRows; row++) {
       Sequence sequence = batch.sequenceOf(row);
@@ -170,9 +202,11 @@ inline void storeKeysValues(ggml_tensor* dst, int, int nth, void* userdata) {
         size_t at = cache.at(sequence.blocks[position / bt], h);
         copyHead(head, k, row, h, width);
         turn.apply(head, turn.keyNorm, row, width);
-        storeKey(cache, keys + at, inside, head);
+        if (narrows) narrowHead(cache.format, head, width, narrow);
+        storeKey(cache, keys + at, inside, head, narrow);
         copyHead(head, v, row, h, width);
-        storeValue(cache, values + at, inside, head);
+        if (narrows) narrowHead(cache.format, head, width, narrow);
+        storeValue(cache, values + at, inside, head, narrow);
       }
     }
   }

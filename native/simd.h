@@ -289,6 +289,20 @@ inline VectorInt widen(const Half* from) {
 }
 #endif
 
+/// Numbers as halves, each as floatToHalf gives it.
+inline auto halvesOf(Vector x) {
+  typedef Half Halves __attribute__((vector_size(lanes * 2)));
+#if defined(__AVX512F__)
+  return (Halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__AVX2__)
+  return (Halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+  Halves halves;
+  for (int i = 0; i < lanes; i++) halves[i] = floatToHalf(x[i]);
+  return halves;
+#endif
+}
+
 inline Vector loadHalf(const Half* from) {
 #if defined(__AVX512F__)
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
