@@ -346,7 +346,7 @@ inline void linear(ggml_tensor* dst, int, int nth, void* userdata) {
     rw_workspace_reserve(call->workspace, placedBytes + adapted.placedBytes(rows) + 64);
     publish(call);
   }
-  Product product, result;
+  Product product, result;  // the second where results become codes
   const bool many = rows >= handedRows;
   if constexpr (handing == intoCodes)
     if (many) {

@@ -184,7 +184,7 @@ struct TiledLinear {
     chunks = rows < rowsMany || together > 1 ? 1 : quotient(product.blocks(), Product::chunkInputs / Product::blockInputs);
     unitsTogether = behind.codes ? 2 * Epilogue::blockOutputs / panelOutputs / unitPanels : 1;
     unitsMost = behind.codes ? unitsTogether : rows < rowsMany ? 1 : Product::panelsMost / unitPanels;
-    places = chunks == 1 ? 1 : (quotient(quotient(rowUnits, together), rowBlocks) * together) * unitsMost;
+    places = chunks == 1 ? 1 : quotient(quotient(rowUnits, together), rowBlocks) * together * unitsMost;
     size_t spread = alignUp(product.spreadBytes(quotient(product.blocks(), chunks))) * unitsMost;
     const size_t sumFloats = (places + 1) * together * unitFloats, blockFloats = behind.codes ? Epilogue::blockRows * Epilogue::blockStride : 0;
     room = rw_thread_scratch(spread + (sumFloats + blockFloats) * 4);

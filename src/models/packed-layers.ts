@@ -44,9 +44,9 @@ export interface AdaptedTensors {
 }
 
 /**
- * Whether a gated product may leave the codes that its only reader multiplies where its floats would be, which both do where rows
- * are many: what a prompt's rows are read and written for is a quarter then. Blocks of codes are whole for one thread, whose second
- * cache has to hold 32 panels of the product.
+ * Whether a gated product may leave the codes that its only reader multiplies where its floats would be. Both ops do so where rows
+ * are many, and move a quarter of the bytes then. One thread makes a whole block of codes, for which its second cache has to hold
+ * 32 panels of the product: hence the limit on inputs.
  */
 function handedOver(calls: PackedCalls, product: PackedProduct, reader: PackedProduct | undefined): boolean {
   if (product.group.kind !== 'gated' || product.format !== 'q8' || reader?.format !== 'q8') return false
