@@ -87,12 +87,9 @@ inline void copyHead(float* to, const ggml_tensor* from, int row, int head, int 
 
 /// A head's numbers as the cache has them, where it has halves or bfloat16; writes up to a whole vector.
 inline void narrowHead(int format, const float* head, int width, Half* to) {
-  typedef Half Narrow __attribute__((vector_size(lanes * 2)));
   for (int d = 0; d < width; d += lanes) {
     const Vector x = load(head + d, width - d);
-    Narrow narrow;
-    if (format == cacheBF16) narrow = __builtin_convertvector((VectorUnsigned)bfloatBits(x) >> 16, Narrow);
-    else narrow = halvesOf(x);
+    const Halves narrow = format == cacheBF16 ? bfloatsOf(x) : halvesOf(x);
     __builtin_memcpy(to + d, &narrow, sizeof narrow);
   }
 }
@@ -116,8 +113,8 @@ inline void storeKey(const CacheShape& cache, char* part, int inside, const floa
     for (int d = 0; d < width; d++) keys[size_t(d) * tokens + inside] = narrow[d];
     return;
   }
-  for (int d = 0; d + 2 <= width; d += 2) __builtin_memcpy(keys + (size_t(d / 2) * tokens + inside) * 2, narrow + d, 4);
-  if (width % 2 == 1) keys[(size_t(width / 2) * tokens + inside) * 2] = narrow[width - 1];
+  // A cache in bfloat16 has heads of even width.
+  for (int d = 0; d < width; d += 2) __builtin_memcpy(keys + (size_t(d / 2) * tokens + inside) * 2, narrow + d, 4);
 }
 
 inline void storeValue(const CacheShape& cache, char* part, int inside, const float* head, const Half* narrow) {

@@ -66,6 +66,22 @@ inline void askForInputs(const float* x, size_t count, size_t second) {
   for (size_t i = second * 16; i < count; i += 32) askForLine(x + ahead + i);
 }
 
+/// The largest magnitude of whole pairs of vectors, as bits: what is no number is above all.
+inline int32_t highestOf(const float* from, size_t count) {
+  VectorInt highest[2] = {};
+  for (size_t i = 0; i < count; i += 2 * lanes)
+    for (int v = 0; v < 2; v++) highest[v] = maximum(magnitudeBits(load(from + i + v * lanes)), highest[v]);
+  return maximumLane(maximum(highest[0], highest[1]));
+}
+
+/// Scales of blocks from their largest magnitudes, and by what numbers are multiplied to become codes: zero where the inverse of a
+/// smaller one might be infinite.
+inline Vector scalesOfHighest(VectorInt most, float* inverse) {
+  const Vector scale = (Vector)most / splat(127.0f);
+  store(inverse, scale >= splat(0x1p-126f) ? splat(1.0f) / scale : zero());
+  return scale;
+}
+
 /// Scales of up to `blocksAtOnce` blocks of a row, and by what their activations are multiplied to become codes. A block
 /// with a NaN has that for its scale, so that its products are none.
 inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t first, size_t groups, float* inverse) {
@@ -77,20 +93,11 @@ inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t firs
   for (size_t g = 0; g < groups; g += scaleGroups) {
     const float* from = x + (first + g) * groupInputs;
     size_t end = (groups - g < scaleGroups ? groups - g : scaleGroups) * groupInputs;
-    VectorInt highest[2] = {};
     askForInputs(from, end, 0);
-    for (size_t i = 0; i < end; i += 2 * lanes)
-      for (int v = 0; v < 2; v++)
-        highest[v] = maximum(magnitudeBits(load(from + i + v * lanes)), highest[v]);
-    const int32_t highestOfAll = maximumLane(maximum(highest[0], highest[1])), block = int32_t(g / scaleGroups);
-    for (int v = 0; v < vectors; v++) most[v] = numbers + v * lanes == block ? VectorInt{} + highestOfAll : most[v];
+    const int32_t highest = highestOf(from, end), block = int32_t(g / scaleGroups);
+    for (int v = 0; v < vectors; v++) most[v] = numbers + v * lanes == block ? VectorInt{} + highest : most[v];
   }
-  for (size_t b = 0; b < blocksAtOnce; b += lanes) {
-    Vector scale = (Vector)most[b / lanes] / splat(127.0f);
-    store(scales + b, scale);
-    // The inverse of a smaller one might be infinite.
-    store(inverse + b, scale >= splat(0x1p-126f) ? splat(1.0f) / scale : zero());
-  }
+  for (size_t b = 0; b < blocksAtOnce; b += lanes) store(scales + b, scalesOfHighest(most[b / lanes], inverse + b));
   for (size_t g = 0; g < groups; g += scaleGroups) *rows.scale(first + g, row) = scales[g / scaleGroups];
 }
 

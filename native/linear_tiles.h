@@ -35,16 +35,9 @@ __attribute__((noinline)) inline void codeBlock(const float* block, const Quanti
   block += row % Epilogue::blockRows * apart;
   VectorInt most = {}, numbers;
   for (int i = 0; i < lanes; i++) numbers[i] = i;
-  for (int t = 0; t < count; t++) {
-    VectorInt highest[2] = {};
-    for (size_t i = 0; i < inputs; i += 2 * lanes)
-      for (int v = 0; v < 2; v++) highest[v] = maximum(magnitudeBits(load(block + t * apart + i + v * lanes)), highest[v]);
-    most = numbers == t ? VectorInt{} + maximumLane(maximum(highest[0], highest[1])) : most;
-  }
-  const Vector scale = (Vector)most / splat(127.0f);
-  store(x.scale(firstGroup, row), scale);
+  for (int t = 0; t < count; t++) most = numbers == t ? VectorInt{} + highestOf(block + t * apart, inputs) : most;
   alignas(64) float inverse[lanes];
-  store(inverse, scale >= splat(0x1p-126f) ? splat(1.0f) / scale : zero());
+  store(x.scale(firstGroup, row), scalesOfHighest(most, inverse));
   for (int t = 0; t < count; t++) {
     int8_t* codes = x.codes + (row + t) * x.inputs + firstGroup * groupInputs;
     VectorInt sums[scaleGroups] = {};
@@ -235,11 +228,13 @@ struct TiledLinear {
     const size_t begin = quotient(rowUnits, together) * rowBlock / rowBlocks * together;
     return begin < rowUnits ? begin : rowUnits;
   }
+
   /// Beside which block of rows asking for the next panels begins: so late that they stay in the cache, early enough for all of them.
   size_t askingFrom(const Block& block) const {
     constexpr size_t last = (Product::rowsAsking + Product::rowsMost - 1) / Product::rowsMost;
     return block.endRows - block.firstRows > last ? block.endRows - last : block.firstRows;
   }
+
   size_t chunkBegin(size_t chunk) const { return product.blocks() * chunk / chunks; }
 
   int panelsOf(size_t unit) const {

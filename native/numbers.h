@@ -18,8 +18,7 @@ inline void storeBfloat(Half* to, Vector value, int count, [[maybe_unused]] bool
   if (count >= lanes) _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
   else _mm256_mask_storeu_epi16(to, __mmask16((1u << count) - 1), halves);
 #else
-  typedef Half Halves __attribute__((vector_size(lanes * 2)));
-  Halves halves = __builtin_convertvector((VectorUnsigned)bfloatBits(value) >> 16, Halves);
+  const Halves halves = bfloatsOf(value);
   // A copy of a length that is not known would be a call.
   if (count >= lanes) __builtin_memcpy(to, &halves, sizeof halves);
   else __builtin_memcpy(to, &halves, count * sizeof(Half));
@@ -28,7 +27,6 @@ inline void storeBfloat(Half* to, Vector value, int count, [[maybe_unused]] bool
 
 inline Vector loadBfloat(const Half* from, int count) {
   if (count >= lanes) return loadBfloat(from);
-  typedef Half Halves __attribute__((vector_size(lanes * 2)));
   Halves halves = {};
   __builtin_memcpy(&halves, from, count * sizeof(Half));
   return (Vector)(__builtin_convertvector(halves, VectorInt) << 16);

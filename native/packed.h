@@ -145,13 +145,15 @@ inline VectorInt bfloatBits(Vector value) {
   return (VectorInt)(value == value ? rounded : bits | 0x400000);
 }
 
+/// Numbers as bfloat16, each as bfloatOf gives it.
+inline Halves bfloatsOf(Vector x) { return __builtin_convertvector((VectorUnsigned)bfloatBits(x) >> 16, Halves); }
+
 #if defined(__AVX512F__)
 
 /// Rounds to bfloat16; reads and writes up to a whole vector.
 inline void roundToPairs(const float* from, size_t count, Half* to) {
-  typedef uint16_t Narrow __attribute__((vector_size(lanes * 2)));
   for (size_t k = 0; k < count; k += lanes) {
-    Narrow halves = __builtin_convertvector((VectorUnsigned)bfloatBits(load(from + k)) >> 16, Narrow);
+    const Halves halves = bfloatsOf(load(from + k));
     __builtin_memcpy(to + k, &halves, sizeof halves);
   }
 }

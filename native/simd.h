@@ -248,6 +248,8 @@ inline float halfToFloat(Half half) {
 #endif
 }
 
+typedef Half Halves __attribute__((vector_size(lanes * 2)));
+
 /// Rounds to nearest, ties to even, as the hardware does.
 inline Half floatToHalf(float value) {
 #if defined(__AVX2__)
@@ -281,7 +283,6 @@ inline VectorInt widen(const Half* from) {
 #if defined(__SSE2__)
   return (VectorInt)_mm_unpacklo_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)), __m128i{});
 #else
-  typedef Half Halves __attribute__((vector_size(lanes * 2)));
   Halves halves;
   __builtin_memcpy(&halves, from, sizeof halves);
   return (VectorInt)__builtin_convertvector(halves, VectorUnsigned);
@@ -290,8 +291,7 @@ inline VectorInt widen(const Half* from) {
 #endif
 
 /// Numbers as halves, each as floatToHalf gives it.
-inline auto halvesOf(Vector x) {
-  typedef Half Halves __attribute__((vector_size(lanes * 2)));
+inline Halves halvesOf(Vector x) {
 #if defined(__AVX512F__)
   return (Halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__AVX2__)
@@ -328,7 +328,6 @@ inline Vector loadBfloat(const Half* from) {
 #elif defined(__AVX2__)
   return (Vector)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))), 16);
 #else
-  typedef Half Halves __attribute__((vector_size(lanes * 2)));
   Halves halves;
   __builtin_memcpy(&halves, from, sizeof halves);
   return (Vector)(__builtin_convertvector(halves, VectorUnsigned) << 16);

@@ -16,15 +16,14 @@ import { gatedBy } from './plain-layers.ts'
 
 /** The calls of one compute context, one for each way of calling: they keep no state between ops. */
 export class PackedCalls {
+  /** Whether two products can hand activations over as codes. */
+  readonly handsCodesOver: boolean
   readonly #context: KernelContext
   readonly #calls = new Map<string, KernelCall>()
 
   constructor(context: KernelContext) {
     this.#context = context
-  }
-
-  offers(op: KernelOp): boolean {
-    return this.#context.offers(op)
+    this.handsCodesOver = context.offers('linear_q8_into_codes')
   }
 
   call<Op extends KernelOp>(op: Op, params: KernelParams<Op>): KernelCall {
@@ -51,7 +50,7 @@ export interface AdaptedTensors {
 function handedOver(calls: PackedCalls, product: PackedProduct, reader: PackedProduct | undefined): boolean {
   if (product.group.kind !== 'gated' || product.format !== 'q8' || reader?.format !== 'q8') return false
   const fits = product.inputs <= 2048 && product.outputs % 32 === 0 && reader.inputs === product.outputs
-  return fits && calls.offers('linear_q8_into_codes')
+  return fits && calls.handsCodesOver
 }
 
 /** Products that were not packed go to `plain`. */
