@@ -245,10 +245,10 @@ async function compareDecode(
   const layerBytes = 2 * 2 * sequences * kvHeads * context * width
   const layers = Math.max(2, Math.ceil((cacheMiB * 2 ** 20) / layerBytes))
   using calls = new KernelContext(kernels)
-  using arena = new Arena(layers * 2)
-  // [S, G, C, D] to ggml, blocks in a scattered order to us: the same bytes serve both.
-  const caches = Array.from({ length: layers * 2 }, () =>
-    arena.leaf('F16', [sequences, kvHeads, context, width]),
+  using arena = new Arena(layers)
+  // Keys [S, G, C, D] and values behind them to ggml, blocks in a scattered order to us: the same bytes serve both.
+  const caches = Array.from({ length: layers }, () =>
+    arena.leaf('F16', [2 * sequences, kvHeads, context, width]),
   )
   kernels.useLargePages(caches[0]!, arena.allocate(device.bufferType).bytes)
   const pattern = Uint16Array.from(noise(8192, 3), (x) => f32ToF16(x))
@@ -256,7 +256,6 @@ async function compareDecode(
   const scale = 1 / Math.sqrt(width)
 
   const queries = noise(sequences * heads * width, 4)
-  const layerCaches = Array.from({ length: layers }, (_, i) => [caches[2 * i]!, caches[2 * i + 1]!] as const)
   const attending = (cacheFormat: number, blocks: Int32Array): Graph => {
     const graph = new Graph(device)
     const q = graph.input('F32', [sequences, heads, width], 'q')
@@ -269,8 +268,8 @@ async function compareDecode(
       cacheFormat,
       sinks: 0,
     })
-    for (const [keys, values] of layerCaches)
-      graph.output(graph.ops.custom('attend', fn, 'F32', q.shape, [q, keys, values, table], userdata))
+    for (const cache of caches)
+      graph.output(graph.ops.custom('attend', fn, 'F32', q.shape, [q, cache, table], userdata))
     graph.allocate()
     q.write(queries)
     table.write(blocks)
@@ -289,10 +288,10 @@ async function compareDecode(
   const theirQ = theirs.input('F32', [sequences, heads, 1, width], 'q')
   using plain = new Graph(device)
   const read = calls.call('read_bytes', {})
-  for (const [keys, values] of layerCaches) {
-    theirs.output(theirs.ops.attention(theirQ, keys, values, undefined, scale))
-    for (const half of [keys, values])
-      plain.output(plain.ops.custom('read', read.fn, 'I32', [1], [half], read.userdata))
+  for (const cache of caches) {
+    const half = (index: number) => theirs.ops.slice(cache, 0, index * sequences, sequences)
+    theirs.output(theirs.ops.attention(theirQ, half(0), half(1), undefined, scale))
+    plain.output(plain.ops.custom('read', read.fn, 'I32', [1], [cache], read.userdata))
   }
   theirs.allocate()
   plain.allocate()

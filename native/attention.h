@@ -397,14 +397,14 @@ template <class Attend>
 inline void pagedAttentionBy(ggml_tensor* dst, int nth, Call* call, int rowsAim, Attend attend) {
   const ggml_tensor* q = dst->src[0];
   Attention op;
-  op.batch = {static_cast<const int32_t*>(dst->src[3]->data)};
-  op.keys = static_cast<const char*>(dst->src[1]->data);
-  op.values = static_cast<const char*>(dst->src[2]->data);
-  op.sinks = call->params[4] ? static_cast<const float*>(dst->src[4]->data) : nullptr;
+  op.batch = {static_cast<const int32_t*>(dst->src[2]->data)};
+  op.sinks = call->params[4] ? static_cast<const float*>(dst->src[3]->data) : nullptr;
   AttentionShape& shape = op.shape;
   int width = int(q->ne[0]);
   shape.heads = int(q->ne[1]);
   shape.cache = {call->params[0], width, op.batch.blockTokens(), call->params[3]};
+  op.keys = static_cast<const char*>(dst->src[1]->data);
+  op.values = op.keys + shape.cache.valuesBehind();
   shape.perKv = shape.heads / shape.cache.kvHeads;
   shape.widthPadded = (width + 4 * lanes - 1) / (4 * lanes) * (4 * lanes);
   shape.tileTokens = shape.perKv < rowsAim ? rowsAim / shape.perKv : 1;
@@ -420,7 +420,7 @@ inline void pagedAttentionBy(ggml_tensor* dst, int nth, Call* call, int rowsAim,
   leave(call, nth);
 }
 
-/// dst F32 [N, heads, D]. Sources: q F32 [N, heads, D] (rows may be strided), keys, values, batch table, sinks [heads] where there
+/// dst F32 [N, heads, D]. Sources: q F32 [N, heads, D] (rows may be strided), cache, batch table, sinks [heads] where there
 /// are some. Params: kv heads, window (0: none), scale as float bits, format of the cache, sinks (0/1).
 inline void pagedAttention(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);

@@ -5,8 +5,9 @@
 //   words 4+4i..7+4i  sequence i: first row, count of rows, position of its first row, word of its blocks
 //   then              block ids, one list per sequence, in order of position
 //
-// The cache of one layer is two arrays of bytes, keys and values, cut into blocks, and these by kv head. Tokens per
-// block must be a multiple of 16. What a head's part of a block holds, by format:
+// The cache of one layer is an array of bytes, cut into blocks. A block has its keys, by kv head, and behind them its
+// values, by kv head: what is read together shares pages, and what leads to them. Tokens per block must be a multiple of
+// 16. What a head's part of a block's keys or values holds, by format:
 //
 //   f16    keys [dimension][token], so that neighbouring positions lie side by side as the product of queries and
 //          keys wants them; values [token][dimension]
@@ -64,7 +65,9 @@ struct CacheShape {
   size_t headBytes() const {
     return codeBytes() + (format == cacheQ8 ? size_t(groups()) * blockTokens * 2 : 0);
   }
-  size_t at(int block, int head) const { return (size_t(block) * kvHeads + head) * headBytes(); }
+  /// Where the keys of a head in a block lie, and how far behind them its values.
+  size_t at(int block, int head) const { return (size_t(block) * 2 * kvHeads + head) * headBytes(); }
+  size_t valuesBehind() const { return kvHeads * headBytes(); }
 };
 
 }  // namespace

@@ -163,16 +163,15 @@ struct Turn {
 /// Stores one token's keys and values, rotated, and writes its rotated queries.
 ///
 /// dst F32 [N, heads, D] = q. Sources: q [N, heads, D], k and v [N, kv heads, D] (F32, rows may be strided),
-/// keys, values, batch table, then the rotary table if R > 0, then two norm weights [D] if normed.
+/// cache, batch table, then the rotary table if R > 0, then two norm weights [D] if normed.
 /// Params: R rotary dimensions, how they pair, normed (0/1), epsilon as float bits, format of the cache.
 inline void storeKeysValues(ggml_tensor* dst, int, int nth, void* userdata) {
   Call* call = static_cast<Call*>(userdata);
   const ggml_tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2];
-  char* keys = static_cast<char*>(dst->src[3]->data);
-  char* values = static_cast<char*>(dst->src[4]->data);
-  Batch batch{static_cast<const int32_t*>(dst->src[5]->data)};
+  char* memory = static_cast<char*>(dst->src[3]->data);
+  Batch batch{static_cast<const int32_t*>(dst->src[4]->data)};
   int rotary = call->params[0];
-  ggml_tensor* const* extra = dst->src + 6;
+  ggml_tensor* const* extra = dst->src + 5;
   Turn turn{nullptr, rotary, call->params[1], nullptr, nullptr, floatParam(call, 3)};
   if (rotary > 0) turn.table = static_cast<const float*>((*extra++)->data);
   if (call->params[2]) {
@@ -196,14 +195,14 @@ inline void storeKeysValues(ggml_tensor* dst, int, int nth, void* userdata) {
         turn.apply(to, turn.queryNorm, row, width);
       }
       for (int h = 0; h < cache.kvHeads; h++) {
-        size_t at = cache.at(sequence.blocks[position / bt], h);
+        char* keys = memory + cache.at(sequence.blocks[position / bt], h);
         copyHead(head, k, row, h, width);
         turn.apply(head, turn.keyNorm, row, width);
         if (narrows) narrowHead(cache.format, head, width, narrow);
-        storeKey(cache, keys + at, inside, head, narrow);
+        storeKey(cache, keys, inside, head, narrow);
         copyHead(head, v, row, h, width);
         if (narrows) narrowHead(cache.format, head, width, narrow);
-        storeValue(cache, values + at, inside, head, narrow);
+        storeValue(cache, keys + cache.valuesBehind(), inside, head, narrow);
       }
     }
   }

@@ -39,8 +39,8 @@ const commonDivisor = (a: number, b: number): number => (b === 0 ? a : commonDiv
 
 /** Keys and values of every layer. The last block is nobody's: padding writes there. */
 export class BlockCache implements Disposable {
-  readonly keys: readonly Tensor[]
-  readonly values: readonly Tensor[]
+  /** Of each layer keys and values, or one tensor of both where our kernels have it. */
+  readonly layers: readonly (readonly Tensor[])[]
   readonly bytes: number
   readonly blockTokens: number
   readonly blockCount: number
@@ -65,14 +65,12 @@ export class BlockCache implements Disposable {
     if (layout === 'paged' ? headBytes === undefined : width % dtypes[format].block !== 0)
       throw misfit(config, format)
     this.#arena = new Arena(config.layers * 2)
-    const layers = Array.from({ length: config.layers }, (_, i) => i)
-    const leaf = (name: string) => {
-      if (headBytes === undefined) return this.#arena.leaf(format, [slots, width], name)
-      const bytes = slots * config.keyValueHeads * headBytes
-      return this.#arena.leaf('I8', [staggeredBytes(config.layers * 2, bytes)], name)
-    }
-    this.keys = layers.map((i) => leaf(`cache.keys.${i}`))
-    this.values = layers.map((i) => leaf(`cache.values.${i}`))
+    this.layers = Array.from({ length: config.layers }, (_, i) => {
+      if (headBytes === undefined)
+        return ['keys', 'values'].map((of) => this.#arena.leaf(format, [slots, width], `cache.${of}.${i}`))
+      const bytes = slots * 2 * config.keyValueHeads * headBytes
+      return [this.#arena.leaf('I8', [staggeredBytes(config.layers, bytes)], `cache.${i}`)]
+    })
     const { bytes, buffer } = this.#arena.allocate(device.bufferType)
     // Masked positions are multiplied by zero, and zero times an uninitialised NaN is a NaN.
     if (!device.isHost) this.#arena.ggml.bufferClear(buffer, 0)
@@ -248,8 +246,9 @@ export class GatherAttention implements CacheAttention {
     const { heads, headWidth, keyValueHeads, attention } = this.#config
     const { window, scale } = attention[layer]!
     const width = keyValueHeads * headWidth
-    const keys = ops.setRows(this.#cache.keys[layer]!, ops.joinRows(k), slots)
-    const values = ops.setRows(this.#cache.values[layer]!, ops.joinRows(v), slots)
+    const [keysBefore, valuesBefore] = this.#cache.layers[layer]!
+    const keys = ops.setRows(keysBefore!, ops.joinRows(k), slots)
+    const values = ops.setRows(valuesBefore!, ops.joinRows(v), slots)
     // Writes come before the reads of this layer, also of other sequences that share a block.
     graph.expand(keys)
     graph.expand(values)

@@ -122,7 +122,7 @@ export class ModelExecutor implements Executor {
     const paged = kernels !== undefined && format in cacheFormats
     const layout = paged ? 'paged' : 'tensors'
     this.cache = new BlockCache(config, device, blockCount, blockTokens, format, layout)
-    if (kernels !== undefined && paged) kernels.useLargePages(this.cache.keys[0]!, this.cache.bytes)
+    if (kernels !== undefined && paged) kernels.useLargePages(this.cache.layers[0]![0]!, this.cache.bytes)
     // Our ops bring their own threads when they do all the heavy work; else they share ggml's.
     const alone = paged && plain.length === 0
     this.#kernels = kernels && new KernelContext(kernels, alone ? device.threads : undefined)

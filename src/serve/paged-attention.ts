@@ -142,16 +142,15 @@ export class PagedAttention implements CacheAttention {
     const { heads, headWidth, attention } = this.#config
     const { rope } = attention[layer]!
     const calls = this.#calls.get(attention[layer]!)!
-    const keys = this.#cache.keys[layer]!
-    const values = this.#cache.values[layer]!
+    const [cache] = this.#cache.layers[layer]!
     const { fn, userdata } = norms === undefined ? calls.plain : calls.normed
     assert(norms === undefined || norms.epsilon === this.#config.normEpsilon, 'heads are normed like rows')
     const turning = rope === undefined ? [] : [turns.get(rope)!]
     const norming = norms === undefined ? [] : [norms.query, norms.key]
-    const inputs = [q, k, v, keys, values, table, ...turning, ...norming]
+    const inputs = [q, k, v, cache!, table, ...turning, ...norming]
     // The stored queries are this op's result, so the attention below cannot run before the write.
     const query = ops.custom('store_keys_values', fn, 'F32', q.shape, inputs, userdata) //     [N, H, D]
-    const read = [query, keys, values, table, ...(sinks === undefined ? [] : [sinks])]
+    const read = [query, cache!, table, ...(sinks === undefined ? [] : [sinks])]
     const call = sinks === undefined ? calls.attention : calls.withSinks
     const mixed = ops.custom('paged_attention', call.fn, 'F32', q.shape, read, call.userdata)
     return ops.reshape(mixed, [q.shape[0]!, heads * headWidth]) //                              [N, H*D]

@@ -34,8 +34,7 @@ export function normals(random: Random, count: number): Float32Array {
 export class Cache {
   readonly shape: Shape
   readonly format: CacheFormat
-  readonly keys: Uint16Array
-  readonly values: Uint16Array
+  readonly memory: Uint16Array
   /** Of one head in one block. */
   readonly #bytes: number
 
@@ -43,18 +42,17 @@ export class Cache {
     this.shape = shape
     this.format = shape.format ?? 'F16'
     this.#bytes = cacheHeadBytes(this.format, shape.width)! * shape.blockTokens
-    const halves = (blocks * shape.kvHeads * this.#bytes) / 2
+    const halves = blocks * shape.kvHeads * this.#bytes
     // NaNs, of scales where numbers are coded: reading a position that nobody wrote would show.
     const nan = this.format === 'BF16' ? 0x7fc0 : 0x7e00
-    this.keys = new Uint16Array(halves).fill(nan)
-    this.values = new Uint16Array(halves).fill(nan)
+    this.memory = new Uint16Array(halves).fill(nan)
   }
 
   key(block: number, head: number, d: number, inside: number): number {
     const { blockTokens: tokens } = this.shape
     const paired = (Math.floor(d / 2) * tokens + inside) * 2 + (d % 2)
     const at = this.format === 'BF16' ? paired : d * tokens + inside
-    return this.#number(this.keys, block, head, at, (group) => group * tokens + inside, d)
+    return this.#number(block, head, at, (group) => group * tokens + inside, d)
   }
 
   value(block: number, head: number, d: number, inside: number): number {
@@ -62,19 +60,14 @@ export class Cache {
     const paired = (Math.floor(inside / 2) * width + d) * 2 + (inside % 2)
     const at = this.format === 'BF16' ? paired : inside * width + d
     const groups = width / Math.min(32, width)
-    return this.#number(this.values, block, head, at, (group) => inside * groups + group, d)
+    return this.#number(block, this.shape.kvHeads + head, at, (group) => inside * groups + group, d)
   }
 
-  #number(
-    of: Uint16Array,
-    block: number,
-    head: number,
-    at: number,
-    scaleAt: (group: number) => number,
-    d: number,
-  ): number {
+  /** Of the heads of a block: those of keys, behind them those of values. */
+  #number(block: number, head: number, at: number, scaleAt: (group: number) => number, d: number): number {
     const { kvHeads, width, blockTokens } = this.shape
-    const start = (block * kvHeads + head) * this.#bytes
+    const start = (block * 2 * kvHeads + head) * this.#bytes
+    const of = this.memory
     // Without a view of its own for each number: a reference reads all of them.
     if (this.format === 'F16') return halfToNumber(of[start / 2 + at]!)
     if (this.format === 'BF16') return bf16ToF32(of[start / 2 + at]!)
@@ -108,8 +101,7 @@ export function storeRows(
       stridedTensor(qkv, [rows, heads, width], stride, 0),
       stridedTensor(qkv, [rows, kvHeads, width], stride, heads * width),
       stridedTensor(qkv, [rows, kvHeads, width], stride, (heads + kvHeads) * width),
-      fakeTensor(cache.keys, [cache.keys.length]),
-      fakeTensor(cache.values, [cache.values.length]),
+      fakeTensor(cache.memory, [cache.memory.length]),
       tableOf(sequences, blockTokens),
     ],
   )
@@ -135,8 +127,7 @@ export function attend(
     [rows, heads, width],
     [
       fakeTensor(q, [rows, heads, width]),
-      fakeTensor(cache.keys, [cache.keys.length]),
-      fakeTensor(cache.values, [cache.values.length]),
+      fakeTensor(cache.memory, [cache.memory.length]),
       tableOf(sequences, blockTokens),
       ...(sinks ? [fakeTensor(sinks, [heads])] : []),
     ],
@@ -166,7 +157,7 @@ export function reference(
   sinks: Float32Array = new Float32Array(),
 ): Float64Array {
   const hash = createHash('sha256').update(JSON.stringify([cache.shape, sequences, sinks.length]))
-  for (const { buffer, byteOffset, byteLength } of [cache.keys, cache.values, q, sinks])
+  for (const { buffer, byteOffset, byteLength } of [cache.memory, q, sinks])
     hash.update(new Uint8Array(buffer, byteOffset, byteLength))
   const key = hash.digest('hex')
   const result = known.get(key) ?? attended(cache, sequences, q, sinks)

@@ -69,10 +69,10 @@ function attentions(): Task[] {
         blocks: Array.from({ length: blocks }, (_, b) => i * blocks + b),
       }))
       const used = writeBatchTable(words, table, blockTokens)
-      const bytes = sequences * blocks * kvHeads * cacheHeadBytes(format, width)! * blockTokens
+      const bytes = 2 * sequences * blocks * kvHeads * cacheHeadBytes(format, width)! * blockTokens
       const cache = () => fakeTensor(new Uint16Array(bytes / 2).fill(0x2c2c), [bytes / 2])
       const rows = sequences * count
-      const sources = [tensor([rows, heads, width], 3), cache(), cache(), fakeTensor(words, [used])]
+      const sources = [tensor([rows, heads, width], 3), cache(), fakeTensor(words, [used])]
       const params = { kvHeads, window: 0, scale: 0.125, cacheFormat: cacheFormats[format], sinks: 0 }
       const shape = [rows, heads, width]
       return { name: `${name} ${format}`, op: 'paged_attention', params, shape, sources: () => sources }
