@@ -69,7 +69,7 @@ struct TileCache : PairCache {
 
   /// Keys of 16 positions in 32 dimensions; others are asked for meanwhile by who reads them first.
   static const char* keysAt(const ScoreBody<TileCache>& of, int part, int step, bool asks) {
-    if (asks) of.ahead.ask<stepInputs * subPositions * 2, false>();
+    if (asks) of.ahead.ask<stepInputs * subPositions * 2, false, false>();
     return of.tile.keys[part] + of.tile.head + size_t(step) * stepInputs * of.cache.blockTokens * 2;
   }
 
@@ -119,7 +119,7 @@ struct TileCache : PairCache {
     float* to = pairs + part * (subPositions / 2) * width;
     if (seen >= subPositions) {
       for (int i = 0; i < subPositions / 2 * width; i += 4 * lanes) {
-        of.ahead.ask<4 * lanes * 4, false>();
+        of.ahead.ask<4 * lanes * 4, false, false>();
 #pragma GCC unroll 4
         for (int v = 0; v < 4; v++) store(to + i + v * lanes, (Vector)PairCache::load(from + (i + v * lanes) * 4));
       }
