@@ -144,6 +144,9 @@ bool rw_pairs_here = (__builtin_cpu_init(), __builtin_cpu_supports("avx512bf16")
 
 /// From now on ops go the way of CPUs without AVX-512 BF16; for tests.
 void rw_forget_pairs() { rw_pairs_here = false; }
+bool rw_multiplies_pairs() { return rw_pairs_here; }
+#else
+bool rw_multiplies_pairs() { return false; }
 #endif
 
 char* rw_workspace_reserve(Workspace* workspace, size_t bytes) {

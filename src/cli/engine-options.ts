@@ -52,7 +52,7 @@ export function withEngineOptions(command: Command): Command {
     .addOption(
       new Option(
         '--kv-type <format>',
-        'number format of cached keys and values (default: f16, beside AMX bf16)',
+        'number format of cached keys and values (default: bf16 where the CPU multiplies it, by AMX or AVX-512 BF16, else f16)',
       ).choices(['f16', 'bf16', 'q8_0', 'f32']),
     )
     .option('--context <n>', "longest context (default: the model's own)", wholeNumber(2))

@@ -31,9 +31,16 @@ export type EmulatedSet = 'amx-emulated'
 export const cacheFormats = { F16: 0, BF16: 1, Q8_0: 2 } as const
 export type CacheFormat = keyof typeof cacheFormats
 
-/** What keys and values are kept in where nobody says: of two formats of 16 bits the one that AMX tiles multiply, where they do. */
-export function quickestCacheFormat(instructionSet: string | undefined, headWidth: number): CacheFormat {
-  return instructionSet === 'amx' && headWidth % 32 === 0 ? 'BF16' : 'F16'
+/**
+ * What keys and values are kept in where nobody says: of two formats of 16 bits the one that tiles and vectors multiply by
+ * themselves, where they do; F16 has more digits.
+ */
+export function quickestCacheFormat(
+  kernels: Pick<Kernels, 'instructionSet' | 'multipliesPairs'> | undefined,
+  headWidth: number,
+): CacheFormat {
+  const multiplied = kernels?.multipliesPairs === true && ['amx', 'avx512'].includes(kernels.instructionSet)
+  return multiplied && headWidth % 32 === 0 ? 'BF16' : 'F16'
 }
 
 /** Bytes of a head's keys or values of one token; undefined when heads of this width cannot be stored so. */
@@ -230,6 +237,7 @@ export interface PackSource {
 
 interface Symbols {
   instructionSet(index: number): string | null
+  multipliesPairs(): boolean
   op(instructionSet: string, name: string): Pointer | null
   workspaceNew(): Pointer
   workspaceFree(workspace: Pointer): void
@@ -261,6 +269,7 @@ interface Symbols {
 
 const declarations: { [Name in keyof Symbols]: string } = {
   instructionSet: 'const char* rw_instruction_set(int index)',
+  multipliesPairs: 'bool rw_multiplies_pairs()',
   op: 'void* rw_op(const char* set, const char* name)',
   workspaceNew: 'void* rw_workspace_new()',
   workspaceFree: 'void rw_workspace_free(void* workspace)',
@@ -284,6 +293,8 @@ const declarations: { [Name in keyof Symbols]: string } = {
 export class Kernels {
   readonly symbols: Symbols
   readonly instructionSet: InstructionSet | EmulatedSet
+  /** Whether the CPU multiplies pairs of bfloat16 (AVX-512 BF16): its 512-bit sets then do. */
+  readonly multipliesPairs: boolean
   /** What this library has that this machine runs, best first. */
   readonly available: readonly InstructionSet[]
   readonly path: string
@@ -292,6 +303,7 @@ export class Kernels {
     this.path = path
     this.symbols = bind(path)
     this.available = setsThatRunHere(this.symbols)
+    this.multipliesPairs = this.symbols.multipliesPairs()
     const chosen = wanted ?? this.available[0]
     if (chosen === undefined || !this.symbols.op(chosen, 'linear_q8')) throw notHere(chosen, this.available)
     this.instructionSet = chosen

@@ -118,7 +118,7 @@ export class ModelExecutor implements Executor {
     // Our kernels run in the CPU backend's threads; anything else takes plain ggml.
     const kernels = device.isHost ? ourKernels(options.kernels) : undefined
     this.adapters = new AdapterBank(definition, weights, device, kernels)
-    const format = options.cacheDtype ?? quickestCacheFormat(kernels?.instructionSet, config.headWidth)
+    const format = options.cacheDtype ?? quickestCacheFormat(kernels, config.headWidth)
     const paged = kernels !== undefined && format in cacheFormats
     const layout = paged ? 'paged' : 'tensors'
     this.cache = new BlockCache(config, device, blockCount, blockTokens, format, layout)

@@ -3,6 +3,7 @@ import type { DType } from '../../src/base/dtype.ts'
 import type { ModelConfig } from '../../src/models/architecture.ts'
 import { defineModel } from '../../src/models/registry.ts'
 import { Device } from '../../src/runtime/device.ts'
+import { quickestCacheFormat } from '../../src/runtime/kernels.ts'
 import { BlockCache, type CacheLayout, staggeredBytes } from '../../src/serve/cache-attention.ts'
 
 const device = new Device({ device: 'cpu', threads: 1 })
@@ -22,6 +23,16 @@ test.each(['paged', 'tensors'] as const)('a cache in q8_0 takes 17/32 of one in 
   const half = bytesOf(64, 'F16', layout)
   expect(bytesOf(64, 'BF16', layout)).toBe(half)
   expect(bytesOf(64, 'Q8_0', layout) / half).toBeCloseTo(17 / 32, 2)
+})
+
+test('where nobody says, keys and values are kept in what the kernels multiply as it lies', () => {
+  for (const instructionSet of ['amx', 'avx512'] as const) {
+    expect(quickestCacheFormat({ instructionSet, multipliesPairs: true }, 64)).toBe('BF16')
+    expect(quickestCacheFormat({ instructionSet, multipliesPairs: true }, 80)).toBe('F16')
+    expect(quickestCacheFormat({ instructionSet, multipliesPairs: false }, 64)).toBe('F16')
+  }
+  expect(quickestCacheFormat({ instructionSet: 'avx2', multipliesPairs: true }, 64)).toBe('F16')
+  expect(quickestCacheFormat(undefined, 64)).toBe('F16')
 })
 
 test('heads that do not fit a format are refused with what to do', () => {
