@@ -373,10 +373,15 @@ struct Upcoming {
 struct Stream {
   const char *end = nullptr, *follows = nullptr;  // null: right behind
 
-  /// Asks for the lines so far behind those of group g.
+  /// Asks for the lines so far behind those of group g. Where the hardware follows a stream by itself, also for one line of each
+  /// page farther behind: a Zen 5 that has found those pages reads a sixth quicker, but slower where lines come by asking.
   template <class Codes>
   void ask(const char* panel, size_t g) const {
     constexpr size_t distance = lanes == 16 ? Codes::streamAhead : 2048, bytes = Codes::groupBytes;
+#if !defined(ROPEWAY_TILES)
+    constexpr size_t pagesAhead = 8;
+    if (lanes == 16 && distance < pageBytes && g * bytes % pageBytes < bytes) askForLine(panel + g * bytes + pagesAhead * pageBytes);
+#endif
     for (size_t line = g * bytes / 64; line < (g + 1) * bytes / 64; line++) {
       const char* at = panel + line * 64 + distance;
       askForLine(follows && at >= end ? follows + (at - end) : at);
