@@ -19,6 +19,15 @@ constexpr int floatRowsAtOnce = 2, floatRowsPaired = 2;
 /// Inputs of a turn where two panels take turns: their weights lie in the first cache.
 constexpr size_t turnInputs = 128;
 
+/// Where the hardware follows a stream by itself, a line of each page is asked for so far ahead: a Zen 5 that has found those pages
+/// multiplies one row a sixth to a fifth quicker, four a tenth.
+#if defined(__AVX512F__) && !defined(ROPEWAY_TILES)
+constexpr bool findsPages = true;
+#else
+constexpr bool findsPages = false;
+#endif
+constexpr size_t pagesAhead = 8 * pageBytes;
+
 /// Rows whose length is a power of two would share the same sets of the cache; a line more, and they do not.
 inline size_t rowStride(size_t inputs, size_t bytes) { return inputs + 64 / bytes; }
 
@@ -106,6 +115,8 @@ struct FloatProduct : ByRegisters<FloatProduct<Weights>> {
       // One stream alone is asked for into the first cache: where the second was, three rows took a quarter longer.
       if (asks && !zipped && P == 1) __builtin_prefetch(step + first * apart + 4096);
       else if (asks) askBehind<P>(step, apart, first, k);
+      else if (findsPages && cold && k / Weights::step * bytes % pageBytes == 0)
+        for (int p = 0; p < (zipped ? 1 : P); p++) askForLine(step + (first + p) * apart + pagesAhead);
       for (int odd = 0; odd < Weights::step; odd++) {
         Vector w[V];
 #pragma GCC unroll 8
@@ -171,6 +182,7 @@ struct PairProduct : ByRegisters<PairProduct> {
     for (size_t k = 0; k < inputs; k += 2) {
       if (asks)
         for (int p = 0; p < P; p++) askForLine(panel + k * 64 + 4096 + p * 64);
+      else if (findsPages && cold && k * 64 % pageBytes == 0) askForLine(panel + k * 64 + pagesAhead);
       VectorInt w[P];
       for (int p = 0; p < P; p++) w[p] = (VectorInt)load(reinterpret_cast<const float*>(panel + k * 64 + p * 64));
 #pragma GCC unroll 12
