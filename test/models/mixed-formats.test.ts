@@ -50,13 +50,13 @@ if (ours === undefined) console.warn('skipped: our kernels do not run on this ma
 describe.skipIf(ours === undefined)('a file that mixes formats', () => {
   const prompt = Array.from({ length: 40 }, (_, i) => (i * 37) % 301)
 
-  test('is packed whole, in about the bytes of its file, and is nearer to its own numbers than plain ggml', async () => {
+  test('is packed whole, in about the bytes of its file, and is as near to its own numbers as plain ggml', async () => {
     const exact = (await logitsOf(undefined, prompt, [40], 'F32')).logits
     const theirs = relativeError((await logitsOf(undefined, prompt, [40])).logits, exact)
     const packed = await logitsOf(ours, prompt, [40])
     expect(packed.plain.filter((name) => !name.endsWith('norm.weight'))).toEqual([])
-    // ggml rounds activations per 256 inputs, we per 32.
-    expect(relativeError(packed.logits, exact)).toBeLessThan(theirs)
+    // Both round activations per 256 inputs.
+    expect(relativeError(packed.logits, exact)).toBeLessThan(1.1 * theirs)
     expect(theirs).toBeLessThan(0.06)
     const model = memoryModel({ layers: 2, formatOf })
     const { parameters } = model.definition.architecture
