@@ -55,8 +55,8 @@ describe.skipIf(ours === undefined)('a file that mixes formats', () => {
     const theirs = relativeError((await logitsOf(undefined, prompt, [40])).logits, exact)
     const packed = await logitsOf(ours, prompt, [40])
     expect(packed.plain.filter((name) => !name.endsWith('norm.weight'))).toEqual([])
-    // Both round activations per 256 inputs.
-    expect(relativeError(packed.logits, exact)).toBeLessThan(1.1 * theirs)
+    // Both round activations per 256 inputs. While ours did per 128, it was nearer (docs/decisions.md, "A Zen 5 once more").
+    expect(relativeError(packed.logits, exact)).toBeLessThan(1.05 * theirs)
     expect(theirs).toBeLessThan(0.06)
     const model = memoryModel({ layers: 2, formatOf })
     const { parameters } = model.definition.architecture
