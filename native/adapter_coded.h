@@ -10,14 +10,14 @@
 
 namespace {
 
-/// Neighbouring rows of activations: their codes, and a scale for each block of 256 of them.
+/// Neighbouring rows of activations: their codes, and a scale for each block of `together` groups.
 struct RowCodes {
   const int8_t* codes = nullptr;  // [rows][inputs]
   const float* scales = nullptr;  // [blocks][apart]
-  size_t inputs = 0, apart = 0;
+  size_t inputs = 0, apart = 0, together = scaleGroups;
 
   float scale(size_t block, size_t row) const { return scales[block * apart + row]; }
-  RowCodes from(size_t row) const { return {codes + row * inputs, scales + row, inputs, apart}; }
+  RowCodes from(size_t row) const { return {codes + row * inputs, scales + row, inputs, apart, together}; }
 };
 
 /// What is added to signed codes where one side of byte products has no sign.
@@ -59,8 +59,9 @@ inline int32_t biasOf(const int8_t* codes, size_t count) {
 template <int T>
 __attribute__((noinline)) inline void lowerCodes(const char* a, size_t ranks, const RowCodes& rows, float* to, size_t stride) {
   const size_t groups = rows.inputs / groupInputs, panelStride = panelBytes(packedQ8, rows.inputs);
-  for (size_t g = 0; g < groups; g += scaleGroups) {
-    const size_t steps = (groups - g < scaleGroups ? groups - g : scaleGroups) * groupInputs / 4;
+  const size_t together = rows.together;
+  for (size_t g = 0; g < groups; g += together) {
+    const size_t steps = (groups - g < together ? groups - g : together) * groupInputs / 4;
     const int8_t* codes = rows.codes + g * groupInputs;
     int32_t bias[T];
     for (int t = 0; t < T; t++) bias[t] = biasOf(codes + t * rows.inputs, steps * 4);
@@ -96,7 +97,7 @@ __attribute__((noinline)) inline void lowerCodes(const char* a, size_t ranks, co
         for (int t = 0; t < T; t++) {
           float* sum = to + t * stride + first + v * lanes;
           Vector before = g == 0 ? zero() : load(sum);
-          store(sum, fma(__builtin_convertvector(dot[t][v], Vector), scale * splat(rows.scale(g / scaleGroups, t)), before));
+          store(sum, fma(__builtin_convertvector(dot[t][v], Vector), scale * splat(rows.scale(g / together, t)), before));
         }
       }
     }

@@ -23,6 +23,10 @@ inline Bytes loadBytes(const char* from) {
   return bytes;
 }
 
+/// Groups of activations that share a scale beside these codes.
+template <class Codes>
+constexpr size_t activationGroups = Codes::share ? scaleGroups : sumGroups;
+
 /// Bits `from`.. of each byte at bits `to`..; the others hold whatever their neighbours had.
 template <int from, int to>
 inline Bytes moveBits(Bytes bytes) {

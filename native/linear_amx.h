@@ -43,7 +43,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
   using Vectors = CodedProduct<Codes>;
   static constexpr bool tiled = true, endsLate = false;
   static constexpr size_t few = Codes::share ? 2 : 20;
-  static constexpr size_t unitRows = tileRows, unitPanels = 4, blockGroups = Codes::share ? scaleGroups : sumGroups;
+  static constexpr size_t unitRows = tileRows, unitPanels = 4, blockGroups = activationGroups<Codes>;
   static constexpr size_t blockInputs = blockGroups * groupInputs;
   static constexpr size_t unitFloats = unitRows * unitPanels * panelOutputs;
   /// Units of rows that go by a block together; of many rows only where no sums of groups take the first cache's room.
@@ -70,7 +70,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
   /// more slowly (17 rows of a model took twice as long as 32), so their scales are zeros.
   void fill(size_t rows) const {
     for (size_t g = 0; g < this->x.groups; g++) {
-      if (g % scaleGroups == 0) __builtin_memset(this->x.scale(g, rows), 0, (this->x.rows - rows) * 4);
+      if (g % blockGroups == 0) __builtin_memset(this->x.template scale<Codes>(g, rows), 0, (this->x.rows - rows) * 4);
       if (Codes::offset) __builtin_memset(this->x.sum(g, rows), 0, (this->x.rows - rows) * 4);
     }
   }
@@ -293,7 +293,7 @@ struct TileCodedProduct : CodedProduct<Codes> {
 
     __attribute__((always_inline)) Scaling(const TileCodedProduct& by, const Unit& unit, size_t block, const Dots& of, float* to)
         : x(by.x), dots(of), row(unit.row), first(block * blockGroups), onto(block > 0), sums(to + pair * tileRows * 2 * panelOutputs) {
-      rowScales = x.scale(first, row);
+      rowScales = x.template scale<Codes>(first, row);
       const size_t groups = Codes::share || x.groups - first > blockGroups ? blockGroups : x.groups - first;
 #pragma GCC unroll 4
       for (int i = 0; i < sumsOfBlock; i++) {

@@ -1,5 +1,5 @@
-// Products with weights stored as codes. Activations become int8 codes with a scale per row and block of 256 inputs,
-// never per batch; sums of a group are exact, and scales are applied in the order of groups.
+// Products with weights stored as codes. Activations become int8 codes with a scale per row and block of 256 inputs, or of
+// 128 where groups of weights have scales of their own, never per batch; sums of a group are exact, and scales are applied in the order of groups.
 #pragma once
 
 #include "codes.h"
@@ -29,12 +29,16 @@ constexpr bool blockSums = lanes == 16;
 /// is per group lies by rows, so that a tile reads it from few lines.
 struct QuantisedRows {
   int8_t* codes;   // [N][K]
-  float* scales;   // [K/256][N]
+  float* scales;   // [blocks of K][N]
   float* sums;     // [K/32][N] sum of codes, times their scale without block sums
   int32_t* bias;   // [K/32][parts][N] -bias of the weights' codes * sum of codes; of a block in its first group where groups share
   size_t inputs, groups, rows;
 
-  float* scale(size_t g, size_t row) const { return scales + g / scaleGroups * rows + row; }
+  /// `g` is any group of a block.
+  template <class Codes>
+  float* scale(size_t g, size_t row) const {
+    return scales + g / activationGroups<Codes> * rows + row;
+  }
   float* sum(size_t g, size_t row) const { return sums + g * rows + row; }
   template <class Codes>
   int32_t* biasOf(size_t g, int part, size_t row) const {
@@ -84,21 +88,23 @@ inline Vector scalesOfHighest(VectorInt most, float* inverse) {
 
 /// Scales of up to `blocksAtOnce` blocks of a row, and by what their activations are multiplied to become codes. A block
 /// with a NaN has that for its scale, so that its products are none.
+template <class Codes>
 inline void scalesOf(const float* x, QuantisedRows rows, size_t row, size_t first, size_t groups, float* inverse) {
   constexpr int vectors = int(blocksAtOnce) > lanes ? int(blocksAtOnce) / lanes : 1;
   // Kept in registers: a vector that is read behind stores of its numbers waits until all of them are in the cache.
   VectorInt most[vectors] = {}, numbers = {};
   for (int i = 0; i < lanes; i++) numbers[i] = i;
   alignas(64) float scales[16];
-  for (size_t g = 0; g < groups; g += scaleGroups) {
+  constexpr size_t together = activationGroups<Codes>;
+  for (size_t g = 0; g < groups; g += together) {
     const float* from = x + (first + g) * groupInputs;
-    size_t end = (groups - g < scaleGroups ? groups - g : scaleGroups) * groupInputs;
+    size_t end = (groups - g < together ? groups - g : together) * groupInputs;
     askForInputs(from, end, 0);
-    const int32_t highest = highestOf(from, end), block = int32_t(g / scaleGroups);
+    const int32_t highest = highestOf(from, end), block = int32_t(g / together);
     for (int v = 0; v < vectors; v++) most[v] = numbers + v * lanes == block ? VectorInt{} + highest : most[v];
   }
   for (size_t b = 0; b < blocksAtOnce; b += lanes) store(scales + b, scalesOfHighest(most[b / lanes], inverse + b));
-  for (size_t g = 0; g < groups; g += scaleGroups) *rows.scale(first + g, row) = scales[g / scaleGroups];
+  for (size_t g = 0; g < groups; g += together) *rows.scale<Codes>(first + g, row) = scales[g / together];
 }
 
 #if defined(__AVX512VNNI__)
@@ -142,19 +148,20 @@ inline void codesOf(const float* x, Vector factor, size_t parts, int8_t* codes, 
 
 template <class Codes>
 inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
-  constexpr int partInputs = groupInputs / Codes::parts, blockParts = scaleGroups * Codes::parts;
-  for (size_t first = 0; first < rows.groups; first += blocksAtOnce * scaleGroups) {
-    size_t left = rows.groups - first, groups = left < blocksAtOnce * scaleGroups ? left : blocksAtOnce * scaleGroups;
+  constexpr size_t together = activationGroups<Codes>;
+  constexpr int partInputs = groupInputs / Codes::parts, blockParts = int(together) * Codes::parts;
+  for (size_t first = 0; first < rows.groups; first += blocksAtOnce * together) {
+    size_t left = rows.groups - first, groups = left < blocksAtOnce * together ? left : blocksAtOnce * together;
     alignas(64) float inverse[16];
-    scalesOf(x, rows, row, first, groups, inverse);
-    for (size_t block = 0; block < groups; block += scaleGroups) {
+    scalesOf<Codes>(x, rows, row, first, groups, inverse);
+    for (size_t block = 0; block < groups; block += together) {
       VectorInt all[blockParts] = {};
-      size_t parts = (groups - block < scaleGroups ? groups - block : scaleGroups) * Codes::parts;
+      size_t parts = (groups - block < together ? groups - block : together) * Codes::parts;
       size_t begin = (first + block) * groupInputs;
       int8_t* codes = rows.codes + row * rows.inputs + begin;
       askForInputs(x + begin, parts * partInputs, 1);
       // Zeros, or what is no number: then the scale says so, and codes of it would be any.
-      if (float factor = inverse[block / scaleGroups]; factor != 0) codesOf<partInputs, Codes::share>(x + begin, splat(factor), parts, codes, all);
+      if (float factor = inverse[block / together]; factor != 0) codesOf<partInputs, Codes::share>(x + begin, splat(factor), parts, codes, all);
       else __builtin_memset(codes, 0, parts * partInputs);
       if (!Codes::offset && Codes::bias == 0) continue;
       if constexpr (Codes::share) {
@@ -166,7 +173,7 @@ inline void quantiseRow(const float* x, QuantisedRows rows, size_t row) {
       for (int part = 0; part < blockParts; part += 4) sumFour(all + part, sums + part);
       for (size_t at = 0; at < parts; at++) {
         size_t g = first + block + at / Codes::parts;
-        if (Codes::offset) *rows.sum(g, row) = blockSums ? float(sums[at]) : *rows.scale(g, row) * float(sums[at]);
+        if (Codes::offset) *rows.sum(g, row) = blockSums ? float(sums[at]) : *rows.scale<Codes>(g, row) * float(sums[at]);
         if (Codes::bias) *rows.biasOf<Codes>(g, int(at % Codes::parts), row) = -int32_t(Codes::bias) * sums[at];
       }
     }
@@ -314,7 +321,7 @@ __attribute__((always_inline)) inline void productGroup(const char* panel, size_
       Vector shift = Codes::offset ? Codes::shift(from, g, v % panelVectors) : scale;
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++) {
-        Vector factor = blockSums ? scale : scale * splat(x.scale(g, row)[t]);
+        Vector factor = blockSums ? scale : scale * splat(x.scale<Codes>(g, row)[t]);
         sum[t][v] = fma(__builtin_convertvector(dot[t][v], Vector), factor, sum[t][v]);
         if (Codes::offset) sum[t][v] = fma(shift, splat(x.sum(g, row)[t]), sum[t][v]);
       }
@@ -424,16 +431,16 @@ __attribute__((noinline)) inline void productTile(const char* panel, size_t stri
   if constexpr (!blockSums)
     for (size_t g = 0; g < x.groups; g++) addGroup(g, sum);
   else
-    for (size_t first = 0; first < x.groups; first += sumGroups) {
+    for (size_t first = 0; first < x.groups; first += activationGroups<Codes>) {
       Vector block[T][V];
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++)
         for (int v = 0; v < V; v++) block[t][v] = zero();
-      size_t end = first + sumGroups < x.groups ? first + sumGroups : x.groups;
+      size_t end = first + activationGroups<Codes> < x.groups ? first + activationGroups<Codes> : x.groups;
       for (size_t g = first; g < end; g++) addGroup(g, block);
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++)
-        for (int v = 0; v < V; v++) sum[t][v] = fma(block[t][v], splat(x.scale(first, row)[t]), sum[t][v]);
+        for (int v = 0; v < V; v++) sum[t][v] = fma(block[t][v], splat(x.scale<Codes>(first, row)[t]), sum[t][v]);
     }
 #pragma GCC unroll 8
   for (int t = 0; t < T; t++)
@@ -484,7 +491,7 @@ __attribute__((noinline)) inline void sharedTile(const char* panel, size_t strid
     for (int v = 0; v < V; v++)
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++)
-        sum[t][v] = fma(__builtin_convertvector(dot[t][v], Vector), scales[v] * splat(x.scale(first, row)[t]), sum[t][v]);
+        sum[t][v] = fma(__builtin_convertvector(dot[t][v], Vector), scales[v] * splat(x.scale<Codes>(first, row)[t]), sum[t][v]);
   }
 #pragma GCC unroll 8
   for (int t = 0; t < T; t++)
@@ -512,7 +519,7 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
   }
   void comingUp(const FactorsAhead& factors) const { upcoming.begin(factors, x.groups); }
 
-  static size_t blocks(size_t inputs) { return (inputs / groupInputs + scaleGroups - 1) / scaleGroups; }
+  static size_t blocks(size_t inputs) { return (inputs / groupInputs + activationGroups<Codes> - 1) / activationGroups<Codes>; }
   static size_t rowBytes(size_t inputs) {
     return inputs + blocks(inputs) * 4 + inputs / groupInputs * (4 + 4 * Codes::parts);
   }
@@ -529,7 +536,7 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
 
   /// `from` has a multiple of 32 elements.
   void prepare(const float* from, size_t row) const { quantiseRow<Codes>(from, x, row); }
-  RowCodes codes(size_t row) const { return {x.codes + row * x.inputs, x.scale(0, row), x.inputs, x.rows}; }
+  RowCodes codes(size_t row) const { return {x.codes + row * x.inputs, x.scale<Codes>(0, row), x.inputs, x.rows, activationGroups<Codes>}; }
 
   template <int P, int T>
   void tile(const char* panel, size_t stride, size_t row, bool cold, float* sums) const {

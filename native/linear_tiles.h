@@ -37,7 +37,7 @@ __attribute__((noinline)) inline void codeBlock(const float* block, const Quanti
   for (int i = 0; i < lanes; i++) numbers[i] = i;
   for (int t = 0; t < count; t++) most = numbers == t ? VectorInt{} + highestOf(block + t * apart, inputs) : most;
   alignas(64) float inverse[lanes];
-  store(x.scale(firstGroup, row), scalesOfHighest(most, inverse));
+  store(x.scale<Q8Codes>(firstGroup, row), scalesOfHighest(most, inverse));
   for (int t = 0; t < count; t++) {
     int8_t* codes = x.codes + (row + t) * x.inputs + firstGroup * groupInputs;
     VectorInt sums[scaleGroups] = {};

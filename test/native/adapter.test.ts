@@ -4,7 +4,7 @@ import { Random } from '../../src/base/random.ts'
 import { quantize } from '../../src/formats/convert.ts'
 import { type AdapterFactors, type FactorFormat, packAdapter } from '../../src/models/packed-adapters.ts'
 import { KernelContext, type Kernels, linearOps, type PackedFormat } from '../../src/runtime/kernels.ts'
-import { rounded } from './products.ts'
+import { rounded, scaledTogether } from './products.ts'
 import { everyKernels, fakeTensor, relativeError, runOp, sameBits } from './tensors.ts'
 
 // N rows, K inputs, M outputs, r ranks.
@@ -61,7 +61,7 @@ class Adapted {
   readonly shape: Shape
   readonly kernels: Kernels
   readonly adapters: readonly (ReadonlyMap<string, AdapterFactors> | undefined)[]
-  readonly #format: PackedFormat
+  readonly format: PackedFormat
   readonly #packed: Uint8Array
   readonly #columns: number
   readonly #firsts: number[] = []
@@ -77,7 +77,7 @@ class Adapted {
     this.kernels = kernels
     this.shape = shape
     this.adapters = adapters
-    this.#format = format
+    this.format = format
     const { inputs, outputs, gated = false } = shape
     let columns = 0
     for (const count of outputs) {
@@ -87,7 +87,7 @@ class Adapted {
     this.#columns = gated ? outputs[0]! : columns
     this.#packed = new Uint8Array(kernels.packedBytes(format, this.#columns, inputs, gated))
     for (const [i, rows] of outputs.entries()) {
-      const dtype = format === 'q8' && inputs % 32 === 0 ? 'Q8_0' : 'F32'
+      const dtype = inputs % 32 !== 0 ? 'F32' : format === 'q8' ? 'Q8_0' : format === 'q4s' ? 'Q4_0' : 'F32'
       const data = quantize(dtype, numbers(rows * inputs, 100 + i))
       const interleave = gated ? (['gate', 'up'] as const)[i]! : 'whole'
       const first = gated ? 0 : this.#firsts[i]!
@@ -120,7 +120,7 @@ class Adapted {
       ],
     )
     using context = new KernelContext(this.kernels)
-    const call = context.call(linearOps[this.#format], {
+    const call = context.call(linearOps[this.format], {
       normed: 0,
       biased: 0,
       residual: residual ? 1 : 0,
@@ -210,7 +210,8 @@ function expectChanges(adapted: Adapted, seed: number, coded: boolean, bound: nu
   for (let row = 0; row < rows; row++) {
     const of = (y: Float32Array) => y.subarray(row * columns, (row + 1) * columns)
     const own = x.subarray(row * inputs, (row + 1) * inputs)
-    const change = adapted.change(coded ? rounded(own) : own, slots[row]!, coded)
+    const codes = coded ? rounded(own, scaledTogether(adapted.format)) : own
+    const change = adapted.change(codes, slots[row]!, coded)
     const expected = of(plain).map((value, o) => value + change[o]!)
     expect(relativeError(of(changed), expected)).toBeLessThan(bound)
     if (slots[row] === -1 || slots[row] === 1) expect(sameBits(of(changed), of(plain))).toBe(true)
@@ -240,6 +241,11 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
     test('factors in codes give the change of the codes, in shapes that are multiples of nothing', () => {
       for (const shape of [...shapes, ...oddShapes.filter(({ gated }) => !gated)])
         expectChanges(new Adapted(kernels, shape, 'q8', 'I8', adaptersFor(shape)), 12, true, 1e-5)
+    })
+
+    test('factors in codes take the codes of activations beside weights of four bits, too', () => {
+      for (const shape of [...shapes, { rows: 9, inputs: 416, outputs: [48, 17] }])
+        expectChanges(new Adapted(kernels, shape, 'q4s', 'I8', adaptersFor(shape)), 12, true, 1e-5)
     })
 
     test('what codes of factors lose is far less than what the codes of the base lose', () => {

@@ -16,7 +16,7 @@ import type { Weight } from './weights.ts'
 
 /** What a row of activations becomes on its way into the product. */
 export function prepared(kernels: Kernels, format: PackedFormat, row: Float32Array): Float64Array {
-  if (isCoded(format)) return rounded(row)
+  if (isCoded(format)) return rounded(row, scaledTogether(format))
   const pairs = format === 'bf16' && multipliesPairs(kernels)
   return Float64Array.from(row, (x) => (pairs ? toBfloat(x) : x))
 }
@@ -30,11 +30,14 @@ function toBfloat(x: number): number {
   return oneFloat.getFloat32(0)
 }
 
-/** Inputs that share a scale: activations, and weights of q8. */
+/** Inputs of q8 weights that share a scale. */
 const shared = 256
 
-/** What a row is after rounding to 127 steps per 256 numbers. */
-export function rounded(row: ArrayLike<number>): Float64Array {
+/** Activations that share a scale. */
+export const scaledTogether = (format: PackedFormat) => (format === 'q8' ? shared : 128)
+
+/** What a row is after rounding to 127 steps per `shared` numbers. */
+export function rounded(row: ArrayLike<number>, shared: number): Float64Array {
   const out = Float64Array.from(row)
   for (let g = 0; g < row.length; g += shared) {
     const group = out.subarray(g, g + shared)
@@ -52,7 +55,7 @@ export function stored(format: PackedFormat, { source, values }: Weight, inputs:
   const out = new Float64Array(values.length)
   for (let row = 0; row < values.length; row += inputs) {
     const end = row + inputs
-    if (source.dtype !== 'Q8_0') out.set(rounded(values.subarray(row, end)), row)
+    if (source.dtype !== 'Q8_0') out.set(rounded(values.subarray(row, end), shared), row)
     else
       for (let at = row; at < end; at += shared)
         shareScale(source, values, at, Math.min(at + shared, end), out)
