@@ -150,6 +150,9 @@ struct AdaptedRows {
 
   /// `count` <= loweredTogether neighbours from `row` on; `codes` of the same rows, which factors in codes are multiplied by.
   void lower(const float* const* x, const RowCodes& codes, size_t row, int count) const {
+    eachRun(row, count, [&](const Adapter& adapter, int, int) {
+      if (adapter.coded()) findPages(adapter.at(adapter.a), size_t(adapter.member(0)->b - adapter.a));
+    });
     eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
       if (adapter.coded()) lowerCoded(adapter, codes.from(first), row + first, rows);
 #if defined(__AVX512F__)
@@ -172,6 +175,10 @@ struct AdaptedRows {
       raisePair(pair, row + first, rows, panels, asked, sums + first * panels * panelOutputs);
       if (seen && ahead) pair = seen[first].next;
     });
+  }
+
+  LoweredCodes loweredCodes(const Adapter& adapter) const {
+    return {lowered, stride, size_t(adapter.ranks), size_t(adapter.members)};
   }
 
   /// What `raise` of these rows and panels is going to read; `seen` as there, where they are two.
@@ -232,10 +239,6 @@ struct AdaptedRows {
     }
   }
 #endif
-
-  LoweredCodes loweredCodes(const Adapter& adapter) const {
-    return {lowered, stride, size_t(adapter.ranks), size_t(adapter.members)};
-  }
 
   template <int T = codedRows>
   void sumsOfCodes(const Adapter& adapter, const RowCodes& codes, int rows, float* sums) const {

@@ -188,7 +188,8 @@ __attribute__((noinline)) inline void raiseCodes(const PanelCodes (&b)[P], int r
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++) {
         float* to = sums + t * sumsStride + p * panelOutputs + v * lanes;
-        store(to, fma(__builtin_convertvector(dot[p][t][v], Vector), scale * splat(row[p].scale[t * stride]), load(to)));
+        // Rounded before it is added: a run of panels has it apart (adapter_runs.h).
+        store(to, load(to) + __builtin_convertvector(dot[p][t][v], Vector) * (scale * splat(row[p].scale[t * stride])));
       }
     }
 }

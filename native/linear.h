@@ -7,7 +7,7 @@
 // Legend: N rows, K inputs, M outputs, P panels of 16 outputs, T rows in registers.
 #pragma once
 
-#include "adapter.h"
+#include "adapter_runs.h"
 #include "call.h"
 #include "packed.h"
 #include "simd.h"
@@ -193,11 +193,12 @@ struct Epilogue {
   }
 };
 
-/// `asked` when the weights are on their way; `next` is the panel whose turn comes then with the same rows, or negative.
+/// `asked` when the weights are on their way; `next` is the panel whose turn comes then with the same rows, or negative. What adapters
+/// add is `raised` already, or by what is `seen`.
 template <class Product>
 inline void pairByRows(const Product& product, const char* packed, size_t stride, int64_t panel, int panels,
                        size_t first, size_t end, bool asked, int64_t next, const Epilogue& epilogue,
-                       MembersSeen::Row* seen = nullptr) {
+                       MembersSeen::Row* seen = nullptr, const RaisedRun* raised = nullptr) {
   const char* from = packed + panel * stride;
   alignas(64) float sums[Product::rows * 2 * panelOutputs];
   for (size_t row = first; row < end;) {
@@ -208,9 +209,10 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
     for (int t = 0; t < count; t++) epilogue.comingUp(row + t, panel, panels);
     bool ahead = Product::asksAhead && next >= 0;
     if constexpr (Product::asksAhead)
-      if (epilogue.adapted.slots && ahead) product.comingUp(epilogue.adapted.comingUp(row, count, next, 2, seen ? seen + (row - first) : nullptr));
+      if (epilogue.adapted.slots && ahead && !raised) product.comingUp(epilogue.adapted.comingUp(row, count, next, 2, seen ? seen + (row - first) : nullptr));
     product.pair(from, stride, panels, row, count, cold, sums);
-    if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, ahead, sums, seen ? seen + (row - first) : nullptr);
+    if (raised) raised->add(panel / 2, row, count, panels, sums);
+    else if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, ahead, sums, seen ? seen + (row - first) : nullptr);
     epilogue.finish(row, count, panel, panels, sums);
     row += count;
   }
@@ -222,6 +224,9 @@ class Pieces {
  public:
   Pieces(Call* call, int nth, int64_t count, int64_t most)
       : call(call), nth(nth), count(int32_t(count)), most(int32_t(most < 1 ? 1 : most)) {}
+
+  /// Behind the last of those that were taken at once with it.
+  int64_t endOfRun() const { return first + left; }
 
   /// Negative when none is left.
   int64_t take() {
@@ -235,8 +240,8 @@ class Pieces {
   int32_t count, most, first = 0, left = 0;
 };
 
-/// What a thread takes at once, at most.
-constexpr size_t runBytes = size_t(1) << 18;
+/// What a thread takes at once, at most; with adapters more, as their stretches are short.
+constexpr size_t runBytes = size_t(1) << 18, adaptedRunBytes = size_t(1) << 20;
 
 /// One row by four panels at a time, each read from its first byte to its last. Of a Granite Rapids' memory two threads get 31
 /// GB/s by one stream each, 34 by two, 35 by four and 32 by eight; where lines are asked for, no more than by one.
@@ -265,9 +270,10 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
   constexpr size_t rowsPerPiece = MembersSeen::rows;
   int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
-  Pieces pieces(call, nth, pairs * blocks, int64_t(runBytes / (2 * stride)) * blocks);
+  RaisedRun raised(epilogue.adapted, rows, rowsPerPiece);
+  Pieces pieces(call, nth, pairs * blocks, int64_t((raised ? adaptedRunBytes : runBytes) / (2 * stride)) * blocks);
   MembersSeen seen;
-  if (epilogue.adapted.slots) seen.forget(rows);
+  if (epilogue.adapted.slots && !raised) seen.forget(rows);
   bool asked = false;
   for (int64_t piece = pieces.take(); piece >= 0;) {
     // What is known ahead waits for this thread, so no more is than is asked for.
@@ -277,8 +283,12 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
     const bool asks = Product::asksAhead && next >= 0 && from != panel && from + 2 <= panels;
     if constexpr (Product::asksAhead)
       if (asks) product.comingUp(packed + from * stride, 2 * stride, end - first);
+    if (raised) {
+      const bool more = blocks == 1 && (!Product::asksAhead || next == piece + 1);
+      raised.reach(panel / 2, more ? pieces.endOfRun() : panel / 2 + 1, first, end - first, panels);
+    }
     pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, asks && blocks == 1 ? from : -1,
-               epilogue, seen.row);
+               epilogue, seen.row, raised ? &raised : nullptr);
     asked = asks || (Product::asksAhead && from == panel);
     piece = Product::asksAhead ? next : pieces.take();
   }

@@ -243,6 +243,18 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         expectChanges(new Adapted(kernels, shape, 'q8', 'I8', adaptersFor(shape)), 12, true, 1e-5)
     })
 
+    test('factors in codes change every panel of those that a thread takes at once', () => {
+      // By one thread runs are as long as they get; of 200 rows they are cut by what the sums take.
+      for (const rows of [1, 21, 200]) {
+        const shape: Shape = { rows, inputs: 64, outputs: [1701, 40, 400] }
+        const adapted = new Adapted(kernels, shape, 'q8', 'I8', adaptersFor(shape))
+        expectChanges(adapted, 17, true, 1e-5)
+        const x = numbers(rows * 64, 18)
+        const slots = Int32Array.from({ length: rows }, (_, row) => slotOfRow(row))
+        expect(sameBits(adapted.run(x, slots, 1), adapted.run(x, slots, 3))).toBe(true)
+      }
+    })
+
     test('factors in codes take the codes of activations beside weights of four bits, too', () => {
       for (const shape of [...shapes, { rows: 9, inputs: 416, outputs: [48, 17] }])
         expectChanges(new Adapted(kernels, shape, 'q4s', 'I8', adaptersFor(shape)), 12, true, 1e-5)
@@ -327,20 +339,29 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
       expect(sameBits(found.subarray(0, columns), clean.subarray(0, columns))).toBe(true)
     })
 
-    test('a gated layer changes both sides before it gates', () => {
-      const shape: Shape = { rows: 5, inputs: 64, outputs: [48, 48], gated: true }
-      const adapters = adaptersFor({ ...shape, outputs: [48, 48] })
-      const gated = new Adapted(kernels, shape, 'f32', 'F32', adapters)
-      const joined = new Adapted(kernels, { ...shape, gated: false }, 'f32', 'F32', adapters)
-      const x = numbers(shape.rows * shape.inputs, 9)
-      const slots = Int32Array.of(0, 2, 3, -1, 1)
-      const sides = joined.run(x, slots)
-      const expected = Array.from({ length: shape.rows * 48 }, (_, at) => {
-        const [gate, up] = [0, 48].map((side) => sides[Math.floor(at / 48) * 96 + side + (at % 48)]!)
-        return (gate! / (1 + Math.exp(-gate!))) * up!
-      })
-      expect(relativeError(gated.run(x, slots), expected)).toBeLessThan(2e-6)
-    })
+    test.each([
+      ['f32', 'F32', 48],
+      ['q8', 'I8', 48],
+      ['q8', 'I8', 1008],
+    ] as const)(
+      'a gated layer of %s and factors in %s changes both sides before it gates, %i outputs',
+      (...of) => {
+        const [format, factors, columns] = of
+        const shape: Shape = { rows: 5, inputs: 64, outputs: [columns, columns], gated: true }
+        const adapters = adaptersFor(shape)
+        const gated = new Adapted(kernels, shape, format, factors, adapters)
+        const joined = new Adapted(kernels, { ...shape, gated: false }, format, factors, adapters)
+        const x = numbers(shape.rows * shape.inputs, 9)
+        const slots = Int32Array.of(0, 2, 3, -1, 1)
+        const sides = joined.run(x, slots)
+        const expected = Array.from({ length: shape.rows * columns }, (_, at) => {
+          const row = Math.floor(at / columns) * 2 * columns
+          const [gate, up] = [0, columns].map((side) => sides[row + side + (at % columns)]!)
+          return (gate! / (1 + Math.exp(-gate!))) * up!
+        })
+        expect(relativeError(gated.run(x, slots), expected)).toBeLessThan(3e-6)
+      },
+    )
 
     test('a row has the same bits whatever adapters the rows beside it have, and however many have its own', () => {
       for (const [format, factors] of [
