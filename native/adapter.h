@@ -151,7 +151,7 @@ struct AdaptedRows {
   /// `count` <= loweredTogether neighbours from `row` on; `codes` of the same rows, which factors in codes are multiplied by.
   void lower(const float* const* x, const RowCodes& codes, size_t row, int count) const {
     eachRun(row, count, [&](const Adapter& adapter, int, int) {
-      if (adapter.coded()) findPages(adapter.at(adapter.a), size_t(adapter.member(0)->b - adapter.a));
+      findPages(adapter.at(adapter.a), size_t(adapter.member(0)->b - adapter.a));
     });
     eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
       if (adapter.coded()) lowerCoded(adapter, codes.from(first), row + first, rows);
@@ -326,7 +326,7 @@ struct AdaptedRows {
   void exactlyTwo(const char* const* b, int rank, const Half* const* own, int count, float* sums) const {
     if constexpr (T > 1)
       if (count < T) return exactlyTwo<T - 1>(b, rank, own, count, sums);
-    raisePairs<2, T>(b, rank, own, stride * 2, sums, 2 * panelOutputs);
+    raisePairs<2, T, true>(b, rank, own, stride * 2, sums, 2 * panelOutputs);
   }
 #endif
 
@@ -368,11 +368,11 @@ struct AdaptedRows {
 #if defined(__AVX512F__)
     if (adapter.bf16() && multipliesPairs()) {
       const Half* pairs = reinterpret_cast<const Half*>(own) + member.firstRank;
-      return raisePairs<1, T>(&b, member.rank, &pairs, stride * 2, sums, sumsStride);
+      return raisePairs<1, T, true>(&b, member.rank, &pairs, stride * 2, sums, sumsStride);
     }
 #endif
-    if (adapter.bf16()) raiseRows<true, T>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
-    else raiseRows<false, T>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
+    if (adapter.bf16()) raiseRows<true, T, true>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
+    else raiseRows<false, T, true>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
   }
 };
 

@@ -1,4 +1,4 @@
-// What adapters in codes add to a run of panels, made before the products that it is added to.
+// What adapters add to a run of panels, made before the products that it is added to.
 //
 // Of many adapters a pair of panels takes a few hundred bytes each, all in other pages, and finding a page takes a core longer than
 // reading such a piece. So B of one adapter is read for as many panels as a thread has taken at once.
@@ -25,16 +25,18 @@ struct StretchOfMember {
   const char* b;
   int rank, step;
   int64_t index, count, panel;
+  int64_t pairBytes;  // of two panels of B
 
   StretchOfMember(const Adapter& adapter, const AdapterMember& member, int64_t first, int64_t panels)
       : b(adapter.at(member.b)), rank(member.rank), step(member.step) {
+    pairBytes = adapter.coded() ? PanelCodes::pairBytes(rank) : int64_t(rank) * 2 * panelOutputs * (adapter.bf16() ? 2 : 4);
     index = placeOf(member, first);
     count = placeOf(member, first + panels) - index;
     panel = member.firstPanel + index * step;
   }
 
-  const char* begin() const { return b + index / 2 * PanelCodes::pairBytes(rank); }
-  size_t bytes() const { return count > 0 ? size_t((index + count + 1) / 2 - index / 2) * PanelCodes::pairBytes(rank) : 0; }
+  const char* begin() const { return b + index / 2 * pairBytes; }
+  size_t bytes() const { return count > 0 ? size_t((index + count + 1) / 2 - index / 2) * size_t(pairBytes) : 0; }
 
  private:
   /// How many of a member's panels are before this one.
@@ -44,7 +46,7 @@ struct StretchOfMember {
   }
 };
 
-/// What B adds to T rows, of which `row` is the first, `stride` floats apart. Ranks are `fours` times four, or where that is 0 as the
+/// What B in codes adds to T rows, of which `row` is the first, `stride` floats apart. Ranks are `fours` times four, or where that is 0 as the
 /// stretch says. As many bytes as are read are asked for at `ahead`, where there is something.
 template <int T, int fours>
 __attribute__((noinline)) inline void raiseStretch(const StretchOfMember& of, const MemberCodes& row, size_t stride, const SumsOfRun& run,
@@ -98,9 +100,45 @@ inline void raiseNeighbours(const StretchOfMember& of, const MemberCodes& row, s
   raiseStretch<T, 0>(of, row, stride, run, ahead);
 }
 
+/// The same of B as numbers, by lowered rows of numbers, `stride` floats apart; with `pairs` both are bfloat16, which are multiplied as
+/// pairs.
+template <bool bf16, bool pairs, int T>
+__attribute__((noinline)) inline void raiseNumbers(const StretchOfMember& of, const float* row, size_t stride, const SumsOfRun& run,
+                                                   const char* ahead) {
+  const int64_t bytes = of.pairBytes / 2;
+  int64_t panel = of.panel;
+  for (int64_t index = of.index; index < of.index + of.count; index++, panel += of.step) {
+    const char* b = of.b + index * bytes;
+    if (ahead)
+      for (int64_t line = 0; line < bytes; line += 64) askForLine(ahead + index * bytes + line);
+#if defined(__AVX512F__)
+    if constexpr (pairs) {
+      const Half* own = reinterpret_cast<const Half*>(row);
+      raisePairs<1, T, false>(&b, of.rank, &own, stride * 2, run.at(panel), 2 * panelOutputs);
+      continue;
+    }
+#endif
+    raiseRows<bf16, T, false>(b, of.rank, row, stride, run.at(panel), 2 * panelOutputs);
+  }
+}
+
+template <int T>
+inline void raiseNeighboursByNumbers(const StretchOfMember& of, const Adapter& adapter, const float* row, int firstRank, size_t stride,
+                                     int rows, const SumsOfRun& run, const char* ahead) {
+  if constexpr (T > 1)
+    if (rows < T) return raiseNeighboursByNumbers<T - 1>(of, adapter, row, firstRank, stride, rows, run, ahead);
+  const float* own = row + firstRank;
+#if defined(__AVX512F__)
+  const float* pairs = reinterpret_cast<const float*>(reinterpret_cast<const Half*>(row) + firstRank);
+  if (adapter.bf16() && multipliesPairs()) return raiseNumbers<true, true, T>(of, pairs, stride, run, ahead);
+#endif
+  if (adapter.bf16()) raiseNumbers<true, false, T>(of, own, stride, run, ahead);
+  else raiseNumbers<false, false, T>(of, own, stride, run, ahead);
+}
+
 class RaisedRun {
  public:
-  /// For up to `most` of a batch's rows at a time; for none where a row's factors are no codes, or outputs have factors of their own.
+  /// For up to `most` of a batch's rows at a time; for none where outputs of some adapter have factors of their own.
   RaisedRun(const AdaptedRows& adapted, size_t rows, size_t most) : adapted(adapted) {
     if (!adapted.slots || !isEnoughFor(rows)) return;
     const size_t pairBytes = (rows < most ? rows : most) * 2 * panelOutputs * 4;
@@ -140,7 +178,6 @@ class RaisedRun {
     for (size_t row = 0; row < rows; row++) {
       const Adapter* adapter = adapted.of(row);
       if (!adapter || (row > 0 && adapter == adapted.of(row - 1))) continue;
-      if (!adapter->coded()) return false;
       for (int m = 0; m < adapter->members; m++)
         if (adapter->member(m)->factor) return false;
     }
@@ -180,7 +217,10 @@ class RaisedRun {
       const AdapterMember& member = *adapter->member(m);
       const StretchOfMember of(*adapter, member, run.panel, panels);
       const char* ahead = next && m < next->members ? next->at(next->member(m)->b) : nullptr;
-      for (int t = 0; t < count; t += codedRows)
+      for (int t = 0; t < count && !adapter->coded(); t += adapterRows)
+        raiseNeighboursByNumbers<adapterRows>(of, *adapter, adapted.lowered + (row + t) * adapted.stride, member.firstRank, adapted.stride,
+                                              count - t, run.from(t), ahead);
+      for (int t = 0; t < count && adapter->coded(); t += codedRows)
         raiseNeighbours<codedRows>(of, adapted.loweredCodes(*adapter).of(row + t, size_t(m), member.firstRank), adapted.stride, count - t,
                                    run.from(t), ahead);
     }

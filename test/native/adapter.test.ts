@@ -243,17 +243,25 @@ describe.each(everyKernels.map((kernels) => [kernels.instructionSet, kernels] as
         expectChanges(new Adapted(kernels, shape, 'q8', 'I8', adaptersFor(shape)), 12, true, 1e-5)
     })
 
-    test('factors in codes change every panel of those that a thread takes at once', () => {
-      // By one thread runs are as long as they get; of 200 rows they are cut by what the sums take.
-      for (const rows of [1, 21, 200]) {
-        const shape: Shape = { rows, inputs: 64, outputs: [1701, 40, 400] }
-        const adapted = new Adapted(kernels, shape, 'q8', 'I8', adaptersFor(shape))
-        expectChanges(adapted, 17, true, 1e-5)
-        const x = numbers(rows * 64, 18)
-        const slots = Int32Array.from({ length: rows }, (_, row) => slotOfRow(row))
-        expect(sameBits(adapted.run(x, slots, 1), adapted.run(x, slots, 3))).toBe(true)
-      }
-    })
+    test.each([
+      ['q8', 'I8', 1e-5],
+      ['f32', 'F32', 2e-6],
+      ['bf16', 'BF16', 8e-3],
+    ] as const)(
+      'beside %s factors in %s change every panel of those that a thread takes at once',
+      (...of) => {
+        const [format, factors, bound] = of
+        // By one thread runs are as long as they get; of 200 rows they are cut by what the sums take.
+        for (const rows of [1, 21, 200]) {
+          const shape: Shape = { rows, inputs: 64, outputs: [1701, 40, 400] }
+          const adapted = new Adapted(kernels, shape, format, factors, adaptersFor(shape))
+          expectChanges(adapted, 17, factors === 'I8', bound)
+          const x = numbers(rows * 64, 18)
+          const slots = Int32Array.from({ length: rows }, (_, row) => slotOfRow(row))
+          expect(sameBits(adapted.run(x, slots, 1), adapted.run(x, slots, 3))).toBe(true)
+        }
+      },
+    )
 
     test('factors in codes take the codes of activations beside weights of four bits, too', () => {
       for (const shape of [...shapes, { rows: 9, inputs: 416, outputs: [48, 17] }])
