@@ -11,8 +11,6 @@
 
 namespace {
 
-/// How far ahead of a panel's B the next ones are asked for: threads take pairs of panels in turns.
-constexpr int panelsAhead = 8;
 /// The same of codes, also while one of A does. Where their products are not added up by themselves they take registers.
 constexpr int codedRows = lanes == 8 && unsignedBias == 0 ? 4 : adapterRows;
 
@@ -72,7 +70,7 @@ struct FactorsAhead {
 
 /// Who changes a pair of panels, and the how many-th of its own that is; null for nobody.
 struct MembersOfPair {
-  const Adapter* adapter;
+  const Adapter* adapter = nullptr;
   int64_t panel;  // the first of the two
   const AdapterMember* member[2];
   int64_t index[2];
@@ -100,20 +98,6 @@ struct MembersOfPair {
         if (from >= 0 && (from & (one->step - 1)) == 0 && own < one->panels) member[p] = one, index[p] = own;
       }
     }
-  }
-};
-
-/// What a thread found out about the adapters of some rows: pairs of panels mostly follow one another, and what comes up is
-/// asked for, and so found, before it is used.
-struct MembersSeen {
-  static constexpr size_t rows = 192;
-  struct Row {
-    MembersOfPair now, next;
-  };
-  Row row[rows];
-
-  void forget(size_t count) {
-    for (size_t r = 0; r < count && r < rows; r++) row[r].now.adapter = row[r].next.adapter = nullptr;
   }
 };
 
@@ -163,31 +147,33 @@ struct AdaptedRows {
     });
   }
 
-  /// Adds to the sums [count][panels * 16] of neighbouring rows and panels; rows with one adapter go together. `asked`
-  /// when what comes up next was asked for with `comingUp`, or for the row before. `seen` of the first row, where there is one.
-  void raise(size_t row, int count, int64_t panel, int panels, bool ahead, float* sums, MembersSeen::Row* seen = nullptr) const {
+  /// Adds to the sums [count][panels * 16] of neighbouring rows and panels; rows with one adapter go together.
+  void raise(size_t row, int count, int64_t panel, int panels, float* sums) const {
     eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
-      const bool asked = ahead || (row + first > 0 && slots[row + first] == slots[row + first - 1]);
-      MembersOfPair unseen;
-      unseen.adapter = nullptr;
-      MembersOfPair& pair = seen ? seen[first].now : unseen;
-      if (!pair.is(adapter, panel)) pair.find(adapter, panel, panels);
-      raisePair(pair, row + first, rows, panels, asked, sums + first * panels * panelOutputs);
-      if (seen && ahead) pair = seen[first].next;
+      MembersOfPair pair;
+      pair.find(adapter, panel, panels);
+      raisePair(pair, row + first, rows, panels, sums + first * panels * panelOutputs);
     });
+  }
+
+  /// Factors of a panel's outputs, [16].
+  static void multiplyOutputs(const char* factors, int count, float* sums, int sumsStride) {
+    for (int t = 0; t < count; t++)
+      for (int v = 0; v < panelVectors; v++) {
+        float* sum = sums + t * sumsStride + v * lanes;
+        store(sum, load(sum) * load(reinterpret_cast<const float*>(factors) + v * lanes));
+      }
   }
 
   LoweredCodes loweredCodes(const Adapter& adapter) const {
     return {lowered, stride, size_t(adapter.ranks), size_t(adapter.members)};
   }
 
-  /// What `raise` of these rows and panels is going to read; `seen` as there, where they are two.
-  FactorsAhead comingUp(size_t row, int count, int64_t panel, int panels, MembersSeen::Row* seen = nullptr) const {
+  /// What `raise` of these rows and panels is going to read.
+  FactorsAhead comingUp(size_t row, int count, int64_t panel, int panels) const {
     FactorsAhead ahead;
-    eachRun(row, count, [&](const Adapter& adapter, int first, int) {
+    eachRun(row, count, [&](const Adapter& adapter, int, int) {
       MembersOfPair pair;
-      pair.adapter = nullptr;
-      if (seen) pair = seen[first].now;
       for (int two = 0; two < panels; two += 2) {
         pair.find(adapter, panel + two, panels - two < 2 ? 1 : 2);
         for (int p = 0; p < 2; p++)
@@ -196,7 +182,6 @@ struct AdaptedRows {
             ahead.add(b.from, b.bytes);
           }
       }
-      if (seen) seen[first].next = pair;
     });
     return ahead;
   }
@@ -275,18 +260,10 @@ struct AdaptedRows {
     return {b + index * bytes, bytes};
   }
 
-  /// Several adapters are more streams than the hardware follows; what lies behind the last panel is only asked for.
-  static void askFor(const Adapter& adapter, const AdapterMember& member, int64_t index) {
-    Stretch b = panelOf(adapter, member, index + (panelsAhead >> (member.step - 1)));
-    for (int64_t line = 0; line < b.bytes; line += 64) askForLine(b.from + line);
-  }
-
   /// Both panels at once where pairs of bfloat16 are multiplied, or a row is alone with codes, and both are of one rank.
-  void raisePair(const MembersOfPair& pair, size_t row, int count, int panels, bool asked, float* sums) const {
+  void raisePair(const MembersOfPair& pair, size_t row, int count, int panels, float* sums) const {
     const Adapter& adapter = *pair.adapter;
     const int sumsStride = panels * panelOutputs;
-    for (int p = 0; p < 2 && !asked; p++)
-      if (pair.member[p]) askFor(adapter, *pair.member[p], pair.index[p]);
     const bool one = pair.member[0] && pair.member[1] && pair.member[0]->rank == pair.member[1]->rank;
     if (one && adapter.coded() && count == 1) raiseTwoCoded(pair, row, sums);
 #if defined(__AVX512F__)
@@ -348,14 +325,6 @@ struct AdaptedRows {
     if constexpr (T > 1)
       if (count < T) return exactlyCoded<T - 1>(b, rank, rows, count, sums, sumsStride);
     raiseCodes<1, T>({b}, rank, {rows}, stride, sums, size_t(sumsStride));
-  }
-
-  static void multiplyOutputs(const char* factors, int count, float* sums, int sumsStride) {
-    for (int t = 0; t < count; t++)
-      for (int v = 0; v < panelVectors; v++) {
-        float* sum = sums + t * sumsStride + v * lanes;
-        store(sum, load(sum) * load(reinterpret_cast<const float*>(factors) + v * lanes));
-      }
   }
 
   template <int T>

@@ -138,9 +138,10 @@ inline void raiseNeighboursByNumbers(const StretchOfMember& of, const Adapter& a
 
 class RaisedRun {
  public:
-  /// For up to `most` of a batch's rows at a time; for none where outputs of some adapter have factors of their own.
+  /// For up to `most` of a batch's rows at a time; of none where no row has an adapter.
   RaisedRun(const AdaptedRows& adapted, size_t rows, size_t most) : adapted(adapted) {
-    if (!adapted.slots || !isEnoughFor(rows)) return;
+    if (!adapted.slots) return;
+    multiplies = multipliesOutputs(rows);
     const size_t pairBytes = (rows < most ? rows : most) * 2 * panelOutputs * 4;
     pairsMost = bytesMost > pairBytes ? int64_t(bytesMost / pairBytes) : 1;
     sums = reinterpret_cast<float*>(rw_thread_scratch(size_t(pairsMost) * pairBytes));
@@ -156,11 +157,13 @@ class RaisedRun {
     raise((endPair * 2 < panels ? endPair * 2 : panels) - pair * 2);
   }
 
-  /// Adds it to the sums [count][panels * 16] of a pair.
+  /// Adds it to the sums [count][panels * 16] of a pair, which outputs' own factors are multiplied by then.
   void add(int64_t pair, size_t row, int count, int panels, float* to) const {
     const float* from = sums + (size_t(pair - firstPair) * rowCount + row - firstRow) * 2 * panelOutputs;
-    for (int t = 0; t < count; t++, from += 2 * panelOutputs)
-      for (int v = 0; v < panels * panelOutputs; v += lanes, to += lanes) store(to, load(to) + load(from + v));
+    for (int t = 0; t < count; t++, from += 2 * panelOutputs, to += panels * panelOutputs) {
+      for (int v = 0; v < panels * panelOutputs; v += lanes) store(to + v, load(to + v) + load(from + v));
+      if (multiplies) multiplyOutputs(adapted.of(row + size_t(t)), pair * 2, panels, to);
+    }
   }
 
  private:
@@ -173,15 +176,26 @@ class RaisedRun {
   float* sums = nullptr;
   size_t firstRow = 0, rowCount = 0;
   int64_t pairsMost = 0, firstPair = 0, endPair = 0;
+  bool multiplies = false;
 
-  bool isEnoughFor(size_t rows) const {
+  bool multipliesOutputs(size_t rows) const {
     for (size_t row = 0; row < rows; row++) {
       const Adapter* adapter = adapted.of(row);
       if (!adapter || (row > 0 && adapter == adapted.of(row - 1))) continue;
       for (int m = 0; m < adapter->members; m++)
-        if (adapter->member(m)->factor) return false;
+        if (adapter->member(m)->factor) return true;
     }
-    return true;
+    return false;
+  }
+
+  static void multiplyOutputs(const Adapter* adapter, int64_t panel, int64_t panels, float* sums) {
+    for (int m = 0; adapter && m < adapter->members; m++) {
+      const AdapterMember& member = *adapter->member(m);
+      const StretchOfMember of(*adapter, member, panel, panels);
+      for (int64_t i = 0; member.factor && i < of.count; i++)
+        AdaptedRows::multiplyOutputs(adapter->at(member.factor) + (of.index + i) * panelOutputs * 4, 1,
+                                     sums + (of.panel + i * of.step - panel) * panelOutputs, panelOutputs);
+    }
   }
 
   bool isFirst(size_t row) const { return row == firstRow || adapted.slots[row] != adapted.slots[row - 1]; }

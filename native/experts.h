@@ -65,7 +65,7 @@ inline void multiplyExperts(Call* call, int nth, const Product& product, const E
     if constexpr (Product::asksAhead)
       if (asks) product.comingUp(behind, 2 * all.stride, piece.end - piece.first);
     if (biases) epilogue.bias = biases + piece.expert * biasesEach;
-    pairByRows(product, piece.weights, all.stride, piece.panel, piece.panels, piece.first, piece.end, asked, -1, epilogue);
+    pairByRows(product, piece.weights, all.stride, piece.panel, piece.panels, piece.first, piece.end, asked, epilogue);
     asked = asks || (Product::asksAhead && behind == weights);
   }
 }

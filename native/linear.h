@@ -193,12 +193,10 @@ struct Epilogue {
   }
 };
 
-/// `asked` when the weights are on their way; `next` is the panel whose turn comes then with the same rows, or negative. What adapters
-/// add is `raised` already, or by what is `seen`.
+/// `asked` when the weights are on their way. What adapters add is `raised`, where rows have some.
 template <class Product>
 inline void pairByRows(const Product& product, const char* packed, size_t stride, int64_t panel, int panels,
-                       size_t first, size_t end, bool asked, int64_t next, const Epilogue& epilogue,
-                       MembersSeen::Row* seen = nullptr, const RaisedRun* raised = nullptr) {
+                       size_t first, size_t end, bool asked, const Epilogue& epilogue, const RaisedRun* raised = nullptr) {
   const char* from = packed + panel * stride;
   alignas(64) float sums[Product::rows * 2 * panelOutputs];
   for (size_t row = first; row < end;) {
@@ -207,12 +205,8 @@ inline void pairByRows(const Product& product, const char* packed, size_t stride
     int count = int(left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left);
     bool cold = row == first && !asked;  // the weights of this pair come from memory, later from a cache
     for (int t = 0; t < count; t++) epilogue.comingUp(row + t, panel, panels);
-    bool ahead = Product::asksAhead && next >= 0;
-    if constexpr (Product::asksAhead)
-      if (epilogue.adapted.slots && ahead && !raised) product.comingUp(epilogue.adapted.comingUp(row, count, next, 2, seen ? seen + (row - first) : nullptr));
     product.pair(from, stride, panels, row, count, cold, sums);
     if (raised) raised->add(panel / 2, row, count, panels, sums);
-    else if (epilogue.adapted.slots) epilogue.adapted.raise(row, count, panel, panels, ahead, sums, seen ? seen + (row - first) : nullptr);
     epilogue.finish(row, count, panel, panels, sums);
     row += count;
   }
@@ -273,13 +267,11 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
                            const Epilogue& epilogue) {
   if constexpr (Product::fours)
     if (rows == 1 && !epilogue.adapted.slots) return multiplyFours(call, nth, product, packed, stride, epilogue);
-  constexpr size_t rowsPerPiece = MembersSeen::rows;
+  constexpr size_t rowsPerPiece = 192;
   int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
   RaisedRun raised(epilogue.adapted, rows, rowsPerPiece);
   Pieces pieces(call, nth, pairs * blocks, int64_t((raised ? adaptedRunBytes : runBytes) / (2 * stride)) * blocks);
-  MembersSeen seen;
-  if (epilogue.adapted.slots && !raised) seen.forget(rows);
   bool asked = false;
   for (int64_t piece = pieces.take(); piece >= 0;) {
     // What is known ahead waits for this thread, so no more is than is asked for.
@@ -293,8 +285,7 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
       const bool more = blocks == 1 && (!Product::asksAhead || next == piece + 1);
       raised.reach(panel / 2, more ? pieces.endOfRun() : panel / 2 + 1, first, end - first, panels);
     }
-    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, asks && blocks == 1 ? from : -1,
-               epilogue, seen.row, raised ? &raised : nullptr);
+    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, epilogue, raised ? &raised : nullptr);
     asked = asks || (Product::asksAhead && from == panel);
     piece = Product::asksAhead ? next : pieces.take();
   }

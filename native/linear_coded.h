@@ -343,12 +343,10 @@ inline void askAhead(const char* const* group, const char* panel, size_t stride)
 }
 
 /// Weights that a thread multiplies next, asked for evenly while it computes: otherwise only the first rows of each pair
-/// of panels would wait for memory, and the memory for the others. So are the factors of adapters.
+/// of panels would wait for memory, and the memory for the others.
 struct Upcoming {
   const char *from = nullptr, *end = nullptr;
   size_t step = 0;  // bytes a group, whole lines; 0 when nothing is left to ask for
-  FactorsAhead factors;
-  size_t factorLines = 0;  // a group
 
   void begin(const char* weights, size_t bytes, size_t groups) {
     from = weights;
@@ -359,21 +357,14 @@ struct Upcoming {
     findPages(from, bytes);
 #endif
   }
-  void begin(const FactorsAhead& ahead, size_t groups) {
-    factors = ahead;
-    for (int i = 0; i < factors.count; i++) askForLine(factors.from[i]);
-    factorLines = (ahead.lines() + groups - 1) / groups;
-  }
-  bool any() const { return step > 0 || factors.count > 0; }
+  bool any() const { return step > 0; }
   /// At most a line a group: the lines of a block may be asked for at once. More than the memory's queue takes are dropped.
-  bool sparse() const { return step <= 64 && factors.count == 0; }
-  void askWeights() {
+  bool sparse() const { return step <= 64; }
+  void ask() {
     for (size_t at = 0; at < step; at += 64) askForLine(from + at);
     from += step;
     if (from >= end) step = 0;
   }
-  void askFactors() { factors.ask(factorLines); }
-  void ask() { askWeights(), askFactors(); }
 };
 
 /// Where one row's weights go on behind the two panels that are read.
@@ -517,7 +508,6 @@ struct CodedProduct : ByRegisters<CodedProduct<Codes>> {
     if (Codes::stream && count == 1 && x.rows <= size_t(rows)) stream.follows = weights;
     else upcoming.begin(weights, bytes, (count + rows - 1) / rows * x.groups);
   }
-  void comingUp(const FactorsAhead& factors) const { upcoming.begin(factors, x.groups); }
 
   static size_t blocks(size_t inputs) { return (inputs / groupInputs + activationGroups<Codes> - 1) / activationGroups<Codes>; }
   static size_t rowBytes(size_t inputs) {

@@ -53,7 +53,7 @@ __attribute__((noinline)) inline void completeUnit(const Epilogue& epilogue, siz
   unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) {
     if (two == 1)
       for (int t = 1; t < unit->count; t++) __builtin_memmove(from + t * panelOutputs, from + t * 2 * panelOutputs, panelOutputs * 4);
-    if (epilogue.adapted.slots) epilogue.adapted.raise(unit->row, unit->count, panel, two, true, from);
+    if (epilogue.adapted.slots) epilogue.adapted.raise(unit->row, unit->count, panel, two, from);
   });
 }
 
@@ -119,14 +119,14 @@ struct BesideUnit {
 
   /// Done several times a block, between tile products.
   __attribute__((always_inline)) void turn() const {
-    if (inTurns && upcoming.step > 0) upcoming.askWeights();
+    if (inTurns && upcoming.step > 0) upcoming.ask();
   }
 
   /// Behind a block by the rth unit of rows.
   void operator()(size_t r = 0) {
     ends.ask(r, block);
     if (r + 1 == rowUnits) block++;
-    if (!inTurns && upcoming.step > 0) upcoming.askWeights();
+    if (!inTurns && upcoming.step > 0) upcoming.ask();
     if (endsLate && waiting.complete && waiting.done < waiting.count) finish(rowsOfWaiting);
   }
 
