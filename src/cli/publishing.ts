@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { messageOf, UserError } from '../base/errors.ts'
 import { bringFile } from '../control/blobs/bring.ts'
-import type { Publications } from '../control/deployments/publications.ts'
+import { lastStepOf, type Publications } from '../control/deployments/publications.ts'
 import type { AdapterLoads } from '../control/gateway/late-models.ts'
 import type { ReplicaTable } from '../control/gateway/replicas.ts'
 import { type JobRow, jobNouns } from '../control/jobs/rows.ts'
@@ -75,8 +75,9 @@ async function take(parts: PublishingParts, row: JobRow, deployment: string): Pr
   const step = newestIn(folder)
   if (step === undefined) return
   const before = await publications.of(row.project_id, deployment)
-  const last = before?.status.newest
-  if (last?.job === row.id && last.step >= step) return
+  // Of several jobs each has its own: by the newest alone, two that ended within a minute would take turns.
+  const last = before && lastStepOf(before, row.id)
+  if (last !== undefined && last >= step) return
   const base = await baseOf(parts, row)
   await publications.accepting(row.project_id, deployment, base)
   const checkpoint = await bring(parts, row, `${deployment}-latest`, folder, step)

@@ -33,7 +33,14 @@ export interface PublicationRow extends NounRow {
     readonly current: Published
     /** What a rollback gives them. */
     readonly previous: Published | null
+    /** The last step of each job that published here, of the job that did so last at the end; rows of before have none. */
+    readonly steps?: Readonly<Record<string, number>>
   }
+}
+
+/** The step that `job` published last; undefined when that was never, or {@link jobsMax} jobs ago. */
+export function lastStepOf({ status: { newest, steps } }: PublicationRow, job: string): number | undefined {
+  return steps?.[job] ?? (newest.job === job ? newest.step : undefined)
 }
 
 /** What a name means, read at once. */
@@ -43,6 +50,8 @@ interface Known {
 }
 
 const publishedMax = 500
+/** Jobs whose last step is remembered. */
+const jobsMax = 100
 const part = 'latest'
 /** Deployments that are remembered, and for how long: another server's publication is seen after that. */
 const knownMax = 1000
@@ -146,7 +155,9 @@ export class Publications implements LateModels {
       const number = (before?.status.newest.number ?? 0) + 1
       const next: Published = { number, checkpoint, job, step, base, at: store.clock.unixMs() }
       const name = `${deployment}:${part}`
-      const status = { newest: next, current: next, previous: before?.status.current ?? null }
+      const { [job]: _, ...others } = before?.status.steps ?? {}
+      const steps = Object.fromEntries([...Object.entries(others).slice(1 - jobsMax), [job, step]])
+      const status = { newest: next, current: next, previous: before?.status.current ?? null, steps }
       const row =
         before === undefined
           ? await this.#begin(project, name, target.id, status)
