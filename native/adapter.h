@@ -41,66 +41,6 @@ struct Adapter {
   const char* at(int64_t offset) const { return reinterpret_cast<const char*>(this) + offset; }
 };
 
-/// Stretches of factors that are asked for evenly while something else is computed. All at once they would fill the
-/// places that a core has for lines on their way.
-struct FactorsAhead {
-  static constexpr int most = 4 * adapterRows;
-  const char* from[most];
-  const char* end[most];
-  int count = 0;
-
-  void add(const char* stretch, int64_t bytes) {
-    if (count == most) return;
-    from[count] = stretch;
-    end[count++] = stretch + bytes;
-  }
-  size_t lines() const {
-    size_t lines = 0;
-    for (int i = 0; i < count; i++) lines += size_t(end[i] - from[i] + 63) / 64;
-    return lines;
-  }
-  /// Asks for so many lines; not while none is left.
-  void ask(size_t lines) {
-    for (size_t line = 0; line < lines && count > 0; line++) {
-      askForLine(from[count - 1]);
-      if ((from[count - 1] += 64) >= end[count - 1]) count--;
-    }
-  }
-};
-
-/// Who changes a pair of panels, and the how many-th of its own that is; null for nobody.
-struct MembersOfPair {
-  const Adapter* adapter = nullptr;
-  int64_t panel;  // the first of the two
-  const AdapterMember* member[2];
-  int64_t index[2];
-
-  bool is(const Adapter& of, int64_t first) const { return adapter == &of && panel == first; }
-
-  /// Moves on to the next pair; false where not the same members change it.
-  bool follow(const Adapter& of, int64_t first) {
-    if (!is(of, first - 2) || !member[0] || !member[1]) return false;
-    int64_t then[2];
-    for (int p = 0; p < 2; p++)
-      if ((then[p] = index[p] + (2 >> (member[p]->step - 1))) >= member[p]->panels) return false;
-    panel = first, index[0] = then[0], index[1] = then[1];
-    return true;
-  }
-
-  void find(const Adapter& of, int64_t first, int panels) {
-    if (panels == 2 && follow(of, first)) return;
-    adapter = &of, panel = first;
-    for (int p = 0; p < 2; p++) {
-      member[p] = nullptr;
-      for (int m = 0; m < of.members && p < panels && !member[p]; m++) {
-        const AdapterMember* one = of.member(m);
-        const int64_t from = first + p - one->firstPanel, own = from >> (one->step - 1);
-        if (from >= 0 && (from & (one->step - 1)) == 0 && own < one->panels) member[p] = one, index[p] = own;
-      }
-    }
-  }
-};
-
 /// The adapters of a batch's rows at one product.
 struct AdaptedRows {
   const int32_t* slots = nullptr;            // of each row, negative for none; null when no row has one
@@ -147,15 +87,6 @@ struct AdaptedRows {
     });
   }
 
-  /// Adds to the sums [count][panels * 16] of neighbouring rows and panels; rows with one adapter go together.
-  void raise(size_t row, int count, int64_t panel, int panels, float* sums) const {
-    eachRun(row, count, [&](const Adapter& adapter, int first, int rows) {
-      MembersOfPair pair;
-      pair.find(adapter, panel, panels);
-      raisePair(pair, row + first, rows, panels, sums + first * panels * panelOutputs);
-    });
-  }
-
   /// Factors of a panel's outputs, [16].
   static void multiplyOutputs(const char* factors, int count, float* sums, int sumsStride) {
     for (int t = 0; t < count; t++)
@@ -167,23 +98,6 @@ struct AdaptedRows {
 
   LoweredCodes loweredCodes(const Adapter& adapter) const {
     return {lowered, stride, size_t(adapter.ranks), size_t(adapter.members)};
-  }
-
-  /// What `raise` of these rows and panels is going to read.
-  FactorsAhead comingUp(size_t row, int count, int64_t panel, int panels) const {
-    FactorsAhead ahead;
-    eachRun(row, count, [&](const Adapter& adapter, int, int) {
-      MembersOfPair pair;
-      for (int two = 0; two < panels; two += 2) {
-        pair.find(adapter, panel + two, panels - two < 2 ? 1 : 2);
-        for (int p = 0; p < 2; p++)
-          if (pair.member[p]) {
-            Stretch b = panelOf(adapter, *pair.member[p], pair.index[p]);
-            ahead.add(b.from, b.bytes);
-          }
-      }
-    });
-    return ahead;
   }
 
  private:
@@ -242,106 +156,6 @@ struct AdaptedRows {
         float scale = codesOfLowered(sums + member->firstRank, member->rank, to.codes(row) + member->firstRank, to.bias(row, m));
         *to.scale(row, m) = scale * member->scale;
       }
-  }
-
-  /// A panel's factors; scales of two panels of codes lie before the first of them.
-  struct Stretch {
-    const char* from;
-    int64_t bytes;
-  };
-  static Stretch panelOf(const Adapter& adapter, const AdapterMember& member, int64_t index) {
-    const char* b = adapter.at(member.b);
-    if (adapter.coded()) {
-      PanelCodes panel(b, member.rank, index);
-      const char* from = index % 2 ? panel.codes : panel.scales;
-      return {from, panel.codes + member.rank * panelOutputs - from};
-    }
-    int64_t bytes = int64_t(member.rank) * panelOutputs * (adapter.bf16() ? 2 : 4);
-    return {b + index * bytes, bytes};
-  }
-
-  /// Both panels at once where pairs of bfloat16 are multiplied, or a row is alone with codes, and both are of one rank.
-  void raisePair(const MembersOfPair& pair, size_t row, int count, int panels, float* sums) const {
-    const Adapter& adapter = *pair.adapter;
-    const int sumsStride = panels * panelOutputs;
-    const bool one = pair.member[0] && pair.member[1] && pair.member[0]->rank == pair.member[1]->rank;
-    if (one && adapter.coded() && count == 1) raiseTwoCoded(pair, row, sums);
-#if defined(__AVX512F__)
-    else if (one && adapter.bf16() && multipliesPairs()) raiseTwo(pair, row, count, sums);
-#endif
-    else
-      for (int p = 0; p < 2; p++)
-        if (pair.member[p]) raisePanel(adapter, *pair.member[p], pair.index[p], row, count, sums + p * panelOutputs, sumsStride);
-    for (int p = 0; p < 2; p++)
-      if (pair.member[p] && pair.member[p]->factor)
-        multiplyOutputs(adapter.at(pair.member[p]->factor) + pair.index[p] * 64, count, sums + p * panelOutputs, sumsStride);
-  }
-
-  void raiseTwoCoded(const MembersOfPair& pair, size_t row, float* sums) const {
-    const Adapter& adapter = *pair.adapter;
-    const LoweredCodes rows = loweredCodes(adapter);
-    auto codesOf = [&](int p) { return PanelCodes(adapter.at(pair.member[p]->b), pair.member[p]->rank, pair.index[p]); };
-    auto rowOf = [&](int p) { return rows.of(row, size_t(pair.member[p] - adapter.member(0)), pair.member[p]->firstRank); };
-    raiseCodes<2, 1>({codesOf(0), codesOf(1)}, pair.member[0]->rank, {rowOf(0), rowOf(1)}, stride, sums, 2 * panelOutputs);
-  }
-
-#if defined(__AVX512F__)
-  void raiseTwo(const MembersOfPair& pair, size_t row, int count, float* sums) const {
-    const char* b[2];
-    const Half* own[2];
-    for (int p = 0; p < 2; p++) {
-      b[p] = panelOf(*pair.adapter, *pair.member[p], pair.index[p]).from;
-      own[p] = reinterpret_cast<const Half*>(lowered + row * stride) + pair.member[p]->firstRank;
-    }
-    for (int t = 0; t < count; t += adapterRows) {
-      const Half* rows[2] = {own[0] + t * stride * 2, own[1] + t * stride * 2};
-      exactlyTwo<adapterRows>(b, pair.member[0]->rank, rows, count - t, sums + t * 2 * panelOutputs);
-    }
-  }
-
-  template <int T>
-  void exactlyTwo(const char* const* b, int rank, const Half* const* own, int count, float* sums) const {
-    if constexpr (T > 1)
-      if (count < T) return exactlyTwo<T - 1>(b, rank, own, count, sums);
-    raisePairs<2, T, true>(b, rank, own, stride * 2, sums, 2 * panelOutputs);
-  }
-#endif
-
-  void raisePanel(const Adapter& adapter, const AdapterMember& member, int64_t index, size_t row, int count, float* sums,
-                  int sumsStride) const {
-    if (adapter.coded()) {
-      const PanelCodes b(adapter.at(member.b), member.rank, index);
-      const LoweredCodes rows = loweredCodes(adapter);
-      for (int t = 0; t < count; t += codedRows)
-        exactlyCoded(b, member.rank, rows.of(row + t, size_t(&member - adapter.member(0)), member.firstRank), count - t,
-                     sums + t * sumsStride, sumsStride);
-    } else
-      for (int t = 0; t < count; t += adapterRows)
-        exactly<adapterRows>(adapter, member, index, row + t, count - t, sums + t * sumsStride, sumsStride);
-  }
-
-  template <int T = codedRows>
-  void exactlyCoded(const PanelCodes& b, int rank, const MemberCodes& rows, int count, float* sums, int sumsStride) const {
-    if constexpr (T > 1)
-      if (count < T) return exactlyCoded<T - 1>(b, rank, rows, count, sums, sumsStride);
-    raiseCodes<1, T>({b}, rank, {rows}, stride, sums, size_t(sumsStride));
-  }
-
-  template <int T>
-  void exactly(const Adapter& adapter, const AdapterMember& member, int64_t index, size_t row, int count, float* sums,
-               int sumsStride) const {
-    if constexpr (T > 1)
-      if (count < T) return exactly<T - 1>(adapter, member, index, row, count, sums, sumsStride);
-    const char* b = panelOf(adapter, member, index).from;
-    const float* own = lowered + row * stride;
-#if defined(__AVX512F__)
-    if (adapter.bf16() && multipliesPairs()) {
-      const Half* pairs = reinterpret_cast<const Half*>(own) + member.firstRank;
-      return raisePairs<1, T, true>(&b, member.rank, &pairs, stride * 2, sums, sumsStride);
-    }
-#endif
-    if (adapter.bf16()) raiseRows<true, T, true>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
-    else raiseRows<false, T, true>(b, member.rank, own + member.firstRank, stride, sums, sumsStride);
   }
 };
 

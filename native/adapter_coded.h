@@ -158,40 +158,4 @@ struct PanelCodes {
   static int64_t pairBytes(int rank) { return int64_t(pairScaleBytes) + 2 * rank * panelOutputs; }
 };
 
-/// sums[t] += B by T rows, `stride` floats apart, of which `row` is the first of a panel's member; P neighbouring panels. A
-/// function of its own: within its caller g++ prepares some fifty addresses, which takes longer than few ranks do.
-template <int P, int T>
-__attribute__((noinline)) inline void raiseCodes(const PanelCodes (&b)[P], int rank, const MemberCodes (&row)[P], size_t stride,
-                                                 float* sums, size_t sumsStride) {
-  VectorInt dot[P][T][panelVectors];
-#pragma GCC unroll 2
-  for (int p = 0; p < P; p++)
-#pragma GCC unroll 8
-    for (int t = 0; t < T; t++)
-      for (int v = 0; v < panelVectors; v++) dot[p][t][v] = unsignedBias ? VectorInt{} + row[p].bias[t * stride] : VectorInt{};
-  for (int r = 0; r < rank; r += 4) {
-#pragma GCC unroll 2
-    for (int p = 0; p < P; p++) {
-      Bytes w[panelVectors];
-      for (int v = 0; v < panelVectors; v++) w[v] = loadBytes(b[p].codes + r * panelOutputs + lanes * 4 * v);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++) {
-        VectorInt four = fourCodes(row[p].codes + t * stride * 4 + r);
-        for (int v = 0; v < panelVectors; v++) dot[p][t][v] = dotSigned(dot[p][t][v], w[v], four);
-      }
-    }
-  }
-#pragma GCC unroll 2
-  for (int p = 0; p < P; p++)
-    for (int v = 0; v < panelVectors; v++) {
-      Vector scale = loadBfloat(reinterpret_cast<const Half*>(b[p].scales) + v * lanes);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++) {
-        float* to = sums + t * sumsStride + p * panelOutputs + v * lanes;
-        // Rounded before it is added: a run of panels has it apart (adapter_runs.h).
-        store(to, load(to) + __builtin_convertvector(dot[p][t][v], Vector) * (scale * splat(row[p].scale[t * stride])));
-      }
-    }
-}
-
 }  // namespace

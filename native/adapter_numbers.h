@@ -103,8 +103,8 @@ inline void lowerRows(const char* a, size_t steps, size_t ranks, const float* co
   }
 }
 
-/// sums[t] += sum over r of lowered[t][r] B[r] for T rows and one panel, in the order of r; or that alone, not `onto` what is there.
-template <bool bf16, int T, bool onto>
+/// sums[t] = sum over r of lowered[t][r] B[r] for T rows and one panel, in the order of r.
+template <bool bf16, int T>
 __attribute__((noinline)) inline void raiseRows(const char* b, int rank, const float* lowered, size_t stride, float* sums,
                                                 size_t sumsStride) {
   Vector sum[T][panelVectors];
@@ -122,35 +122,24 @@ __attribute__((noinline)) inline void raiseRows(const char* b, int rank, const f
     }
 #pragma GCC unroll 8
   for (int t = 0; t < T; t++)
-    for (int v = 0; v < panelVectors; v++) {
-      float* to = sums + t * sumsStride + v * lanes;
-      store(to, onto ? load(to) + sum[t][v] : sum[t][v]);
-    }
+    for (int v = 0; v < panelVectors; v++) store(sums + t * sumsStride + v * lanes, sum[t][v]);
 }
 
 #if defined(__AVX512F__)
 
-/// P neighbouring panels of T rows, each with factors and lowered sums of its own: a row that is alone with its adapter
-/// is in and out for two panels at once.
-template <int P, int T, bool onto>
-inline void raisePairs(const char* const* b, int rank, const Half* const* lowered, size_t stride, float* sums,
-                       int sumsStride) {
-  Vector sum[T][P];
-  for (int t = 0; t < T; t++)
-    for (int p = 0; p < P; p++) sum[t][p] = zero();
-  for (int r = 0; r < rank; r += 2)
-#pragma GCC unroll 2
-    for (int p = 0; p < P; p++) {
-      VectorInt w = (VectorInt)load(reinterpret_cast<const float*>(b[p]) + r / 2 * 16);
+/// The same of pairs of bfloat16.
+template <int T>
+inline void raisePairs(const char* b, int rank, const Half* lowered, size_t stride, float* sums, size_t sumsStride) {
+  Vector sum[T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; t++)
-        sum[t][p] = pairsSpread(reinterpret_cast<const float*>(lowered[p] + t * stride + r), w, sum[t][p]);
-    }
-  for (int t = 0; t < T; t++)
-    for (int p = 0; p < P; p++) {
-      float* to = sums + t * sumsStride + p * 16;
-      store(to, onto ? load(to) + sum[t][p] : sum[t][p]);
-    }
+  for (int t = 0; t < T; t++) sum[t] = zero();
+  for (int r = 0; r < rank; r += 2) {
+    VectorInt w = (VectorInt)load(reinterpret_cast<const float*>(b) + r / 2 * 16);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) sum[t] = pairsSpread(reinterpret_cast<const float*>(lowered + t * stride + r), w, sum[t]);
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; t++) store(sums + t * sumsStride, sum[t]);
 }
 
 #endif

@@ -113,12 +113,11 @@ __attribute__((noinline)) inline void raiseNumbers(const StretchOfMember& of, co
       for (int64_t line = 0; line < bytes; line += 64) askForLine(ahead + index * bytes + line);
 #if defined(__AVX512F__)
     if constexpr (pairs) {
-      const Half* own = reinterpret_cast<const Half*>(row);
-      raisePairs<1, T, false>(&b, of.rank, &own, stride * 2, run.at(panel), 2 * panelOutputs);
+      raisePairs<T>(b, of.rank, reinterpret_cast<const Half*>(row), stride * 2, run.at(panel), 2 * panelOutputs);
       continue;
     }
 #endif
-    raiseRows<bf16, T, false>(b, of.rank, row, stride, run.at(panel), 2 * panelOutputs);
+    raiseRows<bf16, T>(b, of.rank, row, stride, run.at(panel), 2 * panelOutputs);
   }
 }
 
@@ -138,20 +137,29 @@ inline void raiseNeighboursByNumbers(const StretchOfMember& of, const Adapter& a
 
 class RaisedRun {
  public:
-  /// For up to `most` of a batch's rows at a time; of none where no row has an adapter.
-  RaisedRun(const AdaptedRows& adapted, size_t rows, size_t most) : adapted(adapted) {
-    if (!adapted.slots) return;
-    multiplies = multipliesOutputs(rows);
-    const size_t pairBytes = (rows < most ? rows : most) * 2 * panelOutputs * 4;
-    pairsMost = bytesMost > pairBytes ? int64_t(bytesMost / pairBytes) : 1;
-    sums = reinterpret_cast<float*>(rw_thread_scratch(size_t(pairsMost) * pairBytes));
+  /// So many pairs of panels of so many rows stay in the second cache beside weights; a multiple of `step`.
+  static size_t pairsWithin(size_t rows, size_t step = 1) {
+    const size_t pairs = bytesMost / (rows * 2 * panelOutputs * 4) / step * step;
+    return pairs > step ? pairs : step;
   }
 
-  explicit operator bool() const { return sums; }
+  /// For up to `pairs` of panels and `most` of a batch's rows at a time; of none where no row has an adapter.
+  RaisedRun(const AdaptedRows& adapted, size_t rows, size_t most, size_t pairs) : adapted(adapted) {
+    if (!adapted.slots) return;
+    multiplies = multipliesOutputs(rows);
+    pairsMost = int64_t(pairs);
+    floats = pairs * (rows < most ? rows : most) * 2 * panelOutputs;
+  }
 
-  /// Sees to what a pair of panels gets in these rows; pairs before `known` come next. `panels` are those of the whole weight.
+  explicit operator bool() const { return floats > 0; }
+  size_t bytes() const { return floats * 4; }
+  void place(char* memory) { sums = reinterpret_cast<float*>(memory); }
+
+  bool has(int64_t pair, size_t row) const { return pair >= firstPair && pair < endPair && row == firstRow; }
+
+  /// Makes what a pair of panels gets in these rows, and pairs before `known`, which come next. `panels` are those of the whole
+  /// weight.
   void reach(int64_t pair, int64_t known, size_t row, size_t rows, int64_t panels) {
-    if (pair >= firstPair && pair < endPair && row == firstRow) return;
     firstPair = pair, endPair = known < pair + pairsMost ? known : pair + pairsMost;
     firstRow = row, rowCount = rows;
     raise((endPair * 2 < panels ? endPair * 2 : panels) - pair * 2);
@@ -174,7 +182,7 @@ class RaisedRun {
 
   const AdaptedRows& adapted;
   float* sums = nullptr;
-  size_t firstRow = 0, rowCount = 0;
+  size_t floats = 0, firstRow = 0, rowCount = 0;
   int64_t pairsMost = 0, firstPair = 0, endPair = 0;
   bool multiplies = false;
 

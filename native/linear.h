@@ -270,7 +270,9 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
   constexpr size_t rowsPerPiece = 192;
   int64_t panels = (epilogue.dst->ne[0] + panelOutputs - 1) / panelOutputs * (epilogue.gated ? 2 : 1);
   int64_t pairs = (panels + 1) / 2, blocks = (rows + rowsPerPiece - 1) / rowsPerPiece;
-  RaisedRun raised(epilogue.adapted, rows, rowsPerPiece);
+  const size_t rowsRaised = rows < rowsPerPiece ? rows : rowsPerPiece;
+  RaisedRun raised(epilogue.adapted, rows, rowsRaised, RaisedRun::pairsWithin(rowsRaised));
+  if (raised) raised.place(rw_thread_scratch(raised.bytes()));
   Pieces pieces(call, nth, pairs * blocks, int64_t((raised ? adaptedRunBytes : runBytes) / (2 * stride)) * blocks);
   bool asked = false;
   for (int64_t piece = pieces.take(); piece >= 0;) {
@@ -281,7 +283,7 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
     const bool asks = Product::asksAhead && next >= 0 && from != panel && from + 2 <= panels;
     if constexpr (Product::asksAhead)
       if (asks) product.comingUp(packed + from * stride, 2 * stride, end - first);
-    if (raised) {
+    if (raised && !raised.has(panel / 2, first)) {
       const bool more = blocks == 1 && (!Product::asksAhead || next == piece + 1);
       raised.reach(panel / 2, more ? pieces.endOfRun() : panel / 2 + 1, first, end - first, panels);
     }

@@ -18,6 +18,7 @@ struct WaitingUnit {
   int64_t panel = 0;
   int panels = 0;
   float* sums = nullptr;  // [pairs of panels][rows][2][16]
+  const RaisedRun* raised = nullptr;  // what adapters add to them
   int done = 0;           // of rows
   bool complete = false;
 
@@ -47,19 +48,19 @@ __attribute__((noinline)) inline void codeBlock(const float* block, const Quanti
 }
 
 /// All sums of a unit are there. Not inlined, as `endUnit`: units are few, and it is as long as they are.
-__attribute__((noinline)) inline void completeUnit(const Epilogue& epilogue, size_t pairFloats, WaitingUnit* unit) {
+__attribute__((noinline)) inline void completeUnit(size_t pairFloats, WaitingUnit* unit) {
   if (unit->count == 0) return;
   unit->complete = true;
   unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) {
     if (two == 1)
       for (int t = 1; t < unit->count; t++) __builtin_memmove(from + t * panelOutputs, from + t * 2 * panelOutputs, panelOutputs * 4);
-    if (epilogue.adapted.slots) epilogue.adapted.raise(unit->row, unit->count, panel, two, from);
+    if (unit->raised) unit->raised->add(panel / 2, unit->row, unit->count, two, from);
   });
 }
 
 __attribute__((noinline)) inline void endUnit(const Epilogue& epilogue, size_t pairFloats, WaitingUnit* unit) {
   if (unit->count == 0) return;
-  completeUnit(epilogue, pairFloats, unit);
+  completeUnit(pairFloats, unit);
   unit->eachPair(pairFloats, [&](int64_t panel, int two, float* from) { epilogue.finish(unit->row, unit->count, panel, two, from); });
   if (epilogue.block) {
     // Units of the same rows end in the order of their panels.
@@ -70,40 +71,46 @@ __attribute__((noinline)) inline void endUnit(const Epilogue& epilogue, size_t p
   }
 }
 
-/// Asks for what units of rows by some panels end with: the lines that results go to and are added to, and factors of
-/// adapters. An equal part behind each block of inputs.
+/// What adapters add to the panels of units. Of the unit that waits it is still to be added when that of the next one is made, so
+/// there are two places for it.
+struct RaisedUnits {
+  const int64_t pairsOfUnit;
+  RaisedRun runs[2];
+  int turn = 0;
+
+  RaisedUnits(const AdaptedRows& adapted, size_t rows, size_t most, size_t units, size_t unitPanels)
+      : pairsOfUnit(int64_t(unitPanels / 2)),
+        runs{RaisedRun(adapted, rows, most, units * unitPanels / 2), RaisedRun(adapted, rows, most, units * unitPanels / 2)} {}
+
+  explicit operator bool() const { return bool(runs[0]); }
+  size_t bytes() const { return 2 * runs[0].bytes(); }
+  void place(char* memory) { runs[0].place(memory), runs[1].place(memory + runs[0].bytes()); }
+
+  /// Of a unit in these rows; units before `known` come next. Null where rows have no adapters.
+  const RaisedRun* reach(size_t unit, size_t known, size_t row, size_t rows, int64_t panels) {
+    if (!*this) return nullptr;
+    const int64_t pair = int64_t(unit) * pairsOfUnit;
+    if (!runs[turn].has(pair, row)) runs[turn ^= 1].reach(pair, int64_t(known) * pairsOfUnit, row, rows, panels);
+    return &runs[turn];
+  }
+};
+
+/// Asks for the lines that results of some rows by some panels go to and are added to. An equal part behind each block of inputs.
 struct EndsAhead {
   const Epilogue& epilogue;
   size_t row, rows, unitRows;  // the first one, all of them (none: nothing is asked for), and those of a unit
   int64_t panel;
   int panels;
-  size_t blocks, rowsAtOnce;
-  FactorsAhead* factors;  // of each unit; null where rows have no adapters
+  size_t rowsAtOnce;
 
-  EndsAhead(const Epilogue& behind, size_t first, size_t count, size_t unit, int64_t at, int wide, size_t blockCount, FactorsAhead* ahead)
-      : epilogue(behind), row(first), rows(count), unitRows(unit), panel(at), panels(wide), blocks(blockCount),
-        rowsAtOnce((unit + blockCount - 1) / blockCount), factors(behind.adapted.slots ? ahead : nullptr) {}
-
-  /// Whose factors come up.
-  void begin() const {
-    for (size_t r = 0; factors && r * unitRows < rows; r++) {
-      factors[r] = epilogue.adapted.comingUp(row + r * unitRows, int(rowsOf(r)), panel, panels);
-      for (int i = 0; i < factors[r].count; i++) askForLine(factors[r].from[i]);
-    }
-  }
+  EndsAhead(const Epilogue& behind, size_t first, size_t count, size_t unit, int64_t at, int wide, size_t blocks)
+      : epilogue(behind), row(first), rows(count), unitRows(unit), panel(at), panels(wide), rowsAtOnce((unit + blocks - 1) / blocks) {}
 
   /// Behind so many blocks by the rth unit.
   void ask(size_t r, size_t block) const {
     const size_t first = r * unitRows, end = first + unitRows < rows ? first + unitRows : rows, at = first + block * rowsAtOnce;
     for (size_t t = at; t < at + rowsAtOnce && t < end; t++)
       for (int p = 0; p < panels; p += 2) epilogue.comingUp(row + t, panel + p, panels - p < 2 ? 1 : 2);
-    if (factors && factors[r].count > 0) factors[r].ask(factors[r].lines() / (blocks - block) + 1);
-  }
-
- private:
-  size_t rowsOf(size_t r) const {
-    if (r * unitRows >= rows) return 0;
-    return rows - r * unitRows < unitRows ? rows - r * unitRows : unitRows;
   }
 };
 
@@ -166,7 +173,7 @@ struct TiledLinear {
   int64_t panels;
   size_t rowUnits, panelUnits, rowBlocks, chunks, unitsMost, places;
   size_t unitsTogether;  // of panels, that no two threads share
-  char* room;
+  char *room, *raisedRoom;
   float* sums;
 
   TiledLinear(const Product& by, const char* weights, size_t apart, size_t count, const Epilogue& behind)
@@ -176,18 +183,20 @@ struct TiledLinear {
     rowBlocks = quotient(quotient(rowUnits, together), Product::rowsMost / unitRows / together);
     chunks = rows < rowsMany || together > 1 ? 1 : quotient(product.blocks(), Product::chunkInputs / Product::blockInputs);
     unitsTogether = behind.codes ? 2 * Epilogue::blockOutputs / panelOutputs / unitPanels : 1;
-    unitsMost = behind.codes ? unitsTogether : rows < rowsMany ? 1 : Product::panelsMost / unitPanels;
+    unitsMost = behind.codes ? unitsTogether : rows < rowsMany ? fewUnits() : Product::panelsMost / unitPanels;
     places = chunks == 1 ? 1 : quotient(quotient(rowUnits, together), rowBlocks) * together * unitsMost;
     size_t spread = alignUp(product.spreadBytes(quotient(product.blocks(), chunks))) * unitsMost;
     const size_t sumFloats = (places + 1) * together * unitFloats, blockFloats = behind.codes ? Epilogue::blockRows * Epilogue::blockStride : 0;
-    room = rw_thread_scratch(spread + (sumFloats + blockFloats) * 4);
+    room = rw_thread_scratch(spread + (sumFloats + blockFloats) * 4 + raisedUnits().bytes());
     sums = reinterpret_cast<float*>(room + spread);
+    raisedRoom = room + spread + (sumFloats + blockFloats) * 4;
     if (behind.codes) epilogue.block = sums + sumFloats;
   }
 
   void run(Call* call, int nth) const {
     product.enter();
-    State state;
+    State state{{}, raisedUnits()};
+    if (state.raised) state.raised.place(raisedRoom);
     Block block, next;
     bool asked = false;
     for (bool more = take(call, nth, &block); more; block = next)
@@ -204,12 +213,22 @@ struct TiledLinear {
  private:
   struct State {
     WaitingUnit waiting[together];
-    FactorsAhead factors[together];
+    RaisedUnits raised;
     size_t turn = 0;  // 0 or 1: of two places for the sums of one unit
     typename Product::Inside inside;
   };
 
   static size_t quotient(size_t a, size_t b) { return (a + b - 1) / b; }
+
+  /// What adapters add is made for all units that are taken at once.
+  size_t fewUnits() const {
+    if (!epilogue.adapted.slots) return 1;
+    const size_t within = RaisedRun::pairsWithin(rows, unitPanels / 2) / (unitPanels / 2), units = adaptedRunBytes / (unitPanels * stride);
+    return units < 1 ? 1 : units < within ? units : within;
+  }
+  RaisedUnits raisedUnits() const {
+    return {epilogue.adapted, rows, quotient(quotient(rowUnits, together), rowBlocks) * together * unitRows, unitsMost, unitPanels};
+  }
 
   /// Fewer and fewer towards the end, and then single blocks of rows.
   bool take(Call* call, int nth, Block* block) const {
@@ -249,6 +268,8 @@ struct TiledLinear {
     bool asks = false;
     for (size_t rowBlock = block.firstRows; rowBlock < block.endRows; rowBlock++) {
       const size_t firstRows = rowBegin(rowBlock), endRows = rowBegin(rowBlock + 1);
+      const size_t row = firstRows * unitRows, behind = endRows * unitRows < rows ? endRows * unitRows : rows;
+      const RaisedRun* raised = state->raised.reach(block.firstUnit, block.endUnit, row, behind - row, panels);
       for (size_t chunk = 0; chunk < chunks; chunk++) {
         const bool first = rowBlock == block.firstRows && chunk == 0;
         if (first || chunks > 1) spread(block, chunkBegin(chunk), chunkBegin(chunk + 1));
@@ -258,7 +279,7 @@ struct TiledLinear {
         auto one = [&](size_t r, size_t u) {
           const size_t place = chunks == 1 ? 0 : (r - firstRows) * block.units() + u - block.firstUnit;
           float* to = sums + (place + state->turn) * unitFloats;
-          unit(block, r, endRows - r < together ? endRows - r : together, u, chunk, cold && r == firstRows, to, state, &upcoming);
+          unit(block, r, endRows - r < together ? endRows - r : together, u, chunk, cold && r == firstRows, to, raised, state, &upcoming);
           if (Product::endsLate && places == 1 && chunk + 1 == chunks) state->turn ^= 1;
         };
         if (Product::rowsInside)
@@ -291,29 +312,28 @@ struct TiledLinear {
   }
 
   /// Of `count` units of rows from `rowUnit` on.
-  void unit(const Block& block, size_t rowUnit, size_t count, size_t u, size_t chunk, bool cold, float* to, State* state,
-            Upcoming* upcoming) const {
+  void unit(const Block& block, size_t rowUnit, size_t count, size_t u, size_t chunk, bool cold, float* to, const RaisedRun* raised,
+            State* state, Upcoming* upcoming) const {
     const size_t row = rowUnit * unitRows, end = (rowUnit + count) * unitRows < rows ? (rowUnit + count) * unitRows : rows;
     const size_t begin = chunkBegin(chunk), stop = chunkBegin(chunk + 1), turns = stop - begin;
     const bool last = chunk + 1 == chunks;
     const int64_t panel = int64_t(u * unitPanels);
     const int wide = panelsOf(u);
-    const EndsAhead ends{epilogue, row, last ? end - row : 0, unitRows, panel, wide, turns, state->factors};
-    ends.begin();
+    const EndsAhead ends{epilogue, row, last ? end - row : 0, unitRows, panel, wide, turns};
     WaitingUnit* waiting = state->waiting;
     BesideUnit<Product::endsLate, (Product::turnsOfBlock > 0)> beside{
         ends, *upcoming, *waiting, pairFloats, int(quotient(size_t(waiting->count), turns)), count};
     size_t bytes = alignUp(product.spreadBytes(quotient(product.blocks(), chunks)));
     product.units(packed + panel * stride, stride, wide, room + (u - block.firstUnit) * bytes, row, end - row, begin, stop, cold, to,
                   &state->inside, beside, [&](size_t r) {
-                    if (Product::endsLate) return completeUnit(epilogue, pairFloats, waiting);
+                    if (Product::endsLate) return completeUnit(pairFloats, waiting);
                     // Of the rows before there may have been more units.
                     for (size_t w = r; w == r || (r + 1 == count && w < together); w++) endUnit(epilogue, pairFloats, waiting + w);
                   });
     if (Product::endsLate && waiting->done < waiting->count) beside.finish(waiting->count);
     for (size_t r = 0; r < together; r++) {
       const size_t first = row + r * unitRows, behind = first + unitRows < end ? first + unitRows : end;
-      waiting[r] = {first, last && r < count ? int(behind - first) : 0, panel, wide, to + r * unitFloats};
+      waiting[r] = {first, last && r < count ? int(behind - first) : 0, panel, wide, to + r * unitFloats, raised};
     }
   }
 };

@@ -58,16 +58,18 @@ struct TiledFew {
   void run(Call* call, int nth) const {
     const int32_t units = int32_t((panels + unitPanels - 1) / unitPanels);
     const size_t spreadBytes = alignUp(product.spreadBytes(1));
-    char* room = rw_thread_scratch(spreadBytes + rowUnits * unitFloats * 4);
+    RaisedUnits raised(epilogue.adapted, rows, rows, RaisedRun::pairsWithin(rows, unitPanels / 2) / (unitPanels / 2), unitPanels);
+    char* room = rw_thread_scratch(spreadBytes + rowUnits * unitFloats * 4 + raised.bytes());
     float* sums = reinterpret_cast<float*>(room + spreadBytes);
+    raised.place(room + spreadBytes + rowUnits * unitFloats * 4);
     WaitingUnit waiting[Product::rowUnitsFew];
-    FactorsAhead factors[Product::rowUnitsFew];
     typename Product::Inside inside;
     product.enter();
-    int32_t unit, next, count;
-    for (bool more = takeRun(call, nth, units, 1, 1, &unit, &count); more; unit = next) {
-      more = takeRun(call, nth, units, 1, 1, &next, &count);
-      multiply(unit, more ? next : -1, room, sums, waiting, factors, &inside);
+    Pieces pieces(call, nth, units, raised ? int64_t(adaptedRunBytes / (unitPanels * stride)) : 1);
+    for (int64_t unit = pieces.take(), next; unit >= 0; unit = next) {
+      const RaisedRun* added = raised.reach(size_t(unit), size_t(pieces.endOfRun()), 0, rows, panels);
+      next = pieces.take();
+      multiply(unit, next, added, room, sums, waiting, &inside);
     }
     product.drain(&inside);
     for (WaitingUnit& each : waiting) endUnit(epilogue, pairFloats, &each);
@@ -104,21 +106,20 @@ struct TiledFew {
   int panelsAt(int64_t panel) const { return panels - panel < int64_t(unitPanels) ? int(panels - panel) : int(unitPanels); }
   size_t rowsOf(size_t r) const { return rows - r * unitRows < unitRows ? rows - r * unitRows : unitRows; }
 
-  void multiply(int64_t unit, int64_t next, char* spread, float* sums, WaitingUnit* waiting, FactorsAhead* factors,
+  void multiply(int64_t unit, int64_t next, const RaisedRun* raised, char* spread, float* sums, WaitingUnit* waiting,
                 typename Product::Inside* inside) const {
     const int64_t panel = unit * int64_t(unitPanels);
     const char* from = packed + size_t(panel) * stride;
     const int wide = panelsAt(panel);
     if (Product::spreadsTail && product.spreadBytes(1) > 0) product.spread(from, stride, wide, 0, blocks, spread);
-    const EndsAhead ends{epilogue, 0, rows, unitRows, panel, wide, blocks, factors};
-    ends.begin();
+    const EndsAhead ends{epilogue, 0, rows, unitRows, panel, wide, blocks};
     Beside beside{*this, ends, next < 0 ? -1 : next * int64_t(unitPanels)};
     beside.begin();
     product.units(from, stride, wide, spread, 0, rows, 0, blocks, false, sums, inside, beside, [&](size_t r) {
       endUnit(epilogue, pairFloats, waiting + r);
       waiting[r] = {};
     }, true);
-    for (size_t r = 0; r < rowUnits; r++) waiting[r] = {r * unitRows, int(rowsOf(r)), panel, wide, sums + r * unitFloats};
+    for (size_t r = 0; r < rowUnits; r++) waiting[r] = {r * unitRows, int(rowsOf(r)), panel, wide, sums + r * unitFloats, raised};
   }
 };
 
