@@ -35,12 +35,14 @@ const member: ContainerMember = {
     variables: ['RANK', 'TOKEN'],
     settings: { PATH: '/opt/conda/bin:/bin' },
     gpus: [4, 6],
+    idFile: '/runs/job_1-2/members/3/container',
     loginFolder: '/runs/job_1-2/login',
     user: { uid: 1000, gid: 100 },
   },
 }
 const inside = [
-  ...['run', '--rm', '--name', 'ropeway-job_1-2-3', '--label', 'ropeway.run=job_1-2', '--user', '1000:100'],
+  ...['run', '--rm', '--name', 'ropeway-job_1-2-3', '--cidfile', '/runs/job_1-2/members/3/container'],
+  ...['--label', 'ropeway.run=job_1-2', '--user', '1000:100'],
   ...['--workdir', '/jobs/job_1/work,space', '--network', 'bridge', '--cap-drop', 'all'],
   ...['--security-opt', 'no-new-privileges', '--pids-limit', '4096'],
 ]
@@ -136,6 +138,17 @@ describe.skipIf(podman.missing !== undefined)('with podman', () => {
     return { harness, submit, over, says, [Symbol.asyncDispose]: () => harness[Symbol.asyncDispose]() }
   }
 
+  /** podman behind a shell script of these lines. */
+  const engineThat = (lines: string) => {
+    const folder = mkdtempSync(join(tmpdir(), 'ropeway-engine-'))
+    const program = join(folder, 'podman')
+    writeFileSync(program, `#!/bin/sh\n${lines}\n`, { mode: 0o755 })
+    return {
+      engine: { ...engine!, program },
+      [Symbol.dispose]: () => rmSync(folder, { recursive: true }),
+    }
+  }
+
   test('a command runs in its image, is not root, finds its variables and folder, and has no network', async () => {
     await using world = await open()
     const script = 'id -u; echo $WORD; echo kept > result; cat /proc/net/dev; exit 5'
@@ -165,19 +178,38 @@ describe.skipIf(podman.missing !== undefined)('with podman', () => {
     expect(podman.containers()).toEqual([])
   })
 
+  test('a stop reaches the command though its client would end by it, as podman does before it listens', async () => {
+    using deaf = engineThat(`[ "$1" = run ] || exec ${engine!.program} "$@"
+trap 'exit 0' TERM
+setsid ${engine!.program} "$@" & wait $!`)
+    await using world = await open(deaf.engine)
+    await world.submit('a', "trap 'echo saved; exit 3' TERM; echo up; while :; do sleep 0.1; done")
+    await world.says('a', 'up')
+    await world.harness.launcher.cancel('a', 60_000)
+    const { member, lines } = await world.over('a')
+    expect([member.exitCode, lines]).toEqual([3, ['up', 'saved']])
+  })
+
+  test('a stop while there is no container yet ends the wait for one', async () => {
+    using slow = engineThat(`[ "$1" = run ] && echo pulling && sleep 60\nexec ${engine!.program} "$@"`)
+    await using world = await open(slow.engine)
+    await world.submit('a', 'echo up')
+    await world.says('a', 'pulling')
+    await world.harness.launcher.cancel('a', 600_000)
+    const { member, lines } = await world.over('a')
+    expect([member.neverStarted, member.exitCode, lines]).toEqual(['cancelled', undefined, ['pulling']])
+    expect(podman.containers()).toEqual([])
+  })
+
   test('an engine that takes its time to remove a container is let do so', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'ropeway-slow-'))
-    const program = join(folder, 'podman')
-    const script = `[ "$1" = rm ] && sleep 2\nexec ${engine!.program} "$@"\n`
-    writeFileSync(program, `#!/bin/sh\n${script}`, { mode: 0o755 })
-    await using world = await open({ ...engine!, program })
+    using slow = engineThat(`[ "$1" = rm ] && sleep 2\nexec ${engine!.program} "$@"`)
+    await using world = await open(slow.engine)
     await world.submit('deaf', "trap '' TERM; echo up; while :; do sleep 1; done")
     await world.says('deaf', 'up')
     // From a second behind the grace on, each look ends what is left of the member.
     await world.harness.launcher.cancel('deaf', 100)
     expect((await world.over('deaf')).member.state).toBe('ended')
     expect(podman.containers()).toEqual([])
-    rmSync(folder, { recursive: true })
   })
 
   test('a container whose wrapper is killed goes with it, and its member is lost', async () => {

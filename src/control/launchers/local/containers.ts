@@ -4,8 +4,9 @@
  * environment), passwords of registries by a file. What would steer the engine itself ({@link isOfEngine}) is a setting,
  * never a secret, and goes by value.
  *
- * The client of the engine is the member's process: it hands SIGTERM on to the command, and its end has the command's
- * exit code. The container may outlive it, so whoever ends a member removes the container by its name.
+ * The client of the engine is the member's process, and its end has the command's exit code. A SIGTERM goes to the
+ * command by the container's name ({@link terminateContainer}). The container may outlive its client, so whoever ends
+ * a member removes the container by its name.
  */
 import { execFile, spawnSync } from 'node:child_process'
 import { accessSync, chmodSync, constants, lchownSync, mkdirSync, readdirSync, statSync } from 'node:fs'
@@ -28,6 +29,9 @@ export const engineMissing =
 
 const probeMs = 15_000
 const removeMs = 30_000
+const terminateMs = 15_000
+/** What both engines say of a name that no container has. */
+const noContainer = /no such container|no container with/i
 /** Tools that fork without end are stopped there. */
 const processesMax = 4096
 /** Who has all rights on the machine has none of them inside: the user "nobody". */
@@ -121,6 +125,8 @@ export interface ContainerMember {
   readonly settings: Readonly<Record<string, string>>
   /** Indices of its GPUs on the machine. */
   readonly gpus: readonly number[]
+  /** Where the engine writes the container's id once there is one; no such file may be there. */
+  readonly idFile: string
   /** Where the engine finds the registry's password, as {@link writeLogin} wrote it. */
   readonly loginFolder?: string
   readonly user: { readonly uid: number; readonly gid: number }
@@ -134,7 +140,7 @@ export function containerCommand(engine: Engine, member: ContainerMember): strin
   const name = containerName(run, member.member)
   return [
     ...[program, ...(kind === 'docker' && loginFolder !== undefined ? ['--config', loginFolder] : [])],
-    ...['run', '--rm', '--name', name, '--label', `ropeway.run=${run}`],
+    ...['run', '--rm', '--name', name, '--cidfile', member.idFile, '--label', `ropeway.run=${run}`],
     ...['--user', `${user.uid}:${user.gid}`, '--workdir', folder, '--network', network],
     ...['--cap-drop', 'all', '--security-opt', 'no-new-privileges', '--pids-limit', String(processesMax)],
     ...(kind === 'podman' && loginFolder !== undefined
@@ -206,6 +212,29 @@ export function writeLogin(runFolder: string, { registry, username, password }: 
   writeSecret(join(folder, 'config.json'), { auths: { [registry]: { auth } } })
 }
 
+/**
+ * Sends SIGTERM to the command of a container: true once it has it, false while nothing runs in the container, undefined
+ * where there is none.
+ *
+ * Clients hand signals on, but podman's listens for them only from some milliseconds after the command began. Until
+ * then a SIGTERM ends the client at once, with exit code 0, and the command knows nothing of it.
+ */
+export async function terminateContainer(
+  { program }: Engine,
+  run: string,
+  member: number,
+  environment: NodeJS.ProcessEnv,
+): Promise<boolean | undefined> {
+  const command = ['kill', '--signal', 'TERM', containerName(run, member)]
+  try {
+    await promisify(execFile)(program, command, { timeout: terminateMs, env: environment })
+    return true
+  } catch (error) {
+    const { stderr = '' } = error as { stderr?: string }
+    return noContainer.test(stderr) ? undefined : false
+  }
+}
+
 /** Why the container may be there still; undefined once it is certain that it is not. */
 export function removeContainer(
   { kind, program }: Engine,
@@ -219,6 +248,6 @@ export function removeContainer(
   const atOnce = kind === 'podman' ? ['--time', '0'] : []
   const { status, stderr, error } = spawnSync(program, ['rm', '--force', ...atOnce, name], options)
   if (error !== undefined) return `${program} could not remove ${name}: ${error.message}`
-  if (status === 0 || /no such container|no container with/i.test(stderr)) return undefined
+  if (status === 0 || noContainer.test(stderr)) return undefined
   return `${program} could not remove ${name}: ${stderr.trim().slice(0, 300)}`
 }

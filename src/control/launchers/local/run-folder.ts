@@ -10,6 +10,7 @@
  *       cancel.json         this member is to end (scaled down)
  *       claim.json          the one wrapper that may start the command; it appears by a link, so only once
  *       process.json        the command's process
+ *       container           the id of the container that it runs in
  *       result.json         how it ended: final
  *       address, log.NNNNNN
  */
@@ -79,6 +80,7 @@ export const names = {
   devices: 'devices.json',
   claim: 'claim.json',
   process: 'process.json',
+  container: 'container',
   result: 'result.json',
   address: 'address',
   engine: 'engine.json',

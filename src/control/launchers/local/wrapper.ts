@@ -4,7 +4,7 @@
  * process group, keeps its log, carries out a cancel, and writes the result when nothing of the member is left: not
  * when it was killed, but when it is gone.
  */
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, existsSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
@@ -19,6 +19,7 @@ import {
   giveMounts,
   isOfEngine,
   removeContainer,
+  terminateContainer,
 } from './containers.ts'
 import { LineCutter, LogWriter, logBytesDefault } from './log-files.ts'
 import { killMember } from './member-processes.ts'
@@ -51,6 +52,8 @@ const drainMs = 2_000
 /** What is not gone yet is looked at again after so long. */
 const againMsMin = 5
 const againMsMax = 5_000
+/** A container that is not ready for a SIGTERM gets it so much later. */
+const terminateAgainMs = 50
 
 /** Runs the member in `folder` to its end. Resolves when its result is written, or at once when it is another's. */
 export async function runWrapper(folder: string, clock: Clock = systemClock): Promise<void> {
@@ -115,7 +118,7 @@ async function runCommand(
       resolve(exitCode === null ? { startedMs, signal: signal ?? 'unknown' } : { startedMs, exitCode }),
     )
     if (child.pid !== undefined) {
-      listener.watch(child.pid)
+      listener.watch(child.pid, inContainer && (() => inContainer.terminate(child)))
       if (command !== undefined)
         writeFileAtomic(join(folder, names.process), JSON.stringify({ process: command, startedMs }))
     }
@@ -131,10 +134,14 @@ async function runCommand(
   // What both engines end with when the container could not be made, for want of its image for example.
   const isOfEngine = inContainer !== undefined && end.exitCode === 125
   const message = isOfEngine && { message: `The container could not be started: ${lastError}` }
-  return { ...end, ...message, endedMs: clock.unixMs() }
+  const neverStarted = inContainer?.endedBefore() === true && {
+    ...{ exitCode: undefined, signal: undefined, startedMs: undefined, neverStarted: 'cancelled' as const },
+    message: 'It was cancelled before its container started.',
+  }
+  return { ...end, ...message, ...neverStarted, endedMs: clock.unixMs() }
 }
 
-/** How the member runs in a container, and how that is taken away; undefined without an image. */
+/** How the member runs in a container, is told to end and is taken away; undefined without an image. */
 function containerOf(request: StoredRequest, folder: string) {
   const { container, command, id, environment, memberEnvironments, secretNames = [] } = request
   if (container === undefined) return undefined
@@ -147,6 +154,7 @@ function containerOf(request: StoredRequest, folder: string) {
   const user = containerUser()
   giveMounts(container, user)
   const loginFolder = join(runFolder, names.login)
+  const idFile = join(folder, names.container)
   const isSecret = new Set(secretNames)
   const settings = Object.fromEntries(
     Object.entries(own).filter(([name]) => isOfEngine(name) && !isSecret.has(name)),
@@ -156,12 +164,31 @@ function containerOf(request: StoredRequest, folder: string) {
   )
   const arguments_ = containerCommand(found, {
     ...{ run: id, member, container, command, folder: request.folder, user, variables, settings },
-    gpus: devices?.type === 'cpu' ? [] : (devices?.indices ?? []),
+    ...{ gpus: devices?.type === 'cpu' ? [] : (devices?.indices ?? []), idFile },
     ...(existsSync(loginFolder) && { loginFolder }),
   })
   // With the labels, whoever ends a member that is late would end the removal too, at each look.
   const { [runLabel]: _run, [memberLabel]: _member, [folderLabel]: _folder, ...unlabelled } = process.env
-  return { command: arguments_, remove: () => removeContainer(found, id, member, unlabelled) }
+  let clientWasTold = false
+  return {
+    command: arguments_,
+    remove: () => removeContainer(found, id, member, unlabelled),
+    terminate: async (client: ChildProcess) => {
+      const isRunning = () => client.exitCode === null && client.signalCode === null
+      while (isRunning()) {
+        const isTold = await terminateContainer(found, id, member, unlabelled)
+        if (isTold === true) return
+        if (isTold === undefined) {
+          // Its image may be on its way for minutes. One that is gone has ended, and its client is about to say how.
+          clientWasTold = isRunning() && !existsSync(idFile)
+          if (clientWasTold) sendSignal(-client.pid!, 'SIGTERM')
+          return
+        }
+        await delay(terminateAgainMs)
+      }
+    },
+    endedBefore: () => clientWasTold && !existsSync(idFile),
+  }
 }
 
 /**
@@ -210,11 +237,12 @@ function drained(sources: readonly Readable[]): Promise<void> {
   })
 }
 
-/** Carries out a cancel: SIGTERM to the command's group at once, SIGKILL when the grace is over. */
+/** Carries out a cancel: SIGTERM to the command at once, SIGKILL to its group when the grace is over. */
 class CancelListener {
   readonly #paths: readonly string[]
   readonly #clock: Clock
   #group: number | undefined
+  #tell: (() => unknown) | undefined
   #timer: NodeJS.Timeout | undefined
   #asked = false
 
@@ -229,8 +257,10 @@ class CancelListener {
     return notes.sort((a, b) => a.atMs + a.graceMs - b.atMs - b.graceMs)[0]
   }
 
-  watch(group: number): void {
+  /** `tell` hands a SIGTERM to a command that is not in the group itself. */
+  watch(group: number, tell?: () => unknown): void {
     this.#group = group
+    this.#tell = tell
     if (this.note() !== undefined) this.heed()
   }
 
@@ -238,7 +268,10 @@ class CancelListener {
     const note = this.note()
     if (this.#group === undefined || note === undefined) return
     const group = this.#group
-    if (!this.#asked) sendSignal(-group, 'SIGTERM')
+    if (!this.#asked) {
+      if (this.#tell === undefined) sendSignal(-group, 'SIGTERM')
+      else void this.#tell()
+    }
     this.#asked = true
     clearTimeout(this.#timer)
     const leftMs = Math.max(0, note.atMs + note.graceMs - this.#clock.unixMs())
