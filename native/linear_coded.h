@@ -1,5 +1,6 @@
 // Products with weights stored as codes. Activations become int8 codes with a scale per row and block of 256 inputs, or of
-// 128 where groups of weights have scales of their own, never per batch; sums of a group are exact, and scales are applied in the order of groups.
+// 128 where groups of weights have scales of their own, never per batch; sums of a group are exact, and scales are applied
+// in the order of groups.
 #pragma once
 
 #include "codes.h"

@@ -190,6 +190,24 @@ setsid ${engine!.program} "$@" & wait $!`)
     expect([member.exitCode, lines]).toEqual([3, ['up', 'saved']])
   })
 
+  test('a command that its client left gets its stop, and its end is the end of the member', async () => {
+    // Told before there is a container, and lets it start nevertheless; no stop finds it while it is there itself.
+    using leaves = engineThat(`case $1 in
+  kill) [ -e "$0.told" ] && exit 1 ;;
+  run)
+    trap ': > "$0.told"; setsid ${engine!.program} "$@" & until [ -e ready ]; do sleep 0.1; done; rm "$0.told"; exit 0' TERM
+    echo pulling
+    while :; do sleep 0.1; done ;;
+esac
+exec ${engine!.program} "$@"`)
+    await using world = await open(leaves.engine)
+    await world.submit('a', "trap 'echo saved; exit 3' TERM; : > ready; while :; do sleep 0.1; done")
+    await world.says('a', 'pulling')
+    await world.harness.launcher.cancel('a', 600_000)
+    const { member, lines } = await world.over('a')
+    expect([member.exitCode, lines.includes('saved')]).toEqual([3, true])
+  })
+
   test('a stop while there is no container yet ends the wait for one', async () => {
     using slow = engineThat(`[ "$1" = run ] && echo pulling && sleep 60\nexec ${engine!.program} "$@"`)
     await using world = await open(slow.engine)
@@ -199,6 +217,43 @@ setsid ${engine!.program} "$@" & wait $!`)
     const { member, lines } = await world.over('a')
     expect([member.neverStarted, member.exitCode, lines]).toEqual(['cancelled', undefined, ['pulling']])
     expect(podman.containers()).toEqual([])
+  })
+
+  test('a container that comes into being while its stop is on its way gets it, too', async () => {
+    // The stop finds no container, and only then says so.
+    using late = engineThat(`case $1 in
+  run) echo starting; sleep 1 ;;
+  kill) ${engine!.program} "$@" || { code=$?; sleep 3; exit $code; }; exit 0 ;;
+esac
+exec ${engine!.program} "$@"`)
+    await using world = await open(late.engine)
+    await world.submit('a', "trap 'echo saved; exit 3' TERM; echo up; while :; do sleep 0.1; done")
+    await world.says('a', 'starting')
+    await world.harness.launcher.cancel('a', 600_000)
+    const { member, lines } = await world.over('a')
+    expect([member.exitCode, lines]).toEqual([3, ['starting', 'up', 'saved']])
+  })
+
+  test('the file for the id of a container, which docker makes first, is none yet', async () => {
+    using pulls = engineThat(`if [ "$1" = run ]; then
+  while [ "$1" != --cidfile ]; do shift; done
+  : > "$2"; echo pulling; exec sleep 60
+fi
+exec ${engine!.program} "$@"`)
+    await using world = await open(pulls.engine)
+    await world.submit('a', 'echo up')
+    await world.says('a', 'pulling')
+    await world.harness.launcher.cancel('a', 600_000)
+    expect((await world.over('a')).member).toMatchObject({ state: 'ended', neverStarted: 'cancelled' })
+  })
+
+  test('a member whose client was killed before there was a container never started', async () => {
+    using slow = engineThat(`[ "$1" = run ] && echo pulling && exec sleep 60\nexec ${engine!.program} "$@"`)
+    await using world = await open(slow.engine)
+    await world.submit('a', 'echo up')
+    await world.says('a', 'pulling')
+    await world.harness.launcher.cancel('a', 0)
+    expect((await world.over('a')).member).toMatchObject({ state: 'ended', neverStarted: 'cancelled' })
   })
 
   test('an engine that takes its time to remove a container is let do so', async () => {

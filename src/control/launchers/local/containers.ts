@@ -29,7 +29,9 @@ export const engineMissing =
 
 const probeMs = 15_000
 const removeMs = 30_000
-const terminateMs = 15_000
+const askMs = 15_000
+/** Of a timer. */
+const timeoutMsMax = 2 ** 31 - 1
 /** What both engines say of a name that no container has. */
 const noContainer = /no such container|no container with/i
 /** Tools that fork without end are stopped there. */
@@ -213,25 +215,72 @@ export function writeLogin(runFolder: string, { registry, username, password }: 
 }
 
 /**
- * Sends SIGTERM to the command of a container: true once it has it, false while nothing runs in the container, undefined
- * where there is none.
+ * Sends SIGTERM to the command of a container; 'hung' when the engine did not say in time whether it did.
  *
  * Clients hand signals on, but podman's listens for them only from some milliseconds after the command began. Until
- * then a SIGTERM ends the client at once, with exit code 0, and the command knows nothing of it.
+ * then a SIGTERM ends the client at once, with exit code 0, and the command knows nothing of it. (A command that has no
+ * handler yet ignores it: in its container it is the first process.)
  */
 export async function terminateContainer(
-  { program }: Engine,
-  run: string,
-  member: number,
+  engine: Engine,
+  container: string,
   environment: NodeJS.ProcessEnv,
-): Promise<boolean | undefined> {
-  const command = ['kill', '--signal', 'TERM', containerName(run, member)]
+): Promise<'told' | 'not running' | 'missing' | 'hung'> {
+  const answer = await ask(engine, ['kill', '--signal', 'TERM', container], environment, askMs)
+  if (answer.ok) return 'told'
+  if (answer.timedOut) return 'hung'
+  return noContainer.test(answer.stderr) ? 'missing' : 'not running'
+}
+
+/** Whether the command of a container is still to start, runs or ended; undefined where nobody says. */
+export async function containerState(
+  engine: Engine,
+  container: string,
+  environment: NodeJS.ProcessEnv,
+): Promise<'before' | 'running' | 'behind' | undefined> {
+  const command = ['container', 'inspect', '--format', '{{.State.Status}}', container]
+  const answer = await ask(engine, command, environment, askMs)
+  if (!answer.ok) return undefined
+  const status = answer.stdout.trim()
+  if (/^(configured|created|initialized)$/.test(status)) return 'before'
+  return /^(running|paused|stopping)$/.test(status) ? 'running' : 'behind'
+}
+
+/** The exit code of a container's command; undefined when it does not end within `ms`. */
+export async function exitCodeOf(
+  engine: Engine,
+  container: string,
+  environment: NodeJS.ProcessEnv,
+  ms: number,
+): Promise<number | undefined> {
+  if (ms <= 0) return undefined
+  const answer = await ask(engine, ['wait', container], environment, ms)
+  const code = Number.parseInt(answer.stdout, 10)
+  return answer.ok && code >= 0 ? code : undefined
+}
+
+interface Answer {
+  readonly ok: boolean
+  readonly timedOut: boolean
+  readonly stdout: string
+  readonly stderr: string
+}
+
+async function ask(
+  { program }: Engine,
+  command: readonly string[],
+  environment: NodeJS.ProcessEnv,
+  timeout: number,
+): Promise<Answer> {
   try {
-    await promisify(execFile)(program, command, { timeout: terminateMs, env: environment })
-    return true
+    const said = await promisify(execFile)(program, [...command], {
+      ...{ encoding: 'utf8', env: environment, killSignal: 'SIGKILL' },
+      timeout: Math.min(timeout, timeoutMsMax),
+    })
+    return { ok: true, timedOut: false, ...said }
   } catch (error) {
-    const { stderr = '' } = error as { stderr?: string }
-    return noContainer.test(stderr) ? undefined : false
+    const { stdout = '', stderr = '', killed = false } = error as Partial<Answer> & { killed?: boolean }
+    return { ok: false, timedOut: killed, stdout, stderr }
   }
 }
 

@@ -4,7 +4,7 @@
  * process group, keeps its log, carries out a cancel, and writes the result when nothing of the member is left: not
  * when it was killed, but when it is gone.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { closeSync, existsSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
@@ -12,33 +12,17 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { assert } from '../../../base/assert.ts'
 import { type Clock, systemClock } from '../../../base/clock.ts'
 import { writeFileAtomic } from '../../../base/files.ts'
-import {
-  containerCommand,
-  containerUser,
-  engine,
-  giveMounts,
-  isOfEngine,
-  removeContainer,
-  terminateContainer,
-} from './containers.ts'
+import { ContainerCommand } from './container-command.ts'
 import { LineCutter, LogWriter, logBytesDefault } from './log-files.ts'
 import { killMember } from './member-processes.ts'
 import { whyNotStarted } from './not-started.ts'
 import { openOutputPipe } from './output-pipe.ts'
-import {
-  folderLabel,
-  identify,
-  identifyChild,
-  memberLabel,
-  runLabel,
-  sendSignal,
-} from './process-identity.ts'
+import { identify, identifyChild, sendSignal } from './process-identity.ts'
 import {
   type CancelNote,
   cancelNote,
   createOnce,
   type MemberResult,
-  memberDevices,
   names,
   readStored,
   type StoredRequest,
@@ -52,8 +36,8 @@ const drainMs = 2_000
 /** What is not gone yet is looked at again after so long. */
 const againMsMin = 5
 const againMsMax = 5_000
-/** A container that is not ready for a SIGTERM gets it so much later. */
-const terminateAgainMs = 50
+/** What both engines end with when a container could not be made, for want of its image for example. */
+const engineFailed = 125
 
 /** Runs the member in `folder` to its end. Resolves when its result is written, or at once when it is another's. */
 export async function runWrapper(folder: string, clock: Clock = systemClock): Promise<void> {
@@ -92,8 +76,8 @@ async function runCommand(
 ): Promise<MemberResult> {
   const startedMs = clock.unixMs()
   const log = new LogWriter(folder, request.logBytesMax ?? logBytesDefault, () => clock.unixMs())
-  const inContainer = containerOf(request, folder)
-  const [program, ...rest] = inContainer?.command ?? request.command
+  const inContainer = request.container && new ContainerCommand(request, request.container, folder, startedMs)
+  const [program, ...rest] = inContainer?.arguments ?? request.command
   const pipes = [openOutputPipe(folder, 'out'), openOutputPipe(folder, 'err')] as const
   const child = spawn(program!, rest, {
     cwd: request.folder,
@@ -123,6 +107,9 @@ async function runCommand(
         writeFileAtomic(join(folder, names.process), JSON.stringify({ process: command, startedMs }))
     }
   })
+  const isOfEngine = inContainer !== undefined && end.exitCode === engineFailed
+  const isCancelled = !isOfEngine && listener.note() !== undefined
+  const outlived = isCancelled ? await inContainer?.outlived(() => listener.leftMs()) : undefined
   await drained([sources.out, sources.err])
   const all = { run: request.id, member: Number(basename(folder)), folder, command, asParent: true }
   await untilNothingIsLeft(
@@ -131,64 +118,8 @@ async function runCommand(
     log,
   )
   log.close()
-  // What both engines end with when the container could not be made, for want of its image for example.
-  const isOfEngine = inContainer !== undefined && end.exitCode === 125
   const message = isOfEngine && { message: `The container could not be started: ${lastError}` }
-  const neverStarted = inContainer?.endedBefore() === true && {
-    ...{ exitCode: undefined, signal: undefined, startedMs: undefined, neverStarted: 'cancelled' as const },
-    message: 'It was cancelled before its container started.',
-  }
-  return { ...end, ...message, ...neverStarted, endedMs: clock.unixMs() }
-}
-
-/** How the member runs in a container, is told to end and is taken away; undefined without an image. */
-function containerOf(request: StoredRequest, folder: string) {
-  const { container, command, id, environment, memberEnvironments, secretNames = [] } = request
-  if (container === undefined) return undefined
-  const runFolder = dirname(dirname(folder))
-  const found = readStored(engine, join(runFolder, names.engine))
-  assert(found, 'a run with an image has its engine before its members')
-  const member = Number(basename(folder))
-  const devices = readStored(memberDevices, join(folder, names.devices))
-  const own = { ...environment, ...memberEnvironments?.[member] }
-  const user = containerUser()
-  giveMounts(container, user)
-  const loginFolder = join(runFolder, names.login)
-  const idFile = join(folder, names.container)
-  const isSecret = new Set(secretNames)
-  const settings = Object.fromEntries(
-    Object.entries(own).filter(([name]) => isOfEngine(name) && !isSecret.has(name)),
-  )
-  const variables = [...Object.keys(own), ...secretNames, runLabel, memberLabel, folderLabel].filter(
-    (name) => name in process.env && !(name in settings),
-  )
-  const arguments_ = containerCommand(found, {
-    ...{ run: id, member, container, command, folder: request.folder, user, variables, settings },
-    ...{ gpus: devices?.type === 'cpu' ? [] : (devices?.indices ?? []), idFile },
-    ...(existsSync(loginFolder) && { loginFolder }),
-  })
-  // With the labels, whoever ends a member that is late would end the removal too, at each look.
-  const { [runLabel]: _run, [memberLabel]: _member, [folderLabel]: _folder, ...unlabelled } = process.env
-  let clientWasTold = false
-  return {
-    command: arguments_,
-    remove: () => removeContainer(found, id, member, unlabelled),
-    terminate: async (client: ChildProcess) => {
-      const isRunning = () => client.exitCode === null && client.signalCode === null
-      while (isRunning()) {
-        const isTold = await terminateContainer(found, id, member, unlabelled)
-        if (isTold === true) return
-        if (isTold === undefined) {
-          // Its image may be on its way for minutes. One that is gone has ended, and its client is about to say how.
-          clientWasTold = isRunning() && !existsSync(idFile)
-          if (clientWasTold) sendSignal(-client.pid!, 'SIGTERM')
-          return
-        }
-        await delay(terminateAgainMs)
-      }
-    },
-    endedBefore: () => clientWasTold && !existsSync(idFile),
-  }
+  return { ...(outlived ?? end), ...message, endedMs: clock.unixMs() }
 }
 
 /**
@@ -257,6 +188,12 @@ class CancelListener {
     return notes.sort((a, b) => a.atMs + a.graceMs - b.atMs - b.graceMs)[0]
   }
 
+  /** What is left of the grace. */
+  leftMs(): number {
+    const note = this.note()
+    return note === undefined ? 0 : Math.max(0, note.atMs + note.graceMs - this.#clock.unixMs())
+  }
+
   /** `tell` hands a SIGTERM to a command that is not in the group itself. */
   watch(group: number, tell?: () => unknown): void {
     this.#group = group
@@ -265,8 +202,7 @@ class CancelListener {
   }
 
   heed(): void {
-    const note = this.note()
-    if (this.#group === undefined || note === undefined) return
+    if (this.#group === undefined || this.note() === undefined) return
     const group = this.#group
     if (!this.#asked) {
       if (this.#tell === undefined) sendSignal(-group, 'SIGTERM')
@@ -274,8 +210,7 @@ class CancelListener {
     }
     this.#asked = true
     clearTimeout(this.#timer)
-    const leftMs = Math.max(0, note.atMs + note.graceMs - this.#clock.unixMs())
-    this.#timer = setTimeout(() => sendSignal(-group, 'SIGKILL'), leftMs)
+    this.#timer = setTimeout(() => sendSignal(-group, 'SIGKILL'), this.leftMs())
   }
 
   kill(): void {
