@@ -35,6 +35,16 @@ export class WaitEstimator {
   #starts = 0
   #iterationMs = 0
 
+  /** Called before {@link waits} of a request that nobody waits beside. Until then the clock stood, whenever the last iteration was. */
+  begins(nowMs: number): void {
+    this.#lastMs = nowMs
+  }
+
+  /** Nobody waits and nobody runs: how slow starts were when many did says nothing of the next ones. */
+  forget(): void {
+    this.#startedAtBusyMs.length = 0
+  }
+
   /** Called once an iteration. */
   tick(nowMs: number, waiting: number): void {
     if (this.#lastMs !== undefined && waiting > 0) this.#busyMs += nowMs - this.#lastMs

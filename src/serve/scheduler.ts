@@ -100,6 +100,8 @@ export class Scheduler {
     if (queue.size >= this.options.waitingMax) {
       return { ok: false, code: 'queue_full', retryAfterMs: this.retryAfterMs() }
     }
+    if (queue.size === 0) this.#waits.begins(nowMs)
+    if (this.roster.live === 0) this.#waits.forget()
     const sequence = this.roster.arrive(request, this.shape.blockTokens, nowMs)
     const estimate = this.#waits.waits(sequence, queue.ahead(sequence), nowMs)
     const hopelessMs = this.#hopelessMs(estimate)
@@ -113,6 +115,8 @@ export class Scheduler {
     const { goalTtftMs, goalShed } = this.options
     // The first in the queue starts next: to refuse it would leave the estimate as it is for ever.
     if (goalTtftMs === undefined || position === 0) return 0
+    // As do those beside it while nobody runs, of one request's choices for example.
+    if (this.roster.running.size === 0 && position < this.options.runningMax) return 0
     return expectedStartMs - goalTtftMs * goalShed
   }
 

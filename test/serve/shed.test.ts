@@ -88,3 +88,45 @@ test('an empty queue refuses nobody, however slow the starts were before', () =>
     )
   }
 })
+
+/** Runs a scheduler to its end, an iteration taking 20 ms; the moment then. */
+function runDry(scheduler: Scheduler, fromMs: number): number {
+  let nowMs = fromMs
+  while (scheduler.roster.live > 0) {
+    const plan = scheduler.plan(nowMs)
+    nowMs += 20
+    const results = plan.sequences.map((entry) => ({ tokens: entry.sampledRows > 0 ? [7] : [] }))
+    scheduler.commit(plan, results, nowMs)
+  }
+  return nowMs
+}
+
+test('an idle engine takes the choices of a request at once, whatever it has behind it', () => {
+  const { scheduler } = overload({}, 5)
+  let nowMs = runDry(scheduler, 30_000)
+  for (const idleMs of [0, 60_000, 10 * 3_600_000]) {
+    nowMs += idleMs
+    // One alone, then many choices, then many beside one that runs.
+    for (const count of [1, 8, 16]) {
+      const admissions = Array.from({ length: count }, () => scheduler.submit(request({}), nowMs))
+      expect(admissions.map(({ ok }) => ok)).toEqual(admissions.map(() => true))
+      nowMs = runDry(scheduler, nowMs) + idleMs
+    }
+    expect(scheduler.submit(request({ maxTokens: 50 }), nowMs).ok).toBe(true)
+    scheduler.plan(nowMs)
+    const beside = Array.from({ length: 8 }, () => scheduler.submit(request({}), nowMs + 1))
+    expect(beside.map(({ ok }) => ok)).toEqual(beside.map(() => true))
+    for (const id of scheduler.roster.ids()) scheduler.cancel(id, nowMs + 2)
+  }
+})
+
+test('time in which nobody waits does not count for how long a start takes', () => {
+  const shape = { vocabularySize: 100, contextMax: 1024, blockTokens: 16, blockCount: 4096 }
+  const scheduler = new Scheduler(shape, { runningMax: 4, stepTokensMax: 64 })
+  let nowMs = 0
+  for (let i = 0; i < 8; i++) {
+    const admission = scheduler.submit(request({ maxTokens: 3 }), nowMs)
+    expect(admission.ok && admission.queue?.expectedStartMs).toBeLessThanOrEqual(20)
+    nowMs = runDry(scheduler, nowMs) + 100_000
+  }
+})
