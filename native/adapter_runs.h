@@ -139,6 +139,7 @@ class RaisedRun {
  public:
   /// So many pairs of panels of so many rows stay in the second cache beside weights; a multiple of `step`.
   static size_t pairsWithin(size_t rows, size_t step = 1) {
+    if (rows == 0) return step;
     const size_t pairs = bytesMost / (rows * 2 * panelOutputs * 4) / step * step;
     return pairs > step ? pairs : step;
   }
@@ -155,6 +156,12 @@ class RaisedRun {
   size_t bytes() const { return floats * 4; }
   void place(char* memory) { sums = reinterpret_cast<float*>(memory); }
 
+  /// Whether any of these rows has an adapter.
+  bool touches(size_t row, size_t rows) const {
+    for (size_t t = row; t < row + rows; t++)
+      if (adapted.of(t)) return true;
+    return false;
+  }
   bool has(int64_t pair, size_t row) const { return pair >= firstPair && pair < endPair && row == firstRow; }
 
   /// Makes what a pair of panels gets in these rows, and pairs before `known`, which come next. `panels` are those of the whole

@@ -283,11 +283,12 @@ inline void multiplyPieces(Call* call, int nth, const Product& product, const ch
     const bool asks = Product::asksAhead && next >= 0 && from != panel && from + 2 <= panels;
     if constexpr (Product::asksAhead)
       if (asks) product.comingUp(packed + from * stride, 2 * stride, end - first);
-    if (raised && !raised.has(panel / 2, first)) {
+    const bool changes = raised && raised.touches(first, end - first);
+    if (changes && !raised.has(panel / 2, first)) {
       const bool more = blocks == 1 && (!Product::asksAhead || next == piece + 1);
       raised.reach(panel / 2, more ? pieces.endOfRun() : panel / 2 + 1, first, end - first, panels);
     }
-    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, epilogue, raised ? &raised : nullptr);
+    pairByRows(product, packed, stride, panel, panels - panel < 2 ? 1 : 2, first, end, asked, epilogue, changes ? &raised : nullptr);
     asked = asks || (Product::asksAhead && from == panel);
     piece = Product::asksAhead ? next : pieces.take();
   }

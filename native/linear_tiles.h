@@ -78,17 +78,15 @@ struct RaisedUnits {
   RaisedRun runs[2];
   int turn = 0;
 
-  RaisedUnits(const AdaptedRows& adapted, size_t rows, size_t most, size_t units, size_t unitPanels)
-      : pairsOfUnit(int64_t(unitPanels / 2)),
-        runs{RaisedRun(adapted, rows, most, units * unitPanels / 2), RaisedRun(adapted, rows, most, units * unitPanels / 2)} {}
+  RaisedUnits(const RaisedRun& run, size_t unitPanels) : pairsOfUnit(int64_t(unitPanels / 2)), runs{run, run} {}
 
   explicit operator bool() const { return bool(runs[0]); }
   size_t bytes() const { return 2 * runs[0].bytes(); }
   void place(char* memory) { runs[0].place(memory), runs[1].place(memory + runs[0].bytes()); }
 
-  /// Of a unit in these rows; units before `known` come next. Null where rows have no adapters.
+  /// Of a unit in these rows; units before `known` come next. Null where none of them has an adapter.
   const RaisedRun* reach(size_t unit, size_t known, size_t row, size_t rows, int64_t panels) {
-    if (!*this) return nullptr;
+    if (!*this || !runs[0].touches(row, rows)) return nullptr;
     const int64_t pair = int64_t(unit) * pairsOfUnit;
     if (!runs[turn].has(pair, row)) runs[turn ^= 1].reach(pair, int64_t(known) * pairsOfUnit, row, rows, panels);
     return &runs[turn];
@@ -156,8 +154,8 @@ struct TiledLinear {
   static constexpr size_t unitRows = Product::unitRows, unitPanels = Product::unitPanels;
   static constexpr size_t together = Product::rowUnitsMost;
   static constexpr size_t pairFloats = unitRows * 2 * panelOutputs, unitFloats = unitRows * unitPanels * panelOutputs;
-  /// With fewer rows weights come from memory as fast as they are used: a group is one unit, so that they come evenly, and units
-  /// ask for weights where they use them. Codes have a way of their own for so few (linear_tiles_few.h).
+  /// With fewer rows weights come from memory as fast as they are used: a group is one unit, so that they come evenly (more only where
+  /// rows have adapters), and units ask for weights where they use them. Codes have a way of their own for so few (linear_tiles_few.h).
   static constexpr size_t rowsMany = 64;
 
   /// Units of panels, and blocks of rows.
@@ -227,7 +225,8 @@ struct TiledLinear {
     return units < 1 ? 1 : units < within ? units : within;
   }
   RaisedUnits raisedUnits() const {
-    return {epilogue.adapted, rows, quotient(quotient(rowUnits, together), rowBlocks) * together * unitRows, unitsMost, unitPanels};
+    const size_t most = quotient(quotient(rowUnits, together), rowBlocks) * together * unitRows;
+    return {RaisedRun(epilogue.adapted, rows, most, unitsMost * unitPanels / 2), unitPanels};
   }
 
   /// Fewer and fewer towards the end, and then single blocks of rows.

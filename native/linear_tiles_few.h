@@ -58,7 +58,7 @@ struct TiledFew {
   void run(Call* call, int nth) const {
     const int32_t units = int32_t((panels + unitPanels - 1) / unitPanels);
     const size_t spreadBytes = alignUp(product.spreadBytes(1));
-    RaisedUnits raised(epilogue.adapted, rows, rows, RaisedRun::pairsWithin(rows, unitPanels / 2) / (unitPanels / 2), unitPanels);
+    RaisedUnits raised(RaisedRun(epilogue.adapted, rows, rows, RaisedRun::pairsWithin(rows, unitPanels / 2)), unitPanels);
     char* room = rw_thread_scratch(spreadBytes + rowUnits * unitFloats * 4 + raised.bytes());
     float* sums = reinterpret_cast<float*>(room + spreadBytes);
     raised.place(room + spreadBytes + rowUnits * unitFloats * 4);
