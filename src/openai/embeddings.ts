@@ -25,6 +25,7 @@ export function embeddings(endpoint: Endpoint): Handler {
   return async (exchange, tenant) => {
     const body = await parseBody(exchange, schema, limits)
     const { adapter } = findModel(endpoint, body.model)
+    checkDimensions(body, endpoint)
     const texts = await encodePrompts(body.input, endpoint, 'input')
     const base = requestBase(body, { tenant, adapter }, endpoint)
     const parts = texts.map(({ tokens }, index): GenerationParts => {
@@ -63,7 +64,15 @@ function requestBase(
   }
 }
 
-/** As the client wants it. Throws a {@link Problem} when it wants more numbers than there are. */
+/** Throws the {@link Problem} of who wants more numbers than there are, before any is computed. */
+function checkDimensions({ dimensions }: EmbeddingBody, { engine }: Endpoint): void {
+  const { width } = engine.info
+  if (dimensions === undefined || dimensions <= width) return
+  const message = `dimensions: This model's embeddings have ${width} numbers.`
+  throw new Problem(400, 'invalid_value', message, { param: 'dimensions' })
+}
+
+/** As the client wants it. */
 function written(vector: Float32Array, { dimensions, encoding_format }: EmbeddingBody): number[] | string {
   const values = shortened(vector, dimensions)
   return encoding_format === 'base64' ? base64Of(values) : [...values]
@@ -72,10 +81,6 @@ function written(vector: Float32Array, { dimensions, encoding_format }: Embeddin
 /** The first numbers of an embedding, of length 1 again. */
 function shortened(vector: Float32Array, dimensions: number | undefined): Float32Array {
   if (dimensions === undefined || dimensions === vector.length) return vector
-  if (dimensions > vector.length) {
-    const message = `dimensions: This model's embeddings have ${vector.length} numbers.`
-    throw new Problem(400, 'invalid_value', message, { param: 'dimensions' })
-  }
   const kept = vector.subarray(0, dimensions)
   const length = Math.sqrt(kept.reduce((sum, value) => sum + value * value, 0))
   return length > 0 ? kept.map((value) => value / length) : kept

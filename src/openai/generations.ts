@@ -1,7 +1,7 @@
 import type { Usage, UsageTiming } from '../api/completions.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Exchange } from '../http/exchange.ts'
-import type { Problem } from '../http/problem.ts'
+import { type Problem, problemOf } from '../http/problem.ts'
 import type { EngineClient } from '../serve/messages.ts'
 import type { Admission, Finish, QueueEstimate, RequestTiming } from '../serve/request.ts'
 import type { Calls } from './calls.ts'
@@ -146,19 +146,24 @@ export class Generations {
 
   /**
    * Pieces of all choices as they come, until the engine is through with every one of them. Ends early when
-   * the client is gone; throws a {@link Problem} when a generation fails.
+   * the client is gone; throws a {@link Problem} when a generation fails. Who leaves before that has failed.
    */
   async *pieces(): AsyncGenerator<Piece, void, undefined> {
-    while (!this.#signal.aborted) {
-      const pieces = this.#pieces
-      this.#pieces = []
-      yield* pieces
-      if (this.#pieces.length > 0) continue
-      if (this.#failure !== undefined) throw this.#failure
-      if (this.#unsettled === 0) return
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
+    try {
+      while (!this.#signal.aborted) {
+        const pieces = this.#pieces
+        this.#pieces = []
+        yield* pieces
+        if (this.#pieces.length > 0) continue
+        if (this.#failure !== undefined) throw this.#failure
+        if (this.#unsettled === 0) return
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve
+        })
+      }
+    } finally {
+      // Nobody takes what is left: the engine shall not compute it, nor the client pay for an answer.
+      if (this.#unsettled > 0 && !this.#signal.aborted) this.#fail(problemOf(undefined))
     }
   }
 

@@ -38,6 +38,8 @@ export interface EngineInfo {
   /** Of those, how many a token meets: fewer where there are experts. */
   activeParameters: number
   vocabularySize: number
+  /** Numbers in the states of a token, and so in an embedding. */
+  width: number
   contextMax: number
   cacheTokens: number
   device: string

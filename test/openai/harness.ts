@@ -13,6 +13,7 @@ export const info: EngineInfo = {
   parameters: 0,
   activeParameters: 0,
   vocabularySize: 260,
+  width: 4,
   contextMax: 512,
   cacheTokens: 4096,
   device: 'none',

@@ -127,6 +127,14 @@ describe('a completion asks the engine', () => {
   })
 })
 
+test('an embedding of more numbers than there are asks the engine for nothing', async () => {
+  const input = [[1], [2]]
+  const error = await refused('embeddings', { model, input, dimensions: 5 })
+  expect(error).toMatchObject({ status: 400, param: 'dimensions' })
+  expect(error).toMatchObject({ message: "dimensions: This model's embeddings have 4 numbers." })
+  expect(await asked('embeddings', { model, input, dimensions: 4 })).toHaveLength(2)
+})
+
 describe('a chat asks the engine', () => {
   test('for the rest of the context, behind the rendered template', async () => {
     const [request] = await asked('chat/completions', {

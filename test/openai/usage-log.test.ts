@@ -106,3 +106,24 @@ test('every ended request leaves one line before its answer ends, refused ones n
   expect(readFileSync(path, 'utf8')).not.toContain('Secret')
   usageLog.close()
 })
+
+test('what a bug leaves of a request is cancelled before its answer, and the request has failed', async () => {
+  const path = join(scratch, 'bug.ndjson')
+  const usageLog = new UsageLog(path, new ManualClock(1000), { onFault: () => expect.unreachable() })
+  await using served = await harness({ usageLog })
+  const { engine } = served
+  engine.pace = 'manual'
+  engine.script = ({ prompt }) => ({ tokens: [], promptIterations: prompt[0] === 1 ? 1 : 100 })
+  const submit = engine.submit.bind(engine)
+  engine.submit = (request, listener) =>
+    submit(request, ({ embedding: _, ...progress }) => listener(progress))
+  const answer = post(`${served.url}/v1/embeddings`, { model, input: [[1], [2], [3]] })
+  await engine.until(() => engine.runningCount === 3)
+  for (let i = 0; i < 2; i++) engine.iterate()
+  expect((await answer).status).toBe(500)
+  expect(served.errors).toHaveLength(1)
+  expect(engine.cancelled).toHaveLength(2)
+  await engine.until(() => engine.runningCount === 0)
+  expect(linesOf(path)).toMatchObject([{ outcome: 'failed' }])
+  usageLog.close()
+})

@@ -170,6 +170,7 @@ function infoOf(
     parameters: parameters.all,
     activeParameters: parameters.active,
     vocabularySize: shape.vocabularySize,
+    width: definition.config.width,
     contextMax: shape.contextMax,
     cacheTokens: shape.blockCount * shape.blockTokens,
     device: device.description || device.name,
