@@ -110,33 +110,36 @@ const outsideFields = {
   function_call: unsupported('Use tool_choice instead of the deprecated function_call.'),
 }
 
-const textPart = z.object(
-  { type: z.string(), text: z.unknown().optional() },
-  'Expected a content part: an object with a type.',
-)
+const contentPart = z.looseObject({ type: z.string() }, 'Expected a content part: an object with a type.')
 
 const partsMax = 4096
 const toolCallsMax = 128
 
-/** Parts of text become one text, a line each. */
-const parts = list(textPart, partsMax).transform((items, context): string => {
-  const lines: string[] = []
-  for (const [index, part] of items.entries()) {
-    if (part.type !== 'text') {
-      context.addIssue({
-        code: 'custom',
-        path: [index, 'type'],
-        message: 'This model reads text only: content parts have the type text.',
-        params: { code: unsupportedCode },
-      })
-    } else if (typeof part.text !== 'string') {
-      context.addIssue({ code: 'custom', path: [index, 'text'], message: 'Expected a string.' })
-    } else lines.push(part.text)
-  }
-  return lines.join('\n')
-})
+/** Parts of these types, each with a field of the same name, become one text, a line each. */
+function parts(types: readonly string[]) {
+  return list(contentPart, partsMax).transform((items, context): string => {
+    const lines: string[] = []
+    for (const [index, part] of items.entries()) {
+      const { type } = part
+      const text = part[type]
+      if (!types.includes(type)) {
+        context.addIssue({
+          code: 'custom',
+          path: [index, 'type'],
+          message: `This model reads text only: content parts have the type ${types.join(' or ')}.`,
+          params: { code: unsupportedCode },
+        })
+      } else if (typeof text !== 'string') {
+        context.addIssue({ code: 'custom', path: [index, type], message: 'Expected a string.' })
+      } else lines.push(text)
+    }
+    return lines.join('\n')
+  })
+}
 
-const content = z.union([z.string(), parts], 'Expected a text or a list of content parts.')
+const contentOf = (...types: string[]) =>
+  z.union([z.string(), parts(types)], 'Expected a text or a list of content parts.')
+const content = contentOf('text')
 const name = maybe(z.string().max(256))
 
 const toolCall = z.object({
@@ -153,16 +156,18 @@ const message = z.discriminatedUnion(
     z.strictObject({ role: z.literal('user'), content, name }),
     z.strictObject({
       role: z.literal('assistant'),
-      content: maybe(content),
+      content: maybe(contentOf('text', 'refusal')),
       name,
       tool_calls: maybe(list(toolCall, toolCallsMax)),
-      // Fields of our own answers, so that a client can send one back as it came.
+      // Fields of answers, of ours and of other servers, so that a client can send one back as it came. Some
+      // templates write what was thought.
+      reasoning_content: maybe(z.string()),
       refusal: maybe(z.string()),
       annotations: maybe(z.array(z.unknown())),
       audio: unsupported('This model reads text only.'),
       function_call: unsupported('Use tool_calls instead of the deprecated function_call.'),
     }),
-    z.strictObject({ role: z.literal('tool'), content, tool_call_id: z.string() }),
+    z.strictObject({ role: z.literal('tool'), content, name, tool_call_id: z.string() }),
   ],
   'Expected a role of system, developer, user, assistant or tool.',
 )

@@ -159,6 +159,27 @@ describe('a chat asks the engine', () => {
     expect(request!.maxTokens).toBe(512 - request!.prompt.length)
   })
 
+  test('with messages as other clients and servers write them', async () => {
+    const written =
+      "{% for m in messages %}{{ m.role }} {{ m.name if m.name else '-' }} {{ m.content }} " +
+      "{{ m.reasoning_content if m.reasoning_content is defined else '-' }}\n{% endfor %}"
+    const calls = [{ id: 'a', type: 'function', function: { name: 'f', arguments: '{}' } }]
+    const refusal = { type: 'refusal', refusal: 'No.' }
+    const messages = [
+      { role: 'user', content: 'Ask f' },
+      { role: 'assistant', content: null, reasoning_content: 'f it is', tool_calls: calls },
+      { role: 'tool', name: 'f', content: '5', tool_call_id: 'a' },
+      { role: 'assistant', content: [{ type: 'text', text: 'Five.' }, refusal], reasoning_content: null },
+    ]
+    const template = new ChatTemplate(written)
+    const [request] = await asked('chat/completions', { model, messages }, { template })
+    expect(Buffer.from(request!.prompt).toString()).toBe(
+      'user - Ask f -\nassistant -  f it is\ntool f 5 -\nassistant - Five.\nNo. -\n',
+    )
+    const said = { model, messages: [{ role: 'user', content: [refusal] }] }
+    expect(await refused('chat/completions', said)).toMatchObject({ param: 'messages.0.content.0.type' })
+  })
+
   test('for nothing that is not done here, and says which field it was', async () => {
     const tools = [{ type: 'function', function: { name: 'f', parameters: {} } }]
     const image = { type: 'image_url', image_url: { url: 'x' } }
