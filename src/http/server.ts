@@ -13,6 +13,8 @@ export interface HttpServerOptions {
 }
 
 const lastRefusalsMs = 1000
+/** What is ended at the limit has so long to say so. */
+const lastAnswersMs = 1000
 
 /** An HTTP/1.1 server that always answers, and that ends without cutting answers off when it may take the time. */
 export class HttpServer {
@@ -58,12 +60,17 @@ export class HttpServer {
 
   /**
    * Gives the answers under way `limitMs` to end, then cuts what is left. Until then it listens on, so that
-   * whoever comes meanwhile is told to go elsewhere instead of finding the port dead.
+   * whoever comes meanwhile is told to go elsewhere instead of finding the port dead. `atLimit` ends what is
+   * still answered; what this makes them say goes out before the cut.
    */
-  async close(limitMs: number): Promise<void> {
+  async close(limitMs: number, atLimit?: () => void): Promise<void> {
     assert(!this.#draining, 'a server is closed once')
     this.#draining = true
     const isIdle = await this.#untilIdle(limitMs)
+    if (!isIdle && atLimit !== undefined) {
+      atLimit()
+      await this.#untilIdle(lastAnswersMs)
+    }
     const closed = new Promise<void>((resolve) => this.server.close(() => resolve()))
     // What came in the last moment is being refused; that takes no time, but it is not cut off either.
     if (isIdle) await this.#untilIdle(Math.min(limitMs, lastRefusalsMs))

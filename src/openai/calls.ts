@@ -2,30 +2,48 @@ import type { Exchange } from '../http/exchange.ts'
 import { Problem } from '../http/problem.ts'
 import type { Route } from '../http/router.ts'
 
-interface Cancellable {
+interface Running {
+  /** Ends it as if it had said all it had to say. */
   cancel(): void
+  /** Ends it with an error. */
+  abort(): void
 }
 
 /**
- * Requests that gateways may end before their time. Cutting the connection would end them too, but then the gateway
- * would never hear what they had used: a cancelled one ends like any other, with usage.
+ * Requests that may be ended before their time. Those of gateways have names: cutting the connection would end them
+ * too, but then the gateway would never hear what they had used. A cancelled one ends like any other, with usage.
  */
 export class Calls {
-  readonly #open = new Map<string, Cancellable>()
+  readonly #running = new Set<Running>()
+  readonly #named = new Map<string, Running>()
+  #isOver = false
+
+  /** Nothing is to begin any more. */
+  get isOver(): boolean {
+    return this.#isOver
+  }
 
   /** Until the returned call. A second attempt under one name takes the place of the first. */
-  open(call: string, request: Cancellable): () => void {
-    this.#open.set(call, request)
+  open(call: string | undefined, request: Running): () => void {
+    this.#running.add(request)
+    if (call !== undefined) this.#named.set(call, request)
     return () => {
-      if (this.#open.get(call) === request) this.#open.delete(call)
+      this.#running.delete(request)
+      if (call !== undefined && this.#named.get(call) === request) this.#named.delete(call)
     }
   }
 
   /** Whether there is such a request. */
   cancel(call: string): boolean {
-    const request = this.#open.get(call)
+    const request = this.#named.get(call)
     request?.cancel()
     return request !== undefined
+  }
+
+  /** Time is up for all of them. */
+  endAll(): void {
+    this.#isOver = true
+    for (const request of [...this.#running]) request.abort()
   }
 }
 

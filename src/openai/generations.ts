@@ -81,12 +81,14 @@ export class Generations {
 
   /** Resolves when the engine has taken all of them; throws the {@link Problem} of the first that it refuses. */
   async start(): Promise<void> {
-    if (!this.#host.engine.accepting) throw unavailable()
+    const { engine, calls } = this.#host
+    if (!engine.accepting) throw unavailable()
+    if (calls.isOver) throw finishProblem({ reason: 'aborted' })
     if (this.#signal.aborted) return
     this.#signal.addEventListener('abort', () => this.#cancel(), { once: true })
     this.#unsettled = this.#generations.length
     const { call, atOnce } = this.#request
-    if (call !== undefined) this.#close = this.#host.calls.open(call, this)
+    this.#close = calls.open(call, this)
     const begun = this.#generations.slice(0, atOnce)
     this.#given = begun.length
     const admissions = await Promise.allSettled(begun.map((generation) => generation.submit()))
@@ -177,6 +179,11 @@ export class Generations {
   cancel(): void {
     this.#isCancelled = true
     this.#cancel()
+  }
+
+  /** Ends all of them now: the server has no more time for them, and the client is told so. */
+  abort(): void {
+    this.#fail(finishProblem({ reason: 'aborted' }))
   }
 
   /** Known once {@link pieces} has ended. A prompt counts once, however many choices it got. */

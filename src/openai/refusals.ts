@@ -90,7 +90,7 @@ const failures = {
 } as const satisfies { [Code in FailureCode]: { status: 429 | 500; message: string } }
 
 /** `finish`: one that nobody asked for, of reason failed or aborted. */
-export function finishProblem(finish: Finish): Problem {
+export function finishProblem(finish: Pick<Finish, 'reason' | 'code' | 'retryAfterMs'>): Problem {
   if (finish.reason === 'aborted')
     return retryLater(503, 'aborted', 'The server ended this request before it was complete.')
   const code = finish.code ?? 'device'

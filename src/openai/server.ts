@@ -73,7 +73,7 @@ export interface OpenAiServer {
   /** /health and new requests answer 503 from now on; what runs goes on. */
   drain(): void
   /**
-   * Drains, gives what runs `limitMs` to end, then cuts and cancels it. The engine is not closed: it belongs
+   * Drains, gives what runs `limitMs` to end, then ends it with an error that says so. The engine is not closed: it belongs
    * to the caller.
    */
   close(limitMs?: number): Promise<void>
@@ -129,7 +129,7 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
     },
     close: async (limitMs = 30_000) => {
       draining = true
-      await http.close(limitMs)
+      await http.close(limitMs, () => endpoint.calls.endAll())
     },
   }
 }

@@ -1,8 +1,14 @@
 import { connect } from 'node:net'
 import { describe, expect, test } from 'vitest'
+import { systemClock } from '../../src/base/clock.ts'
 import { UserError } from '../../src/base/errors.ts'
+import type { Exchange } from '../../src/http/exchange.ts'
+import { Calls } from '../../src/openai/calls.ts'
+import { Generations } from '../../src/openai/generations.ts'
+import { Metrics } from '../../src/openai/metrics.ts'
 import { byteTokenizer } from './byte-tokenizer.ts'
-import { harness, model, post } from './harness.ts'
+import { events, harness, info, model, post } from './harness.ts'
+import { babble, ScriptedEngine } from './scripted-engine.ts'
 
 const completion = { model, prompt: 'hello', max_tokens: 4, temperature: 0 }
 
@@ -213,14 +219,30 @@ describe('the state of the server', () => {
     await expect(fetch(`${server.url}/health`)).rejects.toThrow()
   })
 
-  test('closing cuts what does not finish in time, and cancels it', async () => {
+  test('closing ends with an error what does not finish in time, and cancels it', async () => {
     await using server = await harness()
     server.engine.pace = 'manual'
-    const response = await post(`${server.url}/v1/completions`, { ...completion, stream: true })
-    await server.server.close(1)
-    await expect(response.text()).rejects.toThrow()
+    const streamed = await post(`${server.url}/v1/completions`, { ...completion, stream: true })
+    const whole = post(`${server.url}/v1/completions`, { ...completion, n: 2 })
+    await server.engine.until(() => server.engine.runningCount === 3)
+    await server.server.close(0)
+    const error = { code: 'aborted', message: expect.stringMatching(/^The server ended .* Retry in 1 s\.$/) }
+    expect((await events(streamed)).at(-1)).toMatchObject({ error })
+    expect((await whole).headers.get('retry-after')).toBe('1')
+    expect(await refusal(await whole)).toMatchObject({ status: 503, ...error })
     await server.engine.until(() => server.engine.runningCount === 0)
-    expect(server.engine.cancelled).toHaveLength(1)
+    expect(server.engine.cancelled).toHaveLength(3)
+  })
+
+  test('what is still encoded when the time is up is told the same', async () => {
+    const calls = new Calls()
+    calls.endAll()
+    const engine = new ScriptedEngine(info, babble)
+    const host = { engine, calls, metrics: new Metrics(), clock: systemClock, usageLog: undefined }
+    const exchange = { signal: new AbortController().signal } as Exchange
+    const about = { exchange, promptField: 'prompt', choices: 1, tenant: 't', model, call: undefined }
+    const start = new Generations([], about, host).start()
+    await expect(start).rejects.toMatchObject({ status: 503, code: 'aborted' })
   })
 
   test('metrics count outcomes, tokens and times, and show a silent engine as down', async () => {
