@@ -51,7 +51,10 @@ function wholeSchema(schema: z.core.$ZodType): z.core.JSONSchema.JSONSchema {
   })
 }
 
-/** A union fails once per alternative; the one that got furthest into the value is the one that was meant. */
+/**
+ * A union fails once per alternative; the one that got furthest into the value is the one that was meant. Where none
+ * got into it, that is the only one of which it is a value, though one that breaks a rule.
+ */
 function innermost(issue: Issue, before: readonly PropertyKey[]): { issue: Issue; path: PropertyKey[] } {
   const path = [...before, ...issue.path]
   if (issue.code !== 'invalid_union') return { issue, path }
@@ -62,5 +65,15 @@ function innermost(issue: Issue, before: readonly PropertyKey[]): { issue: Issue
     (best, candidate) => (candidate.path.length > (best?.path.length ?? path.length) ? candidate : best),
     undefined,
   )
-  return furthest ?? { issue, path }
+  return furthest ?? onlyOfItsKind(candidates) ?? { issue, path }
+}
+
+const otherKinds: ReadonlySet<Issue['code']> = new Set(['invalid_type', 'invalid_value'])
+const brokenRules: ReadonlySet<Issue['code']> = new Set(['too_big', 'too_small', 'invalid_format', 'custom'])
+
+function onlyOfItsKind<Candidate extends { issue: Issue }>(
+  candidates: readonly Candidate[],
+): Candidate | undefined {
+  const [first, ...more] = candidates.filter(({ issue }) => !otherKinds.has(issue.code))
+  return first !== undefined && more.length === 0 && brokenRules.has(first.issue.code) ? first : undefined
 }

@@ -113,6 +113,21 @@ describe('a completion asks the engine', () => {
     expect(error).toMatchObject({ status: 400, param: 'n' })
   })
 
+  test('for nothing with a value of one form that breaks its rules, and says which', async () => {
+    const cases: [unknown, string][] = [
+      [Array(17).fill('a'), 'stop: Too big: expected array to have <=16 items'],
+      ['', 'stop: A stop string has at least one character.'],
+      [5, 'stop: Expected a string or a list of strings.'],
+      [{}, 'stop: Expected a string or a list of strings.'],
+    ]
+    for (const [stop, message] of cases)
+      expect(await refused('completions', { ...completion, stop })).toMatchObject({ param: 'stop', message })
+    const choice = { ...chat, tool_choice: 'any' }
+    expect(await refused('chat/completions', choice)).toMatchObject({
+      message: expect.stringContaining("Expected 'auto', 'none', 'required' or a function"),
+    })
+  })
+
   test('for nothing when the text is certainly too long, before it is encoded', async () => {
     const tokenizer = byteTokenizer()
     tokenizer.encode = () => {
