@@ -44,19 +44,26 @@ function readBytes(request: IncomingMessage, limits: BodyLimits): Promise<Buffer
     const chunks: Buffer[] = []
     let byteCount = 0
     const tooLarge = (): void => {
-      chunks.length = 0
       reject(new Problem(413, 'body_too_large', `The body exceeds ${limits.bodyBytesMax} bytes.`))
     }
-    if (Number(request.headers['content-length'] ?? 0) > limits.bodyBytesMax) tooLarge()
-    // After a refusal the rest still flows through here and is dropped: closing at once would reset the
-    // connection under a client that is still sending, and it would never read why.
+    const readMax = limits.bodyBytesMax + limits.discardBytesMax
+    const announced = Number(request.headers['content-length'] ?? 0)
+    if (announced > readMax) tooLarge()
+    // What is too large is read to its end and dropped before it is refused: an answer may close the connection,
+    // which resets it under a client that is still sending, and that one would never read why.
     request.on('data', (chunk: Buffer) => {
       byteCount += chunk.length
-      if (byteCount > limits.bodyBytesMax + limits.discardBytesMax) request.destroy()
-      else if (byteCount > limits.bodyBytesMax) tooLarge()
-      else chunks.push(chunk)
+      if (Math.max(announced, byteCount) <= limits.bodyBytesMax) chunks.push(chunk)
+      else chunks.length = 0
+      if (byteCount <= readMax) return
+      tooLarge()
+      // The answer is on its way by then.
+      setImmediate(() => request.destroy())
     })
-    request.once('end', () => resolve(Buffer.concat(chunks)))
+    request.once('end', () => {
+      if (byteCount > limits.bodyBytesMax) tooLarge()
+      else resolve(Buffer.concat(chunks))
+    })
     request.once('error', () => reject(cutOff()))
     request.once('close', () => {
       if (!request.readableEnded) reject(cutOff())

@@ -28,7 +28,10 @@ async function raw(url: string, text: string): Promise<string> {
     answer += chunk
   })
   socket.write(text)
-  await new Promise<void>((resolve) => socket.once('close', () => resolve()))
+  await new Promise<void>((resolve, reject) => {
+    socket.once('error', reject)
+    socket.once('close', () => resolve())
+  })
   return answer
 }
 
@@ -83,6 +86,23 @@ describe('what is not a request for a generation', () => {
       duplex: 'half',
     } as RequestInit)
     expect(await refusal(unsaid)).toMatchObject({ status: 413, code: 'body_too_large' })
+    expect((await post(`${server.url}/v1/completions`, completion)).status).toBe(200)
+  })
+
+  test('a client that closes its connection behind a body beyond the limit reads the 413, too', async () => {
+    await using server = await harness({ limits: { bodyBytesMax: 10_000, discardBytesMax: 20_000_000 } })
+    const head = ['POST /v1/completions HTTP/1.1', 'host: x', 'content-type: application/json']
+    const large = (bytes: number) =>
+      `${[...head, 'connection: close', `content-length: ${bytes}`].join('\r\n')}\r\n\r\n${'x'.repeat(bytes)}`
+    // More than the buffers between the two hold.
+    const answer = await raw(server.url, large(15_000_000))
+    expect(answer).toMatch(/^HTTP\/1\.1 413 /)
+    expect(answer).toContain('The body exceeds 10000 bytes.')
+    // Nobody reads everything: this one hears of it at once, if at all.
+    const headOnly = large(21_000_000).slice(0, 1000)
+    expect(await raw(server.url, headOnly)).toMatch(/^HTTP\/1\.1 413 /)
+    const unsaid = [...head, 'connection: close', 'transfer-encoding: chunked', '', '1406f3f'].join('\r\n')
+    await raw(server.url, `${unsaid}\r\n${'x'.repeat(20_999_999)}`).catch(() => undefined)
     expect((await post(`${server.url}/v1/completions`, completion)).status).toBe(200)
   })
 
