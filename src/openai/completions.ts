@@ -35,7 +35,7 @@ export function completions(endpoint: Endpoint): Handler {
     const { suffix } = body
     const prompts =
       suffix === undefined
-        ? await encodePrompts(body.prompt, endpoint, 'prompt')
+        ? await encodePrompts(body.prompt, endpoint, { field: 'prompt' })
         : await encodeGaps(body.prompt, suffix, endpoint)
     const continuations = continuationsOf(body, exchange, endpoint)
     const parts = generationParts(body, prompts, { tenant, adapter }, endpoint).map((part, index) => {

@@ -26,7 +26,7 @@ export function embeddings(endpoint: Endpoint): Handler {
     const body = await parseBody(exchange, schema, limits)
     const { adapter } = findModel(endpoint, body.model)
     checkDimensions(body, endpoint)
-    const texts = await encodePrompts(body.input, endpoint, 'input')
+    const texts = await encodePrompts(body.input, endpoint, { field: 'input', isEmbedded: true })
     const base = requestBase(body, { tenant, adapter }, endpoint)
     const parts = texts.map(({ tokens }, index): GenerationParts => {
       const request = { ...base, id: randomUUID(), prompt: tokens }

@@ -10,6 +10,8 @@ export interface PromptText {
   field: string
   /** How its text is read. */
   options: EncodeOptions
+  /** Nothing is generated behind it. */
+  isEmbedded?: boolean
 }
 
 /** Encodes on another thread. */
@@ -43,11 +45,12 @@ export class PromptEncoder {
   }
 
   async encode(text: string, info: EngineInfo, about: PromptText): Promise<readonly number[]> {
+    const { options, field, isEmbedded = false } = about
     // It needs more tokens than the context even if all were the longest ones.
     if (text.length > info.contextMax * this.#longestPiece) {
-      throw contextTooLong(about.field, `The prompt of ${text.length} characters exceeds the model context.`)
+      const name = isEmbedded ? 'input' : 'prompt'
+      throw contextTooLong(field, `The ${name} of ${text.length} characters exceeds the model context.`)
     }
-    const { options, field } = about
     const isLong = this.#remote !== undefined && text.length > inlineCharactersMax
     const encode = async () =>
       isLong ? await this.#encodeRemotely(text, options) : this.#tokenizer.encode(text, options)
@@ -55,7 +58,7 @@ export class PromptEncoder {
       throw unencodable(error, field)
     })
     // Copying them would cost more than the refusal that they are going to get.
-    if (tokens.length > info.contextMax) throw noRoom(tokens.length, info, field)
+    if (tokens.length > info.contextMax) throw noRoom(tokens.length, info, field, isEmbedded)
     return Array.isArray(tokens) ? tokens : Array.from(tokens)
   }
 
@@ -75,16 +78,20 @@ export interface EncodedPrompt {
   tokens: readonly number[]
 }
 
-/** Texts and token ids as both; `field` is what the endpoint calls them. */
+/** Texts and token ids as both; `field` is what the endpoint calls them, `isEmbedded` as in {@link PromptText}. */
 export async function encodePrompts(
   prompts: readonly Prompt[],
   { encoder, engine, tokenizer }: { encoder: PromptEncoder; engine: EngineClient; tokenizer: Tokenizer },
-  field: string,
+  { field, isEmbedded = false }: Omit<PromptText, 'options'>,
 ): Promise<readonly EncodedPrompt[]> {
   const encoded: EncodedPrompt[] = []
   for (const [index, prompt] of prompts.entries()) {
+    const place = prompts.length === 1 ? field : `${field}.${index}`
+    // Ids that something is to follow are measured by roomBehind.
+    if (isEmbedded && prompt.length > engine.info.contextMax && typeof prompt !== 'string')
+      throw noRoom(prompt.length, engine.info, place, isEmbedded)
     if (typeof prompt === 'string') {
-      const about = { field: prompts.length === 1 ? field : `${field}.${index}`, options: {} }
+      const about = { field: place, isEmbedded, options: {} }
       encoded.push({ text: prompt, tokens: await encoder.encode(prompt, engine.info, about) })
     } else encoded.push({ text: tokenizer.decode(prompt, { skipSpecial: true }), tokens: prompt })
     // Many prompts are as long as one long one: the others get their turn in between.
@@ -104,11 +111,16 @@ export function roomBehind(promptTokens: number, info: EngineInfo, field: string
   throw noRoom(promptTokens, info, field)
 }
 
-function noRoom(promptTokens: number, info: EngineInfo, field: string): Problem {
-  return contextTooLong(
-    field,
-    `The prompt has ${promptTokens} tokens; with at least one more they exceed the model context of ${info.contextMax}.`,
-  )
+function noRoom(
+  promptTokens: number,
+  { contextMax }: EngineInfo,
+  field: string,
+  isEmbedded = false,
+): Problem {
+  const facts = isEmbedded
+    ? `The input has ${promptTokens} tokens, more than the model context of ${contextMax}.`
+    : `The prompt has ${promptTokens} tokens; with at least one more they exceed the model context of ${contextMax}.`
+  return contextTooLong(field, facts)
 }
 
 export function checkRoom(promptTokens: number, maxTokens: number, info: EngineInfo, field: string): void {

@@ -150,6 +150,24 @@ test('an embedding of more numbers than there are asks the engine for nothing', 
   expect(await asked('embeddings', { model, input, dimensions: 4 })).toHaveLength(2)
 })
 
+test('an embedding of a text as long as the context is asked for, one of a longer text is refused as that', async () => {
+  const long = 'x'.repeat(513)
+  const facts = 'The input has 513 tokens, more than the model context of 512.'
+  const cases: [unknown, string, string][] = [
+    [long, 'input', facts],
+    [bytes(long), 'input', facts],
+    [['x', long], 'input.1', facts],
+    [[[1], bytes(long)], 'input.1', facts],
+    ['x'.repeat(3_000_000), 'input', 'The input of 3000000 characters exceeds the model context.'],
+  ]
+  for (const [input, param, message] of cases)
+    expect(await refused('embeddings', { model, input })).toMatchObject({
+      ...{ status: 400, code: 'context_length_exceeded', param, message },
+    })
+  expect(await asked('embeddings', { model, input: ['x'.repeat(512), 'x'] })).toHaveLength(2)
+  expect(await asked('embeddings', { model, input: bytes(long.slice(1)) })).toHaveLength(1)
+})
+
 describe('a chat asks the engine', () => {
   test('for the rest of the context, behind the rendered template', async () => {
     const [request] = await asked('chat/completions', {

@@ -60,7 +60,8 @@ export class ScriptedEngine implements EngineClient {
     this.submitted.push(request)
     this.#changed()
     const admission = await this.admission(request)
-    const late = request.prompt.length + request.maxTokens > this.info.contextMax
+    const answer = request.pooling === undefined ? request.maxTokens : 0
+    const late = request.prompt.length + answer > this.info.contextMax
     if (admission.ok && late) return { ok: false, code: 'context_too_long' }
     if (admission.ok && request.prompt.length === 0) return { ok: false, code: 'empty_prompt' }
     if (admission.ok && request.prompt.some((token) => token >= this.info.vocabularySize)) {
