@@ -108,7 +108,7 @@ export class CheckpointWriter {
     const folder = await saveCheckpoint(root, { snapshot, files, state }, onStage)
     const writeMs = clock.nowMs() - startedMs
     this.#newest = { stepsDone, folder, stallMs, writeMs }
-    pruneCheckpoints(root, keep, best?.step)
+    pruneCheckpoints(root, keep, { stepsDone, bestStep: best?.step })
     onStage?.('pruned')
     this.#options.onSaved(this.#newest)
   }

@@ -90,7 +90,7 @@ export function* findingCheckpoint(
   before = Number.POSITIVE_INFINITY,
 ): Steps<FoundCheckpoint | undefined> {
   for (const name of checkpointNames(root).reverse()) {
-    if (Number(namePattern.exec(name)![1]) >= before) continue
+    if (stepOf(name) >= before) continue
     const folder = join(root, name)
     try {
       return { folder, state: yield* verifying(folder) }
@@ -104,12 +104,11 @@ export function* findingCheckpoint(
 /** Names of checkpoint folders, oldest first. */
 export function checkpointNames(root: string): string[] {
   if (!existsSync(root)) return []
-  const steps = readdirSync(root).flatMap((name) => {
-    const match = namePattern.exec(name)
-    return match === null ? [] : [{ name, step: Number(match[1]) }]
-  })
-  return steps.sort((a, b) => a.step - b.step).map(({ name }) => name)
+  const names = readdirSync(root).filter((name) => namePattern.test(name))
+  return names.sort((a, b) => stepOf(a) - stepOf(b))
 }
+
+const stepOf = (name: string) => Number(namePattern.exec(name)![1])
 
 /**
  * Why the weights of the checkpoint in `folder` are not what was saved; undefined where they are, or where no manifest
@@ -188,15 +187,35 @@ export function* restoring(folder: string, parameters: Parameters): Steps<void> 
   }
 }
 
-/** Removes all but the newest `keep` checkpoints and the one of `bestStep`. */
-export function pruneCheckpoints(root: string, keep: number, bestStep: number | undefined): void {
-  const names = checkpointNames(root)
+/**
+ * Removes all but the newest `keep` checkpoints until `stepsDone`, which was just written, and the one of `bestStep`.
+ * Those of later steps are of a life whose end was lost: they neither count nor go.
+ */
+export function pruneCheckpoints(
+  root: string,
+  keep: number,
+  { stepsDone, bestStep }: { stepsDone: number; bestStep: number | undefined },
+): void {
+  const names = checkpointNames(root).filter((name) => stepOf(name) <= stepsDone)
   for (const name of names.slice(0, Math.max(0, names.length - keep))) {
     if (bestStep !== undefined && name === stepFolderName(bestStep)) continue
     // Renamed first, so that a folder that is half gone never looks like a checkpoint.
     const doomed = join(root, `.${name}.old.tmp`)
     renameSync(join(root, name), doomed)
     rmSync(doomed, { recursive: true, force: true })
+  }
+}
+
+/**
+ * Gives a damaged checkpoint a name that nobody takes for one, and returns it: as the newest it would be served, and
+ * between those that the run makes from now on it would stand in the place of a whole one.
+ */
+export function setAside(folder: string): string {
+  for (let number = 1; ; number++) {
+    const aside = number === 1 ? `${folder}.damaged` : `${folder}.damaged-${number}`
+    if (existsSync(aside)) continue
+    renameSync(folder, aside)
+    return aside
   }
 }
 

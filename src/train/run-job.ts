@@ -17,6 +17,7 @@ import {
   removeLeftovers,
   restore,
   restoring,
+  setAside,
   type TrainerState,
 } from './checkpoint.ts'
 import { CheckpointWriter } from './checkpoint-writer.ts'
@@ -67,8 +68,11 @@ export async function runTrainingJob(
   if (isFirst) removeLeftovers(root)
   if (isFirst) rmSync(emergencyNote(job.out), { force: true })
   const { pause } = preparing(() => undefined, signal)
-  const onDamaged = (folder: string, reason: string) =>
+  const damaged: string[] = []
+  const onDamaged = (folder: string, reason: string) => {
+    damaged.push(folder)
     callbacks.onNote?.(`The checkpoint ${folder} is damaged (${reason}); looking for an earlier one.`)
+  }
   const found = await withPauses(findingCheckpoint(root, onDamaged), pause)
   if (found !== undefined) refuseOtherRecipe(job, found)
   if (found !== undefined && (found.state.stepsDone >= job.steps || isStale(job, found.state))) {
@@ -93,6 +97,7 @@ export async function runTrainingJob(
       run.heldOutRewards,
     )
     callbacks.onStart?.(run.start(device))
+    if (isFirst) for (const folder of damaged) callbacks.onNote?.(`It was set aside as ${setAside(folder)}.`)
     try {
       return await run.toEnd(evaluations, signal)
     } finally {

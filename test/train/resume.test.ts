@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import {
   appendFileSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -19,7 +20,13 @@ import { Random } from '../../src/base/random.ts'
 import { openModel } from '../../src/models/open.ts'
 import { Device } from '../../src/runtime/device.ts'
 import { loadTokenizer } from '../../src/tokenizer/tokenizer.ts'
-import { checkpointNames, findingCheckpoint, restoring } from '../../src/train/checkpoint.ts'
+import {
+  checkpointNames,
+  findingCheckpoint,
+  pruneCheckpoints,
+  restoring,
+  stepFolderName,
+} from '../../src/train/checkpoint.ts'
 import { saveStages } from '../../src/train/checkpoint-save.ts'
 import { loadingModel, loadModel } from '../../src/train/parameters.ts'
 import { emergencyNote, runTrainingJob } from '../../src/train/run-job.ts'
@@ -181,6 +188,41 @@ test.each(['model.safetensors', 'optimizer.safetensors', 'trainer.json'])(
     expect(hashOf(result.folder)).toBe(uninterrupted)
   },
 )
+
+test('past a damaged newest checkpoint every new one stays, and the damaged one is set aside', async () => {
+  const folder = join(root, 'past-damaged')
+  const checkpoints = join(folder, 'out', 'checkpoints')
+  const changes = { evaluate: { every: 100 }, checkpoint: { every: 4, keep: 1 } }
+  await runTrainingJob(tinyJob(folder, changes))
+  expect(checkpointNames(checkpoints)).toEqual(['step-000012'])
+  const damage = () => appendFileSync(join(checkpoints, 'step-000012', 'model.safetensors'), 'x')
+  for (const aside of ['step-000012.damaged', 'step-000012.damaged-2']) {
+    damage()
+    const saved: [step: number, left: string[]][] = []
+    const notes: string[] = []
+    const result = await runTrainingJob(tinyJob(folder, changes), {
+      onCheckpoint: ({ stepsDone }) => saved.push([stepsDone, checkpointNames(checkpoints)]),
+      onNote: (text) => notes.push(text),
+    })
+    expect(saved).toEqual([
+      [4, ['step-000004']],
+      [8, ['step-000008']],
+      [12, ['step-000012']],
+    ])
+    expect(notes.join('\n')).toContain(`set aside as ${join(checkpoints, aside)}.`)
+    expect(existsSync(join(checkpoints, aside, 'model.safetensors'))).toBe(true)
+    expect(hashOf(result.folder)).toBe(uninterrupted)
+  }
+})
+
+test('what is pruned is never what was just written, whatever lies there of later steps', () => {
+  const place = join(root, 'pruned')
+  for (const step of [2, 4, 6, 8, 20, 30]) mkdirSync(join(place, stepFolderName(step)), { recursive: true })
+  pruneCheckpoints(place, 2, { stepsDone: 8, bestStep: 2 })
+  expect(checkpointNames(place)).toEqual([2, 6, 8, 20, 30].map(stepFolderName))
+  pruneCheckpoints(place, 1, { stepsDone: 8, bestStep: undefined })
+  expect(checkpointNames(place)).toEqual([8, 20, 30].map(stepFolderName))
+})
 
 test('a finished job starts nothing again', async () => {
   const folder = join(root, 'twice')
