@@ -55,9 +55,11 @@ function bestCheckpoint(run: string): string {
   const manifest = newest && join(newest, 'trainer.json')
   const best =
     manifest && existsSync(manifest)
-      ? (readJsonFile(manifest).best as { step: number } | undefined)
+      ? (readJsonFile(manifest).best as { step: number; loss: number | null } | undefined)
       : undefined
-  const folder = best && join(run, 'checkpoints', stepFolderName(best.step))
+  // Earlier versions took a loss that is no number, which JSON writes as null.
+  const folder =
+    best && (best.loss === null ? undefined : join(run, 'checkpoints', stepFolderName(best.step)))
   if (folder !== undefined && existsSync(folder)) return folder
   throw new UserError(`${run} has no best checkpoint.`, {
     failure: 'not_found',

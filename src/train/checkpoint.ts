@@ -134,7 +134,7 @@ const isWeights = (name: string) => name.endsWith('.safetensors') && name !== 'o
 const otherContent = (name: string) => `${name} does not have the content that was saved`
 
 function* verifying(folder: string, concerns = (_name: string) => true): Steps<TrainerState> {
-  const { files, format, ...state } = readManifest(join(folder, manifestName))
+  const { files, format, best, ...state } = readManifest(join(folder, manifestName))
   if (format !== 1)
     throw new Error(`${manifestName} has format ${String(format)}, which this version does not read`)
   const hashes: [name: string, sha256: string][] = []
@@ -149,7 +149,8 @@ function* verifying(folder: string, concerns = (_name: string) => true): Steps<T
   for (const [name, sha256] of hashes) {
     if ((yield* hashing(join(folder, name))) !== sha256) throw new Error(otherContent(name))
   }
-  return state
+  // Earlier versions took a loss that is no number, which JSON writes as null, and nothing is less than that.
+  return { ...state, best: Number.isFinite(best?.loss) ? best : undefined }
 }
 
 function readManifest(path: string): Manifest {

@@ -445,7 +445,10 @@ class JobRun implements Disposable {
     const measure = evaluations.measure(evaluation)
     // Of what was there before the first step no checkpoint is made, so it is not the best one.
     const isBetter =
-      stepsDone > 0 && measure !== undefined && (this.#best === undefined || measure < this.#best.loss)
+      stepsDone > 0 &&
+      measure !== undefined &&
+      Number.isFinite(measure) &&
+      (this.#best === undefined || measure < this.#best.loss)
     if (isBetter) this.#best = { step: stepsDone, loss: measure }
     // The first process decodes, the others may not.
     const isBest = await this.#any(this.#isFirst && isBetter)

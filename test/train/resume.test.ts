@@ -13,10 +13,11 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { type Steps, withPauses } from '../../src/base/pauses.ts'
 import { runnerOf } from '../../src/base/processes.ts'
 import { Random } from '../../src/base/random.ts'
+import { resolveModel } from '../../src/cli/text-model.ts'
 import { openModel } from '../../src/models/open.ts'
 import { Device } from '../../src/runtime/device.ts'
 import { loadTokenizer } from '../../src/tokenizer/tokenizer.ts'
@@ -25,11 +26,13 @@ import {
   findingCheckpoint,
   pruneCheckpoints,
   restoring,
+  sealed,
   stepFolderName,
 } from '../../src/train/checkpoint.ts'
 import { saveStages } from '../../src/train/checkpoint-save.ts'
 import { loadingModel, loadModel } from '../../src/train/parameters.ts'
 import { emergencyNote, runTrainingJob } from '../../src/train/run-job.ts'
+import { Trainer } from '../../src/train/trainer.ts'
 import { hashOf, tinyJob } from './tiny-job.ts'
 
 const root = mkdtempSync(join(tmpdir(), 'ropeway-train-'))
@@ -262,6 +265,34 @@ test('only the newest checkpoints and the best one are kept', async () => {
   const names = checkpointNames(join(folder, 'out', 'checkpoints'))
   const wanted = new Set(['step-000010', 'step-000012', `step-${String(best!.stepsDone).padStart(6, '0')}`])
   expect(names).toEqual([...wanted].sort())
+})
+
+test('a held-out loss that is no number is never the best, and one that an earlier version took for it is none', async () => {
+  const folder = join(root, 'no-number')
+  const evaluate = vi.spyOn(Trainer.prototype, 'evaluate').mockResolvedValueOnce(Number.NaN)
+  onTestFinished(() => evaluate.mockRestore())
+  const changes = { evaluate: { every: 1, batches: 1, patience: 1 } }
+  const life = async (last: number) => {
+    const stop = new AbortController()
+    const seen: [step: number, isBest: boolean][] = []
+    const callbacks = {
+      onEvaluation: ({ stepsDone, isBest }: { stepsDone: number; isBest: boolean }) => {
+        seen.push([stepsDone, isBest])
+        if (stepsDone === last) stop.abort()
+      },
+    }
+    return { result: await runTrainingJob(tinyJob(folder, changes), callbacks, stop.signal), seen }
+  }
+  // Patience counts from the best: there is none yet.
+  const first = await life(1)
+  expect([first.seen, first.result.best]).toEqual([[[1, false]], undefined])
+  const path = join(first.result.folder, 'trainer.json')
+  const { seal: _, ...manifest } = JSON.parse(readFileSync(path, 'utf8'))
+  writeFileSync(path, sealed({ ...manifest, best: { step: 1, loss: Number.NaN } }))
+  expect(() => resolveModel(`${join(folder, 'out')}@best`)).toThrow('has no best checkpoint')
+  const second = await life(2)
+  expect(second.seen).toEqual([[2, true]])
+  expect(second.result.best?.stepsDone).toBe(2)
 })
 
 test('a checkpoint is a model folder: config, weights as the checkpoint format has them, tokenizer', () => {
