@@ -108,7 +108,10 @@ export function checkpointNames(root: string): string[] {
   return names.sort((a, b) => stepOf(a) - stepOf(b))
 }
 
-const stepOf = (name: string) => Number(namePattern.exec(name)![1])
+/** Of a checkpoint folder's name. */
+export function stepOf(name: string): number {
+  return Number(namePattern.exec(name)![1])
+}
 
 /**
  * Why the weights of the checkpoint in `folder` are not what was saved; undefined where they are, or where no manifest

@@ -49,6 +49,7 @@ export interface JobCallbacks {
 
 export interface JobResult {
   outcome: 'finished' | 'stopped'
+  /** Those that are kept: where a run was stopped after one that could not be used, those of the newest checkpoint. */
   stepsDone: number
   /** The newest checkpoint, which can be served. */
   folder: string

@@ -11,6 +11,7 @@ import { Device } from '../runtime/device.ts'
 import { kernelStatus, plainNote } from '../runtime/kernels.ts'
 import { kernelsNeedBuilding } from '../runtime/kernels-build.ts'
 import {
+  checkpointNames,
   type FoundCheckpoint,
   findingCheckpoint,
   newestCheckpoint,
@@ -18,6 +19,7 @@ import {
   restore,
   restoring,
   setAside,
+  stepOf,
   type TrainerState,
 } from './checkpoint.ts'
 import { CheckpointWriter } from './checkpoint-writer.ts'
@@ -42,7 +44,7 @@ import { preparePrompts } from './rollouts/prompt-data.ts'
 import { Reference } from './rollouts/reference.ts'
 import { Rollouts } from './rollouts/rollouts.ts'
 import type { JobCallbacks, JobResult, JobStart } from './run-callbacks.ts'
-import { diverged, refuseUnshared, unequal } from './run-refusals.ts'
+import { diverged, endedBadly, refuseUnshared, stoppedWithNothing, unequal } from './run-refusals.ts'
 import { rowsOf, type StepSamples } from './step-samples.ts'
 import { ThreadChoice } from './thread-choice.ts'
 import { type StepReport, Trainer } from './trainer.ts'
@@ -215,6 +217,8 @@ class JobRun implements Disposable {
   readonly #writer: CheckpointWriter
   readonly #publisher: Publisher | undefined
   #evaluated: number | undefined
+  /** The last step updated the weights. What led to a bad one may lie in them already: they are not kept. */
+  #isGood = true
   /** Steps of the checkpoint that the run went back to, until a step succeeds. */
   #wentBackTo: number | undefined
 
@@ -318,23 +322,24 @@ class JobRun implements Disposable {
     await this.#evaluateIfDue(evaluations)
     let stopping = await this.#any(signal.aborted)
     let isStale = await this.#any(this.#isFirst && this.#isStale)
-    while (this.#trainer.stepsDone < steps && !isStale && !(stopping && this.#mayRest)) {
+    while (this.#trainer.stepsDone < steps && !(isStale && this.#isGood) && !(stopping && this.#mayRest)) {
       const report = await this.#step(choice)
       const earlier = ledger?.add(report)
       if (earlier !== undefined) this.#callbacks.onNote?.(unequal(earlier, report))
       this.#callbacks.onStep?.(report)
       const { stepsDone } = this.#trainer
-      if (report.outcome === 'updated') this.#publisher?.afterStep(stepsDone)
+      if (this.#isGood) this.#publisher?.afterStep(stepsDone)
+      else if (stepsDone === steps) throw endedBadly(report, (await this.#newest())?.folder)
       stopping = await this.#any(signal.aborted)
       const isAsked = await this.#any(this.#isFirst && existsSync(emergencyNote(out)))
-      if (isAsked && this.#mayRest) await this.#saveOnDemand()
+      if (isAsked && this.#mayRest && this.#isGood) await this.#saveOnDemand()
       if (!stopping || stepsDone === steps) await this.#evaluateIfDue(evaluations)
       isStale = await this.#any(this.#isFirst && this.#isStale)
       const isDue = stepsDone % checkpoint.every === 0 && stepsDone < steps
-      // What led to a bad step may lie in the weights already: they are not kept.
-      if (isDue && report.outcome === 'updated') await this.#writer.save(this.#state())
+      if (isDue && this.#isGood) await this.#writer.save(this.#state())
     }
     const { stepsDone } = this.#trainer
+    if (!this.#isGood) return await this.#stoppedBadly()
     const isOver = stepsDone >= steps || isStale
     const folder = await this.#writer.saveAndWait(this.#state())
     await this.#publisher?.finish(stepsDone)
@@ -346,6 +351,31 @@ class JobRun implements Disposable {
       best: bestFolder(this.#root, this.#best),
       stoppedEarly: isOver && stepsDone < steps,
     }
+  }
+
+  /** Asked to stop after a step that could not be used: the next life begins at the newest checkpoint. */
+  async #stoppedBadly(): Promise<JobResult> {
+    const newest = await this.#newest()
+    await this.#publisher?.settled()
+    if (newest === undefined) throw stoppedWithNothing(this.#trainer.stepsDone)
+    this.#callbacks.onNote?.(
+      `Step ${this.#trainer.stepsDone - 1} could not be used, so nothing is kept of the steps since ${newest.folder}.`,
+    )
+    return {
+      outcome: 'stopped',
+      ...newest,
+      validationLoss: this.#validationLoss,
+      best: bestFolder(this.#root, this.#best),
+      stoppedEarly: false,
+    }
+  }
+
+  async #newest(): Promise<{ stepsDone: number; folder: string } | undefined> {
+    await this.#writer.settled()
+    // Nobody looks before the one who writes has finished.
+    await this.#any(false)
+    const name = checkpointNames(this.#root).at(-1)
+    return name === undefined ? undefined : { stepsDone: stepOf(name), folder: join(this.#root, name) }
   }
 
   /** Steps that learn from the same answers are done in one go: a checkpoint between them would lack those. */
@@ -374,7 +404,8 @@ class JobRun implements Disposable {
     // How long answers took does not hang on the threads of a step.
     const { rollout_seconds = 0, grading_seconds = 0 } = report.metrics
     choice.took(report.elapsedMs - 1000 * (rollout_seconds + grading_seconds))
-    if (report.outcome === 'updated') this.#wentBackTo = undefined
+    this.#isGood = report.outcome === 'updated'
+    if (this.#isGood) this.#wentBackTo = undefined
     if (report.outcome === 'rolled_back') await this.#goBack(report)
     if (report.outcome === 'stopped') throw diverged(report)
     return report
@@ -443,9 +474,10 @@ class JobRun implements Disposable {
     this.#validationLoss = evaluation.loss
     this.#evaluated = stepsDone
     const measure = evaluations.measure(evaluation)
-    // Of what was there before the first step no checkpoint is made, so it is not the best one.
+    // Of what was there before the first step, or after a bad one, no checkpoint is made, so it is not the best one.
     const isBetter =
       stepsDone > 0 &&
+      this.#isGood &&
       measure !== undefined &&
       Number.isFinite(measure) &&
       (this.#best === undefined || measure < this.#best.loss)

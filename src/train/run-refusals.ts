@@ -27,6 +27,24 @@ export function diverged({ step, loss, gradientNorm }: StepReport): UserError {
   )
 }
 
+/** `folder` is the newest checkpoint. */
+export function endedBadly({ step, loss, gradientNorm }: StepReport, folder: string | undefined): UserError {
+  const kept = folder === undefined ? 'nothing was kept' : `the newest checkpoint is ${folder}`
+  return new UserError(
+    `Training diverged: its last step, ${step}, could not be used (loss ${loss}, gradient's length ${gradientNorm}), so what it ended with is not kept; ${kept}.`,
+    {
+      fix: 'Lower the learning rate or lengthen the warm-up, and begin anew, or from a checkpoint (model: {from: FOLDER}).',
+    },
+  )
+}
+
+export function stoppedWithNothing(stepsDone: number): UserError {
+  return new UserError(
+    `Stopped after step ${stepsDone}, which could not be used and was not saved; there is no checkpoint yet.`,
+    { failure: 'interrupted', fix: 'The same command begins anew.' },
+  )
+}
+
 export function unequal(earlier: LedgerEntry, { step, loss, hash }: StepReport): string {
   return (
     `Step ${step} came out otherwise than before (loss ${loss} instead of ${earlier.loss}, hash ${hash.slice(0, 12)} ` +

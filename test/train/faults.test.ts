@@ -1,10 +1,11 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import type { BatchSource } from '../../src/train/batch.ts'
+import { checkpointNames } from '../../src/train/checkpoint.ts'
 import { ledgerFile, readLedger } from '../../src/train/ledger.ts'
 import { replayStep } from '../../src/train/replay-step.ts'
-import { runTrainingJob } from '../../src/train/run-job.ts'
+import { emergencyNote, runTrainingJob } from '../../src/train/run-job.ts'
 import { type FaultLimits, faultFields, StepGuard } from '../../src/train/step-guard.ts'
 import type { StepFault } from '../../src/train/trainer.ts'
 import { temporaryFolder } from './temporary-folder.ts'
@@ -70,6 +71,72 @@ test('a run that cannot be helped fails, and says in which step and what to do',
   await expect(run('lost', poisoned(all.slice(4), Number.NaN), changes)).rejects.toThrow(
     /diverged in step 7: the loss is NaN/,
   )
+})
+
+describe('after a step that could not be used', () => {
+  const changes = { checkpoint: { every: 4 }, evaluate: { every: 100 }, faults: { skips: 60 } }
+  const from = (first: number) => Array.from({ length: 12 - first }, (_, i) => first + i)
+
+  test('a run does not end well, and keeps nothing of it', async () => {
+    const checkpoints = join(root, 'ends-badly', 'out', 'checkpoints')
+    const message = `its last step, 11, could not be used (loss NaN, gradient's length NaN), so what it ended with is not kept; the newest checkpoint is ${join(checkpoints, 'step-000008')}`
+    await expect(run('ends-badly', poisoned(from(9), Number.NaN), changes)).rejects.toThrow(message)
+    expect(checkpointNames(checkpoints)).toEqual(['step-000004', 'step-000008'])
+    expect(readLedger(join(root, 'ends-badly', 'out')).get(11)).toMatchObject({ outcome: 'skipped' })
+  })
+
+  test('weights that a step has made useless are not kept at the end', async () => {
+    const optimizer = { learning_rate: 1e30, clip: 0 }
+    const job = tinyJob(join(root, 'too-fast'), { steps: 3, schedule: { warmup_steps: 0 }, optimizer })
+    await expect(runTrainingJob(job)).rejects.toThrow(
+      /Training diverged: its last step, 2, .* nothing was kept/,
+    )
+    expect(checkpointNames(join(job.out, 'checkpoints'))).toEqual([])
+  })
+
+  test('a run that is stopped names the newest checkpoint and goes on from it', async () => {
+    const stopped = async (folder: string, first: number) => {
+      const stop = new AbortController()
+      return await runTrainingJob(
+        tinyJob(join(root, folder), changes),
+        { plant: poisoned(from(first), Number.NaN), onStep: ({ step }) => step === 6 && stop.abort() },
+        stop.signal,
+      )
+    }
+    const result = await stopped('stopped', 5)
+    expect(result).toMatchObject({ outcome: 'stopped', stepsDone: 4 })
+    expect(checkpointNames(join(result.folder, '..'))).toEqual(['step-000004'])
+    const { result: resumed } = await run('stopped', (source) => source, changes)
+    const { result: whole } = await run('never-stopped', (source) => source, changes)
+    expect(hashOf(resumed.folder)).toBe(hashOf(whole.folder))
+    await expect(stopped('stopped-at-once', 2)).rejects.toMatchObject({
+      failure: 'interrupted',
+      message: 'Stopped after step 7, which could not be used and was not saved; there is no checkpoint yet.',
+    })
+  })
+
+  test('a checkpoint on demand waits for the next good one, and no evaluation is the best', async () => {
+    const saved: number[] = []
+    const evaluated: [step: number, isBest: boolean][] = []
+    const job = tinyJob(join(root, 'asked'), {
+      ...changes,
+      evaluate: { every: 1 },
+      checkpoint: { every: 100 },
+    })
+    await runTrainingJob(job, {
+      plant: poisoned([5, 6], Number.NaN),
+      onStep: ({ step }) => step === 5 && writeFileSync(emergencyNote(job.out), ''),
+      onCheckpoint: ({ stepsDone }) => saved.push(stepsDone),
+      onEvaluation: ({ stepsDone, isBest }) => evaluated.push([stepsDone, isBest]),
+    })
+    expect(saved.filter((step) => step === 6 || step === 7)).toEqual([])
+    expect(saved).toContain(8)
+    expect(existsSync(emergencyNote(job.out))).toBe(false)
+    expect(evaluated.slice(5, 7)).toEqual([
+      [6, false],
+      [7, false],
+    ])
+  })
 })
 
 describe('a step computed again', () => {

@@ -70,6 +70,11 @@ export class Publisher {
     await this.#running
   }
 
+  /** Nothing is on its way any more. */
+  async settled(): Promise<void> {
+    await this.#running
+  }
+
   #begin(stepsDone: number): void {
     if (this.#running !== undefined) return
     this.#snapshot ??= new Snapshot(this.#parameters, 'weights')
