@@ -95,6 +95,17 @@ test('two runs in one folder are refused, and the second starts when the first h
   expect((await train('base', base)).code).toBe(0)
 })
 
+test('an out folder that is a file, or lies in one, is refused by its field', async () => {
+  for (const out of ['text.txt', join('text.txt', 'run')]) {
+    const path = join(folder, 'out-is-a-file.yml')
+    writeFileSync(path, JSON.stringify({ ...base, out }))
+    const { code, err } = await ropeway(['train', path, '--here'])
+    const message = `The field out names ${join(folder, out)}, and a file is where that folder would be.`
+    expect([code, err]).toEqual([2, expect.stringContaining(message)])
+    expect(err).not.toContain('bug')
+  }
+})
+
 test('a run that is to be longer hears how', async () => {
   const { code, err } = await train('base', { ...base, steps: 8 })
   expect([code, err]).toEqual([6, expect.stringContaining('add schedule: {decay_steps: 4}')])

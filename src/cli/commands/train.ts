@@ -134,7 +134,7 @@ async function withOthers(given: TrainingJob, json: boolean): Promise<void> {
 
 async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promise<void> {
   // Two at once would write one ledger and remove each other's checkpoints.
-  using _lock = holdAlone(join(job.out, '.lock.db'), 'Wait for it or stop it, or choose another out folder.')
+  using _lock = holdOut(job.out)
   const stop = shutdownSignal()
   listenForStop(process.env, stop.ask)
   // On demand: a checkpoint after the step in hand, and on with it.
@@ -161,6 +161,18 @@ async function alone(job: TrainingJob, json: boolean, channel?: Channel): Promis
   } finally {
     process.off('SIGUSR2', onDemand)
     stop.dispose()
+  }
+}
+
+function holdOut(out: string): Disposable {
+  try {
+    return holdAlone(join(out, '.lock.db'), 'Wait for it or stop it, or choose another out folder.')
+  } catch (error) {
+    if (!['EEXIST', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
+    throw new UserError(`The field out names ${out}, and a file is where that folder would be.`, {
+      failure: 'usage',
+      fix: 'Choose another folder, or move the file away.',
+    })
   }
 }
 
