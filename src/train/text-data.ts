@@ -1,6 +1,7 @@
 /** A job that continues texts: their tokens are made once, lie on disk, and are read row by row. */
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
+import { UserError } from '../base/errors.ts'
 import { withPauses } from '../base/pauses.ts'
 import { GapMaker } from './data/gap-maker.ts'
 import type { Material } from './data/material.ts'
@@ -138,6 +139,11 @@ export function textBatches(
   const lists = { training: listOf(store, 'training', paths), validation: listOf(store, 'validation', paths) }
   const packed = (side: Side) => new PackedDocuments(lists[side], batch, context, seeds[side])
   const windows = (side: Side) => new RandomWindows(store.rows[side], batch, context, seeds[side])
+  const heldOutWindows = () => {
+    const { length } = store.rows.validation
+    if (length <= context) throw heldOutTooShort(length, context)
+    return windows('validation')
+  }
   const isHeldOut = store.documents.validation.length > 0
   const rest = (
     training: { fillRate: number; rows: number } | undefined,
@@ -150,7 +156,7 @@ export function textBatches(
   if (data.rows === 'windows')
     return {
       training: windows('training'),
-      validation: isHeldOut ? windows('validation') : undefined,
+      validation: isHeldOut ? heldOutWindows() : undefined,
       material: { ...lists, ...rest(undefined) },
     }
   const training = packed('training')
@@ -159,6 +165,16 @@ export function textBatches(
     validation: isHeldOut ? packed('validation') : undefined,
     material: { ...lists, ...rest(training) },
   }
+}
+
+function heldOutTooShort(tokens: number, context: number): UserError {
+  return new UserError(
+    `The held-out part of the text has ${tokens} tokens, and one row alone takes ${context} and its target.`,
+    {
+      failure: 'usage',
+      fix: 'Give a larger data.validation, or 0 to hold nothing out; or a shorter context.',
+    },
+  )
 }
 
 /** The documents of one side as samples of which everything is learned. */

@@ -154,6 +154,24 @@ describe('texts of a job', () => {
     expect([data.summary.trainingTokens, data.summary.validationTokens]).toEqual([4, 4])
   })
 
+  test('of which too little is held out for one row are refused as that, and too short ones as such', async () => {
+    const read = (data: object, context: number) =>
+      prepareData(
+        tinyJob(folder, { data: { text: 'faces.txt', ...data }, context, batch: 1 }),
+        undefined,
+        silent,
+      )
+    await expect(read({ validation: 0.2 }, 4)).rejects.toMatchObject({
+      message: expect.stringMatching(
+        /^The held-out part of the text has \d tokens, and one row alone takes 4/,
+      ),
+      fix: expect.stringContaining('a larger data.validation, or 0'),
+    })
+    await expect(read({ validation: 0.2 }, 40)).rejects.toThrow(/^The text has \d tokens/)
+    using data = await read({ validation: 0 }, 4)
+    expect(data.summary.validationTokens).toBe(0)
+  })
+
   test('may be gzipped', async () => {
     write(folder, 'zipped.txt.gz', gzipSync(prose))
     expect((await read('zipped.txt.gz')).hash).toBe((await read('prose.txt')).hash)
