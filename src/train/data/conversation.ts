@@ -132,7 +132,9 @@ const turn = z.looseObject({ from: z.string(), value: z.string(), weight: z.numb
 /** Messages of ShareGPT's {from, value} form, or of OpenAI's where they are that already. */
 export function messagesFromTurns(value: unknown, field: string, source: SourceLine): Message[] {
   const list = Array.isArray(value) ? value : [value]
-  if (list.every((item) => typeof item === 'object' && item !== null && 'role' in item)) {
+  const has = (name: string) => (item: unknown) => typeof item === 'object' && item !== null && name in item
+  // With `content` somebody meant messages, and left a role out.
+  if (list.every(has('role')) || (list.some(has('content')) && !list.some(has('from')))) {
     return messagesFrom(list, field, source)
   }
   const turns = checked(z.array(turn).min(1).max(messagesMax), list, field, source)

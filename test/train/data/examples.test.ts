@@ -127,6 +127,9 @@ describe('a wrong record is named by line and field', () => {
       { messages: [user('q'), { role: 'assistant', content: 4 }] },
     ],
     [/messages\.0\.role/, { messages: [{ role: 'robot', content: 'x' }] }],
+    [/messages\.0\.role/, { messages: [{ content: 'x' }, assistant('a')] }],
+    [/messages\.1\.role/, { messages: [user('q'), { content: 'x' }] }],
+    [/messages\.0\.from/, { messages: [{ role: 'user' }, { from: 'gpt', value: 'x', content: 'x' }] }],
     [/messages\.0\.weight/, { messages: [{ role: 'assistant', content: 'x', weight: 2 }] }],
     [
       /messages\.0\.content/,
