@@ -31,7 +31,14 @@ export function chatRequest(limits: RequestLimits) {
       // Without it an answer may call several tools.
       parallel_tool_calls: maybe(z.boolean()),
       reasoning_effort: maybe(z.string().max(32)),
-      chat_template_kwargs: maybe(z.record(z.string(), z.unknown())),
+      chat_template_kwargs: maybe(
+        z
+          .record(z.string(), z.unknown())
+          .refine(
+            (given) => JSON.stringify(given).length <= limits.templateCharactersMax,
+            `Expected at most ${limits.templateCharactersMax} characters of JSON.`,
+          ),
+      ),
       // Beyond OpenAI, as vLLM and transformers name them: how the conversation ends that the model goes on with.
       add_generation_prompt: maybe(z.boolean()),
       continue_final_message: maybe(z.boolean()),

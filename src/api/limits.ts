@@ -10,6 +10,8 @@ export interface RequestLimits {
   sequencesMax: number
   messagesMax: number
   toolsMax: number
+  /** Of `chat_template_kwargs` as JSON. */
+  templateCharactersMax: number
   stopStringsMax: number
   stopCharactersMax: number
   stopTokensMax: number
@@ -29,6 +31,7 @@ export const requestLimits: RequestLimits = {
   sequencesMax: 128,
   messagesMax: 4096,
   toolsMax: 128,
+  templateCharactersMax: 65_536,
   stopStringsMax: 16,
   stopCharactersMax: 512,
   stopTokensMax: 64,

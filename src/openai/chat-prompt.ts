@@ -16,11 +16,15 @@ export interface ChatPrompt {
 /** What of a request the template gets to see. All of it but the roles is the client's own wording. */
 type Written = Pick<ChatRequest, 'messages' | 'tools' | 'reasoning_effort' | 'chat_template_kwargs'>
 
-/** Throws the {@link Problem} when there is no template, or when it does not take the conversation. */
+/**
+ * Throws the {@link Problem} when there is no template, or when it does not take the conversation. `checkLength` throws
+ * where a text is too long for the model: it sees what the template wrote before anything else is done with it.
+ */
 export function chatPrompt(
   body: ChatRequest,
   template: ChatTemplate | undefined,
   spellings: SpecialSpellings,
+  checkLength: (text: string) => void = () => {},
 ): ChatPrompt {
   if (template === undefined) {
     const message = 'This model has no chat template: use /v1/completions.'
@@ -30,7 +34,12 @@ export function chatPrompt(
   const tools = body.tool_choice === 'none' ? undefined : body.tools
   const written: Written = { messages, tools, reasoning_effort, chat_template_kwargs }
   try {
-    return spellings.rendered(written, (seen) => render(seen, template, body))
+    return spellings.rendered(written, (seen) => {
+      const text = render(seen, template, body)
+      // To veil each of a million spellings takes seconds.
+      checkLength(text)
+      return text
+    })
   } catch (error) {
     if (!(error instanceof UserError)) throw error
     throw new Problem(400, 'invalid_value', error.message, { param: 'messages' })

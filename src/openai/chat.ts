@@ -182,10 +182,13 @@ function finishReason(reason: 'stop' | 'length', calls: AnswerCalls | undefined,
 
 async function encodeMessages(body: ChatRequest, endpoint: Endpoint): Promise<readonly number[]> {
   const { encoder, engine, template, spellings } = endpoint
-  const { text, plainAt } = chatPrompt(body, template, spellings)
+  const { info } = engine
+  const { text, plainAt } = chatPrompt(body, template, spellings, (rendered) =>
+    encoder.checkLength(rendered, info, 'messages'),
+  )
   // The text of a template, which writes its special tokens itself.
   const options = { addSpecial: false, ...(plainAt !== undefined && { plainAt }) }
-  return await encoder.encode(text, engine.info, { field: 'messages', options })
+  return await encoder.encode(text, info, { field: 'messages', options })
 }
 
 function goesOnBehindText({ continue_final_message, messages }: ChatRequest): boolean {

@@ -44,13 +44,16 @@ export class PromptEncoder {
     this.#longestPiece = longest
   }
 
+  /** Throws the {@link Problem} where it needs more tokens than the context even if all were the longest ones. */
+  checkLength(text: string, info: EngineInfo, field: string, isEmbedded = false): void {
+    if (text.length <= info.contextMax * this.#longestPiece) return
+    const name = isEmbedded ? 'input' : 'prompt'
+    throw contextTooLong(field, `The ${name} of ${text.length} characters exceeds the model context.`)
+  }
+
   async encode(text: string, info: EngineInfo, about: PromptText): Promise<readonly number[]> {
     const { options, field, isEmbedded = false } = about
-    // It needs more tokens than the context even if all were the longest ones.
-    if (text.length > info.contextMax * this.#longestPiece) {
-      const name = isEmbedded ? 'input' : 'prompt'
-      throw contextTooLong(field, `The ${name} of ${text.length} characters exceeds the model context.`)
-    }
+    this.checkLength(text, info, field, isEmbedded)
     const isLong = this.#remote !== undefined && text.length > inlineCharactersMax
     const encode = async () =>
       isLong ? await this.#encodeRemotely(text, options) : this.#tokenizer.encode(text, options)

@@ -213,6 +213,38 @@ describe('a chat asks the engine', () => {
     expect(await refused('chat/completions', said)).toMatchObject({ param: 'messages.0.content.0.type' })
   })
 
+  test('for nothing when the text is certainly too long, before what it spells is looked at', async () => {
+    const conversations = [
+      [{ role: 'user', content: '<|end|>'.repeat(400_000) }],
+      Array.from({ length: 4000 }, () => ({ role: 'user', content: '<|end|>'.repeat(100) })),
+    ]
+    for (const messages of conversations) {
+      const template = new ChatTemplate('{% for message in messages %}{{ message.content }}{% endfor %}')
+      const render = template.render.bind(template)
+      let renderings = 0
+      template.render = (conversation) => {
+        renderings++
+        return render(conversation)
+      }
+      const error = await refused('chat/completions', { model, messages }, { template })
+      expect(error).toMatchObject({ status: 400, code: 'context_length_exceeded', param: 'messages' })
+      expect(error).toMatchObject({ message: 'The prompt of 2800000 characters exceeds the model context.' })
+      expect(renderings).toBe(1)
+    }
+  })
+
+  test('for no more of chat_template_kwargs than is looked through in no time', async () => {
+    const entries = (count: number) =>
+      Array.from({ length: count }, (_, i) => [`k${i}`, '<|end|>'.repeat(50)])
+    const given = (count: number) => ({ ...chat, chat_template_kwargs: Object.fromEntries(entries(count)) })
+    const error = await refused('chat/completions', given(200))
+    expect(error).toMatchObject({ status: 400, code: 'invalid_value', param: 'chat_template_kwargs' })
+    expect(error).toMatchObject({
+      message: 'chat_template_kwargs: Expected at most 65536 characters of JSON.',
+    })
+    expect(await asked('chat/completions', given(100))).toHaveLength(1)
+  })
+
   test('for nothing that is not done here, and says which field it was', async () => {
     const tools = [{ type: 'function', function: { name: 'f', parameters: {} } }]
     const image = { type: 'image_url', image_url: { url: 'x' } }
