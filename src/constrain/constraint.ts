@@ -17,14 +17,10 @@ export function compileConstraint(constraint: Constraint): Compiled {
 /** Whether a constraint can be kept; what it becomes is not remembered. */
 export type Verdict = { ok: true } | { ok: false; path: string; message: string }
 
-const verdicts = new Recent<Verdict>(64)
-
-/** The same for those who only want to know; clients ask with one schema again and again. */
-export function checkConstraint(constraint: Constraint): Verdict {
-  return verdicts.get(JSON.stringify(constraint), () => {
-    const compiled = compileConstraint(constraint)
-    return compiled.ok ? { ok: true } : compiled
-  })
+/** The same as {@link compileConstraint} for those who only want to know, and as long. */
+export function verdictOf(constraint: Constraint): Verdict {
+  const compiled = compileConstraint(constraint)
+  return compiled.ok ? { ok: true } : compiled
 }
 
 /** What each token writes (see token-bytes.ts); undefined for those that are never part of a text, as ending tokens. */

@@ -33,12 +33,9 @@ export function chat(endpoint: Endpoint): Handler {
     const choices = body.n ?? 1
     checkSequences(1, choices, endpoint.limits)
     const continuations = continuationsOf(body, exchange, endpoint)
-    const parts = generationParts(
-      body,
-      await encodeMessages(body, endpoint),
-      { tenant, adapter },
-      endpoint,
-    ).map((part, index) => continued(part, unread(continuations?.[index], endpoint), 0))
+    const prompt = await encodeMessages(body, endpoint)
+    const fresh = await generationParts(body, prompt, { tenant, adapter }, endpoint)
+    const parts = fresh.map((part, index) => continued(part, unread(continuations?.[index], endpoint), 0))
     const call = callOf(exchange, endpoint.isGateway)
     const request = { exchange, promptField: 'messages', choices, tenant, model: body.model, call }
     const generations = new Generations(parts, request, endpoint)
@@ -195,17 +192,17 @@ function goesOnBehindText({ continue_final_message, messages }: ChatRequest): bo
   return continue_final_message === true && (messages.at(-1)!.content ?? '') !== ''
 }
 
-function generationParts(
+async function generationParts(
   body: ChatRequest,
   prompt: readonly number[],
   asker: Asker,
   endpoint: Endpoint,
-): readonly GenerationParts[] {
+): Promise<readonly GenerationParts[]> {
   const { info } = endpoint.engine
-  const { tokenizer, template } = endpoint
+  const { tokenizer, template, checks } = endpoint
   const inChannels = template !== undefined && speaksHarmony(template)
-  const base = requestBase(body, { ...endpoint, ...asker, vocabularySize: info.vocabularySize })
-  const constraint = endpoint.template && callConstraint(body, endpoint.template, endpoint.tokenizer)
+  const base = await requestBase(body, { ...endpoint, ...asker, vocabularySize: info.vocabularySize })
+  const constraint = template && (await callConstraint(body, template, tokenizer, checks))
   const format = heldFormat(body)
   if (constraint !== undefined) base.constraint = constraint
   else if (inChannels && format !== undefined)

@@ -38,7 +38,8 @@ export function completions(endpoint: Endpoint): Handler {
         ? await encodePrompts(body.prompt, endpoint, { field: 'prompt' })
         : await encodeGaps(body.prompt, suffix, endpoint)
     const continuations = continuationsOf(body, exchange, endpoint)
-    const parts = generationParts(body, prompts, { tenant, adapter }, endpoint).map((part, index) => {
+    const fresh = await generationParts(body, prompts, { tenant, adapter }, endpoint)
+    const parts = fresh.map((part, index) => {
       const echoed = body.echo === true ? prompts[Math.floor(index / (body.n ?? 1))]!.text.length : 0
       return continued(part, continuations?.[index], echoed)
     })
@@ -72,16 +73,21 @@ export function completions(endpoint: Endpoint): Handler {
   }
 }
 
-function generationParts(
+async function generationParts(
   body: CompletionRequest,
   prompts: readonly EncodedPrompt[],
   asker: Asker,
   endpoint: Endpoint,
-): readonly GenerationParts[] {
+): Promise<readonly GenerationParts[]> {
   const { info } = endpoint.engine
   const ends = body.suffix === undefined ? [] : gapEnds(endpoint)
   const endTokens = [...endpoint.endTokens, ...ends]
-  const base = requestBase(body, { ...endpoint, ...asker, endTokens, vocabularySize: info.vocabularySize })
+  const base = await requestBase(body, {
+    ...endpoint,
+    ...asker,
+    endTokens,
+    vocabularySize: info.vocabularySize,
+  })
   if (body.logprobs !== undefined) base.logprobs = body.logprobs
   if (body.logprobs !== undefined && body.echo === true) base.promptLogprobs = true
   const choices = body.n ?? 1

@@ -11,6 +11,7 @@ import type { Pooling } from '../serve/request.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { SpecialSpellings } from '../tokenizer/special-spellings.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import type { ConstraintChecks } from './constraint-checks.ts'
 import type { GenerationDefaults } from './engine-request.ts'
 import type { Piece } from './generation.ts'
 import type { GenerationHost, Generations } from './generations.ts'
@@ -25,6 +26,8 @@ export interface OpenAiLimits extends HttpLimits, RequestLimits {
   queueReportMs: number
   /** Long prompts that may be on their way to tokens; further ones are refused with 429. */
   encodingsMax: number
+  /** Schemas of which it is being found out whether they can be kept; further ones are refused with 429. */
+  checksMax: number
 }
 
 /** A name under which the engine's model is served. */
@@ -39,6 +42,7 @@ export interface Endpoint extends GenerationHost {
   tokenizer: Tokenizer
   template: ChatTemplate | undefined
   encoder: PromptEncoder
+  checks: ConstraintChecks
   spellings: SpecialSpellings
   tokenTexts: TokenTexts
   models: readonly ServedModel[]

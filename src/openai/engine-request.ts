@@ -3,6 +3,7 @@ import type { GenerationFields } from '../api/fields.ts'
 import { deriveSeed } from '../base/random.ts'
 import { Problem } from '../http/problem.ts'
 import type { EngineRequest, Sampling } from '../serve/request.ts'
+import type { ConstraintChecks } from './constraint-checks.ts'
 import { constraintOf } from './response-format.ts'
 
 /** What a model's generation_config says; OpenAI's defaults fill the rest. */
@@ -26,19 +27,20 @@ export interface RequestFrame extends Asker {
   endTokens: readonly number[]
   /** Tokens that the model knows; ids in the body lie below it. */
   vocabularySize: number
+  checks: ConstraintChecks
 }
 
 /** The fields of the body as the engine wants them, but for the prompt and what differs between choices. */
 export type RequestBase = Omit<EngineRequest, 'id' | 'prompt' | 'maxTokens'>
 
-export function requestBase(body: GenerationFields, frame: RequestFrame): RequestBase {
+export async function requestBase(body: GenerationFields, frame: RequestFrame): Promise<RequestBase> {
   const base: RequestBase = {
     ...ending(body, frame),
     sampling: sampling(body, frame),
     tenant: frame.tenant,
     priority: body.priority ?? 0,
   }
-  const constraint = constraintOf(body)
+  const constraint = await constraintOf(body, frame.checks)
   if (constraint !== undefined) base.constraint = constraint
   if (frame.adapter !== undefined) base.adapter = frame.adapter
   if (body.cache_salt !== undefined) base.cacheSalt = body.cache_salt

@@ -111,6 +111,10 @@ export function unavailable(): Problem {
   )
 }
 
+export function tooManySchemas(): Problem {
+  return retryLater(429, 'queue_full', 'Too many schemas are waiting to be read.')
+}
+
 /** The wait stands in the message too: an error inside a stream comes too late for headers. */
 function retryLater(status: 429 | 503, code: string, message: string, ms = 0): Problem {
   // The header counts whole seconds; zero would invite a loop.

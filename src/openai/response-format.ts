@@ -1,19 +1,23 @@
 import type { GenerationFields } from '../api/fields.ts'
-import { type Constraint, checkConstraint } from '../constrain/constraint.ts'
+import type { Constraint } from '../constrain/constraint.ts'
 import type { Pattern } from '../constrain/pattern.ts'
 import { Problem } from '../http/problem.ts'
+import type { ConstraintChecks } from './constraint-checks.ts'
 
 const schemaField = 'response_format.json_schema.schema'
 
-/** What `response_format` holds the text to. Throws the {@link Problem} that names what cannot be kept. */
-export function constraintOf(body: GenerationFields): Constraint | undefined {
+/** What `response_format` holds the text to. Rejects with the {@link Problem} that names what cannot be kept. */
+export async function constraintOf(
+  body: GenerationFields,
+  checks: ConstraintChecks,
+): Promise<Constraint | undefined> {
   const { response_format: format } = body
   if (format === undefined || format.type === 'text') return undefined
   checkEnding(body, 'response_format', 'the end of the JSON is the end of the text')
   const schema = format.type === 'json_schema' ? format.json_schema.schema : undefined
   if (schema === undefined) return { kind: 'json' }
   const constraint: Constraint = { kind: 'json', schema }
-  const verdict = checkConstraint(constraint)
+  const verdict = await checks.check(constraint)
   if (verdict.ok) return constraint
   const { path, message } = verdict
   const named = path === '' ? 'The schema' : path.slice(0, 500)

@@ -16,6 +16,7 @@ import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { type AdapterAccess, adapterRoutes } from './adapters.ts'
 import { Authentication, anonymous } from './authentication.ts'
 import { Calls, callRoute } from './calls.ts'
+import { ConstraintChecks, type RemoteCheck } from './constraint-checks.ts'
 import type { Endpoint, OpenAiLimits, ServedModel } from './endpoint.ts'
 import type { GenerationDefaults } from './engine-request.ts'
 import { Metrics } from './metrics.ts'
@@ -31,6 +32,7 @@ export const openAiLimits: OpenAiLimits = {
   gaugesMs: 2000,
   queueReportMs: 1000,
   encodingsMax: 64,
+  checksMax: 32,
 }
 
 export interface OpenAiServerOptions {
@@ -47,6 +49,8 @@ export interface OpenAiServerOptions {
   gatewayKeys?: readonly string[]
   /** Encodes long prompts on another thread; without it they hold up this one. */
   encodeLong?: RemoteEncode
+  /** The same for schemas and tools: whether answers can be held to them. */
+  checkConstraint?: RemoteCheck
   /** What requests leave out: the model's generation_config. */
   defaults?: GenerationDefaults
   /** Tokens that end an answer; the tokenizer's own when absent. */
@@ -94,6 +98,7 @@ export function createOpenAiServer(options: OpenAiServerOptions): OpenAiServer {
     metrics: new Metrics(),
     clock: options.clock ?? systemClock,
     encoder: new PromptEncoder(tokenizer, options.encodeLong, limits.encodingsMax),
+    checks: new ConstraintChecks(options.checkConstraint, limits.checksMax),
     spellings: new SpecialSpellings(tokenizer),
     tokenTexts: new TokenTexts(tokenizer),
     defaults: options.defaults ?? {},

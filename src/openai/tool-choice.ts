@@ -4,11 +4,12 @@
  * function, any number of calls.
  */
 import type { ChatRequest } from '../api/chat.ts'
-import { type Constraint, checkConstraint } from '../constrain/constraint.ts'
+import type { Constraint } from '../constrain/constraint.ts'
 import type { Pattern } from '../constrain/pattern.ts'
 import { Problem } from '../http/problem.ts'
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import type { ConstraintChecks } from './constraint-checks.ts'
 import { harmonyMarks } from './harmony.ts'
 import { checkEnding, heldFormat } from './response-format.ts'
 import { argumentsMark, type CallForm, callFormsOf, listMark, pythonMark, tag } from './tool-calls.ts'
@@ -34,12 +35,13 @@ export function namedFunction({ tool_choice }: ChatRequest): string | undefined 
   return typeof tool_choice === 'object' ? tool_choice.function.name : undefined
 }
 
-/** Throws the {@link Problem} that names what cannot be kept. */
-export function callConstraint(
+/** Rejects with the {@link Problem} that names what cannot be kept. */
+export async function callConstraint(
   body: ChatRequest,
   template: ChatTemplate,
   tokenizer: Tokenizer,
-): Constraint | undefined {
+  checks: ConstraintChecks,
+): Promise<Constraint | undefined> {
   if (!mayCall(body)) return undefined
   const named = namedFunction(body)
   const mustCall = body.tool_choice === 'required' || named !== undefined
@@ -51,11 +53,14 @@ export function callConstraint(
     mustCall || (single && !forms.includes('channels')) || format !== undefined || body.tools!.some(isStrict)
   if (!isHeld) return undefined
   checkEnding(body, 'tools', 'the end of a call could not be told')
-  const callables = body.tools!.flatMap((tool, i): Callable[] => {
+  const callables: Callable[] = []
+  // One at a time: a request of many functions takes no more of the queue than another.
+  for (const [i, tool] of body.tools!.entries()) {
     const { name } = tool.function
-    if (named !== undefined && name !== named) return []
-    return [{ name, given: argumentsOf(tool, mustCall, `tools.${i}.function.parameters`) }]
-  })
+    if (named !== undefined && name !== named) continue
+    const given = await argumentsOf(tool, mustCall, `tools.${i}.function.parameters`, checks)
+    callables.push({ name, given })
+  }
   const marked = markedBy(tokenizer)
   const isNamedList = Object.values(template.sources).some((source) => source.includes(argumentsMark))
   const writings = forms.map((form): Writing => {
@@ -68,7 +73,7 @@ export function callConstraint(
     ? heldInChannels(writings[0]!.calls, mustCall, format, marked)
     : held(writings, forms, mustCall, format)
   const constraint: Constraint = { kind: 'text', pattern }
-  const verdict = checkConstraint(constraint)
+  const verdict = await checks.check(constraint)
   if (verdict.ok) return constraint
   throw refused('tools', `The functions together: ${verdict.message}`)
 }
@@ -83,20 +88,25 @@ function isStrict(tool: Tool): boolean {
 }
 
 /** What a strict function takes is kept to the letter or refused; what another one takes as far as it can be. */
-function argumentsOf(tool: Tool, mustCall: boolean, param: string): Pattern {
+async function argumentsOf(
+  tool: Tool,
+  mustCall: boolean,
+  param: string,
+  checks: ConstraintChecks,
+): Promise<Pattern> {
   const { parameters } = tool.function
   // As OpenAI reads it: a function of no parameters.
   if (parameters === undefined) return { json: { type: 'object', properties: {} } }
   if (isStrict(tool)) {
     if (parameters.type !== 'object') throw refused(param, "A strict function's schema has the type object.")
-    const verdict = checkConstraint({ kind: 'json', schema: parameters })
+    const verdict = await checks.check({ kind: 'json', schema: parameters })
     if (verdict.ok) return { json: parameters }
     throw refused(param, `${verdict.path.slice(0, 500) || 'The schema'}: ${verdict.message}`)
   }
   const schema = mustCall ? asObject(parameters) : undefined
   const loosely: Constraint = { kind: 'text', pattern: { json: schema, loose: true } }
-  if (schema !== undefined && checkConstraint({ kind: 'json', schema }).ok) return { json: schema }
-  if (schema !== undefined && checkConstraint(loosely).ok) return { json: schema, loose: true }
+  if (schema !== undefined && (await checks.check({ kind: 'json', schema })).ok) return { json: schema }
+  if (schema !== undefined && (await checks.check(loosely)).ok) return { json: schema, loose: true }
   return { json: { type: 'object' } }
 }
 

@@ -7,6 +7,7 @@ import { Random } from '../../src/base/random.ts'
 import { Constraints, type TokenTexts } from '../../src/constrain/constraint.ts'
 import { specialBytes, textBytes } from '../../src/constrain/token-bytes.ts'
 import type { WrittenCall } from '../../src/openai/answer-reader.ts'
+import { ConstraintChecks } from '../../src/openai/constraint-checks.ts'
 import { HarmonyReader, harmonyMarks, openAnswer, speaksHarmony } from '../../src/openai/harmony.ts'
 import { callFormsOf } from '../../src/openai/tool-calls.ts'
 import { callConstraint, formatInChannels } from '../../src/openai/tool-choice.ts'
@@ -270,19 +271,18 @@ describe('held', () => {
   const tool = (strict: boolean) => [
     { type: 'function', function: { name: 'weather', parameters: schema, strict } },
   ]
-  const takesOf = (constraint: ReturnType<typeof callConstraint>) => (said: string) => {
+  const takesOf = (constraint: Awaited<ReturnType<typeof callConstraint>>) => (said: string) => {
     const text = new Constraints(() => vocabulary).follow(constraint!)!
     const ids = said
       .split(/(<\|\w+\|>)/)
       .flatMap((part) => (marks.some((mark) => mark === part) ? [tokenizer.idOf(part)!] : bytes(part)))
     return ids.every((id) => text.advance(id)) && text.mayEnd
   }
+  const held = (fields: object) => callConstraint(parse(fields), template, tokenizer, new ConstraintChecks())
   const bare = (text: string) => text.replace('<|start|>assistant', '')
 
-  test('to calls: thinking may come first, arguments fit the schema', () => {
-    const takes = takesOf(
-      callConstraint(parse({ tools: tool(false), tool_choice: 'required' }), template, tokenizer),
-    )
+  test('to calls: thinking may come first, arguments fit the schema', async () => {
+    const takes = takesOf(await held({ tools: tool(false), tool_choice: 'required' }))
     expect(takes(bare(call()))).toBe(true)
     expect(takes(`${thought}${call()}`)).toBe(true)
     expect(takes(bare(call('{"city": "Bonn"}')))).toBe(false)
@@ -290,14 +290,13 @@ describe('held', () => {
     expect(takes('{"city": "Seoul"}')).toBe(false)
   })
 
-  test('to strict functions: an answer is free, a call is not', () => {
-    const takes = takesOf(callConstraint(parse({ tools: tool(true) }), template, tokenizer))
+  test('to strict functions: an answer is free, a call is not', async () => {
+    const takes = takesOf(await held({ tools: tool(true) }))
     expect(takes(`${thought}${final('Anything, {"city": 1}.')}`)).toBe(true)
     expect(takes(`${thought}${call()}`)).toBe(true)
     expect(takes(`${thought}${call('{"city": 1}')}`)).toBe(false)
     // One call ends the answer, so nothing is held for that.
-    const single = parse({ tools: tool(false), parallel_tool_calls: false })
-    expect(callConstraint(single, template, tokenizer)).toBeUndefined()
+    expect(await held({ tools: tool(false), parallel_tool_calls: false })).toBeUndefined()
   })
 
   test('to JSON: on the final channel, behind free thinking', () => {

@@ -6,6 +6,7 @@ import { requestLimits } from '../../src/api/limits.ts'
 import { Random } from '../../src/base/random.ts'
 import { Constraints, type TokenTexts } from '../../src/constrain/constraint.ts'
 import { specialBytes, textBytes } from '../../src/constrain/token-bytes.ts'
+import { ConstraintChecks } from '../../src/openai/constraint-checks.ts'
 import { CallReader, callFormsOf } from '../../src/openai/tool-calls.ts'
 import { callConstraint } from '../../src/openai/tool-choice.ts'
 import { ChatTemplate } from '../../src/tokenizer/chat-template.ts'
@@ -43,11 +44,11 @@ const schema = chatRequest(requestLimits)
 const messages = [{ role: 'user' as const, content: 'hi' }]
 
 /** A text under what the fields ask for; tokens are bytes, and the marks where `known`. */
-function texts(fields: object, source: string, known: boolean) {
+async function texts(fields: object, source: string, known: boolean) {
   const tokenizer = byteTokenizer(known ? marks : [])
   const body = schema.parse({ model, messages, ...fields })
   const template = new ChatTemplate(source)
-  const constraint = callConstraint(body, template, tokenizer)
+  const constraint = await callConstraint(body, template, tokenizer, new ConstraintChecks())
   const spelt = Array.from({ length: tokenizer.vocabularySize }, (_, token) => tokenizer.textOf(token) ?? '')
   const vocabulary: TokenTexts = spelt.map((text, token) => {
     if (token < 256) return textBytes(Uint8Array.of(token))
@@ -72,7 +73,7 @@ function texts(fields: object, source: string, known: boolean) {
 }
 
 /** Says something at random to its end, sooner or later; undefined when it does not come. */
-function walk({ begin, spellingOf }: ReturnType<typeof texts>, random: Random): string | undefined {
+function walk({ begin, spellingOf }: Awaited<ReturnType<typeof texts>>, random: Random): string | undefined {
   const text = begin()
   const said: Buffer[] = []
   for (let count = 0; count < 500; count++) {
@@ -95,7 +96,7 @@ function walk({ begin, spellingOf }: ReturnType<typeof texts>, random: Random): 
 const cases = families.flatMap((family) => [true, false].map((known) => ({ ...family, known })))
 
 describe.each(cases)('in the form $family (marks as tokens: $known)', ({ source, known }) => {
-  test('whatever an answer that must call says, it is calls and nothing else, and their arguments fit', () => {
+  test('whatever an answer that must call says, it is calls and nothing else, and their arguments fit', async () => {
     const wishes = [
       { fields: { tool_choice: 'required' }, most: 100, names: Object.keys(schemas) },
       {
@@ -106,7 +107,7 @@ describe.each(cases)('in the form $family (marks as tokens: $known)', ({ source,
       { fields: { tool_choice: functionOf('days'), parallel_tool_calls: false }, most: 1, names: ['days'] },
     ]
     for (const { fields, most, names } of wishes) {
-      const held = texts({ tools, ...fields }, source, known)
+      const held = await texts({ tools, ...fields }, source, known)
       const seen = new Set<string>()
       for (let seed = 0; seed < 25; seed++) {
         const said = walk(held, new Random(seed))
@@ -124,8 +125,8 @@ describe.each(cases)('in the form $family (marks as tokens: $known)', ({ source,
     }
   })
 
-  test('an answer that may call strict functions says anything, but no call that does not fit', () => {
-    const held = texts({ tools: strictTools }, source, known)
+  test('an answer that may call strict functions says anything, but no call that does not fit', async () => {
+    const held = await texts({ tools: strictTools }, source, known)
     for (const said of ['', 'Hello.', '3 < 4, <tool', ' a [1] {b} '])
       expect(held.takes(said), said).toBe(true)
     for (let seed = 0; seed < 25; seed++) {
@@ -149,21 +150,23 @@ function callIn(source: string, name: string, given: string): string {
   return `Well.\n<tool_call>\n{"name": "${name}", "arguments": ${given}}\n</tool_call>`
 }
 
-test('nothing is held where the model is free, and a single call of any arguments where only their number is asked', () => {
+test('nothing is held where the model is free, and a single call of any arguments where only their number is asked', async () => {
   const { source } = families[0]!
-  expect(texts({ tools }, source, true).constraint).toBeUndefined()
-  expect(texts({ tools: strictTools, tool_choice: 'none' }, source, true).constraint).toBeUndefined()
-  const single = texts({ tools, parallel_tool_calls: false }, source, true)
+  expect((await texts({ tools }, source, true)).constraint).toBeUndefined()
+  expect((await texts({ tools: strictTools, tool_choice: 'none' }, source, true)).constraint).toBeUndefined()
+  const single = await texts({ tools, parallel_tool_calls: false }, source, true)
   const call = callIn(source, 'weather', '{"any": [1]}')
   expect(single.takes(call)).toBe(true)
   expect(single.takes(`${call}\n${call}`)).toBe(false)
-  expect(texts({ tools: strictTools }, source, true).takes(callIn(source, 'now', '{}').repeat(2))).toBe(false)
+  expect(
+    (await texts({ tools: strictTools }, source, true)).takes(callIn(source, 'now', '{}').repeat(2)),
+  ).toBe(false)
 })
 
-test('a function that is not strict is held as far as its schema can be, and to an object at least', () => {
+test('a function that is not strict is held as far as its schema can be, and to an object at least', async () => {
   const loosely = (parameters: Record<string, unknown>) =>
     texts({ tools: [functionOf('f', parameters)], tool_choice: 'required' }, families[3]!.source, true)
-  const bounded = loosely({
+  const bounded = await loosely({
     type: 'object',
     properties: { a: { type: 'integer', multipleOf: 3 } },
     required: ['a'],
@@ -171,20 +174,22 @@ test('a function that is not strict is held as far as its schema can be, and to 
   expect(bounded.takes('{"name": "f", "parameters": {"a": 1}}')).toBe(true)
   expect(bounded.takes('{"name": "f", "parameters": {"a": "1"}}')).toBe(false)
   for (const parameters of [{}, { $ref: '#/$defs/none' }, { enum: [1] }, { allOf: [{}, {}] }]) {
-    const free = loosely(parameters)
+    const free = await loosely(parameters)
     expect(free.takes('{"name": "f", "parameters": {"b": []}}')).toBe(true)
     expect(free.takes('{"name": "f", "parameters": 1}')).toBe(false)
   }
 })
 
-test('beside response_format an answer is that JSON or calls', () => {
+test('beside response_format an answer is that JSON or calls', async () => {
   const response_format = { type: 'json_schema', json_schema: { name: 'n', schema: { type: 'integer' } } }
   const { source } = families[0]!
-  const either = texts({ tools, response_format }, source, true)
+  const either = await texts({ tools, response_format }, source, true)
   expect(either.takes('12')).toBe(true)
   expect(either.takes('twelve')).toBe(false)
   expect(either.takes('<tool_call>{"name": "now", "arguments": {}}</tool_call>')).toBe(true)
-  expect(texts({ tools, response_format, tool_choice: 'required' }, source, true).takes('12')).toBe(false)
+  expect((await texts({ tools, response_format, tool_choice: 'required' }, source, true)).takes('12')).toBe(
+    false,
+  )
 })
 
 describe('through the official client', () => {

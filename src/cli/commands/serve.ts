@@ -7,6 +7,7 @@ import { createLogger } from '../../base/log.ts'
 import { createOpenAiServer } from '../../openai/server.ts'
 import { UsageLog } from '../../openai/usage-log.ts'
 import type { Pooling } from '../../serve/request.ts'
+import { ConstraintThread } from '../constraint-maker.ts'
 import { EncoderThread } from '../encoder.ts'
 import { damageIn, type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
 import { type ListenFlags, listen, refuseOpenDoor, withListenOptions } from '../listening.ts'
@@ -82,6 +83,7 @@ export async function serveUntilStopped(
   const adapters = (flags.adapter ?? []).map((given) => adapterOf(given, name))
   const stop = shutdownSignal()
   const encoder = new EncoderThread(model.path)
+  const constraints = new ConstraintThread(model.path)
   const engine = await launchEngine(model.path, flags, {
     signal: stop.signal,
     adapters: adapters.map(({ folder }) => folder),
@@ -93,6 +95,7 @@ export async function serveUntilStopped(
     ...(usageLog !== undefined && { usageLog }),
     tokenizer: model.tokenizer,
     encodeLong: (text, options) => encoder.encode(text, options),
+    checkConstraint: (constraint) => constraints.check(constraint),
     ...(model.template !== undefined && { template: model.template }),
     models: [{ id: name, created: Math.floor(systemClock.unixMs() / 1000) }],
     ...(apiKeys.length > 0 && { apiKeys }),
@@ -119,6 +122,7 @@ export async function serveUntilStopped(
     await engine.close(0)
     usageLog?.close()
     await encoder.close()
+    await constraints.close()
     stop.dispose()
   }
 }
