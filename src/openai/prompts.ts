@@ -20,13 +20,16 @@ export type RemoteEncode = (text: string, options: EncodeOptions) => Promise<Arr
 /** Longer texts leave this thread, where there is another: so many characters take a millisecond or two. */
 const inlineCharactersMax = 4096
 
+/** Of shorter texts it is told how many tokens they have, and not only that they are too many. */
+const countedCharactersMax = 65_536
+
 /**
  * Encodes prompts. A text that cannot fit is refused before the time of encoding it is spent; a long one is
  * encoded elsewhere, so that streams go on meanwhile.
  */
 export class PromptEncoder {
   readonly #tokenizer: Tokenizer
-  readonly #longestPiece: number
+  readonly #fewest: FewestTokens
   readonly #remote: RemoteEncode | undefined
   readonly #remoteMax: number
   #remoteCount = 0
@@ -36,17 +39,15 @@ export class PromptEncoder {
     this.#tokenizer = tokenizer
     this.#remote = remote
     this.#remoteMax = remoteMax
-    // Pieces are at least as long as the text they stand for, and unlike bytes they need no decoding.
-    let longest = 1
-    for (let token = 0; token < tokenizer.vocabularySize; token++) {
-      longest = Math.max(longest, tokenizer.textOf(token)?.length ?? 0)
-    }
-    this.#longestPiece = longest
+    this.#fewest = new FewestTokens(tokenizer)
   }
 
   /** Throws the {@link Problem} where it needs more tokens than the context even if all were the longest ones. */
-  checkLength(text: string, info: EngineInfo, field: string, isEmbedded = false): void {
-    if (text.length <= info.contextMax * this.#longestPiece) return
+  checkLength(text: string, { contextMax }: EngineInfo, field: string, isEmbedded = false): void {
+    if (text.length <= contextMax * this.#fewest.longestPiece) {
+      // One more, for a sum of fractions is not exact.
+      if (text.length <= countedCharactersMax || this.#fewest.of(text) <= contextMax + 1) return
+    }
     const name = isEmbedded ? 'input' : 'prompt'
     throw contextTooLong(field, `The ${name} of ${text.length} characters exceeds the model context.`)
   }
@@ -74,6 +75,54 @@ export class PromptEncoder {
       this.#remoteCount--
     }
   }
+}
+
+/**
+ * How many tokens a text has at least. Pieces are at least as long as the text they stand for, and unlike bytes they need
+ * no decoding: so each character of a text is a part of a token, and not less of it than in the longest piece it occurs in.
+ */
+export class FewestTokens {
+  readonly longestPiece: number
+  /** By the code of a character of ASCII; what is not told apart has the least. */
+  readonly #shares: Float64Array
+
+  constructor(tokenizer: Pick<Tokenizer, 'vocabularySize' | 'textOf'>) {
+    let longest = 1
+    const longestWith = new Float64Array(128)
+    const note = (code: number, length: number) => {
+      if (length > longestWith[code]!) longestWith[code] = length
+    }
+    for (let token = 0; token < tokenizer.vocabularySize; token++) {
+      const piece = tokenizer.textOf(token) ?? ''
+      longest = Math.max(longest, piece.length)
+      for (let at = 0; at < piece.length; at++) {
+        const code = piece.charCodeAt(at)
+        if (!isVisible(code)) continue
+        note(code, piece.length)
+        // A tokenizer may write letters in one case.
+        if (isLetter(code)) note(code ^ 0x20, piece.length)
+      }
+    }
+    this.longestPiece = longest
+    this.#shares = longestWith.map((length) => 1 / (length || longest))
+  }
+
+  of(text: string): number {
+    const least = 1 / this.longestPiece
+    let tokens = 0
+    for (let at = 0; at < text.length; at++) tokens += this.#shares[text.charCodeAt(at)] ?? least
+    return tokens
+  }
+}
+
+/** Characters that byte-level pieces write as they are, and others too. */
+function isVisible(code: number): boolean {
+  return code > 0x20 && code < 0x7f
+}
+
+function isLetter(code: number): boolean {
+  const lower = code | 0x20
+  return lower >= 0x61 && lower <= 0x7a
 }
 
 export interface EncodedPrompt {
