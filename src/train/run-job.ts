@@ -217,7 +217,7 @@ class JobRun implements Disposable {
   readonly #writer: CheckpointWriter
   readonly #publisher: Publisher | undefined
   #evaluated: number | undefined
-  /** The last step updated the weights. What led to a bad one may lie in them already: they are not kept. */
+  /** The last step made numbers. What led to one that did not may lie in the weights already: they are not kept. */
   #isGood = true
   /** Steps of the checkpoint that the run went back to, until a step succeeds. */
   #wentBackTo: number | undefined
@@ -328,15 +328,16 @@ class JobRun implements Disposable {
       if (earlier !== undefined) this.#callbacks.onNote?.(unequal(earlier, report))
       this.#callbacks.onStep?.(report)
       const { stepsDone } = this.#trainer
-      if (this.#isGood) this.#publisher?.afterStep(stepsDone)
-      else if (stepsDone === steps) throw endedBadly(report, (await this.#newest())?.folder)
+      const isUpdated = report.outcome === 'updated'
+      if (isUpdated) this.#publisher?.afterStep(stepsDone)
       stopping = await this.#any(signal.aborted)
       const isAsked = await this.#any(this.#isFirst && existsSync(emergencyNote(out)))
       if (isAsked && this.#mayRest && this.#isGood) await this.#saveOnDemand()
       if (!stopping || stepsDone === steps) await this.#evaluateIfDue(evaluations)
+      if (stepsDone === steps && !this.#isGood) await this.#refuseBadEnd(report)
       isStale = await this.#any(this.#isFirst && this.#isStale)
       const isDue = stepsDone % checkpoint.every === 0 && stepsDone < steps
-      if (isDue && this.#isGood) await this.#writer.save(this.#state())
+      if (isDue && isUpdated) await this.#writer.save(this.#state())
     }
     const { stepsDone } = this.#trainer
     if (!this.#isGood) return await this.#stoppedBadly()
@@ -351,6 +352,16 @@ class JobRun implements Disposable {
       best: bestFolder(this.#root, this.#best),
       stoppedEarly: isOver && stepsDone < steps,
     }
+  }
+
+  /**
+   * The last step could not be used. Where the one before it could, and the held-out loss is a number, its batch was at
+   * fault; throws where the weights may be what makes no number.
+   */
+  async #refuseBadEnd(report: StepReport): Promise<void> {
+    const heldOut = this.#evaluated === this.#trainer.stepsDone ? this.#validationLoss : undefined
+    this.#isGood = this.#trainer.guard.skippedInRow === 1 && (heldOut === undefined || Number.isFinite(heldOut))
+    if (!this.#isGood) throw endedBadly(report, (await this.#newest())?.folder)
   }
 
   /** Asked to stop after a step that could not be used: the next life begins at the newest checkpoint. */
@@ -404,8 +415,9 @@ class JobRun implements Disposable {
     // How long answers took does not hang on the threads of a step.
     const { rollout_seconds = 0, grading_seconds = 0 } = report.metrics
     choice.took(report.elapsedMs - 1000 * (rollout_seconds + grading_seconds))
-    this.#isGood = report.outcome === 'updated'
-    if (this.#isGood) this.#wentBackTo = undefined
+    // A spike says nothing against the weights.
+    this.#isGood = Number.isFinite(report.loss) && Number.isFinite(report.gradientNorm)
+    if (report.outcome === 'updated') this.#wentBackTo = undefined
     if (report.outcome === 'rolled_back') await this.#goBack(report)
     if (report.outcome === 'stopped') throw diverged(report)
     return report

@@ -77,12 +77,24 @@ describe('after a step that could not be used', () => {
   const changes = { checkpoint: { every: 4 }, evaluate: { every: 100 }, faults: { skips: 60 } }
   const from = (first: number) => Array.from({ length: 12 - first }, (_, i) => first + i)
 
-  test('a run does not end well, and keeps nothing of it', async () => {
+  test('a run does not end well behind several, and keeps nothing of them', async () => {
     const checkpoints = join(root, 'ends-badly', 'out', 'checkpoints')
     const message = `its last step, 11, could not be used (loss NaN, gradient's length NaN), so what it ended with is not kept; the newest checkpoint is ${join(checkpoints, 'step-000008')}`
     await expect(run('ends-badly', poisoned(from(9), Number.NaN), changes)).rejects.toThrow(message)
     expect(checkpointNames(checkpoints)).toEqual(['step-000004', 'step-000008'])
     expect(readLedger(join(root, 'ends-badly', 'out')).get(11)).toMatchObject({ outcome: 'skipped' })
+  })
+
+  test('a run ends well behind a single one, whose batch was at fault', async () => {
+    for (const evaluate of [{ every: 100 }, undefined]) {
+      const folder = evaluate === undefined ? 'one-unseen' : 'one'
+      const { result } = await run(folder, poisoned([11], Number.NaN), { ...changes, evaluate })
+      expect(result).toMatchObject({ outcome: 'finished', stepsDone: 12 })
+    }
+    const spikes = { ...changes, steps: 30, faults: { spike_factor: 10 } }
+    const { result, actions } = await run('ends-with-a-spike', poisoned([28, 29], 1000), spikes)
+    expect(actions.map(([step]) => step)).toEqual([28, 29])
+    expect(result).toMatchObject({ outcome: 'finished', stepsDone: 30 })
   })
 
   test('weights that a step has made useless are not kept at the end', async () => {
