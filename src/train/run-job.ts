@@ -47,7 +47,7 @@ import type { JobCallbacks, JobResult, JobStart } from './run-callbacks.ts'
 import { diverged, endedBadly, refuseUnshared, stoppedWithNothing, unequal } from './run-refusals.ts'
 import { rowsOf, type StepSamples } from './step-samples.ts'
 import { ThreadChoice } from './thread-choice.ts'
-import { type StepReport, Trainer } from './trainer.ts'
+import { GivenUp, type StepReport, Trainer } from './trainer.ts'
 
 /** While this file is in the job's folder, the job is asked to save after the step in hand; it removes the file then. */
 export function emergencyNote(out: string): string {
@@ -319,7 +319,7 @@ class JobRun implements Disposable {
     const choice = this.#threadChoice()
     const ledger = this.#isFirst ? new StepLedger(out, this.#trainer.stepsDone) : undefined
     // An interruption comes before the evaluation that is due: saving does not wait for it.
-    await this.#evaluateIfDue(evaluations)
+    await this.#evaluateIfDue(evaluations, signal)
     let stopping = await this.#any(signal.aborted)
     let isStale = await this.#any(this.#isFirst && this.#isStale)
     while (this.#trainer.stepsDone < steps && !(isStale && this.#isGood) && !(stopping && this.#mayRest)) {
@@ -333,7 +333,8 @@ class JobRun implements Disposable {
       stopping = await this.#any(signal.aborted)
       const isAsked = await this.#any(this.#isFirst && existsSync(emergencyNote(out)))
       if (isAsked && this.#mayRest && this.#isGood) await this.#saveOnDemand()
-      if (!stopping || stepsDone === steps) await this.#evaluateIfDue(evaluations)
+      if (!stopping || stepsDone === steps)
+        stopping = (await this.#evaluateIfDue(evaluations, signal)) === 'given up' || stopping
       if (stepsDone === steps && !this.#isGood) await this.#refuseBadEnd(report)
       isStale = await this.#any(this.#isFirst && this.#isStale)
       const isDue = stepsDone % checkpoint.every === 0 && stepsDone < steps
@@ -469,20 +470,26 @@ class JobRun implements Disposable {
     return isStale(this.#job, { stepsDone: this.#trainer.stepsDone, best: this.#best })
   }
 
-  async #evaluateIfDue(evaluations: Evaluations): Promise<void> {
+  async #evaluateIfDue(evaluations: Evaluations, signal: AbortSignal): Promise<'given up' | undefined> {
     const { steps, evaluate, model } = this.#job
     const { stepsDone } = this.#trainer
     // A model that was there before is measured first: what training has to beat.
     const isDue = stepsDone > 0 || 'from' in model
     if (!isDue || this.#evaluated === stepsDone) return
-    if (stepsDone === steps) await this.#evaluate(evaluations, evaluate.final_batches ?? evaluate.batches)
-    else if (stepsDone % evaluate.every === 0) await this.#evaluate(evaluations, evaluate.batches)
+    try {
+      // No life comes after the last step that would make up for this one.
+      if (stepsDone === steps) await this.#evaluate(evaluations, evaluate.final_batches ?? evaluate.batches)
+      else if (stepsDone % evaluate.every === 0) await this.#evaluate(evaluations, evaluate.batches, signal)
+    } catch (error) {
+      if (!(error instanceof GivenUp)) throw error
+      return 'given up'
+    }
   }
 
-  async #evaluate(evaluations: Evaluations, batches: number): Promise<void> {
+  async #evaluate(evaluations: Evaluations, batches: number, signal?: AbortSignal): Promise<void> {
     if (!evaluations.any) return
     const { stepsDone } = this.#trainer
-    const evaluation = await evaluations.run(this.#trainer, batches)
+    const evaluation = await evaluations.run(this.#trainer, batches, signal)
     this.#validationLoss = evaluation.loss
     this.#evaluated = stepsDone
     const measure = evaluations.measure(evaluation)

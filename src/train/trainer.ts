@@ -4,6 +4,7 @@
  */
 import { assert } from '../base/assert.ts'
 import { type Clock, systemClock } from '../base/clock.ts'
+import { pausesUntil } from '../base/pauses.ts'
 import type { Device } from '../runtime/device.ts'
 import type { CallTime } from '../runtime/kernels.ts'
 import { type Batch, type BatchSource, supervisedCount } from './batch.ts'
@@ -73,6 +74,9 @@ interface Measured {
   norms: number[]
   gradientNorm: number
 }
+
+/** An evaluation that a stop has ended: the next life does it. */
+export class GivenUp extends Error {}
 
 export class Trainer implements Disposable {
   readonly parameters: Parameters
@@ -207,21 +211,33 @@ export class Trainer implements Disposable {
 
   /**
    * Mean loss over the first `count` batches of `source`; of tokens, in nats. Processes of a team take turns at the
-   * batches, and every one adds the same numbers in the same order.
+   * batches, and every one adds the same numbers in the same order. Throws GivenUp in all of them once `signal` is
+   * aborted in any, which is heard between two batches.
    */
-  async evaluate(source: BatchSource, count: number): Promise<number> {
+  async evaluate(source: BatchSource, count: number, signal?: AbortSignal): Promise<number> {
     this.#evaluation ??= this.#objective.graph(this.parameters, this.#device, this.#options.shape, 'evaluate')
     const { team } = this.#options
     const losses = new Float64Array(count)
     const tokens = new Float64Array(count)
-    for (let i = team?.rank ?? 0; i < count; i += team?.size ?? 1) {
+    // It does not end the work: processes of a team give up together.
+    const hearing = pausesUntil(undefined, () => new GivenUp())
+    for (let i = team?.rank ?? 0; i < count && signal?.aborted !== true; i += team?.size ?? 1) {
       const batch = source.at(i)
       losses[i] = await this.#evaluation.run(batch, 1)
       tokens[i] = this.#objective.count(batch)
+      await hearing()
     }
+    await this.giveUpIf(signal)
     for (const values of [losses, tokens]) await team?.share(values)
     const sum = (values: Float64Array) => values.reduce((total, value) => total + value, 0)
     return sum(losses) / sum(tokens)
+  }
+
+  /** Throws GivenUp in every process of the team once `signal` is aborted in one; all of them ask. */
+  async giveUpIf(signal: AbortSignal | undefined): Promise<void> {
+    if (signal === undefined) return
+    const { team } = this.#options
+    if (team === undefined ? signal.aborted : await team.any(signal.aborted)) throw new GivenUp()
   }
 
   dispose(): void {

@@ -33,6 +33,7 @@ import { saveStages } from '../../src/train/checkpoint-save.ts'
 import { loadingModel, loadModel } from '../../src/train/parameters.ts'
 import { emergencyNote, runTrainingJob } from '../../src/train/run-job.ts'
 import { Trainer } from '../../src/train/trainer.ts'
+import { RandomWindows } from '../../src/train/windows.ts'
 import { hashOf, tinyJob } from './tiny-job.ts'
 
 const root = mkdtempSync(join(tmpdir(), 'ropeway-train-'))
@@ -138,6 +139,26 @@ test('an interruption is saved before the evaluation that is due, which the next
   expect(evaluated).toEqual([])
   await runTrainingJob(tinyJob(folder, { evaluate: { every: 6, batches: 2 } }), { onEvaluation })
   expect(evaluated).toEqual([6, 12])
+})
+
+test('an interruption during an evaluation gives it up, is saved at once, and the next life evaluates', async () => {
+  const folder = join(root, 'interrupted-within')
+  const changes = { evaluate: { every: 6, batches: 1_000_000, final_batches: 2 }, checkpoint: { every: 100 } }
+  const count = vi.spyOn(RandomWindows.prototype, 'at')
+  onTestFinished(() => count.mockRestore())
+  const stop = new AbortController()
+  const evaluated: number[] = []
+  const onEvaluation = ({ stepsDone }: { stepsDone: number }) => evaluated.push(stepsDone)
+  // As a signal comes: by a turn of the event loop, while batches are measured.
+  const onStep = ({ step }: { step: number }) => step === 5 && setTimeout(() => stop.abort())
+  const stopped = await runTrainingJob(tinyJob(folder, changes), { onStep, onEvaluation }, stop.signal)
+  expect(stopped).toMatchObject({ outcome: 'stopped', stepsDone: 6 })
+  expect(evaluated).toEqual([])
+  expect(count.mock.calls.length).toBeLessThan(1_000_000)
+  const shorter = { ...changes, evaluate: { every: 6, batches: 2 } }
+  const result = await runTrainingJob(tinyJob(folder, shorter), { onEvaluation })
+  expect(evaluated).toEqual([6, 12])
+  expect(hashOf(result.folder)).toBe(uninterrupted)
 })
 
 test('a checkpoint that cannot be written is told, and the run goes on', async () => {

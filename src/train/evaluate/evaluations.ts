@@ -113,12 +113,16 @@ export class Evaluations {
     return measures.some((one) => one !== undefined) || this.#tasks.length > 0
   }
 
-  async run(trainer: Trainer, batches: number): Promise<Evaluation> {
+  /** Throws GivenUp between two of its parts, or two batches, once `signal` is aborted. */
+  async run(trainer: Trainer, batches: number, signal?: AbortSignal): Promise<Evaluation> {
     const { stepsDone } = trainer
-    const loss = this.#validation && (await trainer.evaluate(this.#validation, batches))
+    const loss = this.#validation && (await trainer.evaluate(this.#validation, batches, signal))
     const tasks: Record<string, number> = {}
-    for (const { task, questions, grade } of this.#tasks)
+    for (const { task, questions, grade } of this.#tasks) {
+      await trainer.giveUpIf(signal)
       tasks[task.name] = (await this.#right(trainer, task, questions, grade)) / questions.length
+    }
+    await trainer.giveUpIf(signal)
     const rewards = (await this.#heldOut?.(batches * this.#job.batch)) ?? {}
     const samples = await this.#samples(trainer)
     if (samples.length > 0) keepSamples(join(this.#job.out, panelName), samples)
