@@ -110,7 +110,7 @@ export class Publisher {
     await rename(temporary, folder)
     syncFolder(root)
     const version = await this.#name(folder)
-    await prune(root)
+    await prune(root, stepsDone)
     return { stepsDone, folder, version }
   }
 
@@ -135,12 +135,16 @@ export class Publisher {
   }
 }
 
-/** Older versions are loaded by nobody: the engine reads a folder once, and again only after it died. */
-async function prune(root: string): Promise<void> {
+/**
+ * Older versions than that of `stepsDone` are loaded by nobody: the engine reads a folder once, and again only after it
+ * died. Those of later steps are of a life whose end was lost, and do not count.
+ */
+async function prune(root: string, stepsDone: number): Promise<void> {
   if (!existsSync(root)) return
   const names = readdirSync(root).filter((name) => /^step-\d+$/.test(name))
-  names.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5)))
-  for (const name of names.slice(0, -keptMax)) await rm(join(root, name), { recursive: true, force: true })
+  const until = names.filter((name) => Number(name.slice(5)) <= stepsDone)
+  until.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5)))
+  for (const name of until.slice(0, -keptMax)) await rm(join(root, name), { recursive: true, force: true })
 }
 
 const engineHere = 'http://127.0.0.1:8000'
