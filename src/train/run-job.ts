@@ -361,7 +361,8 @@ class JobRun implements Disposable {
    */
   async #refuseBadEnd(report: StepReport): Promise<void> {
     const heldOut = this.#evaluated === this.#trainer.stepsDone ? this.#validationLoss : undefined
-    this.#isGood = this.#trainer.guard.skippedInRow === 1 && (heldOut === undefined || Number.isFinite(heldOut))
+    this.#isGood =
+      this.#trainer.guard.skippedInRow === 1 && (heldOut === undefined || Number.isFinite(heldOut))
     if (!this.#isGood) throw endedBadly(report, (await this.#newest())?.folder)
   }
 
