@@ -176,7 +176,9 @@ def upload_checkpoint(path=None, step=None):
     _replace(source, os.path.join(root, name))
     run._emit("checkpoint", step=step, folder="checkpoints/" + name)
     if run.keep is not None:
-        for _, old in _found(run.output)[: -run.keep]:
+        # Those of later steps are damaged, or the program would have gone on from them: they neither count nor go.
+        until = [old for at, old in _found(run.output) if at <= step]
+        for old in until[: -run.keep]:
             _discard(old)
     return os.path.join(root, name)
 

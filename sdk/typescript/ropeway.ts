@@ -172,7 +172,9 @@ export function uploadCheckpoint(path?: string, at?: number): string {
   const target = join(root, name)
   replaceFolder(source, target)
   emit('checkpoint', { step: number, folder: `checkpoints/${name}` })
-  if (keep !== undefined) for (const old of found(output).slice(0, -keep)) discard(old.folder)
+  // Those of later steps are damaged, or the program would have gone on from them: they neither count nor go.
+  const until = found(output).filter((one) => one.step <= number)
+  if (keep !== undefined) for (const old of until.slice(0, -keep)) discard(old.folder)
   return target
 }
 

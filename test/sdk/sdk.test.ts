@@ -1,7 +1,7 @@
 /** Both SDKs, under `ropeway train FILE --here` and without any service: the same program, the same results. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
@@ -92,6 +92,19 @@ for (const [language, command] of Object.entries(languages)) {
       expect((await newestWhole(place.out, () => undefined))?.step).toBe(12)
     },
   )
+
+  run(`${language}: damaged checkpoints of later steps take no new one's place`, async () => {
+    using place = room()
+    const later = [13, 14, 15]
+    for (const step of later) {
+      const folder = join(place.out, 'checkpoints', `step-0000${step}`)
+      mkdirSync(folder, { recursive: true })
+      writeFileSync(join(folder, 'state.json'), '{"state": 5}')
+    }
+    expect(await exitOf(train(jobFile(place, { run: command })))).toBe(0)
+    expect(steps(place.out)).toEqual([6, 9, 12, ...later])
+    expect((await newestWhole(place.out, () => undefined))?.step).toBe(12)
+  })
 
   run(
     `${language}: SIGTERM gives an emergency checkpoint within one step, from which it goes on`,
