@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { listOrganisationAudit, listProjectAudit } from '../../src/api/control/audit.ts'
-import { createKey, createOwnKey, listKeys, revokeKey } from '../../src/api/control/keys.ts'
+import { createKey, createOwnKey, listKeys, listOwnKeys, revokeKey } from '../../src/api/control/keys.ts'
 import * as people from '../../src/api/control/people.ts'
 import * as projects from '../../src/api/control/projects.ts'
 import * as secondFactor from '../../src/api/control/second-factor.ts'
@@ -247,6 +247,8 @@ onEveryDatabase((databases) => {
     const ownerBound = await service.owner.call(createKey, { ...inDefault, body: { name: 'bound' } })
     const two = { params: { project: 'two' } }
     await expect(service.as(ownerBound.key).call(listKeys, two)).rejects.toEqual(refusedAs('not_found'))
+    // Nor what its person has outside.
+    await expect(service.as(ownerBound.key).call(listOwnKeys, {})).rejects.toEqual(refusedAs('forbidden'))
     await service.owner.call(revokeKey, { params: { project: 'default', key: ownerBound.id } })
     await expect(service.as(ownerBound.key).call(listKeys, inDefault)).rejects.toEqual(
       refusedAs('unauthenticated'),

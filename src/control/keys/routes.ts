@@ -56,9 +56,11 @@ export const keyRoutes: RouteModule = (serve, { store }) => {
       })
     await revoke(store, audit, row)
   })
-  serve(listOwnKeys, async ({ actor, query }) =>
-    pageAnswer(await listRows(store, { person: actor.personId }, pageAsked(query)), view),
-  )
+  serve(listOwnKeys, async ({ actor, query }) => {
+    if (actor.onlyProject !== undefined)
+      throw new Refused('forbidden', 'A key of one project does not see those of others.')
+    return pageAnswer(await listRows(store, { person: actor.personId }, pageAsked(query)), view)
+  })
   serve(createOwnKey, async ({ actor, body, audit }) => {
     if (actor.onlyProject !== undefined)
       throw new Refused('forbidden', 'A key of one project cannot make keys for others.')
