@@ -25,6 +25,7 @@ import {
 import { CheckpointWriter } from './checkpoint-writer.ts'
 import { preparing } from './data/preparing.ts'
 import { Evaluations, type HeldOutRewards } from './evaluate/evaluations.ts'
+import { Standing } from './evaluate/standing.ts'
 import { recipeOf, type TrainingJob } from './job.ts'
 import { type JobData, prepareData } from './job-data.ts'
 import { entryOf, type LedgerEntry, StepLedger } from './ledger.ts'
@@ -212,11 +213,9 @@ class JobRun implements Disposable {
   readonly #base: BaseModel | undefined
   readonly #callbacks: JobCallbacks
   readonly #trainer: Trainer
-  #best: TrainerState['best']
-  #validationLoss: number | undefined
+  readonly #standing: Standing
   readonly #writer: CheckpointWriter
   readonly #publisher: Publisher | undefined
-  #evaluated: number | undefined
   /** The last step made numbers. What led to one that did not may lie in the weights already: they are not kept. */
   #isGood = true
   /** Steps of the checkpoint that the run went back to, until a step succeeds. */
@@ -240,8 +239,7 @@ class JobRun implements Disposable {
     this.#data = data
     this.#base = base
     this.#callbacks = callbacks
-    this.#best = state?.best
-    this.#evaluated = state?.evaluated
+    this.#standing = new Standing(job, state)
     this.#writer = new CheckpointWriter(parameters, {
       root: this.#root,
       keep: job.checkpoint.keep,
@@ -349,8 +347,8 @@ class JobRun implements Disposable {
       outcome: isOver ? 'finished' : 'stopped',
       stepsDone,
       folder,
-      validationLoss: this.#validationLoss,
-      best: bestFolder(this.#root, this.#best),
+      validationLoss: this.#standing.loss,
+      best: bestFolder(this.#root, this.#standing.best),
       stoppedEarly: isOver && stepsDone < steps,
     }
   }
@@ -360,7 +358,8 @@ class JobRun implements Disposable {
    * fault; throws where the weights may be what makes no number.
    */
   async #refuseBadEnd(report: StepReport): Promise<void> {
-    const heldOut = this.#evaluated === this.#trainer.stepsDone ? this.#validationLoss : undefined
+    const { evaluated, loss } = this.#standing
+    const heldOut = evaluated === this.#trainer.stepsDone ? loss : undefined
     this.#isGood =
       this.#trainer.guard.skippedInRow === 1 && (heldOut === undefined || Number.isFinite(heldOut))
     if (!this.#isGood) throw endedBadly(report, (await this.#newest())?.folder)
@@ -377,8 +376,8 @@ class JobRun implements Disposable {
     return {
       outcome: 'stopped',
       ...newest,
-      validationLoss: this.#validationLoss,
-      best: bestFolder(this.#root, this.#best),
+      validationLoss: this.#standing.loss,
+      best: bestFolder(this.#root, this.#standing.best),
       stoppedEarly: false,
     }
   }
@@ -468,19 +467,16 @@ class JobRun implements Disposable {
   }
 
   get #isStale(): boolean {
-    return isStale(this.#job, { stepsDone: this.#trainer.stepsDone, best: this.#best })
+    return this.#standing.isStale(this.#trainer.stepsDone)
   }
 
   async #evaluateIfDue(evaluations: Evaluations, signal: AbortSignal): Promise<'given up' | undefined> {
-    const { steps, evaluate, model } = this.#job
     const { stepsDone } = this.#trainer
-    // A model that was there before is measured first: what training has to beat.
-    const isDue = stepsDone > 0 || 'from' in model
-    if (!isDue || this.#evaluated === stepsDone) return
+    const batches = this.#standing.due(stepsDone)
+    if (batches === undefined) return
     try {
       // No life comes after the last step that would make up for this one.
-      if (stepsDone === steps) await this.#evaluate(evaluations, evaluate.final_batches ?? evaluate.batches)
-      else if (stepsDone % evaluate.every === 0) await this.#evaluate(evaluations, evaluate.batches, signal)
+      await this.#evaluate(evaluations, batches, stepsDone === this.#job.steps ? undefined : signal)
     } catch (error) {
       if (!(error instanceof GivenUp)) throw error
       return 'given up'
@@ -491,17 +487,9 @@ class JobRun implements Disposable {
     if (!evaluations.any) return
     const { stepsDone } = this.#trainer
     const evaluation = await evaluations.run(this.#trainer, batches, signal)
-    this.#validationLoss = evaluation.loss
-    this.#evaluated = stepsDone
-    const measure = evaluations.measure(evaluation)
-    // Of what was there before the first step, or after a bad one, no checkpoint is made, so it is not the best one.
-    const isBetter =
-      stepsDone > 0 &&
-      this.#isGood &&
-      measure !== undefined &&
-      Number.isFinite(measure) &&
-      (this.#best === undefined || measure < this.#best.loss)
-    if (isBetter) this.#best = { step: stepsDone, loss: measure }
+    // Of what was there before the first step, or after a bad one, no checkpoint is made.
+    const isKept = stepsDone > 0 && this.#isGood
+    const isBetter = this.#standing.take(evaluation, evaluations.measure(evaluation), isKept)
     // The first process decodes, the others may not.
     const isBest = await this.#any(this.#isFirst && isBetter)
     this.#callbacks.onEvaluation?.({ ...evaluation, isBest })
@@ -514,8 +502,8 @@ class JobRun implements Disposable {
       stepsDone: this.#trainer.stepsDone,
       recipe: recipeOf(this.#job),
       dataHash: this.#data.hash,
-      best: this.#best,
-      evaluated: this.#evaluated,
+      best: this.#standing.best,
+      evaluated: this.#standing.evaluated,
       guard: this.#trainer.guard,
       base: this.#base,
     }
