@@ -87,15 +87,6 @@ struct AdaptedRows {
     });
   }
 
-  /// Factors of a panel's outputs, [16].
-  static void multiplyOutputs(const char* factors, int count, float* sums, int sumsStride) {
-    for (int t = 0; t < count; t++)
-      for (int v = 0; v < panelVectors; v++) {
-        float* sum = sums + t * sumsStride + v * lanes;
-        store(sum, load(sum) * load(reinterpret_cast<const float*>(factors) + v * lanes));
-      }
-  }
-
   LoweredCodes loweredCodes(const Adapter& adapter) const {
     return {lowered, stride, size_t(adapter.ranks), size_t(adapter.members)};
   }

@@ -207,9 +207,11 @@ class RaisedRun {
     for (int m = 0; adapter && m < adapter->members; m++) {
       const AdapterMember& member = *adapter->member(m);
       const StretchOfMember of(*adapter, member, panel, panels);
-      for (int64_t i = 0; member.factor && i < of.count; i++)
-        AdaptedRows::multiplyOutputs(adapter->at(member.factor) + (of.index + i) * panelOutputs * 4, 1,
-                                     sums + (of.panel + i * of.step - panel) * panelOutputs, panelOutputs);
+      const float* factors = reinterpret_cast<const float*>(adapter->at(member.factor)) + of.index * panelOutputs;
+      for (int64_t i = 0; member.factor && i < of.count; i++) {
+        float* to = sums + (of.panel + i * of.step - panel) * panelOutputs;
+        for (int o = 0; o < panelOutputs; o += lanes) store(to + o, load(to + o) * load(factors + i * panelOutputs + o));
+      }
     }
   }
 

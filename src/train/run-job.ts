@@ -419,7 +419,11 @@ class JobRun implements Disposable {
     // A spike says nothing against the weights.
     this.#isGood = Number.isFinite(report.loss) && Number.isFinite(report.gradientNorm)
     if (report.outcome === 'updated') this.#wentBackTo = undefined
-    if (report.outcome === 'rolled_back') await this.#goBack(report)
+    if (report.outcome === 'rolled_back') {
+      await this.#goBack(report)
+      // The weights are those of a checkpoint again.
+      this.#isGood = true
+    }
     if (report.outcome === 'stopped') throw diverged(report)
     return report
   }

@@ -208,17 +208,6 @@ exec ${engine!.program} "$@"`)
     expect([member.exitCode, lines.includes('saved')]).toEqual([3, true])
   })
 
-  test('a stop while there is no container yet ends the wait for one', async () => {
-    using slow = engineThat(`[ "$1" = run ] && echo pulling && sleep 60\nexec ${engine!.program} "$@"`)
-    await using world = await open(slow.engine)
-    await world.submit('a', 'echo up')
-    await world.says('a', 'pulling')
-    await world.harness.launcher.cancel('a', 600_000)
-    const { member, lines } = await world.over('a')
-    expect([member.neverStarted, member.exitCode, lines]).toEqual(['cancelled', undefined, ['pulling']])
-    expect(podman.containers()).toEqual([])
-  })
-
   test('a container that comes into being while its stop is on its way gets it, too', async () => {
     // The stop finds no container, and only then says so.
     using late = engineThat(`case $1 in
@@ -234,26 +223,22 @@ exec ${engine!.program} "$@"`)
     expect([member.exitCode, lines]).toEqual([3, ['starting', 'up', 'saved']])
   })
 
-  test('the file for the id of a container, which docker makes first, is none yet', async () => {
-    using pulls = engineThat(`if [ "$1" = run ]; then
-  while [ "$1" != --cidfile ]; do shift; done
-  : > "$2"; echo pulling; exec sleep 60
-fi
+  const emptyFile = 'while [ "$1" != --cidfile ]; do shift; done; : > "$2"'
+  test.each([
+    ['a stop while there is no container yet ends the wait for one', ':', 600_000],
+    ['the file for the id of a container, which docker makes first, is none yet', emptyFile, 600_000],
+    ['a member whose client was killed before there was a container never started', ':', 0],
+  ])('%s', async (_, first, graceMs) => {
+    using pulls = engineThat(`if [ "$1" = run ]; then ${first}; echo pulling; exec sleep 60; fi
 exec ${engine!.program} "$@"`)
     await using world = await open(pulls.engine)
     await world.submit('a', 'echo up')
     await world.says('a', 'pulling')
-    await world.harness.launcher.cancel('a', 600_000)
-    expect((await world.over('a')).member).toMatchObject({ state: 'ended', neverStarted: 'cancelled' })
-  })
-
-  test('a member whose client was killed before there was a container never started', async () => {
-    using slow = engineThat(`[ "$1" = run ] && echo pulling && exec sleep 60\nexec ${engine!.program} "$@"`)
-    await using world = await open(slow.engine)
-    await world.submit('a', 'echo up')
-    await world.says('a', 'pulling')
-    await world.harness.launcher.cancel('a', 0)
-    expect((await world.over('a')).member).toMatchObject({ state: 'ended', neverStarted: 'cancelled' })
+    await world.harness.launcher.cancel('a', graceMs)
+    const { member, lines } = await world.over('a')
+    expect(member).toMatchObject({ state: 'ended', neverStarted: 'cancelled' })
+    expect([member.exitCode, lines]).toEqual([undefined, ['pulling']])
+    expect(podman.containers()).toEqual([])
   })
 
   test('an engine that takes its time to remove a container is let do so', async () => {

@@ -91,6 +91,9 @@ describe('after a step that could not be used', () => {
       const { result } = await run(folder, poisoned([11], Number.NaN), { ...changes, evaluate })
       expect(result).toMatchObject({ outcome: 'finished', stepsDone: 12 })
     }
+    // What a run goes back to at its very end is a checkpoint's.
+    const back = { ...changes, faults: { skips: 1 } }
+    expect((await run('ends-back', poisoned([10, 11], Number.NaN), back)).result.outcome).toBe('finished')
     const spikes = { ...changes, steps: 30, faults: { spike_factor: 10 } }
     const { result, actions } = await run('ends-with-a-spike', poisoned([28, 29], 1000), spikes)
     expect(actions.map(([step]) => step)).toEqual([28, 29])
