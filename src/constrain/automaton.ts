@@ -27,13 +27,16 @@ export interface State {
   next: (State | null | undefined)[]
 }
 
-/** States that are remembered; beyond, all are forgotten but those in use. */
+/** States that are remembered, and what they mean together; beyond, all are forgotten but those in use. */
 const statesMax = 8192
+const placesKeptMax = 262_144
 /**
- * Meanings of one text. Further ones are dropped: each that is kept can still be written to its end. Twice what a
- * schema may name in one place, so that only a schema that calls itself in many ways at once comes here.
+ * Meanings of one text, and what is looked at to find them. Further ones are dropped: each that is kept can still be
+ * written to its end. Several times what a schema may name in one place, so that only one that calls itself in many ways
+ * at once comes here; then a byte takes some milliseconds, where it would take seconds.
  */
 const placesMax = 4096
+const looksMax = 8192
 
 /**
  * A pushdown automaton over bytes, made deterministic as it is used: a state is a set of (node, stack). Every
@@ -48,12 +51,19 @@ export class Automaton {
   readonly #states = new Map<string, State>()
   readonly #bottom: Frame = { id: 0, to: returnNode, parent: undefined, depth: 0, pushed: new Map() }
   #frames = 1
+  #looks = 0
+  #placesKept = 0
 
   constructor(grammar: Grammar) {
     this.#grammar = grammar
     this.classOf = grammar.classOf
     for (let byte = 0; byte < 256; byte++) this.#representatives[this.classOf[byte]!] ??= byte
     this.start = this.#stateOf([{ node: grammar.start, frame: this.#bottom }])!
+  }
+
+  /** What making states has cost so far: places that were looked at for them. */
+  get looks(): number {
+    return this.#looks
   }
 
   /** The state behind one more byte of this class; null when no text goes on so. */
@@ -84,7 +94,8 @@ export class Automaton {
     const key = places.map(({ node, frame }) => `${node}:${frame.id}`).join() + (accepting ? '.' : '')
     const known = this.#states.get(key)
     if (known !== undefined) return known
-    if (this.#states.size === statesMax) this.#forget()
+    if (this.#states.size === statesMax || this.#placesKept > placesKeptMax) this.#forget()
+    this.#placesKept += places.length
     const charactersLeft = places.length === 1 ? this.#grammar.strings.get(places[0]!.node) : undefined
     const state: State = { places, accepting, open: places.length > 0, charactersLeft, next: [] }
     this.#states.set(key, state)
@@ -95,8 +106,10 @@ export class Automaton {
   #settle(reached: readonly Place[]): { places: Place[]; accepting: boolean } {
     const { nodeCount, bytes, empty, calls, rules, heights } = this.#grammar
     const pending: Place[] = []
+    const looksEnd = this.#looks + looksMax
     const seen = new Set<number>()
     const reach = (node: number, frame: Frame) => {
+      this.#looks++
       const key = frame.id * nodeCount + node
       if (seen.has(key) || frame.depth + heights[node]! > callDepthMax) return
       seen.add(key)
@@ -106,6 +119,8 @@ export class Automaton {
     let accepting = false
     for (const { node, frame } of reached) reach(node, frame)
     for (let place = pending.pop(); place !== undefined; place = pending.pop()) {
+      // The place that was found last is followed first, so that one is found long before.
+      if (this.#looks > looksEnd && (places.length > 0 || accepting)) break
       const { node, frame } = place
       if (node === returnNode) {
         if (frame.parent === undefined) accepting = true
@@ -139,6 +154,7 @@ export class Automaton {
   #forget(): void {
     for (const state of this.#states.values()) state.next = []
     this.#states.clear()
+    this.#placesKept = 0
     this.#bottom.pushed.clear()
   }
 }

@@ -1,5 +1,6 @@
 import { assert } from '../base/assert.ts'
 import { Automaton, type State } from './automaton.ts'
+import type { Effort } from './mask-walk.ts'
 import { compilePattern, type Pattern } from './pattern.ts'
 import { Recent } from './recent.ts'
 import { type Compiled, compileSchema } from './schema.ts'
@@ -34,11 +35,15 @@ export interface ConstraintMaker {
 
 /** Schemas whose automata are remembered, least recently used first to go. */
 const automataMax = 16
+/** One or two milliseconds. */
+const sliceUsual = 10_000
 
 /** Holds texts of one vocabulary to constraints. The vocabulary is asked for when the first one comes. */
 export class Constraints {
   readonly #textsOf: () => TokenTexts
   readonly #maker: ConstraintMaker | undefined
+  /** How much is done for masks at a time, in the unit of an {@link Effort}, before others have their turn. */
+  readonly slice: number
   readonly #automata = new Recent<Automaton | undefined>(automataMax)
   /** A constraint that is in use keeps its automaton, however many others came since. */
   readonly #inUse = new WeakMap<Constraint, { automaton: Automaton | undefined }>()
@@ -46,9 +51,10 @@ export class Constraints {
   #coming: Promise<Vocabulary> | undefined
 
   /** Without `maker` everything is made at once, when it is asked for. */
-  constructor(textsOf: () => TokenTexts, maker?: ConstraintMaker) {
+  constructor(textsOf: () => TokenTexts, maker?: ConstraintMaker, slice = sliceUsual) {
     this.#textsOf = textsOf
     this.#maker = maker
+    this.slice = slice
   }
 
   /** Makes elsewhere what {@link follow} needs; undefined where it has it. Rejects where the tokens' texts cannot be read. */
@@ -80,6 +86,10 @@ export class Constraints {
     const compiled = await compiling
     const automaton = this.#automata.get(key, () => automatonOf(compiled))
     this.#inUse.set(constraint, { automaton })
+    if (automaton === undefined) return
+    // What may come first is asked for when the text begins.
+    const { start } = automaton
+    while (this.#vocabulary.maskWithin(automaton, start, { left: this.slice }) === undefined) await turn()
   }
 
   async #read(maker: ConstraintMaker): Promise<Vocabulary> {
@@ -102,6 +112,11 @@ export class Constraints {
   }
 }
 
+/** Lets others have their turn, whatever came meanwhile. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
+
 function automatonOf(compiled: Compiled): Automaton | undefined {
   return compiled.ok ? new Automaton(compiled.grammar) : undefined
 }
@@ -111,6 +126,8 @@ export class TextUnderConstraint {
   readonly #automaton: Automaton
   readonly #vocabulary: Vocabulary
   #state: State
+  /** For the state. */
+  #mask: Mask | undefined
 
   constructor(automaton: Automaton, vocabulary: Vocabulary) {
     this.#automaton = automaton
@@ -128,9 +145,15 @@ export class TextUnderConstraint {
     return !this.#state.open
   }
 
+  /** Does what it can for the {@link mask}; true once that is there. */
+  prepareMask(effort: Effort): boolean {
+    this.#mask ??= this.#vocabulary.maskWithin(this.#automaton, this.#state, effort)
+    return this.#mask !== undefined
+  }
+
   /** The tokens that may come next. */
   mask(): Mask {
-    return this.#vocabulary.maskOf(this.#automaton, this.#state)
+    return (this.#mask ??= this.#vocabulary.maskOf(this.#automaton, this.#state))
   }
 
   /** False, and nothing has changed, when the token may not come next. */
@@ -138,8 +161,10 @@ export class TextUnderConstraint {
     const bytes = this.#vocabulary.bytesOf(token)
     if (bytes.length === 0) return false
     const state = this.#automaton.walk(this.#state, bytes)
-    if (state !== null) this.#state = state
-    return state !== null
+    if (state === null) return false
+    this.#state = state
+    this.#mask = undefined
+    return true
   }
 
   /** The same for a token that was chosen by the {@link mask}. */

@@ -120,7 +120,7 @@ export function keyBeside(grammar: GrammarBuilder, taken: readonly string[], nex
     plainCharacter(grammar, node, free, new Set([...byFirst.keys()].map((first) => first.codePointAt(0)!)))
     return node
   }
-  return grammar.literal('"', branch(taken))
+  return grammar.literal('"', taken.length === 0 ? free : branch(taken))
 }
 
 /** Any ASCII character but those in `except`, and any other character with a first byte of none of them. */

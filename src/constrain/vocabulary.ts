@@ -1,5 +1,6 @@
 import type { Automaton, State } from './automaton.ts'
-import type { TokenTree, VocabularyTables } from './vocabulary-tables.ts'
+import { type Effort, MaskWalk } from './mask-walk.ts'
+import type { VocabularyTables } from './vocabulary-tables.ts'
 
 /** Which tokens may come next. */
 export interface Mask {
@@ -15,8 +16,8 @@ const masksMax = 512
 /** The texts of a model's tokens, to ask for all at once where an automaton lets them. */
 export class Vocabulary {
   readonly #tables: VocabularyTables
-  readonly #path: State[] = []
   readonly #masks = new Map<State, Mask>()
+  readonly #making = new WeakMap<State, { walk: MaskWalk; words: Int32Array }>()
   /** Tokens that may stand within a string of so many characters, but for those that are no plain text. */
   readonly #plain = new Map<number, Int32Array>()
   readonly #longestPlain: number
@@ -34,23 +35,38 @@ export class Vocabulary {
 
   /** The tokens that may follow in this state, from the cache where it was asked for before. */
   maskOf(automaton: Automaton, state: State): Mask {
+    return this.maskWithin(automaton, state, { left: Number.POSITIVE_INFINITY })!
+  }
+
+  /** The same once the effort of all calls for this state together was enough; undefined until then. */
+  maskWithin(automaton: Automaton, state: State, effort: Effort): Mask | undefined {
     const known = this.#masks.get(state)
-    const mask = known ?? this.#made(automaton, state)
+    const mask = known ?? this.#made(automaton, state, effort)
+    if (mask === undefined) return undefined
     if (known !== undefined) this.#masks.delete(state)
     else if (this.#masks.size === masksMax) this.#masks.delete(this.#masks.keys().next().value!)
     this.#masks.set(state, mask)
     return mask
   }
 
-  /** Within a string nearly all tokens are told by their length: only the others are walked. */
-  #made(automaton: Automaton, state: State): Mask {
-    const { charactersLeft } = state
-    const words =
-      charactersLeft === undefined
-        ? new Int32Array(Math.ceil((this.#tables.offsets.length - 1) / 32))
-        : this.#plainOf(charactersLeft).slice()
-    this.#walk(charactersLeft === undefined ? this.#tables.all : this.#tables.others, automaton, state, words)
+  #made(automaton: Automaton, state: State, effort: Effort): Mask | undefined {
+    let making = this.#making.get(state)
+    if (making === undefined) this.#making.set(state, (making = this.#begin(automaton, state)))
+    const { walk, words } = making
+    if (!walk.go(effort)) return undefined
+    this.#making.delete(state)
     return { words, any: words.some((word) => word !== 0) }
+  }
+
+  /** Within a string nearly all tokens are told by their length: only the others are walked. */
+  #begin(automaton: Automaton, state: State): { walk: MaskWalk; words: Int32Array } {
+    const { charactersLeft } = state
+    const { all, others, offsets } = this.#tables
+    const isString = charactersLeft !== undefined
+    const words = isString
+      ? this.#plainOf(charactersLeft).slice()
+      : new Int32Array(Math.ceil((offsets.length - 1) / 32))
+    return { walk: new MaskWalk(isString ? others : all, automaton, state, words), words }
   }
 
   #plainOf(charactersLeft: number): Int32Array {
@@ -65,30 +81,5 @@ export class Vocabulary {
       this.#plain.set(most, words)
     }
     return words
-  }
-
-  #walk(tree: TokenTree, automaton: Automaton, start: State, words: Int32Array): void {
-    const { byte, depth, end, tokensFrom, tokens } = tree
-    const { classOf } = automaton
-    const path = this.#path
-    path[0] = start
-    for (let node = 0; node < byte.length; ) {
-      const at = depth[node]!
-      const byteClass = classOf[byte[node]!]!
-      const from = path[at]!
-      const next = from.next[byteClass]
-      const state = next === undefined ? automaton.step(from, byteClass) : next
-      if (state === null) {
-        node = end[node]!
-        continue
-      }
-      path[at + 1] = state
-      const last = tokensFrom[node + 1]!
-      for (let i = tokensFrom[node]!; i < last; i++) {
-        const token = tokens[i]!
-        words[token >> 5]! |= 1 << (token & 31)
-      }
-      node++
-    }
   }
 }

@@ -27,7 +27,7 @@ export type Decision =
   | { type: 'begin'; version: 1; shape: ExecutorShape; options: PlainOptions }
   | { type: 'submit'; nowMs: number; request: EngineRequest; ok: boolean }
   | { type: 'cancel'; nowMs: number; id: string; reason: FinishReason }
-  | { type: 'plan'; nowMs: number; decided: string; proposals?: Proposals }
+  | { type: 'plan'; nowMs: number; decided: string; proposals?: Proposals; held?: readonly string[] }
   | { type: 'commit'; nowMs: number; results: readonly SequenceResult[] }
   | { type: 'fail'; nowMs: number; message: string }
 
@@ -57,9 +57,15 @@ export class LoggedScheduler extends Scheduler {
     return super.cancel(id, nowMs, reason)
   }
 
-  override plan(nowMs: number, proposals?: Proposals): IterationPlan {
-    const plan = super.plan(nowMs, proposals)
-    this.#log({ type: 'plan', nowMs, decided: fingerprint(plan), ...(proposals && { proposals }) })
+  override plan(nowMs: number, proposals?: Proposals, held: readonly string[] = []): IterationPlan {
+    const plan = super.plan(nowMs, proposals, held)
+    this.#log({
+      type: 'plan',
+      nowMs,
+      decided: fingerprint(plan),
+      ...(proposals && { proposals }),
+      ...(held.length > 0 && { held }),
+    })
     return plan
   }
 
@@ -115,7 +121,8 @@ export class Replayer {
       throw new UserError(`line ${this.#line}: a decision log begins with its 'begin' line.`)
     }
     if (decision.type === 'plan') {
-      return this.#compare(this.#scheduler.plan(decision.nowMs, decision.proposals), decision.decided)
+      const { nowMs, proposals, held, decided } = decision
+      return this.#compare(this.#scheduler.plan(nowMs, proposals, held), decided)
     }
     apply(this.#scheduler, this.#plan, decision)
     return true

@@ -1,13 +1,14 @@
 import type { Clock } from '../base/clock.ts'
 import { messageOf } from '../base/errors.ts'
 import type { Constraints } from '../constrain/constraint.ts'
+import { AwaitedMasks } from './awaited-masks.ts'
 import { batchOf } from './batch.ts'
 import { type Decision, LoggedScheduler } from './decision-log.ts'
 import type { Proposer } from './draft-model.ts'
 import type { Executor, IterationOutput } from './executor.ts'
 import type { EngineGauges } from './messages.ts'
 import type { SchedulerOptions } from './options.ts'
-import type { IterationPlan, Outcome, Proposals, SequenceResult } from './plan.ts'
+import type { IterationPlan, NewTokens, Outcome, PlannedSequence, Proposals, SequenceResult } from './plan.ts'
 import { Pooler } from './pooler.ts'
 import type { Admission, EngineRequest, Finish, Pooling, QueueEstimate, RequestProgress } from './request.ts'
 import { Sampler } from './sampler.ts'
@@ -41,6 +42,7 @@ export class Engine {
   readonly #sampler: Sampler
   readonly #voices = new WeakMap<Sequence, Voice>()
   readonly #poolers = new WeakMap<Sequence, Pooler>()
+  readonly #masks: AwaitedMasks
   /** Progress that arose outside an iteration; it leaves with the next step. */
   #unsaid: RequestProgress[] = []
   #between: (() => void)[] = []
@@ -66,6 +68,7 @@ export class Engine {
     this.#emit = emit
     this.#observers = observers
     this.#sampler = new Sampler(executor.shape.vocabularySize)
+    this.#masks = new AwaitedMasks(observers.constraints?.slice ?? 0)
     const { decisions } = observers
     if (options instanceof Scheduler) this.scheduler = options
     else if (decisions === undefined) this.scheduler = new Scheduler(executor.shape, options)
@@ -158,7 +161,8 @@ export class Engine {
     }
     this.#audited = false
     const proposals = this.#proposer && (await this.#propose(this.#proposer))
-    const plan = this.scheduler.plan(this.#clock.nowMs(), proposals)
+    this.#masks.work()
+    const plan = this.scheduler.plan(this.#clock.nowMs(), proposals, this.#masks.held)
     for (const { sequence, finish } of plan.expired) items.push({ id: sequence.id, tokens: [], finish })
     // These have ended: they do not wait for the iteration.
     if (items.length > 0) this.#emit(items)
@@ -211,7 +215,9 @@ export class Engine {
     const speeches = new Map<Sequence, Speech>()
     const embeddings = new Map<Sequence, Float32Array>()
     try {
-      output = await this.#executor.execute(batchOf(plan))
+      const computing = this.#executor.execute(batchOf(plan))
+      await this.#masks.workDuring(computing)
+      output = await computing
     } catch (error) {
       outcomes = this.scheduler.fail(plan, messageOf(error), this.#clock.nowMs())
     }
@@ -248,9 +254,7 @@ export class Engine {
           embeddings.set(sequence, embedding)
           return { tokens: [], whole: true }
         }
-        const speech = this.#voiceOf(sequence).speak(entry, output, firstRow, this.#sampler)
-        speeches.set(sequence, speech)
-        return { tokens: speech.tokens, ...(speech.whole && { whole: true }) }
+        return this.#speak(entry, output, firstRow, speeches)
       } catch (error) {
         // One request's row is of no use; the others are not touched by it.
         const what =
@@ -258,6 +262,22 @@ export class Engine {
         return { failed: `${what}: ${messageOf(error)}` }
       }
     })
+  }
+
+  #speak(
+    entry: PlannedSequence,
+    output: IterationOutput,
+    firstRow: number,
+    speeches: Map<Sequence, Speech>,
+  ): NewTokens {
+    const { sequence } = entry
+    const voice = this.#voiceOf(sequence)
+    const speech = voice.speak(entry, output, firstRow, this.#sampler, this.#masks.effortPerRow)
+    speeches.set(sequence, speech)
+    const { tokens, whole, postponed } = speech
+    if (postponed) this.#masks.hold(sequence, voice)
+    else if (entry.sampledRows > 0 && !whole) this.#masks.expect(sequence, voice)
+    return { tokens, ...(whole && { whole }), ...(postponed && { postponed }) }
   }
 
   #voiceOf(sequence: Sequence): Voice {

@@ -59,6 +59,8 @@ export type SequenceResult = NewTokens | { failed: string }
 export interface NewTokens {
   tokens: readonly number[]
   whole?: true
+  /** A token was due and could not be chosen yet: the last known one will be computed again. */
+  postponed?: true
 }
 
 /** What the client of one planned sequence hears. A stop token is not among `tokens`. */

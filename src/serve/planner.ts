@@ -49,7 +49,7 @@ export class Planner {
     // The set shrinks from its end while this walks, never before the place where it stands.
     for (let index = 0; index < roster.running.size; index++) {
       const sequence = roster.running.at(index)!
-      if (sequence.owed === 1) draft.reservedTokens--
+      if (sequence.streams) draft.reservedTokens--
       this.#pay(sequence, draft)
     }
     this.#admitWaiting(draft, madeWayFor)
@@ -62,7 +62,7 @@ export class Planner {
     const { roster, speculation } = this.#parts
     if (!speculation.enabled) return []
     const streams = [...roster.running].filter(
-      ({ owed, generatedTokens }) => owed === 1 && generatedTokens > 0,
+      ({ streams, generatedTokens }) => streams && generatedTokens > 0,
     )
     const load = this.#streams()
     return streams.flatMap((sequence) => {
@@ -77,7 +77,7 @@ export class Planner {
     let tokens = 0
     let context = 0
     for (const sequence of this.#parts.roster.running) {
-      if (sequence.owed !== 1) continue
+      if (!sequence.streams) continue
       tokens++
       context += sequence.computed
     }
@@ -100,7 +100,8 @@ export class Planner {
   /** Pays what it can of what `sequence` owes. */
   #pay(sequence: Sequence, draft: Draft): void {
     const { reuse } = this.#parts
-    const isStream = sequence.owed === 1
+    if (sequence.due === 0) return
+    const isStream = sequence.streams
     if (!isStream) {
       draft.cachedTokens += reuse.adopt(sequence)
       if (reuse.followsAnother(sequence)) return
@@ -121,10 +122,10 @@ export class Planner {
   }
 
   #chunk(sequence: Sequence, draft: Draft): number {
-    const { owed } = sequence
-    if (owed === 1) return Math.min(1, draft.leftTokens)
+    const { due } = sequence
+    if (sequence.streams) return Math.min(1, draft.leftTokens)
     const left = draft.leftFrom(sequence.computed)
-    const fair = owed <= left ? owed : this.#partOf(left, draft)
+    const fair = due <= left ? due : this.#partOf(left, draft)
     // Only log-probabilities are read out row by row at a price; states are added up.
     if (!sequence.wantsPromptRows || sequence.request.pooling !== undefined) return fair
     return Math.min(fair, Math.max(0, sequence.promptRowsDone - sequence.computed) + draft.promptRowsLeft)
@@ -163,7 +164,7 @@ export class Planner {
   }
 
   #preempt(victim: Sequence, draft: Draft): void {
-    if (victim.owed === 1 && draft.reservedTokens > 0) draft.reservedTokens--
+    if (victim.streams && draft.reservedTokens > 0) draft.reservedTokens--
     this.#parts.roster.preempt(victim, draft.iteration, draft.plannedMs)
     draft.preempted.push(victim)
   }
@@ -243,7 +244,8 @@ export class Planner {
       const { sequence } = entry
       if (sequence.wantsPromptRows && sequence.request.pooling === undefined) continue
       const end = entry.start + entry.count
-      const wanted = end + Math.min(sequence.tokens.length - end, draft.leftFrom(end))
+      const owed = sequence.computed + sequence.due - end
+      const wanted = end + Math.min(owed, draft.leftFrom(end))
       while (sequence.blocks.length * this.#blockTokens < wanted && pool.available > 0) {
         sequence.blocks.push(pool.take())
       }

@@ -83,7 +83,7 @@ export interface RequestTiming {
   queueMs: number
   promptMs: number
   decodeMs: number
-  /** In the batch, but left out of an iteration: no budget, no block, or waiting for a shared prefix. */
+  /** In the batch, but left out of an iteration: no budget, no block, a shared prefix or what its constraint allows to wait for. */
   waitingForBudgetMs: number
   /** Out of the batch again for want of blocks, and computing anew what was lost by that. */
   preemptedMs: number

@@ -1,5 +1,6 @@
 import { uniformAt } from '../base/random.ts'
 import type { TextUnderConstraint } from '../constrain/constraint.ts'
+import type { Effort } from '../constrain/mask-walk.ts'
 import type { EngineRequest } from './request.ts'
 import { bucketCount, bucketsPerUnit, expNegative, exponentMax, largest } from './softmax.ts'
 
@@ -36,6 +37,11 @@ export class SamplingMemory {
   /** Whether the text is whole by its constraint: nothing may follow. */
   get complete(): boolean {
     return this.#text?.complete === true
+  }
+
+  /** Does what it can so that {@link change} is quick; true once it is. */
+  prepare(effort: Effort): boolean {
+    return this.#text === undefined || this.#text.complete || this.#text.prepareMask(effort)
   }
 
   /** Whether the next token depends on anything but the logits. */

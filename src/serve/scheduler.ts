@@ -65,6 +65,7 @@ export class Scheduler {
   readonly #reuse: PrefixReuse
   readonly #speculation: Speculation<Sequence>
   readonly #planner: Planner
+  #held: Sequence[] = []
   /** Only goals and guesses ask what an iteration will cost. */
   readonly learnsCosts: boolean
 
@@ -142,9 +143,13 @@ export class Scheduler {
     return this.#planner.wishes(passMs)
   }
 
-  /** The next iteration. Nothing may be in flight: every plan is committed or failed before the next. */
-  plan(nowMs: number, proposals?: Proposals): IterationPlan {
+  /**
+   * The next iteration. Nothing may be in flight: every plan is committed or failed before the next. `held`: ids of
+   * requests whose next token cannot be chosen yet.
+   */
+  plan(nowMs: number, proposals?: Proposals, held: readonly string[] = []): IterationPlan {
     const { queue } = this.roster
+    this.#hold(held)
     this.cache.expirePins(nowMs)
     this.#waits.tick(nowMs, queue.size)
     const draft = new Draft(this.totals.iterations++, nowMs, this.options.promptLogprobRowsMax)
@@ -152,6 +157,12 @@ export class Scheduler {
     this.#planner.fill(draft, proposals)
     this.totals.cachedTokens += draft.cachedTokens
     return draft
+  }
+
+  #hold(ids: readonly string[]): void {
+    for (const sequence of this.#held) sequence.held = false
+    this.#held = ids.flatMap((id) => this.roster.get(id) ?? [])
+    for (const sequence of this.#held) sequence.held = true
   }
 
   /** Takes in what the iteration gave, in the order of the plan. */
@@ -176,13 +187,15 @@ export class Scheduler {
         continue
       }
       const { guesses, guessedBy } = entry
-      if (guessedBy !== undefined) {
+      const postponed = result.postponed === true
+      if (guessedBy !== undefined && !postponed) {
         const accepted = result.tokens.length - 1
         this.#speculation.learn(sequence, guessedBy, guesses.length, accepted)
         this.totals.guessedTokens += guesses.length
         this.totals.acceptedTokens += accepted
       }
-      this.#book(sequence, entry.start + entry.count - guesses.length, entry.promptRows, nowMs)
+      const computed = entry.start + entry.count - guesses.length - Number(postponed)
+      this.#book(sequence, computed, entry.promptRows, nowMs)
       outcomes.push(this.#append(sequence, result, nowMs))
     }
     return outcomes

@@ -40,6 +40,8 @@ export class Sequence {
   state: 'waiting' | 'running' | 'ended' = 'waiting'
   /** True from the first join on; such a request waits again only because it was preempted. */
   started = false
+  /** Its next token cannot be chosen yet: of what it owes, the last token is left. */
+  held = false
   computed = 0
   /** The most that was ever computed or found; below it everything is repetition. */
   computedMost = 0
@@ -99,6 +101,16 @@ export class Sequence {
   /** Tokens whose keys and values are missing. Never 0 for a request that has not ended. */
   get owed(): number {
     return this.tokens.length - this.computed
+  }
+
+  /** Of those, how many may be computed now. */
+  get due(): number {
+    return this.owed - (this.held ? 1 : 0)
+  }
+
+  /** Whether it is due one token, which yields the next. */
+  get streams(): boolean {
+    return this.owed === 1 && !this.held
   }
 
   /** Whether rows of its prompt before the last are still to be read. */

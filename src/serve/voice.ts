@@ -1,4 +1,5 @@
 import type { TextUnderConstraint } from '../constrain/constraint.ts'
+import type { Effort } from '../constrain/mask-walk.ts'
 import type { IterationOutput } from './executor.ts'
 import { tokenLogprob } from './logprobs.ts'
 import type { PlannedSequence } from './plan.ts'
@@ -13,6 +14,8 @@ export interface Speech {
   promptLogprobs: (TokenLogprob | null)[]
   /** The request's constraint leaves nothing to follow. */
   whole?: true
+  /** What may come next is not known yet: no token was chosen from the first of the rows. */
+  postponed?: true
 }
 
 /** Reads the rows of one request out of an iteration: prompt log-probabilities, then new tokens. */
@@ -27,12 +30,27 @@ export class Voice {
     this.#memory = new SamplingMemory(sequence.request, sequence.tokens, text)
   }
 
-  /** `firstRow` is the place of this request's rows in the output. */
-  speak(entry: PlannedSequence, output: IterationOutput, firstRow: number, sampler: Sampler): Speech {
+  /** Does what it can so that the next token can be chosen; true once it can. */
+  prepare(effort: Effort): boolean {
+    return this.#memory.prepare(effort)
+  }
+
+  /** `firstRow` is the place of this request's rows in the output; `effort`: for each of them, to find out what may come. */
+  speak(
+    entry: PlannedSequence,
+    output: IterationOutput,
+    firstRow: number,
+    sampler: Sampler,
+    effort: number,
+  ): Speech {
     const speech: Speech = { tokens: [], logprobs: [], promptLogprobs: this.#prompt(entry, output, firstRow) }
     const { request } = this.#sequence
     const sampledFrom = firstRow + entry.outputs - entry.sampledRows
     for (let i = 0; i < entry.sampledRows; i++) {
+      if (!this.#memory.prepare({ left: effort })) {
+        if (i === 0) speech.postponed = true
+        break
+      }
       const row = rowOf(output, sampledFrom + i)
       const token = sampler.choose(row, this.#memory)
       if (request.logprobs !== undefined) {

@@ -303,6 +303,59 @@ test('states are forgotten at their limit and a text goes on', () => {
   }
 })
 
+test('a mask that is made a little at a time, between others, is the one that is made at once', () => {
+  const tables = tablesOf(texts)
+  const random = new Random(77)
+  for (let seed = 0; seed < 20; seed++) {
+    const compiled = compileSchema(randomSchema(random, 3))
+    if (!compiled.ok) throw new Error(compiled.message)
+    const automaton = new Automaton(compiled.grammar)
+    const states = [automaton.start]
+    for (const byte of Buffer.from('[{"a1-tfn')) {
+      const next = automaton.step(states[0]!, automaton.classOf[byte]!)
+      if (next !== null) states.unshift(next)
+    }
+    const sliced = new Vocabulary(tables)
+    const pending = new Set(states)
+    for (let calls = 0; pending.size > 0; calls++) {
+      expect(calls).toBeLessThan(100_000)
+      for (const state of pending) {
+        const mask = sliced.maskWithin(automaton, state, { left: 1 + random.integer(30) })
+        if (mask === undefined) continue
+        pending.delete(state)
+        expect(mask).toEqual(new Vocabulary(tables).maskOf(automaton, state))
+      }
+    }
+  }
+})
+
+test('a schema that calls itself in many ways at once costs a byte some milliseconds, and its texts end', () => {
+  const itself = (minItems: number) => ({ type: 'array', items: { $ref: '#/$defs/any' }, minItems })
+  const anyOf = [...Array.from({ length: 64 }, (_, i) => itself(i % 3)), { type: 'integer' }]
+  const schema = { $defs: { any: { anyOf } }, $ref: '#/$defs/any' }
+  const compiled = compileSchema(schema)
+  if (!compiled.ok) throw new Error(compiled.message)
+  const automaton = new Automaton(compiled.grammar)
+  let state = automaton.start
+  let meaningsMost = 0
+  for (const byte of Buffer.from('[[[[[[[[1,[2,[[3')) {
+    const before = automaton.looks
+    state = automaton.step(state, automaton.classOf[byte]!)!
+    meaningsMost = Math.max(meaningsMost, state.places.length)
+    // What a place leads to is looked at whole; without a limit it were half a million.
+    expect(automaton.looks - before).toBeLessThan(10_000)
+  }
+  expect(meaningsMost).toBeGreaterThan(3000)
+  let ended = 0
+  for (let seed = 0; seed < 10; seed++) {
+    const said = walk(constraints.follow({ kind: 'json', schema })!, new Random(seed), 300)
+    if (said === undefined) continue
+    ended++
+    expect(fits(schema, JSON.parse(said)), said).toBe(true)
+  }
+  expect(ended).toBeGreaterThan(5)
+})
+
 test('every one of many values and of many optional properties can be written; too many are refused', () => {
   const names = Array.from({ length: 1000 }, (_, i) => `value ${i}`)
   const accepts = (schema: object, value: unknown) => {

@@ -125,7 +125,7 @@ const cases = ['stories260K', 'babyllama-char-1M']
 /** Each case meets companies of its own. */
 const seedsOf = (index: number) =>
   only === undefined ? Array.from({ length: seedCount }, (_, i) => i * cases.length + index) : [Number(only)]
-const seen = { preemptions: 0, cachedTokens: 0, guessedTokens: 0, acceptedTokens: 0 }
+const seen = { preemptions: 0, held: 0, cachedTokens: 0, guessedTokens: 0, acceptedTokens: 0 }
 
 describe.each(cases)(
   '$name in $format, cache in $cache, on $set',
@@ -150,6 +150,7 @@ describe.each(cases)(
           expect(found, `ROPEWAY_BITS_SEED=${seed} replays it: ${id}`).toBeUndefined()
         }
         seen.preemptions += served.preemptions
+        seen.held += served.held
         for (const what of ['cachedTokens', 'guessedTokens', 'acceptedTokens'] as const)
           seen[what] += served.totals[what]
       }
@@ -183,7 +184,9 @@ describe.each(cases.filter(({ name, format }) => name === 'babyllama-char-1M' &&
           const alone = await serveAlone(model.executor, wish)
           expect(difference(alone, served.heard.get(wish.id)!), wish.id).toBeUndefined()
         }
-        const greedyOnly = requests.filter(({ sampling }) => sampling.temperature === 0)
+        const greedyOnly = requests.filter(
+          ({ sampling, constraint }) => sampling.temperature === 0 && constraint === undefined,
+        )
         const again = new DraftModel(draft.executor, most, scratch, new ManualClock())
         const arrivals = greedyOnly.map((request) => ({ at: 0, request }))
         const quick = {
@@ -201,9 +204,10 @@ describe.each(cases.filter(({ name, format }) => name === 'babyllama-char-1M' &&
 )
 
 test.skipIf(only !== undefined || sharedData('models') === undefined)(
-  'the companies meet preemption, cached prefixes, and guesses both right and wrong',
+  'the companies meet preemption, cached prefixes, masks that come late, and guesses both right and wrong',
   () => {
     expect(seen.preemptions).toBeGreaterThan(0)
+    expect(seen.held).toBeGreaterThan(100)
     expect(seen.cachedTokens).toBeGreaterThan(0)
     expect(seen.acceptedTokens).toBeGreaterThan(0)
     expect(seen.guessedTokens).toBeGreaterThan(seen.acceptedTokens)

@@ -2,9 +2,11 @@
  * Requests in random company on a real model: who arrives when, what is shared, how small the chunks and the
  * cache are, all from a seed. And the same requests alone.
  */
+import { expect } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import { deriveSeed, Random } from '../../src/base/random.ts'
 import { type Constraint, Constraints } from '../../src/constrain/constraint.ts'
+import { type Decision, replay } from '../../src/serve/decision-log.ts'
 import type { Proposer } from '../../src/serve/draft-model.ts'
 import { Engine } from '../../src/serve/engine.ts'
 import type { Executor, ExecutorShape, IterationBatch, IterationOutput } from '../../src/serve/executor.ts'
@@ -50,14 +52,16 @@ export interface Company {
   arrivals: { at: number; request: EngineRequest }[]
   /** Iterations before which somebody goes away, and who. */
   departures: ReadonlyMap<number, string>
+  /** How much is done at a time to find out what a constraint allows; as much as usual when it is left out. */
+  slice?: number
 }
 
 /** A vocabulary as JSON is written with; which token writes what does not matter. */
-function constraintsOf({ vocabularySize }: ExecutorShape): Constraints {
+function constraintsOf({ vocabularySize }: ExecutorShape, slice?: number): Constraints {
   const texts = Array.from({ length: vocabularySize }, (_, token) =>
     Buffer.from(String.fromCharCode(0x20 + (token % 95)).repeat(1 + (token % 3))),
   )
-  return new Constraints(() => texts)
+  return new Constraints(() => texts, undefined, slice)
 }
 
 const held: Constraint = {
@@ -96,7 +100,7 @@ export function requestsFor(shape: ExecutorShape, seed: number, count: number): 
       ...(i % 7 === 2 && { pinPrefixMs: 50 }),
       priority: i % 6 === 4 ? 1 : 0,
       tenant: i % 10 === 9 ? 'other' : 'tenant',
-      ...(i % 8 === 3 && { constraint: held }),
+      ...((i % 8 === 3 || i % 8 === 6) && { constraint: held }),
     })
   })
 }
@@ -123,7 +127,8 @@ export function companyOf(seed: number, shape: ExecutorShape, requests: readonly
   })
   const departures = new Map<number, string>()
   if (random.uniform() < 0.5) departures.set(5 + random.integer(30), arrivals[0]!.request.id)
-  return { blockCount, options, arrivals, departures }
+  const slice = random.uniform() < 0.7 ? 4 + random.integer(60) : undefined
+  return { blockCount, options, arrivals, departures, ...(slice !== undefined && { slice }) }
 }
 
 function shuffled<T>(items: readonly T[], random: Random): T[] {
@@ -134,10 +139,11 @@ function shuffled<T>(items: readonly T[], random: Random): T[] {
 /** Serves a company to its end. */
 export async function serveCompany(
   executor: Executor,
-  { blockCount, options, arrivals, departures }: Company,
+  { blockCount, options, arrivals, departures, slice }: Company,
   proposer?: Proposer,
 ) {
   const clock = new ManualClock()
+  const decisions: Decision[] = []
   const heard = new Map<string, Heard>()
   const hear = ({ id, tokens, logprobs, promptLogprobs, embedding, finish }: RequestProgress) => {
     let one = heard.get(id)
@@ -154,7 +160,7 @@ export async function serveCompany(
     options,
     clock,
     (items) => items.forEach(hear),
-    { constraints: constraintsOf(executor.shape) },
+    { constraints: constraintsOf(executor.shape, slice), decisions: (decision) => decisions.push(decision) },
     proposer,
   )
   const left = [...arrivals]
@@ -169,7 +175,9 @@ export async function serveCompany(
     worked = await engine.step()
   }
   const { totals, roster } = engine.scheduler
-  return { heard, totals, preemptions: roster.preemptions }
+  expect(replay(decisions).difference).toBeUndefined()
+  const held = decisions.filter((decision) => decision.type === 'plan' && decision.held !== undefined).length
+  return { heard, totals, preemptions: roster.preemptions, held }
 }
 
 /** What a request hears that has the device to itself, without chunks, cache hits or guesses. */

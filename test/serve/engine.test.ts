@@ -457,4 +457,38 @@ describe('a request whose constraint is made elsewhere', () => {
     loop.receive({ type: 'drain', limitMs: 1000 })
     await over
   })
+
+  test('keeps nobody waiting while it is found out which token may follow', async () => {
+    // One node of the vocabulary a slice: each of its tokens takes many iterations.
+    const constraints = new Constraints(() => texts, undefined, 1)
+    const schema = { const: [1, 11, [1]] }
+    const wish = request({ id: 'held', maxTokens: 20, constraint: { kind: 'json', schema } })
+    const quick = setUp({}, { constraints: new Constraints(() => texts) })
+    quick.engine.submit(wish)
+    await quick.run()
+    const { engine, tokens, finishes, device } = setUp({}, { constraints })
+    engine.submit(wish)
+    engine.submit(request({ id: 'free', maxTokens: 40 }))
+    let iterations = 0
+    for (; !finishes.has('free'); iterations++) await engine.step()
+    // One for each of its tokens, and none in which it waited.
+    expect(iterations).toBe(40)
+    expect(tokens.get('held')!.length).toBeLessThan(9)
+    while (await engine.step());
+    expect(device.violation).toBeUndefined()
+    expect(finishes.get('held')).toMatchObject({ reason: 'stop' })
+    expect(tokens.get('held')).toEqual(quick.tokens.get('held'))
+    expect(finishes.get('held')!.timing.waitingForBudgetMs).toBeGreaterThan(0)
+  })
+
+  test('can be cancelled while its next token is looked for, and another of its name is not held for it', async () => {
+    const constraints = new Constraints(() => texts, undefined, 1)
+    const { engine, finishes, run } = setUp({}, { constraints })
+    engine.submit(held)
+    for (let i = 0; i < 3; i++) await engine.step()
+    engine.cancel('held')
+    engine.submit(request({ id: 'held', maxTokens: 9 }))
+    await run()
+    expect(finishes.get('held')).toMatchObject({ reason: 'length', generatedTokens: 9 })
+  })
 })
