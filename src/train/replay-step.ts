@@ -7,7 +7,8 @@ import { newestCheckpoint } from './checkpoint.ts'
 import type { TrainingJob } from './job.ts'
 import { type LedgerEntry, ledgerFile, readLedger } from './ledger.ts'
 import type { JobCallbacks } from './run-callbacks.ts'
-import { jobRecord, replaySteps } from './run-job.ts'
+import { jobRecord } from './run-files.ts'
+import { replaySteps } from './run-job.ts'
 import type { StepSamples } from './step-samples.ts'
 
 export interface StepReplay {
