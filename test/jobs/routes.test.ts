@@ -23,6 +23,8 @@ import { machineRoutes } from '../../src/control/jobs/machine-routes.ts'
 import { ensureCluster } from '../../src/control/jobs/machines.ts'
 import { jobMigrations } from '../../src/control/jobs/migration.ts'
 import { jobRoutes } from '../../src/control/jobs/routes.ts'
+import type { JobRow, JobTables } from '../../src/control/jobs/rows.ts'
+import { schedule } from '../../src/control/jobs/scheduler.ts'
 import { templateRoutes } from '../../src/control/jobs/template-routes.ts'
 import { workspaceRoutes } from '../../src/control/jobs/workspace-routes.ts'
 import { Workspaces } from '../../src/control/jobs/workspaces.ts'
@@ -92,6 +94,36 @@ onEveryDatabase((databases) => {
       /colour is not a field of a job's part job\.$/,
     )
     expect(await said({ run, job: { devices: 0 } })).toContain('The field job.devices is not right')
+  })
+
+  test('jobs that cannot run, however many, keep none from running that can', async () => {
+    await using service = await open(databases)
+    const { store } = service
+    const made = async (name: string, device: string, devices: number) => {
+      const file = { name, run: ['true'], job: { device, devices } }
+      return (await service.owner.call(api.createJobEndpoint, { params, body: { file } })).id
+    }
+    const db = store.db<JobTables>()
+    const repeat = async (id: string, change: Partial<JobRow>) => {
+      const [row] = await db.selectFrom('jobs').selectAll().where('id', '=', id).execute()
+      const rows = Array.from({ length: 250 }, (_, i) => ({ ...row!, ...change, id: `${row!.id}${i}` }))
+      for (let from = 0; from < rows.length; from += 25)
+        await db
+          .insertInto('jobs')
+          .values(rows.slice(from, from + 25))
+          .execute()
+    }
+    await service.owner.call(setQuota, { params: { ...params, device: 'gpu' }, body: { devices: 0 } })
+    await repeat(await made('no-cluster', 'h100', 1), {})
+    await repeat(await made('too-large', 'cpu', 9), {})
+    await repeat(await made('held', 'gpu', 1), {})
+    const later = await made('later', 'cpu', 1)
+    await repeat(later, { not_before: store.clock.unixMs() + 60_000 })
+    await db.deleteFrom('jobs').where('id', '=', later).execute()
+    const last = await made('last', 'cpu', 1)
+    expect(await schedule(store, 'server')).toBe(true)
+    const placed = await db.selectFrom('jobs').select('id').where('state', '!=', 'waiting').execute()
+    expect(placed).toEqual([{ id: last }])
   })
 
   test('a guest sees jobs and changes none, a developer runs and stops them, others do not know of them', async () => {

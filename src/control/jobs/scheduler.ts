@@ -10,7 +10,7 @@ import { type ActiveJob, type Plan, planJobs, type WaitingJob, type WaitingReaso
 import { activeStates } from './states.ts'
 import { moveJob, type TransitionListener } from './transition.ts'
 
-/** So many of the first in each project's queue are looked at. */
+/** So many of the first of each project's jobs that want the same are looked at: where these cannot run, none behind them can. */
 const queueShownMax = 200
 const leaseName = 'job-scheduler'
 export const schedulerLeaseMs = 15_000
@@ -35,18 +35,19 @@ export async function schedule(store: Store, owner: string, onMoved?: Transition
   })
 }
 
-/** The first of each project's queue. */
+/** The first that are due of each project, by what they want: those that wait for what is not there hide nobody. */
 async function waitingJobs(store: Store): Promise<JobRow[]> {
   const db = store.db<JobTables>()
   const ranked = db
     .selectFrom('jobs')
     .select('id')
     .select(
-      sql<number>`row_number() over (partition by project_id order by priority desc, queued_at, id)`.as(
+      sql<number>`row_number() over (partition by project_id, device_type, devices, wanted_cluster order by priority desc, queued_at, id)`.as(
         'turn',
       ),
     )
     .where('state', '=', 'waiting')
+    .where('not_before', '<=', store.clock.unixMs())
     .where('deleted_at', 'is', null)
     .as('ranked')
   const rows = await db
