@@ -39,11 +39,11 @@ export interface Workspace {
   readonly sources: ReadonlyMap<string, string>
 }
 
-/** `out` is where the job writes when it runs here: it is left out. */
-export function readWorkspace(folder: string, out: string): Workspace {
+/** `without`: paths, from `folder` on or absolute, that are left out, as where the job writes when it runs here. */
+export function readWorkspace(folder: string, without: readonly string[]): Workspace {
   const files: WorkspaceFiles = []
   const sources = new Map<string, string>()
-  for (const path of collect(folder, ignored(folder, out))) {
+  for (const path of collect(folder, ignored(folder, without))) {
     const full = join(folder, path)
     const sha256 = createHash('sha256').update(readFileSync(full)).digest('hex')
     const { size, mode } = statSync(full)
@@ -77,18 +77,17 @@ export async function sendWorkspace(
 }
 
 export function uploadWorkspace({ client, project }: Session, folder: string, out: string): Promise<string> {
-  return sendWorkspace(client, project, readWorkspace(folder, out))
+  return sendWorkspace(client, project, readWorkspace(folder, [out]))
 }
 
-function ignored(folder: string, out: string): ReadonlySet<string> {
+function ignored(folder: string, without: readonly string[]): ReadonlySet<string> {
   const path = join(folder, ignoreFile)
   const own = existsSync(path) ? readFileSync(path, 'utf8').split('\n') : []
   const names = own
     .map((name) => name.trim().replace(/\/$/, ''))
     .filter((name) => name !== '' && !name.startsWith('#'))
-  return new Set(
-    [...names, ignoreFile, relative(folder, resolve(folder, out))].map((name) => name.split(sep).join('/')),
-  )
+  const others = without.map((path) => relative(resolve(folder), resolve(folder, path)))
+  return new Set([...names, ignoreFile, ...others].map((name) => name.split(sep).join('/')))
 }
 
 /** Paths below `folder`; refuses folders that are no job's before anything is read. */

@@ -205,6 +205,30 @@ test('a job that says something else is another job of the same name', async () 
   expect((await ropeway(['job', '--project', 'shop', '--json'])).json).toHaveLength(2)
 })
 
+test('a job whose folder holds the applied file too is the same job when the file is mended', async () => {
+  mkdirSync(join(folder, 'together'))
+  writeFileSync(join(folder, 'together', 'job.yml'), 'run: cat words.txt\n')
+  writeFileSync(join(folder, 'together', 'words.txt'), 'words')
+  const all = join(folder, 'together', 'all.yml')
+  const job = 'kind: job\nname: once\nfile: job.yml\n'
+  const applied = async (text: string) => {
+    writeFileSync(all, text)
+    return (await ropeway(['apply', '-f', all, '--json', '-y'])).json.map(({ kind, outcome }) => [
+      kind,
+      outcome,
+    ])
+  }
+  expect(await applied(job)).toEqual([['job', 'done']])
+  expect(await applied(`# mended\n${job}---\nkind: retention\nname: some\nkeep_last: 2\n`)).toEqual([
+    ['retention', 'done'],
+    ['job', 'unchanged'],
+  ])
+  const [{ workspace }] = (await ropeway(['job', 'view', 'once', '--json'])).json
+  expect(workspace).toMatch(/^ws_/)
+  writeFileSync(join(folder, 'together', 'words.txt'), 'other words')
+  expect(await applied(job)).toEqual([['job', 'done']])
+})
+
 test('when something in the middle is refused, what was done stays, and it is said what was not done', async () => {
   const broken = whole
     .replaceAll('shop', 'mill')

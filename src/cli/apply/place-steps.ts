@@ -1,19 +1,12 @@
 /** Steps about clusters, projects, quotas and keys: where things are, and who may. */
+import type { Client } from '../../api/control/client.ts'
 import * as keys from '../../api/control/keys.ts'
 import * as machines from '../../api/control/machine-endpoints.ts'
 import type { ManifestOf } from '../../api/control/manifest.ts'
 import * as projects from '../../api/control/projects.ts'
 import { UserError } from '../../base/errors.ts'
 import { all, meant } from '../noun.ts'
-import {
-  type Change,
-  changing,
-  creating,
-  differences,
-  type Planner,
-  type Target,
-  unlessMissing,
-} from './plan.ts'
+import { type Change, changing, creating, differences, type Planner, unlessMissing } from './plan.ts'
 
 export const planCluster: Planner<'cluster'> = async ({ client }, { name, slots, open }) => {
   const { items } = await client.call(machines.listClusters, {})
@@ -46,7 +39,7 @@ export const planProject: Planner<'project'> = async ({ client }, wanted) => {
     if (before !== role) changes.push({ field: `members.${email}`, from: before, to: role })
   }
   const act = async () => {
-    if (known === undefined) await createProject({ client, project: name }, wanted)
+    if (known === undefined) await createProject(client, wanted)
     else if (title !== undefined && title !== known.title)
       await client.call(projects.editProject, { params, body: { title } })
     for (const { email, role } of wanted.members ?? [])
@@ -58,7 +51,7 @@ export const planProject: Planner<'project'> = async ({ client }, wanted) => {
   return { does: 'create', says: title ?? '', changes, act }
 }
 
-async function createProject({ client }: Target, wanted: ManifestOf<'project'>): Promise<void> {
+async function createProject(client: Client, wanted: ManifestOf<'project'>): Promise<void> {
   const organisations = await all(client.items(projects.listOrganisations, {}))
   const only = organisations.length === 1 ? organisations[0] : undefined
   const { id } =

@@ -25,6 +25,8 @@ export interface Step {
 export interface Target {
   readonly client: Client
   readonly project: string
+  /** The file that is applied. It is part of no job: what is mended in it would make another of each. */
+  readonly manifest: string
 }
 
 export type Planner<Kind extends Manifest['kind']> = (

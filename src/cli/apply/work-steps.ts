@@ -16,11 +16,11 @@ interface Work {
   readonly folder: Workspace | undefined
 }
 
-function workOf({ file: path, spec, workspace }: ManifestOf<'job' | 'template'>): Work {
+function workOf({ manifest }: Target, { file: path, spec, workspace }: ManifestOf<'job' | 'template'>): Work {
   const file = path === undefined ? spec! : readJobFile(path)
   const folder = workspace ?? (path === undefined ? undefined : dirname(path))
   const out = typeof file.out === 'string' ? file.out : 'out'
-  return { file, folder: folder === undefined ? undefined : readWorkspace(folder, out) }
+  return { file, folder: folder === undefined ? undefined : readWorkspace(folder, [out, manifest]) }
 }
 
 async function sent({ client, project }: Target, { file, folder }: Work) {
@@ -30,7 +30,7 @@ async function sent({ client, project }: Target, { file, folder }: Work) {
 export const planTemplate: Planner<'template'> = async (target, wanted) => {
   const { client, project } = target
   const { name } = wanted
-  const work = workOf(wanted)
+  const work = workOf(target, wanted)
   const params = { project, template: name }
   const known = await exactly(name, client.call(viewTemplate, { params }))
   const act = async () => client.call(saveTemplate, { params, body: await sent(target, work) })
@@ -47,7 +47,7 @@ export const planTemplate: Planner<'template'> = async (target, wanted) => {
 export const planJob: Planner<'job'> = async (target, wanted) => {
   const { client, project } = target
   const { name } = wanted
-  const work = workOf(wanted)
+  const work = workOf(target, wanted)
   const known = await exactly(name, client.call(viewJob, { params: { project, job: name } }))
   const act = async () =>
     client.call(createJobEndpoint, { params: { project }, body: { name, ...(await sent(target, work)) } })

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { type Manifest, manifestKinds } from '../../api/control/manifest.ts'
 import { problemCodes, Refused } from '../../api/control/problem.ts'
@@ -60,7 +61,7 @@ async function runApply(session: Session, flags: ApplyFlags): Promise<void> {
   )
   await refuseUnknownProjects(session, documents)
   const items: Item[] = []
-  for (const wanted of documents) items.push(await itemOf(session, wanted))
+  for (const wanted of documents) items.push(await itemOf(session, wanted, resolve(flags.file)))
   if (!session.out.isJson) for (const item of items) showPlan(item)
   const todo = items.filter(({ outcome }) => outcome === 'planned')
   if (flags.dryRun !== true && todo.length > 0) {
@@ -72,9 +73,9 @@ async function runApply(session: Session, flags: ApplyFlags): Promise<void> {
   else if (todo.length === 0) note('Everything is so already.')
 }
 
-async function itemOf(session: Session, wanted: Manifest): Promise<Item> {
+async function itemOf(session: Session, wanted: Manifest, manifest: string): Promise<Item> {
   const project = projectOf(session, wanted)
-  const target = { client: session.client, project: project ?? '' }
+  const target = { client: session.client, project: project ?? '', manifest }
   const step = await (planners[wanted.kind] as Planner<typeof wanted.kind>)(target, wanted as never)
   return { wanted, project, step, outcome: step.does === 'nothing' ? 'unchanged' : 'planned' }
 }
