@@ -10,6 +10,7 @@ import { type SampleData, sampleData, sampleFields } from './data/sample-data.ts
 import { expanded, type FileSource } from './data/source-files.ts'
 import { type Derived, dial, dialled } from './dial.ts'
 import { evaluateFields } from './evaluate/fields.ts'
+import { checkEvaluation } from './evaluate/job-rules.ts'
 import { jobRefusal, refused } from './job-refusals.ts'
 import { methodFields } from './methods/method.ts'
 import { expertSizes, isMixture } from './mixture-sizes.ts'
@@ -205,7 +206,7 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
       `must divide model.width; ${job.model.heads} does not divide ${job.model.width}`,
     )
   }
-  if (!('from' in job.model)) checkExperts(job.model)
+  if (!('from' in job.model)) checkExperts(job.model, job.router_balance)
   if (job.method?.lora !== undefined && !('from' in job.model))
     throw refused('method.lora', 'adapts a model that is there already: give model: {from: FOLDER}')
   if (job.publish !== undefined && job.method?.lora === undefined)
@@ -224,6 +225,7 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   if (kinds.length > 0 && job.data.fim !== undefined)
     throw refused('data.fim', 'makes gaps in texts, and the method learns from answers')
   checkRewards(job)
+  checkEvaluation(job.evaluate)
   const at = (path: string) => (isAbsolute(path) ? path : resolve(baseFolder, path))
   return {
     ...job,
@@ -238,9 +240,11 @@ export function parseTrainingJob(object: unknown, baseFolder: string): TrainingJ
   }
 }
 
-function checkExperts({ architecture, experts, experts_used }: ModelSizes): void {
+function checkExperts({ architecture, experts, experts_used }: ModelSizes, balance?: number): void {
   if (!isMixture(architecture) && (experts ?? experts_used) !== undefined)
     throw refused('model.experts', `belongs to mixtures of experts; ${architecture} is none`)
+  if (!isMixture(architecture) && balance !== undefined)
+    throw refused('router_balance', `belongs to mixtures of experts; ${architecture} is none`)
   const sizes = expertSizes({ experts, experts_used })
   if (sizes.used > sizes.experts)
     throw refused(

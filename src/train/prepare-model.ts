@@ -54,6 +54,11 @@ export function refuseUnfit(job: TrainingJob, tokens: Pick<SpecialTokens, 'vocab
       `has ${config.vocabularySize} tokens, fewer than the tokenizer's ${tokens.vocabularySize}`,
       "Leave the field tokenizer out: the model's own is taken.",
     )
+  if (job.router_balance !== undefined && config.mixture === undefined)
+    throw refuse(
+      'has no experts, and router_balance is about how evenly those are used',
+      'Leave router_balance out.',
+    )
   if (job.method?.lora !== undefined) adapterSettings(job.method.lora, model.definition, from)
 }
 

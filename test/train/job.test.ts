@@ -36,6 +36,8 @@ describe('a wrong field is named', () => {
     ['tokenizer.byte_pairs', (job) => (job.tokenizer = { byte_pairs: 12 })],
     ['optimizer', (job) => delete job.optimizer],
     ['data.text.match', (job) => (job.data.text = { package: 'p', match: '(' })],
+    ['router_balance', (job) => (job.router_balance = 0.01)],
+    ['evaluate.best', (job) => (job.evaluate = { best: 'nothing' })],
   ]
   test.each(wrong)('%s', (field, change) => {
     const job = file()

@@ -10,7 +10,7 @@ import type { Trainer } from '../trainer.ts'
 import { rightChoices } from './choices.ts'
 import type { Decode, DecodeRequest } from './decode.ts'
 import type { Task } from './fields.ts'
-import { accepts, exact, type Grader, matches } from './graders.ts'
+import { type Grader, graderOf } from './graders.ts'
 import { keepSamples, type PanelEntry, panelName } from './panel.ts'
 import { promptTokens, type Question, questionsOf } from './questions.ts'
 
@@ -68,14 +68,12 @@ export class Evaluations {
     decode: Decode | undefined,
     heldOut?: HeldOutRewards,
   ): Promise<Evaluations> {
-    const { tasks, samples, best } = job.evaluate
+    const { tasks, samples } = job.evaluate
     const asksForText = samples !== undefined || tasks.some(({ kind }) => kind !== 'choice')
     if (asksForText && decode === undefined)
       throw new UserError('Nobody here can decode: tasks and samples need the serving engine.', {
         fix: 'Run the job by ropeway train.',
       })
-    if (best !== 'loss' && !tasks.some(({ name }) => name === best))
-      throw new UserError(`The field evaluate.best names ${best}, which is no task.`, { failure: 'usage' })
     const asChat = 'train' in job.data && kit.template !== undefined
     const prepared: Prepared[] = []
     for (const [index, task] of tasks.entries()) {
@@ -213,9 +211,4 @@ export class Evaluations {
     }
     return counted
   }
-}
-
-function graderOf(task: Task, field: string): Grader {
-  if (task.kind === 'regex') return matches(task.pattern, `${field}.pattern`)
-  return task.kind === 'json_schema' ? accepts(task.schema, `${field}.schema`) : exact
 }

@@ -1,6 +1,7 @@
 /** Whether an answer is right, by rules that need no second model. */
 import { z } from 'zod'
 import { messageOf, UserError } from '../../base/errors.ts'
+import type { Task } from './fields.ts'
 
 /** True for a right answer; `expected` is the record's own. */
 export type Grader = (answer: string, expected: string) => boolean
@@ -57,4 +58,10 @@ function parsed(text: string): { json: unknown } | undefined {
     if (error instanceof SyntaxError) return undefined
     throw error
   }
+}
+
+/** What grades a task's answers; throws a UserError that names the `field` of what cannot. */
+export function graderOf(task: Task, field: string): Grader {
+  if (task.kind === 'regex') return matches(task.pattern, `${field}.pattern`)
+  return task.kind === 'json_schema' ? accepts(task.schema, `${field}.schema`) : exact
 }

@@ -160,11 +160,22 @@ describe('a job is refused', () => {
   })
 
   test.each([
-    [{ tasks, best: 'nothing' }, /evaluate\.best names nothing/],
-    [{ tasks: [{ ...tasks[1], pattern: '(' }] }, /tasks\.0\.pattern is no regular expression/],
     [{ tasks: [{ name: 'x', kind: 'choice', data: 'exact.jsonl' }] }, /exact\.jsonl:1: choices: expected/],
   ])('for a task that cannot be: %#', async (evaluate, message) => {
     await expect(run({ out: 'never', evaluate })).rejects.toThrow(message)
+  })
+
+  test.each([
+    [{ best: 'nothing' }, /evaluate\.best names nothing, which is no task; it takes loss\./],
+    [{ tasks, best: 'nothing' }, /evaluate\.best names nothing, .* it takes loss, [\w-]+/],
+    [{ tasks: [{ ...tasks[1], pattern: '(' }] }, /tasks\.0\.pattern is no regular expression/],
+    [
+      { tasks: [tasks[0], { ...tasks[1], name: tasks[0]!.name }] },
+      /tasks\.1\.name is [\w-]+, as that of an earlier/,
+    ],
+    [{ tasks: [{ ...tasks[0], name: 'loss' }] }, /tasks\.0\.name is loss/],
+  ])('before anything is read, for what its file alone shows to be wrong: %#', (evaluate, message) => {
+    expect(() => parseTrainingJob(fields({ evaluate }), folder)).toThrow(message)
   })
 
   test('for a field that is wrong, which is named', () => {
