@@ -1,5 +1,6 @@
 import type { Exchange } from './exchange.ts'
 import type { Problem } from './problem.ts'
+import type { NamedEvent } from './rewording.ts'
 
 /**
  * Server-sent events to one client (WHATWG HTML, "Server-sent events"; data-only, as OpenAI streams).
@@ -32,7 +33,9 @@ export class EventStream {
 
   send(data: unknown): void {
     this.#keepAlive.refresh()
-    this.#write(`data: ${JSON.stringify(data)}\n\n`)
+    const { asked } = this.#exchange
+    if (asked === undefined) this.#write(`data: ${JSON.stringify(data)}\n\n`)
+    else this.#name(asked.answer.chunk(data as object))
   }
 
   /** One line that readers of events skip. */
@@ -43,14 +46,22 @@ export class EventStream {
 
   /** The last event of a stream that went well. */
   done(): void {
-    this.#write('data: [DONE]\n\n')
+    const { asked } = this.#exchange
+    if (asked === undefined) this.#write('data: [DONE]\n\n')
+    else this.#name(asked.answer.done())
     this.#end()
   }
 
   /** `beside`: what stands beside the error in the last event. */
   fail(problem: Problem, beside: object = {}): void {
-    this.#write(`data: ${JSON.stringify({ ...problem.body, ...beside })}\n\n`)
+    const { asked } = this.#exchange
+    if (asked === undefined) this.#write(`data: ${JSON.stringify({ ...problem.body, ...beside })}\n\n`)
+    else this.#name(asked.answer.failed(problem.body))
     this.#end()
+  }
+
+  #name(events: readonly NamedEvent[]): void {
+    for (const { event, data } of events) this.#write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`)
   }
 
   #end(): void {

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Problem } from './problem.ts'
+import { type Rewording, reworded } from './rewording.ts'
 
 /** One request and its answer. `signal` aborts when the client is gone before the answer is complete. */
 export class Exchange {
@@ -12,6 +13,8 @@ export class Exchange {
   readonly path: string
   /** Named parts of the path, decoded. */
   parameters: Readonly<Record<string, string>> = {}
+  /** Set where another endpoint answers: the body that it is asked with, and how its answer is worded. */
+  asked: { readonly body: unknown; readonly answer: Rewording } | undefined
   readonly #unreadMs: number
 
   constructor(request: IncomingMessage, response: ServerResponse, limits: { unreadMs: number }) {
@@ -35,7 +38,8 @@ export class Exchange {
   }
 
   json(status: number, body: unknown, headers: Readonly<Record<string, string>> = {}): void {
-    this.text(status, 'application/json; charset=utf-8', JSON.stringify(body), headers)
+    const said = status === 200 && this.asked !== undefined ? this.asked.answer.whole(body as object) : body
+    this.text(status, 'application/json; charset=utf-8', JSON.stringify(said), headers)
   }
 
   text(status: number, type: string, body: string, headers: Readonly<Record<string, string>> = {}): void {
@@ -45,7 +49,8 @@ export class Exchange {
   }
 
   problem(problem: Problem): void {
-    this.json(problem.status, problem.body, problem.headers)
+    const { status, body, headers } = reworded(problem, this.asked?.answer)
+    this.json(status, body, headers)
   }
 
   /** Completes the answer. From here on the connection is cut when the client takes nothing for `unreadMs`. */

@@ -61,7 +61,8 @@ export async function parseBody<Schema extends z.ZodType>(
   schema: Schema,
   limits: HttpLimits,
 ): Promise<z.output<Schema>> {
-  const parsed = schema.safeParse(await readJson(exchange.request, limits))
+  const given = exchange.asked === undefined ? await readJson(exchange.request, limits) : exchange.asked.body
+  const parsed = schema.safeParse(given)
   if (parsed.success) return parsed.data
   const { param, message, code } = firstIssue(parsed.error, schema)
   throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })

@@ -4,12 +4,14 @@ import { chat } from './chat.ts'
 import { completions } from './completions.ts'
 import { embeddings } from './embeddings.ts'
 import { type Endpoint, findModel, type ServedModel } from './endpoint.ts'
+import { responses } from './responses.ts'
 
 /** Every path of an engine's server. `state` says what its health is. */
 export function routes(
   endpoint: Endpoint,
   state: () => 'ready' | 'draining' | 'unavailable',
 ): readonly Route[] {
+  const chats = chat(endpoint)
   return [
     {
       method: 'GET',
@@ -41,7 +43,8 @@ export function routes(
       handle: async (exchange) => exchange.json(200, describe(findModel(endpoint, exchange.parameters.id!))),
     },
     { method: 'POST', path: '/v1/completions', handle: completions(endpoint) },
-    { method: 'POST', path: '/v1/chat/completions', handle: chat(endpoint) },
+    { method: 'POST', path: '/v1/chat/completions', handle: chats },
+    { method: 'POST', path: '/v1/responses', handle: responses(endpoint, chats) },
     { method: 'POST', path: '/v1/embeddings', handle: embeddings(endpoint) },
   ]
 }

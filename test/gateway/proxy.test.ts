@@ -35,6 +35,45 @@ test("the OpenAI client gets through the gateway what it gets from the replica, 
   expect(through.errors).toEqual([])
 })
 
+test('an answer of /v1/responses comes through in its own words, is billed, and goes on elsewhere when its replica dies', async () => {
+  await using a = await scriptedReplica('a')
+  await using b = await scriptedReplica('b')
+  const versions = [version([a.replica, { ...b.replica, state: 'draining' }])]
+  await using through = await gatewayOver([deployment('stories', { versions })])
+  const client = new OpenAI({ baseURL: `${through.url}/v1`, apiKey: 'none' })
+  const body = { model: 'stories', input: 'Hello', max_output_tokens: 9, temperature: 0 }
+  const whole = await client.responses.create(body)
+  expect(whole).toMatchObject({ object: 'response', model: 'stories', status: 'incomplete' })
+  expect(whole.output_text).toHaveLength(9)
+  expect(whole.usage).toMatchObject({ output_tokens: 9 })
+  expect(through.ledger.sums.rows()).toMatchObject([{ output: 9, requests: 1 }])
+  a.engine.pace = 'manual'
+  const stream = client.responses.stream(body)
+  let types = new Set<string>()
+  const over = (async () => {
+    for await (const { type } of stream) types = types.add(type)
+  })()
+  await a.engine.until(() => a.engine.runningCount === 1)
+  through.table.replaceDeployment(deployment('stories', { versions: [version([a.replica, b.replica])] }))
+  for (let i = 0; i < 3; i++) {
+    a.engine.iterate()
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  await a.server.close(0)
+  await over
+  const last = await stream.finalResponse()
+  expect(last.output_text).toBe(whole.output_text)
+  expect(last.model).toBe('stories')
+  expect(JSON.stringify(last)).not.toContain('ropeway')
+  expect(types).toContain('response.incomplete')
+  expect(through.ledger.sums.rows()).toMatchObject([{ output: 18, requests: 2 }])
+  const refused = client.responses.create({ ...body, previous_response_id: 'resp_1' })
+  await expect(refused).rejects.toMatchObject({ status: 400, param: 'previous_response_id' })
+  const tooMuch = client.responses.create({ ...body, max_output_tokens: 100_000 })
+  await expect(tooMuch).rejects.toMatchObject({ status: 400, param: 'input' })
+  expect(through.errors).toEqual([])
+})
+
 test("embeddings come through without a deployment's defaults, which are for answers, and are billed", async () => {
   await using replica = await scriptedReplica('a')
   const defaults = { temperature: 0.5, max_tokens: 5 }

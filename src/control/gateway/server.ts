@@ -1,6 +1,10 @@
 import { randomInt, randomUUID } from 'node:crypto'
 import type { Server } from 'node:http'
+import { firstIssue } from '../../api/issues.ts'
+import { requestLimits } from '../../api/limits.ts'
 import type { Model, ModelList } from '../../api/models.ts'
+import { chatOfResponses, responsesRequest } from '../../api/responses.ts'
+import { ResponsesAnswer } from '../../api/responses-answer.ts'
 import { type Clock, systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { createLogger, type Logger } from '../../base/log.ts'
@@ -80,6 +84,9 @@ export interface GatewayOptions {
   seed?: number
   log?: Logger
 }
+
+const responsesPath = '/v1/responses'
+const responsesBody = responsesRequest(requestLimits)
 
 interface Asked {
   readonly exchange: Exchange
@@ -192,7 +199,7 @@ export class Gateway {
   }
 
   #routes(): Route[] {
-    const answer = (path: Call['path']): Route => ({
+    const answer = (path: Call['path'] | typeof responsesPath): Route => ({
       method: 'POST',
       path,
       handle: async (exchange) => await this.#answer(exchange, path),
@@ -221,6 +228,7 @@ export class Gateway {
       { method: 'GET', path: '/v1/models/:id', handle: async (exchange) => await this.#showModel(exchange) },
       answer('/v1/completions'),
       answer('/v1/chat/completions'),
+      answer(responsesPath),
       answer('/v1/embeddings'),
     ]
   }
@@ -309,7 +317,7 @@ export class Gateway {
     return { deployment, late: found, ...(version !== undefined && { version }) }
   }
 
-  async #answer(exchange: Exchange, path: Call['path']): Promise<void> {
+  async #answer(exchange: Exchange, path: Call['path'] | typeof responsesPath): Promise<void> {
     if (this.#draining)
       throw new Problem(503, 'shutting_down', 'The gateway is shutting down. Retry in 1 s.', {
         headers: { 'retry-after': '1' },
@@ -321,7 +329,8 @@ export class Gateway {
       const body = checkedBody(await readJson(exchange.request, this.#limits))
       const target = await this.#target(known, body.model)
       if (await passedOn(this.#upstreams, exchange, path, body, target.deployment)) return
-      await this.#relay(this.#callOf({ exchange, path, known, body, target, arrivedMs }))
+      const asked = path === responsesPath ? askedAsChat(exchange, body) : { path, body }
+      await this.#relay(this.#callOf({ exchange, ...asked, known, target, arrivedMs }))
     } finally {
       leave()
     }
@@ -405,6 +414,18 @@ export class Gateway {
       ...(record.calls.length > 0 && { calls: record.calls }),
     })
   }
+}
+
+/** Replicas are asked as for a chat, so that all that holds of one holds here: going on elsewhere, usage, logs, shadows. */
+function askedAsChat(exchange: Exchange, given: unknown): Pick<Asked, 'path' | 'body'> {
+  const parsed = responsesBody.safeParse(given)
+  if (!parsed.success) {
+    const { param, message, code } = firstIssue(parsed.error, responsesBody)
+    throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
+  }
+  const body = checkedBody(chatOfResponses(parsed.data))
+  exchange.asked = { body, answer: new ResponsesAnswer(parsed.data) }
+  return { path: '/v1/chat/completions', body }
 }
 
 function deploymentNamed({ deployments }: Fleet, name: string): Deployment | undefined {
