@@ -98,6 +98,11 @@ export class ResponsesAnswer {
     return this.#told()
   }
 
+  /** Refusals are as everywhere in OpenAI's API. */
+  refusal(problem: object): object {
+    return problem
+  }
+
   /** The asked field that a chat calls `param`. */
   field(param: string): string {
     return fieldOfResponses(param)

@@ -14,7 +14,7 @@ export class Exchange {
   /** Named parts of the path, decoded. */
   parameters: Readonly<Record<string, string>> = {}
   /** Set where another endpoint answers: the body that it is asked with, and how its answer is worded. */
-  asked: { readonly body: unknown; readonly answer: Rewording } | undefined
+  asked: { readonly body?: unknown; readonly answer: Rewording } | undefined
   readonly #unreadMs: number
 
   constructor(request: IncomingMessage, response: ServerResponse, limits: { unreadMs: number }) {
@@ -49,8 +49,9 @@ export class Exchange {
   }
 
   problem(problem: Problem): void {
-    const { status, body, headers } = reworded(problem, this.asked?.answer)
-    this.json(status, body, headers)
+    const answer = this.asked?.answer
+    const { status, body, headers } = reworded(problem, answer)
+    this.json(status, answer === undefined ? body : answer.refusal(body, status), headers)
   }
 
   /** Completes the answer. From here on the connection is cut when the client takes nothing for `unreadMs`. */

@@ -8,8 +8,22 @@ export interface Rewording {
   /** The last events of a stream that went well, and of one that broke off. */
   done(): readonly NamedEvent[]
   failed(problem: ProblemBody): readonly NamedEvent[]
+  /** The body of a refusal. */
+  refusal(problem: ProblemBody, status: number): object
   /** What the asked body calls a field of the endpoint that answers. */
   field(param: string): string
+}
+
+/** How an exchange is worded of which nothing is known but how it is refused. */
+export function refusedAs(refusal: Rewording['refusal']): Rewording {
+  return {
+    whole: (answer) => answer,
+    chunk: () => [],
+    done: () => [],
+    failed: () => [],
+    refusal,
+    field: (param) => param,
+  }
 }
 
 export interface NamedEvent {

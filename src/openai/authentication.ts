@@ -39,7 +39,10 @@ export class Authentication {
   }
 }
 
+/** Anthropic's clients send the key as x-api-key. */
 function bearerOf(exchange: Exchange): string | undefined {
+  const own = exchange.header('x-api-key')
+  if (own !== undefined && own !== '' && exchange.header('authorization') === undefined) return own
   const [scheme, key] = (exchange.header('authorization') ?? '').split(/ +/, 2)
   return scheme?.toLowerCase() === 'bearer' && key !== '' ? key : undefined
 }

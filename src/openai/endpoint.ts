@@ -61,7 +61,7 @@ export async function parseBody<Schema extends z.ZodType>(
   schema: Schema,
   limits: HttpLimits,
 ): Promise<z.output<Schema>> {
-  const given = exchange.asked === undefined ? await readJson(exchange.request, limits) : exchange.asked.body
+  const given = exchange.asked?.body ?? (await readJson(exchange.request, limits))
   const parsed = schema.safeParse(given)
   if (parsed.success) return parsed.data
   const { param, message, code } = firstIssue(parsed.error, schema)

@@ -2,9 +2,9 @@ import type { Model, ModelList } from '../api/models.ts'
 import type { Route } from '../http/router.ts'
 import { chat } from './chat.ts'
 import { completions } from './completions.ts'
+import { dialectRoutes } from './dialects.ts'
 import { embeddings } from './embeddings.ts'
 import { type Endpoint, findModel, type ServedModel } from './endpoint.ts'
-import { responses } from './responses.ts'
 
 /** Every path of an engine's server. `state` says what its health is. */
 export function routes(
@@ -44,7 +44,7 @@ export function routes(
     },
     { method: 'POST', path: '/v1/completions', handle: completions(endpoint) },
     { method: 'POST', path: '/v1/chat/completions', handle: chats },
-    { method: 'POST', path: '/v1/responses', handle: responses(endpoint, chats) },
+    ...dialectRoutes(endpoint, chats),
     { method: 'POST', path: '/v1/embeddings', handle: embeddings(endpoint) },
   ]
 }

@@ -1,3 +1,4 @@
+import Anthropic from '@anthropic-ai/sdk'
 import OpenAI from 'openai'
 import { expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
@@ -71,6 +72,25 @@ test('an answer of /v1/responses comes through in its own words, is billed, and 
   await expect(refused).rejects.toMatchObject({ status: 400, param: 'previous_response_id' })
   const tooMuch = client.responses.create({ ...body, max_output_tokens: 100_000 })
   await expect(tooMuch).rejects.toMatchObject({ status: 400, param: 'input' })
+  expect(through.errors).toEqual([])
+})
+
+test('an answer of /v1/messages comes through for a key that is sent as x-api-key', async () => {
+  await using replica = await scriptedReplica('a')
+  const versions = [version([replica.replica])]
+  const deployments = [deployment('stories', { versions, public: false })]
+  await using through = await gatewayOver(deployments, { verify: knows({ k: {} }) })
+  const body = { model: 'stories', max_tokens: 9, messages: [{ role: 'user' as const, content: 'Hello' }] }
+  const client = new Anthropic({ baseURL: through.url, apiKey: 'k', maxRetries: 0 })
+  const whole = await client.messages.create(body)
+  expect(whole).toMatchObject({ type: 'message', model: 'stories', stop_reason: 'max_tokens' })
+  const streamed = await client.messages.stream(body).finalMessage()
+  expect(streamed.usage).toMatchObject({ output_tokens: 9 })
+  expect(through.ledger.sums.rows()).toMatchObject([{ output: 18, requests: 2 }])
+  const stranger = new Anthropic({ baseURL: through.url, apiKey: 'x', maxRetries: 0 })
+  await expect(stranger.messages.create(body)).rejects.toMatchObject({
+    ...{ status: 401, error: { type: 'error', error: { type: 'authentication_error' } } },
+  })
   expect(through.errors).toEqual([])
 })
 

@@ -27,9 +27,13 @@ export type KeyVerifier = (sha256: string) => Caller | undefined | Promise<Calle
 /** Who asks for a public deployment without a key. */
 export const anonymousCaller: Caller = { key: 'anonymous', project: '', limits: {} }
 
-/** The caller of the key in `Authorization: Bearer`; undefined without one. Throws 401 for a key that is not known. */
+/**
+ * The caller of the key in `Authorization: Bearer`, or in `x-api-key` as Anthropic's clients send it; undefined without
+ * one. Throws 401 for a key that is not known.
+ */
 export async function callerOf(exchange: Exchange, verify: KeyVerifier): Promise<Caller | undefined> {
-  const header = exchange.header('authorization')
+  const own = exchange.header('x-api-key')
+  const header = exchange.header('authorization') ?? (own === undefined ? undefined : `Bearer ${own}`)
   if (header === undefined) return undefined
   const [scheme, key] = header.split(/ +/, 2)
   if (scheme?.toLowerCase() !== 'bearer' || key === undefined || key === '') throw keyMissing()

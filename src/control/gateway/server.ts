@@ -1,10 +1,9 @@
 import { randomInt, randomUUID } from 'node:crypto'
 import type { Server } from 'node:http'
+import { type Dialect, dialects } from '../../api/dialects.ts'
 import { firstIssue } from '../../api/issues.ts'
 import { requestLimits } from '../../api/limits.ts'
 import type { Model, ModelList } from '../../api/models.ts'
-import { chatOfResponses, responsesRequest } from '../../api/responses.ts'
-import { ResponsesAnswer } from '../../api/responses-answer.ts'
 import { type Clock, systemClock } from '../../base/clock.ts'
 import { UserError } from '../../base/errors.ts'
 import { createLogger, type Logger } from '../../base/log.ts'
@@ -14,6 +13,7 @@ import type { Exchange } from '../../http/exchange.ts'
 import { type HttpLimits, httpLimits } from '../../http/limits.ts'
 import { Origins } from '../../http/origins.ts'
 import { Problem } from '../../http/problem.ts'
+import { refusedAs } from '../../http/rewording.ts'
 import { type Route, Router } from '../../http/router.ts'
 import { HttpServer } from '../../http/server.ts'
 import { AnswerRecord } from './answer-record.ts'
@@ -85,8 +85,7 @@ export interface GatewayOptions {
   log?: Logger
 }
 
-const responsesPath = '/v1/responses'
-const responsesBody = responsesRequest(requestLimits)
+const otherWays = dialects(requestLimits)
 
 interface Asked {
   readonly exchange: Exchange
@@ -199,10 +198,10 @@ export class Gateway {
   }
 
   #routes(): Route[] {
-    const answer = (path: Call['path'] | typeof responsesPath): Route => ({
+    const answer = (path: Call['path'], dialect?: Dialect): Route => ({
       method: 'POST',
-      path,
-      handle: async (exchange) => await this.#answer(exchange, path),
+      path: dialect?.path ?? path,
+      handle: async (exchange) => await this.#answer(exchange, path, dialect),
     })
     return [
       {
@@ -228,7 +227,7 @@ export class Gateway {
       { method: 'GET', path: '/v1/models/:id', handle: async (exchange) => await this.#showModel(exchange) },
       answer('/v1/completions'),
       answer('/v1/chat/completions'),
-      answer(responsesPath),
+      ...otherWays.map((dialect) => answer('/v1/chat/completions', dialect)),
       answer('/v1/embeddings'),
     ]
   }
@@ -317,7 +316,8 @@ export class Gateway {
     return { deployment, late: found, ...(version !== undefined && { version }) }
   }
 
-  async #answer(exchange: Exchange, path: Call['path'] | typeof responsesPath): Promise<void> {
+  async #answer(exchange: Exchange, path: Call['path'], dialect?: Dialect): Promise<void> {
+    if (dialect !== undefined) exchange.asked = { answer: refusedAs(dialect.refusal) }
     if (this.#draining)
       throw new Problem(503, 'shutting_down', 'The gateway is shutting down. Retry in 1 s.', {
         headers: { 'retry-after': '1' },
@@ -328,9 +328,9 @@ export class Gateway {
       const arrivedMs = this.#clock.nowMs()
       const body = checkedBody(await readJson(exchange.request, this.#limits))
       const target = await this.#target(known, body.model)
-      if (await passedOn(this.#upstreams, exchange, path, body, target.deployment)) return
-      const asked = path === responsesPath ? askedAsChat(exchange, body) : { path, body }
-      await this.#relay(this.#callOf({ exchange, ...asked, known, target, arrivedMs }))
+      if (await passedOn(this.#upstreams, exchange, dialect?.path ?? path, body, target.deployment)) return
+      const asked = dialect === undefined ? body : askedAsChat(exchange, body, dialect)
+      await this.#relay(this.#callOf({ exchange, path, known, body: asked, target, arrivedMs }))
     } finally {
       leave()
     }
@@ -417,15 +417,14 @@ export class Gateway {
 }
 
 /** Replicas are asked as for a chat, so that all that holds of one holds here: going on elsewhere, usage, logs, shadows. */
-function askedAsChat(exchange: Exchange, given: unknown): Pick<Asked, 'path' | 'body'> {
-  const parsed = responsesBody.safeParse(given)
+function askedAsChat(exchange: Exchange, given: unknown, { schema, asked }: Dialect): Asked['body'] {
+  const parsed = schema.safeParse(given)
   if (!parsed.success) {
-    const { param, message, code } = firstIssue(parsed.error, responsesBody)
+    const { param, message, code } = firstIssue(parsed.error, schema)
     throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
   }
-  const body = checkedBody(chatOfResponses(parsed.data))
-  exchange.asked = { body, answer: new ResponsesAnswer(parsed.data) }
-  return { path: '/v1/chat/completions', body }
+  exchange.asked = asked(parsed.data)
+  return checkedBody(exchange.asked.body)
 }
 
 function deploymentNamed({ deployments }: Fleet, name: string): Deployment | undefined {

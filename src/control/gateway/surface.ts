@@ -5,6 +5,7 @@ import type { Gateway } from './server.ts'
 const addresses = [
   ['POST', '/v1/chat/completions'],
   ['POST', '/v1/responses'],
+  ['POST', '/v1/messages'],
   ['POST', '/v1/completions'],
   ['POST', '/v1/embeddings'],
   ['GET', '/v1/models'],
