@@ -11,28 +11,32 @@ import type { NamedEvent } from './rewording.ts'
 export class EventStream {
   readonly #exchange: Exchange
   readonly #unreadBytesMax: number
-  readonly #keepAlive: NodeJS.Timeout
+  /** None where the answer was over before it began: nothing would end it. */
+  readonly #keepAlive: NodeJS.Timeout | undefined
 
   constructor(
     exchange: Exchange,
     limits: { unreadBytesMax: number; keepAliveMs: number },
     headers: Readonly<Record<string, string>> = {},
   ) {
+    const { response } = exchange
     this.#exchange = exchange
     this.#unreadBytesMax = limits.unreadBytesMax
-    exchange.response.writeHead(200, {
+    // The client left before anybody had something to say to it; its 'close' was then, and comes no more.
+    if (response.destroyed) return
+    response.writeHead(200, {
       ...headers,
       'content-type': 'text/event-stream; charset=utf-8',
       'cache-control': 'no-cache, no-transform',
       'x-accel-buffering': 'no',
     })
-    exchange.response.flushHeaders()
-    this.#keepAlive = setInterval(() => this.#write(': still here\n\n'), limits.keepAliveMs)
-    exchange.response.once('close', () => clearInterval(this.#keepAlive))
+    response.flushHeaders()
+    this.#keepAlive = setInterval(() => this.#write(': still here\n\n'), limits.keepAliveMs).unref()
+    response.once('close', () => clearInterval(this.#keepAlive))
   }
 
   send(data: unknown): void {
-    this.#keepAlive.refresh()
+    this.#keepAlive?.refresh()
     const { asked } = this.#exchange
     if (asked === undefined) this.#write(`data: ${JSON.stringify(data)}\n\n`)
     else this.#name(asked.answer.chunk(data as object))
@@ -40,7 +44,7 @@ export class EventStream {
 
   /** One line that readers of events skip. */
   comment(text: string): void {
-    this.#keepAlive.refresh()
+    this.#keepAlive?.refresh()
     this.#write(`: ${text}\n\n`)
   }
 

@@ -1,6 +1,7 @@
 import { connect } from 'node:net'
+import { setImmediate as turn } from 'node:timers/promises'
 import OpenAI from 'openai'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { block, bytes } from './byte-tokenizer.ts'
 import { events, harness, model, post } from './harness.ts'
 
@@ -162,6 +163,31 @@ describe('a client that goes away', () => {
       }
     }
   }
+
+  test('before the engine has taken the request leaves no timer that keeps the process', async () => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] })
+    onTestFinished(() => void vi.useRealTimers())
+    await using server = await harness()
+    const { engine } = server
+    let admit!: () => void
+    const gate = new Promise<void>((resolve) => {
+      admit = resolve
+    })
+    engine.admission = () => gate.then(() => ({ ok: true }))
+    const client = new AbortController()
+    const headers = { 'x-ropeway-queue': '1' }
+    const answer = post(`${server.url}/v1/completions`, streamed, { headers, signal: client.signal })
+    const outcome = answer.catch((error: Error) => error.name)
+    await engine.until(() => engine.submitted.length === 1)
+    client.abort()
+    expect(await outcome).toBe('AbortError')
+    await engine.until(() => engine.cancelled.length === 1)
+    admit()
+    await engine.until(() => engine.cancelled.length === 2 && engine.runningCount === 0)
+    await turn()
+    expect(vi.getTimerCount()).toBe(0)
+    expect(server.errors).toEqual([])
+  })
 
   test('by not reading is cut at the limit, and its request is cancelled', async () => {
     await using server = await harness({ limits: { unreadBytesMax: 50_000 } })
