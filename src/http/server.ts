@@ -41,6 +41,7 @@ export class HttpServer {
     )
     this.server.maxConnections = limits.connectionsMax
     this.server.on('clientError', refuseBytes)
+    this.server.on('connection', (socket) => socket.once('close', () => this.#closeQueued(socket)))
   }
 
   /** Resolves to the URL that it answers on. Port 0 takes a free one. */
@@ -105,6 +106,15 @@ export class HttpServer {
     }
   }
 
+  /**
+   * Requests may come one behind the other (HTTP/1.1 pipelining). When their connection goes, Node closes the answer that was
+   * on it and forgets those that waited for their turn: nobody would hear that their client is gone.
+   */
+  #closeQueued(socket: Socket): void {
+    for (const { request, response } of this.#answering)
+      if (request.socket === socket && response.socket === null) closeUnsent(response)
+  }
+
   #fail(exchange: Exchange, error: unknown): void {
     if (!(error instanceof Problem)) this.#options.onError(error, exchange)
     const { response } = exchange
@@ -112,6 +122,12 @@ export class HttpServer {
     if (response.headersSent) response.destroy()
     else exchange.problem(problemOf(error))
   }
+}
+
+/** Without a connection, Node marks an answer as destroyed and tells nobody. */
+function closeUnsent(response: ServerResponse): void {
+  response.destroy()
+  response.emit('close')
 }
 
 /** Answers bytes that are not HTTP; there is no request yet, so the answer is written by hand. */

@@ -189,6 +189,23 @@ describe('a client that goes away', () => {
     expect(server.errors).toEqual([])
   })
 
+  test('is cancelled in all that it asked one behind the other on one connection', async () => {
+    await using server = await harness()
+    const { engine } = server
+    engine.pace = 'manual'
+    const body = JSON.stringify(streamed)
+    const head = 'POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n'
+    const request = `${head}content-length: ${body.length}\r\n\r\n${body}`
+    const socket = connect(Number(new URL(server.url).port), '127.0.0.1')
+    socket.write(request.repeat(3))
+    await engine.until(() => engine.runningCount === 3)
+    socket.destroy()
+    await engine.until(() => engine.cancelled.length === 3 && engine.runningCount === 0)
+    // Nothing is left to answer: an hour's limit is not used.
+    await server.server.close(3_600_000)
+    expect(server.errors).toEqual([])
+  })
+
   test('by not reading is cut at the limit, and its request is cancelled', async () => {
     await using server = await harness({ limits: { unreadBytesMax: 50_000 } })
     const { engine } = server
