@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { goneSignal } from './gone.ts'
 import type { Problem } from './problem.ts'
 import { type Rewording, reworded } from './rewording.ts'
 
@@ -24,11 +25,7 @@ export class Exchange {
     this.id = named !== undefined && /^[\w.:-]{1,128}$/.test(named) ? named : randomUUID()
     this.path = (request.url ?? '/').split('?', 1)[0]!
     this.#unreadMs = limits.unreadMs
-    const gone = new AbortController()
-    this.signal = gone.signal
-    response.once('close', () => {
-      if (!response.writableFinished) gone.abort()
-    })
+    this.signal = goneSignal(response)
     response.setHeader('x-request-id', this.id)
   }
 

@@ -3,6 +3,8 @@ import { ManualClock } from '../../src/base/clock.ts'
 import { Random } from '../../src/base/random.ts'
 import { PrefixAffinity } from '../../src/control/gateway/affinity.ts'
 import { choose } from '../../src/control/gateway/choice.ts'
+import { Hold } from '../../src/control/gateway/hold.ts'
+import { ReplicaTable } from '../../src/control/gateway/replicas.ts'
 import { Roster } from '../../src/control/gateway/roster.ts'
 import { versionFor } from '../../src/control/gateway/shares.ts'
 import { Window } from '../../src/control/gateway/windows.ts'
@@ -121,6 +123,22 @@ test('a request of a deployment without replicas wakes it once and waits, its st
   through.table.replaceDeployment(deployment('stories', { versions: [version([replica.replica])] }))
   expect(await stream.text()).toMatch(/^: waiting: loading weights\n\n[\s\S]*data: \[DONE\]\n\n$/)
   expect((await whole).status).toBe(200)
+})
+
+test('a request whose client left before it came to wait does not wait', async () => {
+  const woken: string[] = []
+  const hold = new Hold(new ReplicaTable({ deployments: [deployment('stories')] }), (name) => {
+    woken.push(name)
+    return undefined
+  })
+  const waits = hold.until(
+    'stories',
+    () => false,
+    AbortSignal.abort(new Error('gone')),
+    () => {},
+  )
+  await expect(waits).rejects.toThrow('gone')
+  expect([woken, hold.held('stories')]).toEqual([[], 0])
 })
 
 test('a request that waited in vain for a replica is refused with the time after which to come again', async () => {

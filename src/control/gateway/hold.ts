@@ -46,6 +46,7 @@ export class Hold {
     signal: AbortSignal,
     say: (progress: string) => void,
   ): Promise<void> {
+    signal.throwIfAborted()
     const { holdMs, heldMax, progressMs } = this.#limits
     const held = this.#enter(deployment, heldMax)
     let stop = () => {}

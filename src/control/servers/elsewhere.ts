@@ -4,6 +4,7 @@ import type { ReadableStream } from 'node:stream/web'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Refused } from '../../api/control/problem.ts'
 import { messageOf } from '../../base/errors.ts'
+import { goneSignal } from '../../http/gone.ts'
 import type { Store } from '../store/store.ts'
 import { isGone, serverOf } from './servers.ts'
 
@@ -37,13 +38,11 @@ export async function answerElsewhere(
   { cluster }: OnAnotherServer,
 ): Promise<unknown> {
   const url = await addressOf(store, cluster, request)
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort())
   let answer: Response
   try {
     answer = await fetch(url, {
       headers: { ...picked(request.headers, sent), [passedHeader]: '1' },
-      signal: gone.signal,
+      signal: goneSignal(reply.raw),
       redirect: 'error',
     })
   } catch (error) {

@@ -13,6 +13,7 @@ import {
 import { isPermission } from '../../api/control/permissions.ts'
 import { problemBody, Refused } from '../../api/control/problem.ts'
 import { assert } from '../../base/assert.ts'
+import { goneSignal } from '../../http/gone.ts'
 import { recordAudit } from '../audit/audit.ts'
 import { answerElsewhere, OnAnotherServer } from '../servers/elsewhere.ts'
 import type { Actor } from './actor.ts'
@@ -147,8 +148,6 @@ function bodiless(answer: string): object {
 
 function callOf(request: FastifyRequest, reply: FastifyReply, { store }: ServiceContext) {
   const { actor, project, organisation } = admitted.get(request)!
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort())
   return {
     params: request.params,
     query: request.query,
@@ -159,7 +158,7 @@ function callOf(request: FastifyRequest, reply: FastifyReply, { store }: Service
     headers: request.headers,
     requestId: request.id,
     address: request.ip,
-    gone: gone.signal,
+    gone: goneSignal(reply.raw),
     setHeader: (name: string, value: string) => void reply.header(name, value),
     audit: (action: string, subject: string, details: Record<string, unknown> = {}) =>
       recordAudit(store, {

@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { z } from 'zod'
 import { queryInteger, storableText } from '../../api/control/fields.ts'
 import { createTuning, fileBytesMax, uploadPurposes } from '../../api/tuning.ts'
+import { goneSignal } from '../../http/gone.ts'
 import { Problem } from '../../http/problem.ts'
 import type { Checkpoints } from '../models/checkpoints.ts'
 import { organisationOf } from '../projects/projects.ts'
@@ -140,27 +141,20 @@ function metadataIn(query: Readonly<Record<string, unknown>>): Record<string, st
 }
 
 function newsRoutes(on: On, { tunings, checkpoints }: TuningSurfaceOptions): void {
-  on(
-    'GET',
-    '/fine_tuning/jobs/:id/events',
-    'job:view',
-    async ({ project, params, query, reply, request }) => {
-      const { limit, after, stream } = query(eventQuery)
-      const { row } = await tunings.get(project.id, params.id!)
-      if (stream === 'true') {
-        const gone = new AbortController()
-        request.raw.once('close', () => gone.abort())
-        const lines = eventStream(tunings, project.id, params.id!, gone.signal)
-        return await reply
-          .header('content-type', 'text/event-stream; charset=utf-8')
-          .header('cache-control', 'no-cache, no-transform')
-          .send(Readable.from(lines))
-      }
-      const cursor = after === undefined ? {} : { cursor: cursorAt(eventId(after), true) }
-      const page = await eventsOf(tunings.nouns.store, row.id, { limit, descending: true, ...cursor })
-      return listOf(page.rows.map(viewOfTuningEvent), page.next !== undefined)
-    },
-  )
+  on('GET', '/fine_tuning/jobs/:id/events', 'job:view', async ({ project, params, query, reply }) => {
+    const { limit, after, stream } = query(eventQuery)
+    const { row } = await tunings.get(project.id, params.id!)
+    if (stream === 'true') {
+      const lines = eventStream(tunings, project.id, params.id!, goneSignal(reply.raw))
+      return await reply
+        .header('content-type', 'text/event-stream; charset=utf-8')
+        .header('cache-control', 'no-cache, no-transform')
+        .send(Readable.from(lines))
+    }
+    const cursor = after === undefined ? {} : { cursor: cursorAt(eventId(after), true) }
+    const page = await eventsOf(tunings.nouns.store, row.id, { limit, descending: true, ...cursor })
+    return listOf(page.rows.map(viewOfTuningEvent), page.next !== undefined)
+  })
   on('GET', '/fine_tuning/jobs/:id/checkpoints', 'job:view', async ({ project, params, query }) => {
     const { limit, after } = query(z.object({ after: behind, limit: queryInteger(1, 100).default(10) }))
     const { row } = await tunings.get(project.id, params.id!)
