@@ -1,7 +1,10 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { runnerOf } from '../../src/base/processes.ts'
 import { engineEntry } from '../../src/cli/engine-options.ts'
 import {
   type EngineProcessClient,
@@ -211,5 +214,36 @@ describe.skipIf(folder === undefined)('the engine in its process', () => {
 
   test('a model that cannot be loaded is one clear sentence', async () => {
     await expect(start({ modelPath: join(scratch, 'nothing.gguf') })).rejects.toThrow(/There is no model at/)
+  })
+
+  test('an engine that is asked by a parent that dies meanwhile ends without a word', async () => {
+    const entry = engineEntry().pathname
+    const setup: EngineSetup = { modelPath: folder!, device: 'cpu', threads: 1, cacheTokens: 2048 }
+    const options = { execArgv: runnerOf(entry), serialization: 'advanced', stdio: [0, 1, 2, 'ipc'] }
+    // The child stands still from before it is asked until the parent is gone: then it answers nobody.
+    const parent = spawn(process.execPath, [
+      '--eval',
+      `const [entry, options, setup] = JSON.parse(process.argv[1])
+      const child = require('node:child_process').fork(entry, [], options)
+      child.send({ type: 'setup', setup })
+      child.on('message', ({ type }) => {
+        if (type !== 'ready') return
+        child.kill('SIGSTOP')
+        process.stdout.write(String(child.pid))
+        child.send({ type: 'gauges', reply: 0 }, () => process.exit())
+      })`,
+      JSON.stringify([entry, options, setup]),
+    ])
+    const said = { out: '', err: '' }
+    for (const stream of ['out', 'err'] as const)
+      parent[`std${stream}`].setEncoding('utf8').on('data', (text: string) => {
+        said[stream] += text
+      })
+    await once(parent, 'exit')
+    await expect.poll(() => said.out).toMatch(/^\d+$/)
+    process.kill(Number(said.out), 'SIGCONT')
+    // Parent and child write to the same pipes, which close when both have ended.
+    await once(parent, 'close')
+    expect(said.err).toBe('')
   })
 })

@@ -40,7 +40,8 @@ export function runEngineProcess(parts: ConstraintParts): void {
   const pending: ToProcess[] = []
   let loop: EngineLoop | undefined
   const send = (message: FromProcess) => {
-    if (process.connected) process.send?.(message)
+    // A send can race with the parent's death; that it is gone is heard below, and ends this process.
+    if (process.connected) process.send?.(message, () => undefined)
   }
   // The parent decides when this process ends; Ctrl-C in a terminal reaches both.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
@@ -67,16 +68,20 @@ async function run(
   try {
     await serve(setup, parts, log, send, onLoop)
     send({ type: 'drained' })
-    process.disconnect()
+    leave()
     process.exit(0)
   } catch (error) {
     const fix = error instanceof UserError ? error.fix : undefined
     if (!(error instanceof UserError)) log.error({ err: error }, 'the engine failed')
     send({ type: 'fatal', message: messageOf(error), ...(fix !== undefined && { fix }) })
     // Leaves the message time to reach the parent, which waits for this exit.
-    process.disconnect()
+    leave()
     process.exitCode = 1
   }
+}
+
+function leave(): void {
+  if (process.connected) process.disconnect()
 }
 
 function kernelsFor(device: Device, note: (text: string) => void): Kernels | undefined {
