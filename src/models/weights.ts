@@ -83,9 +83,7 @@ export function loadWeights(model: OpenModel, device: Device, options: LoadOptio
 
 /** The same in steps of a few megabytes, but for weights that are packed. */
 export function* loadingWeights(model: OpenModel, device: Device, options: LoadOptions = {}): Steps<Weights> {
-  const { architecture, config } = model.definition
-  const all = architecture.parameters(config)
-  for (const spec of all) checkedInfo(model, spec)
+  const all = checkedParameters(model)
   const { kernels, quantize, onProgress } = options
   const packed =
     kernels && packWeights(model, device, kernels, quantize, (share) => onProgress?.(share * packedShare))
@@ -153,7 +151,15 @@ function place(
   return tensors
 }
 
-function checkedInfo(model: OpenModel, spec: ParameterSpec): TensorInfo {
+/** Every parameter that the architecture names. Throws a UserError for one that the files lack or hold in another shape. */
+export function checkedParameters(model: OpenModel): ParameterSpec[] {
+  const { architecture, config } = model.definition
+  const specs = architecture.parameters(config)
+  for (const spec of specs) check(model, spec)
+  return specs
+}
+
+function check(model: OpenModel, spec: ParameterSpec): void {
   const info = model.info(spec.name)
   if (info === undefined) {
     throw new UserError(
@@ -169,7 +175,6 @@ function checkedInfo(model: OpenModel, spec: ParameterSpec): TensorInfo {
       `${model.path}: tensor ${spec.name} has shape [${info.shape}], config.json implies [${stored}].`,
     )
   }
-  return info
 }
 
 function dtypeOf(spec: ParameterSpec, info: TensorInfo, quantize: DType | undefined): DType {

@@ -8,6 +8,7 @@ import { type Adapter, type AdapterLayer, isAdapterFolder, readAdapter } from '.
 import type { ParameterSpec } from '../../models/architecture.ts'
 import { type OpenModel, openModel } from '../../models/open.ts'
 import { type RowRange, rowsOf } from '../../models/rows.ts'
+import { checkedParameters } from '../../models/weights.ts'
 import { loadGgml } from '../../runtime/ffi.ts'
 import { baseModelOf } from '../prepare-model.ts'
 
@@ -31,12 +32,11 @@ export function openExportSource(path: string, adapterFolder = path): ExportSour
   const model = openModel(isAdapter ? basePath(path) : path)
   try {
     const adapter = isAdapter ? readAdapter(adapterFolder, model.definition) : undefined
-    const { architecture, config } = model.definition
     return {
       path,
       model,
       adapter,
-      specs: architecture.parameters(config),
+      specs: checkedParameters(model),
       floats: (spec, range) => {
         const values = floatsOf(model, spec, range)
         const layer = adapter?.layers.get(spec.name.replace(/\.weight$/, ''))
