@@ -149,15 +149,15 @@ function llama3Factors(fields: ConfigFields, dimensions: number, base: number): 
 function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): RopeScaling {
   const original = fields.number('original_max_position_embeddings', contextMax)
   const factor = fields.number('factor', contextMax / original)
-  // ggml multiplies attnFactor by 1 + 0.1 ln(factor) itself; Hugging Face's attention_factor is the product.
+  // ggml multiplies attnFactor by it itself.
   const mscale = 1 + 0.1 * Math.log(factor)
-  const attention = fields.source.attention_factor
+  const attention = yarnAttention(fields, factor)
   const attributes = {
     ...plain,
     scale: 1 / factor,
     contextOriginal: original,
     extFactor: 1,
-    attnFactor: typeof attention === 'number' ? attention / mscale : 1,
+    attnFactor: attention / mscale,
     betaFast: fields.number('beta_fast', 32),
     betaSlow: fields.number('beta_slow', 1),
   }
@@ -169,10 +169,19 @@ function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): 
     return 1 / ((1 - mix) / factor + mix)
   })
   return {
-    attributes: { ...plain, attnFactor: attributes.attnFactor * mscale },
+    attributes: { ...plain, attnFactor: attention },
     factors,
     yarn: { factor, original, betaFast, betaSlow },
   }
+}
+
+/** What cosines and sines are multiplied by, as transformers has it; DeepSeek's files give two weights of how it grows. */
+function yarnAttention(fields: ConfigFields, factor: number): number {
+  const given = fields.source.attention_factor ?? undefined
+  if (given !== undefined) return fields.number('attention_factor')
+  const grown = (weight: number) => (factor <= 1 ? 1 : 1 + 0.1 * weight * Math.log(factor))
+  const [own, all] = [fields.number('mscale', 0), fields.number('mscale_all_dim', 0)]
+  return own !== 0 && all !== 0 ? grown(own) / grown(all) : grown(1)
 }
 
 function longRope(

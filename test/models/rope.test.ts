@@ -67,6 +67,29 @@ test.each([
   }
 })
 
+// From transformers 5.18 (ROPE_INIT_FUNCTIONS.yarn): heads of 16, 1024 of 4096 tokens, a factor of 4 where none is said.
+const wholePairs = [1, 0.3162278, 0.08125, 0.01976424, 0.004375, 0.0007905695, 0.00025, 7.905695e-5]
+const anyPairs = [1, 0.3162278, 0.08539864, 0.01912678, 0.003556971, 0.0007905695, 0.00025, 7.905695e-5]
+const halved = [1, 0.3162278, 0.125, 0.04743417, 0.0175, 0.006324556, 0.002, 0.0006324556]
+const ratio = 1.0648216253695715
+test.each([
+  { own: {}, angles: wholePairs, factor: 1.138629436111989 },
+  { own: { mscale: 1, mscale_all_dim: 1 }, angles: wholePairs, factor: 1 },
+  { own: { mscale: 1, mscale_all_dim: 0.5 }, angles: wholePairs, factor: ratio },
+  { own: { mscale: 0.75, mscale_all_dim: 1 }, angles: wholePairs, factor: 0.9695622140717355 },
+  { own: { mscale: 2, mscale_all_dim: 0 }, angles: wholePairs, factor: 1.138629436111989 },
+  { own: { mscale: 2 }, angles: wholePairs, factor: 1.138629436111989 },
+  { own: { mscale: 2, mscale_all_dim: 1, attention_factor: 1.25 }, angles: wholePairs, factor: 1.25 },
+  { own: { mscale: 1, mscale_all_dim: 0.5, truncate: false }, angles: anyPairs, factor: ratio },
+  { own: { mscale: 1, mscale_all_dim: 0.5, factor: null }, angles: wholePairs, factor: ratio },
+  { own: { factor: 0.5 }, angles: halved, factor: 1 },
+])('YaRN with $own turns and stretches heads as transformers does', ({ own, angles, factor }) => {
+  const scaling = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 1024, ...own }
+  const turned = rotaryAngles(parseRope({ rope_scaling: scaling }, dimensions, 4096))
+  for (const [pair, angle] of angles.entries()) expect(turned.angles[pair]! / angle).toBeCloseTo(1, 6)
+  expect(turned.factor).toBeCloseTo(factor, 12)
+})
+
 test('LongRoPE takes the divisors of the context that is used, and its factor from what the model takes', () => {
   const config = {
     partial_rotary_factor: 0.75,
