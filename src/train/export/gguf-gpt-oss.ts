@@ -24,6 +24,8 @@ export function gptOssSizes(config: ModelConfig): [string, GgufEntry][] {
       throw refuse('with a rope scaling other than YaRN between whole pairs (truncate: false)')
     return [windowed]
   }
+  if (Math.abs(attributes.attnFactor - (1 + 0.1 * Math.log(yarn.factor))) > 1e-6)
+    throw refuse("whose attention_factor is not YaRN's own")
   return [
     windowed,
     word('rope.scaling.type', { type: 'string', value: 'yarn' }),

@@ -159,7 +159,7 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
   }
   if (config.modelType === 'smollm3') refuseOtherTurns(config)
   const windowed = config.modelType === 'gemma3_text' ? gemma3Window(config) : undefined
-  const { attributes, factors, long } = (windowed?.full ?? config.attention[0]!).rope!
+  const { attributes, factors, long, yarn } = (windowed?.full ?? config.attention[0]!).rope!
   const rope = [
     ...(windowed === undefined ? [] : [count('attention.sliding_window', windowed.window)]),
     real('attention.layer_norm_rms_epsilon', config.normEpsilon),
@@ -205,7 +205,8 @@ function sizes(config: ModelConfig): [string, GgufEntry][] {
     throw new UserError('LongRoPE is written to GGUF for the phi3 family only.', {
       fix: 'Export as safetensors instead.',
     })
-  if (attributes.extFactor === 0 && attributes.scale === 1) return [...shared, ...rope]
+  // Where YaRN goes over from pair to pair, divisors are all that is left of it.
+  if (yarn === undefined && attributes.extFactor === 0 && attributes.scale === 1) return [...shared, ...rope]
   if (factors !== undefined || attributes.extFactor !== 0)
     throw new UserError('Rope scaling of this kind is not written to GGUF yet.', {
       fix: 'Export as safetensors instead.',
