@@ -25,6 +25,7 @@ function parse(source: Record<string, unknown>): Gpt2Config {
   const fields = new ConfigFields(source)
   fields.only('activation_function', ['gelu_new', 'gelu_pytorch_tanh'])
   fields.only('scale_attn_by_inverse_layer_idx', [false])
+  fields.only('scale_attn_weights', [true])
   const width = fields.count('n_embd')
   const heads = fields.count('n_head')
   const layers = fields.layers('n_layer')
