@@ -13,7 +13,7 @@ export const ropeFactorsName = 'rope_freqs.weight'
 export const longRopeName = (which: string) => `rope_factors_${which}.weight`
 
 /** No model's heads come near this width. */
-const headWidthMax = 65536
+export const headWidthMax = 65536
 
 /** What of a GGUF model the config is read from. */
 export type GgufDescription = Pick<GgufSource, 'path' | 'metadata' | 'info' | 'read'>

@@ -1,7 +1,11 @@
 import { UserError } from '../base/errors.ts'
+import { headWidthMax } from '../formats/gguf-config.ts'
 
 /** Some ten times those of the deepest models there are. */
 export const layersMax = 1024
+
+/** Each expert of each layer is written down before a file is looked into; the largest mixtures have some hundreds. */
+const expertsMax = 4096
 
 /** Reads fields of a config.json with errors that name the field. */
 export class ConfigFields {
@@ -22,14 +26,37 @@ export class ConfigFields {
 
   /** How many layers there are: enough for any model, few enough to write their parameters down. */
   layers(field: string): number {
-    const count = this.count(field)
-    if (count > layersMax) throw this.refuse(field, count, `at most ${layersMax}`)
+    return this.#countTo(layersMax, field)
+  }
+
+  /** How many experts a layer has, for the same reason. */
+  experts(field: string): number {
+    return this.#countTo(expertsMax, field)
+  }
+
+  /** D. For each pair of a head a rotary angle is computed before a file is looked into. */
+  headWidth(field: string, fallback: number): number {
+    return this.#countTo(headWidthMax, field, fallback)
+  }
+
+  #countTo(most: number, field: string, fallback?: number): number {
+    const count = this.count(field, fallback)
+    if (count > most) throw this.refuse(field, count, `at most ${most}`)
     return count
   }
 
   number(field: string, fallback?: number): number {
     const value = this.source[field] ?? fallback
     if (typeof value !== 'number' || !Number.isFinite(value)) throw this.refuse(field, value, 'a number')
+    return value
+  }
+
+  /** A number that is above 0 in single precision, in which native code computes: it ends the process over another. */
+  positive(field: string, fallback?: number): number {
+    const value = this.number(field, fallback)
+    const single = Math.fround(value)
+    if (single <= 0 || !Number.isFinite(single))
+      throw this.refuse(field, value, 'above 0, and a 32-bit float')
     return value
   }
 

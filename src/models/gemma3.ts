@@ -56,7 +56,7 @@ function parse(source: Record<string, unknown>): LlamaConfig {
     rope_scaling: undefined,
   }
   const config = parseLlama(asLlama, { headNorms: true, multipliers, source })
-  const scale = fields.number('query_pre_attn_scalar') ** -0.5
+  const scale = fields.positive('query_pre_attn_scalar') ** -0.5
   const ropes = ropesOf(source)
   const ofKind = (kind: LayerKind, window: number | undefined): LayerAttention => {
     const rope = parseRope({ rope_parameters: ropes[kind] }, config.headWidth, config.contextMax)

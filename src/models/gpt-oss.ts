@@ -37,7 +37,7 @@ function parse(source: Record<string, unknown>, context?: number): LlamaConfig {
     mixture: {
       ...parseExperts(fields),
       normalised: true,
-      limit: fields.number('swiglu_limit', 7),
+      limit: fields.positive('swiglu_limit', 7),
       biased: true,
       feedForward: fields.count('intermediate_size'),
       isIn: () => true,

@@ -41,7 +41,7 @@ function parse(source: Record<string, unknown>): Gpt2Config {
     headWidth: width / heads,
     feedForward: fields.count('n_inner', 4 * width),
     contextMax: fields.count('n_positions', 1024),
-    normEpsilon: fields.number('layer_norm_epsilon', 1e-5),
+    normEpsilon: fields.positive('layer_norm_epsilon', 1e-5),
     tied: fields.flag('tie_word_embeddings', true),
     bias: fields.flag('bias', true),
     attention: Array(layers).fill({

@@ -5,17 +5,12 @@ import { type LlamaConfig, llamaForward, llamaParameters, llamaProducts, parseLl
 
 /** Granite's numbers, 1 where the file says nothing. */
 export function graniteSwitches(fields: ConfigFields) {
-  const positive = (field: string) => {
-    const value = fields.number(field, 1)
-    if (value <= 0) throw fields.refuse(field, value, 'above 0')
-    return value
-  }
   return {
-    scale: positive('attention_multiplier'),
+    scale: fields.positive('attention_multiplier', 1),
     multipliers: {
-      embedding: positive('embedding_multiplier'),
-      residual: positive('residual_multiplier'),
-      logits: positive('logits_scaling'),
+      embedding: fields.positive('embedding_multiplier', 1),
+      residual: fields.positive('residual_multiplier', 1),
+      logits: fields.positive('logits_scaling', 1),
     },
   }
 }

@@ -71,7 +71,7 @@ export function parseLlama(
   const width = fields.count('hidden_size')
   const heads = fields.count('num_attention_heads')
   const keyValueHeads = fields.count('num_key_value_heads', heads)
-  const headWidth = fields.count('head_dim', width / heads)
+  const headWidth = fields.headWidth('head_dim', width / heads)
   if (heads % keyValueHeads !== 0)
     throw fields.refuse('num_key_value_heads', keyValueHeads, 'a divisor of num_attention_heads')
   const layers = fields.layers('num_hidden_layers')
@@ -87,7 +87,7 @@ export function parseLlama(
     headWidth,
     feedForward: fields.count('intermediate_size'),
     contextMax,
-    normEpsilon: fields.number('rms_norm_eps', 1e-6),
+    normEpsilon: fields.positive('rms_norm_eps', 1e-6),
     tied: fields.flag('tie_word_embeddings', false),
     attention: Array(layers).fill({ window, rope, scale: scale ?? 1 / Math.sqrt(headWidth) }),
     attentionBias: fields.flag('attention_bias', false) ? 'all' : 'none',

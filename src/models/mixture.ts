@@ -72,7 +72,7 @@ export const fileOfAll: MixtureFiles = {
 /** E and K, from the fields that both spellings of transformers write. */
 export function parseExperts(fields: ConfigFields): { experts: number; used: number } {
   const field = fields.source.num_experts === undefined ? 'num_local_experts' : 'num_experts'
-  const experts = fields.count(field)
+  const experts = fields.experts(field)
   const used = fields.count('num_experts_per_tok')
   if (used > experts) throw fields.refuse('num_experts_per_tok', used, `at most ${field}, ${experts}`)
   return { experts, used }

@@ -63,7 +63,7 @@ export function parseRope(
       fields.source.partial_rotary_factor,
       `a share of a head's ${headWidth} dimensions that are an even number`,
     )
-  const base = fields.number('rope_theta')
+  const base = fields.positive('rope_theta')
   const plain: RopeAttributes = {
     dimensions,
     layout: 'neox',
@@ -79,7 +79,7 @@ export function parseRope(
     case 'default':
       return { attributes: plain, factors: factorsOf(config, dimensions) }
     case 'linear':
-      return { attributes: { ...plain, scale: 1 / fields.number('factor') }, factors: undefined }
+      return { attributes: { ...plain, scale: 1 / fields.positive('factor') }, factors: undefined }
     case 'llama3':
       return { attributes: plain, factors: llama3Factors(fields, dimensions, base) }
     case 'yarn':
@@ -129,10 +129,10 @@ function factorsOf(config: Record<string, unknown>, dimensions: number): Float32
 }
 
 function llama3Factors(fields: ConfigFields, dimensions: number, base: number): Float32Array {
-  const factor = fields.number('factor')
-  const low = fields.number('low_freq_factor', 1)
-  const high = fields.number('high_freq_factor', 4)
-  const original = fields.number('original_max_position_embeddings', 8192)
+  const factor = fields.positive('factor')
+  const low = fields.positive('low_freq_factor', 1)
+  const high = fields.positive('high_freq_factor', 4)
+  const original = fields.count('original_max_position_embeddings', 8192)
   return Float32Array.from({ length: dimensions / 2 }, (_, i) => {
     const wavelength = 2 * Math.PI * base ** ((2 * i) / dimensions)
     if (wavelength < original / high) return 1
@@ -147,8 +147,8 @@ function llama3Factors(fields: ConfigFields, dimensions: number, base: number): 
  * has a divisor of its own.
  */
 function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): RopeScaling {
-  const original = fields.number('original_max_position_embeddings', contextMax)
-  const factor = fields.number('factor', contextMax / original)
+  const original = fields.count('original_max_position_embeddings', contextMax)
+  const factor = fields.positive('factor', contextMax / original)
   // ggml multiplies attnFactor by it itself.
   const mscale = 1 + 0.1 * Math.log(factor)
   const attention = yarnAttention(fields, factor)
@@ -158,8 +158,8 @@ function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): 
     contextOriginal: original,
     extFactor: 1,
     attnFactor: attention / mscale,
-    betaFast: fields.number('beta_fast', 32),
-    betaSlow: fields.number('beta_slow', 1),
+    betaFast: fields.positive('beta_fast', 32),
+    betaSlow: fields.positive('beta_slow', 1),
   }
   if (fields.flag('truncate', true)) return { attributes, factors: undefined }
   const { betaFast, betaSlow } = attributes
@@ -178,7 +178,7 @@ function yarn(fields: ConfigFields, plain: RopeAttributes, contextMax: number): 
 /** What cosines and sines are multiplied by, as transformers has it; DeepSeek's files give two weights of how it grows. */
 function yarnAttention(fields: ConfigFields, factor: number): number {
   const given = fields.source.attention_factor ?? undefined
-  if (given !== undefined) return fields.number('attention_factor')
+  if (given !== undefined) return fields.positive('attention_factor')
   const grown = (weight: number) => (factor <= 1 ? 1 : 1 + 0.1 * weight * Math.log(factor))
   const [own, all] = [fields.number('mscale', 0), fields.number('mscale_all_dim', 0)]
   return own !== 0 && all !== 0 ? grown(own) / grown(all) : grown(1)
@@ -199,10 +199,10 @@ function longRope(
     if (!isRight) throw fields.refuse(field, given, `a list of ${pairs} numbers above 0`)
     return Float32Array.from(given as number[])
   }) as [Float32Array, Float32Array]
-  const factor = fields.number('factor', contextMax / original)
+  const factor = fields.positive('factor', contextMax / original)
   const computed = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original))
   return {
-    attributes: { ...plain, attnFactor: fields.number('attention_factor', computed) },
+    attributes: { ...plain, attnFactor: fields.positive('attention_factor', computed) },
     factors: context > original ? long : short,
     long: { short, long, original },
   }
