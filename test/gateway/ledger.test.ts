@@ -1,4 +1,13 @@
-import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import {
+  appendFileSync,
+  cpSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
@@ -14,26 +23,34 @@ afterAll(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 9 }))
 const startMs = Date.UTC(2026, 10, 25, 12)
 const head = { request: 'r', project: 'main', key: 'k', model: 'stories' }
 
+/** What a kill at this moment would leave, in a folder of its own. */
+function asKilled(folder: string): string {
+  const left = `${folder}-left`
+  cpSync(folder, left, { recursive: true })
+  return left
+}
+
 test('sums survive any number of restarts, a torn last line, and a merge that is done twice', () => {
-  const folder = join(scratch, 'restarts')
+  let folder = join(scratch, 'restarts')
   const clock = new ManualClock(startMs)
   for (let life = 1; life <= 3; life++) {
-    // No close: the process was killed. Its lock names this very process, which may take it over.
     const ledger = new Ledger(folder, clock)
     const bill = ledger.begin(head)
     bill.update({ prompt: 10, output: 1 })
     ledger.flush()
     bill.update({ prompt: 10, cached: 4, output: 5 })
     bill.settle()
-    const open = ledger.begin({ ...head, key: 'open' })
-    open.update({ prompt: 3, output: 2 })
+    const unfinished = ledger.begin({ ...head, key: 'open' })
+    unfinished.update({ prompt: 3, output: 2 })
     ledger.flush()
     const last = readdirSync(folder)
       .filter((name) => name.startsWith('usage-'))
       .sort()
       .at(-1)!
     appendFileSync(join(folder, last), '{"at":1,"request":"torn","prom')
+    folder = asKilled(folder)
     const again = new Ledger(folder, clock).sums.rows({ project: 'main' })
+    folder = asKilled(folder)
     const tokens = again.map(({ key, requests, prompt, cached, output }) => [
       key,
       requests,
@@ -46,6 +63,21 @@ test('sums survive any number of restarts, a torn last line, and a merge that is
       ['open', 0, 3 * life, 0, 2 * life],
     ])
   }
+})
+
+test("a ledger is one gateway's while that lives, whoever has the number that its process had", () => {
+  const folder = join(scratch, 'alone')
+  const first = new Ledger(folder, new ManualClock(startMs))
+  expect(() => new Ledger(folder, new ManualClock(startMs))).toThrow(
+    expect.objectContaining({
+      failure: 'conflict',
+      fix: expect.stringMatching(/--usage.*`ropeway up --data/),
+    }),
+  )
+  first.close()
+  // As versions left it that locked by the number of their process: it is another living one's by now.
+  writeFileSync(join(folder, 'ledger.pid'), String(process.ppid))
+  new Ledger(folder, new ManualClock(startMs)).close()
 })
 
 test('a disk that is full for a while loses no tokens and spoils no line', () => {

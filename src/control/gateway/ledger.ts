@@ -15,13 +15,16 @@ import { assert } from '../../base/assert.ts'
 import type { Clock } from '../../base/clock.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import { syncFolder, writeFileAtomic } from '../../base/files.ts'
-import { isRunning } from '../../base/processes.ts'
+import { holdAlone } from '../../base/sole-user.ts'
 import { dayOf, noTokens, type Tokens, type UsageRow, UsageSums } from './usage-sums.ts'
 
 /** Bytes of a segment after which a new one begins. */
 const segmentBytesMax = 64 * 1024 * 1024
 /** How long segments are kept after their sums were taken. */
 const segmentDaysMax = 90
+/** Both commands that count can be told another place. */
+const otherGatewayFix =
+  'Stop that one first, or give this one a place of its own: `ropeway gateway --usage FOLDER`, `ropeway up --data FOLDER`.'
 const segmentName = /^usage-\d{8,}\.ndjson$/
 
 /** Appends bytes to a file; returns how many it took. */
@@ -65,6 +68,8 @@ export class Ledger {
   #bytes = 0
 
   readonly #append: Append
+  /** Two processes would number their segments alike. */
+  readonly #lock: Disposable
   /** Tells this ledger from those of other gateways; the same through all of its lives. */
   readonly id: string
 
@@ -74,7 +79,7 @@ export class Ledger {
     this.#append = append
     this.#clock = clock
     mkdirSync(folder, { recursive: true, mode: 0o700 })
-    takeLock(folder)
+    this.#lock = holdAlone(join(folder, 'lock.db'), otherGatewayFix)
     this.id = idOf(folder)
     this.#segment = this.#mergeSegments() + 1
     this.#file = this.#openSegment(this.#segment)
@@ -94,7 +99,7 @@ export class Ledger {
   close(): void {
     this.flush()
     closeSync(this.#file)
-    rmSync(join(this.#folder, lockName), { force: true })
+    this.#lock[Symbol.dispose]()
   }
 
   /** Throws a UserError when nothing can be written; what was to be stays with the open bills. */
@@ -219,21 +224,6 @@ function idOf(folder: string): string {
   const path = join(folder, 'ledger.id')
   if (!existsSync(path)) writeFileAtomic(path, randomUUID())
   return readFileSync(path, 'utf8')
-}
-
-const lockName = 'ledger.pid'
-
-/** One process writes a ledger: two would number their segments alike. */
-function takeLock(folder: string): void {
-  const path = join(folder, lockName)
-  const owner = existsSync(path) ? Number(readFileSync(path, 'utf8')) : undefined
-  if (owner !== undefined && owner !== process.pid && isRunning(owner)) {
-    throw new UserError(`The usage ledger ${folder} is in use by process ${owner}.`, {
-      failure: 'conflict',
-      fix: 'Give this gateway a folder of its own with --usage FOLDER.',
-    })
-  }
-  writeFileAtomic(path, String(process.pid))
 }
 
 function nameOf(segment: number): string {
