@@ -1,5 +1,5 @@
 /** Commands in containers: the arguments of both engines, and real containers where podman runs them. */
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -19,7 +19,7 @@ import { image, Podman } from './podman.ts'
 const member: ContainerMember = {
   ...{
     run: 'job_1-2',
-    member: 3,
+    name: 'ropeway-job_1-2-3-0f1e2d3c',
     folder: '/jobs/job_1/work,space',
     command: ['python3', 'train.py', '--lr', '1'],
   },
@@ -41,7 +41,14 @@ const member: ContainerMember = {
   },
 }
 const inside = [
-  ...['run', '--rm', '--name', 'ropeway-job_1-2-3', '--cidfile', '/runs/job_1-2/members/3/container'],
+  ...[
+    'run',
+    '--rm',
+    '--name',
+    'ropeway-job_1-2-3-0f1e2d3c',
+    '--cidfile',
+    '/runs/job_1-2/members/3/container',
+  ],
   ...['--label', 'ropeway.run=job_1-2', '--user', '1000:100'],
   ...['--workdir', '/jobs/job_1/work,space', '--network', 'bridge', '--cap-drop', 'all'],
   ...['--security-opt', 'no-new-privileges', '--pids-limit', '4096'],
@@ -250,6 +257,19 @@ exec ${engine!.program} "$@"`)
     await world.harness.launcher.cancel('deaf', 100)
     expect((await world.over('deaf')).member.state).toBe('ended')
     expect(podman.containers()).toEqual([])
+  })
+
+  test('a copy of a run, as a restored backup holds it, leaves the container of the original alone', async () => {
+    await using world = await open()
+    await world.submit('a', "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done")
+    await world.says('a', 'up')
+    const root = `${world.harness.root}-restored`
+    cpSync(world.harness.root, root, { recursive: true })
+    const copy = world.harness.at(root)
+    expect((await copy.observe('a')).members).toMatchObject([{ state: 'lost' }])
+    expect(await copy.remove('a')).toBe(true)
+    expect((await world.harness.launcher.observe('a')).members).toMatchObject([{ state: 'running' }])
+    expect(podman.containers()).toHaveLength(1)
   })
 
   test('a container whose wrapper is killed goes with it, and its member is lost', async () => {

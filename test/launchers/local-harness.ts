@@ -13,6 +13,8 @@ export interface LocalHarness extends LauncherHarness {
   launcher: LocalLauncher
   root: string
   script(text: string): string[]
+  /** A launcher over another folder of runs. */
+  at(root: string): LocalLauncher
 }
 
 export async function openLocal(options: Pick<LocalLauncherOptions, 'engine'> = {}): Promise<LocalHarness> {
@@ -20,7 +22,8 @@ export async function openLocal(options: Pick<LocalLauncherOptions, 'engine'> = 
   const folder = join(base, 'work')
   const root = join(base, 'runs')
   mkdirSync(folder)
-  const restarted = () => new LocalLauncher({ root, devices: { h100: 2, cpu: 4 }, wrapper, ...options })
+  const at = (root: string) => new LocalLauncher({ root, devices: { h100: 2, cpu: 4 }, wrapper, ...options })
+  const restarted = () => at(root)
   const launcher = restarted()
   const until = async (condition: () => Promise<boolean>) => {
     const endMs = performance.now() + waitMsMax
@@ -46,6 +49,7 @@ export async function openLocal(options: Pick<LocalLauncherOptions, 'engine'> = 
     folder,
     root,
     script,
+    at,
     restarted,
     until,
     starts: (run, member) => {

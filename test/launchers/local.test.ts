@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { runnerOf } from '../../src/base/processes.ts'
@@ -69,6 +69,44 @@ test('processes of another boot of the machine are lost', async () => {
   await over(run, 'a')
   expect((await run.launcher.observe('a')).members).toMatchObject([{ state: 'lost' }])
 })
+
+test('a copy of a run, as a restored backup holds it, leaves the processes of the original alone', async () => {
+  await using run = await openLocal()
+  const { wrapper, command } = await started(run, 'a', run.programs.waits())
+  const root = `${run.root}-restored`
+  cpSync(run.root, root, { recursive: true })
+  const copy = run.at(root)
+  expect((await copy.observe('a')).members).toMatchObject([
+    { state: 'lost', message: expect.stringMatching(/copy of its folder/) },
+  ])
+  await copy.cancel('a', 0)
+  expect(await copy.remove('a')).toBe(true)
+  expect([isAlive(wrapper), isAlive(command)]).toEqual([true, true])
+  expect((await run.launcher.observe('a')).members).toMatchObject([{ state: 'running' }])
+})
+
+test('a run is known again by whatever path its folder is reached', async () => {
+  await using run = await openLocal()
+  await started(run, 'a', run.programs.waits())
+  const link = `${run.root}-by-link`
+  symlinkSync(run.root, link)
+  expect((await run.at(link).observe('a')).members).toMatchObject([{ state: 'running' }])
+})
+
+test.skipIf(!onLinux)(
+  'a process of a version that kept no number of a folder is known by its label',
+  async () => {
+    await using run = await openLocal()
+    const { folder, wrapper } = await started(run, 'a', run.programs.waits())
+    const { folder: _number, ...older } = wrapper
+    writeFileSync(join(folder, names.claim), JSON.stringify(older))
+    expect((await run.restarted().observe('a')).members).toMatchObject([{ state: 'running' }])
+    const root = `${run.root}-restored`
+    cpSync(run.root, root, { recursive: true })
+    expect((await run.at(root).observe('a')).members).toMatchObject([{ state: 'lost' }])
+    expect(isAlive(wrapper)).toBe(true)
+  },
+)
 
 test('two servers that submit at once start a command once', async () => {
   await using run = await openLocal()

@@ -34,8 +34,7 @@ export class ContainerCommand {
   /** Of the client of the engine. */
   readonly arguments: readonly string[]
   readonly #engine: Engine
-  readonly #run: string
-  readonly #member: number
+  readonly #name: string
   readonly #idFile: string
   /** With the labels, whoever ends a member that is late would end what takes its container away, too, at each look. */
   readonly #unlabelled: NodeJS.ProcessEnv
@@ -53,6 +52,7 @@ export class ContainerCommand {
     const found = readStored(engine, join(runFolder, names.engine))
     assert(found, 'a run with an image has its engine before its members')
     const member = Number(basename(folder))
+    const name = containerName(id, member, folder)
     const devices = readStored(memberDevices, join(folder, names.devices))
     const own = { ...environment, ...memberEnvironments?.[member] }
     const user = containerUser()
@@ -67,14 +67,13 @@ export class ContainerCommand {
     )
     const idFile = join(folder, names.container)
     this.arguments = containerCommand(found, {
-      ...{ run: id, member, container, command, folder: request.folder, user, variables, settings, idFile },
+      ...{ run: id, name, container, command, folder: request.folder, user, variables, settings, idFile },
       gpus: devices?.type === 'cpu' ? [] : (devices?.indices ?? []),
       ...(existsSync(loginFolder) && { loginFolder }),
     })
     const { [runLabel]: _run, [memberLabel]: _member, [folderLabel]: _folder, ...unlabelled } = process.env
     this.#engine = found
-    this.#run = id
-    this.#member = member
+    this.#name = name
     this.#idFile = idFile
     this.#unlabelled = unlabelled
     this.#startedMs = startedMs
@@ -85,7 +84,7 @@ export class ContainerCommand {
     let isClientTold = false
     for (; isRunning(client); await delay(againMs)) {
       const hadContainer = this.#hasContainer()
-      const answer = await terminateContainer(this.#engine, this.#name(), this.#unlabelled)
+      const answer = await terminateContainer(this.#engine, this.#name, this.#unlabelled)
       if (answer === 'told') this.#isTold = true
       // One that is missing now but was there has ended, and its client is about to say how.
       const isNowhere = answer === 'missing' && !hadContainer && !this.#hasContainer()
@@ -105,22 +104,18 @@ export class ContainerCommand {
    */
   async outlived(leftMs: () => number): Promise<End | undefined> {
     if (!this.#hasContainer()) return neverStarted
-    const state = await containerState(this.#engine, this.#name(), this.#unlabelled)
+    const state = await containerState(this.#engine, this.#name, this.#unlabelled)
     if (state === 'before') return neverStarted
     if (state !== 'running') return undefined
-    if (!this.#isTold) await terminateContainer(this.#engine, this.#name(), this.#unlabelled)
-    const exitCode = await exitCodeOf(this.#engine, this.#name(), this.#unlabelled, leftMs())
+    if (!this.#isTold) await terminateContainer(this.#engine, this.#name, this.#unlabelled)
+    const exitCode = await exitCodeOf(this.#engine, this.#name, this.#unlabelled, leftMs())
     const startedMs = this.#startedMs
     return exitCode === undefined ? { startedMs, signal: 'SIGKILL' } : { startedMs, exitCode }
   }
 
   /** Why the container may be there still; undefined once it is certain that it is not. */
   remove(): string | undefined {
-    return removeContainer(this.#engine, this.#run, this.#member, this.#unlabelled)
-  }
-
-  #name(): string {
-    return containerName(this.#run, this.#member)
+    return removeContainer(this.#engine, this.#name, this.#unlabelled)
   }
 
   /** docker makes the file before there is an id to write. */

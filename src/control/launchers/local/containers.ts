@@ -9,7 +9,17 @@
  * a member removes the container by its name.
  */
 import { execFile, spawnSync } from 'node:child_process'
-import { accessSync, chmodSync, constants, lchownSync, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import {
+  accessSync,
+  chmodSync,
+  constants,
+  lchownSync,
+  mkdirSync,
+  readdirSync,
+  realpathSync,
+  statSync,
+} from 'node:fs'
 import { delimiter, isAbsolute, join } from 'node:path'
 import { promisify } from 'node:util'
 import { z } from 'zod'
@@ -111,13 +121,15 @@ export function isOfEngine(variable: string): boolean {
   return ofEngine.test(variable)
 }
 
-export function containerName(run: string, member: number): string {
-  return `ropeway-${run}-${member}`
+/** By the member's folder too: a service that was restored from a backup beside the original knows the same runs. */
+export function containerName(run: string, member: number, folder: string): string {
+  const place = createHash('sha256').update(realpathSync(folder)).digest('hex').slice(0, 8)
+  return `ropeway-${run}-${member}-${place}`
 }
 
 export interface ContainerMember {
   readonly run: string
-  readonly member: number
+  readonly name: string
   readonly container: ContainerDemand
   readonly command: readonly string[]
   readonly folder: string
@@ -137,9 +149,8 @@ export interface ContainerMember {
 /** Program and arguments that run the member's command in a container. */
 export function containerCommand(engine: Engine, member: ContainerMember): string[] {
   const { kind, program } = engine
-  const { container, run, folder, user, loginFolder, gpus } = member
+  const { container, run, name, folder, user, loginFolder, gpus } = member
   const { network, memoryBytes, cpus, sharedMemoryBytes } = container
-  const name = containerName(run, member.member)
   return [
     ...[program, ...(kind === 'docker' && loginFolder !== undefined ? ['--config', loginFolder] : [])],
     ...['run', '--rm', '--name', name, '--cidfile', member.idFile, '--label', `ropeway.run=${run}`],
@@ -287,11 +298,9 @@ async function ask(
 /** Why the container may be there still; undefined once it is certain that it is not. */
 export function removeContainer(
   { kind, program }: Engine,
-  run: string,
-  member: number,
+  name: string,
   environment: NodeJS.ProcessEnv,
 ): string | undefined {
-  const name = containerName(run, member)
   const options = { encoding: 'utf8', timeout: removeMs, env: environment } as const
   // podman would ask first, and wait for ten seconds.
   const atOnce = kind === 'podman' ? ['--time', '0'] : []

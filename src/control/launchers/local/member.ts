@@ -3,9 +3,9 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Clock } from '../../../base/clock.ts'
 import type { MemberObservation } from '../launcher.ts'
-import { engine, removeContainer } from './containers.ts'
+import { containerName, engine, removeContainer } from './containers.ts'
 import { killMember } from './member-processes.ts'
-import { isAlive, type ProcessIdentity, processIdentity, signalProcess } from './process-identity.ts'
+import { isAlive, isOf, type ProcessIdentity, processIdentity, signalProcess } from './process-identity.ts'
 import {
   type CancelNote,
   cancelNote,
@@ -32,7 +32,13 @@ export function readCancel(folder: string): CancelNote | undefined {
 /** The wrapper, while it lives. */
 export function wrapperOf(folder: string): ProcessIdentity | undefined {
   const claim = readStored(processIdentity, join(folder, names.claim))
-  return claim !== undefined && isAlive(claim) ? claim : undefined
+  return claim !== undefined && isAlive(claim) && isOf(claim, folder) ? claim : undefined
+}
+
+/** The command's process; undefined where the folder is a copy: then it belongs to another one. */
+function commandOf(folder: string): ProcessIdentity | undefined {
+  const command = readStored(startedProcess, join(folder, names.process))?.process
+  return command !== undefined && isOf(command, folder) ? command : undefined
 }
 
 export function observeMember(
@@ -98,9 +104,8 @@ function endOverdue(
   )
   const lateMs = clock.unixMs() - Math.min(...endsMs)
   if (lateMs < commandLateMs) return
-  const started = readStored(startedProcess, join(folder, names.process))
   killMember({
-    ...{ run, member: index, folder, command: started?.process, asParent: false },
+    ...{ run, member: index, folder, command: commandOf(folder), asParent: false },
     except: wrapper.pid,
   })
   // A container that its engine does not remove is waited for there, and not here, where all wait.
@@ -119,11 +124,11 @@ function orphaned(
   folder: string,
   clock: Clock,
 ): MemberObservation {
-  const message = 'Its wrapper process died; the command was stopped.'
+  const message = messageOfOrphan(folder)
   const started = readStored(startedProcess, join(folder, names.process))
-  const left = killMember({ run, member: index, folder, command: started?.process, asParent: false })
+  const left = killMember({ run, member: index, folder, command: commandOf(folder), asParent: false })
   const container = readStored(engine, join(dirname(dirname(folder)), names.engine))
-  const stays = container && removeContainer(container, run, index, process.env)
+  const stays = container && removeContainer(container, containerName(run, index, folder), process.env)
   if (left > 0 || stays !== undefined)
     return {
       ...{ index, state: 'running', devices, message: stays ?? message },
@@ -137,6 +142,13 @@ function orphaned(
   }
   createOnce(join(folder, names.result), JSON.stringify(result))
   return ended(index, devices, readStored(memberResult, join(folder, names.result)) ?? result)
+}
+
+function messageOfOrphan(folder: string): string {
+  const claim = readStored(processIdentity, join(folder, names.claim))
+  return claim === undefined || isOf(claim, folder)
+    ? 'Its wrapper process died; the command was stopped.'
+    : 'What ran here is not in this copy of its folder.'
 }
 
 function ended(index: number, devices: readonly number[], result: MemberResult): MemberObservation {

@@ -3,10 +3,16 @@
  * that process started and with the boot of the machine.
  */
 import { spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { z } from 'zod'
 
-export const processIdentity = z.object({ pid: z.int().min(2), started: z.string(), boot: z.string() })
+export const processIdentity = z.object({
+  pid: z.int().min(2),
+  started: z.string(),
+  boot: z.string(),
+  /** The number of the folder that it was first kept in; see {@link isOf}. */
+  folder: z.string().optional(),
+})
 export type ProcessIdentity = z.output<typeof processIdentity>
 
 /** The processes of a run carry these in their environment, and so do their children. */
@@ -33,6 +39,24 @@ export function identifyChild(pid: number): ProcessIdentity | undefined {
 export function isAlive(identity: ProcessIdentity): boolean {
   if (identity.boot !== bootOf()) return false
   return identify(identity.pid)?.started === identity.started
+}
+
+/** The same while a folder is moved, or reached by another path; another one for each copy. Undefined once it is gone. */
+export function folderNumber(path: string): string | undefined {
+  const stat = statSync(path, { bigint: true, throwIfNoEntry: false })
+  return stat && `${stat.dev}:${stat.ino}`
+}
+
+/**
+ * Whether a process whose identity lies in the member's `folder` is a process of that. In a copy of the folder, a
+ * backup that was restored for one, lie those of the original, which may go on beside it.
+ */
+export function isOf({ pid, folder: number }: ProcessIdentity, folder: string): boolean {
+  if (number === folderNumber(folder)) return true
+  // Some file systems (FUSE) number their files anew, and older versions kept no number.
+  const environment = onLinux ? readIfThere(`/proc/${pid}/environ`, '') : undefined
+  const label = environment?.split('\0').find((variable) => variable.startsWith(`${folderLabel}=`))
+  return label === undefined ? number === undefined : label === `${folderLabel}=${folder}`
 }
 
 /** Sends `signal` to the process unless its id means another one by now. */

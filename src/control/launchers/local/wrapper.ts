@@ -17,7 +17,7 @@ import { LineCutter, LogWriter, logBytesDefault } from './log-files.ts'
 import { killMember } from './member-processes.ts'
 import { whyNotStarted } from './not-started.ts'
 import { openOutputPipe } from './output-pipe.ts'
-import { identify, identifyChild, sendSignal } from './process-identity.ts'
+import { folderNumber, identify, identifyChild, sendSignal } from './process-identity.ts'
 import {
   type CancelNote,
   cancelNote,
@@ -53,7 +53,8 @@ export async function runWrapper(folder: string, clock: Clock = systemClock): Pr
   process.on('exit', () => listener.kill())
   const own = identify(process.pid)
   assert(own, 'this process is alive')
-  if (!createOnce(join(folder, names.claim), JSON.stringify(own))) return
+  const claim = JSON.stringify({ ...own, folder: folderNumber(folder) })
+  if (!createOnce(join(folder, names.claim), claim)) return
   const isCancelled = listener.note() !== undefined
   // A run that was cancelled may be removed with its note, between the claim and the look at the note.
   if (!isCancelled && !existsSync(join(folder, names.claim))) return
@@ -86,7 +87,8 @@ async function runCommand(
     stdio: ['ignore', ...pipes.map((pipe) => pipe?.fd ?? 'pipe')],
     detached: true,
   })
-  const command = child.pid === undefined ? undefined : identifyChild(child.pid)
+  const found = child.pid === undefined ? undefined : identifyChild(child.pid)
+  const command = found && { ...found, folder: folderNumber(folder) }
   for (const pipe of pipes) if (pipe !== undefined) closeSync(pipe.fd)
   const sources = { out: pipes[0]?.source ?? child.stdout!, err: pipes[1]?.source ?? child.stderr! }
   let lastError = ''
