@@ -5,6 +5,7 @@ import { systemClock } from '../base/clock.ts'
 import { UserError } from '../base/errors.ts'
 import { holdAlone } from '../base/sole-user.ts'
 import { databaseIn, makeBackup, objectsElsewhere, restoreBackup } from '../control/backup/backup.ts'
+import type { PassedOver, Reason } from '../control/backup/tree-copy.ts'
 import { placeOfObjects } from '../control/servers/agreement.ts'
 import { type CopiedTable, copyStore } from '../control/store/copy.ts'
 import { kindOf } from '../control/store/kind.ts'
@@ -22,10 +23,12 @@ export async function runBackup(
   await using store = await openStore(database, { migrations, clock: systemClock })
   const withoutObjects = flags.withoutObjects === true
   const objects = await placeOfObjects(store)
-  const tables = await makeBackup(store, { folder, target, migrations, objects, withoutObjects })
+  const options = { folder, target, migrations, objects, withoutObjects }
+  const { tables, passedOver } = await makeBackup(store, options)
   note(
     `Backed up ${rowsIn(tables)} to ${target}. It holds secrets and their key: keep it where nobody else reads.`,
   )
+  if (passedOver.length > 0) note(passedOverText(passedOver))
 }
 
 export async function runRestore(source: string, flags: DataFlags): Promise<void> {
@@ -55,6 +58,21 @@ function requireThere(database: string): void {
     failure: 'not_found',
     fix: 'Say where the service keeps its data with --data or --database.',
   })
+}
+
+const reasons: { readonly [R in Reason]: string } = {
+  special: 'no file, folder or link',
+  gone: 'gone before it was copied',
+  unreadable: 'not to be read, or its name not to be written',
+}
+
+/** For example: Left out: 3 (no file, folder or link: 1, jobs/job_1/workspace/pipe; ...). */
+function passedOverText(passedOver: readonly PassedOver[]): string {
+  const parts = (Object.keys(reasons) as Reason[]).flatMap((reason) => {
+    const found = passedOver.filter(({ why }) => why === reason)
+    return found.length === 0 ? [] : [`${found.length} ${reasons[reason]}, such as ${found[0]!.path}`]
+  })
+  return `Left out of it: ${parts.join('; ')}.`
 }
 
 function rowsIn(tables: readonly CopiedTable[]): string {

@@ -91,7 +91,7 @@ onEveryDatabase((databases) => {
     const target = join(folder, `backup-${databases.kind}`)
     await using store = await databases.open({ migrations, clock })
     await fill(store)
-    const tables = await makeBackup(store, { folder: data, target, migrations })
+    const { tables } = await makeBackup(store, { folder: data, target, migrations })
     await expect(makeBackup(store, { folder: data, target, migrations })).rejects.toThrow(/exists already/)
     await fill2(store)
     const restored = join(folder, `restored-${databases.kind}`)

@@ -2,8 +2,8 @@
  * A backup is a folder: the database as one libsql file, whatever it is in the service, the files of the data folder,
  * and a manifest with what must be in them.
  */
-import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
-import { basename, dirname, join, resolve } from 'node:path'
+import { copyFileSync, existsSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync } from 'node:fs'
+import { basename, dirname, join, resolve, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import type { Clock } from '../../base/clock.ts'
@@ -14,15 +14,23 @@ import type { Migration } from '../store/migrations.ts'
 import { connectStore, openStore, type Store } from '../store/store.ts'
 import { snapshot } from '../store/upgrade.ts'
 import { checkFileList, writeFileList } from './file-list.ts'
+import { type PassedOver, TreeCopy } from './tree-copy.ts'
 
 const databaseName = 'ropeway.db'
 const filesName = 'files'
 const listName = 'files.jsonl'
 const objectsName = 'objects'
 const manifestName = 'manifest.json'
+/** What jobs do in their folders must not keep the service from being copied. */
+const jobsName = 'jobs'
+const usageName = 'usage'
 /** Not of the service's state: the database itself is copied apart, and locks and older copies are of one machine. */
 const leftOut: ReadonlySet<string> = new Set([
-  ...[databaseName, 'lock.db'].flatMap((name) => [name, `${name}-wal`, `${name}-shm`]),
+  ...[databaseName, 'lock.db', join(usageName, 'lock.db')].flatMap((name) =>
+    ['', '-wal', '-shm', '-journal'].map((ending) => `${name}${ending}`),
+  ),
+  // The lock of older versions.
+  join(usageName, 'ledger.pid'),
   'backups',
 ])
 
@@ -36,6 +44,7 @@ const manifest = z.object({
   objects_elsewhere: z.string().optional(),
   tables: z.array(z.object({ table: z.string(), rows: z.int(), digest: z.string() })),
 })
+type Manifest = z.output<typeof manifest>
 
 export interface BackupOptions {
   readonly folder: string
@@ -47,38 +56,56 @@ export interface BackupOptions {
   readonly withoutObjects?: boolean
 }
 
+export interface Backup {
+  readonly tables: readonly CopiedTable[]
+  readonly passedOver: readonly PassedOver[]
+}
+
 /** `target` must not exist. It appears whole or not at all; the service may run meanwhile. */
-export async function makeBackup(
-  store: Store,
-  { folder, target, migrations, objects: place, withoutObjects = false }: BackupOptions,
-): Promise<readonly CopiedTable[]> {
+export async function makeBackup(store: Store, options: BackupOptions): Promise<Backup> {
+  const { folder, target } = options
   if (existsSync(target))
     throw new UserError(`${target} exists already.`, {
       failure: 'conflict',
       fix: 'Name a folder that does not.',
     })
-  refuseInside(target, folder)
-  const objects = objectsToCopy(place, folder, withoutObjects)
+  const objects = objectsToCopy(options)
+  for (const source of [folder, objects.from])
+    if (source !== undefined) refuseInside(target, source, 'the folder that it would be a copy of')
   const partial = join(dirname(resolve(target)), `.${basename(target)}.partial`)
   rmSync(partial, { recursive: true, force: true })
   mkdirSync(partial, { recursive: true, mode: 0o700 })
+  try {
+    const made = await fillBackup(store, partial, options, objects)
+    renameSync(partial, target)
+    syncFolder(dirname(resolve(target)))
+    return made
+  } finally {
+    // It would hold the database and the key of its secrets.
+    rmSync(partial, { recursive: true, force: true })
+  }
+}
+
+async function fillBackup(
+  store: Store,
+  partial: string,
+  { folder, migrations }: BackupOptions,
+  objects: ObjectsPlan,
+): Promise<Backup> {
   // The database first: files are written before the rows that speak of them.
   const database = join(partial, databaseName)
   await snapshot(store, database, { migrations })
   const files = join(partial, filesName)
   mkdirSync(files, { mode: 0o700 })
-  if (existsSync(folder)) copyFiles(folder, files)
-  if (objects.from !== undefined)
-    cpSync(objects.from, join(files, objectsName), { recursive: true, preserveTimestamps: true })
+  const passedOver = copyFiles(folder, files)
+  if (objects.from !== undefined) passedOver.push(...copyObjects(objects.from, join(files, objectsName)))
   const files_sha256 = writeFileList(files, join(partial, listName))
   const tables = await digestsOfFile(database, store.clock)
   const elsewhere = objects.elsewhere === undefined ? {} : { objects_elsewhere: objects.elsewhere }
   const hashes = { database_sha256: hashOfFile(database), files_sha256 }
   const content = { format: 1, made_at: store.clock.unixMs(), ...hashes, ...elsewhere, tables }
   writeFileAtomic(join(partial, manifestName), `${JSON.stringify(content, undefined, 2)}\n`)
-  renameSync(partial, target)
-  syncFolder(dirname(resolve(target)))
-  return tables
+  return { tables, passedOver }
 }
 
 /** Into an empty data folder and, with `database`, an empty PostgreSQL. Throws UserError when the backup is not whole. */
@@ -109,12 +136,12 @@ export async function restoreBackup(
       fix: 'Take another backup.',
     })
   mkdirSync(folder, { recursive: true, mode: 0o700 })
-  if (existsSync(files)) cpSync(files, folder, { recursive: true, preserveTimestamps: true })
+  if (existsSync(files)) new TreeCopy().copy(files, folder)
   // As they arrived, not as they left.
   if (expected.files_sha256 !== undefined) checkFileList(folder, list)
   // Brought up to date as a copy: the backup stays as it is.
   const copy = join(folder, databaseName)
-  cpSync(file, copy)
+  copyFileSync(file, copy)
   let tables: readonly CopiedTable[]
   {
     await using restored = await openStore(copy, { migrations, clock })
@@ -136,12 +163,13 @@ export function objectsElsewhere(source: string): string | undefined {
   return readManifest(source).objects_elsewhere
 }
 
+interface ObjectsPlan {
+  readonly from?: string
+  readonly elsewhere?: string
+}
+
 /** Objects in the data folder are copied with it; a folder elsewhere is copied too; a bucket cannot be. */
-function objectsToCopy(
-  url: string | undefined,
-  folder: string,
-  withoutObjects: boolean,
-): { from?: string; elsewhere?: string } {
+function objectsToCopy({ objects: url, folder, withoutObjects = false }: BackupOptions): ObjectsPlan {
   if (url === undefined) return {}
   const path = url.startsWith('file://') ? fileURLToPath(url) : undefined
   if (path !== undefined && resolve(path) === resolve(folder, objectsName)) return {}
@@ -172,7 +200,7 @@ async function requireContent(store: Store, expected: readonly CopiedTable[]): P
 
 async function digestsOfFile(path: string, clock: Clock): Promise<CopiedTable[]> {
   const copy = `${path}.read`
-  cpSync(path, copy)
+  copyFileSync(path, copy)
   try {
     await using store = await connectStore(copy, { clock })
     return await digestsOf(store)
@@ -181,7 +209,7 @@ async function digestsOfFile(path: string, clock: Clock): Promise<CopiedTable[]>
   }
 }
 
-function readManifest(source: string): z.output<typeof manifest> {
+function readManifest(source: string): Manifest {
   try {
     return manifest.parse(readJsonFile(join(source, manifestName)))
   } catch (error) {
@@ -193,20 +221,43 @@ function readManifest(source: string): z.output<typeof manifest> {
   }
 }
 
-function copyFiles(folder: string, target: string): void {
-  mkdirSync(target, { recursive: true, mode: 0o700 })
-  for (const name of readdirSync(folder)) {
-    if (leftOut.has(name)) continue
-    const from = join(folder, name)
-    cpSync(from, join(target, name), { recursive: true, preserveTimestamps: true, errorOnExist: false })
-    chmodSync(join(target, name), statSync(from).mode)
-  }
+/** What of the data folder was passed over. Throws UserError when that is more than what jobs made, or what went meanwhile. */
+function copyFiles(folder: string, target: string): PassedOver[] {
+  if (!existsSync(folder)) return []
+  const copy = new TreeCopy(leftOut)
+  // A part of the folder that is a link to another disk is a part of the service all the same.
+  for (const name of readdirSync(folder)) copy.copy(realPath(join(folder, name)), join(target, name), name)
+  const unreadable = copy.passedOver.find(
+    ({ path, why }) => why === 'unreadable' && !path.startsWith(`${jobsName}${sep}`),
+  )
+  if (unreadable !== undefined) throw cannotRead(join(folder, unreadable.path))
+  return copy.passedOver
 }
 
-function refuseInside(target: string, folder: string): void {
-  if (!`${resolve(target)}/`.startsWith(`${resolve(folder)}/`)) return
-  throw new UserError(`${target} lies in the data folder that it would be a copy of.`, {
+function copyObjects(from: string, target: string): PassedOver[] {
+  const copy = new TreeCopy()
+  copy.copy(realPath(from), target)
+  const [unreadable] = copy.passedOver.filter(({ why }) => why === 'unreadable')
+  if (unreadable !== undefined) throw cannotRead(join(from, unreadable.path))
+  return copy.passedOver
+}
+
+function cannotRead(path: string): UserError {
+  return new UserError(`${path} cannot be read, and a backup without it would not be whole.`, {
+    fix: 'Run this as the user of the service.',
+  })
+}
+
+function refuseInside(target: string, folder: string, what: string): void {
+  if (!`${realPath(target)}${sep}`.startsWith(`${realPath(folder)}${sep}`)) return
+  throw new UserError(`${target} lies in ${what}.`, {
     failure: 'usage',
     fix: 'Name a folder elsewhere, on another disk at best.',
   })
+}
+
+/** With all links followed, as far as there is something. */
+function realPath(path: string): string {
+  const full = resolve(path)
+  return existsSync(full) ? realpathSync(full) : join(realPath(dirname(full)), basename(full))
 }
