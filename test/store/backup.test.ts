@@ -2,6 +2,7 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import {
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -14,7 +15,7 @@ import {
 } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { ManualClock } from '../../src/base/clock.ts'
 import { makeBackup, restoreBackup } from '../../src/control/backup/backup.ts'
@@ -134,4 +135,37 @@ test('a backup that fails leaves nothing of what is secret', async () => {
   spawnSync('sh', ['-c', 'echo lost > "$(printf \'n\\377me\')"'], { cwd: join(one.folder, 'objects') })
   await expect(one.backup()).rejects.toThrow(/objects.*cannot be read, and a backup without it/)
   expect(readdirSync(one.base)).toEqual(['data'])
+})
+
+test('a backup of which something is missing is refused, and the folder is as it was', async () => {
+  await using one = await service('missing')
+  const { target } = await one.backup()
+  const empty = join(one.base, 'empty')
+  mkdirSync(empty)
+  for (const name of ['ropeway.db', 'files.jsonl', 'files/jobs/job_1/workspace/kept', 'manifest.json']) {
+    const kept = join(one.workspace, 'kept')
+    writeFileSync(kept, name)
+    const { target } = await one.backup(`without-${name.replaceAll('/', '-')}`)
+    rmSync(join(target, name))
+    for (const into of [empty, join(one.base, 'new')])
+      await expect(one.restore(target, into)).rejects.toMatchObject({ name: 'UserError' })
+    expect([readdirSync(empty), existsSync(join(one.base, 'new'))]).toEqual([[], false])
+  }
+  // What a restore that was killed left is no hindrance.
+  mkdirSync(join(empty, '.restoring', 'jobs'), { recursive: true })
+  await one.restore(target, empty)
+  expect(readdirSync(empty).filter((name) => name.startsWith('.'))).toEqual([])
+})
+
+test('nothing is restored into the backup, nor backed up into the service, by whatever path', async () => {
+  await using one = await service('inside')
+  const { target } = await one.backup()
+  const link = join(one.base, 'link')
+  symlinkSync(target, link)
+  for (const into of [join(target, 'x'), join(link, 'x', 'y'), join(target, 'files', 'x')])
+    await expect(one.restore(target, into)).rejects.toMatchObject({ failure: 'usage' })
+  symlinkSync(one.folder, join(one.base, 'data-link'))
+  await expect(one.backup('data-link/objects/copy')).rejects.toMatchObject({ failure: 'usage' })
+  expect([readdirSync(target).includes('x'), existsSync(join(one.folder, 'objects'))]).toEqual([false, false])
+  expect(dirname(target)).toBe(one.base)
 })

@@ -2,7 +2,16 @@
  * A backup is a folder: the database as one libsql file, whatever it is in the service, the files of the data folder,
  * and a manifest with what must be in them.
  */
-import { copyFileSync, existsSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  realpathSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+} from 'node:fs'
 import { basename, dirname, join, resolve, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
@@ -33,6 +42,8 @@ const leftOut: ReadonlySet<string> = new Set([
   join(usageName, 'ledger.pid'),
   'backups',
 ])
+/** In the folder that is restored into, until all of it is there. */
+const restoringName = '.restoring'
 
 const manifest = z.object({
   format: z.literal(1),
@@ -108,54 +119,78 @@ async function fillBackup(
   return { tables, passedOver }
 }
 
-/** Into an empty data folder and, with `database`, an empty PostgreSQL. Throws UserError when the backup is not whole. */
+export interface RestoreOptions {
+  readonly folder: string
+  readonly database: string
+  readonly migrations: readonly Migration[]
+  readonly clock: Clock
+}
+
+/**
+ * Into an empty data folder and, with `database`, an empty PostgreSQL. Throws UserError when the backup is not whole, and
+ * leaves the folder as it was.
+ */
 export async function restoreBackup(
   source: string,
-  {
-    folder,
-    database,
-    migrations,
-    clock,
-  }: { folder: string; database: string; migrations: readonly Migration[]; clock: Clock },
+  options: RestoreOptions,
 ): Promise<readonly CopiedTable[]> {
+  const { folder } = options
   const expected = readManifest(source)
-  const file = join(source, databaseName)
-  if (hashOfFile(file) !== expected.database_sha256)
-    throw new UserError(`${file} is not what its manifest says: it was changed or cut off.`, {
-      fix: 'Take another backup.',
-    })
-  if (existsSync(folder) && readdirSync(folder).length > 0)
+  refuseInside(folder, source, 'the backup')
+  requireHash(join(source, databaseName), expected.database_sha256)
+  if (expected.files_sha256 !== undefined) requireHash(join(source, listName), expected.files_sha256)
+  const isNew = !existsSync(folder)
+  if (!isNew && readdirSync(folder).some((name) => name !== restoringName))
     throw new UserError(`${folder} is not empty.`, {
       failure: 'conflict',
       fix: 'Give a new folder with --data.',
     })
-  const files = join(source, filesName)
-  const list = join(source, listName)
-  if (expected.files_sha256 !== undefined && hashOfFile(list) !== expected.files_sha256)
-    throw new UserError(`${list} is not what the manifest says: it was changed or cut off.`, {
-      fix: 'Take another backup.',
-    })
   mkdirSync(folder, { recursive: true, mode: 0o700 })
-  if (existsSync(files)) new TreeCopy().copy(files, folder)
+  // Inside and not beside: the folder may be where a disk is mounted.
+  const partial = join(folder, restoringName)
+  rmSync(partial, { recursive: true, force: true })
+  try {
+    const tables = await fillFolder(source, partial, expected, options)
+    for (const name of inOrder(readdirSync(partial))) renameSync(join(partial, name), join(folder, name))
+    syncFolder(folder)
+    return tables
+  } finally {
+    rmSync(partial, { recursive: true, force: true })
+    if (isNew && readdirSync(folder).length === 0) rmdirSync(folder)
+  }
+}
+
+async function fillFolder(
+  source: string,
+  partial: string,
+  expected: Manifest,
+  { folder, database, migrations, clock }: RestoreOptions,
+): Promise<readonly CopiedTable[]> {
+  mkdirSync(partial, { mode: 0o700 })
+  const files = join(source, filesName)
+  if (existsSync(files)) new TreeCopy().copy(files, partial)
   // As they arrived, not as they left.
-  if (expected.files_sha256 !== undefined) checkFileList(folder, list)
+  if (expected.files_sha256 !== undefined) checkFileList(partial, join(source, listName))
   // Brought up to date as a copy: the backup stays as it is.
-  const copy = join(folder, databaseName)
-  copyFileSync(file, copy)
-  let tables: readonly CopiedTable[]
+  const copy = join(partial, databaseName)
+  copyFileSync(join(source, databaseName), copy)
+  const isElsewhere = database !== databaseIn(folder)
+  let tables: readonly CopiedTable[] = expected.tables
   {
     await using restored = await openStore(copy, { migrations, clock })
     await requireContent(restored, expected.tables)
-    tables = expected.tables
-    if (database !== copy) {
+    if (isElsewhere) {
       await using target = await openStore(database, { migrations, clock })
       tables = await copyStore(restored, target)
     }
   }
-  if (database !== copy)
-    for (const ending of ['', '-wal', '-shm']) rmSync(`${copy}${ending}`, { force: true })
-  syncFolder(folder)
+  if (isElsewhere) for (const ending of ['', '-wal', '-shm']) rmSync(`${copy}${ending}`, { force: true })
   return tables
+}
+
+/** The database last: without it, what a kill left of a folder is no service. */
+function inOrder(names: readonly string[]): string[] {
+  return names.toSorted((a, b) => Number(a === databaseName) - Number(b === databaseName))
 }
 
 /** Where the objects of a backup are that it does not hold; undefined when it holds them. */
@@ -246,6 +281,13 @@ function cannotRead(path: string): UserError {
   return new UserError(`${path} cannot be read, and a backup without it would not be whole.`, {
     fix: 'Run this as the user of the service.',
   })
+}
+
+function requireHash(path: string, expected: string): void {
+  const found = existsSync(path) ? hashOfFile(path) : undefined
+  if (found === expected) return
+  const what = found === undefined ? 'is missing' : 'is not what its manifest says: it was changed or cut off'
+  throw new UserError(`The backup is not whole: ${path} ${what}.`, { fix: 'Take another backup.' })
 }
 
 function refuseInside(target: string, folder: string, what: string): void {
