@@ -44,8 +44,12 @@ export function isInterruption(error: unknown): boolean {
 }
 
 /** What the system refuses for reasons that a person can mend, by its code (errno). */
+const fullDisk = { what: 'The disk is full', fix: 'Free some space and try again.', mayPass: true }
 const systemRefusals: Readonly<Record<string, { what: string; fix: string; mayPass: boolean }>> = {
-  ENOSPC: { what: 'The disk is full', fix: 'Free some space and try again.', mayPass: true },
+  ENOSPC: fullDisk,
+  // The same, as SQLite says it: of its files, and of the memory that processes share by one.
+  SQLITE_FULL: fullDisk,
+  SQLITE_IOERR_SHMSIZE: fullDisk,
   EDQUOT: {
     what: 'The quota of the disk is used up',
     fix: 'Free some space and try again.',
@@ -74,6 +78,15 @@ export function systemRefusal(error: unknown, doing?: string): UserError | undef
   const { what, fix, mayPass } = known
   const message = doing === undefined ? `${what}: ${error.message}.` : `${doing}: ${error.message}.`
   return new UserError(message, { fix, mayPass, cause: error })
+}
+
+/** ENOSPC and EDQUOT of files, and what SQLite and PostgreSQL make of them. */
+const noRoomCodes = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL', 'SQLITE_IOERR_SHMSIZE', '53100'])
+
+/** Whether something could not be written for want of room: the error itself, or what it was made of. */
+export function isNoRoom(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  return noRoomCodes.has((error as { code?: string }).code ?? '') || isNoRoom(error.cause)
 }
 
 /** The text of anything thrown, for messages that wrap another failure. */

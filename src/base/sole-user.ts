@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'libsql'
-import { UserError } from './errors.ts'
+import { systemRefusal, UserError } from './errors.ts'
 
 /**
  * Makes this process the only one that works in the folder of `path`, until it ends, however it ends: the lock is the
@@ -27,8 +27,8 @@ export function tryHoldAlone(path: string): Disposable | undefined {
     lock.prepare('begin exclusive').run()
   } catch (error) {
     lock.close()
-    if ((error as { code?: string }).code !== 'SQLITE_BUSY') throw error
-    return undefined
+    if ((error as { code?: string }).code === 'SQLITE_BUSY') return undefined
+    throw systemRefusal(error, `${dirname(path)} cannot be locked`) ?? error
   }
   return {
     [Symbol.dispose]: () => {

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, realpathSync } from 'node:fs'
 import { join, resolve, sep } from 'node:path'
 import { scopesAllow } from '../api/control/permissions.ts'
 import { UserError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
 import type { Sealer } from '../control/credentials/sealer.ts'
 import { endReplicas } from '../control/deployments/end-replicas.ts'
 import { publicationRoutes } from '../control/deployments/publication-routes.ts'
@@ -100,7 +101,7 @@ export function makeServing(parts: ServingParts): Serving {
   })
   const gateway = new Gateway({
     ...{ table, ledger, log, requestLog, clock: store.clock },
-    verify: async (digest) => await callerOf(store, digest),
+    verify: async (digest) => await callerOf(store, digest, log),
     budgets: () => book.budgets,
     prices: () => book.prices,
     elsewhere: () => book.elsewhere,
@@ -155,8 +156,8 @@ export function makeServing(parts: ServingParts): Serving {
 }
 
 /** Whose key it is, for the gateway: a key of one project that may use deployments. */
-async function callerOf(store: Store, digest: string) {
-  const found = await keyByHash(store, digest)
+async function callerOf(store: Store, digest: string, log: Logger) {
+  const found = await keyByHash(store, digest, log)
   if (found?.key.project_id == null) return undefined
   const { id, project_id, scopes_json, limits_json } = found.key
   if (!scopesAllow(scopes_json, 'deployment:use')) return undefined

@@ -1,6 +1,6 @@
 import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { systemRefusal } from '../../src/base/errors.ts'
+import { isNoRoom, systemRefusal, UserError } from '../../src/base/errors.ts'
 
 function thrown(act: () => void): unknown {
   try {
@@ -20,6 +20,17 @@ test.skipIf(!existsSync('/dev/full'))('a full disk is told as such, and may pass
   expect(refusal?.fix).toMatch(/Free some space/)
   expect(refusal?.mayPass).toBe(true)
   expect(systemRefusal(error)?.message).toMatch(/^The disk is full: /)
+})
+
+test('a database whose disk is full is told the same way, also where it was wrapped', () => {
+  const error = Object.assign(new Error('database or disk is full'), { code: 'SQLITE_FULL' })
+  expect(systemRefusal(error)).toMatchObject({
+    message: 'The disk is full: database or disk is full.',
+    fix: 'Free some space and try again.',
+    mayPass: true,
+  })
+  expect(isNoRoom(new UserError('Usage was not written.', { cause: error }))).toBe(true)
+  expect(isNoRoom(new UserError('Usage was not written.'))).toBe(false)
 })
 
 test('other errors stay what they are', () => {

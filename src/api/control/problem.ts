@@ -21,6 +21,7 @@ export const problemCodes = {
   internal: { status: 500, failure: 'failed' },
   unavailable: { status: 503, failure: 'unreachable' },
   timed_out: { status: 504, failure: 'timed_out' },
+  disk_full: { status: 507, failure: 'failed' },
 } as const satisfies Record<string, { status: number; failure: Failure }>
 
 export type ProblemCode = keyof typeof problemCodes

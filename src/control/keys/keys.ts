@@ -1,6 +1,7 @@
 import type { ProjectRole } from '../../api/control/permissions.ts'
+import type { Logger } from '../../base/log.ts'
+import { noteUse } from '../people/last-use.ts'
 import type { PersonRow } from '../people/people.ts'
-import { lastUseEveryMs } from '../people/sessions.ts'
 import { newToken, sha256 } from '../service/tokens.ts'
 import { type Page, type PageQuery, readPage } from '../store/pages.ts'
 import type { Store } from '../store/store.ts'
@@ -80,6 +81,7 @@ export async function addKey(store: Store, key: NewKey): Promise<{ row: KeyRow; 
 export async function keyByHash(
   store: Store,
   hash: string,
+  log: Pick<Logger, 'warn'>,
 ): Promise<{ key: KeyRow; person: PersonRow } | undefined> {
   const nowMs = store.clock.unixMs()
   const key = await store
@@ -99,13 +101,9 @@ export async function keyByHash(
     .where('disabled_at', 'is', null)
     .executeTakeFirst()
   if (person === undefined) return undefined
-  if (nowMs - (key.last_used_at ?? 0) >= lastUseEveryMs)
-    await store
-      .db<Tables>()
-      .updateTable('keys')
-      .set({ last_used_at: nowMs })
-      .where('id', '=', key.id)
-      .execute()
+  await noteUse(store, log, key.last_used_at, (last_used_at) =>
+    store.db<Tables>().updateTable('keys').set({ last_used_at }).where('id', '=', key.id).execute(),
+  )
   return { key, person }
 }
 

@@ -1,12 +1,12 @@
+import type { Logger } from '../../base/log.ts'
 import { newToken, sha256 } from '../service/tokens.ts'
 import type { Store } from '../store/store.ts'
+import { noteUse } from './last-use.ts'
 import type { PersonRow } from './people.ts'
 
 export const sessionTokenPrefix = 'rws_'
 const sessionDays = 30
 export const sessionMs = sessionDays * 24 * 3600 * 1000
-/** How exactly the last use is known: each use would be a write otherwise. */
-export const lastUseEveryMs = 60_000
 
 export interface SessionRow {
   readonly id: string
@@ -54,6 +54,7 @@ export async function openSession(
 export async function personOfToken(
   store: Store,
   token: string,
+  log: Pick<Logger, 'warn'>,
 ): Promise<{ session: string; person: PersonRow } | undefined> {
   const nowMs = store.clock.unixMs()
   const found = await store
@@ -68,13 +69,9 @@ export async function personOfToken(
     .executeTakeFirst()
   if (found === undefined) return undefined
   const { session, used, ...person } = found
-  if (nowMs - used >= lastUseEveryMs)
-    await store
-      .db<Tables>()
-      .updateTable('sessions')
-      .set({ last_used_at: nowMs })
-      .where('id', '=', session)
-      .execute()
+  await noteUse(store, log, used, (last_used_at) =>
+    store.db<Tables>().updateTable('sessions').set({ last_used_at }).where('id', '=', session).execute(),
+  )
   return { session, person }
 }
 

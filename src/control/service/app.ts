@@ -72,7 +72,7 @@ function routesInto(app: FastifyInstance, context: ServiceContext): Serve {
       url: `${apiRoot}${endpoint.path}`,
       schema: schemaOf(endpoint),
       onRequest: async (request) => {
-        const actor = endpoint.access === 'public' ? undefined : await actorOf(context.store, request)
+        const actor = endpoint.access === 'public' ? undefined : await actorOf(context, request)
         const admission = await admit(context.store, endpoint.access, actor, request.params)
         admitted.set(request, { ...admission, actor })
       },

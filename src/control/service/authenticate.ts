@@ -4,34 +4,36 @@ import { Refused } from '../../api/control/problem.ts'
 import { keyByHash, keyTokenPrefix } from '../keys/keys.ts'
 import type { PersonRow } from '../people/people.ts'
 import { personOfToken, sessionTokenPrefix } from '../people/sessions.ts'
-import type { Store } from '../store/store.ts'
 import type { Actor } from './actor.ts'
+import type { ServiceContext } from './context.ts'
 import { sha256 } from './tokens.ts'
 
 export const sessionCookie = 'ropeway_session'
 const tokenCharactersMax = 200
 
+type Context = Pick<ServiceContext, 'store' | 'log'>
+
 /**
  * Who asks, by `Authorization: Bearer` or the console's cookie; undefined without either. Throws `unauthenticated` for
  * a token that is not known.
  */
-export async function actorOf(store: Store, request: FastifyRequest): Promise<Actor | undefined> {
+export async function actorOf(context: Context, request: FastifyRequest): Promise<Actor | undefined> {
   const token = bearerOf(request) ?? cookieOf(request)
   if (token === undefined) return undefined
-  const actor = token.length > tokenCharactersMax ? undefined : await actorOfToken(store, token)
+  const actor = token.length > tokenCharactersMax ? undefined : await actorOfToken(context, token)
   if (actor !== undefined) return actor
   throw new Refused('unauthenticated', 'The key or session is not known here, has expired, or was revoked.', {
     fix: 'Log in again (ropeway login), or use another key.',
   })
 }
 
-async function actorOfToken(store: Store, token: string): Promise<Actor | undefined> {
+async function actorOfToken({ store, log }: Context, token: string): Promise<Actor | undefined> {
   if (token.startsWith(sessionTokenPrefix)) {
-    const found = await personOfToken(store, token)
+    const found = await personOfToken(store, token, log)
     return found && { kind: 'session', id: found.session, ...personPart(found.person) }
   }
   if (!token.startsWith(keyTokenPrefix)) return undefined
-  const found = await keyByHash(store, sha256(token))
+  const found = await keyByHash(store, sha256(token), log)
   if (found === undefined) return undefined
   const { key, person } = found
   return {

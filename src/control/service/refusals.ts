@@ -7,7 +7,7 @@ import {
 import { z } from 'zod'
 import { type ProblemBody, type ProblemCode, problemCodes, Refused } from '../../api/control/problem.ts'
 import { firstIssue } from '../../api/issues.ts'
-import { type Failure, UserError } from '../../base/errors.ts'
+import { type Failure, isNoRoom, UserError } from '../../base/errors.ts'
 import { Problem } from '../../http/problem.ts'
 
 /** Of a body in JSON. */
@@ -40,6 +40,7 @@ const ofStatus: ReadonlyMap<number, ProblemCode> = new Map([
 /** `schemas` are those of the route by what they hold (`body`, `querystring` ...), so that a misspelt field is told from. */
 export function answerOf(error: unknown, requestId: string, schemas: Schemas = {}): Answer {
   if (error instanceof Refused) return answer(error.code, error.message, error, requestId)
+  if (isNoRoom(error)) return answer('disk_full', ...noRoom(error), requestId)
   if (error instanceof UserError) return answer(ofFailure[error.failure], error.message, error, requestId)
   if (error instanceof Problem) {
     const body = { code: error.code, message: error.message, fix: null, param: error.param }
@@ -74,6 +75,15 @@ export function answerOf(error: unknown, requestId: string, schemas: Schemas = {
     { fix: `Try again; if it stays so, report it with request ${requestId}.` },
     requestId,
   )
+}
+
+/** Who wrote may know better what it was. */
+function noRoom(error: unknown): [message: string, details: { fix?: string | undefined }] {
+  if (error instanceof UserError) return [error.message, error]
+  return [
+    'The disk of the service is full.',
+    { fix: 'Make room on it and go on: what was acknowledged is kept.' },
+  ]
 }
 
 /** The first thing wrong, and what was meant where a name is none. */

@@ -9,7 +9,7 @@ import {
   SqliteQueryCompiler,
 } from 'kysely'
 import Database from 'libsql'
-import { messageOf, UserError } from '../../base/errors.ts'
+import { messageOf, systemRefusal, UserError } from '../../base/errors.ts'
 import { type Watch, WatchedDriver } from './watched-driver.ts'
 
 /** How long a call waits for another process that writes, in milliseconds. */
@@ -57,7 +57,10 @@ class LibsqlDriver implements Driver {
       this.#database = database
       this.#connection = new LibsqlConnection(database)
     } catch (error) {
-      throw new UserError(`The database ${this.#path} cannot be opened: ${messageOf(error)}`, {
+      const what = `The database ${this.#path} cannot be opened`
+      const refusal = systemRefusal(error, what)
+      if (refusal !== undefined) throw refusal
+      throw new UserError(`${what}: ${messageOf(error)}`, {
         fix: 'Check that its folder exists, that you may write there, and that the file is a database of Ropeway.',
         cause: error,
       })

@@ -1,6 +1,6 @@
 import { DEFAULT_MIGRATION_TABLE, type Kysely, Migrator, sql } from 'kysely'
 import { assert } from '../../base/assert.ts'
-import { messageOf, UserError } from '../../base/errors.ts'
+import { messageOf, systemRefusal, UserError } from '../../base/errors.ts'
 import type { StoreKind } from './kind.ts'
 
 /** Column types that mean the same on both databases. */
@@ -65,13 +65,13 @@ export async function migrate(
   const { error, results } = await migrator.migrateToLatest()
   if (error !== undefined) {
     const failed = results?.find(({ status }) => status === 'Error')?.migrationName
-    throw new UserError(
-      `The database was left as it was: ${failed === undefined ? 'bringing it up to date' : failed} failed: ${messageOf(error)}`,
-      {
-        fix: 'If a newer Ropeway has used this database, use that one; otherwise restore a backup or report this.',
-        cause: error,
-      },
-    )
+    const what = `The database was left as it was: ${failed === undefined ? 'bringing it up to date' : failed} failed`
+    const refusal = systemRefusal(error, what)
+    if (refusal !== undefined) throw refusal
+    throw new UserError(`${what}: ${messageOf(error)}`, {
+      fix: 'If a newer Ropeway has used this database, use that one; otherwise restore a backup or report this.',
+      cause: error,
+    })
   }
   return (results ?? []).map(({ migrationName }) => migrationName)
 }

@@ -37,7 +37,7 @@ export function joiner(scope: FastifyInstance, context: ServiceContext): On {
       url,
       schema: { hide: true } as object,
       handler: async (request, reply) => {
-        const actor = await actorOf(context.store, request)
+        const actor = await actorOf(context, request)
         const project = await projectAsked(
           context.store,
           actor,
