@@ -18,6 +18,7 @@ import { beat, beatEveryMs, enterServer } from '../control/servers/servers.ts'
 import { buildService } from '../control/service/app.ts'
 import { type Loop, startLoop } from '../control/service/loop.ts'
 import { forgetAnswers } from '../control/service/once.ts'
+import { DiskReserve } from '../control/store/disk-reserve.ts'
 import { kindOf } from '../control/store/kind.ts'
 import type { Store } from '../control/store/store.ts'
 import { openUpgraded } from '../control/store/upgrade.ts'
@@ -65,7 +66,13 @@ export async function runUp(flags: UpFlags, foreground?: Foreground): Promise<vo
   const oidc = flags.oidc !== undefined && {
     oidc: new OidcProvider(oidcSettingsFrom(flags.oidc), systemClock),
   }
-  const options = { migrations, clock: systemClock, onLost: lost(log) }
+  const reserve = kindOf(url) === 'libsql' ? new DiskReserve(url, systemClock) : undefined
+  const options = {
+    migrations,
+    clock: systemClock,
+    onLost: lost(log),
+    ...(reserve && { watch: reserve.watch }),
+  }
   const { store, backup } = await openUpgraded(url, options, join(folder, 'backups'))
   await using _ = store
   if (backup !== undefined) note(`The database was brought up to date; as it was before, it is in ${backup}.`)
@@ -86,10 +93,15 @@ export async function runUp(flags: UpFlags, foreground?: Foreground): Promise<vo
     },
     leavesNothing: foreground !== undefined,
   }
-  await serve(flags, parts, foreground)
+  await serve(flags, parts, reserve, foreground)
 }
 
-async function serve(flags: UpFlags, parts: Parts, foreground: Foreground | undefined): Promise<void> {
+async function serve(
+  flags: UpFlags,
+  parts: Parts,
+  reserve: DiskReserve | undefined,
+  foreground: Foreground | undefined,
+): Promise<void> {
   const stop = shutdownSignal()
   const app = await buildService(parts.context, routesOf(parts), surfacesOf(parts))
   const loops: Loop[] = []
@@ -100,7 +112,10 @@ async function serve(flags: UpFlags, parts: Parts, foreground: Foreground | unde
     if (foreground === undefined) await greet(store, url, flags.owner)
     else await ownContext(store, url)
     loops.push(
-      startLoop({ name: 'server', everyMs: beatEveryMs, log, pass: () => present(store, parts.server.id) }),
+      startLoop({
+        ...{ name: 'server', everyMs: beatEveryMs, log },
+        pass: () => present(store, parts.server.id, reserve),
+      }),
     )
     for (const start of loopStarters) loops.push(await start(parts))
     const work = foreground?.work(stop.signal)
@@ -116,9 +131,10 @@ async function serve(flags: UpFlags, parts: Parts, foreground: Foreground | unde
   }
 }
 
-async function present(store: Store, id: string): Promise<void> {
+async function present(store: Store, id: string, reserve: DiskReserve | undefined): Promise<void> {
   await beat(store, id)
   await forgetAnswers(store)
+  reserve?.keep()
 }
 
 async function listenAt(app: FastifyInstance, flags: UpFlags, mayMove: boolean): Promise<string> {

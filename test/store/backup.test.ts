@@ -122,7 +122,14 @@ test('a part of the data folder that is a link to another disk is in the backup'
 test('locks of this machine are in no backup', async () => {
   await using one = await service('locks')
   mkdirSync(join(one.folder, 'usage'))
-  for (const name of ['lock.db', 'lock.db-journal', 'usage/lock.db', 'usage/ledger.pid', 'usage/ledger.id'])
+  for (const name of [
+    'lock.db',
+    'lock.db-journal',
+    'ropeway.db.reserve',
+    'usage/lock.db',
+    'usage/ledger.pid',
+    'usage/ledger.id',
+  ])
     writeFileSync(join(one.folder, name), 'x')
   const { target } = await one.backup()
   const files = join(target, 'files')

@@ -19,6 +19,7 @@ import type { Clock } from '../../base/clock.ts'
 import { messageOf, UserError } from '../../base/errors.ts'
 import { hashOfFile, readJsonFile, syncFolder, writeFileAtomic } from '../../base/files.ts'
 import { type CopiedTable, copyStore, digestsOf } from '../store/copy.ts'
+import { reserveOf } from '../store/disk-reserve.ts'
 import type { Migration } from '../store/migrations.ts'
 import { connectStore, openStore, type Store } from '../store/store.ts'
 import { snapshot } from '../store/upgrade.ts'
@@ -38,6 +39,7 @@ const leftOut: ReadonlySet<string> = new Set([
   ...[databaseName, 'lock.db', join(usageName, 'lock.db')].flatMap((name) =>
     ['', '-wal', '-shm', '-journal'].map((ending) => `${name}${ending}`),
   ),
+  reserveOf(databaseName),
   // The lock of older versions.
   join(usageName, 'ledger.pid'),
   'backups',
