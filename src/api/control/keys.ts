@@ -23,6 +23,8 @@ export const key = z.object({
   /** Its first characters. */
   shown: z.string(),
   person: nounId,
+  /** The most that it may be in its project; null for one that acts as its person. */
+  role: z.enum(projectRoles).nullable(),
   scopes: z.array(z.string()),
   limits: keyLimits,
   created_at: time,
@@ -37,7 +39,7 @@ const createFields = {
   name: storableText(100, 1),
   scopes: scopes.default(['*']),
   limits: keyLimits.default({}),
-  /** Days from now; without it the key does not expire. */
+  /** Days from now; without it the key does not expire, or when the key that makes it does. */
   days: z.int().min(1).max(3650).optional(),
 }
 
@@ -58,7 +60,7 @@ export const createKey = endpoint({
   method: 'POST',
   once: true,
   path: '/projects/:project/keys',
-  summary: 'Make an API key for a project: it may do what its scopes say, and never more than you.',
+  summary: 'Make an API key for a project: it may do what its scopes say, and never more than who makes it.',
   access: 'key:create',
   body: z.strictObject(keyFields),
   answer: newKey,

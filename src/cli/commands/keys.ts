@@ -75,6 +75,7 @@ async function runList(session: Session, flags: CreateFlags): Promise<void> {
   session.out.list(await keysOf(session, flags), {
     NAME: ({ name }) => name,
     KEY: ({ shown }) => `${shown}...`,
+    ROLE: ({ role }) => role,
     SCOPES: ({ scopes }) => scopes.join(' '),
     'LAST USED': ({ last_used_at }) => timeText(last_used_at),
     EXPIRES: ({ expires_at }) => timeText(expires_at),

@@ -9,34 +9,31 @@ import {
   revokeKey,
   revokeOwnKey,
 } from '../../api/control/keys.ts'
-import { nouns, type Permission, scopesAllow, verbs } from '../../api/control/permissions.ts'
 import { Refused } from '../../api/control/problem.ts'
-import type { Actor } from '../service/actor.ts'
 import { pageAnswer, pageAsked } from '../service/pages.ts'
 import type { RouteModule } from '../service/routes.ts'
 import type { Store } from '../store/store.ts'
+import { endOfNew, refuseBounded, refuseUnscoped, refuseWider, roleOfNew } from './hand-on.ts'
 import { addKey, changeKey, type KeyRow, keyById, listKeys as listRows, type NewKey } from './keys.ts'
-
-const dayMs = 24 * 3600 * 1000
 
 export const keyRoutes: RouteModule = (serve, { store }) => {
   serve(listKeys, async ({ project, query }) =>
     pageAnswer(await listRows(store, { project: project.id }, pageAsked(query)), view),
   )
   serve(createKey, async ({ project, actor, body, audit }) => {
-    refuseWiderScopes(actor, body.scopes)
-    const roleMax = body.role ?? project.role
+    await refuseWider(store, actor, body.scopes)
     return await make(store, audit, {
       name: body.name,
       person: actor.personId,
       project: project.id,
-      roleMax: roleMax,
+      roleMax: roleOfNew(project, body.role),
       scopes: body.scopes,
       limits: body.limits,
-      ...expiry(store, body.days),
+      ...endOfNew(store, actor, body.days),
     })
   })
-  serve(editKey, async ({ project, params, body, audit }) => {
+  serve(editKey, async ({ project, params, actor, body, audit }) => {
+    if (body.limits !== undefined) await refuseBounded(store, actor)
     const row = await keyOf(store, params.key, ({ project_id }) => project_id === project.id)
     return await store.transaction(async () => {
       const { name, limits } = body
@@ -59,24 +56,27 @@ export const keyRoutes: RouteModule = (serve, { store }) => {
   serve(listOwnKeys, async ({ actor, query }) => {
     if (actor.onlyProject !== undefined)
       throw new Refused('forbidden', 'A key of one project does not see those of others.')
+    refuseUnscoped(actor, 'key:view')
     return pageAnswer(await listRows(store, { person: actor.personId }, pageAsked(query)), view)
   })
   serve(createOwnKey, async ({ actor, body, audit }) => {
     if (actor.onlyProject !== undefined)
       throw new Refused('forbidden', 'A key of one project cannot make keys for others.')
-    refuseWiderScopes(actor, body.scopes)
+    refuseUnscoped(actor, 'key:create')
+    await refuseWider(store, actor, body.scopes)
     return await make(store, audit, {
       name: body.name,
       person: actor.personId,
       scopes: body.scopes,
       limits: body.limits,
-      ...expiry(store, body.days),
+      ...endOfNew(store, actor, body.days),
     })
   })
   serve(revokeOwnKey, async ({ params, actor, audit }) => {
     const isOwn = (row: KeyRow) => row.person_id === actor.personId && row.project_id === null
     if (actor.onlyProject !== undefined)
       throw new Refused('forbidden', 'A key of one project may not do that.')
+    refuseUnscoped(actor, 'key:delete')
     await revoke(store, audit, await keyOf(store, params.key, isOwn))
   })
 }
@@ -104,30 +104,15 @@ async function keyOf(store: Store, id: string, isMeant: (row: KeyRow) => boolean
   throw new Refused('not_found', `There is no key ${id} here.`, { fix: 'ropeway key lists them.' })
 }
 
-function expiry(store: Store, days: number | undefined) {
-  return days === undefined ? {} : { expiresAt: store.clock.unixMs() + days * dayMs }
-}
-
-/** A key must not make one that may more. */
-function refuseWiderScopes(actor: Actor, scopes: readonly string[]): void {
-  const held = actor.scopes
-  if (held === undefined || held.includes('*')) return
-  const all = nouns.flatMap((noun) => verbs.map((verb): Permission => `${noun}:${verb}`))
-  const wider = all.find((permission) => scopesAllow(scopes, permission) && !scopesAllow(held, permission))
-  if (wider === undefined) return
-  throw new Refused('forbidden', `The key that asks has not the scope ${wider} itself.`, {
-    fix: 'Ask with a session, or with a key of wider scopes.',
-  })
-}
-
 function view(row: KeyRow) {
-  const { id, name, shown, person_id: person, scopes_json, limits_json } = row
+  const { id, name, shown, person_id: person, role_max: role, scopes_json, limits_json } = row
   const { created_at, expires_at, last_used_at } = row
   return {
     id,
     name,
     shown,
     person,
+    role,
     scopes: [...scopes_json],
     limits: limits_json,
     created_at,

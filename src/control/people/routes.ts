@@ -82,7 +82,7 @@ function logInRoutes(serve: Serve, context: ServiceContext): void {
   serve(api.changePassword, async ({ actor, body, address, audit }) => {
     const person = (await personById(store, actor.personId))!
     // Who was made with a key alone gives themselves a password with it.
-    if (person.password_hash !== null || !actsAsPerson(actor)) {
+    if (person.password_hash !== null || !actsAsPerson(actor) || actor.endsAt !== undefined) {
       requireSession(actor)
       await confirmPassword(context, person, body.old, address)
     }
@@ -103,19 +103,20 @@ function signInCodeRoutes(serve: Serve, { store }: ServiceContext): void {
         fix: 'Log in (ropeway login), or use a key of your own with the scope *.',
       })
     return await store.transaction(async () => {
-      const { code, expiresAt } = await addSignInCode(store, actor.personId)
+      const { code, expiresAt } = await addSignInCode(store, actor.personId, actor.endsAt)
       await audit('sign-in-code.create', actor.personId)
       return { code, expires_at: expiresAt }
     })
   })
   serve(api.useSignInCode, async ({ body, audit, headers, setHeader }) => {
     return await store.transaction(async () => {
-      const person = await takeSignInCode(store, body.code)
-      if (person === undefined)
+      const taken = await takeSignInCode(store, body.code)
+      if (taken === undefined)
         throw new Refused('unauthenticated', 'This code is not known here, was used, or is too old.', {
           fix: 'Make another: ropeway console.',
         })
-      const session = await openSession(store, person.id, 'browser')
+      const { person, endsAt } = taken
+      const session = await openSession(store, person.id, 'browser', endsAt)
       await audit('person.log-in', person.id, { session: session.id, by: 'code' })
       setHeader('set-cookie', sessionCookieOf(session.token, isSecure(headers)))
       return { person: personView(person), expires_at: session.expiresAt }
@@ -170,7 +171,7 @@ function sessionRoutes(serve: Serve, { store }: ServiceContext): void {
 
 /** A key that may whatever its person may. */
 function actsAsPerson(actor: Actor): boolean {
-  return actor.onlyProject === undefined && actor.scopes?.includes('*') === true
+  return actor.onlyProject === undefined && actor.scopes?.includes('*') === true && actor.isLimited !== true
 }
 
 function isSecure(headers: Record<string, unknown>): boolean {

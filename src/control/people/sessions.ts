@@ -29,11 +29,12 @@ export async function openSession(
   store: Store,
   personId: string,
   client: string,
+  endsAt = Number.POSITIVE_INFINITY,
 ): Promise<{ id: string; token: string; expiresAt: number }> {
   const token = newToken(sessionTokenPrefix)
   const id = store.ids.next('session')
   const nowMs = store.clock.unixMs()
-  const expiresAt = nowMs + sessionMs
+  const expiresAt = Math.min(nowMs + sessionMs, endsAt)
   await store
     .db<Tables>()
     .insertInto('sessions')

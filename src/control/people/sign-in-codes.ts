@@ -14,6 +14,8 @@ interface CodeRow {
   readonly code_sha256: string
   readonly person_id: string
   readonly expires_at: number
+  /** When the session ends at the latest; null where nothing ends it early. */
+  readonly session_until: number | null
 }
 
 interface Tables {
@@ -33,10 +35,19 @@ export const signInCodesMigration: Migration = {
   },
 }
 
+/** A key that ends must not make a session that outlives it. */
+export const sessionEndsMigration: Migration = {
+  name: '0203-sign-in-code-ends',
+  async up(db, { integer }) {
+    await db.schema.alterTable('sign_in_codes').addColumn('session_until', integer).execute()
+  },
+}
+
 /** In a transaction with what is written down of it. Codes that nobody used in time go with the next. */
 export async function addSignInCode(
   store: Store,
   person: string,
+  sessionEndsAt: number | undefined,
 ): Promise<{ code: string; expiresAt: number }> {
   const code = newToken(codePrefix)
   const nowMs = store.clock.unixMs()
@@ -45,22 +56,30 @@ export async function addSignInCode(
   await db.deleteFrom('sign_in_codes').where('expires_at', '<=', nowMs).execute()
   await db
     .insertInto('sign_in_codes')
-    .values({ code_sha256: sha256(code), person_id: person, expires_at: expiresAt })
+    .values({
+      ...{ code_sha256: sha256(code), person_id: person, expires_at: expiresAt },
+      session_until: sessionEndsAt ?? null,
+    })
     .execute()
   return { code, expiresAt }
 }
 
 /** Uses the code up; whose it was, or undefined when it is none, was used, has expired, or its person was disabled. */
-export async function takeSignInCode(store: Store, code: string): Promise<PersonRow | undefined> {
+export async function takeSignInCode(
+  store: Store,
+  code: string,
+): Promise<{ person: PersonRow; endsAt?: number } | undefined> {
   const db = store.db<Tables>()
   // One statement: of two who try the same code at the same time, one gets in.
   const taken = await db
     .deleteFrom('sign_in_codes')
     .where('code_sha256', '=', sha256(code))
     .where('expires_at', '>', store.clock.unixMs())
-    .returning('person_id')
+    .returning(['person_id', 'session_until'])
     .executeTakeFirst()
   if (taken === undefined) return undefined
   const query = db.selectFrom('people').selectAll().where('id', '=', taken.person_id)
-  return await query.where('disabled_at', 'is', null).executeTakeFirst()
+  const person = await query.where('disabled_at', 'is', null).executeTakeFirst()
+  const { session_until: endsAt } = taken
+  return person && { person, ...(endsAt !== null && { endsAt }) }
 }

@@ -16,6 +16,10 @@ export interface Actor {
   readonly onlyProject?: string
   /** What a key may at most in that project, whatever its person may. */
   readonly roleMax?: ProjectRole
+  /** When the key ends, in Unix milliseconds; absent for one without an end, and for a session. */
+  readonly endsAt?: number
+  /** The key has limits at the gateway. */
+  readonly isLimited?: boolean
 }
 
 /** The project in the path, and what the actor is there. */

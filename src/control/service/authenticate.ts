@@ -45,6 +45,8 @@ async function actorOfToken({ store, log }: Context, token: string): Promise<Act
     scopes: key.scopes_json,
     ...(key.project_id !== null && { onlyProject: key.project_id }),
     ...(key.role_max !== null && { roleMax: key.role_max }),
+    ...(key.expires_at !== null && { endsAt: key.expires_at }),
+    isLimited: Object.values(key.limits_json).some((limit) => limit !== undefined),
   }
 }
 

@@ -8,10 +8,11 @@ import { keyRoutes } from '../keys/routes.ts'
 import { peopleMigration } from '../people/migration.ts'
 import { recoveryCodesMigration } from '../people/recovery-codes.ts'
 import { peopleRoutes } from '../people/routes.ts'
-import { signInCodesMigration } from '../people/sign-in-codes.ts'
+import { sessionEndsMigration, signInCodesMigration } from '../people/sign-in-codes.ts'
 import { projectsMigration } from '../projects/migration.ts'
 import { projectRoutes } from '../projects/routes.ts'
 import type { Migration } from '../store/migrations.ts'
+import { usageMigrations } from '../usage/migration.ts'
 import { onceMigration } from './once.ts'
 import type { RouteModule } from './routes.ts'
 
@@ -20,10 +21,13 @@ export const baseMigrations: readonly Migration[] = [
   peopleMigration,
   recoveryCodesMigration,
   signInCodesMigration,
+  sessionEndsMigration,
   projectsMigration,
   keysMigration,
   auditMigration,
   credentialsMigration,
+  // Budgets bind keys.
+  ...usageMigrations,
 ]
 
 export const baseRoutes: readonly RouteModule[] = [

@@ -1,3 +1,4 @@
+import { Refused } from '../../api/control/problem.ts'
 import {
   listBudgets,
   putBudget,
@@ -8,6 +9,7 @@ import {
   type usageGroups,
 } from '../../api/control/usage.ts'
 import { dayOf } from '../gateway/usage-sums.ts'
+import type { Actor } from '../service/actor.ts'
 import type { RouteModule } from '../service/routes.ts'
 import { budgetsOf, deleteBudget, pricesOf, setBudget, setPrices, usageOf } from './usage.ts'
 
@@ -37,19 +39,26 @@ export const usageRoutes =
       return await pricesOf(store)
     })
     serve(listBudgets, async ({ project }) => ({ items: await budgetsOf(store, project.id) }))
-    serve(putBudget, async ({ project, body, audit }) =>
+    serve(putBudget, async ({ project, actor, body, audit }) =>
       store.transaction(async () => {
+        refuseOwn(actor, body.key)
         const budget = await setBudget(store, project.id, body)
         await audit('budget.set', budget.id, { ...body })
         store.afterCommit(changed)
         return budget
       }),
     )
-    serve(removeBudget, async ({ project, params, audit }) => {
+    serve(removeBudget, async ({ project, params, actor, audit }) => {
       await store.transaction(async () => {
+        const budget = (await budgetsOf(store, project.id)).find(({ id }) => id === params.budget)
+        refuseOwn(actor, budget?.key)
         await deleteBudget(store, project.id, params.budget)
         await audit('budget.delete', params.budget)
         store.afterCommit(changed)
       })
     })
   }
+
+function refuseOwn(actor: Actor, key: string | null | undefined): void {
+  if (key === actor.id) throw new Refused('forbidden', 'A key does not change its own budget.')
+}
