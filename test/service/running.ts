@@ -35,6 +35,7 @@ export interface ServiceParts {
   readonly clock?: Clock
   readonly signUp?: ServiceContext['signUp']
   readonly oidc?: ServiceContext['oidc']
+  readonly askAgainMs?: number
   readonly watch?: Watch
 }
 
@@ -53,6 +54,7 @@ export async function startService(
     scrypt: { n: 1024, blocks: 8, lanes: 1 },
     signUp: parts.signUp ?? 'invited',
     oidc: parts.oidc,
+    askAgainMs: parts.askAgainMs,
   }
   const modules = [...baseRoutes, ...(parts.routes?.(store, context) ?? [])]
   const app = await buildService(context, modules, parts.surfaces?.())

@@ -9,7 +9,7 @@ import {
   type PathParameters,
   type QueryInput,
 } from './endpoint.ts'
-import { type ProblemCode, problemBody, problemCodes, Refused } from './problem.ts'
+import { type ProblemBody, type ProblemCode, problemBody, problemCodes, Refused } from './problem.ts'
 
 /** What fetch takes as bytes. */
 export type ByteBody = NonNullable<RequestInit['body']>
@@ -68,7 +68,7 @@ export class Client {
     return (await response.json()) as AnswerOf<D>
   }
 
-  /** The lines of an endpoint that answers with events. Ends when the service ends it. */
+  /** The lines of an endpoint that answers with events. Ends when the service ends it; throws {@link Refused} for a last line that is one. */
   async *events<D extends EndpointDefinition & { answer: 'events' }>(
     endpoint: D,
     input: CallInput<D>,
@@ -82,7 +82,7 @@ export class Client {
       for (let read = await reader.read(); !read.done; read = await reader.read()) {
         const lines = (rest + decoder.decode(read.value, { stream: true })).split('\n')
         rest = lines.pop()!
-        for (const line of lines) if (line !== '') yield JSON.parse(line)
+        for (const line of lines) if (line !== '') yield eventOf(JSON.parse(line))
       }
     } finally {
       await reader.cancel()
@@ -200,8 +200,19 @@ async function refusalOf(response: Response): Promise<Refused> {
       codeOfStatus.get(response.status) ?? 'internal',
       `The service answered with status ${response.status}.`,
     )
-  const { code, message, fix, param } = parsed.data.error
-  const known =
-    code in problemCodes ? (code as ProblemCode) : (codeOfStatus.get(response.status) ?? 'internal')
+  return refusedBy(parsed.data, codeOfStatus.get(response.status))
+}
+
+/** `unknown`: what it is, where its code says nothing to this client. */
+function refusedBy({ error }: ProblemBody, unknown: ProblemCode = 'internal'): Refused {
+  const { code, message, fix, param } = error
+  const known = Object.hasOwn(problemCodes, code) ? (code as ProblemCode) : unknown
   return new Refused(known, message, { ...(fix !== null && { fix }), ...(param !== null && { param }) })
+}
+
+/** A line of a stream; throws the refusal that it is. */
+function eventOf(event: object): object {
+  const refusal = 'error' in event ? problemBody.safeParse(event) : undefined
+  if (refusal?.success === true) throw refusedBy(refusal.data)
+  return event
 }

@@ -24,7 +24,7 @@ export interface EndpointDefinition {
   readonly once?: true
   /** `bytes`: the body as a stream, of any type. */
   readonly body?: z.ZodType | 'bytes'
-  /** `events`: a stream of JSON lines; `bytes`: a stream with headers of the handler's; `nothing`: 204; `redirect`: 302. */
+  /** `events`: a stream of JSON lines, the last of which is the body of a refusal where it ends by one; `bytes`: a stream with headers of the handler's; `nothing`: 204; `redirect`: 302. */
   readonly answer: z.ZodType | 'bytes' | 'events' | 'nothing' | 'redirect'
 }
 

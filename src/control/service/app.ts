@@ -23,6 +23,7 @@ import type { ServiceContext } from './context.ts'
 import { keyHeader, onceFor } from './once.ts'
 import { answerOf, bodyBytesMax } from './refusals.ts'
 import type { ByteAnswer, Call, RouteModule, Serve } from './routes.ts'
+import { type AskAgain, bytesFor, linesFor, Standing } from './standing.ts'
 import type { Surface } from './surface.ts'
 
 const parameterCharactersMax = 300
@@ -72,23 +73,24 @@ function routesInto(app: FastifyInstance, context: ServiceContext): Serve {
       url: `${apiRoot}${endpoint.path}`,
       schema: schemaOf(endpoint),
       onRequest: async (request) => {
-        const actor = endpoint.access === 'public' ? undefined : await actorOf(context, request)
-        const admission = await admit(context.store, endpoint.access, actor, request.params)
-        admitted.set(request, { ...admission, actor })
+        admitted.set(request, await whoMay(context, endpoint, request))
       },
       handler: async (request, reply) => {
         if (takesBytes && !(request.body instanceof Readable))
           throw new Refused('unsupported_media', 'This takes bytes.', {
             fix: 'Send Content-Type: application/octet-stream.',
           })
-        const call = callOf(request, reply, context) as unknown as Call<typeof endpoint>
+        const lost = new AbortController()
+        const gone = AbortSignal.any([goneSignal(reply.raw), lost.signal])
+        const call = callOf(request, reply, context, gone) as unknown as Call<typeof endpoint>
         try {
           const work = () => handler(call)
           const result =
             endpoint.once === true
               ? await onceFor(context, endpoint, call.actor, request, reply, work)
               : await work()
-          return await send(reply, endpoint, result)
+          const ask = async () => void (await whoMay(context, endpoint, request))
+          return await send(reply, endpoint, result, { ask, lost, everyMs: context.askAgainMs })
         } catch (error) {
           if (!(error instanceof OnAnotherServer)) throw error
           return await answerElsewhere(context.store, request, reply, error)
@@ -98,7 +100,18 @@ function routesInto(app: FastifyInstance, context: ServiceContext): Serve {
   }
 }
 
-const admitted = new WeakMap<FastifyRequest, Admission & { actor: Actor | undefined }>()
+type Admitted = Admission & { readonly actor: Actor | undefined }
+const admitted = new WeakMap<FastifyRequest, Admitted>()
+
+/** Who asks, and what they may; throws why not. */
+async function whoMay(
+  context: ServiceContext,
+  { access }: EndpointDefinition,
+  request: FastifyRequest<{ Params: { project?: string; organisation?: string } }>,
+): Promise<Admitted> {
+  const actor = access === 'public' ? undefined : await actorOf(context, request)
+  return { ...(await admit(context.store, access, actor, request.params)), actor }
+}
 
 function checkAccess({ access, path, name }: EndpointDefinition): void {
   const parameters = parameterNames(path)
@@ -146,7 +159,7 @@ function bodiless(answer: string): object {
   return answer === 'nothing' ? { 204: z.null() } : answer === 'redirect' ? { 302: z.null() } : {}
 }
 
-function callOf(request: FastifyRequest, reply: FastifyReply, { store }: ServiceContext) {
+function callOf(request: FastifyRequest, reply: FastifyReply, { store }: ServiceContext, gone: AbortSignal) {
   const { actor, project, organisation } = admitted.get(request)!
   return {
     params: request.params,
@@ -158,7 +171,7 @@ function callOf(request: FastifyRequest, reply: FastifyReply, { store }: Service
     headers: request.headers,
     requestId: request.id,
     address: request.ip,
-    gone: goneSignal(reply.raw),
+    gone,
     setHeader: (name: string, value: string) => void reply.header(name, value),
     audit: (action: string, subject: string, details: Record<string, unknown> = {}) =>
       recordAudit(store, {
@@ -175,7 +188,19 @@ function callOf(request: FastifyRequest, reply: FastifyReply, { store }: Service
   }
 }
 
-async function send(reply: FastifyReply, { answer }: EndpointDefinition, result: unknown): Promise<unknown> {
+interface LongAnswer {
+  readonly ask: AskAgain
+  /** Aborted when they may not have it any more. */
+  readonly lost: AbortController
+  readonly everyMs: number | undefined
+}
+
+async function send(
+  reply: FastifyReply,
+  { answer }: EndpointDefinition,
+  result: unknown,
+  { ask, lost, everyMs }: LongAnswer,
+): Promise<unknown> {
   if (answer === 'nothing') return await reply.status(204).send()
   if (answer === 'redirect') {
     const { location } = result as { location: string }
@@ -183,23 +208,22 @@ async function send(reply: FastifyReply, { answer }: EndpointDefinition, result:
   }
   if (answer === 'bytes') {
     const { stream, status, headers } = result as ByteAnswer
+    const standing = new Standing(ask, (refusal) => stream.destroy(refusal), everyMs)
     return await reply
       .status(status ?? 200)
       .headers(headers)
-      .send(stream)
+      .send(bytesFor(standing, stream))
   }
   if (answer === 'events') {
-    const lines = Readable.from(jsonLines(result as AsyncIterable<object>))
+    const standing = new Standing(ask, () => lost.abort(), everyMs)
+    const problemOf = (refusal: Refused) => answerOf(refusal, reply.request.id).body
+    const lines = Readable.from(linesFor(standing, result as AsyncIterable<object>, problemOf))
     return await reply
       .header('content-type', 'application/x-ndjson')
       .header('cache-control', 'no-store')
       .send(lines)
   }
   return result
-}
-
-async function* jsonLines(events: AsyncIterable<object>): AsyncGenerator<string> {
-  for await (const event of events) yield `${JSON.stringify(event)}\n`
 }
 
 function handleErrors(app: FastifyInstance, { log }: ServiceContext): void {

@@ -16,4 +16,6 @@ export interface ServiceContext {
   readonly signUp: 'open' | 'invited'
   /** Through which people may log in too. */
   readonly oidc?: OidcProvider | undefined
+  /** So often who gets a long answer is asked again whether they may; every few seconds, but for tests. */
+  readonly askAgainMs?: number | undefined
 }

@@ -23,7 +23,7 @@ export interface Call<D extends EndpointDefinition> {
   readonly requestId: string
   /** Of the client, as far as is known. */
   readonly address: string
-  /** Aborts when the client goes away. */
+  /** Aborts when the client goes away, or may not have the answer any more. */
   readonly gone: AbortSignal
   setHeader(name: string, value: string): void
   /** Writes the deed into the audit log, in the transaction around it if there is one. */
