@@ -90,6 +90,7 @@ export async function workbench(clock?: Clock, more: Partial<Parts> = {}): Promi
   let parts: Parts | undefined
   const service = await startService(databases, {
     ...(clock && { clock }),
+    askAgainMs: 100,
     migrations: migrations.filter((migration) => !baseMigrations.includes(migration)),
     routes: (_, context) => {
       parts = {

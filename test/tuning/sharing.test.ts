@@ -1,7 +1,7 @@
 /** Who may do what by OpenAI's API: roles and scopes, other projects, permissions for checkpoints; and the stream of events. */
 import OpenAI, { APIError } from 'openai'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createKey, createOwnKey } from '../../src/api/control/keys.ts'
+import { createKey, createOwnKey, revokeKey } from '../../src/api/control/keys.ts'
 import { createProject } from '../../src/api/control/projects.ts'
 import { addMember } from '../service/running.ts'
 import { chats, type TuningService, tuningService, upload } from './harness.ts'
@@ -70,6 +70,23 @@ test('events stream while the job runs, each once and in order, until it is over
   expect(listed.at(-1)!.message).toBe('The job has successfully completed')
   const after = await fetch(response.url, { headers: { authorization: `Bearer ${client.apiKey}` } })
   expect(await after.text()).toBe(text.replace(/: still here\n\n/g, ''))
+})
+
+test('the stream of events ends with the reason once the key that reads it is revoked', async () => {
+  const { client, bench } = service
+  const { owner, url } = bench.service
+  const params = { project: 'default' }
+  const training_file = await upload(client, chats(40))
+  const long = { type: 'supervised', supervised: { hyperparameters: { n_epochs: 50 } } } as const
+  const { id } = await client.fineTuning.jobs.create({ model: 'tiny', training_file, method: long })
+  const reader = await owner.call(createKey, { params, body: { name: 'reader' } })
+  const response = await fetch(`${url}/v1/fine_tuning/jobs/${id}/events?stream=true`, {
+    headers: { authorization: `Bearer ${reader.key}` },
+  })
+  await owner.call(revokeKey, { params: { ...params, key: reader.id } })
+  const last = (await response.text()).trim().split('\n\n').at(-1)!
+  expect(JSON.parse(last.slice('data: '.length))).toMatchObject({ error: { code: 'invalid_api_key' } })
+  await client.fineTuning.jobs.cancel(id)
 })
 
 test('who may only look cannot create or cancel, by role and by scope; what is another project’s is not there', async () => {

@@ -23,7 +23,7 @@ import type { ServiceContext } from './context.ts'
 import { keyHeader, onceFor } from './once.ts'
 import { answerOf, bodyBytesMax } from './refusals.ts'
 import type { ByteAnswer, Call, RouteModule, Serve } from './routes.ts'
-import { type AskAgain, bytesFor, linesFor, Standing } from './standing.ts'
+import { type AskAgain, bytesFor, eventsFor, Standing } from './standing.ts'
 import type { Surface } from './surface.ts'
 
 const parameterCharactersMax = 300
@@ -217,13 +217,17 @@ async function send(
   if (answer === 'events') {
     const standing = new Standing(ask, () => lost.abort(), everyMs)
     const problemOf = (refusal: Refused) => answerOf(refusal, reply.request.id).body
-    const lines = Readable.from(linesFor(standing, result as AsyncIterable<object>, problemOf))
+    const events = eventsFor(standing, result as AsyncIterable<object>, problemOf)
     return await reply
       .header('content-type', 'application/x-ndjson')
       .header('cache-control', 'no-store')
-      .send(lines)
+      .send(Readable.from(jsonLines(events)))
   }
   return result
+}
+
+async function* jsonLines(events: AsyncIterable<object>): AsyncGenerator<string> {
+  for await (const event of events) yield `${JSON.stringify(event)}\n`
 }
 
 function handleErrors(app: FastifyInstance, { log }: ServiceContext): void {

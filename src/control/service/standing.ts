@@ -47,22 +47,22 @@ export class Standing {
   }
 }
 
-/** The events as lines; the last one says why they end, where that is a refusal. */
-export async function* linesFor(
+/** The events; the last one says why they end, where that is a refusal. */
+export async function* eventsFor<Event>(
   standing: Standing,
-  events: AsyncIterable<object>,
-  problemOf: (refusal: Refused) => object,
-): AsyncGenerator<string> {
+  events: AsyncIterable<Event>,
+  lastOf: (refusal: Refused) => Event,
+): AsyncGenerator<Event> {
   standing.start()
   try {
     for await (const event of events) {
       if (standing.refusal !== undefined) break
-      yield lineOf(event)
+      yield event
     }
-    if (standing.refusal !== undefined) yield lineOf(problemOf(standing.refusal))
+    if (standing.refusal !== undefined) yield lastOf(standing.refusal)
   } catch (error) {
     if (!(error instanceof Refused)) throw error
-    yield lineOf(problemOf(error))
+    yield lastOf(error)
   } finally {
     standing.stop()
   }
@@ -72,8 +72,4 @@ export async function* linesFor(
 export function bytesFor(standing: Standing, bytes: Readable): Readable {
   standing.start()
   return bytes.once('close', () => standing.stop())
-}
-
-function lineOf(event: object): string {
-  return `${JSON.stringify(event)}\n`
 }

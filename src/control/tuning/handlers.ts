@@ -2,12 +2,14 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { z } from 'zod'
 import type { Permission } from '../../api/control/permissions.ts'
+import type { Refused } from '../../api/control/problem.ts'
 import { firstIssue } from '../../api/issues.ts'
 import { Problem } from '../../http/problem.ts'
 import { recordAudit } from '../audit/audit.ts'
 import type { Actor, ProjectSeen } from '../service/actor.ts'
 import { actorOf } from '../service/authenticate.ts'
 import type { ServiceContext } from '../service/context.ts'
+import { Standing } from '../service/standing.ts'
 import { projectAsked } from './asking.ts'
 
 export interface Asked {
@@ -19,6 +21,8 @@ export interface Asked {
   query<Schema extends z.ZodType>(schema: Schema): z.output<Schema>
   body<Schema extends z.ZodType>(schema: Schema): z.output<Schema>
   audit(action: string, subject: string): Promise<void>
+  /** For an answer that may take long. */
+  standing(onLost: (refusal: Refused) => void): Standing
 }
 
 export type Handler = (asked: Asked) => Promise<unknown>
@@ -37,13 +41,13 @@ export function joiner(scope: FastifyInstance, context: ServiceContext): On {
       url,
       schema: { hide: true } as object,
       handler: async (request, reply) => {
-        const actor = await actorOf(context, request)
-        const project = await projectAsked(
-          context.store,
-          actor,
-          request.headers['openai-project'],
-          permission,
-        )
+        const whoMay = async () => {
+          const actor = await actorOf(context, request)
+          const named = request.headers['openai-project']
+          return { actor, project: await projectAsked(context.store, actor, named, permission) }
+        }
+        const { actor, project } = await whoMay()
+        const askAgain = async () => void (await whoMay())
         const audit = (action: string, subject: string) =>
           recordAudit(context.store, {
             action,
@@ -58,6 +62,7 @@ export function joiner(scope: FastifyInstance, context: ServiceContext): On {
           })
         return await handler({
           ...{ project, actor: actor!, params: request.params, request, reply, audit },
+          standing: (onLost) => new Standing(askAgain, onLost, context.askAgainMs),
           query: (schema) => checked(schema, request.query),
           body: (schema) => checked(schema, request.body),
         })

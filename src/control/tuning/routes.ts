@@ -3,12 +3,14 @@ import { Readable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import { z } from 'zod'
 import { queryInteger, storableText } from '../../api/control/fields.ts'
+import type { Refused } from '../../api/control/problem.ts'
 import { createTuning, fileBytesMax, uploadPurposes } from '../../api/tuning.ts'
 import { goneSignal } from '../../http/gone.ts'
 import { Problem } from '../../http/problem.ts'
 import type { Checkpoints } from '../models/checkpoints.ts'
 import { organisationOf } from '../projects/projects.ts'
 import type { ServiceContext } from '../service/context.ts'
+import { bytesFor, eventsFor } from '../service/standing.ts'
 import type { Surface } from '../service/surface.ts'
 import { eventsOf } from '../store/events.ts'
 import { cursorAt } from '../store/pages.ts'
@@ -92,12 +94,13 @@ function fileRoutes(on: On, { files }: TuningSurfaceOptions): void {
   on('GET', '/files/:id', 'dataset:view', async ({ project, params }) =>
     viewOfFile(await files.get(project.id, params.id!)),
   )
-  on('GET', '/files/:id/content', 'dataset:view', async ({ project, params, request, reply }) => {
+  on('GET', '/files/:id/content', 'dataset:view', async ({ project, params, request, reply, standing }) => {
     const { stream, status, headers } = await files.content(project.id, params.id!, request.headers.range)
+    const lasting = standing((refusal) => stream.destroy(refusal))
     return await reply
       .status(status ?? 200)
       .headers(headers)
-      .send(stream)
+      .send(bytesFor(lasting, stream))
   })
   on('DELETE', '/files/:id', 'dataset:delete', async ({ project, params, audit }) => {
     const row = await files.delete(project.id, params.id!)
@@ -141,20 +144,30 @@ function metadataIn(query: Readonly<Record<string, unknown>>): Record<string, st
 }
 
 function newsRoutes(on: On, { tunings, checkpoints }: TuningSurfaceOptions): void {
-  on('GET', '/fine_tuning/jobs/:id/events', 'job:view', async ({ project, params, query, reply }) => {
-    const { limit, after, stream } = query(eventQuery)
-    const { row } = await tunings.get(project.id, params.id!)
-    if (stream === 'true') {
-      const lines = eventStream(tunings, project.id, params.id!, goneSignal(reply.raw))
-      return await reply
-        .header('content-type', 'text/event-stream; charset=utf-8')
-        .header('cache-control', 'no-cache, no-transform')
-        .send(Readable.from(lines))
-    }
-    const cursor = after === undefined ? {} : { cursor: cursorAt(eventId(after), true) }
-    const page = await eventsOf(tunings.nouns.store, row.id, { limit, descending: true, ...cursor })
-    return listOf(page.rows.map(viewOfTuningEvent), page.next !== undefined)
-  })
+  on(
+    'GET',
+    '/fine_tuning/jobs/:id/events',
+    'job:view',
+    async ({ project, params, query, reply, request, standing }) => {
+      const { limit, after, stream } = query(eventQuery)
+      const { row } = await tunings.get(project.id, params.id!)
+      if (stream === 'true') {
+        const lost = new AbortController()
+        const gone = AbortSignal.any([goneSignal(reply.raw), lost.signal])
+        const events = eventStream(tunings, project.id, params.id!, gone)
+        const lastOf = (refusal: Refused) =>
+          `data: ${JSON.stringify(problemFor(refusal, request.id).body)}\n\n`
+        const lasting = standing(() => lost.abort())
+        return await reply
+          .header('content-type', 'text/event-stream; charset=utf-8')
+          .header('cache-control', 'no-cache, no-transform')
+          .send(Readable.from(eventsFor(lasting, events, lastOf)))
+      }
+      const cursor = after === undefined ? {} : { cursor: cursorAt(eventId(after), true) }
+      const page = await eventsOf(tunings.nouns.store, row.id, { limit, descending: true, ...cursor })
+      return listOf(page.rows.map(viewOfTuningEvent), page.next !== undefined)
+    },
+  )
   on('GET', '/fine_tuning/jobs/:id/checkpoints', 'job:view', async ({ project, params, query }) => {
     const { limit, after } = query(z.object({ after: behind, limit: queryInteger(1, 100).default(10) }))
     const { row } = await tunings.get(project.id, params.id!)
