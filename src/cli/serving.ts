@@ -20,6 +20,7 @@ import { gatewaySurface } from '../control/gateway/surface.ts'
 import { keyByHash } from '../control/keys/keys.ts'
 import { LocalLauncher } from '../control/launchers/local/local-launcher.ts'
 import { type Located, ModelFolders } from '../control/models/model-folders.ts'
+import { listProjects } from '../control/projects/projects.ts'
 import { noteGateway } from '../control/servers/servers.ts'
 import type { ServiceContext } from '../control/service/context.ts'
 import { type Loop, startLoop } from '../control/service/loop.ts'
@@ -155,12 +156,15 @@ export function makeServing(parts: ServingParts): Serving {
   }
 }
 
-/** Whose key it is, for the gateway: a key of one project that may use deployments. */
+/** Whose key it is, for the gateway: a key of one project that may use deployments, and whose person still is in it. */
 async function callerOf(store: Store, digest: string, log: Logger) {
   const found = await keyByHash(store, digest, log)
   if (found?.key.project_id == null) return undefined
   const { id, project_id, scopes_json, limits_json } = found.key
   if (!scopesAllow(scopes_json, 'deployment:use')) return undefined
+  const { id: person, is_operator } = found.person
+  const who = { id: person, isOperator: is_operator === 1, onlyProject: project_id }
+  if ((await listProjects(store, who, { limit: 1 })).rows.length === 0) return undefined
   const limits = Object.fromEntries(Object.entries(limits_json).filter(([, limit]) => limit !== undefined))
   return { key: id, project: project_id, limits }
 }
