@@ -7,6 +7,7 @@ import type { Caller } from './keys.ts'
 import type { Bill } from './ledger.ts'
 import type { Deployment, Target, Version } from './replicas.ts'
 import type { PromptShape } from './roster.ts'
+import { noTokens, type Tokens } from './usage-sums.ts'
 
 export type Body = Readonly<Record<string, unknown>>
 
@@ -20,6 +21,8 @@ export interface Call {
   readonly version: Version
   readonly caller: Caller
   readonly bill: Bill
+  /** What it uses at most, as far as is known before it is answered. */
+  readonly most: Tokens
   readonly arrivedMs: number
   /** What the client reads as `model`: what it asked for, or the version that this means. */
   readonly named: string
@@ -89,6 +92,29 @@ export function wantsUsage(body: Body): boolean {
 export function choicesOf({ prompt, n }: Body): number {
   const isList = Array.isArray(prompt) && prompt.length > 0 && typeof prompt[0] !== 'number'
   return (isList ? prompt.length : 1) * (typeof n === 'number' ? n : 1)
+}
+
+/** What an answer is taken for that no `max_tokens` bounds: its real bound, the model's context, is not known here. */
+const unboundedTokens = 2_048
+/** Of the prompt, which nobody has cut into tokens yet; texts of all languages have more, or few less. */
+const bytesPerToken = 4
+
+/** What a request uses at most, as far as its body (with the deployment's defaults) tells. */
+export function mostOf(path: Call['path'], body: Body): Tokens {
+  const prompt = promptTokensOf(body.messages ?? body.prompt ?? body.input)
+  if (path === '/v1/embeddings') return { ...noTokens, prompt }
+  const { max_tokens, max_completion_tokens } = body
+  const asked = path === '/v1/chat/completions' ? (max_completion_tokens ?? max_tokens) : (max_tokens ?? 16)
+  const each = typeof asked === 'number' && asked >= 0 ? asked : unboundedTokens
+  return { ...noTokens, prompt, output: each * Math.max(1, choicesOf(body)) }
+}
+
+function promptTokensOf(written: unknown): number {
+  if (typeof written === 'string') return Math.ceil(Buffer.byteLength(written) / bytesPerToken)
+  if (typeof written === 'number') return 1
+  if (Array.isArray(written)) return written.reduce((sum: number, part) => sum + promptTokensOf(part), 0)
+  if (typeof written !== 'object' || written === null) return 0
+  return Math.ceil(Buffer.byteLength(JSON.stringify(written)) / bytesPerToken)
 }
 
 /** Text that is looked at to find where a prompt was computed before. */

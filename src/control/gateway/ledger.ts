@@ -190,6 +190,11 @@ export class Bill {
     return this.#known
   }
 
+  /** Those of them that are in the ledger's sums. */
+  get written(): Readonly<Tokens> {
+    return this.#written
+  }
+
   /** All that the request has used so far; what is absent stays. */
   update(tokens: Partial<Omit<Tokens, 'requests'>>): void {
     this.#known = { ...this.#known, ...tokens }

@@ -17,8 +17,8 @@ import { refusedAs } from '../../http/rewording.ts'
 import { type Route, Router } from '../../http/router.ts'
 import { HttpServer } from '../../http/server.ts'
 import { AnswerRecord } from './answer-record.ts'
-import { type Budget, checkBudgets, type Price } from './budgets.ts'
-import { bodyFor, type Call, checkedBody, choicesOf, shapeOf, wantsUsage } from './call.ts'
+import { type Budget, Budgets, type Price } from './budgets.ts'
+import { bodyFor, type Call, checkedBody, choicesOf, mostOf, shapeOf, wantsUsage } from './call.ts'
 import { GaugePoller } from './gauges.ts'
 import { Hold, type HoldLimits, holdLimits, type Wake } from './hold.ts'
 import { anonymousCaller, type Caller, callerOf, type KeyVerifier, keyMissing } from './keys.ts'
@@ -105,6 +105,7 @@ export class Gateway {
   readonly #clock: Clock
   readonly #log: Logger
   readonly #rates: RateLimits
+  readonly #budgets: Budgets
   readonly #upstreams: Upstreams
   readonly #http: HttpServer
   readonly #ports: RelayPorts
@@ -123,6 +124,9 @@ export class Gateway {
     this.metrics = new GatewayMetrics(this.#clock)
     this.roster = new Roster(this.#clock, options.seed ?? randomInt(2 ** 47), options.roster)
     this.#rates = new RateLimits(this.#clock)
+    const { ledger, budgets = () => [], prices = () => [], elsewhere } = options
+    const sums = () => (elsewhere === undefined ? [ledger.sums] : [ledger.sums, elsewhere()])
+    this.#budgets = new Budgets({ budgets, prices, sums, clock: this.#clock })
     this.#upstreams = new Upstreams(this.#limits)
     this.#ports = {
       table,
@@ -337,11 +341,9 @@ export class Gateway {
   }
 
   #callOf({ exchange, path, known, body, target, arrivedMs }: Asked): Call {
-    const { ledger, budgets, prices, elsewhere } = this.#options
+    const { ledger } = this.#options
     const { deployment, adapter, late } = target
     const caller = known ?? { ...anonymousCaller, project: deployment.project }
-    const sums = elsewhere === undefined ? [ledger.sums] : [ledger.sums, elsewhere()]
-    checkBudgets(caller, budgets?.() ?? [], sums, prices?.() ?? [], this.#clock.unixMs())
     const able = deployment.versions.filter(
       ({ adapters }) => adapter === undefined || Object.hasOwn(adapters, adapter),
     )
@@ -352,6 +354,7 @@ export class Gateway {
     const isRecorded = isText && !isLent && (deployment.logged === true || deployment.shadow !== undefined)
     const part = late?.billed ?? adapter
     const billed = part === undefined ? deployment.name : `${deployment.name}:${part}`
+    const sent = bodyFor(path, body, target, version)
     return {
       id: randomUUID(),
       exchange,
@@ -360,11 +363,12 @@ export class Gateway {
       version,
       caller,
       bill: ledger.begin({ request: exchange.id, project: caller.project, key: caller.key, model: billed }),
+      most: mostOf(path, sent),
       arrivedMs,
       named: late?.name ?? body.model,
       ...(late?.adapter !== undefined && { adapter: late.adapter }),
       given: body,
-      body: bodyFor(path, body, target, version),
+      body: sent,
       ...(isRecorded && { record: new AnswerRecord() }),
       streams: body.stream === true,
       wantsUsage: wantsUsage(body),
@@ -375,6 +379,7 @@ export class Gateway {
 
   async #relay(call: Call): Promise<void> {
     const { exchange, deployment, version, bill, caller } = call
+    const giveBack = this.#held(call)
     this.metrics.began(deployment.name)
     let outcome: Outcome = 'failed'
     const answered = this.#copied(call)
@@ -385,11 +390,22 @@ export class Gateway {
       outcome = exchange.signal.aborted ? 'gone' : outcomeOf(error)
       if (!exchange.signal.aborted && !(error instanceof StreamFailed)) throw error
     } finally {
+      giveBack()
       if (!bill.settled) bill.settle()
       this.#rates.charge(caller, bill.tokens.prompt + bill.tokens.output)
       this.metrics.ended(deployment.name, version.id, outcome)
       answered(outcome === 'ok' ? call.record : undefined)
       if (outcome === 'ok') this.#logged(call)
+    }
+  }
+
+  /** Keeps what the request may use from others until the returned call. Throws 429 where its budget allows none. */
+  #held({ bill, most }: Call): () => void {
+    try {
+      return this.#budgets.admit(bill, most)
+    } catch (error) {
+      bill.settle()
+      throw error
     }
   }
 
