@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import * as api from '../../src/api/control/deployments.ts'
+import { Refused } from '../../src/api/control/problem.ts'
 import { ManualClock } from '../../src/base/clock.ts'
 import { Deployments } from '../../src/control/deployments/deployments.ts'
 import { deploymentMigrations } from '../../src/control/deployments/migration.ts'
@@ -28,6 +29,7 @@ onEveryDatabase((databases) => {
       onFault: () => expect.unreachable(),
     })
     let wakes = 0
+    let isSpent = false
     await using service = await startService(databases, {
       migrations: deploymentMigrations,
       routes: (store) => [
@@ -38,6 +40,9 @@ onEveryDatabase((databases) => {
           requestLog,
           report: () => undefined,
           address: () => null,
+          checkBudget: async () => {
+            if (isSpent) throw new Refused('budget_exhausted', 'Nothing is left.')
+          },
         }),
       ],
       clock,
@@ -66,6 +71,17 @@ onEveryDatabase((databases) => {
       body: { version: { model: 'two' }, scaling: { max: 3 }, public: true },
     })
     expect(changed).toMatchObject({ target: 'v2', public: true, scaling: { min: 1, max: 3 } })
+    isSpent = true
+    const change = (body: Parameters<typeof owner.call<typeof api.updateDeployment>>[1]['body']) =>
+      owner.call(api.updateDeployment, { params: one, body })
+    for (const more of [
+      { scaling: { min: 2, max: 3 } },
+      { scaling: { max: 4 } },
+      { version: { model: 'two' } },
+    ])
+      await expect(change(more)).rejects.toMatchObject({ code: 'budget_exhausted' })
+    expect(await change({ scaling: { min: 0, max: 2 } })).toMatchObject({ scaling: { min: 0, max: 2 } })
+    isSpent = false
     await expect(owner.call(api.rollbackDeployment, { params: one, body: {} })).rejects.toThrow(
       /has served yet/,
     )
@@ -81,7 +97,7 @@ onEveryDatabase((databases) => {
     )
     const { items } = await developer.call(api.deploymentEvents, { params: one, query: {} })
     expect(items.map(({ kind }) => kind.replace('deployment.', ''))).toEqual([
-      ...['rolled_back', 'version_added', 'created'],
+      ...['rolled_back', 'updated', 'version_added', 'created'],
     ])
 
     const replica = `${made.id}.1`

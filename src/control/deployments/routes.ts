@@ -70,8 +70,9 @@ export const deploymentRoutes =
       viewOf(await rowOf(project, params.deployment), project.name),
     )
     serve(api.updateDeployment, async ({ project, params, body, audit }) => {
-      const { id } = await rowOf(project, params.deployment)
+      const { id, spec } = await rowOf(project, params.deployment)
       return await store.transaction(async () => {
+        if (takesMore(spec.scaling, body)) await checkBudget?.(project.id)
         const row = await deployments.update(id, body)
         await audit('deployment.edit', id, { fields: Object.keys(body) })
         return viewOf(row, project.name)
@@ -136,6 +137,12 @@ export const deploymentRoutes =
       return query.as === 'dataset' ? trainingLines(logged) : logged
     })
   }
+
+/** A new version runs beside the one before; less, and a way back, are for who has no budget left, too. */
+function takesMore(now: api.Scaling, { version, scaling }: api.DeploymentUpdate): boolean {
+  if (version !== undefined) return true
+  return scaling !== undefined && (scaling.min > now.min || scaling.max > now.max)
+}
 
 async function* trainingLines(logged: AsyncIterable<LoggedRequest>): AsyncGenerator<object> {
   for await (const one of logged) {
