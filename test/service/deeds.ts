@@ -159,12 +159,13 @@ export const deeds: Readonly<Record<string, Deed>> = {
     },
   },
   'a budget': {
-    act: async (client, _, index) => {
-      await client.call(putBudget, { params, body: { per: 'day', key: `key-${index}`, tokens: 1 + index } })
-      return undefined
+    act: async (client, name, index) => {
+      const { id } = await client.call(createKey, { params, body: { name } })
+      await client.call(putBudget, { params, body: { per: 'day', key: id, tokens: 1 + index } })
+      return id
     },
-    isThere: async (client, _, __, index) =>
-      (await client.call(listBudgets, { params })).items.some(({ key }) => key === `key-${index}`),
+    isThere: async (client, _, id) =>
+      (await client.call(listBudgets, { params })).items.some(({ key }) => key === id),
   },
   'a quota': {
     act: async (client, _, index) => {

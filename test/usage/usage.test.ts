@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { deploymentInput } from '../../src/api/control/deployments.ts'
 import { createJobEndpoint, resumeJob } from '../../src/api/control/job-endpoints.ts'
+import { createOwnKey } from '../../src/api/control/keys.ts'
 import * as api from '../../src/api/control/usage.ts'
 import { ManualClock } from '../../src/base/clock.ts'
 import { Ledger } from '../../src/control/gateway/ledger.ts'
@@ -114,6 +115,11 @@ onEveryDatabase((databases) => {
     await expect(owner.call(api.showUsage, { params, query: { from: '2020-01-01' } })).rejects.toThrow(
       /400 days/,
     )
+    const nobodys = owner.call(api.putBudget, { params, body: { per: 'day', key: 'nope', tokens: 5 } })
+    await expect(nobodys).rejects.toMatchObject({ code: 'not_found', param: 'key' })
+    const own = await owner.call(createOwnKey, { body: { name: 'own' } })
+    const ofNoProject = owner.call(api.putBudget, { params, body: { per: 'day', key: own.id, tokens: 5 } })
+    await expect(ofNoProject).rejects.toMatchObject({ code: 'not_found' })
     await owner.call(api.removeBudget, { params: { ...params, budget: first.id } })
     await expect(owner.call(api.removeBudget, { params: { ...params, budget: first.id } })).rejects.toThrow(
       /no budget/,

@@ -30,7 +30,7 @@ export type Prices = z.output<typeof prices>
 
 export const budgetInput = z
   .strictObject({
-    /** Binds one key; the whole project without it. */
+    /** Binds the key with this id; the whole project without it. */
     key: name.optional(),
     per: z.enum(['day', 'month']),
     tokens: z.int().positive().max(1e15).optional(),

@@ -9,8 +9,10 @@ import {
   type usageGroups,
 } from '../../api/control/usage.ts'
 import { dayOf } from '../gateway/usage-sums.ts'
-import type { Actor } from '../service/actor.ts'
+import { keyById } from '../keys/keys.ts'
+import type { Actor, ProjectSeen } from '../service/actor.ts'
 import type { RouteModule } from '../service/routes.ts'
+import type { Store } from '../store/store.ts'
 import { budgetsOf, deleteBudget, pricesOf, setBudget, setPrices, usageOf } from './usage.ts'
 
 /** `changed` is called when prices or budgets are others than before. */
@@ -42,6 +44,7 @@ export const usageRoutes =
     serve(putBudget, async ({ project, actor, body, audit }) =>
       store.transaction(async () => {
         refuseOwn(actor, body.key)
+        if (body.key !== undefined) await refuseUnknown(store, project, body.key)
         const budget = await setBudget(store, project.id, body)
         await audit('budget.set', budget.id, { ...body })
         store.afterCommit(changed)
@@ -61,4 +64,14 @@ export const usageRoutes =
 
 function refuseOwn(actor: Actor, key: string | null | undefined): void {
   if (key === actor.id) throw new Refused('forbidden', 'A key does not change its own budget.')
+}
+
+/** A misspelt one would be bound by nothing. */
+async function refuseUnknown(store: Store, project: ProjectSeen, key: string): Promise<void> {
+  const row = await keyById(store, key)
+  if (row?.project_id === project.id && row.revoked_at === null) return
+  throw new Refused('not_found', `${project.name} has no key with the id ${key}.`, {
+    param: 'key',
+    fix: 'ropeway key lists them with their ids.',
+  })
 }
