@@ -11,6 +11,8 @@ const context = z.object({
   /** A key or a session's token. */
   token: z.string().optional(),
   project: z.string().optional(),
+  /** The data folder of a service on this machine. */
+  data: z.string().optional(),
 })
 const file = z.object({ current: z.string().optional(), contexts: z.record(z.string(), context) })
 
@@ -18,6 +20,7 @@ export interface Context {
   url: string
   token?: string
   project?: string
+  data?: string
 }
 export interface Contexts {
   current?: string
@@ -54,7 +57,11 @@ export function writeContexts(contexts: Contexts): void {
 
 export function saveContext(name: string, changed: Context): void {
   const { contexts } = readContexts()
-  writeContexts({ current: name, contexts: { ...contexts, [name]: { ...contexts[name], ...changed } } })
+  const before = contexts[name]
+  const { data, ...others } = before ?? {}
+  // Whoever logs in somewhere else under this name has left the service of that folder.
+  const kept = before?.url === changed.url ? before : others
+  writeContexts({ current: name, contexts: { ...contexts, [name]: { ...kept, ...changed } } })
 }
 
 /**

@@ -7,9 +7,10 @@ import { UserError } from '../base/errors.ts'
 import { ownFile } from '../base/files.ts'
 import { firstProject } from '../control/people/first-owner.ts'
 import { signInAddress } from './commands/console.ts'
-import { localContext, readContexts } from './contexts.ts'
 import { modelsFolder } from './home.ts'
 import { isLoopback } from './listening.ts'
+import { contextOf } from './service-context.ts'
+import { dataOf } from './service-data.ts'
 import { shutdownSignal } from './shutdown.ts'
 import { makeStarter, starterName, starterTexts } from './starter.ts'
 import { bold, cyan, note } from './terminal.ts'
@@ -37,7 +38,7 @@ export async function runStart(flags: StartFlags): Promise<void> {
     })
   } catch (error) {
     if (!(error instanceof UserError) || error.failure !== 'conflict') throw error
-    const url = readContexts().contexts[localContext]?.url
+    const url = contextOf(dataOf(up).folder).saved?.url
     if (url === undefined || !(await answers(url))) throw error
     note(`The service runs already, at ${cyan(url)}.`)
     const stop = shutdownSignal()
@@ -45,8 +46,9 @@ export async function runStart(flags: StartFlags): Promise<void> {
   }
 }
 
-async function starterAnswers({ steps, threads, host }: StartFlags, signal: AbortSignal): Promise<void> {
-  const { url, token } = readContexts().contexts[localContext]!
+async function starterAnswers(flags: StartFlags, signal: AbortSignal): Promise<void> {
+  const { steps, threads, host } = flags
+  const { url, token } = contextOf(dataOf(flags).folder).saved!
   const client = new Client({ url, ...(token !== undefined && { token }) })
   sayOfEarlierOne()
   try {

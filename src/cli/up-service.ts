@@ -22,12 +22,12 @@ import { DiskReserve } from '../control/store/disk-reserve.ts'
 import { kindOf } from '../control/store/kind.ts'
 import type { Store } from '../control/store/store.ts'
 import { openUpgraded } from '../control/store/upgrade.ts'
-import { localContext, readContexts, saveContext } from './contexts.ts'
 import { openObjects } from './data-parts.ts'
 import { listen } from './listening.ts'
 import { oidcSettingsFrom } from './oidc-settings.ts'
 import { line } from './output.ts'
 import { serverIdentity } from './server-identity.ts'
+import { contextOf, currentElsewhere, keepContext } from './service-context.ts'
 import { type DataFlags, dataOf, otherServerFix } from './service-data.ts'
 import { loopStarters, migrations, type Parts, routesOf, surfacesOf } from './service-parts.ts'
 import { shutdownSignal } from './shutdown.ts'
@@ -109,8 +109,8 @@ async function serve(
     const url = await listenAt(app, flags, foreground?.mayMove === true)
     const { store, log } = parts.context
     await enterServer(store, { ...parts.server, url: advertised(flags, url), gateway_url: null })
-    if (foreground === undefined) await greet(store, url, flags.owner)
-    else await ownContext(store, url)
+    if (foreground === undefined) await greet(parts, url, flags.owner)
+    else await ownContext(parts, url)
     loops.push(
       startLoop({
         ...{ name: 'server', everyMs: beatEveryMs, log },
@@ -150,16 +150,21 @@ async function listenAt(app: FastifyInstance, flags: UpFlags, mayMove: boolean):
 }
 
 /** Lets the command line of this machine talk to this service, as who runs it unless it does as somebody already. */
-async function ownContext(store: Store, url: string): Promise<void> {
+async function ownContext({ context: { store }, folder }: Parts, url: string): Promise<void> {
   const first = await makeFirstOwner(store)
-  const saved = readContexts().contexts[localContext]
-  if (first === undefined && saved?.token !== undefined && (await isKnown(url, saved.token))) {
-    if (saved.url !== url) saveContext(localContext, { ...saved, url })
-    return
-  }
+  const known = contextOf(folder, first && url)
+  const { saved } = known
+  if (first === undefined && saved?.token !== undefined && (await isKnown(url, saved.token)))
+    return keepContext(known, folder, { ...saved, url })
   const made = first ?? (await makeOwnerKey(store))
   if (made === undefined) throw nobody()
-  saveContext(localContext, { url, token: made.key, project: firstProject })
+  keepContext(known, folder, { url, token: made.key, project: firstProject })
+  noteElsewhere(known.name)
+}
+
+function noteElsewhere(name: string): void {
+  const elsewhere = currentElsewhere(name)
+  if (elsewhere !== undefined) note(elsewhere)
 }
 
 async function isKnown(url: string, token: string): Promise<boolean> {
@@ -191,21 +196,28 @@ function advertised({ advertise, host }: UpFlags, url: string): string {
   return own.origin
 }
 
-async function greet(store: Store, url: string, owner: string | undefined): Promise<void> {
+async function greet(
+  { context: { store }, folder }: Parts,
+  url: string,
+  owner: string | undefined,
+): Promise<void> {
   const first = await makeFirstOwner(store, owner)
+  const known = contextOf(folder, first && url)
   if (first === undefined) {
-    const saved = readContexts().contexts[localContext]
     // Another port than last time: the command line should find it.
-    if (saved !== undefined && saved.url !== url) saveContext(localContext, { ...saved, url })
+    if (known.saved !== undefined) keepContext(known, folder, { ...known.saved, url })
     note(
       `\nThe service answers at ${cyan(url)}; \`ropeway console\` signs a browser in there. Ctrl-C stops it.`,
     )
     return
   }
-  saveContext(localContext, { url, token: first.key, project: firstProject })
+  keepContext(known, folder, { url, token: first.key, project: firstProject })
   note(`\nThe service answers at ${cyan(url)}, with an empty database: you own it.`)
-  note('Your key, shown this once (the command line of this machine has it in its context "local"):\n')
+  note(
+    `Your key, shown this once (the command line of this machine has it in its context "${known.name}"):\n`,
+  )
   line(first.key)
+  noteElsewhere(known.name)
   note(
     '\n`ropeway console` signs a browser in to its page, `ropeway org invite main EMAIL` lets others in. Ctrl-C stops it.',
   )

@@ -19,8 +19,8 @@ interface Up {
   printed: () => string
 }
 
-async function up(): Promise<Up> {
-  const child = spawn(process.execPath, [...main, 'up', '--port', '0'], { cwd: root, env })
+async function up(...options: string[]): Promise<Up> {
+  const child = spawn(process.execPath, [...main, 'up', '--port', '0', ...options], { cwd: root, env })
   let errors = ''
   let output = ''
   child.stdout!.on('data', (piece: Buffer) => (output += piece))
@@ -102,6 +102,26 @@ test('commands end with the exit codes of the conventions and say what to do', (
 
 test('the shell completes names that the service knows', () => {
   expect(ropeway(['complete', '--', 'project', 'use', '']).out).toBe('default\ntwo\n')
+})
+
+test('a service on a second folder has a context of its own, and takes nothing from the first', async () => {
+  const contexts = () => JSON.parse(readFileSync(join(home, 'contexts.json'), 'utf8'))
+  const before = contexts()
+  const folder = join(home, 'two')
+  let second = await up('--data', folder)
+  await expect.poll(() => second.printed().trim()).toMatch(/^rwk_/)
+  const token = second.printed().trim()
+  expect(second.said()).toMatch(/in its context "two"/)
+  expect(second.said()).toMatch(/goes on with its context "local".*context use two/)
+  expect(contexts()).toMatchObject({ current: 'local', contexts: { two: { url: second.url, token } } })
+  expect(contexts().contexts.local).toEqual(before.contexts.local)
+  // Its folder tells it at the next start, whichever is the current one, and at whatever port.
+  await end(second, 'SIGTERM')
+  second = await up('--data', folder)
+  expect(contexts()).toMatchObject({ current: 'local', contexts: { two: { url: second.url, token } } })
+  expect(JSON.parse(ropeway(['whoami', '--json', '--context', 'two']).out).projects).toHaveLength(1)
+  expect(JSON.parse(ropeway(['whoami', '--json']).out).projects).toHaveLength(2)
+  await end(second, 'SIGTERM')
 })
 
 test('SIGTERM ends it in order', async () => {
