@@ -10,7 +10,7 @@ const rules: Readonly<Record<string, (fields: JsonFields) => Normalizer>> = {
   NFD: () => (text) => text.normalize('NFD'),
   NFKC: () => (text) => text.normalize('NFKC'),
   NFKD: () => (text) => text.normalize('NFKD'),
-  Lowercase: () => (text) => text.toLowerCase(),
+  Lowercase: () => lowercase,
   StripAccents: () => (text) => text.replace(/\p{M}+/gu, ''),
   ByteLevel: () => toByteCharacters,
   Strip: strip,
@@ -27,6 +27,14 @@ export function normalizerFromJson(json: unknown, where = 'normalizer'): Normali
   const rule = rules[name]
   if (rule === undefined) throw unknownComponent('normalizer', name, where)
   return rule(fields)
+}
+
+/** Letter by letter: to toLowerCase, a sigma at the end of a word is another letter than the sigma within. */
+function lowercase(text: string): string {
+  return text
+    .split('Σ')
+    .map((part) => part.toLowerCase())
+    .join('σ')
 }
 
 function strip(fields: JsonFields): Normalizer {

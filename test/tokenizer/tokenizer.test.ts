@@ -140,6 +140,17 @@ describe('components', () => {
     expect(wordsOf({ type: 'ByteLevel', add_prefix_space: true }, ' a')).toBe(' a')
   })
 
+  test('lower case is that of each letter, whatever word it ends', () => {
+    const lower = tokenizerFromJson(byteLevelJson({ normalizer: { type: 'Lowercase' } }))
+    // From tokenizers 0.23.
+    for (const [text, written] of [
+      ['ΟΔΟΣ ΑΣ. ΣΑΣ', '\u03bf\u03b4\u03bf\u03c3 \u03b1\u03c3. \u03c3\u03b1\u03c3'],
+      ['İSTANBUL ẞ', 'i\u0307stanbul \xdf'],
+      ["Ǆ K Å ΑΣ\u0301 Σ'", "\u01c6 k \xe5 \u03b1\u03c3\u0301 \u03c3'"],
+    ] as const)
+      expect(lower.decode(lower.encode(text))).toBe(written)
+  })
+
   test('a whole word is one token with ignore_merges even where merges would not build it', () => {
     const json = byteLevelJson()
     const model = json.model as { vocab: Record<string, number> }
