@@ -237,6 +237,62 @@ class SavesBehindTheBack extends LocalWorkplace {
   }
 }
 
+/** What a program reports that no check of ours has seen. */
+class ReportsNul extends LocalWorkplace {
+  override read(row: JobRow, nowMs: number) {
+    const news = super.read(row, nowMs)
+    return news.hasAny ? { ...news, points: [{ name: 'a\0b', step: 1, at: nowMs, value: 1 }] } : news
+  }
+}
+
+async function withLoop(real: Awaited<ReturnType<typeof open>>, workplace: LocalWorkplace) {
+  const launcher = new LocalLauncher({
+    ...{ root: join(real.home, 'runs'), devices: { cpu: 2 }, wrapper: wrapperEntry() },
+  })
+  return startJobLoop({
+    ...{ store: real.store, log: createLogger('test', 'silent'), owner: 'loop-1' },
+    sealer: sealerFromFile(join(real.home, 'secrets.key')),
+    clusters: new Map([['local', { launcher, workplace }]]),
+  })
+}
+
+/** Writes these events, and ends with code 3. */
+function reporting(events: readonly object[]): string[] {
+  const lines = events.map((event) => `${JSON.stringify({ t: 1, ...event })}\n`).join('')
+  return ['sh', '-c', 'printf %s "$0" >> "$ROPEWAY_EVENTS"; exit 3', lines]
+}
+
+test('what a program reports is kept without the characters that no database takes', async () => {
+  await using real = await open()
+  const { jobs, folders, store } = real
+  const loop = await withLoop(real, new LocalWorkplace({ folders, trainer: [] }))
+  const run = reporting([
+    { event: 'note', text: 'a\0note' },
+    { event: 'metrics', step: 1, values: { 'lo\0ss': 1, 'lo\ud800ss': 2, 'lo\ud801ss': 3 } },
+    { event: 'failure', text: 'PK\0 is no JSON.', final: true },
+  ])
+  const { id } = await jobs.create('p', { file: { name: 'nul', run } })
+  const row = await real.until(id, ({ state }) => state === 'failed')
+  const { rows } = await jobs.events(row, { limit: 100 })
+  const names = (await listMetrics(store, id)).map(({ name }) => name)
+  await loop.stop()
+  expect([row.status.reason, row.status.message]).toEqual(['cannot_succeed', 'PK\ufffd is no JSON.'])
+  expect(rows.map(({ message }) => message)).toContain('a\ufffdnote')
+  expect(names).toEqual(['lo\ufffdss'])
+})
+
+test('a report that the store refuses ends its job with what was wrong, and gives the devices back', async () => {
+  await using real = await open()
+  const { jobs, folders } = real
+  const loop = await withLoop(real, new ReportsNul({ folders, trainer: [] }))
+  const run = ['sh', '-c', `echo '{"event":"note","t":1,"text":"x"}' >> "$ROPEWAY_EVENTS"; sleep 600`]
+  const { id } = await jobs.create('p', { file: { name: 'nul', run, grace: '1s' } })
+  const row = await real.until(id, ({ state }) => state === 'failed')
+  await loop.stop()
+  expect([row.status.reason, row.cluster]).toEqual(['cannot_store', null])
+  expect(row.status.message).toMatch(/It reported what cannot be stored\. .*U\+0000/)
+})
+
 test('a program that has just saved is not asked for the same save again', async () => {
   await using real = await open()
   const { store, jobs, home, folders } = real

@@ -8,7 +8,7 @@ import { type JobRow, jobNouns } from '../../src/control/jobs/rows.ts'
 import type { JobState } from '../../src/control/jobs/states.ts'
 import { moveJob } from '../../src/control/jobs/transition.ts'
 import { TuningFiles } from '../../src/control/tuning/files.ts'
-import { carryOn, type TuningLoopOptions } from '../../src/control/tuning/loop.ts'
+import { carryOn, type Planned, type TuningLoopOptions } from '../../src/control/tuning/loop.ts'
 import { jobIdOf, ownId } from '../../src/control/tuning/rows.ts'
 import { Tunings } from '../../src/control/tuning/tunings.ts'
 import { planFineTuning } from '../../src/train/fine-tuning-plan.ts'
@@ -19,6 +19,8 @@ let options: TuningLoopOptions
 let file: string
 /** Happens while the files of a job are read. */
 let meanwhile: (() => Promise<unknown>) | undefined
+/** What is planned instead. */
+let changed: ((plan: Planned) => Planned) | undefined
 
 beforeAll(async () => {
   service = await tuningService(false)
@@ -39,7 +41,8 @@ beforeAll(async () => {
     log: context.log,
     plan: async (request, workspace) => {
       await meanwhile?.()
-      return await planFineTuning(request, workspace)
+      const plan = await planFineTuning(request, workspace)
+      return changed === undefined ? plan : changed(plan)
     },
     collect: async () => undefined,
   }
@@ -191,4 +194,27 @@ test('a job that came to be while it was cancelled is stopped', async () => {
   }))
   await settle(id)
   expect([(await jobOf(id))!.state, (await verbs().retrieve(id)).status]).toEqual(['stopped', 'cancelled'])
+})
+
+test('a plan that quotes a zero byte fails its job once, with the line that was wrong', async () => {
+  const id = await create()
+  changed = () => ({ ok: false, which: 'training', message: 'chats.jsonl:1: "PK\0" is no JSON.' })
+  await look()
+  changed = undefined
+  expect(await verbs().retrieve(id)).toMatchObject({
+    ...{ status: 'failed', error: { code: 'invalid_training_file' } },
+  })
+  const { data } = await verbs().listEvents(id)
+  expect(data[0]!.message).toBe('The job failed: chats.jsonl:1: "PK\ufffd" is no JSON.')
+})
+
+test('a plan that could never become a job fails its fine-tuning, and leaves nothing', async () => {
+  const id = await create()
+  changed = (plan) => (plan.ok ? { ...plan, file: { ...plan.file, name: 'a\0b' } } : plan)
+  await look()
+  changed = undefined
+  const shown = await verbs().retrieve(id)
+  expect(shown).toMatchObject({ status: 'failed', error: { code: 'job_refused' } })
+  expect(await jobOf(id)).toBeUndefined()
+  expect(existsSync(options.folders.workspace(jobIdOf(ownId(id))))).toBe(false)
 })

@@ -3,11 +3,13 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { z } from 'zod'
 import { jsonOf } from '../../base/json.ts'
+import { storable } from '../store/values.ts'
 
 /** JSON has no NaN; these are how programs write it. */
 const value = z.union([z.number(), z.enum(['NaN', 'nan', 'Infinity', 'inf', '-Infinity', '-inf'])])
 const metricsMax = 200
 export const textCharactersMax = 10_000
+const text = z.string().max(textCharactersMax).transform(storable)
 const at = z.int().min(0)
 const step = z.int().min(0)
 
@@ -19,7 +21,7 @@ export const contractEvent = z.discriminatedUnion('event', [
     t: at,
     step,
     values: z
-      .record(z.string().max(100), value)
+      .record(z.string().max(100).transform(storable), value)
       .refine((values) => Object.keys(values).length <= metricsMax, `at most ${metricsMax} metrics at once`),
   }),
   z.object({
@@ -29,12 +31,12 @@ export const contractEvent = z.discriminatedUnion('event', [
     /** Below the output folder. */
     folder: z.string().regex(/^checkpoints\/step-\d{6,}$/),
   }),
-  z.object({ event: z.literal('note'), t: at, text: z.string().max(textCharactersMax) }),
+  z.object({ event: z.literal('note'), t: at, text }),
   /** Why it ends with a failure; `final` when the same again would end the same. */
   z.object({
     event: z.literal('failure'),
     t: at,
-    text: z.string().max(textCharactersMax),
+    text,
     final: z.boolean().default(false),
   }),
 ])

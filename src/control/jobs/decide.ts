@@ -134,6 +134,7 @@ function conclude(job: AttemptView, { members }: Observation, progress: Progress
   if (job.stopRequested && asked === undefined) return move('stopping', 'stop_requested')
   if (job.stopRequested || asked === 'stop_requested') return move('stopped', 'stopped')
   if (asked === 'time_limit' || asked === 'cannot_prepare') return move('failed', asked)
+  if (asked === 'cannot_store') return move('failed', asked, progress.failure?.text)
   if (asked === 'preempted') return { ...move('waiting', 'preempted'), notBeforeMs: nowMs }
   if (asked === 'cluster_refused' || asked === 'no_engine')
     return { ...move('waiting', asked), notBeforeMs: nowMs + refusedAgainMs }

@@ -9,6 +9,7 @@ import { recordEvent } from '../store/events.ts'
 import { takeName } from '../store/leases.ts'
 import type { Migration } from '../store/migrations.ts'
 import type { Store } from '../store/store.ts'
+import { storable } from '../store/values.ts'
 import type { JobRow } from './rows.ts'
 
 interface NoticeRow {
@@ -62,7 +63,7 @@ export async function writeMessage(
     .db<Tables>()
     .insertInto('job_notices')
     .values({
-      ...{ id: store.ids.next('notice'), job_id: id, project_id, credential, text },
+      ...{ id: store.ids.next('notice'), job_id: id, project_id, credential, text: storable(text) },
       tries: 0,
       next_at: store.clock.unixMs(),
     })

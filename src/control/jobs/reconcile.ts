@@ -11,6 +11,7 @@ import { recordEvent } from '../store/events.ts'
 import { giveUpRow, takeRows } from '../store/leases.ts'
 import type { Nouns } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
+import { Unstorable } from '../store/values.ts'
 import { type AttemptView, type Decision, decide, type Move } from './decide.ts'
 import { countDevices, countEveryMs } from './device-use.ts'
 import { keepPoints, type News, progressOf } from './reports.ts'
@@ -90,7 +91,8 @@ class Look {
       if (error instanceof LostLease) return
       this.#options.onTrouble(this.#row.id, error)
       afterMs = troubleAgainMs
-      await this.#noteSilence(messageOf(error))
+      if (error instanceof Unstorable) await this.#leaveOut(error)
+      else await this.#noteSilence(messageOf(error))
     }
     await this.#lookAgain(afterMs)
   }
@@ -148,7 +150,7 @@ class Look {
   }
 
   async #giveUp(
-    reason: 'cannot_prepare' | 'cluster_refused' | 'cancelled_outside' | 'no_engine',
+    reason: 'cannot_prepare' | 'cannot_store' | 'cluster_refused' | 'cancelled_outside' | 'no_engine',
     message: string,
   ): Promise<boolean> {
     if (this.#row.state === 'stopping') return false
@@ -211,6 +213,16 @@ class Look {
     this.#row = updated
     for (const step of news.checkpoints) this.#options.onCheckpoint?.(updated, step)
     return true
+  }
+
+  /** It would be refused at every look: the job ends with what was wrong, and its reports so far are passed over. */
+  async #leaveOut({ message }: Unstorable): Promise<void> {
+    const { status } = this.#workplace.read(this.#row, this.#nowMs())
+    const failure = status.failure ?? { text: `${reasons.cannot_store} ${message}`, final: true }
+    const row = await this.#jobs.update(this.#row, { status: { ...status, failure } })
+    if (row === undefined) return
+    this.#row = row
+    await this.#giveUp('cannot_store', failure.text)
   }
 
   async #note(text: string): Promise<void> {

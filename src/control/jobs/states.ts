@@ -61,5 +61,6 @@ export const reasons = {
   finished: 'Every rank ended with 0.',
   stopped: 'It was stopped.',
   cannot_prepare: 'Its folder could not be prepared.',
+  cannot_store: 'It reported what cannot be stored.',
 } as const
 export type Reason = keyof typeof reasons

@@ -2,6 +2,7 @@
 import { assert } from '../../base/assert.ts'
 import { recordEvent } from '../store/events.ts'
 import type { NounChanges, Nouns } from '../store/nouns.ts'
+import { storable } from '../store/values.ts'
 import { countDevices } from './device-use.ts'
 import { writeNotice } from './notices.ts'
 import type { JobRow, JobStatus, JobTables } from './rows.ts'
@@ -54,7 +55,7 @@ export async function moveJob(
         ...(to === 'stopping' && { cause: reason }),
         ...status,
         reason,
-        message,
+        message: storable(message),
       },
     })
     if (moved === undefined) return undefined

@@ -1,5 +1,6 @@
 import { type Page, type PageQuery, readPage } from './pages.ts'
 import type { Store } from './store.ts'
+import { storable } from './values.ts'
 
 /** Something that happened to something; never changed. `why` is answered from these. */
 export interface EventRow {
@@ -39,7 +40,8 @@ export async function recordEvent(store: Store, event: NewEvent): Promise<void> 
       project_id: event.project ?? null,
       at: store.clock.unixMs(),
       kind: event.kind,
-      message: event.message,
+      // It may quote a program, or a file.
+      message: storable(event.message),
       details: event.details ?? {},
     })
     .execute()

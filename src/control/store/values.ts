@@ -28,13 +28,24 @@ export function toDatabase(value: unknown): string | number | bigint | Uint8Arra
   return JSON.stringify(value)
 }
 
+/** What no database of ours takes, however often it is tried. */
+export class Unstorable extends UserError {}
+
 /** PostgreSQL cannot store it, so neither database does. */
 function withoutNul(text: string): string {
   if (!text.includes('\0')) return text
-  throw new UserError('A text holds the character U+0000, which cannot be stored.', {
+  throw new Unstorable('A text holds the character U+0000, which cannot be stored.', {
     failure: 'usage',
     fix: 'Leave that character out.',
   })
+}
+
+/**
+ * A text as both databases keep it, with U+FFFD for what they do not: for texts of programs and errors, which nobody
+ * typed who could be asked for another.
+ */
+export function storable(text: string): string {
+  return text.replace(/[\0\p{Surrogate}]/gu, '\ufffd')
 }
 
 /** Parses the JSON columns of `rows` in place. */

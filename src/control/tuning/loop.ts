@@ -6,7 +6,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { hyperparametersAsked, type TuningIntegration } from '../../api/tuning.ts'
 import { rewardsOf } from '../../api/tuning-graders.ts'
-import { messageOf, UserError } from '../../base/errors.ts'
+import { type Failure, messageOf, UserError } from '../../base/errors.ts'
 import type { Logger } from '../../base/log.ts'
 import type { JobFolders } from '../jobs/folders.ts'
 import type { Jobs } from '../jobs/jobs.ts'
@@ -19,6 +19,7 @@ import { purgeDeleted } from '../store/deletion.ts'
 import { type EventRow, eventsOf } from '../store/events.ts'
 import { giveUpRow, renewRow, takeRows } from '../store/leases.ts'
 import { cursorAt } from '../store/pages.ts'
+import { storable, Unstorable } from '../store/values.ts'
 import type { TuningFiles } from './files.ts'
 import { pathInJob } from './files.ts'
 import { metricsAfter, writeResults } from './metrics.ts'
@@ -79,6 +80,8 @@ const rowsMax = 20
 const checkpointsMax = 200
 /** Events of the job that one look tells. */
 const jobEventsMax = 100
+/** What is refused for these reasons is refused again. */
+const lasting: readonly Failure[] = ['not_found', 'usage', 'auth']
 /** Metrics that one look tells. */
 const metricsMax = 100
 /** Steps of one job that are told, about. */
@@ -104,11 +107,33 @@ export async function carryOn(options: TuningLoopOptions, owner: string): Promis
       )
     } catch (error) {
       log.warn({ err: error, tuning: row.id }, 'a fine-tuning job could not be carried on')
+      if (isForGood(row, error)) await giveUp(options, row, messageOf(error))
     } finally {
       await giveUpRow(tunings.nouns, row.id, owner)
     }
   }
   await purgeDeleted(files.nouns, async () => undefined)
+}
+
+/** The next look would end the same: the store refuses it, or the job that it would be. */
+function isForGood({ state }: TuningRow, error: unknown): boolean {
+  if (error instanceof Unstorable) return true
+  return (
+    state === 'validating' && error instanceof UserError && !error.mayPass && lasting.includes(error.failure)
+  )
+}
+
+async function giveUp(options: TuningLoopOptions, row: TuningRow, message: string): Promise<void> {
+  const { tunings, jobs, folders, log } = options
+  const id = jobIdOf(row.id)
+  try {
+    const job = await jobNouns(tunings.nouns.store).get(id)
+    if (job === undefined) folders.remove(id)
+    else if (!isFinal(job.state)) await jobs.stop(row.project_id, id)
+    await end(options, row, 'failed', { code: 'job_refused', message, param: null })
+  } catch (error) {
+    log.warn({ err: error, tuning: row.id }, 'a fine-tuning job could not be given up')
+  }
 }
 
 /** Reading a large file takes longer than a lease lasts. */
@@ -153,7 +178,9 @@ async function validate(options: TuningLoopOptions, row: TuningRow): Promise<voi
   if (!planned.ok) {
     folders.remove(job)
     const param = planned.which === 'model' ? 'model' : `${planned.which}_file`
-    return await end(options, row, 'failed', { code: `invalid_${param}`, message: planned.message, param })
+    // It may quote a line of the file.
+    const message = storable(planned.message)
+    return await end(options, row, 'failed', { code: `invalid_${param}`, message, param })
   }
   const { file: plannedFile, warnings, ok: _, ...counted } = planned
   const credentials = spec.integrations.map(({ wandb }) => wandb.credential)
