@@ -8,7 +8,7 @@ import { preparing } from './data/preparing.ts'
 import { refusalsOf } from './data/refusals.ts'
 import { parseTrainingJob, type TrainingJob } from './job.ts'
 import type { JobData } from './job-data.ts'
-import { MixedDocuments } from './packing.ts'
+import { type DocumentList, MixedDocuments } from './packing.ts'
 import { dataCheckOf } from './preflight/data-check.ts'
 import { inspectedData } from './prepare-data.ts'
 
@@ -183,7 +183,7 @@ async function planOf(
   const list = material.training
   const perExample = material.kind === 'pairs' ? 2 : 1
   const examples = list.length / perExample
-  const context = contextFor(list, perExample, draft.context)
+  const context = Math.min(draft.context, rowFor(longestOf(list), perExample))
   const rows =
     perExample === 2
       ? examples
@@ -225,10 +225,7 @@ async function reinforcementPlanOf(
   const { training } = data.material
   const examples = training.length
   const answerTokens = answerTokensOf(draft.context)
-  let longest = 0
-  for (let i = 0; i < examples; i++) longest = Math.max(longest, training.lengthOf(i))
-  for (let i = 0; i < data.material.validation.length; i++)
-    longest = Math.max(longest, data.material.validation.lengthOf(i))
+  const longest = Math.max(longestOf(training), longestOf(data.material.validation))
   const context = Math.min(draft.context, Math.ceil((longest + answerTokens) / contextStep) * contextStep)
   const epochs = request.epochs === 'auto' ? epochsFor(examples) : request.epochs
   const batch = Math.min(request.batch === 'auto' ? promptsUsual : request.batch, examples)
@@ -252,18 +249,15 @@ async function reinforcementPlanOf(
   }
 }
 
-function contextFor(
-  list: { length: number; lengthOf(index: number): number },
-  perExample: number,
-  most: number,
-): number {
+function longestOf(list: DocumentList): number {
   let longest = 0
-  for (let first = 0; first < list.length; first += perExample) {
-    let length = 0
-    for (let i = 0; i < perExample; i++) length += list.lengthOf(first + i)
-    longest = Math.max(longest, length)
-  }
-  return Math.min(most, Math.ceil((longest + 1) / contextStep) * contextStep)
+  for (let i = 0; i < list.length; i++) longest = Math.max(longest, list.lengthOf(i))
+  return longest
+}
+
+/** Each answer of a pair has its half of the row, however short the other is: what does not fit there is cut. */
+function rowFor(longest: number, perExample: number): number {
+  return Math.ceil((perExample * longest + 1) / contextStep) * contextStep
 }
 
 function epochsFor(examples: number): number {
