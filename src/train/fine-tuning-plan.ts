@@ -8,7 +8,7 @@ import { preparing } from './data/preparing.ts'
 import { refusalsOf } from './data/refusals.ts'
 import { parseTrainingJob, type TrainingJob } from './job.ts'
 import type { JobData } from './job-data.ts'
-import { type DocumentList, MixedDocuments } from './packing.ts'
+import { MixedDocuments } from './packing.ts'
 import { dataCheckOf } from './preflight/data-check.ts'
 import { inspectedData } from './prepare-data.ts'
 
@@ -183,7 +183,7 @@ async function planOf(
   const list = material.training
   const perExample = material.kind === 'pairs' ? 2 : 1
   const examples = list.length / perExample
-  const context = Math.min(draft.context, rowFor(longestOf(list), perExample))
+  const context = Math.min(draft.context, rowFor(longestOf(material), perExample))
   const rows =
     perExample === 2
       ? examples
@@ -225,7 +225,7 @@ async function reinforcementPlanOf(
   const { training } = data.material
   const examples = training.length
   const answerTokens = answerTokensOf(draft.context)
-  const longest = Math.max(longestOf(training), longestOf(data.material.validation))
+  const longest = longestOf(data.material)
   const context = Math.min(draft.context, Math.ceil((longest + answerTokens) / contextStep) * contextStep)
   const epochs = request.epochs === 'auto' ? epochsFor(examples) : request.epochs
   const batch = Math.min(request.batch === 'auto' ? promptsUsual : request.batch, examples)
@@ -249,9 +249,11 @@ async function reinforcementPlanOf(
   }
 }
 
-function longestOf(list: DocumentList): number {
+/** Of what is learned from and of what is held out: both are cut to the same rows. */
+function longestOf({ training, validation }: JobData['material']): number {
   let longest = 0
-  for (let i = 0; i < list.length; i++) longest = Math.max(longest, list.lengthOf(i))
+  for (const list of [training, validation])
+    for (let i = 0; i < list.length; i++) longest = Math.max(longest, list.lengthOf(i))
   return longest
 }
 

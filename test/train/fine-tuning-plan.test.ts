@@ -29,6 +29,12 @@ beforeAll(async () => {
 })
 
 const words = (count: number) => Array.from({ length: count }, () => 'rope').join(' ')
+const chat = (number: number, length: number) => ({
+  messages: [
+    { role: 'user', content: `cabin ${number}` },
+    { role: 'assistant', content: words(length) },
+  ],
+})
 const pair = (number: number, chosen: number, rejected: number) => ({
   input: { messages: [{ role: 'user', content: `cabin ${number}` }] },
   preferred_output: [{ role: 'assistant', content: words(chosen) }],
@@ -68,4 +74,16 @@ test('what does not fit the model is cut, and the plan warns of it and counts wh
   expect(check.cut).toBe(1)
   expect(plan.warnings).toContainEqual(expect.stringMatching(/^1 samples are cut/))
   expect(plan.trainedTokens).toBe(2 * trainingTokens)
+})
+
+test('rows are long enough for what is held out, as for what is learned from', async () => {
+  const chats = [written('short', [chat(0, 4), chat(1, 4)]), written('held', [chat(2, 60)])] as const
+  const pairs = [written('few', [pair(0, 4, 4)]), written('more', [pair(1, 4, 60)])] as const
+  for (const [kind, [training, validation]] of [
+    ['supervised', chats],
+    ['dpo', pairs],
+  ] as const) {
+    const { check } = await planned({ kind, training, validation })
+    expect([kind, check.cut, check.refusals]).toEqual([kind, 0, []])
+  }
 })

@@ -55,10 +55,10 @@ const nouns = () => jobNouns(options.tunings.nouns.store)
 const jobOf = async (id: string) => await nouns().get(jobIdOf(ownId(id)))
 const verbs = () => service.client.fineTuning.jobs
 
-async function create(): Promise<string> {
+async function create(validation?: string): Promise<string> {
   const hyperparameters = { n_epochs: 1, batch_size: 4 } as const
   const made = await verbs().create({
-    ...{ model: 'tiny', training_file: file },
+    ...{ model: 'tiny', training_file: file, ...(validation && { validation_file: validation }) },
     method: { type: 'supervised', supervised: { hyperparameters } },
   })
   return made.id
@@ -217,4 +217,21 @@ test('a plan that could never become a job fails its fine-tuning, and leaves not
   expect(shown).toMatchObject({ status: 'failed', error: { code: 'job_refused' } })
   expect(await jobOf(id)).toBeUndefined()
   expect(existsSync(options.folders.workspace(jobIdOf(ownId(id))))).toBe(false)
+})
+
+test('a failure is about the file that it names, by the name that it was uploaded with', async () => {
+  const held = await upload(service.client, chats(2), 'held.jsonl')
+  const gone = await upload(service.client, chats(2), 'gone.jsonl')
+  const id = await create(held)
+  const early = await create(gone)
+  await service.client.files.delete(gone)
+  await states.running(id)
+  const job = (await jobOf(id))!
+  const place = join(options.folders.workspace(job.id), `dataset:${held}`, 'held.jsonl')
+  await moveJob(nouns(), job, { to: 'failed', reason: 'cannot_succeed', message: `${place}:2: it is cut.` })
+  await look()
+  expect((await verbs().retrieve(id)).error).toEqual({
+    ...{ code: 'invalid_validation_file', param: 'validation_file', message: 'held.jsonl:2: it is cut.' },
+  })
+  expect((await verbs().retrieve(early)).error).toMatchObject({ code: 'invalid_validation_file' })
 })

@@ -162,17 +162,20 @@ async function validate(options: TuningLoopOptions, row: TuningRow): Promise<voi
   }
   const { spec } = row
   let planned: Planned
+  let which: 'training' | 'validation' = 'training'
   try {
     const training = pathInJob(await files.get(project, spec.trainingFile))
+    which = 'validation'
     const validation =
       spec.validationFile === null ? undefined : pathInJob(await files.get(project, spec.validationFile))
+    which = 'training'
     const request = requestOf(row, training, validation)
     folders.prepare(job)
     const workspace = folders.workspace(job)
     await provide(options.providing, project, { id: job, label: `job ${request.name}` }, request, workspace)
     planned = await plan(request, workspace)
   } catch (error) {
-    planned = { ok: false, which: 'training', message: messageOf(error) }
+    planned = { ok: false, which, message: messageOf(error) }
     if (!(error instanceof UserError)) options.log.warn({ err: error, tuning: row.id }, 'a plan failed')
   }
   if (!planned.ok) {
@@ -236,7 +239,7 @@ function wandbField({ project, name, entity, tags }: TuningIntegration['wandb'])
 }
 
 async function follow(options: TuningLoopOptions, row: TuningRow): Promise<void> {
-  const { tunings, jobs } = options
+  const { tunings, jobs, folders } = options
   const job = await jobNouns(tunings.nouns.store).get(jobIdOf(row.id))
   if (job === undefined || job.deleted_at !== null) {
     const message = 'The job that did it was deleted.'
@@ -255,7 +258,23 @@ async function follow(options: TuningLoopOptions, row: TuningRow): Promise<void>
     return
   }
   if (job.state === 'success') return await end(options, row, 'succeeded')
-  await end(options, row, 'failed', { code: 'training_failed', message: job.status.message, param: null })
+  await end(options, row, 'failed', failureOf(row, job, folders.workspace(job.id)))
+}
+
+/** What a job says of files is about those that it was asked for with, by the names that they were uploaded with. */
+function failureOf({ spec }: TuningRow, { status }: JobRow, workspace: string): TuningStatus['error'] {
+  let message = status.message.replaceAll(`${workspace}/`, '')
+  let param: 'training_file' | 'validation_file' | null = null
+  for (const [name, file] of [
+    ['validation_file', spec.validationFile],
+    ['training_file', spec.trainingFile],
+  ] as const) {
+    const folder = `dataset:${file}/`
+    if (!message.includes(folder)) continue
+    message = message.replaceAll(folder, '')
+    param = name
+  }
+  return { code: param === null ? 'training_failed' : `invalid_${param}`, message, param }
 }
 
 async function tellNews(options: TuningLoopOptions, row: TuningRow, job: JobRow): Promise<void> {
