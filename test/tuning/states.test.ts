@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { APIError } from 'openai'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { dataOf, jobRoom } from '../../src/cli/service-parts.ts'
+import { keepPoints } from '../../src/control/jobs/reports.ts'
 import { type JobRow, jobNouns } from '../../src/control/jobs/rows.ts'
 import type { JobState } from '../../src/control/jobs/states.ts'
 import { moveJob } from '../../src/control/jobs/transition.ts'
@@ -234,4 +235,47 @@ test('a failure is about the file that it names, by the name that it was uploade
     ...{ code: 'invalid_validation_file', param: 'validation_file', message: 'held.jsonl:2: it is cut.' },
   })
   expect((await verbs().retrieve(early)).error).toMatchObject({ code: 'invalid_validation_file' })
+})
+
+/** What is told of steps, by step. */
+async function metricsTold(id: string): Promise<Record<string, unknown>[]> {
+  const told: Record<string, unknown>[] = []
+  for await (const { type, data } of verbs().listEvents(id, { limit: 100 }))
+    if (type === 'metrics') told.unshift(data as Record<string, unknown>)
+  return told
+}
+
+async function report(id: string, step: number, values: Record<string, number>): Promise<void> {
+  const points = Object.entries(values).map(([name, value]) => ({ name, step, at: 1, value }))
+  await keepPoints(nouns().store, jobIdOf(ownId(id)), points)
+}
+
+test('a step is told with what was evaluated after it, and the last one when the job is over', async () => {
+  const id = await create()
+  await states.running(id)
+  await report(id, 1, { loss: 3 })
+  await look()
+  await report(id, 1, { held_out_loss: 4 })
+  await look()
+  expect(await metricsTold(id)).toEqual([])
+  await report(id, 2, { loss: 2 })
+  await look()
+  expect(await metricsTold(id)).toMatchObject([{ step: 1, train_loss: 3, valid_loss: 4 }])
+  await move(id, 'success')
+  await look()
+  expect(await metricsTold(id)).toMatchObject([{ step: 1 }, { step: 2, train_loss: 2 }])
+})
+
+test('steps of many metrics are told whole, all of them before the end', async () => {
+  const id = await create()
+  await states.running(id)
+  const names = Array.from({ length: 13 }, (_, i) => [`a${i}`, i] as const)
+  for (let step = 1; step <= 150; step++) await report(id, step, Object.fromEntries(names))
+  await move(id, 'success')
+  for (let turn = 0; turn < 3; turn++) await look()
+  expect((await verbs().retrieve(id)).status).toBe('succeeded')
+  const told = await metricsTold(id)
+  expect(told.map(({ step }) => step)).toEqual(Array.from({ length: 150 }, (_, i) => i + 1))
+  // Beside `step` and `total_steps`.
+  expect(new Set(told.map((data) => Object.keys(data).length))).toEqual(new Set([names.length + 2]))
 })

@@ -246,12 +246,14 @@ async function follow(options: TuningLoopOptions, row: TuningRow): Promise<void>
     return await end(options, row, 'failed', { code: 'job_deleted', message, param: null })
   }
   await options.collect(job)
-  await tellNews(options, row, job)
+  const isAllTold = await tellNews(options, row, job)
   if (!isFinal(job.state)) {
     // Whoever cancelled may have seen no job yet.
     if (row.status.wish === 'cancelled') await jobs.stop(row.project_id, job.id)
     return
   }
+  // The next look goes on; the end is told last.
+  if (!isAllTold) return
   if (row.status.wish === 'cancelled') return await end(options, row, 'cancelled')
   if (job.state === 'stopped') {
     if (row.status.wish === 'resumed') await jobs.resume(row.project_id, job.id)
@@ -277,13 +279,17 @@ function failureOf({ spec }: TuningRow, { status }: JobRow, workspace: string): 
   return { code: param === null ? 'training_failed' : `invalid_${param}`, message, param }
 }
 
-async function tellNews(options: TuningLoopOptions, row: TuningRow, job: JobRow): Promise<void> {
+/** False when there is more to tell than one look tells. */
+async function tellNews(options: TuningLoopOptions, row: TuningRow, job: JobRow): Promise<boolean> {
   const { tunings, checkpoints } = options
   const { store } = tunings.nouns
   const told = row.status.told ?? { step: 0, checkpoint: 0 }
   const steps = row.status.plan?.steps ?? 1
   const every = Math.max(1, Math.ceil(steps / metricEventsMax))
-  const metrics = await metricsAfter(store, job.id, told.step, metricsMax)
+  const isOver = isFinal(job.state)
+  const { steps: metrics, hasMore } = await metricsAfter(store, job.id, {
+    ...{ after: told.step, limit: metricsMax, isOver },
+  })
   const { rows: written } = await checkpoints.nouns.list({
     project: row.project_id,
     where: (is) => is.and([is('job_id', '=', job.id), is('step', '>', told.checkpoint)]),
@@ -293,12 +299,12 @@ async function tellNews(options: TuningLoopOptions, row: TuningRow, job: JobRow)
     limit: jobEventsMax,
     ...(told.event !== undefined && { cursor: cursorAt(told.event, false) }),
   })
-  if (metrics.length === 0 && written.length === 0 && events.length === 0) return
+  if (metrics.length === 0 && written.length === 0 && events.length === 0) return true
   await store.transaction(async () => {
     for (const event of events) await tellJob(tunings, row, job, event)
     let last = Number.NEGATIVE_INFINITY
     for (const { step, values } of metrics) {
-      if (step - last < every && step !== steps) continue
+      if (step - last < every && step !== steps && !isHeldOut(values)) continue
       last = step
       await tunings.tell(row, stepSaid(step, steps, values), 'info', { step, total_steps: steps, ...values })
     }
@@ -311,6 +317,11 @@ async function tellNews(options: TuningLoopOptions, row: TuningRow, job: JobRow)
     }
     await tunings.nouns.change(row.id, (now) => ({ status: { ...now.status, told: next } }))
   })
+  return !hasMore && written.length < checkpointsMax && events.length < jobEventsMax
+}
+
+function isHeldOut(values: Readonly<Record<string, number>>): boolean {
+  return 'valid_loss' in values || 'valid_mean_reward' in values
 }
 
 function stepSaid(step: number, steps: number, values: Readonly<Record<string, number>>): string {

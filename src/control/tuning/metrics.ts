@@ -21,23 +21,39 @@ export interface StepMetrics {
   readonly values: Readonly<Record<string, number>>
 }
 
-/** Of the steps behind `after`, ascending; at most `limit` of them. */
+export interface StepPage {
+  readonly steps: readonly StepMetrics[]
+  readonly hasMore: boolean
+}
+
+/**
+ * Of the steps behind `after`, ascending; at most `limit` of them. The newest step is not there before the one behind
+ * it, unless the job is over: what was evaluated after it is reported after its own metrics.
+ */
 export async function metricsAfter(
   store: Store,
   job: string,
-  after: number,
-  limit: number,
-): Promise<StepMetrics[]> {
-  const points = await store
-    .db<JobTables>()
-    .selectFrom('job_metrics')
+  { after, limit, isOver }: { after: number; limit: number; isOver: boolean },
+): Promise<StepPage> {
+  const pointsBehind = (step: number) =>
+    store
+      .db<JobTables>()
+      .selectFrom('job_metrics')
+      .where('job_id', '=', job)
+      .where('step', '>', step)
+      .where('value', 'is not', null)
+      .orderBy('step')
+  const found = await pointsBehind(after)
+    .select('step')
+    .distinct()
+    .limit(limit + 1)
+    .execute()
+  const hasMore = found.length > limit
+  const last = (isOver && !hasMore ? found : found.slice(0, -1)).at(-1)
+  if (last === undefined) return { steps: [], hasMore: false }
+  const points = await pointsBehind(after)
     .select(['step', 'name', 'value'])
-    .where('job_id', '=', job)
-    .where('step', '>', after)
-    .where('value', 'is not', null)
-    .orderBy('step')
-    // A step has no more metrics than the contract lets a report have; the last one may be cut and comes again.
-    .limit(limit * 8)
+    .where('step', '<=', last.step)
     .execute()
   const steps = new Map<number, Record<string, number>>()
   for (const { step, name, value } of points) {
@@ -45,7 +61,7 @@ export async function metricsAfter(
     values[names[name] ?? name] = value!
     steps.set(step, values)
   }
-  return [...steps].slice(0, limit).map(([step, values]) => ({ step, values }))
+  return { steps: [...steps].map(([step, values]) => ({ step, values })), hasMore }
 }
 
 /** What was known when the checkpoint of a step was written. */
