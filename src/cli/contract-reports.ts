@@ -5,9 +5,13 @@ import { isInterruption, messageOf, systemRefusal, UserError } from '../base/err
 import { type ContractEvent, textCharactersMax } from '../control/jobs/contract-events.ts'
 import { evaluationMetrics } from '../train/evaluate/evaluations.ts'
 import type { JobCallbacks } from '../train/run-callbacks.ts'
+import type { StepReport } from '../train/trainer.ts'
 import { note } from './terminal.ts'
 
-type Reported = Pick<JobCallbacks, 'onStart' | 'onStep' | 'onEvaluation' | 'onCheckpoint' | 'onNote'>
+type Reported = Pick<
+  JobCallbacks,
+  'onStart' | 'onStep' | 'onEvaluation' | 'onSaving' | 'onCheckpoint' | 'onNote'
+>
 // Distributed over the kinds of events.
 type Untimed<Event> = Event extends ContractEvent ? Omit<Event, 't'> : never
 
@@ -20,25 +24,36 @@ export function contractReports(path: string | undefined, unixMs: () => number):
   let totalSteps = 0
   let tokensPerStep = 0
   let lastMs = Number.NEGATIVE_INFINITY
+  let unsaid: StepReport | undefined
   const number = (value: number) => (Number.isFinite(value) ? value : (String(value) as 'NaN'))
+  const say = ({ step, loss, gradientNorm, learningRate, metrics, elapsedMs }: StepReport) => {
+    const pace = elapsedMs > 0 ? { tokens_per_second: Math.round((tokensPerStep * 1000) / elapsedMs) } : {}
+    const values = { loss, gradient_norm: gradientNorm, learning_rate: learningRate, ...pace, ...metrics }
+    const entries = Object.entries(values).map(([name, value]) => [name, number(value)])
+    emit({ event: 'metrics', step: step + 1, values: Object.fromEntries(entries) })
+    emit({ event: 'heartbeat', step: step + 1, step_ms: elapsedMs })
+  }
+  /** Of steps within a second one is told; what is evaluated or saved is told by its own step. */
+  const sayLast = () => {
+    if (unsaid !== undefined) say(unsaid)
+    unsaid = undefined
+  }
   return {
     onStart: ({ steps, stepsDone, tokensPerStep: tokens }) => {
       totalSteps = steps
       tokensPerStep = tokens
       emit({ event: 'start', total_steps: steps, steps_done: stepsDone, rank: 0 })
     },
-    onStep: ({ step, loss, gradientNorm, learningRate, metrics, elapsedMs }) => {
-      const done = step + 1
+    onStep: (report) => {
       const nowMs = unixMs()
-      if (nowMs - lastMs < everyMs && done < totalSteps) return
+      unsaid = report
+      if (nowMs - lastMs < everyMs && report.step + 1 < totalSteps) return
       lastMs = nowMs
-      const pace = elapsedMs > 0 ? { tokens_per_second: Math.round((tokensPerStep * 1000) / elapsedMs) } : {}
-      const values = { loss, gradient_norm: gradientNorm, learning_rate: learningRate, ...pace, ...metrics }
-      const entries = Object.entries(values).map(([name, value]) => [name, number(value)])
-      emit({ event: 'metrics', step: done, values: Object.fromEntries(entries) })
-      emit({ event: 'heartbeat', step: done, step_ms: elapsedMs })
+      sayLast()
     },
+    onSaving: sayLast,
     onEvaluation: ({ stepsDone, ...evaluation }) => {
+      sayLast()
       const entries = Object.entries(evaluationMetrics(evaluation))
       if (entries.length === 0) return
       const values = Object.fromEntries(entries.map(([name, value]) => [name, number(value)]))

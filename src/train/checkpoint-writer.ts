@@ -27,6 +27,8 @@ export interface WriterOptions {
   keep: number
   files: Readonly<Record<string, string>>
   clock: Clock
+  /** Hears of it before it is written, while the step is the newest. */
+  onSaving?: ((stepsDone: number) => void) | undefined
   onSaved: (checkpoint: SavedCheckpoint) => void
   onFailed: (stepsDone: number, reason: string) => void
   onStage?: ((stage: SaveStage) => void) | undefined
@@ -93,6 +95,7 @@ export class CheckpointWriter {
     this.#snapshot.take()
     await this.#options.team?.gather(this.#snapshot)
     this.#asked = state.stepsDone
+    if (this.#writes) this.#options.onSaving?.(state.stepsDone)
     return this.#snapshot
   }
 

@@ -66,6 +66,7 @@ export class JobRun implements Disposable {
       keep: job.checkpoint.keep,
       files: data.kit.files,
       clock: systemClock,
+      onSaving: callbacks.onSaving,
       onSaved: (checkpoint) => callbacks.onCheckpoint?.(checkpoint),
       onFailed: (stepsDone, reason) =>
         callbacks.onNote?.(`The checkpoint after step ${stepsDone} could not be written: ${reason}`),

@@ -36,6 +36,8 @@ export interface JobCallbacks {
   onEvaluation?: (evaluation: Evaluation & { isBest: boolean }) => void
   /** The serving engine's decoder, for tasks, samples and answers to learn from; training has none of its own. */
   decode?: Decode
+  /** The newest step becomes a checkpoint. */
+  onSaving?: (stepsDone: number) => void
   /** A checkpoint is on disk; steps may have been done since it was asked for. */
   onCheckpoint?: (checkpoint: SavedCheckpoint) => void
   /** The running engine has the adapter. */

@@ -10,6 +10,7 @@ import type { JobState } from '../../src/control/jobs/states.ts'
 import { moveJob } from '../../src/control/jobs/transition.ts'
 import { TuningFiles } from '../../src/control/tuning/files.ts'
 import { carryOn, type Planned, type TuningLoopOptions } from '../../src/control/tuning/loop.ts'
+import { metricsAt } from '../../src/control/tuning/metrics.ts'
 import { jobIdOf, ownId } from '../../src/control/tuning/rows.ts'
 import { Tunings } from '../../src/control/tuning/tunings.ts'
 import { planFineTuning } from '../../src/train/fine-tuning-plan.ts'
@@ -278,4 +279,14 @@ test('steps of many metrics are told whole, all of them before the end', async (
   expect(told.map(({ step }) => step)).toEqual(Array.from({ length: 150 }, (_, i) => i + 1))
   // Beside `step` and `total_steps`.
   expect(new Set(told.map((data) => Object.keys(data).length))).toEqual(new Set([names.length + 2]))
+})
+
+test('a checkpoint has the numbers of its own step, and none of an earlier one', async () => {
+  const id = await create()
+  await report(id, 3, { loss: 3, reward: 1 })
+  await report(id, 4, { held_out_loss: 4 })
+  const at = (step: number) => metricsAt(nouns().store, jobIdOf(ownId(id)), step)
+  expect(await at(3)).toEqual({ train_loss: 3, train_mean_reward: 1 })
+  expect(await at(4)).toEqual({ valid_loss: 4, full_valid_loss: 4 })
+  await verbs().cancel(id)
 })

@@ -64,22 +64,19 @@ export async function metricsAfter(
   return { steps: [...steps].map(([step, values]) => ({ step, values })), hasMore }
 }
 
-/** What was known when the checkpoint of a step was written. */
+/** Of the step of a checkpoint, and of no other: what was not measured there is left out. */
 export async function metricsAt(store: Store, job: string, step: number): Promise<Record<string, number>> {
-  const at = async (name: string, earlier: boolean) => {
-    const query = store.db<JobTables>().selectFrom('job_metrics').select('value').where('job_id', '=', job)
-    const row = await query
-      .where('name', '=', name)
-      .where('step', earlier ? '<=' : '=', step)
-      .orderBy('step', 'desc')
-      .limit(1)
-      .executeTakeFirst()
-    return row?.value ?? undefined
-  }
-  const train = await at('loss', true)
-  const held = await at('held_out_loss', false)
-  const reward = await at('reward', true)
-  const heldReward = await at('held_out_reward', false)
+  const points = await store
+    .db<JobTables>()
+    .selectFrom('job_metrics')
+    .select(['name', 'value'])
+    .where('job_id', '=', job)
+    .where('name', 'in', ['loss', 'held_out_loss', 'reward', 'held_out_reward'])
+    .where('step', '=', step)
+    .execute()
+  const at = (wanted: string) => points.find(({ name }) => name === wanted)?.value ?? undefined
+  const [train, held] = [at('loss'), at('held_out_loss')]
+  const [reward, heldReward] = [at('reward'), at('held_out_reward')]
   return {
     ...(reward !== undefined && { train_mean_reward: reward }),
     ...(heldReward !== undefined && { valid_mean_reward: heldReward }),
