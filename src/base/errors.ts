@@ -43,8 +43,8 @@ export function isInterruption(error: unknown): boolean {
   return error instanceof UserError && error.failure === 'interrupted'
 }
 
-/** What the system refuses for reasons that a person can mend, by its code (errno). */
 const fullDisk = { what: 'The disk is full', fix: 'Free some space and try again.', mayPass: true }
+/** What the system refuses for reasons that a person can mend, by its code (errno). */
 const systemRefusals: Readonly<Record<string, { what: string; fix: string; mayPass: boolean }>> = {
   ENOSPC: fullDisk,
   // The same, as SQLite says it: of its files, and of the memory that processes share by one.
