@@ -61,16 +61,15 @@ function requireThere(database: string): void {
 }
 
 const reasons: { readonly [R in Reason]: string } = {
-  special: 'no file, folder or link',
-  gone: 'gone before it was copied',
-  unreadable: 'not to be read, or its name not to be written',
+  special: 'pipes, sockets and devices',
+  gone: 'what went meanwhile',
+  unreadable: 'what cannot be read, or has no name that can be written',
 }
 
-/** For example: Left out: 3 (no file, folder or link: 1, jobs/job_1/workspace/pipe; ...). */
 function passedOverText(passedOver: readonly PassedOver[]): string {
   const parts = (Object.keys(reasons) as Reason[]).flatMap((reason) => {
     const found = passedOver.filter(({ why }) => why === reason)
-    return found.length === 0 ? [] : [`${found.length} ${reasons[reason]}, such as ${found[0]!.path}`]
+    return found.length === 0 ? [] : [`${reasons[reason]} (${found.length}, such as ${found[0]!.path})`]
   })
   return `Left out of it: ${parts.join('; ')}.`
 }

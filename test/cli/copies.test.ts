@@ -1,5 +1,6 @@
 /** `backup`, `restore`, and `migrate`, as they are typed. */
-import { existsSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
@@ -30,9 +31,12 @@ async function holds(path: string): Promise<boolean> {
 
 test('a backup made while the service runs is restored into another folder, and never over anything', async () => {
   const backup = join(bench.folder, 'backup')
+  const workspace = join(bench.folder, 'service', 'jobs', 'job_1', 'workspace')
+  mkdirSync(workspace, { recursive: true })
+  spawnSync('mkfifo', [join(workspace, 'pipe')])
   expect(await ropeway(['backup', backup, ...data])).toMatchObject({
     code: 0,
-    err: expect.stringMatching(/Backed up \d+ rows/),
+    err: expect.stringMatching(/Backed up \d+ rows.*pipes, sockets and devices \(1, such as jobs.*pipe\)/s),
   })
   expect((await ropeway(['backup', backup, ...data])).code).not.toBe(0)
   const other = join(bench.folder, 'restored')
