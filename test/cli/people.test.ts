@@ -123,7 +123,7 @@ test('a key is shown once, does what its scopes say, and stops when it is revoke
   const key = made.out.trim()
   expect(key).toMatch(/^rwk_/)
   const listed = await ropeway(['key', 'list'])
-  expect(listed.out).toMatch(/ci +rwk_[\w-]+\.\.\. +job:view/)
+  expect(listed.out).toMatch(/ci +rwk_[\w-]+\.\.\. +admin +job:view/)
   expect(listed.out).not.toContain(key)
   const login = await ropeway(['login', url, '--key', '--name', 'ci'], `${key}\n`)
   expect(login.code).toBe(0)
