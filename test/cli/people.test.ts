@@ -150,8 +150,10 @@ test('the audit says who did what, of the project and of the organisation', asyn
   expect(json.map(({ action }) => action)).toContain('key.create')
   const whole = (await ropeway(['org', 'audit', 'main', '--json'])).json.map(({ action }) => action)
   expect(whole).toContain('organisation-member.set')
-  expect((await ropeway(['audit'])).out).toMatch(/^AT +PERSON +ACTION +SUBJECT +FROM\n/)
+  expect((await ropeway(['audit'])).out).toMatch(/^AT +PROJECT +PERSON +WITH +ACTION +SUBJECT +FROM\n/)
   expect(JSON.stringify(json)).not.toMatch(/rwk_[\w-]{20}/)
+  const everywhere = await ropeway(['audit', '--everywhere', '--json'])
+  expect(everywhere.json.map(({ project }) => project)).toContain(null)
 })
 
 test('a second factor is set up on the command line, and a recovery code takes it off', async () => {

@@ -3,11 +3,13 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
+import { listProjectAudit, listServiceAudit } from '../../src/api/control/audit.ts'
 import * as api from '../../src/api/control/job-endpoints.ts'
 import { saveTemplate, viewTemplate } from '../../src/api/control/job-templates.ts'
 import {
   createCluster,
   deleteCluster,
+  deleteQuota,
   editCluster,
   listClusters,
   setQuota,
@@ -162,6 +164,27 @@ onEveryDatabase((databases) => {
     await service.owner.call(editCluster, edit)
     const { items } = await admin.call(listClusters, {})
     expect(items).toMatchObject([{ name: 'local', slots: { cpu: 2 }, used: {}, open: true }])
+  })
+
+  test('deeds of who runs the service are on file: those in a project there, all of them in the whole', async () => {
+    await using service = await open(databases)
+    const { owner } = service
+    const admin = await addMember(service, 'ada', 'admin')
+    const quota = { params: { ...params, device: 'cpu' } }
+    await owner.call(setQuota, { ...quota, body: { devices: 3 } })
+    await owner.call(deleteQuota, quota)
+    await owner.call(editCluster, { params: { cluster: 'local' }, body: { open: false } })
+    const inProject = (await admin.call(listProjectAudit, { params })).items
+    expect(inProject.map(({ action }) => action)).toEqual(['quota.delete', 'quota.set'])
+    const { items } = await owner.call(listServiceAudit, {})
+    expect(items.slice(0, 3).map(({ action, project }) => [action, project !== null])).toEqual([
+      ['cluster.edit', false],
+      ['quota.delete', true],
+      ['quota.set', true],
+    ])
+    expect(await code(admin.call(listServiceAudit, {}))).toBe('forbidden')
+    const nowhere = { params: { project: 'nowhere', device: 'cpu' }, body: { devices: 3 } }
+    expect(await code(owner.call(setQuota, nowhere))).toBe('not_found')
   })
 
   test('a cluster is made before its server comes up, and deleted once no job is there or waits for it', async () => {

@@ -5,6 +5,9 @@ import { nounId, pageOf, pageQuery, time } from './fields.ts'
 export const auditEntry = z.object({
   id: nounId,
   at: time,
+  /** Where; null for what is of no project, or of the whole service. */
+  organisation: nounId.nullable(),
+  project: nounId.nullable(),
   /** Who, and the session or key they used. */
   person: nounId.nullable(),
   actor: nounId.nullable(),
@@ -32,6 +35,16 @@ export const listOrganisationAudit = endpoint({
   path: '/organisations/:organisation/audit',
   summary: 'Who did what in an organisation and its projects; newest first.',
   access: 'organisation:edit',
+  query: pageQuery,
+  answer: pageOf(auditEntry),
+})
+
+export const listServiceAudit = endpoint({
+  name: 'service-audit.list',
+  method: 'GET',
+  path: '/audit',
+  summary: 'Who did what anywhere in the service, also to accounts, prices and clusters; newest first.',
+  access: 'operator',
   query: pageQuery,
   answer: pageOf(auditEntry),
 })

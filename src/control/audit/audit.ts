@@ -31,11 +31,14 @@ export async function recordAudit(store: Store, entry: NewAudit): Promise<void> 
   await store.db<Tables>().insertInto('audit').values(row).execute()
 }
 
+/** Of a project, of an organisation with its projects, or `everywhere`. */
 export async function listAudit(
   store: Store,
-  of: { project_id: string } | { organisation_id: string } | { person_id: string },
+  of: { project_id: string } | { organisation_id: string } | 'everywhere',
   page: PageQuery,
 ): Promise<Page<AuditRow>> {
-  const [[column, id]] = Object.entries(of) as [['project_id' | 'organisation_id' | 'person_id', string]]
-  return await readPage(store.db<Tables>().selectFrom('audit').selectAll().where(column, '=', id), page)
+  const query = store.db<Tables>().selectFrom('audit').selectAll()
+  if (of === 'everywhere') return await readPage(query, page)
+  const [[column, id]] = Object.entries(of) as [['project_id' | 'organisation_id', string]]
+  return await readPage(query.where(column, '=', id), page)
 }

@@ -1,6 +1,5 @@
 import * as api from '../../api/control/machine-endpoints.ts'
 import { Refused } from '../../api/control/problem.ts'
-import { projectOf } from '../projects/projects.ts'
 import { isGone, listServers } from '../servers/servers.ts'
 import type { RouteModule } from '../service/routes.ts'
 import type { Store } from '../store/store.ts'
@@ -73,27 +72,19 @@ export function machineRoutes({ wake, moveDeployments }: MachineRouteOptions): R
       const used = await devicesUsed(store, 'project_id')
       return { items: (await listQuotas(store, project.id)).map((row) => viewOfQuota(row, used)) }
     })
-    serve(api.setQuota, async ({ params, body, audit }) => {
-      const project = await projectNamed(store, params.project)
-      const row = await setQuota(store, project, params.device, body.devices)
+    serve(api.setQuota, async ({ project, params, body, audit }) => {
+      const row = await setQuota(store, project.id, params.device, body.devices)
       await audit('quota.set', row.id, { device: params.device, devices: body.devices })
       wake()
       return viewOfQuota(row, await devicesUsed(store, 'project_id'))
     })
-    serve(api.deleteQuota, async ({ params, audit }) => {
-      const project = await projectNamed(store, params.project)
-      if (!(await deleteQuota(store, project, params.device)))
+    serve(api.deleteQuota, async ({ project, params, audit }) => {
+      if (!(await deleteQuota(store, project.id, params.device)))
         throw new Refused('not_found', `The project has no quota for ${params.device}.`)
-      await audit('quota.delete', project, { device: params.device })
+      await audit('quota.delete', project.id, { device: params.device })
       wake()
     })
   }
-}
-
-async function projectNamed(store: Store, typed: string): Promise<string> {
-  const row = await projectOf(store, typed)
-  if (row === undefined) throw new Refused('not_found', `There is no project ${typed}.`)
-  return row.id
 }
 
 /** How a cluster is shown, with what is used of it and when its server was seen. */

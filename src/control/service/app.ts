@@ -116,6 +116,9 @@ async function whoMay(
 function checkAccess({ access, path, name }: EndpointDefinition): void {
   const parameters = parameterNames(path)
   if (isPermission(access)) assert(parameters.includes('project'), `${name} has a project in its path`)
+  // Whose deed it was would be in the audit log, and not where.
+  if (access === 'signed_in' || access === 'public')
+    assert(!parameters.includes('project'), `${name} asks for a permission in the project of its path`)
   if (access.startsWith('organisation:'))
     assert(parameters.includes('organisation'), `${name} has an organisation in its path`)
 }

@@ -31,11 +31,18 @@ export async function admit(
     })
   if (access === 'signed_in') return {}
   if (access === 'operator') {
-    if (actor.isOperator && (actor.scopes?.includes('*') ?? true)) return {}
-    throw new Refused('forbidden', 'Only who runs this service may do that.')
+    if (!actor.isOperator || !(actor.scopes?.includes('*') ?? true))
+      throw new Refused('forbidden', 'Only who runs this service may do that.')
+    return path.project === undefined ? {} : { project: await projectForOperator(store, path.project) }
   }
   if (isPermission(access)) return { project: await seeProject(store, actor, path.project!, access) }
   return { organisation: await seeOrganisation(store, actor, path.organisation!, access) }
+}
+
+async function projectForOperator(store: Store, typed: string): Promise<ProjectSeen> {
+  const row = await projectOf(store, typed)
+  if (row === undefined) throw new Refused('not_found', `There is no project ${typed}.`)
+  return { id: row.id, name: row.name, organisationId: row.organisation_id, role: 'admin' }
 }
 
 /** Also for handlers that reach into a second project. */
