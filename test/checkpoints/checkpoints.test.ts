@@ -117,9 +117,11 @@ onEveryDatabase((databases) => {
     const again = await it.checkpoints.find('p', 'b')
     expect((await it.models.promote('p', again, { model: 'chat', message: '' })).release.number).toBe(2)
     await expect(it.models.resolve('p', 'chat:staging')).rejects.toThrow(/no alias staging; it has: prod/)
+    await expect(it.models.resolve('p', 'chat:constructor')).rejects.toThrow(/no alias constructor/)
     await expect(it.models.resolve('p', 'chat@9')).rejects.toThrow(/no version 9/)
     const model = await it.models.find('p', 'chat')
-    await it.models.setAlias(model, 'prod', undefined)
+    await it.models.setAlias(model, 'constructor', undefined)
+    await it.models.setAlias(await it.models.find('p', 'chat'), 'prod', undefined)
     const { rows } = await eventsOf(it.store, model.id, { limit: 10 })
     expect(rows.map(({ message }) => message)).toEqual([
       'It was created.',
@@ -266,5 +268,6 @@ test('a rule keeps the newest, the multiples, the young and the best, and lets t
   expect(steps({ keep_every: 20 })).toEqual([30, 10])
   expect(steps({ keep_days: 22 })).toEqual([20, 10])
   expect(steps({ keep_best: { metric: 'loss', mode: 'min', count: 1 } })).toEqual([40, 30, 10])
-  expect(steps({ keep_best: { metric: 'other', mode: 'max', count: 1 } })).toEqual([40, 30, 20, 10])
+  for (const metric of ['other', 'constructor'])
+    expect(steps({ keep_best: { metric, mode: 'max', count: 1 } })).toEqual([40, 30, 20, 10])
 })

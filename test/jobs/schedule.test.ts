@@ -98,6 +98,7 @@ test('why says what a job waits for', () => {
     [
       waits('later', { notBefore: 5000 }),
       waits('nowhere', { demand: { type: 'tpu', devices: 1 } }),
+      waits('inherited', { demand: { type: 'constructor', devices: 1 } }),
       waits('huge', { devices: 5 }),
       waits('shut', { cluster: 'closed' }),
     ],
@@ -108,6 +109,7 @@ test('why says what a job waits for', () => {
   expect(Object.fromEntries(why)).toEqual({
     later: { code: 'later', untilMs: 5000 },
     nowhere: { code: 'no_cluster' },
+    inherited: { code: 'no_cluster' },
     huge: { code: 'too_large', largest: 4 },
     shut: { code: 'no_cluster' },
   })

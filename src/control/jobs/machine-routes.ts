@@ -1,5 +1,6 @@
 import * as api from '../../api/control/machine-endpoints.ts'
 import { Refused } from '../../api/control/problem.ts'
+import { ownValue } from '../../base/own.ts'
 import { isGone, listServers } from '../servers/servers.ts'
 import type { RouteModule } from '../service/routes.ts'
 import type { Store } from '../store/store.ts'
@@ -103,5 +104,12 @@ async function clusterViews(store: Store) {
 }
 
 function viewOfQuota({ id, name, version, project_id, devices }: QuotaRow, used: Used) {
-  return { id, version, devices, device: name, project: project_id, used: used.get(project_id)?.[name] ?? 0 }
+  return {
+    id,
+    version,
+    devices,
+    device: name,
+    project: project_id,
+    used: ownValue(used.get(project_id) ?? {}, name) ?? 0,
+  }
 }

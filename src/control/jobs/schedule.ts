@@ -6,6 +6,7 @@
  * the same ones, so nobody starves; it may take the devices of jobs of lower priority, which go on later from their
  * checkpoints. A job that its project's quota holds back holds back nobody else.
  */
+import { ownValue } from '../../base/own.ts'
 
 export interface Demand {
   readonly type: string
@@ -145,13 +146,13 @@ class Planner {
       ({ name, open: takesJobs }) => takesJobs && (job.cluster === undefined || job.cluster === name),
     )
     const possible = open.filter(({ gone }) => gone !== true)
-    const largest = Math.max(0, ...possible.map(({ slots }) => slots[type] ?? 0))
+    const largest = Math.max(0, ...possible.map(({ slots }) => ownValue(slots, type) ?? 0))
     if (largest < devices) {
-      const lost = open.filter(({ gone, slots }) => gone === true && (slots[type] ?? 0) >= devices)
+      const lost = open.filter(({ gone, slots }) => gone === true && (ownValue(slots, type) ?? 0) >= devices)
       if (lost.length > 0) return waits({ code: 'cluster_gone', clusters: lost.map(({ name }) => name) })
       return waits(largest === 0 ? { code: 'no_cluster' } : { code: 'too_large', largest })
     }
-    const fitting = possible.filter(({ slots }) => (slots[type] ?? 0) >= devices)
+    const fitting = possible.filter(({ slots }) => (ownValue(slots, type) ?? 0) >= devices)
     for (const { name } of fitting) {
       if (this.#blocked.has(keyOf(name, type)) || this.#freeOf(name, type) < devices) continue
       this.#take(name, job.demand, -1)
@@ -207,7 +208,7 @@ class Planner {
 
   /** Of the devices of this type everywhere. */
   #share(project: string, type: string): number {
-    const all = this.#clusters.reduce((sum, { slots }) => sum + (slots[type] ?? 0), 0)
+    const all = this.#clusters.reduce((sum, { slots }) => sum + (ownValue(slots, type) ?? 0), 0)
     return (this.#used.get(keyOf(project, type)) ?? 0) / Math.max(1, all)
   }
 

@@ -3,6 +3,7 @@
  * number; an alias such as `prod` names one of them and can be moved to another, forth and back.
  */
 import { UserError } from '../../base/errors.ts'
+import { ownValue } from '../../base/own.ts'
 import { deleteSoftly, purgeDeleted, restoreDeleted } from '../store/deletion.ts'
 import { recordEvent } from '../store/events.ts'
 import { Nouns } from '../store/nouns.ts'
@@ -53,7 +54,7 @@ export class Models {
       const model = await this.nouns.update(before, { latest, status: { aliases } })
       if (model === undefined) throw meanwhile(name)
       if (alias !== undefined)
-        await this.#recordMove(model, alias, before.status.aliases[alias], release.number)
+        await this.#recordMove(model, alias, ownValue(before.status.aliases, alias), release.number)
       return { model, release, checkpoint: held }
     })
   }
@@ -62,7 +63,8 @@ export class Models {
   setAlias(model: ModelRow, alias: string, number: number | undefined): Promise<ModelRow> {
     return this.store.transaction(async () => {
       if (number !== undefined) await this.#numbered(model, number)
-      const { [alias]: before, ...rest } = model.status.aliases
+      const { [alias]: _, ...rest } = model.status.aliases
+      const before = ownValue(model.status.aliases, alias)
       const aliases = number === undefined ? rest : withAlias(rest, alias, number)
       const updated = await this.nouns.update(model, { status: { aliases } })
       if (updated === undefined) throw meanwhile(model.name)
@@ -188,7 +190,7 @@ export class Models {
 
   #aliased(model: ModelRow, alias: string | undefined): number {
     if (alias === undefined) return model.latest
-    const number = model.status.aliases[alias]
+    const number = ownValue(model.status.aliases, alias)
     if (number !== undefined) return number
     const there = Object.keys(model.status.aliases).join(', ') || 'none'
     throw new UserError(`${model.name} has no alias ${alias}; it has: ${there}.`, {

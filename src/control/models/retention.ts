@@ -1,5 +1,6 @@
 import { type RetentionSpec, retentionSpec } from '../../api/control/retention.ts'
 import { UserError } from '../../base/errors.ts'
+import { ownValue } from '../../base/own.ts'
 import { Nouns } from '../store/nouns.ts'
 import type { Checkpoints } from './checkpoints.ts'
 import type { CheckpointRow, ReleaseTables, RetentionRow } from './rows.ts'
@@ -28,11 +29,10 @@ function bestOf(
   rows: readonly CheckpointRow[],
   { metric, mode, count }: RetentionSpec['keep_best'] & object,
 ) {
-  const measured = rows.filter(({ status }) => status.metrics[metric] !== undefined)
+  const measureOf = ({ status }: CheckpointRow) => ownValue(status.metrics, metric)
+  const measured = rows.filter((row) => measureOf(row) !== undefined)
   const sign = mode === 'min' ? 1 : -1
-  return measured
-    .sort((a, b) => sign * (a.status.metrics[metric]! - b.status.metrics[metric]!) || b.step - a.step)
-    .slice(0, count)
+  return measured.sort((a, b) => sign * (measureOf(a)! - measureOf(b)!) || b.step - a.step).slice(0, count)
 }
 
 export function matches(pattern: string, name: string): boolean {

@@ -2,6 +2,7 @@
 import { createReadStream, existsSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { writeFileAtomic } from '../../base/files.ts'
+import { ownValue } from '../../base/own.ts'
 import type { JobTables } from '../jobs/rows.ts'
 import type { Store } from '../store/store.ts'
 
@@ -58,7 +59,7 @@ export async function metricsAfter(
   const steps = new Map<number, Record<string, number>>()
   for (const { step, name, value } of points) {
     const values = steps.get(step) ?? {}
-    values[names[name] ?? name] = value!
+    values[ownValue(names, name) ?? name] = value!
     steps.set(step, values)
   }
   return { steps: [...steps].map(([step, values]) => ({ step, values })), hasMore }
@@ -107,7 +108,7 @@ export async function writeResults(metricsFile: string, path: string): Promise<b
     const parsed = eventIn(line)
     if (parsed === undefined) continue
     const values = steps.get(parsed.step) ?? {}
-    for (const [name, value] of Object.entries(parsed.values)) values[names[name] ?? name] = value
+    for (const [name, value] of Object.entries(parsed.values)) values[ownValue(names, name) ?? name] = value
     steps.set(parsed.step, values)
   }
   const lines = [...steps]

@@ -12,6 +12,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { assert } from '../../../base/assert.ts'
 import { type Clock, systemClock } from '../../../base/clock.ts'
 import { writeFileAtomic } from '../../../base/files.ts'
+import { ownValue } from '../../../base/own.ts'
 import { runnerOf } from '../../../base/processes.ts'
 import {
   isRunId,
@@ -205,7 +206,9 @@ export class LocalLauncher implements Launcher {
       }
     }
     const total =
-      this.#devices === undefined ? membersMax * demand.perMember : (this.#devices[demand.type] ?? 0)
+      this.#devices === undefined
+        ? membersMax * demand.perMember
+        : (ownValue(this.#devices, demand.type) ?? 0)
     return freeDevices(total, taken, demand.perMember, members)
   }
 
