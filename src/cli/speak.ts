@@ -1,8 +1,8 @@
 /** One generation in the terminal, shared by `generate` and `chat`. */
 import { randomUUID } from 'node:crypto'
 import { UserError } from '../base/errors.ts'
-import type { AnswerReader } from '../openai/answer-reader.ts'
-import { harmonyTokens } from '../openai/harmony.ts'
+import { HarmonyReader, harmonyTokens } from '../openai/harmony.ts'
+import { ShownStops } from '../openai/shown-stops.ts'
 import { Transcript } from '../openai/transcript.ts'
 import type { EngineClient } from '../serve/messages.ts'
 import type { Finish } from '../serve/request.ts'
@@ -17,7 +17,7 @@ export interface Spoken {
   restMs: number
 }
 
-/** Streams the continuation of `prompt` through `write`; `signal` cancels it, `ends` are tokens that end it beside the model's own, and `reader` reads an answer in channels. */
+/** Streams the continuation of `prompt` through `write`; `signal` cancels it, `ends` are tokens that end it beside the model's own, and an answer in channels is shown as it is read. */
 export async function speak(
   engine: EngineClient,
   model: TextModel,
@@ -26,7 +26,7 @@ export async function speak(
   write: (text: string) => void,
   signal?: AbortSignal,
   ends: readonly number[] = [],
-  reader?: AnswerReader,
+  inChannels = false,
 ): Promise<Spoken> {
   const { tokenizer } = model
   const room = engine.info.contextMax - prompt.length
@@ -36,8 +36,10 @@ export async function speak(
       { failure: 'usage', fix: 'Shorten the prompt.' },
     )
   }
+  const reader = inChannels ? new HarmonyReader(false) : undefined
   const kept = reader && harmonyTokens(tokenizer)
-  const transcript = new Transcript(tokenizer, flags.stop ?? [], flags.minTokens ?? 0, kept)
+  const stops = reader ? new ShownStops(flags.stop ?? [], new HarmonyReader(false)) : (flags.stop ?? [])
+  const transcript = new Transcript(tokenizer, stops, flags.minTokens ?? 0, kept)
   transcript.continueBehind(prompt)
   const id = randomUUID()
   const startedMs = performance.now()

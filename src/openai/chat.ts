@@ -13,6 +13,7 @@ import { HarmonyReader, harmonyTokens, openAnswer, speaksHarmony } from './harmo
 import { checkRoom, roomBehind } from './prompts.ts'
 import { queueHeaders } from './queue-report.ts'
 import { heldFormat } from './response-format.ts'
+import { ShownStops } from './shown-stops.ts'
 import {
   AnswerCalls,
   type CalledPiece,
@@ -42,7 +43,7 @@ export function chat(endpoint: Endpoint): Handler {
     await generations.start()
     const id = `chatcmpl-${randomUUID()}`
     const created = Math.floor(endpoint.clock.unixMs() / 1000)
-    const calls = answerCalls(body, continuations, endpoint)
+    const calls = answerCalls(body, parts, continuations, endpoint)
     const answer = { id, created, calls }
     if (body.stream === true) return answerInChunks(exchange, generations, body, answer, endpoint)
     await answerAtOnce(exchange, generations, body, answer, endpoint)
@@ -67,18 +68,16 @@ interface Answer {
 
 function answerCalls(
   body: ChatRequest,
+  parts: readonly GenerationParts[],
   continuations: ReturnType<typeof continuationsOf>,
-  { template, tokenizer }: Endpoint,
+  { template }: Endpoint,
 ): readonly AnswerCalls[] | undefined {
   if (template === undefined) return undefined
   const forms = callFormsOf(template)
-  const opened = goesOnBehindText(body) ? openAnswer(String(body.messages.at(-1)!.content)).opened : undefined
   if (forms.includes('channels'))
-    return Array.from({ length: body.n ?? 1 }, (_, index) => {
-      const answer = new AnswerCalls(new HarmonyReader(mayCall(body), opened))
-      const { tokens, characters } = continuations?.[index] ?? { tokens: [], characters: 0 }
-      const earlier = new Transcript(tokenizer, [], 0, harmonyTokens(tokenizer))
-      answer.resume(earlier.push(tokens).text, characters)
+    return parts.map(({ earlier = '' }, index) => {
+      const answer = new AnswerCalls(channelReader(body))
+      answer.resume(earlier, continuations?.[index]?.characters ?? 0)
       return answer
     })
   if (!mayCall(body)) return undefined
@@ -87,6 +86,11 @@ function answerCalls(
     const hasBegun = (continuations?.[index]?.characters ?? 0) > 0
     return new AnswerCalls(new CallReader(forms, names, hasBegun), forms.includes('listed'))
   })
+}
+
+function channelReader(body: ChatRequest): HarmonyReader {
+  const opened = goesOnBehindText(body) ? openAnswer(String(body.messages.at(-1)!.content)).opened : undefined
+  return new HarmonyReader(mayCall(body), opened)
 }
 
 async function answerAtOnce(
@@ -213,8 +217,10 @@ async function generationParts(
   checkRoom(prompt.length, maxTokens, info, 'messages')
   const marks = mayCall(body) ? markTokens(tokenizer) : undefined
   const kept = inChannels ? harmonyTokens(tokenizer) : marks
+  const stops = stopStrings(body)
   return Array.from({ length: body.n ?? 1 }, (_, index) => {
-    const transcript = new Transcript(tokenizer, stopStrings(body), base.minTokens, kept)
+    const looked = inChannels && stops.length > 0 ? new ShownStops(stops, channelReader(body)) : stops
+    const transcript = new Transcript(tokenizer, looked, base.minTokens, kept)
     if (goesOnBehindText(body)) transcript.continueBehind(prompt)
     const sampling = { ...base.sampling, seed: seedOfChoice(base.sampling.seed, index) }
     return {

@@ -37,6 +37,6 @@ export function continued(
   const { promptLogprobs: _, ...request } = part.request
   // The last token of a whole answer is generated again, so that the engine says how it ends.
   const tokens = finished ? continuation.tokens : continuation.tokens.slice(0, request.maxTokens - 1)
-  part.transcript.resume(tokens, characters - echoed)
-  return { ...part, finished, request: { ...request, generated: tokens } }
+  const earlier = part.transcript.resume(tokens, characters - echoed)
+  return { ...part, earlier, finished, request: { ...request, generated: tokens } }
 }

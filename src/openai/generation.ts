@@ -32,6 +32,8 @@ export interface GenerationParts {
   transcript: Transcript
   /** The client asked for no token at all; the engine computes one, which is thrown away. */
   promptOnly: boolean
+  /** What is certain of the text that another server had. */
+  earlier?: string
   /** It ended in an earlier life on another server: nothing is left but to count it. */
   finished?: boolean
 }

@@ -5,7 +5,7 @@
  */
 import type { ChatTemplate } from '../tokenizer/chat-template.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
-import type { AnswerReader, Found, WrittenCall } from './answer-reader.ts'
+import type { AnswerReader, Found } from './answer-reader.ts'
 import { objectAt } from './written-json.ts'
 
 export const harmonyMarks = {
@@ -45,6 +45,11 @@ const { start, channel, message, end, call } = harmonyMarks
 const endings = [end, harmonyMarks.return, call, start, channel]
 const allMarks = Object.values(harmonyMarks)
 
+/** What is certain of a stretch of an answer: how it was written, and what of it is for who asked. */
+export interface Step extends Found {
+  written: string
+}
+
 /** Reads one answer as it comes; `calls` where there are tools, else what would be one is text. */
 export class HarmonyReader implements AnswerReader {
   readonly #calls: boolean
@@ -70,23 +75,33 @@ export class HarmonyReader implements AnswerReader {
   }
 
   push(text: string): Found {
+    return together(this.steps(text))
+  }
+
+  flush(): Found {
+    return together(this.lastSteps())
+  }
+
+  /** As {@link push}: what was written in the steps so far, joined, is what was pushed, but for what is still open. */
+  steps(text: string): Step[] {
     this.#held += text
     return this.#read(false)
   }
 
-  flush(): Found {
-    const found = this.#read(true)
-    return { text: found.text + this.#closed(), calls: found.calls }
+  /** As {@link flush}. */
+  lastSteps(): Step[] {
+    const steps = this.#read(true)
+    const closed = this.#closed()
+    return closed === '' ? steps : [...steps, { written: '', text: closed, calls: [] }]
   }
 
-  #read(isEnd: boolean): Found {
-    let text = ''
-    const calls: WrittenCall[] = []
+  #read(isEnd: boolean): Step[] {
+    const steps: Step[] = []
     for (;;) {
-      const step = this.#kind === undefined ? this.#header(isEnd) : this.#body(this.#kind, isEnd)
-      if (step === undefined) return { text, calls }
-      text += step.text
-      calls.push(...step.calls)
+      const before = this.#held
+      const found = this.#kind === undefined ? this.#header(isEnd) : this.#body(this.#kind, isEnd)
+      if (found === undefined) return steps
+      steps.push({ ...found, written: before.slice(0, before.length - this.#held.length) })
     }
   }
 
@@ -101,9 +116,10 @@ export class HarmonyReader implements AnswerReader {
     // What an answer is held to may leave no room for a header.
     const isText = isEnd ? !held.includes('<|') : !mayBeHeader(held)
     if (!this.#hasBegun && held !== '' && isText) return this.#begin({ is: 'said' })
+    if (!isEnd || held === '') return undefined
     // A header without a message says nothing.
-    if (isEnd) this.#held = ''
-    return undefined
+    this.#held = ''
+    return unseen
   }
 
   #begin(kind: Kind): Found {
@@ -122,32 +138,38 @@ export class HarmonyReader implements AnswerReader {
     return thinking.close
   }
 
+  /** Reads of words all that is certain, of calls only whole ones, and then the mark behind them. */
   #body(kind: Kind, isEnd: boolean): Found | undefined {
     const held = this.#held
     const found = firstOf(held, endings)
-    if (found === undefined && kind.is === 'call') return isEnd ? this.#endBody(kind, held, '') : undefined
-    if (found === undefined) {
-      const certain = isEnd ? held.length : held.length - beginningAtEnd(held)
+    const isCall = kind.is === 'call'
+    if (found === undefined && isCall && !isEnd) return undefined
+    const certain = found?.at ?? (isEnd ? held.length : held.length - beginningAtEnd(held))
+    const body = held.slice(0, certain)
+    if (!isCall && certain > 0) {
       this.#held = held.slice(certain)
-      return certain === 0 ? undefined : { text: held.slice(0, certain), calls: [] }
+      return { text: body, calls: [] }
     }
-    const isNext = found.mark === start || found.mark === channel
-    return this.#endBody(
-      kind,
-      held.slice(0, found.at),
-      held.slice(found.at + (isNext ? 0 : found.mark.length)),
-    )
-  }
-
-  #endBody(kind: Kind, body: string, rest: string): Found {
-    this.#held = rest
+    if (found === undefined && !isCall) return undefined
+    const isNext = found === undefined || found.mark === start || found.mark === channel
+    this.#held = held.slice(certain + (isNext ? 0 : found.mark.length))
     this.#kind = undefined
     if (kind.is === 'thought') this.#thinking = 'over'
-    if (kind.is !== 'call') return { text: body, calls: [] }
-    const given = body.trim() === '' ? '{}' : body.trim()
-    if (objectAt(given) === undefined) return { text: body, calls: [] }
-    return { text: '', calls: [{ name: kind.name, arguments: given }] }
+    return isCall ? callIn(kind.name, body) : unseen
   }
+}
+
+const unseen: Found = { text: '', calls: [] }
+
+function together(steps: readonly Step[]): Found {
+  return { text: steps.map(({ text }) => text).join(''), calls: steps.flatMap(({ calls }) => calls) }
+}
+
+/** A call is text where its arguments are no object. */
+function callIn(name: string, body: string): Found {
+  const given = body.trim() === '' ? '{}' : body.trim()
+  if (objectAt(given) === undefined) return { text: body, calls: [] }
+  return { text: '', calls: [{ name, arguments: given }] }
 }
 
 function kindOf(header: string, calls: boolean): Kind {

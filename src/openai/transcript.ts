@@ -15,6 +15,9 @@ export interface Released {
   tokens: readonly ReleasedToken[]
 }
 
+/** Looks for stop strings in a text as it comes; {@link StopMatcher} does in any, and says more of these. */
+export type Stops = Pick<StopMatcher, 'push' | 'pass' | 'flush'>
+
 /**
  * The text of one generation as it grows from tokens, up to a stop string.
  *
@@ -23,7 +26,7 @@ export interface Released {
  */
 export class Transcript {
   readonly #stream: TextStream
-  readonly #stops: StopMatcher
+  readonly #stops: Stops
   readonly #minTokens: number
   readonly #held: (ReleasedToken & { start: number; end: number })[] = []
   /** Code units decoded and released so far, and code points decoded. */
@@ -36,9 +39,14 @@ export class Transcript {
   #shownAhead = 0
 
   /** Stop strings are looked for in the text after the first `minTokens` tokens; special tokens are text only when `kept`. */
-  constructor(tokenizer: Tokenizer, stops: readonly string[], minTokens = 0, kept?: ReadonlySet<number>) {
+  constructor(
+    tokenizer: Tokenizer,
+    stops: readonly string[] | Stops,
+    minTokens = 0,
+    kept?: ReadonlySet<number>,
+  ) {
     this.#stream = new TextStream(tokenizer, kept && { kept })
-    this.#stops = new StopMatcher(stops)
+    this.#stops = 'flush' in stops ? stops : new StopMatcher(stops)
     this.#minTokens = minTokens
   }
 
@@ -62,11 +70,13 @@ export class Transcript {
 
   /**
    * Takes up a text that began on another server: `tokens` are behind it, and its first `shown` code units
-   * were shown there. Tokens that were seen but are not given here will be generated again, unseen.
+   * were shown there. Tokens that were seen but are not given here will be generated again, unseen. Returns as much of the text as
+   * is certain; the next that is released stands behind it.
    */
-  resume(tokens: readonly number[], shown: number): void {
+  resume(tokens: readonly number[], shown: number): string {
     const { text } = this.push(tokens)
     this.#shownAhead = Math.max(0, shown - text.length)
+    return text
   }
 
   push(tokens: readonly number[], logprobs?: readonly TokenLogprob[]): Released {
@@ -99,7 +109,7 @@ export class Transcript {
   }
 
   #match(piece: string): string {
-    if (this.#tokenCount <= this.#minTokens) return piece
+    if (this.#tokenCount <= this.#minTokens) return this.#stops.pass(piece)
     const { text, stopped } = this.#stops.push(piece)
     if (stopped !== undefined) this.#stopped = true
     return text

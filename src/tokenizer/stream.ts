@@ -63,6 +63,12 @@ export class StopMatcher {
     return { text: whole.slice(0, safe) }
   }
 
+  /** Text in front of that in which stop strings are looked for. */
+  pass(text: string): string {
+    assert(this.#held === '', 'no text passes behind some that is looked at')
+    return text
+  }
+
   /** The end: what was held back is part of the text after all. */
   flush(): string {
     const rest = this.#held

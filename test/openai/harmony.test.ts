@@ -9,6 +9,7 @@ import { specialBytes, textBytes } from '../../src/constrain/token-bytes.ts'
 import type { WrittenCall } from '../../src/openai/answer-reader.ts'
 import { ConstraintChecks } from '../../src/openai/constraint-checks.ts'
 import { HarmonyReader, harmonyMarks, openAnswer, speaksHarmony } from '../../src/openai/harmony.ts'
+import { ShownStops } from '../../src/openai/shown-stops.ts'
 import { callFormsOf } from '../../src/openai/tool-calls.ts'
 import { callConstraint, formatInChannels } from '../../src/openai/tool-choice.ts'
 import { ChatTemplate } from '../../src/tokenizer/chat-template.ts'
@@ -103,6 +104,35 @@ const cases: { name: string; text: string; shown: string; calls?: WrittenCall[] 
 
 test.each(cases)('$name', ({ text, shown, calls = [] }) => {
   expect(readAnyhow(text)).toEqual({ text: shown, calls })
+})
+
+test('an answer ends at the first stop string of what is shown of it, wherever it is cut', () => {
+  const random = new Random(8)
+  for (const { text, shown } of cases.filter(({ shown }) => shown !== ''))
+    for (let round = 0; round < 30; round++) {
+      const from = random.integer(shown.length)
+      const stop = shown.slice(from, from + 1 + random.integer(8))
+      const at = shown.indexOf(stop)
+      // Of the tags that a reader adds, none is shown in part.
+      if (
+        [...shown.matchAll(/<\/?think>|\n\n/g)].some(
+          ({ index, 0: { length } }) => at > index && at < index + length,
+        )
+      )
+        continue
+      const stops = new ShownStops([stop], new HarmonyReader(true))
+      const pieces: string[] = []
+      let isOver = false
+      for (let begin = 0; begin < text.length && !isOver; ) {
+        const end = begin + 1 + random.integer(9)
+        const found = stops.push(text.slice(begin, end))
+        pieces.push(found.text)
+        isOver = found.stopped !== undefined
+        begin = end
+      }
+      if (!isOver) pieces.push(stops.flush())
+      expect(read(pieces).text, JSON.stringify({ text, stop })).toBe(shown.slice(0, at))
+    }
 })
 
 test('without tools a call is text', () => {
@@ -201,6 +231,44 @@ describe('through the official client', () => {
     )
   })
 
+  const said = `${thought}${final('It is so: a final analysis.')}<|return|>`
+  const whole = '<think>They want 3 < 4.</think>It is so: a final analysis.'
+  for (const { stop, shown } of [
+    { stop: 'final', shown: '<think>They want 3 < 4.</think>It is so: a ' },
+    { stop: 'analysis', shown: '<think>They want 3 < 4.</think>It is so: a final ' },
+    { stop: 'assistant', shown: whole },
+    { stop: '|>', shown: whole },
+    { stop: 'They want', shown: '<think>' },
+    { stop: ' 4.', shown: '<think>They want 3 <' },
+    { stop: '</think>', shown: '<think>They want 3 < 4.' },
+    { stop: '.</think>It', shown: '<think>They want 3 < 4' },
+    { stop: 'a final analysis.', shown: '<think>They want 3 < 4.</think>It is so: ' },
+    { stop: 'analysis. And', shown: whole },
+  ])
+    for (const tokensPerIteration of [1, 7, 1000])
+      test(`an answer ends at ${stop} where that is shown (${tokensPerIteration} at a time)`, async () => {
+        const { server, client } = await serving()
+        await using _ = server
+        server.engine.script = () => ({ tokens: idsOf(said), tokensPerIteration })
+        const body = { model, messages, stop, max_tokens: 200 }
+        const { choices, usage } = await client.chat.completions.create(body)
+        expect([choices[0]!.message.content, choices[0]!.finish_reason]).toEqual([shown, 'stop'])
+        const streamed = await client.chat.completions.stream(body).finalMessage()
+        expect(streamed.content).toBe(shown)
+        if (shown === whole) expect(usage!.completion_tokens).toBe(idsOf(said).length)
+        else expect(usage!.completion_tokens).toBeLessThan(idsOf(said).length)
+      })
+
+  test('a stop string that stands in a call is none', async () => {
+    const { server, client } = await serving()
+    await using _ = server
+    server.engine.script = () => ({ tokens: idsOf(`${thought}${call()}<|call|>`) })
+    const body = { model, messages, tools, stop: ['Seoul', 'commentary'], max_tokens: 200 }
+    const { choices } = await client.chat.completions.create(body)
+    expect(choices[0]!.finish_reason).toBe('tool_calls')
+    expect(choices[0]!.message.tool_calls).toMatchObject([{ type: 'function', function: weather }])
+  })
+
   test('an answer goes on in its words, or in its thinking', async () => {
     const { server, client } = await serving()
     await using _ = server
@@ -237,23 +305,31 @@ describe('through the official client', () => {
     await using server = await harness({ template, tokenizer, gatewayKeys: ['inner'] })
     server.engine.info = engineInfo
     server.engine.script = () => ({ tokens: said })
-    for (const [count, characters] of [
+    for (const [count, characters, stop] of [
       [10, 14],
       [24, 30],
       [30, 31],
       [40, 35],
+      [10, 14, 'surely'],
+      // Within what ends the thought, in the header behind it, and where a stop string may have begun.
+      [20, 23, 'surely'],
+      [30, 23, 'surely'],
+      [39, 23, ' so, s'],
+      [51, 36, ' so, s'],
     ] as const) {
+      const ends = stop === undefined ? whole : whole.slice(0, whole.indexOf(stop))
       const response = await post(
         `${server.url}/v1/chat/completions`,
         {
           ...{ model, messages, stream: true, max_tokens: 200 },
+          ...(stop !== undefined && { stop }),
           ropeway_continue: [{ tokens: said.slice(0, count), characters }],
         },
         { headers: { authorization: 'Bearer inner' } },
       )
       const lines = (await response.text()).split('\n').filter((line) => line.startsWith('data: {'))
       const text = lines.map((line) => JSON.parse(line.slice(6)).choices[0]?.delta.content ?? '').join('')
-      expect(whole.slice(0, characters) + text, `${count} tokens`).toBe(whole)
+      expect(whole.slice(0, characters) + text, `${count} tokens, stop ${stop}`).toBe(ends)
     }
   })
 })

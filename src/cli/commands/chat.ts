@@ -1,7 +1,7 @@
 import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import { UserError } from '../../base/errors.ts'
-import { HarmonyReader, speaksHarmony } from '../../openai/harmony.ts'
+import { speaksHarmony } from '../../openai/harmony.ts'
 import { type ChatMessage, chatEncoder } from '../chat-encoder.ts'
 import { askDeployed, type Deployed, deployedAs } from '../deployed.ts'
 import { type EngineFlags, launchEngine, withEngineOptions } from '../engine-options.ts'
@@ -29,8 +29,8 @@ export function chatCommand(program: Command): void {
       if (model.template === undefined) note(dim(untaught))
       const promptOf = chatEncoder(model)
       const partner: Partner = async (messages, write, signal) => {
-        const reader = model.template && speaksHarmony(model.template) ? new HarmonyReader(false) : undefined
-        await speak(engine, model, promptOf(messages), flags, write, signal, [], reader)
+        const inChannels = model.template !== undefined && speaksHarmony(model.template)
+        await speak(engine, model, promptOf(messages), flags, write, signal, [], inChannels)
       }
       await talk(partner, flags)
     } finally {
