@@ -3,9 +3,12 @@
  * second model nor a place to run foreign code, and what they are in a job file.
  */
 import { z } from 'zod'
+import { knownPlaces, strangePlace } from '../base/text-places.ts'
 import { storableText } from './control/fields.ts'
 
-const template = storableText(20_000, 1)
+const template = storableText(20_000, 1).refine((text) => strangePlace(text) === undefined, {
+  error: ({ input }) => `nothing fills the place {{ ${strangePlace(String(input))} }}. ${knownPlaces}`,
+})
 const name = storableText(64, 1)
 
 const stringCheck = z.strictObject({
@@ -34,6 +37,9 @@ const textSimilarity = z.strictObject({
   ]),
 })
 
+/** What a reward of a job file may weigh. */
+const factorMax = 1_000_000
+
 const single = z.discriminatedUnion('type', [stringCheck, textSimilarity])
 type SingleGrader = z.output<typeof single>
 
@@ -58,9 +64,20 @@ const multi = z
         'expected a sum of graders by their names, each with a factor at most, such as 0.8 * right + 0.2 * form',
     },
   )
+  .refine(({ graders, calculate_output }) => canWeigh(factorsOf(calculate_output, Object.keys(graders))), {
+    path: ['calculate_output'],
+    error: `expected a factor for one of the graders at least, of ${factorMax} at most`,
+  })
 
 export const tuningGrader = z.discriminatedUnion('type', [stringCheck, textSimilarity, multi])
 export type TuningGrader = z.output<typeof tuningGrader>
+
+/** A formula that is none is refused for that. */
+function canWeigh(factors: ReadonlyMap<string, number> | undefined): boolean {
+  if (factors === undefined) return true
+  const values = [...factors.values()]
+  return values.some((factor) => factor !== 0) && values.every((factor) => Math.abs(factor) <= factorMax)
+}
 
 const term = /([+-]?)(?:(\d+(?:\.\d+)?)\*)?([A-Za-z_]\w*)(?:([*/])(\d+(?:\.\d+)?))?/y
 
@@ -94,7 +111,8 @@ export function rewardsOf(grader: TuningGrader): Record<string, unknown>[] {
 
 function rewardOf(grader: SingleGrader, named: string, weight: number): Record<string, unknown> {
   const { input, reference } = grader
-  const name = named.replace(/[^A-Za-z0-9_-]/g, '_').replace(/^[^A-Za-z0-9]+/, '') || 'grader'
+  // Names of a formula stay as they are, so that no two become one.
+  const name = named.replace(/[^A-Za-z0-9_-]/g, '_').replace(/^-+/, '') || 'grader'
   return grader.type === 'string_check'
     ? { name, kind: 'string_check', input, reference, operation: grader.operation, weight }
     : { name, kind: 'text_similarity', input, reference, metric: grader.evaluation_metric, weight }

@@ -2,6 +2,7 @@
 import { refused } from '../job-refusals.ts'
 import type { Method } from '../methods/method.ts'
 import type { Reward } from './reward-fields.ts'
+import { checkGraders } from './rewards.ts'
 
 interface Asked {
   method?: Method | undefined
@@ -29,6 +30,8 @@ export function checkRewards(job: Asked): void {
       'For example rewards: [{name: answer, kind: exact}], or kind: regex with a pattern, kind: json_schema with a schema, kind: program with run: [python3, grade.py].',
     )
   }
+  // What cannot grade is said before anything is read.
+  checkGraders(job.rewards)
   if (!('train' in job.data))
     throw refused('data', 'has texts, and method.grpo asks prompts: give data.train')
   const sources: unknown[] = [job.data.train].flat()

@@ -5,7 +5,7 @@ import { similarityMetrics } from './similarity.ts'
 const rewardFields = {
   name: z
     .string()
-    .regex(/^[a-z0-9][a-z0-9_-]*$/i)
+    .regex(/^[a-z0-9_][a-z0-9_-]*$/i)
     .max(64),
   /** Times its score, in the sum that is an answer's reward; below 0 it is a penalty. */
   weight: z

@@ -42,6 +42,11 @@ export class Rewards {
   }
 }
 
+/** Throws what {@link Rewards} would, where nothing is graded yet. */
+export function checkGraders(rewards: readonly Reward[]): void {
+  for (const [index, reward] of rewards.entries()) scorerOf(reward, `rewards.${index}`, '')
+}
+
 function scorerOf(reward: Reward, field: string, folder: string): Scorer {
   if (reward.kind === 'string_check' || reward.kind === 'text_similarity') return byTexts(reward, field)
   if (reward.kind !== 'program') return byRule(ruleOf(reward, field))

@@ -304,13 +304,21 @@ describe('refused, and said why', () => {
       { rewards: [{ name: 'a', kind: 'program', run: 'python3 grade.py' }] },
       /rewards\.0\.run is not right/,
     ],
+    [
+      {},
+      { rewards: [{ name: 'a', kind: 'regex', pattern: '(' }] },
+      /rewards\.0\.pattern is no regular expression/,
+    ],
+    [
+      {},
+      { rewards: [{ name: 'a', kind: 'string_check', input: '{{sample.foo}}', reference: 'a' }] },
+      /rewards\.0\.input has the place \{\{ sample\.foo \}\}/,
+    ],
   ])('%j %j', (grpo, changes, message) => {
     expect(() => job('refused', grpo, changes)).toThrow(message)
   })
 
-  test('a pattern that is none, and nobody who decodes', async () => {
-    const pattern = job('refused', {}, { rewards: [{ name: 'a', kind: 'regex', pattern: '(' }] })
-    await expect(run(pattern)).rejects.toThrow(/rewards\.0\.pattern is no regular expression/)
+  test('nobody who decodes', async () => {
     await expect(runTrainingJob(job('refused'))).rejects.toThrow(/Nobody here can decode/)
   })
 
