@@ -10,7 +10,7 @@ import type { Trainer } from '../trainer.ts'
 import { rightChoices } from './choices.ts'
 import type { Decode, DecodeRequest } from './decode.ts'
 import type { Task } from './fields.ts'
-import { type Grader, graderOf } from './graders.ts'
+import { type GradeAll, graderOf } from './graders.ts'
 import { keepSamples, type PanelEntry, panelName } from './panel.ts'
 import { promptTokens, type Question, questionsOf } from './questions.ts'
 
@@ -45,7 +45,7 @@ export function evaluationMetrics({
 interface Prepared {
   task: Task
   questions: Question[]
-  grade: Grader
+  grade: GradeAll
 }
 
 export class Evaluations {
@@ -142,7 +142,12 @@ export class Evaluations {
     return reward === undefined ? loss : -reward
   }
 
-  async #right(trainer: Trainer, task: Task, questions: readonly Question[], grade: Grader): Promise<number> {
+  async #right(
+    trainer: Trainer,
+    task: Task,
+    questions: readonly Question[],
+    grade: GradeAll,
+  ): Promise<number> {
     const { tokenizer } = this.#kit
     const lengthOf = (choice: readonly number[]) => [...tokenizer.decode(choice)].length
     if (task.kind === 'choice')
@@ -153,7 +158,8 @@ export class Evaluations {
       task.tokens_max,
       0,
     )
-    return answers.filter((answer, i) => grade(answer, questions[i]!.expected)).length
+    const answered = answers.map((answer, i) => ({ answer, expected: questions[i]!.expected }))
+    return grade(answered).filter(Boolean).length
   }
 
   async #samples(trainer: Trainer): Promise<PanelEntry[]> {

@@ -1,7 +1,7 @@
 /** Whether an answer is right, by rules that need no second model. */
 import { z } from 'zod'
 import { messageOf, UserError } from '../../base/errors.ts'
-import type { Task } from './fields.ts'
+import { endsWithin } from './time-limit.ts'
 
 /** True for a right answer; `expected` is the record's own. */
 export type Grader = (answer: string, expected: string) => boolean
@@ -60,8 +60,59 @@ function parsed(text: string): { json: unknown } | undefined {
   }
 }
 
-/** What grades a task's answers; throws a UserError that names the `field` of what cannot. */
-export function graderOf(task: Task, field: string): Grader {
-  if (task.kind === 'regex') return matches(task.pattern, `${field}.pattern`)
-  return task.kind === 'json_schema' ? accepts(task.schema, `${field}.schema`) : exact
+/** What of a task or a reward says what is right. */
+export type Rule =
+  | { readonly kind: 'regex'; readonly pattern: string }
+  | { readonly kind: 'json_schema'; readonly schema: Readonly<Record<string, unknown>> }
+  | { readonly kind: 'exact' | 'choice' }
+
+export interface Answered {
+  readonly answer: string
+  readonly expected: string
+}
+
+/** Whether each of these answers is right. Throws a UserError that names the field of a rule that takes too long. */
+export type GradeAll = (answers: readonly Answered[]) => boolean[]
+
+/** Throws a UserError that names the `field` of what cannot grade. */
+export function graderOf(rule: Rule, field: string): GradeAll {
+  if (rule.kind === 'regex') {
+    const own = `${field}.pattern`
+    return limited(matches(rule.pattern, own), own)
+  }
+  if (rule.kind === 'json_schema') {
+    const own = `${field}.schema`
+    return limited(accepts(rule.schema, own), own)
+  }
+  return (answers) => answers.map(({ answer, expected }) => exact(answer, expected))
+}
+
+/** For one answer. Patterns of people's own can take longer than the world lasts, those of a schema as well. */
+const answerMsMax = 5_000
+const shownCharacters = 100
+
+/** All of them under one limit, which begins anew at the answer that it ran out at. */
+export function limited(grade: Grader, field: string, limitMs = answerMsMax): GradeAll {
+  return (answers) => {
+    const right: boolean[] = []
+    while (right.length < answers.length) {
+      const before = right.length
+      const areGraded = endsWithin(limitMs, () => {
+        for (const { answer, expected } of answers.slice(before)) right.push(grade(answer, expected))
+      })
+      if (!areGraded && right.length === before) throw tooSlow(field, limitMs, answers[before]!.answer)
+    }
+    return right
+  }
+}
+
+function tooSlow(field: string, limitMs: number, answer: string): UserError {
+  const shown = JSON.stringify(answer.slice(0, shownCharacters))
+  return new UserError(
+    `The field ${field} did not come to an end within ${limitMs / 1000} seconds for one answer, which begins ${shown}.`,
+    {
+      failure: 'usage',
+      fix: 'Write its pattern so that a text matches in one way only: (\\w+\\s?)* repeats a repetition, \\w+(\\s\\w+)* does not.',
+    },
+  )
 }

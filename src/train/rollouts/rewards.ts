@@ -1,5 +1,5 @@
 /** What answers are worth: each reward's score, and their sum by weight. */
-import { accepts, exact, type Grader, matches } from '../evaluate/graders.ts'
+import { type GradeAll, graderOf } from '../evaluate/graders.ts'
 import { type GradedAnswer, scoresByProgram } from './grader-program.ts'
 import type { Reward } from './reward-fields.ts'
 import { checkTemplateText, filledIn, missingPlace } from './reward-template.ts'
@@ -49,14 +49,9 @@ export function checkGraders(rewards: readonly Reward[]): void {
 
 function scorerOf(reward: Reward, field: string, folder: string): Scorer {
   if (reward.kind === 'string_check' || reward.kind === 'text_similarity') return byTexts(reward, field)
-  if (reward.kind !== 'program') return byRule(ruleOf(reward, field))
+  if (reward.kind !== 'program') return byRule(graderOf(reward, field))
   const { name, run, timeout_seconds: timeoutSeconds } = reward
   return (answers) => scoresByProgram({ name, run, timeoutSeconds, folder }, answers)
-}
-
-function ruleOf(reward: Extract<Reward, { kind: 'exact' | 'regex' | 'json_schema' }>, field: string): Grader {
-  if (reward.kind === 'regex') return matches(reward.pattern, `${field}.pattern`)
-  return reward.kind === 'json_schema' ? accepts(reward.schema, `${field}.schema`) : exact
 }
 
 type TextReward = Extract<Reward, { kind: 'string_check' | 'text_similarity' }>
@@ -97,7 +92,7 @@ export function missingInRecord(
   return undefined
 }
 
-function byRule(grade: Grader): Scorer {
-  return (answers) =>
-    Promise.resolve(answers.map(({ answer, expected }) => Number(grade(answer, expected ?? ''))))
+function byRule(grade: GradeAll): Scorer {
+  return async (answers) =>
+    grade(answers.map(({ answer, expected }) => ({ answer, expected: expected ?? '' }))).map(Number)
 }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { accepts, exact, matches } from '../../../src/train/evaluate/graders.ts'
+import { accepts, exact, graderOf, limited, matches } from '../../../src/train/evaluate/graders.ts'
 
 test('an exact match forgives white space around the text and nothing else', () => {
   expect(exact(' 42\n', '42')).toBe(true)
@@ -41,4 +41,28 @@ test('an answer has to be JSON that the schema accepts, alone or in a fence', ()
   expect(grade('{"name": "rope", "count": -1}', '')).toBe(false)
   expect(grade('{"name": "rope", "count": 2, "more": 1}', '')).toBe(false)
   expect(grade('name: rope', '')).toBe(false)
+})
+
+test('a rule that does not come to an end on an answer is given up, by the name of its field', () => {
+  const many = String.raw`^(\w+\s?)*$`
+  const text = 'the rope never stops and the cabin joins and leaves it while it moves, always'
+  const schema = { type: 'string', pattern: many }
+  const slow = limited(matches(many, 'rewards.0.pattern'), 'rewards.0.pattern', 200)
+  expect(slow([{ answer: 'the rope', expected: '' }])).toEqual([true])
+  expect(() => slow([{ answer: text, expected: '' }])).toThrow(
+    /^The field rewards\.0\.pattern did not come to an end within 0\.2 seconds .* "the rope never/,
+  )
+  const json = limited(accepts(schema, 'rewards.1.schema'), 'rewards.1.schema', 200)
+  expect(() => json([{ answer: JSON.stringify(text), expected: '' }])).toThrow(/rewards\.1\.schema did not/)
+})
+
+test('answers have time of their own, and are graded in their order', () => {
+  const busy = (answer: string) => {
+    for (const endMs = performance.now() + 30; performance.now() < endMs; );
+    return answer === 'a'
+  }
+  const answers = [...'abaabaab'].map((answer) => ({ answer, expected: '' }))
+  expect(limited(busy, 'f', 100)(answers)).toEqual(answers.map(({ answer }) => answer === 'a'))
+  const grade = graderOf({ kind: 'regex', pattern: '^a' }, 'evaluate.tasks.0')
+  expect(grade(answers)).toEqual(answers.map(({ answer }) => answer === 'a'))
 })
