@@ -31,13 +31,13 @@ export function pairsOf(answers: SampleList): PairList {
 
 /**
  * Answers with a verdict, whose weights are negative where that is bad: each with its verdict, and behind its prompt
- * the answer to the next prompt, as KTO's measure of distance.
+ * the answer to the next prompt, as KTO's measure of distance. `others`: of {@link othersOf}.
  */
-export function ratingsOf(answers: SampleList, tokensMax: number): PairList {
+export function ratingsOf(answers: SampleList, others: Int32Array, tokensMax: number): PairList {
   const at = (index: number): Pair => {
     const left = whole(answers, index)
     const verdict = left.weights.some((weight) => weight < 0) ? -1 : 1
-    const other = whole(answers, (index + 1) % answers.length)
+    const other = whole(answers, others[index]!)
     return { left: weighed(left), right: crossed(weighed(left), weighed(other), tokensMax), verdict }
   }
   return {
@@ -49,6 +49,19 @@ export function ratingsOf(answers: SampleList, tokensMax: number): PairList {
     },
     sourceOf: (index) => answers.sourceOf(index),
   }
+}
+
+/** Of each answer: the number of the next one, around the end, that has another prompt; -1 where all have the same. */
+export function othersOf(answers: SampleList): Int32Array {
+  const { length } = answers
+  const others = new Int32Array(length).fill(-1)
+  const prompts = Float64Array.from({ length }, (_, index) => answers.promptHashOf(index))
+  // Twice, as the last answers look for theirs among the first.
+  for (let place = 2 * length - 1; place >= 0; place--) {
+    const [index, next] = [place % length, (place + 1) % length]
+    others[index] = prompts[next] === prompts[index] ? others[next]! : next
+  }
+  return others
 }
 
 /** The pairs of `list` with these numbers. */

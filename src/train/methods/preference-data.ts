@@ -15,7 +15,7 @@ import type { TrainingJob } from '../job.ts'
 import { cacheOptions, givenKit, type JobData } from '../job-data.ts'
 import { checkTemplate, type TextKit, textKitFrom, withTemplate } from '../text-kit.ts'
 import { PairBatches } from './pair-batches.ts'
-import { answersOf, chosenPairs, type PairList, pairsOf, ratingsOf } from './pair-list.ts'
+import { answersOf, chosenPairs, othersOf, type PairList, pairsOf, ratingsOf } from './pair-list.ts'
 import type { PreferenceMethod } from './preference.ts'
 
 export interface PreferenceData extends JobData {
@@ -125,6 +125,13 @@ function answerTokensMax({ context }: TrainingJob): number {
   return Math.floor(context / 2)
 }
 
+interface Sides {
+  training: Side
+  validation: Side
+  /** What of the pairs does not follow from the data alone: runs that began with others do not go on with these. */
+  pairing: string
+}
+
 interface Side {
   pairs: PairList
   /** As they can be counted and looked at. */
@@ -136,23 +143,51 @@ function sidesOf(
   job: TrainingJob,
   data: SampleData,
   method: PreferenceMethod,
-): { training: Side; validation: Side } {
+): Sides {
   const perPair = method.kind === 'kto' ? 1 : 2
-  const side = (answers: SampleList, numbers: Int32Array): Side => {
-    const pairs = perPair === 1 ? ratingsOf(answers, answerTokensMax(job)) : pairsOf(answers)
-    return { pairs: chosenPairs(pairs, numbers), answers: answersOf(answers, numbers, perPair) }
-  }
+  const listOf = (answers: SampleList, field: string) =>
+    perPair === 1
+      ? ratedPairs(answers, answerTokensMax(job), field)
+      : { pairs: pairsOf(answers), pairing: '' }
+  const side = (answers: SampleList, { pairs }: { pairs: PairList }, numbers: Int32Array): Side => ({
+    pairs: chosenPairs(pairs, numbers),
+    answers: answersOf(answers, numbers, perPair),
+  })
   const all = ({ length }: SampleList) => Int32Array.from({ length: length / perPair }, (_, number) => number)
   const answers = concatenated(training)
+  const list = listOf(answers, 'data.train')
+  const { pairing } = list
   if (validation !== undefined) {
-    const others = concatenated(validation)
-    return { training: side(answers, all(answers)), validation: side(others, all(others)) }
+    const held = concatenated(validation)
+    return {
+      training: side(answers, list, all(answers)),
+      validation: side(held, listOf(held, 'data.validation'), all(held)),
+      pairing,
+    }
   }
   const share = typeof data.validation === 'number' ? data.validation : 0
-  if (share === 0)
-    return { training: side(answers, all(answers)), validation: side(answers, new Int32Array(0)) }
-  const { held, left } = sidesByDraw(drawsByPrompt(answers, perPair, job.seed), share)
-  return { training: side(answers, left), validation: side(answers, held) }
+  const { held, left } =
+    share === 0
+      ? { held: new Int32Array(0), left: all(answers) }
+      : sidesByDraw(drawsByPrompt(answers, perPair, job.seed), share)
+  return { training: side(answers, list, left), validation: side(answers, list, held), pairing }
+}
+
+/** Each answer with one to another prompt. `pairing` says which, where it is not the next one. */
+function ratedPairs(
+  answers: SampleList,
+  tokensMax: number,
+  field: string,
+): { pairs: PairList; pairing: string } {
+  const others = othersOf(answers)
+  if (others.includes(-1)) {
+    throw new UserError(
+      `The answers in ${field} all have the same prompt, and KTO measures by answers to other prompts.`,
+      { fix: 'Give it answers to several prompts.' },
+    )
+  }
+  const isPlain = others.every((other, index) => other === (index + 1) % others.length)
+  return { pairs: ratingsOf(answers, others, tokensMax), pairing: isPlain ? '' : 'other prompts' }
 }
 
 /** A draw of each pair that hangs on its prompt: what was learned about one is never asked again on the other side. */
@@ -169,7 +204,7 @@ function preferenceData(
   { kind }: PreferenceMethod,
   kit: TextKit,
   answers: Answers,
-  { training, validation }: { training: Side; validation: Side },
+  { training, validation, pairing }: Sides,
 ): PreferenceData {
   const batches = ({ pairs }: Side, name: string) =>
     new PairBatches(pairs, job.batch, job.context, deriveSeed(job.seed, name))
@@ -178,13 +213,14 @@ function preferenceData(
   const pairCount = training.pairs.length + validation.pairs.length
   const hash = createHash('sha256')
   for (const store of answers.training) hash.update(store.hash)
+  hash.update(pairing)
   return {
     kit,
     training: batches(training, 'training batches'),
     validation: validation.pairs.length === 0 ? undefined : batches(validation, 'validation batches'),
     packed: true,
     hash: hash.digest('hex'),
-    index: { bytes: indexBytesOf(answers, kind, pairCount), laterBytes: 4 * training.pairs.length },
+    index: { bytes: indexBytesOf(answers, pairCount), laterBytes: 4 * training.pairs.length },
     summary: { trainingTokens, validationTokens: tokensOf(validation.pairs) },
     material: {
       kind: kind === 'kto' ? 'ratings' : 'pairs',
@@ -198,14 +234,10 @@ function preferenceData(
   }
 }
 
-/** Of the stores, and for each pair its number, its answers' numbers and two references. */
-function indexBytesOf(
-  { training, validation = [] }: Answers,
-  kind: PreferenceMethod['kind'],
-  pairs: number,
-): number {
+/** Of the stores, and for each pair its number, its answers' numbers (or its own and the other's) and two references. */
+function indexBytesOf({ training, validation = [] }: Answers, pairs: number): number {
   const stores = [...training, ...validation].reduce((sum, { indexBytes }) => sum + indexBytes, 0)
-  return stores + pairs * (4 + 4 * (kind === 'kto' ? 1 : 2) + 8)
+  return stores + pairs * (4 + 4 * 2 + 8)
 }
 
 function firstOf(reports: readonly StoreReport[]): string {

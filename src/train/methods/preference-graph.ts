@@ -19,6 +19,7 @@ import type { Parameters } from '../parameters.ts'
 import { TargetHead } from '../target-head.ts'
 import type { PairBatch } from './pair-batches.ts'
 import {
+  meansOf,
   type PairNumbers,
   type PairTensors,
   type PreferenceMethod,
@@ -164,10 +165,10 @@ export class PreferenceGraph implements LearningGraph {
   }
 
   takeMetrics(): Record<string, number> {
-    const means = Object.entries(this.#metrics).map(([name, sum]) => [name, sum / this.#seen] as const)
+    const means = meansOf(this.#metrics, this.#seen)
     this.#metrics = {}
     this.#seen = 0
-    return Object.fromEntries(means)
+    return means
   }
 
   #write(batch: PairBatch, scale: number): void {

@@ -90,6 +90,12 @@ export interface PairNumbers {
   verdict: Float32Array
 }
 
+/** Of sums over so many pairs; the distance is that of all of them, and as in the loss at least 0. */
+export function meansOf(sums: Readonly<Record<string, number>>, pairs: number): Record<string, number> {
+  const means = Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / pairs]))
+  return means.distance === undefined ? means : { ...means, distance: Math.max(0, means.distance) }
+}
+
 /** Summed over the pairs; a reward is beta times how much likelier an answer became. */
 export function pairMetrics(method: PreferenceMethod, pairs: PairNumbers): Record<string, number> {
   const sums: Record<string, number> = {}

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { preparing } from '../../../src/train/data/preparing.ts'
+import type { Sample } from '../../../src/train/data/sample.ts'
 import type { TrainingJob } from '../../../src/train/job.ts'
 import { preferenceOf } from '../../../src/train/methods/method.ts'
 import { preparePreferences } from '../../../src/train/methods/preference-data.ts'
@@ -76,6 +77,31 @@ test('kto learns from verdicts on single answers', async () => {
   const reports = await stepsOf('kto', { kto: {} }, 'ratings.jsonl')
   expect(reports[0]!.loss).toBeCloseTo(0.5, 4)
   expect(reports.at(-1)!.metrics.reward_signed).toBeGreaterThan(0)
+  // As in the loss; what is unlearned makes other answers less likely, too.
+  for (const { metrics } of reports) expect(metrics.distance).toBeGreaterThanOrEqual(0)
+})
+
+test('kto measures each answer by one to another prompt, and refuses where there is none', async () => {
+  const prepared = async (file: string) =>
+    await preparePreferences(
+      job('measured', { kto: {} }, file),
+      preferenceOf(job('measured', { kto: {} }, file).method)!,
+      undefined,
+      preparing(() => undefined),
+    )
+  // Two answers to each prompt, one behind the other: the next record often has the same.
+  using data = await prepared('ratings.jsonl')
+  const { pairs } = data.training
+  const answers = data.material.training
+  const end = ({ tokens, weights }: Sample) => tokens.slice(weights.findIndex((weight) => weight > 0)).join()
+  for (let i = 0; i < pairs.length; i++) {
+    const { right } = pairs.at(i)
+    const other = (i + (i % 2 === 0 ? 2 : 1)) % pairs.length
+    expect(end(right)).toBe(end(answers.part(other, 0, answers.lengthOf(other))))
+  }
+  const [first, second] = readFileSync(join(root, 'ratings.jsonl'), 'utf8').split('\n')
+  writeFileSync(join(root, 'one.jsonl'), `${first}\n${second}\n`)
+  await expect(prepared('one.jsonl')).rejects.toThrow(/The answers in data\.train all have the same prompt/)
 })
 
 test.each([
