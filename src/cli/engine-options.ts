@@ -1,5 +1,6 @@
 /** The options that every command with an engine shares, and what they mean to the engine process. */
 import { type Command, Option } from 'commander'
+import { cacheFormats, engineNumbers } from '../api/control/engine-flags.ts'
 import type { DType } from '../base/dtype.ts'
 import { UserError } from '../base/errors.ts'
 import { pausesUntil, withPauses } from '../base/pauses.ts'
@@ -38,7 +39,7 @@ export interface EngineFlags {
 export function withEngineOptions(command: Command): Command {
   return command
     .option('--device <name>', 'auto, cpu, or a GPU such as cuda or vulkan')
-    .option('--threads <n>', 'compute threads (default: every core)', wholeNumber(1, 256))
+    .option('--threads <n>', 'compute threads (default: every core)', wholeNumber(...engineNumbers.threads))
     .option(
       '--quantize <format>',
       'store weights in this format while loading, for example q8_0',
@@ -47,23 +48,31 @@ export function withEngineOptions(command: Command): Command {
     .option(
       '--cache-tokens <n>',
       'cache size in tokens over all requests (default: from free memory)',
-      wholeNumber(16),
+      wholeNumber(...engineNumbers['cache-tokens']),
     )
     .addOption(
       new Option(
         '--kv-type <format>',
         'number format of cached keys and values (default: bf16 where the CPU multiplies it, by AMX or AVX-512 BF16, else f16)',
-      ).choices(['f16', 'bf16', 'q8_0', 'f32']),
+      ).choices(cacheFormats),
     )
-    .option('--context <n>', "longest context (default: the model's own)", wholeNumber(2))
+    .option(
+      '--context <n>',
+      "longest context (default: the model's own)",
+      wholeNumber(...engineNumbers.context),
+    )
     .option('--trace <file>', 'write one NDJSON line per iteration: who was in it')
     .option(
       '--decisions <file>',
       'record the decisions of the scheduler for ropeway replay; the file holds the token ids of prompts and ' +
         'answers, so only you may read it',
     )
-    .option('--step-tokens <n>', 'tokens that one iteration computes at most', wholeNumber(2))
-    .option('--running <n>', 'requests in the batch at most', wholeNumber(1))
+    .option(
+      '--step-tokens <n>',
+      'tokens that one iteration computes at most',
+      wholeNumber(...engineNumbers['step-tokens']),
+    )
+    .option('--running <n>', 'requests in the batch at most', wholeNumber(...engineNumbers.running))
     .option(
       '--goal-tpot <time>',
       'keep the time between two tokens below this, for example 60ms',
@@ -75,7 +84,11 @@ export function withEngineOptions(command: Command): Command {
       'refuse at once (429) who would wait for more than this many times --goal-ttft (default: 4)',
       number(1, 1e6),
     )
-    .option('--speculate <n>', 'guess up to n tokens by looking them up in the prompt', wholeNumber(0, 16))
+    .option(
+      '--speculate <n>',
+      'guess up to n tokens by looking them up in the prompt',
+      wholeNumber(...engineNumbers.speculate),
+    )
     .option(
       '--draft <model>',
       'guess with this smaller model of the same tokenizer, up to --speculate tokens (4) ahead',

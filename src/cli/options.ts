@@ -1,13 +1,14 @@
 import { InvalidArgumentError } from 'commander'
+import { millisecondsOf, rangeHint, timeHint, wholeNumberIn } from '../api/control/engine-flags.ts'
 import { systemClock } from '../base/clock.ts'
 import { type DType, dtypes } from '../base/dtype.ts'
 
 /** Parsers of option values: each names what it takes when it refuses. */
 export function wholeNumber(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
-    const value = Number(text)
-    if (Number.isInteger(value) && value >= min && value <= max && text.trim() !== '') return value
-    throw new InvalidArgumentError(`It takes a whole number from ${min} to ${max}.`)
+    const value = wholeNumberIn(text, min, max)
+    if (value !== undefined) return value
+    throw new InvalidArgumentError(rangeHint(min, max))
   }
 }
 
@@ -19,13 +20,11 @@ export function number(min: number, max: number): (text: string) => number {
   }
 }
 
-const units: Record<string, number> = { '': 1, ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
-
-/** `60ms`, `2s`, `1m`, `3h`, `7d`; a bare number is milliseconds. */
+/** {@link millisecondsOf} a text. */
 export function milliseconds(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text.trim())
-  if (match === null) throw new InvalidArgumentError('It takes a time such as 60ms, 2s, 1m, 3h or 7d.')
-  return Number(match[1]) * units[match[2] ?? '']!
+  const value = millisecondsOf(text)
+  if (value !== undefined) return value
+  throw new InvalidArgumentError(timeHint)
 }
 
 /** Unix milliseconds of what a person calls `2h` ago. */

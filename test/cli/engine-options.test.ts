@@ -1,7 +1,8 @@
 /** Options of engines and of servers: what is refused, and what is said. */
 import { createServer } from 'node:net'
 import { expect, test } from 'vitest'
-import { engineFlags } from '../../src/api/control/deployments.ts'
+import { versionInput } from '../../src/api/control/deployments.ts'
+import { engineFlags } from '../../src/api/control/engine-flags.ts'
 import { launchEngine } from '../../src/cli/engine-options.ts'
 import { listen } from '../../src/cli/listening.ts'
 import { buildProgram } from '../../src/cli/program.ts'
@@ -14,6 +15,25 @@ test('every flag that a deployment may set is an option of serve', () => {
   const serve = buildProgram().commands.find((command) => command.name() === 'serve')!
   const options = serve.options.map(({ long }) => long)
   for (const flag of engineFlags) expect(options).toContain(`--${flag}`)
+})
+
+test.each([
+  [{ threads: 8, context: '4096', 'cache-tokens': 1e5, 'kv-type': 'q8_0', device: 'cuda' }, true],
+  [{ running: 1, 'step-tokens': '2', 'goal-ttft': '2s', speculate: 0 }, true],
+  [{ 'goal-ttft': 500 }, true],
+  [{ threads: -5 }, false],
+  [{ threads: '1 --trace /tmp/x' }, false],
+  [{ threads: 2.5 }, false],
+  [{ context: ' ' }, false],
+  [{ 'kv-type': 'nope' }, false],
+  [{ 'goal-ttft': 'soon' }, false],
+  [{ speculate: 17 }, false],
+])('a deployment takes %j where the command line does', async (engine, isRight) => {
+  expect(versionInput.safeParse({ model: 'm', engine }).success).toBe(isRight)
+  const flags = Object.entries(engine).map(([flag, value]) => `--${flag}=${value}`)
+  // The model is not there: what is looked at before that are the flags.
+  const { err } = await ropeway(['serve', '/no/model', ...flags])
+  expect(!/option '--|argument '/.test(err)).toBe(isRight)
 })
 
 test.skipIf(stories === undefined).each([

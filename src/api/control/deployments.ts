@@ -1,6 +1,7 @@
 /** Deployments as users ask for them and see them; browser and client share these. */
 import { z } from 'zod'
 import { endpoint } from './endpoint.ts'
+import { engineFields, engineSeen } from './engine-flags.ts'
 import { pageOf, pageQuery, queryInteger } from './fields.ts'
 
 const name = z
@@ -10,19 +11,6 @@ const name = z
     'Expected 1 to 63 of a-z, 0-9, . _ -, a letter or digit at both ends',
   )
 const seconds = (most: number) => z.number().min(0).max(most)
-
-/** Flags of `ropeway serve` that a deployment may set. */
-export const engineFlags = [
-  'threads',
-  'context',
-  'cache-tokens',
-  'kv-type',
-  'device',
-  'running',
-  'step-tokens',
-  'goal-ttft',
-  'speculate',
-] as const
 
 /** What a version computes with; changing any of it makes a new version. */
 export const versionInput = z.strictObject({
@@ -38,7 +26,7 @@ export const versionInput = z.strictObject({
     .strictObject({ type: z.string().min(1).max(40), count: z.int().min(1).max(64).default(1) })
     .optional(),
   /** Flags of `ropeway serve` without their dashes: `{"context": 4096, "threads": 8}`. */
-  engine: z.partialRecord(z.enum(engineFlags), z.union([z.string().min(1).max(200), z.number()])).default({}),
+  engine: z.strictObject(engineFields).default({}),
 })
 export type VersionInput = z.output<typeof versionInput>
 
@@ -189,6 +177,7 @@ export const deploymentView = z.strictObject({
     .nullable(),
   versions: z.array(
     versionInput.extend({
+      engine: engineSeen,
       id: z.string(),
       at: z.number(),
       /** What its names meant when it was made: `{"chat": "model chat@3"}`. */
