@@ -24,4 +24,26 @@ onEveryDatabase((databases) => {
       message: 'querystring, limits: Unknown field; did you mean limit?',
     })
   })
+
+  test('an address that cannot be read is refused in the shape of what would be there', async () => {
+    await using service = await startService(databases)
+    const asked = async (path: string) => {
+      const answer = await fetch(`${service.url}${path}`)
+      return {
+        status: answer.status,
+        id: answer.headers.get('x-request-id'),
+        ...((await answer.json()) as object),
+      }
+    }
+    const own = await asked('/api/v1/projects/%ff')
+    expect(own).toMatchObject({ status: 400, error: { code: 'invalid_request', request_id: own.id } })
+    const long = await asked(`/api/v1/projects/${'a'.repeat(400)}`)
+    expect(long).toMatchObject({ status: 400, error: { code: 'invalid_request', request_id: long.id } })
+    const ofOpenAi = await asked('/v1/models/%ff')
+    expect(ofOpenAi).toMatchObject({
+      status: 400,
+      error: { code: 'invalid_request', type: 'invalid_request_error', param: null },
+    })
+    expect(ofOpenAi.id).toMatch(/^req_/)
+  })
 })

@@ -1,7 +1,12 @@
 /** The HTTP service: route modules, and around every request the same checks, in the same order. */
 import { Readable } from 'node:stream'
 import swagger from '@fastify/swagger'
-import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import Fastify, {
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+} from 'fastify'
 import { jsonSchemaTransform, serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
 import { z } from 'zod'
 import {
@@ -14,6 +19,7 @@ import { isPermission } from '../../api/control/permissions.ts'
 import { problemBody, Refused } from '../../api/control/problem.ts'
 import { assert } from '../../base/assert.ts'
 import { goneSignal } from '../../http/gone.ts'
+import { Problem } from '../../http/problem.ts'
 import { recordAudit } from '../audit/audit.ts'
 import { answerElsewhere, OnAnotherServer } from '../servers/elsewhere.ts'
 import type { Actor } from './actor.ts'
@@ -38,6 +44,7 @@ export async function buildService(
     routerOptions: { maxParamLength: parameterCharactersMax },
     genReqId: () => context.store.ids.next('req'),
     forceCloseConnections: true,
+    frameworkErrors: refuseAddress,
   })
   app.setValidatorCompiler(validatorCompiler)
   app.setSerializerCompiler(serializerCompiler)
@@ -255,6 +262,15 @@ function handleErrors(app: FastifyInstance, { log }: ServiceContext): void {
   app.addHook('onSend', async (request, reply) => {
     reply.header('x-request-id', request.id)
   })
+}
+
+/** For an address that cannot be read, so that no route is found: in the shape of what would be there. */
+function refuseAddress(error: FastifyError, { id, raw }: FastifyRequest, reply: FastifyReply): void {
+  const { status, body } = answerOf(error, id)
+  const { code, message } = body.error
+  const isOpenAi = raw.url?.startsWith('/v1/') === true
+  const shown = isOpenAi ? new Problem(status, code, message).body : body
+  void reply.header('x-request-id', id).status(status).send(shown)
 }
 
 /** The route as it was written, never the address as it was asked: that may hold anything. */
