@@ -138,11 +138,19 @@ onEveryDatabase((databases) => {
     await using it = await run(databases)
     const [a, b] = [await it.add('a', 1), await it.add('b', 2)]
     const { model } = await it.models.promote('p', a, { model: 'chat', message: '' })
-    await expect(it.checkpoints.delete(a)).rejects.toThrow(/version 1 of a model/)
+    await expect(it.checkpoints.delete(a)).rejects.toMatchObject({
+      message: 'a is version 1 of the model chat.',
+      fix: expect.stringContaining('ropeway model delete chat'),
+    })
     it.uses.push({ by: 'the deployment chat', checkpoint: a.id, model: model.id })
     await expect(it.models.delete(model)).rejects.toThrow(/used by the deployment chat/)
     it.uses.length = 0
     await it.models.delete(model)
+    const goneAt = new Date(it.clock.unixMs() + day).toISOString()
+    await expect(it.checkpoints.delete(a)).rejects.toMatchObject({
+      message: expect.stringContaining('the model chat, which was deleted'),
+      fix: expect.stringContaining(goneAt.slice(0, 16).replace('T', ' ')),
+    })
     await it.checkpoints.delete(b)
     await expect(it.models.promote('p', b, { model: 'chat', message: '' })).rejects.toThrow(
       /at the same time/,

@@ -11,12 +11,12 @@ import { checkFiles, deleteFiles, digestOfFiles, filesOf, insertFiles, type NewF
 import { listedFiles } from '../blobs/linked-files.ts'
 import type { FileRow } from '../blobs/rows.ts'
 import { openPlace, type PlaceAccess } from '../objects/places.ts'
-import { deleteSoftly, purgeDeleted, restoreDeleted } from '../store/deletion.ts'
+import { deleteSoftly, purgeDeleted, restoreDeleted, restoreMs } from '../store/deletion.ts'
 import { recordEvent } from '../store/events.ts'
 import { Nouns } from '../store/nouns.ts'
 import type { Store } from '../store/store.ts'
 import { type LineageNode, recordLineage } from './lineage.ts'
-import type { CheckpointRow, ReleaseTables } from './rows.ts'
+import type { CheckpointRow, ModelRow, ReleaseTables } from './rows.ts'
 import { refuseUsed, type UsesIn } from './uses.ts'
 
 export interface NewCheckpoint {
@@ -162,13 +162,8 @@ export class Checkpoints {
     return this.store.transaction(async () => {
       // Written to first, so that it does not become a version of a model in between.
       if ((await this.hold(row.id)) === undefined) return
-      const use = await this.#use(row.id)
-      if (use !== undefined) {
-        throw new UserError(`${row.name} is version ${use.number} of a model.`, {
-          failure: 'conflict',
-          fix: `Delete the model first (${use.model_id}), or leave the checkpoint.`,
-        })
-      }
+      const release = await this.#releaseOf(row.id)
+      if (release !== undefined) throw ofModel(row, release)
       const uses = await this.usesIn(row.project_id)
       refuseUsed(
         row.name,
@@ -192,12 +187,15 @@ export class Checkpoints {
     return purgeDeleted(this.nouns, ({ id }) => deleteFiles(this.store, id))
   }
 
-  #use(id: string) {
-    const db = this.store.db<ReleaseTables>()
-    return db
+  /** Of a model that is there, if it is a version of several. */
+  #releaseOf(checkpoint: string): Promise<ModelRelease | undefined> {
+    return this.store
+      .db<ReleaseTables & { models: ModelRow }>()
       .selectFrom('model_versions')
-      .selectAll()
-      .where('checkpoint_id', '=', id)
+      .innerJoin('models', 'models.id', 'model_versions.model_id')
+      .select(['model_versions.number', 'models.name', 'models.deleted_at'])
+      .where('model_versions.checkpoint_id', '=', checkpoint)
+      .orderBy((is) => is.fn.coalesce('models.deleted_at', is.val(0)))
       .limit(1)
       .executeTakeFirst()
   }
@@ -264,4 +262,26 @@ export class Checkpoints {
 
 export function nodeOf(row: CheckpointRow): LineageNode {
   return { id: row.id, label: `checkpoint ${row.name}` }
+}
+
+interface ModelRelease {
+  readonly number: number
+  /** Of the model. */
+  readonly name: string
+  readonly deleted_at: number | null
+}
+
+/** A model that was deleted keeps its checkpoints for as long as it can be restored. */
+function ofModel(checkpoint: CheckpointRow, { number, name, deleted_at }: ModelRelease): UserError {
+  const what = `${checkpoint.name} is version ${number} of the model ${name}`
+  if (deleted_at === null)
+    return new UserError(`${what}.`, {
+      failure: 'conflict',
+      fix: `Delete the model first (\`ropeway model delete ${name}\`), or leave the checkpoint.`,
+    })
+  const until = new Date(deleted_at + restoreMs).toISOString().slice(0, '2026-11-26T15:04'.length)
+  return new UserError(`${what}, which was deleted and can be restored for a day.`, {
+    failure: 'conflict',
+    fix: `Nothing is to be done but wait: the model goes for good at ${until.replace('T', ' ')} (UTC), and then the checkpoint can be deleted.`,
+  })
 }
