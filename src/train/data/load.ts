@@ -102,13 +102,23 @@ export async function* loadPreferencePairs(
     const [chosen] = maker.answer(example.prompt, example.chosen, source)
     const [rejected] = maker.answer(example.prompt, example.rejected, source)
     if (chosen === undefined || rejected === undefined) continue
-    if (samePrompt(chosen, rejected)) yield { chosen, rejected, source }
-    else {
-      const what = 'the chat template writes different prompts before the two answers'
-      maker.report({ code: 'broken', source, what, fix: 'Give another template (data.template).' })
-    }
+    const problem = problemOfPair(chosen, rejected)
+    if (problem === undefined) yield { chosen, rejected, source }
+    else maker.report({ ...problem, source })
   }
   maker.tellNotes()
+}
+
+function problemOfPair(chosen: Sample, rejected: Sample): Omit<DataProblem, 'source'> | undefined {
+  if (!samePrompt(chosen, rejected)) {
+    const what = 'the chat template writes different prompts before the two answers'
+    return { code: 'broken', what, fix: 'Give another template (data.template).' }
+  }
+  const { length } = chosen.tokens
+  if (length !== rejected.tokens.length || chosen.tokens.some((token, i) => token !== rejected.tokens[i]))
+    return undefined
+  const fix = 'Remove the record, or raise context where they differ only behind it.'
+  return { code: 'nothing_trained', what: 'its two answers are the same, so that it prefers neither', fix }
 }
 
 /** Answers with verdicts, for KTO. */

@@ -25,7 +25,7 @@ export interface PreferenceData extends JobData {
 
 /** Chosen, rejected, chosen, ... */
 const pairReader: SampleReader = {
-  kind: 'pairs',
+  kind: 'unequal pairs',
   read: async function* (source, { tokenizer, template }, options) {
     for await (const { chosen, rejected } of loadPreferencePairs([source], tokenizer, template, options)) {
       yield chosen

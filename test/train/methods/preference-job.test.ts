@@ -104,6 +104,23 @@ test('kto measures each answer by one to another prompt, and refuses where there
   await expect(prepared('one.jsonl')).rejects.toThrow(/The answers in data\.train all have the same prompt/)
 })
 
+test('a pair whose answers are the same is refused by its line, or left out', async () => {
+  const equal = { prompt: 'a cabin', chosen: 'leaves', rejected: 'leaves' }
+  const first = { ...equal, rejected: 'stops' }
+  writeFileSync(join(root, 'equal.jsonl'), `${JSON.stringify(first)}\n${JSON.stringify(equal)}\n`)
+  const given = job('equal', { dpo: {} }, 'equal.jsonl')
+  const prepared = (unusable: 'refuse' | 'skip') =>
+    preparePreferences(
+      { ...given, data: { ...given.data, unusable } as TrainingJob['data'] },
+      preferenceOf(given.method)!,
+      undefined,
+      preparing(() => undefined),
+    )
+  await expect(prepared('refuse')).rejects.toThrow(/equal\.jsonl:2: its two answers are the same/)
+  using left = await prepared('skip')
+  expect(left.training.pairs.length).toBe(1)
+})
+
 test.each([
   { file: 'pairs.jsonl', method: { dpo: {} }, kind: 'dpo', perPrompt: 2 },
   { file: 'ratings.jsonl', method: { kto: {} }, kind: 'kto', perPrompt: 2 },
