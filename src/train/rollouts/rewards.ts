@@ -1,4 +1,5 @@
 /** What answers are worth: each reward's score, and their sum by weight. */
+import { UserError } from '../../base/errors.ts'
 import { type GradeAll, graderOf } from '../evaluate/graders.ts'
 import { type GradedAnswer, scoresByProgram } from './grader-program.ts'
 import type { Reward } from './reward-fields.ts'
@@ -29,17 +30,29 @@ export class Rewards {
     return this.#scorers.map(({ reward }) => reward.name)
   }
 
-  /** One reward after the other: programs share no cores with one another. */
+  /** One reward after the other: programs share no cores with one another. Throws UserErrors for scores beyond use. */
   async grade(answers: readonly GradedAnswer[]): Promise<Graded> {
     const totals = answers.map(() => 0)
     const scores = new Map<string, number[]>()
     for (const { reward, scores: score } of this.#scorers) {
       const own = await score(answers)
+      checkScores(reward.name, own)
       scores.set(reward.name, own)
       for (const [i, value] of own.entries()) totals[i]! += reward.weight * value
     }
     return { totals, scores }
   }
+}
+
+/** Beyond this, sums and deviations of scores lose what they compare, or are no numbers. */
+const scoreMax = 1e9
+
+function checkScores(name: string, scores: readonly number[]): void {
+  const wild = scores.find((score) => !(Math.abs(score) <= scoreMax))
+  if (wild === undefined) return
+  throw new UserError(`The reward ${name} gave an answer the score ${wild}; ${scoreMax} is the most.`, {
+    fix: 'Let it give scores of one size to all answers, such as 0 to 1.',
+  })
 }
 
 /** Throws what {@link Rewards} would, where nothing is graded yet. */

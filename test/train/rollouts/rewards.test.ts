@@ -48,6 +48,17 @@ test('a reward is the sum of what graders say, each by its weight', async () => 
   expect(totals.map((total) => total.toFixed(4))).toEqual(['-1.1050', '-3.0650', '-2.8350'])
 })
 
+test.each(['1e200', '-1e200', '1e10'])(
+  'a score of %s ends the run, by the name of its reward',
+  async (score) => {
+    const run = [process.execPath, '-e', `console.log("0\\n1\\n${score}")`]
+    const rewards = new Rewards(rewardsFields.parse([{ name: 'mine', kind: 'program', run }]), folder)
+    await expect(rewards.grade(answers)).rejects.toThrow(
+      `The reward mine gave an answer the score ${Number(score)}; 1000000000 is the most.`,
+    )
+  },
+)
+
 describe("graders of OpenAI's", () => {
   const graded = {
     ...answerOf('{"total": 12, "unit": "m"}'),
