@@ -14,10 +14,13 @@ export type FilePurpose = (typeof uploadPurposes)[number] | typeof resultPurpose
 /** Bytes of one file, as at OpenAI. */
 export const fileBytesMax = 512 * 1024 * 1024
 
-const auto = z.literal('auto')
-const epochs = z.union([auto, z.int().min(1).max(50)])
-const batchSize = z.union([auto, z.int().min(1).max(256)])
-const multiplier = z.union([auto, z.number().positive().max(1000)])
+/** A value of another kind hears of both. */
+const autoOr = <Schema extends z.ZodNumber>(schema: Schema, what: string) =>
+  z.union([z.literal('auto'), schema], { error: `expected "auto" or ${what}` })
+
+const epochs = autoOr(z.int().min(1).max(50), 'a whole number from 1 to 50')
+const batchSize = autoOr(z.int().min(1).max(256), 'a whole number from 1 to 256')
+const multiplier = autoOr(z.number().positive().max(1000), 'a number above 0, at most 1000')
 
 const supervisedHyperparameters = z.strictObject({
   n_epochs: epochs.default('auto'),
@@ -27,12 +30,12 @@ const supervisedHyperparameters = z.strictObject({
 })
 
 const dpoHyperparameters = supervisedHyperparameters.extend({
-  beta: z.union([auto, z.number().positive().max(2)]).default('auto'),
+  beta: autoOr(z.number().positive().max(2), 'a number above 0, at most 2').default('auto'),
 })
 
 const reinforcementHyperparameters = supervisedHyperparameters.extend({
   /** Answers to a prompt: 8 times this. */
-  compute_multiplier: z.union([auto, z.number().min(0.25).max(16)]).default('auto'),
+  compute_multiplier: autoOr(z.number().min(0.25).max(16), 'a number from 0.25 to 16').default('auto'),
 })
 
 /** Ours: which weights learn. */
@@ -97,7 +100,7 @@ export type TuningIntegration = z.output<typeof integration>
 
 export const suffixPattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 
-export const createTuning = z.strictObject({
+const tuningFields = z.strictObject({
   /** A model by name (`NAME`, `NAME@3`, `NAME:prod`), or a deployment of one. */
   model: storableText(200, 1),
   training_file: storableText(100, 1),
@@ -118,6 +121,11 @@ export const createTuning = z.strictObject({
   integrations: z.array(integration).max(1).nullish(),
   metadata: tuningMetadata.nullish(),
 })
+
+export const createTuning = tuningFields.refine(
+  ({ method, hyperparameters }) => method === undefined || hyperparameters === undefined,
+  { path: ['hyperparameters'], error: 'Give them within method, which has hyperparameters of its own.' },
+)
 export type CreateTuning = z.output<typeof createTuning>
 
 export interface FileObject {

@@ -55,6 +55,24 @@ test('files are uploaded, listed, read, deleted; what is wrong is said in OpenAI
   expect(
     await refusal(create({ model: 'tiny', training_file: second, hyperparameters: epochs })),
   ).toMatchObject({ status: 400, param: 'hyperparameters.n_epochs' })
+  const hyperparameters = { n_epochs: '3' }
+  const supervised = { type: 'supervised', supervised: { hyperparameters } }
+  expect(await refusal(create({ model: 'tiny', training_file: second, method: supervised }))).toMatchObject({
+    ...{ status: 400, param: 'method.supervised.hyperparameters.n_epochs' },
+    message: expect.stringContaining('expected "auto" or a whole number from 1 to 50'),
+  })
+  expect(
+    await refusal(
+      create({
+        ...{ model: 'tiny', training_file: second },
+        ...{ method: { type: 'supervised' }, hyperparameters: { n_epochs: 3 } },
+      }),
+    ),
+  ).toMatchObject({
+    status: 400,
+    param: 'hyperparameters',
+    message: expect.stringContaining('within method'),
+  })
   const stranger = client.withOptions({ apiKey: 'rwk_none' })
   expect(await refusal(stranger.files.list().asResponse())).toMatchObject({
     status: 401,
