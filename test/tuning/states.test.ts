@@ -281,6 +281,24 @@ test('steps of many metrics are told whole, all of them before the end', async (
   expect(new Set(told.map((data) => Object.keys(data).length))).toEqual(new Set([names.length + 2]))
 })
 
+test('a page behind what is not there is refused, wherever pages are asked for', async () => {
+  const { client } = service
+  const id = await create()
+  const after = 'zzz'
+  const asked = [
+    verbs().list({ after }),
+    verbs().listEvents(id, { after }),
+    verbs().checkpoints.list(id, { after }),
+    client.files.list({ after }),
+  ]
+  for (const promise of asked)
+    await expect(promise).rejects.toMatchObject({ status: 400, param: 'after', code: 'invalid_value' })
+  const [newest] = (await verbs().listEvents(id, { limit: 1 })).data
+  expect((await verbs().listEvents(id, { after: newest!.id })).data.length).toBeGreaterThan(0)
+  expect((await verbs().list({ after: id })).data.map((one) => one.id)).not.toContain(id)
+  await verbs().cancel(id)
+})
+
 test('a checkpoint has the numbers of its own step, and none of an earlier one', async () => {
   const id = await create()
   await report(id, 3, { loss: 3, reward: 1 })

@@ -55,3 +55,8 @@ export function eventsOf(store: Store, subject: string, page: PageQuery): Promis
 export function eventsOfProject(store: Store, project: string, page: PageQuery): Promise<Page<EventRow>> {
   return readPage(store.db<Tables>().selectFrom('events').selectAll().where('project_id', '=', project), page)
 }
+
+export async function hasEvent(store: Store, subject: string, id: string): Promise<boolean> {
+  const query = store.db<Tables>().selectFrom('events').select('id')
+  return (await query.where('id', '=', id).where('subject_id', '=', subject).executeTakeFirst()) !== undefined
+}

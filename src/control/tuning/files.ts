@@ -12,7 +12,8 @@ import type { Datasets } from '../datasets/datasets.ts'
 import type { ByteAnswer } from '../service/routes.ts'
 import { deleteSoftly } from '../store/deletion.ts'
 import type { Nouns } from '../store/nouns.ts'
-import { cursorAt, type Page } from '../store/pages.ts'
+import type { Page } from '../store/pages.ts'
+import { cursorBehind } from './cursors.ts'
 import { ownId, shownId, type TuningFileRow, tuningFileNouns } from './rows.ts'
 
 export interface FileList {
@@ -103,7 +104,9 @@ export class TuningFiles {
       project,
       limit,
       descending,
-      ...(after !== undefined && { cursor: cursorAt(ownId(after), descending) }),
+      ...(after !== undefined && {
+        cursor: await cursorBehind(this.nouns, project, ownId(after), descending),
+      }),
       ...(purpose !== undefined && { where: (is) => is.and([is('purpose', '=', purpose)]) }),
     })
   }

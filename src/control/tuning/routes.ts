@@ -12,9 +12,10 @@ import { organisationOf } from '../projects/projects.ts'
 import type { ServiceContext } from '../service/context.ts'
 import { bytesFor, eventsFor } from '../service/standing.ts'
 import type { Surface } from '../service/surface.ts'
-import { eventsOf } from '../store/events.ts'
+import { eventsOf, hasEvent } from '../store/events.ts'
 import { cursorAt } from '../store/pages.ts'
 import { problemFor } from './asking.ts'
+import { cursorBehind, noSuchPlace } from './cursors.ts'
 import { type TuningFiles, viewOfFile } from './files.ts'
 import { grantRoutes } from './grant-routes.ts'
 import { Grants } from './grants.ts'
@@ -163,7 +164,7 @@ function newsRoutes(on: On, { tunings, checkpoints }: TuningSurfaceOptions): voi
           .header('cache-control', 'no-cache, no-transform')
           .send(Readable.from(eventsFor(lasting, events, lastOf)))
       }
-      const cursor = after === undefined ? {} : { cursor: cursorAt(eventId(after), true) }
+      const cursor = after === undefined ? {} : { cursor: await eventCursor(tunings, row.id, eventId(after)) }
       const page = await eventsOf(tunings.nouns.store, row.id, { limit, descending: true, ...cursor })
       return listOf(page.rows.map(viewOfTuningEvent), page.next !== undefined)
     },
@@ -177,7 +178,9 @@ function newsRoutes(on: On, { tunings, checkpoints }: TuningSurfaceOptions): voi
       where: (is) => is.and([is('job_id', '=', job)]),
       limit,
       descending: true,
-      ...(after !== undefined && { cursor: cursorAt(ownId(after).replace(/^ftckpt_/, 'checkpoint_'), true) }),
+      ...(after !== undefined && {
+        cursor: await cursorBehind(checkpoints.nouns, project.id, checkpointId(after)),
+      }),
     })
     const data = []
     for (const checkpoint of page.rows) {
@@ -190,6 +193,15 @@ function newsRoutes(on: On, { tunings, checkpoints }: TuningSurfaceOptions): voi
 
 function eventId(shown: string): string {
   return ownId(shown).replace(/^ftevent_/, 'event_')
+}
+
+function checkpointId(shown: string): string {
+  return ownId(shown).replace(/^ftckpt_/, 'checkpoint_')
+}
+
+async function eventCursor({ nouns }: Tunings, subject: string, id: string): Promise<string> {
+  if (await hasEvent(nouns.store, subject, id)) return cursorAt(id, true)
+  throw noSuchPlace(id)
 }
 
 const followEveryMs = 500

@@ -12,6 +12,7 @@ import { recordEvent } from '../store/events.ts'
 import type { Nouns } from '../store/nouns.ts'
 import { cursorAt, type Page } from '../store/pages.ts'
 import { baseModelOf } from './base-model.ts'
+import { cursorBehind } from './cursors.ts'
 import type { TuningFiles } from './files.ts'
 import {
   jobIdOf,
@@ -147,7 +148,7 @@ export class Tunings {
   async list(project: string, { limit, after, metadata }: TuningList): Promise<Page<TuningSeen>> {
     // Few have metadata and fewer are asked for by it: they are picked out page by page.
     const found: TuningRow[] = []
-    let cursor = after === undefined ? undefined : cursorAt(ownId(after), true)
+    let cursor = after === undefined ? undefined : await cursorBehind(this.nouns, project, ownId(after))
     for (;;) {
       const page = await this.nouns.list({
         project,
