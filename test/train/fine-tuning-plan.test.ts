@@ -62,14 +62,14 @@ async function planned(request: Pick<FineTuningRequest, 'kind' | 'training' | 'v
 }
 
 test('the planned job keeps the longer answer of a pair whole, however short the other is', async () => {
-  const training = written('pairs', [pair(0, 60, 4), pair(1, 4, 50), pair(2, 8, 8)])
+  const training = written('pairs', [pair(0, 60, 4), pair(1, 4, 50), pair(2, 8, 7)])
   const { plan, check, trainingTokens } = await planned({ kind: 'dpo', training })
   expect([check.cut, check.problems]).toEqual([0, []])
   expect(plan.trainedTokens).toBe(2 * trainingTokens)
 })
 
 test('what does not fit the model is cut, and the plan warns of it and counts what is left', async () => {
-  const training = written('long', [pair(0, 2000, 4), pair(1, 4, 4)])
+  const training = written('long', [pair(0, 2000, 4), pair(1, 4, 3)])
   const { plan, check, trainingTokens } = await planned({ kind: 'dpo', training })
   expect(check.cut).toBe(1)
   expect(plan.warnings).toContainEqual(expect.stringMatching(/^1 samples are cut/))
@@ -78,7 +78,7 @@ test('what does not fit the model is cut, and the plan warns of it and counts wh
 
 test('rows are long enough for what is held out, as for what is learned from', async () => {
   const chats = [written('short', [chat(0, 4), chat(1, 4)]), written('held', [chat(2, 60)])] as const
-  const pairs = [written('few', [pair(0, 4, 4)]), written('more', [pair(1, 4, 60)])] as const
+  const pairs = [written('few', [pair(0, 4, 3)]), written('more', [pair(1, 4, 60)])] as const
   for (const [kind, [training, validation]] of [
     ['supervised', chats],
     ['dpo', pairs],
