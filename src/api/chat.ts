@@ -3,12 +3,13 @@ import type { Usage } from './completions.ts'
 import {
   checkTogether,
   entries,
+  functionFields,
   generationFields,
   list,
   maybe,
   only,
+  textOrParts,
   unsupported,
-  unsupportedCode,
 } from './fields.ts'
 import type { RequestLimits } from './limits.ts'
 
@@ -117,36 +118,8 @@ const outsideFields = {
   function_call: unsupported('Use tool_choice instead of the deprecated function_call.'),
 }
 
-const contentPart = z.looseObject({ type: z.string() }, 'Expected a content part: an object with a type.')
-
-const partsMax = 4096
 const toolCallsMax = 128
-
-/** Parts of these types, each with a field of the same name, become one text, a line each. */
-function parts(types: readonly string[]) {
-  return list(contentPart, partsMax).transform((items, context): string => {
-    const lines: string[] = []
-    for (const [index, part] of items.entries()) {
-      const { type } = part
-      const text = part[type]
-      if (!types.includes(type)) {
-        context.addIssue({
-          code: 'custom',
-          path: [index, 'type'],
-          message: `This model reads text only: content parts have the type ${types.join(' or ')}.`,
-          params: { code: unsupportedCode },
-        })
-      } else if (typeof text !== 'string') {
-        context.addIssue({ code: 'custom', path: [index, type], message: 'Expected a string.' })
-      } else lines.push(text)
-    }
-    return lines.join('\n')
-  })
-}
-
-const contentOf = (...types: string[]) =>
-  z.union([z.string(), parts(types)], 'Expected a text or a list of content parts.')
-const content = contentOf('text')
+const content = textOrParts({ text: 'text' })
 const name = maybe(z.string().max(256))
 
 const toolCall = z.object({
@@ -163,7 +136,7 @@ const message = z.discriminatedUnion(
     z.strictObject({ role: z.literal('user'), content, name }),
     z.strictObject({
       role: z.literal('assistant'),
-      content: maybe(contentOf('text', 'refusal')),
+      content: maybe(textOrParts({ text: 'text', refusal: 'refusal' })),
       name,
       tool_calls: maybe(list(toolCall, toolCallsMax)),
       // Fields of answers, of ours and of other servers, so that a client can send one back as it came. Some
@@ -181,12 +154,7 @@ const message = z.discriminatedUnion(
 
 const tool = z.object({
   type: z.literal('function', 'Only tools of the type function are supported.'),
-  function: z.object({
-    name: z.string().regex(/^[\w-]{1,64}$/, 'Letters, digits, _ and -, at most 64.'),
-    description: maybe(z.string()),
-    parameters: maybe(z.record(z.string(), z.unknown())),
-    strict: maybe(z.boolean()),
-  }),
+  function: z.object(functionFields),
 })
 
 export type ChatRequest = z.output<ReturnType<typeof chatRequest>>

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { ownValue } from '../base/own.ts'
 import type { RequestLimits } from './limits.ts'
 
 /** A field that may be absent or, as OpenAI's clients send it, null; both read as undefined. */
@@ -53,6 +54,61 @@ export function only<Value extends string | boolean>(values: readonly Value[], w
     })
 }
 
+const contentPart = z.looseObject({ type: z.string() }, 'Expected a content part: an object with a type.')
+const partsMax = 4096
+
+/** A text, or parts that become one, a line each: which types they may have, and which field of each type holds its text. */
+export function textOrParts(fields: Readonly<Record<string, string>>) {
+  const parts = list(contentPart, partsMax).transform((items, context): string => {
+    const lines: string[] = []
+    for (const [index, part] of items.entries()) {
+      const field = ownValue(fields, part.type)
+      const text = field && part[field]
+      if (field === undefined) {
+        context.addIssue({
+          code: 'custom',
+          path: [index, 'type'],
+          message: `This model reads text only: content parts have the type ${Object.keys(fields).join(' or ')}.`,
+          params: { code: unsupportedCode },
+        })
+      } else if (typeof text !== 'string') {
+        context.addIssue({ code: 'custom', path: [index, field], message: 'Expected a string.' })
+      } else lines.push(text)
+    }
+    return lines.join('\n')
+  })
+  return z.union([z.string(), parts], 'Expected a text or a list of content parts.')
+}
+
+/** Held to the schema that `choose` takes for it, whose issues are told; a union would tell those of any of its schemas. */
+export function chosen<Schema extends z.ZodType>(choose: (given: unknown) => Schema) {
+  return z.unknown().transform((given, context): z.output<Schema> => {
+    const parsed = choose(given).safeParse(given)
+    if (parsed.success) return parsed.data
+    for (const issue of parsed.error.issues) context.addIssue({ ...issue } as never)
+    return z.NEVER
+  })
+}
+
+const shortName = z.string().regex(/^[\w-]{1,64}$/, 'Letters, digits, _ and -, at most 64.')
+
+/** A function that a model may call. */
+export const functionFields = {
+  name: shortName,
+  description: maybe(z.string()),
+  parameters: maybe(z.record(z.string(), z.unknown())),
+  strict: maybe(z.boolean()),
+}
+
+/** A schema that a text is held to. */
+export const schemaFields = {
+  name: shortName,
+  description: maybe(z.string()),
+  schema: maybe(z.record(z.string(), z.unknown())),
+  // Every schema is kept, whether or not the client insists.
+  strict: maybe(z.boolean()),
+}
+
 const count = (max = Number.MAX_SAFE_INTEGER) => z.int().min(0).max(max)
 const wellFormed = (text: string): boolean => !/\p{Surrogate}/u.test(text)
 
@@ -73,13 +129,7 @@ const responseFormat = z.discriminatedUnion(
     z.strictObject({ type: z.literal('json_object') }),
     z.strictObject({
       type: z.literal('json_schema'),
-      json_schema: z.strictObject({
-        name: z.string().regex(/^[\w-]{1,64}$/, 'Letters, digits, _ and -, at most 64.'),
-        description: maybe(z.string()),
-        schema: maybe(z.record(z.string(), z.unknown())),
-        // Every schema is kept, whether or not the client insists.
-        strict: maybe(z.boolean()),
-      }),
+      json_schema: z.strictObject(schemaFields),
     }),
   ],
   'Expected a type of text, json_object or json_schema.',

@@ -1,6 +1,6 @@
 /** POST /v1/messages, as Anthropic's clients ask: the body, and the chat that it means. */
 import { z } from 'zod'
-import { generationFields, list, maybe, only, unsupported } from './fields.ts'
+import { chosen, generationFields, list, maybe, only, unsupported } from './fields.ts'
 import type { RequestLimits } from './limits.ts'
 
 const blocksMax = 4096
@@ -52,15 +52,8 @@ const message = z.discriminatedUnion(
   'Expected a role of user or assistant.',
 )
 
-/** Told apart first, so that what is wrong within a block is said of that block. */
-function textOr<Blocks extends z.ZodType>(inner: Blocks) {
-  return z.unknown().transform((given, context): string | z.output<Blocks> => {
-    if (typeof given === 'string') return given
-    const parsed = inner.safeParse(given)
-    if (parsed.success) return parsed.data
-    for (const issue of parsed.error.issues) context.addIssue({ ...issue } as never)
-    return z.NEVER
-  })
+function textOr<Blocks extends z.ZodType>(blocks: Blocks) {
+  return chosen<z.ZodString | Blocks>((given) => (typeof given === 'string' ? z.string() : blocks))
 }
 
 const tool = z.strictObject({

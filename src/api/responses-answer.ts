@@ -1,14 +1,8 @@
 /** What a chat answered, in the words of /v1/responses: whole, or as the events of a stream. */
-import type { ChatChunk, ChatCompletion, ChatToolCall } from './chat.ts'
+import type { ChatToolCall } from './chat.ts'
+import { ChatWording } from './chat-wording.ts'
 import type { Usage } from './completions.ts'
 import type { ResponsesRequest } from './responses.ts'
-import { fieldOfResponses } from './responses.ts'
-import { ThoughtSplitter } from './thought-splitter.ts'
-
-export interface ResponsesEvent {
-  readonly event: string
-  readonly data: object
-}
 
 interface TextPart {
   type: 'output_text' | 'reasoning_text'
@@ -36,100 +30,43 @@ const kinds = {
   reasoning: { prefix: 'rs', part: 'reasoning_text', delta: 'response.reasoning_text' },
 } as const
 
-export class ResponsesAnswer {
+export class ResponsesAnswer extends ChatWording {
   readonly #asked: ResponsesRequest
   readonly #output: Item[] = []
-  readonly #splitter = new ThoughtSplitter()
-  #events: ResponsesEvent[] = []
   #count = 0
   /** The text item that grows. */
   #open: TextItem | undefined
-  #head: { id: string; created: number; model: string } | undefined
-  #finish: string | undefined
-  #usage: Usage | undefined
 
   constructor(asked: ResponsesRequest) {
+    super()
     this.#asked = asked
   }
 
-  /** The body of an answer that comes at once. */
-  whole(answer: ChatCompletion): object {
-    const [{ message, finish_reason }] = answer.choices as [ChatCompletion['choices'][0]]
-    this.#head = answer
-    this.#usage = answer.usage
-    this.#finish = finish_reason
-    this.#say(message.content ?? '')
-    this.#endText()
-    for (const call of message.tool_calls ?? []) this.#call(call)
+  protected override begin(): void {
+    for (const event of ['response.created', 'response.in_progress'])
+      this.#tell(event, { response: this.#response('in_progress') })
+  }
+
+  protected override end(): void {
+    this.#tell(`response.${this.#status}`, { response: this.body() })
+  }
+
+  protected override break({ error: { code, message } }: { error: { code: string; message: string } }): void {
+    this.#tell('response.failed', { response: { ...this.#response('failed'), error: { code, message } } })
+  }
+
+  protected override body(): object {
     return this.#response(this.#status)
   }
 
-  /** What one chunk of the chat's stream says. */
-  chunk(chunk: ChatChunk): readonly ResponsesEvent[] {
-    if (this.#head === undefined) {
-      this.#head = chunk
-      this.#tell('response.created', { response: this.#response('in_progress') })
-      this.#tell('response.in_progress', { response: this.#response('in_progress') })
-    }
-    if (chunk.usage != null) this.#usage = chunk.usage
-    for (const { delta, finish_reason } of chunk.choices) {
-      this.#say(delta.content ?? '')
-      for (const call of delta.tool_calls ?? []) {
-        this.#endText()
-        this.#call(call)
-      }
-      this.#finish ??= finish_reason ?? undefined
-    }
-    return this.#told()
-  }
-
-  /** Nothing more comes. */
-  done(): readonly ResponsesEvent[] {
-    this.#endText()
-    this.#tell(`response.${this.#status}`, { response: this.#response(this.#status) })
-    return this.#told()
-  }
-
-  /** It broke off. */
-  failed({ error }: { error: { code: string; message: string } }): readonly ResponsesEvent[] {
-    const { code, message } = error
-    const response = { ...this.#response('failed'), error: { code, message } }
-    this.#tell('response.failed', { response })
-    return this.#told()
-  }
-
-  /** Refusals are as everywhere in OpenAI's API. */
-  refusal(problem: object): object {
-    return problem
-  }
-
-  /** The asked field that a chat calls `param`. */
-  field(param: string): string {
-    return fieldOfResponses(param)
-  }
-
   get #status(): 'completed' | 'incomplete' {
-    return this.#finish === 'length' ? 'incomplete' : 'completed'
+    return this.finish === 'length' ? 'incomplete' : 'completed'
   }
 
-  #say(text: string): void {
-    if (text !== '') this.#add(this.#splitter.push(text))
-  }
-
-  #endText(): void {
-    this.#add(this.#splitter.end())
-    this.#close()
-  }
-
-  #add({ thought, said }: { thought: string; said: string }): void {
-    this.#grow('reasoning', thought)
-    this.#grow('message', said)
-  }
-
-  #grow(type: keyof typeof kinds, text: string): void {
-    if (text === '') return
+  protected override grow(kind: 'thought' | 'said', text: string): void {
+    const type = kind === 'said' ? 'message' : 'reasoning'
     if (this.#open?.type !== type) {
-      this.#close()
+      this.close()
       this.#begin(type)
     }
     this.#open!.content[0]!.text += text
@@ -157,7 +94,7 @@ export class ResponsesAnswer {
     this.#tell('response.content_part.added', { ...this.#place(), part: { ...part } })
   }
 
-  #close(): void {
+  protected override close(): void {
     const item = this.#open
     if (item === undefined) return
     const [part] = item.content as [TextPart]
@@ -174,8 +111,7 @@ export class ResponsesAnswer {
     this.#open = undefined
   }
 
-  /** A call comes whole. */
-  #call({ id: call_id, function: { name, arguments: given } }: ChatToolCall): void {
+  protected override call({ id: call_id, function: { name, arguments: given } }: ChatToolCall): void {
     const item: Item = {
       ...{ type: 'function_call', id: this.#idOf('fc'), status: 'in_progress' },
       ...{ call_id, name, arguments: '' },
@@ -199,38 +135,27 @@ export class ResponsesAnswer {
   }
 
   #idOf(prefix: string): string {
-    return `${prefix}_${this.#own}_${this.#output.length}`
-  }
-
-  /** The part of the chat's id that is its own. */
-  get #own(): string {
-    return (this.#head?.id ?? '').replace(/^chatcmpl-/, '').replaceAll('-', '')
+    return `${prefix}_${this.id}_${this.#output.length}`
   }
 
   #tell(event: string, about: object): void {
-    this.#events.push({ event, data: { type: event, sequence_number: this.#count++, ...about } })
-  }
-
-  #told(): readonly ResponsesEvent[] {
-    const events = this.#events
-    this.#events = []
-    return events
+    this.tell(event, { sequence_number: this.#count++, ...about })
   }
 
   #response(status: 'in_progress' | 'completed' | 'incomplete' | 'failed'): object {
     const asked = this.#asked
     const text = asked.text?.format ?? { type: 'text' }
     return {
-      id: `resp_${this.#own}`,
+      id: `resp_${this.id}`,
       object: 'response',
-      created_at: this.#head?.created ?? 0,
+      created_at: this.head?.created ?? 0,
       status,
       background: false,
       error: null,
       incomplete_details: status === 'incomplete' ? { reason: 'max_output_tokens' } : null,
       instructions: asked.instructions ?? null,
       max_output_tokens: asked.max_output_tokens ?? null,
-      model: this.#head?.model ?? asked.model,
+      model: this.head?.model ?? asked.model,
       output: this.#output.map(copied),
       parallel_tool_calls: asked.parallel_tool_calls ?? true,
       previous_response_id: null,
@@ -242,7 +167,7 @@ export class ResponsesAnswer {
       tools: asked.tools ?? [],
       top_p: asked.top_p ?? null,
       truncation: 'disabled',
-      usage: this.#usage === undefined ? null : usageOf(this.#usage),
+      usage: this.usage === undefined ? null : usageOf(this.usage),
       user: asked.user ?? null,
       metadata: asked.metadata ?? {},
     }

@@ -3,36 +3,20 @@
  * conversation comes whole each time, which is what clients with `store: false` do anyway.
  */
 import { z } from 'zod'
-import { generationFields, list, maybe, only, unsupported, unsupportedCode } from './fields.ts'
+import {
+  chosen,
+  functionFields,
+  generationFields,
+  list,
+  maybe,
+  only,
+  schemaFields,
+  textOrParts,
+  unsupported,
+} from './fields.ts'
 import type { RequestLimits } from './limits.ts'
 
-const partsMax = 4096
 const includesMax = 16
-
-const part = z.looseObject({ type: z.string() }, 'Expected a content part: an object with a type.')
-
-/** Texts of parts of these types, a line each. */
-function contentOf(...types: readonly string[]) {
-  const parts = list(part, partsMax).transform((items, context): string => {
-    const lines: string[] = []
-    for (const [index, item] of items.entries()) {
-      const text = item[item.type === 'refusal' ? 'refusal' : 'text']
-      if (!types.includes(item.type)) {
-        const message = `This model reads text only: content parts have the type ${types.join(' or ')}.`
-        context.addIssue({
-          code: 'custom',
-          path: [index, 'type'],
-          message,
-          params: { code: unsupportedCode },
-        })
-      } else if (typeof text !== 'string')
-        context.addIssue({ code: 'custom', path: [index, 'text'], message: 'Expected a string.' })
-      else lines.push(text)
-    }
-    return lines.join('\n')
-  })
-  return z.union([z.string(), parts], 'Expected a text or a list of content parts.')
-}
 
 /** Fields of what a client got and sends back as it came. */
 const came = { id: maybe(z.string()), status: maybe(z.string()) }
@@ -43,11 +27,11 @@ const message = z.discriminatedUnion(
   [
     z.strictObject({
       ...{ ...asMessage, role: z.literal(['user', 'system', 'developer']) },
-      content: contentOf('input_text'),
+      content: textOrParts({ input_text: 'text' }),
     }),
     z.strictObject({
       ...{ ...asMessage, role: z.literal('assistant'), phase: maybe(z.string()) },
-      content: contentOf('output_text', 'refusal', 'input_text'),
+      content: textOrParts({ output_text: 'text', refusal: 'refusal', input_text: 'text' }),
     }),
   ],
   'Expected a role of user, assistant, system or developer.',
@@ -62,12 +46,12 @@ const typed = z.discriminatedUnion(
     }),
     z.strictObject({
       ...{ ...came, type: z.literal('function_call_output') },
-      ...{ call_id: z.string(), output: contentOf('input_text', 'output_text') },
+      ...{ call_id: z.string(), output: textOrParts({ input_text: 'text', output_text: 'text' }) },
     }),
     z.strictObject({
       ...{ ...came, type: z.literal('reasoning'), encrypted_content: maybe(z.string()) },
-      summary: maybe(contentOf('summary_text')),
-      content: maybe(contentOf('reasoning_text')),
+      summary: maybe(textOrParts({ summary_text: 'text' })),
+      content: maybe(textOrParts({ reasoning_text: 'text' })),
     }),
   ],
   'Expected an item of the type message, function_call, function_call_output or reasoning.',
@@ -79,19 +63,11 @@ const isMessage = (item: unknown) =>
   'role' in item &&
   (!('type' in item) || item.type === 'message' || item.type === undefined)
 
-const item = z.unknown().transform((given, context) => {
-  const parsed = isMessage(given) ? message.safeParse(given) : typed.safeParse(given)
-  if (parsed.success) return parsed.data
-  for (const issue of parsed.error.issues) context.addIssue({ ...issue } as never)
-  return z.NEVER
-})
+const item = chosen((given) => (isMessage(given) ? message : typed))
 
 const tool = z.strictObject({
   type: z.literal('function', 'Only tools of the type function are supported.'),
-  name: z.string(),
-  description: maybe(z.string()),
-  parameters: maybe(z.record(z.string(), z.unknown())),
-  strict: maybe(z.boolean()),
+  ...functionFields,
 })
 
 const toolChoice = z.union(
@@ -104,13 +80,7 @@ const format = z.discriminatedUnion(
   [
     z.strictObject({ type: z.literal('text') }),
     z.strictObject({ type: z.literal('json_object') }),
-    z.strictObject({
-      type: z.literal('json_schema'),
-      name: z.string(),
-      description: maybe(z.string()),
-      schema: maybe(z.record(z.string(), z.unknown())),
-      strict: maybe(z.boolean()),
-    }),
+    z.strictObject({ type: z.literal('json_schema'), ...schemaFields }),
   ],
   'Expected a type of text, json_object or json_schema.',
 )

@@ -62,7 +62,7 @@ export class Constraints {
     const maker = this.#maker
     if (maker === undefined || this.#inUse.has(constraint)) return undefined
     const key = JSON.stringify(constraint)
-    if (this.#vocabulary !== undefined && this.#automata.has(key)) return undefined
+    if (this.#isReady(key)) return undefined
     return this.#prepare(constraint, key, maker)
   }
 
@@ -79,12 +79,24 @@ export class Constraints {
     return generated.every((token) => text.advance(token)) ? text : undefined
   }
 
+  /** Also what may come first is known: {@link follow} asks for it. */
+  #isReady(key: string): boolean {
+    if (this.#vocabulary === undefined || !this.#automata.has(key)) return false
+    const automaton = this.#automata.get(key, () => undefined)
+    return (
+      automaton === undefined ||
+      this.#vocabulary.maskWithin(automaton, automaton.start, { left: 0 }) !== undefined
+    )
+  }
+
   async #prepare(constraint: Constraint, key: string, maker: ConstraintMaker): Promise<void> {
     this.#coming ??= this.#read(maker)
-    const compiling = maker.compile(constraint).catch(() => compileConstraint(constraint))
+    const compiling = this.#automata.has(key)
+      ? undefined
+      : maker.compile(constraint).catch(() => compileConstraint(constraint))
     this.#vocabulary ??= await this.#coming
     const compiled = await compiling
-    const automaton = this.#automata.get(key, () => automatonOf(compiled))
+    const automaton = this.#automata.get(key, () => automatonOf(compiled ?? compileConstraint(constraint)))
     this.#inUse.set(constraint, { automaton })
     if (automaton === undefined) return
     // What may come first is asked for when the text begins.

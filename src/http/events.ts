@@ -37,9 +37,9 @@ export class EventStream {
 
   send(data: unknown): void {
     this.#keepAlive?.refresh()
-    const { asked } = this.#exchange
-    if (asked === undefined) this.#write(`data: ${JSON.stringify(data)}\n\n`)
-    else this.#name(asked.answer.chunk(data as object))
+    const answer = this.#exchange.asked?.answer
+    if (answer === undefined) this.#write(`data: ${JSON.stringify(data)}\n\n`)
+    else this.#name(answer.chunk(data as object))
   }
 
   /** One line that readers of events skip. */
@@ -50,17 +50,17 @@ export class EventStream {
 
   /** The last event of a stream that went well. */
   done(): void {
-    const { asked } = this.#exchange
-    if (asked === undefined) this.#write('data: [DONE]\n\n')
-    else this.#name(asked.answer.done())
+    const answer = this.#exchange.asked?.answer
+    if (answer === undefined) this.#write('data: [DONE]\n\n')
+    else this.#name(answer.done())
     this.#end()
   }
 
   /** `beside`: what stands beside the error in the last event. */
   fail(problem: Problem, beside: object = {}): void {
-    const { asked } = this.#exchange
-    if (asked === undefined) this.#write(`data: ${JSON.stringify({ ...problem.body, ...beside })}\n\n`)
-    else this.#name(asked.answer.failed(problem.body))
+    const answer = this.#exchange.asked?.answer
+    if (answer === undefined) this.#write(`data: ${JSON.stringify({ ...problem.body, ...beside })}\n\n`)
+    else this.#name(answer.failed(problem.body))
     this.#end()
   }
 

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { goneSignal } from './gone.ts'
 import type { Problem } from './problem.ts'
-import { type Rewording, reworded } from './rewording.ts'
+import { type AskedOtherwise, refusalFor } from './rewording.ts'
 
 /** One request and its answer. `signal` aborts when the client is gone before the answer is complete. */
 export class Exchange {
@@ -14,8 +14,8 @@ export class Exchange {
   readonly path: string
   /** Named parts of the path, decoded. */
   parameters: Readonly<Record<string, string>> = {}
-  /** Set where another endpoint answers: the body that it is asked with, and how its answer is worded. */
-  asked: { readonly body?: unknown; readonly answer: Rewording } | undefined
+  /** Set where another endpoint answers. */
+  asked: AskedOtherwise | undefined
   readonly #unreadMs: number
 
   constructor(request: IncomingMessage, response: ServerResponse, limits: { unreadMs: number }) {
@@ -35,7 +35,8 @@ export class Exchange {
   }
 
   json(status: number, body: unknown, headers: Readonly<Record<string, string>> = {}): void {
-    const said = status === 200 && this.asked !== undefined ? this.asked.answer.whole(body as object) : body
+    const answer = status === 200 ? this.asked?.answer : undefined
+    const said = answer === undefined ? body : answer.whole(body as object)
     this.text(status, 'application/json; charset=utf-8', JSON.stringify(said), headers)
   }
 
@@ -46,9 +47,8 @@ export class Exchange {
   }
 
   problem(problem: Problem): void {
-    const answer = this.asked?.answer
-    const { status, body, headers } = reworded(problem, answer)
-    this.json(status, answer === undefined ? body : answer.refusal(body, status), headers)
+    const body = this.asked === undefined ? problem.body : refusalFor(this.asked, problem)
+    this.json(problem.status, body, problem.headers)
   }
 
   /** Completes the answer. From here on the connection is cut when the client takes nothing for `unreadMs`. */

@@ -8,22 +8,6 @@ export interface Rewording {
   /** The last events of a stream that went well, and of one that broke off. */
   done(): readonly NamedEvent[]
   failed(problem: ProblemBody): readonly NamedEvent[]
-  /** The body of a refusal. */
-  refusal(problem: ProblemBody, status: number): object
-  /** What the asked body calls a field of the endpoint that answers. */
-  field(param: string): string
-}
-
-/** How an exchange is worded of which nothing is known but how it is refused. */
-export function refusedAs(refusal: Rewording['refusal']): Rewording {
-  return {
-    whole: (answer) => answer,
-    chunk: () => [],
-    done: () => [],
-    failed: () => [],
-    refusal,
-    field: (param) => param,
-  }
 }
 
 export interface NamedEvent {
@@ -31,11 +15,28 @@ export interface NamedEvent {
   readonly data: object
 }
 
-/** The problem with the field that it is about as the asked body calls it. */
-export function reworded(problem: Problem, rewording: Rewording | undefined): Problem {
-  const { param, status, code, message, headers } = problem
-  if (rewording === undefined || param === null) return problem
-  const field = rewording.field(param)
+/** An endpoint that another answers for. */
+export interface Dialect {
+  /** The body of a refusal. */
+  refusal(problem: ProblemBody, status: number): object
+  /** What its body calls a field of the endpoint that answers. */
+  field(param: string): string
+}
+
+/** How an exchange was asked where another endpoint answers; body and answer once the other is asked. */
+export interface AskedOtherwise {
+  readonly dialect: Dialect
+  /** That the other endpoint is asked with. */
+  readonly body?: unknown
+  readonly answer?: Rewording
+}
+
+/** The body of a refusal as whoever asked knows it, by the names of the fields that they gave. */
+export function refusalFor({ dialect, answer }: AskedOtherwise, problem: Problem): object {
+  const { param, status, code, message } = problem
+  // Until the other endpoint is asked, fields are called as they were given.
+  if (param === null || answer === undefined) return dialect.refusal(problem.body, status)
+  const field = dialect.field(param)
   const text = message.startsWith(`${param}: `) ? field + message.slice(param.length) : message
-  return new Problem(status, code, text, { param: field, headers: { ...headers } })
+  return dialect.refusal(new Problem(status, code, text, { param: field }).body, status)
 }

@@ -3,7 +3,12 @@ import { expect, test } from 'vitest'
 import { z } from 'zod'
 import { Random } from '../../src/base/random.ts'
 import { Automaton } from '../../src/constrain/automaton.ts'
-import { Constraints, type TextUnderConstraint } from '../../src/constrain/constraint.ts'
+import {
+  type Constraint,
+  Constraints,
+  compileConstraint,
+  type TextUnderConstraint,
+} from '../../src/constrain/constraint.ts'
 import { compileSchema } from '../../src/constrain/schema.ts'
 import { Vocabulary } from '../../src/constrain/vocabulary.ts'
 import { tablesOf } from '../../src/constrain/vocabulary-tables.ts'
@@ -327,6 +332,22 @@ test('a mask that is made a little at a time, between others, is the one that is
       }
     }
   }
+})
+
+test('a text waits until it is known what it may begin with, also where another of its schema waits already', async () => {
+  const maker = {
+    tables: async () => tablesOf(texts),
+    compile: async (constraint: Constraint) => compileConstraint(constraint),
+  }
+  // One node of the vocabulary a turn.
+  const slow = new Constraints(() => texts, maker, 1)
+  const asked = () => slow.prepare({ kind: 'json', schema: { enum: ['a', 'b'] } })
+  const first = asked()
+  for (let turns = 0; turns < 5; turns++) await new Promise((resolve) => setImmediate(resolve))
+  const second = asked()
+  expect([first, second]).toEqual([expect.any(Promise), expect.any(Promise)])
+  await Promise.all([first, second])
+  expect(asked()).toBeUndefined()
 })
 
 test('a schema that calls itself in many ways at once costs a byte some milliseconds, and its texts end', () => {

@@ -2,8 +2,7 @@
 import OpenAI from 'openai'
 import { describe, expect, test } from 'vitest'
 import { requestLimits } from '../../src/api/limits.ts'
-import { chatOfResponses, responsesRequest } from '../../src/api/responses.ts'
-import { ResponsesAnswer } from '../../src/api/responses-answer.ts'
+import { chatOfResponses, fieldOfResponses, responsesRequest } from '../../src/api/responses.ts'
 import { ThoughtSplitter } from '../../src/api/thought-splitter.ts'
 import { Random } from '../../src/base/random.ts'
 import { ChatTemplate } from '../../src/tokenizer/chat-template.ts'
@@ -255,5 +254,5 @@ test('calls one after the other, with what was thought before them, are one mess
     { role: 'tool', tool_call_id: '1', content: 'one' },
     { role: 'tool', tool_call_id: '2', content: 'two' },
   ])
-  expect(new ResponsesAnswer(body).field('messages.1.content')).toBe('input.1.content')
+  expect(fieldOfResponses('messages.1.content')).toBe('input.1.content')
 })

@@ -1,7 +1,6 @@
 import { randomInt, randomUUID } from 'node:crypto'
 import type { Server } from 'node:http'
 import { type Dialect, dialects } from '../../api/dialects.ts'
-import { firstIssue } from '../../api/issues.ts'
 import { requestLimits } from '../../api/limits.ts'
 import type { Model, ModelList } from '../../api/models.ts'
 import { type Clock, systemClock } from '../../base/clock.ts'
@@ -13,9 +12,9 @@ import type { Exchange } from '../../http/exchange.ts'
 import { type HttpLimits, httpLimits } from '../../http/limits.ts'
 import { Origins } from '../../http/origins.ts'
 import { Problem } from '../../http/problem.ts'
-import { refusedAs } from '../../http/rewording.ts'
 import { type Route, Router } from '../../http/router.ts'
 import { HttpServer } from '../../http/server.ts'
+import { checked } from '../service/checked.ts'
 import { AnswerRecord } from './answer-record.ts'
 import { type Budget, Budgets, type Price } from './budgets.ts'
 import { bodyFor, type Call, checkedBody, choicesOf, mostOf, shapeOf, wantsUsage } from './call.ts'
@@ -321,7 +320,7 @@ export class Gateway {
   }
 
   async #answer(exchange: Exchange, path: Call['path'], dialect?: Dialect): Promise<void> {
-    if (dialect !== undefined) exchange.asked = { answer: refusedAs(dialect.refusal) }
+    if (dialect !== undefined) exchange.asked = { dialect }
     if (this.#draining)
       throw new Problem(503, 'shutting_down', 'The gateway is shutting down. Retry in 1 s.', {
         headers: { 'retry-after': '1' },
@@ -433,14 +432,10 @@ export class Gateway {
 }
 
 /** Replicas are asked as for a chat, so that all that holds of one holds here: going on elsewhere, usage, logs, shadows. */
-function askedAsChat(exchange: Exchange, given: unknown, { schema, asked }: Dialect): Asked['body'] {
-  const parsed = schema.safeParse(given)
-  if (!parsed.success) {
-    const { param, message, code } = firstIssue(parsed.error, schema)
-    throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
-  }
-  exchange.asked = asked(parsed.data)
-  return checkedBody(exchange.asked.body)
+function askedAsChat(exchange: Exchange, given: unknown, dialect: Dialect): Asked['body'] {
+  const asked = dialect.asked(checked(dialect.schema, given))
+  exchange.asked = { dialect, ...asked }
+  return checkedBody(asked.body)
 }
 
 function deploymentNamed({ deployments }: Fleet, name: string): Deployment | undefined {

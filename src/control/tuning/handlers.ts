@@ -3,11 +3,10 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { z } from 'zod'
 import type { Permission } from '../../api/control/permissions.ts'
 import type { Refused } from '../../api/control/problem.ts'
-import { firstIssue } from '../../api/issues.ts'
-import { Problem } from '../../http/problem.ts'
 import { recordAudit } from '../audit/audit.ts'
 import type { Actor, ProjectSeen } from '../service/actor.ts'
 import { actorOf } from '../service/authenticate.ts'
+import { checked } from '../service/checked.ts'
 import type { ServiceContext } from '../service/context.ts'
 import { Standing } from '../service/standing.ts'
 import { projectAsked } from './asking.ts'
@@ -68,13 +67,6 @@ export function joiner(scope: FastifyInstance, context: ServiceContext): On {
         })
       },
     })
-}
-
-export function checked<Schema extends z.ZodType>(schema: Schema, value: unknown): z.output<Schema> {
-  const parsed = schema.safeParse(value)
-  if (parsed.success) return parsed.data
-  const { param, message, code } = firstIssue(parsed.error, schema)
-  throw new Problem(400, code, param === undefined ? message : `${param}: ${message}`, { param })
 }
 
 export function listOf<Item extends { id: string }>(data: Item[], hasMore: boolean) {
